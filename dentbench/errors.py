@@ -1,0 +1,42 @@
+"""Errors that a user can fix; the command line turns each into one sentence and an exit code."""
+
+from __future__ import annotations
+
+
+class DentBenchError(Exception):
+    """Root of every error that a user can fix: what was got, what is allowed, what to do.
+
+    ``exit_code`` is the process's exit status when the error reaches the command line.
+    """
+
+    exit_code = 2
+
+
+class SpecError(DentBenchError, ValueError):
+    """An option or a combination of options that is not allowed."""
+
+
+class UnknownNameError(SpecError):
+    """A name that no registry knows; the message suggests the nearest ones."""
+
+
+class ModelError(DentBenchError):
+    """A model that cannot be loaded, converted or evaluated."""
+
+
+class DataError(DentBenchError):
+    """A data set or data file that cannot be read or does not hold what it should."""
+
+
+class FetchError(DentBenchError):
+    """A download that did not end in a verified file."""
+
+
+class StoreError(DentBenchError):
+    """A results folder or results file that cannot be read or written."""
+
+
+class InterruptedRunError(DentBenchError):
+    """A run that the user stopped; what was finished is on disk and the message says how to resume."""
+
+    exit_code = 130

@@ -1,0 +1,205 @@
+"""What an evaluation leaves behind: outcomes of batches, and the record that sums them up.
+
+Counts, never averages; no torch. A record's fields are the columns of ``results.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from typing import Any
+
+from dentbench.spec import EvalSpec, format_eps
+
+SCHEMA = 1
+"""Version of the columns of ``results.csv``."""
+
+NATURAL = "natural"
+"""The stage that judges the natural images; every other stage is a protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOutcome:
+    """What one stage (the natural pass or one protocol) found on one declared batch.
+
+    ``correct[i]``: our own judgement of image i, made afresh on the stage's final points.
+    ``attack_correct[i]``: the attack's own flag. ``broken_by[i]``: the attack that broke image i,
+    or "" ("natural" when it was wrong before any attack). ``forwards`` and ``backwards`` count
+    single-image passes through the network; ``seconds`` is wall-clock time.
+    """
+
+    stage: str
+    index: int
+    correct: tuple[bool, ...]
+    attack_correct: tuple[bool, ...]
+    broken_by: tuple[str, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+def column(doc: str, default: Any = None) -> Any:
+    """Return a record field with its documentation."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of ``results.csv``: a model, static or defended, under one attack.
+
+    Everything but ``time``, ``seconds``, ``device``, ``versions`` and ``git_revision`` is equal
+    bit for bit between an uninterrupted and a resumed run.
+    """
+
+    schema: int = column("version of these columns", SCHEMA)
+    key: str = column("identity of the run: hash of all that determines its numbers")
+    time: str = column("when the record was written, UTC, ISO 8601")
+    model: str = column("model")
+    model_sha256: str = column("SHA-256 of the model's weights")
+    dataset: str = column("data set, by its honest name")
+    data_sha256: str = column("SHA-256 of the images and labels evaluated")
+    first: int = column("number of the first image in the data set")
+    count: int = column("number of images asked for")
+    mode: str = column("static, batch or instance")
+    steps: int | None = column("dent: updates per batch")
+    loss: str | None = column("dent: shot or entropy")
+    statistics: str | None = column("dent: running or batch statistics")
+    optimizer: str | None = column("dent: adamod, adam or sgd")
+    lr: float | None = column("dent: learning rate")
+    beta1: float | None = column("dent: optimizer's beta1")
+    beta2: float | None = column("dent: optimizer's beta2")
+    beta3: float | None = column("dent: AdaMod's beta3")
+    optimizer_eps: float | None = column("dent: optimizer's eps")
+    momentum: float | None = column("dent: SGD's momentum")
+    nesterov: bool | None = column("dent: SGD's Nesterov momentum")
+    separable: bool = column("whether an image's answer is independent of its batch mates")
+    attack: str = column("attack or preset")
+    attack_label: str = column("what the attack is, in words; says when it is not AutoAttack")
+    iterations: int | None = column("override of the attack's iterations")
+    queries: int | None = column("override of the attack's queries")
+    targets: int | None = column("override of the attack's target classes")
+    norm: str = column("norm of the threat model: Linf, L2 or L1")
+    eps: str = column("radius of the threat model, exact")
+    batch_size: int = column("images per declared batch")
+    batching: str = column("declared, or autoattack for AutoAttack's own packing")
+    protocol: str = column("protocols run, separated by spaces")
+    seed: int = column("seed of the run")
+    n: int = column("images judged")
+    natural_correct: int = column("images right without an attack")
+    robust_correct: int = column("images right without an attack and under every protocol run")
+    worst_protocol: str = column("the protocol that leaves the fewest images right")
+    by_protocol: str = column("images right under each protocol, JSON object")
+    autoattack_correct: int | None = column("images right by the attack's own flags (published)")
+    broken_by: str = column("images broken by each attack (published), JSON object")
+    gained: int | None = column("images right in the worst case here, wrong for the static model")
+    lost: int | None = column("images wrong in the worst case here, right for the static model")
+    forwards: int = column("single-image forward passes through the network")
+    backwards: int = column("single-image backward passes through the network")
+    seconds: float = column("wall-clock seconds of all batches together")
+    device: str = column("device")
+    versions: str = column("versions of dentbench, Python and the libraries, JSON object")
+    git_revision: str = column("git revision of dentbench, when it runs from a checkout")
+
+    @property
+    def protocol_counts(self) -> dict[str, int]:
+        """Images right under each protocol, by name."""
+        counts: dict[str, int] = json.loads(self.by_protocol)
+        return counts
+
+
+def column_names() -> tuple[str, ...]:
+    """Return the columns of ``results.csv``, in order."""
+    return tuple(column.name for column in fields(Record))
+
+
+def spec_columns(spec: EvalSpec) -> dict[str, Any]:
+    """Return the columns that a spec determines."""
+    defense = {} if spec.defense is None else vars(spec.defense)
+    attack = spec.attack
+    return {
+        "key": spec.key(),
+        "model": spec.model.name,
+        "model_sha256": spec.model.sha256,
+        "dataset": spec.data.name,
+        "data_sha256": spec.data.sha256,
+        "first": spec.data.first,
+        "count": spec.data.count,
+        **{name: value for name, value in defense.items() if name != "mode"},
+        "mode": spec.mode,
+        "separable": spec.separable,
+        "attack": attack.name,
+        "iterations": attack.iterations,
+        "queries": attack.queries,
+        "targets": attack.targets,
+        "norm": attack.norm,
+        "eps": format_eps(attack.eps),
+        "batch_size": spec.batches.size,
+        "batching": spec.batches.batching,
+        "seed": spec.seed,
+    }
+
+
+def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:
+    """Return, image by image, whether it is right naturally and under every protocol."""
+    rows = [
+        [flag for outcome in outcomes for flag in outcome.correct] for outcomes in stages.values()
+    ]
+    return tuple(all(flags) for flags in zip(*rows, strict=True))
+
+
+def summarize(
+    stages: Mapping[str, Sequence[BatchOutcome]], static: Sequence[bool] | None = None
+) -> dict[str, Any]:
+    """Return the columns that the outcomes determine.
+
+    ``stages`` maps ``"natural"`` and each protocol run to its outcomes in batch order;
+    ``static`` is the static model's :func:`worst_case` on the same images.
+    """
+    natural = [flag for outcome in stages[NATURAL] for flag in outcome.correct]
+    counts = {
+        name: sum(
+            flag and right
+            for flag, right in zip(
+                (flag for outcome in outcomes for flag in outcome.correct), natural, strict=True
+            )
+        )
+        for name, outcomes in stages.items()
+        if name != NATURAL
+    }
+    worst = worst_case(stages)
+    published = stages.get("published", ())
+    everything = [outcome for outcomes in stages.values() for outcome in outcomes]
+    broken = Counter(name for outcome in published for name in outcome.broken_by if name)
+    return {
+        "protocol": " ".join(counts),
+        "n": len(natural),
+        "natural_correct": sum(natural),
+        "robust_correct": sum(worst),
+        "worst_protocol": min(counts, key=lambda name: counts[name]) if counts else "",
+        "by_protocol": json.dumps(counts),
+        "autoattack_correct": (
+            sum(flag for outcome in published for flag in outcome.attack_correct)
+            if published
+            else None
+        ),
+        "broken_by": json.dumps(dict(sorted(broken.items()))),
+        "gained": None if static is None else sum(map(_gained, worst, static)),
+        "lost": None if static is None else sum(map(_gained, static, worst)),
+        "forwards": sum(outcome.forwards for outcome in everything),
+        "backwards": sum(outcome.backwards for outcome in everything),
+        "seconds": round(sum(outcome.seconds for outcome in everything), 3),
+    }
+
+
+def _gained(ours: bool, theirs: bool) -> bool:
+    return ours and not theirs
+
+
+def eps_of(record: Record) -> Fraction:
+    """Return a record's eps as the exact fraction."""
+    from dentbench.spec import parse_eps
+
+    return parse_eps(record.eps)
