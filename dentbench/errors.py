@@ -37,6 +37,6 @@ class StoreError(DentBenchError):
 
 
 class InterruptedRunError(DentBenchError):
-    """A run that the user stopped; what was finished is on disk and the message says how to resume."""
+    """A run that the user stopped; what was finished is on disk, the message says how to resume."""
 
     exit_code = 130

@@ -142,9 +142,7 @@ class DentSpec:
         True for zero steps, and for one affine pair per image with a per-image loss and frozen
         statistics; the number of images that the mean loss is over is then a fixed constant.
         """
-        alone = (
-            self.mode == "instance" and self.loss == "entropy" and self.statistics == "running"
-        )
+        alone = self.mode == "instance" and self.loss == "entropy" and self.statistics == "running"
         return alone or self.steps == 0
 
 
@@ -168,7 +166,9 @@ class AttackSpec:
         require_choice("norm", self.norm, NORMS)
         require_number("eps", self.eps, 0)
         if not isinstance(self.eps, Fraction):
-            raise SpecError(f"eps is {self.eps!r}; give an exact fraction, such as Fraction(8, 255)")
+            raise SpecError(
+                f"eps is {self.eps!r}; give an exact fraction, such as Fraction(8, 255)"
+            )
         for name in ("iterations", "queries", "targets"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), 1)
@@ -241,7 +241,7 @@ class EvalSpec:
 
     @property
     def mode(self) -> str:
-        """"static", "batch" or "instance"."""
+        """ "static", "batch" or "instance"."""
         return "static" if self.defense is None else self.defense.mode
 
     @property

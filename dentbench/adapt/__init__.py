@@ -1,0 +1,1 @@
+"""The engine: tensors in, tensors out; knows no files, no command line and no attacks."""

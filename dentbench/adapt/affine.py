@@ -1,0 +1,122 @@
+"""Batch normalization whose scale and shift are handed in from outside, per batch or per image.
+
+The layers of a private copy of the model are taught to read the affine parameters that are
+active in the current context; with none active they compute exactly what they always did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from dentbench.errors import ModelError
+
+AffinePairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]
+"""Scale and shift of each adapted layer, each (C,) for the batch or (B, C) for the images."""
+
+# A context variable, not an attribute: calls that overlap in threads never see each other's.
+_active: ContextVar[AffinePairs | None] = ContextVar("active affine parameters", default=None)
+
+
+@contextmanager
+def active(pairs: AffinePairs) -> Iterator[None]:
+    """Let the converted layers use ``pairs`` inside the ``with`` block, in this context only."""
+    token = _active.set(pairs)
+    try:
+        yield
+    finally:
+        _active.reset(token)
+
+
+class AdaptiveForward:
+    """The forward of a converted layer; ``index`` is its place in the active pairs."""
+
+    def __init__(self, name: str, layer: nn.BatchNorm2d, index: int, statistics: str) -> None:
+        self.name = name
+        self.layer = layer
+        self.index = index
+        self.use_batch = statistics == "batch"
+        self.plain = type(layer).forward is nn.BatchNorm2d.forward
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if _active.get() is None:
+            return type(self.layer).forward(self.layer, x, *args, **kwargs)
+        if self.plain:
+            return self.normalize(x)
+        # A subclass may do more than normalize: let it, and replace only its normalization.
+        with _ReplaceBatchNorm(self) as mode:
+            output = type(self.layer).forward(self.layer, x, *args, **kwargs)
+        if not mode.replaced:
+            kind = type(self.layer).__name__
+            raise ModelError(
+                f"layer {self.name} ({kind}) does not call batch_norm; cannot adapt it"
+            )
+        return output
+
+    def normalize(self, x: Tensor) -> Tensor:
+        """Return ``x`` (B, C, H, W) normalized, scaled and shifted by the active pair."""
+        pairs = _active.get()
+        assert pairs is not None
+        scale, shift = pairs[self.index]
+        layer = self.layer
+        if self.use_batch:
+            # Not F.batch_norm: that one refuses a single value per channel.
+            cudnn = torch.backends.cudnn.enabled
+            x = torch.batch_norm(x, None, None, None, None, True, 0.0, layer.eps, cudnn)
+        else:
+            assert layer.running_mean is not None and layer.running_var is not None
+            scale = scale * torch.rsqrt(layer.running_var + layer.eps)
+            shift = shift - layer.running_mean * scale
+        return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+
+
+class _ReplaceBatchNorm(TorchFunctionMode):
+    """Inside the block, every call of batch_norm is answered by a layer's adaptive one."""
+
+    def __init__(self, forward: AdaptiveForward) -> None:
+        super().__init__()
+        self.forward = forward
+        self.replaced = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func in (nn.functional.batch_norm, torch.batch_norm):
+            self.replaced = True
+            return self.forward.normalize(args[0] if args else (kwargs or {})["input"])
+        return func(*args, **(kwargs or {}))
+
+
+def convert(network: nn.Module, statistics: str) -> list[tuple[str, nn.BatchNorm2d]]:
+    """Teach the BatchNorm2d layers of ``network`` to use active pairs; return them by name.
+
+    ``network`` is changed: hand in a copy. Layers without affine parameters keep none to adapt.
+    Raises :class:`~dentbench.errors.ModelError` when there is no layer to adapt, when one was
+    converted before, or when one lacks the running statistics that ``statistics`` asks for.
+    """
+    layers = [
+        (name or type(module).__name__, module)
+        for name, module in network.named_modules()
+        if isinstance(module, nn.BatchNorm2d) and module.affine
+    ]
+    if not layers:
+        raise ModelError(
+            f"{type(network).__name__} has no BatchNorm2d layer with scale and shift, and dent "
+            "adapts nothing else; choose a model with batch normalization"
+        )
+    for index, (name, layer) in enumerate(layers):
+        if isinstance(layer.forward, AdaptiveForward):
+            raise ModelError(f"layer {name} is already converted; give Dent the original model")
+        if statistics == "running" and layer.running_mean is None:
+            raise ModelError(
+                f"layer {name} keeps no running statistics; use statistics='batch' for this model"
+            )
+        # On the instance, so that the layer keeps its type, attributes and hooks.
+        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, statistics)
+    return layers

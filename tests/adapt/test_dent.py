@@ -1,0 +1,272 @@
+"""Dent against the released code's outputs, against a slow reference, and against its promises."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dentbench.adapt.dent import Dent
+from dentbench.errors import ModelError, SpecError
+from dentbench.spec import DentSpec
+from tests.reference import golden_cases, golden_network, golden_tensors, slow_dent, tiny_network
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("case", golden_cases(), ids=lambda case: case["case"])
+def test_equals_the_released_code(case: dict[str, Any]) -> None:
+    golden = golden_tensors()
+    name = case["case"]
+    settings = {key: value for key, value in case.items() if key != "case"}
+    dent = Dent(golden_network(), DentSpec(mode="instance", **settings))
+    x = golden["x"].clone().requires_grad_()
+
+    adaptation = dent.adapt(x)
+    logits = dent.predict(x, adaptation)
+    (grad,) = torch.autograd.grad(F.cross_entropy(logits, golden["y"], reduction="sum"), x)
+
+    close = {"rtol": 0, "atol": 1e-9}
+    torch.testing.assert_close(logits, golden[f"{name}.logits"], **close)
+    torch.testing.assert_close(grad, golden[f"{name}.input_grad"], **close)
+    pairs = dent.affine_parameters(adaptation)
+    assert len(pairs) == 3
+    for k, (scale, shift) in enumerate(pairs.values()):
+        torch.testing.assert_close(scale, golden[f"{name}.affine{k}.weight"], **close)
+        torch.testing.assert_close(shift, golden[f"{name}.affine{k}.bias"], **close)
+
+
+@pytest.mark.parametrize("mode", ["instance", "batch"])
+@pytest.mark.parametrize("loss", ["shot", "entropy"])
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+@pytest.mark.parametrize("optimizer", ["adamod", "adam", "sgd"])
+def test_equals_the_slow_reference(
+    mode: str, loss: str, statistics: str, optimizer: str, images: Tensor
+) -> None:
+    spec = DentSpec(
+        mode=mode, loss=loss, statistics=statistics, optimizer=optimizer, steps=4, lr=0.03
+    )
+    model = tiny_network().double()
+    x = images.double()
+    torch.testing.assert_close(Dent(model, spec)(x), slow_dent(model, spec, x), rtol=0, atol=1e-6)
+
+
+def test_the_defaults_are_the_released_configuration() -> None:
+    spec = DentSpec()
+    assert (spec.mode, spec.steps, spec.loss, spec.statistics) == ("instance", 6, "shot", "running")
+    assert (spec.optimizer, spec.lr, spec.beta1, spec.beta2, spec.beta3) == (
+        "adamod",
+        6e-3,
+        0.99,
+        0.999,
+        0.6,
+    )
+    assert DentSpec(mode="batch").steps == 30
+
+
+def test_effective_step_of_adamod() -> None:
+    """Under a constant gradient the step over lr is .400, .878, 1, 1, 1, 1 at dent's settings."""
+    from dentbench.adapt.optimizers import adamod, initial_state
+
+    spec = DentSpec()
+    grad = torch.ones(1, dtype=torch.float64)
+    state = initial_state(grad)
+    steps = []
+    for _ in range(6):
+        change, state = adamod(grad, state, spec)
+        steps.append(round(-change.item() / spec.lr, 3))
+    assert steps == [0.4, 0.878, 1.0, 1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("mode", ["instance", "batch"])
+def test_zero_steps_is_the_model_bit_for_bit(mode: str, images: Tensor) -> None:
+    model = tiny_network()
+    assert torch.equal(Dent(model, DentSpec(mode=mode, steps=0))(images), model(images))
+
+
+def test_the_model_handed_in_is_never_touched(images: Tensor) -> None:
+    model = tiny_network().train()
+    before = copy.deepcopy(model.state_dict())
+    torch.manual_seed(7)
+    rng = torch.get_rng_state()
+    x = images.clone().requires_grad_()
+
+    logits = Dent(model, DentSpec(mode="batch", steps=2))(x)
+
+    assert x.grad is None
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(module.training for module in model.modules())
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any("forward" in vars(module) for module in model.modules())
+    assert logits.requires_grad
+
+
+def test_nothing_leaks_between_batches(images: Tensor) -> None:
+    dent = Dent(tiny_network())
+    fresh = dent(images)
+    dent(1 - images)
+    assert torch.equal(dent(images), fresh)
+
+
+def test_adaptations_are_values_that_can_overlap(images: Tensor) -> None:
+    dent = Dent(tiny_network(), DentSpec(lr=0.05))
+    other = 1 - images
+    first, second = dent.adapt(images), dent.adapt(other)
+    assert torch.equal(dent.predict(images, first), dent(images))
+    assert torch.equal(dent.predict(other, second), dent(other))
+    assert not torch.equal(dent.predict(images, second), dent(images))
+
+
+def test_calls_overlap_in_threads(images: Tensor) -> None:
+    dent = Dent(tiny_network(), DentSpec(lr=0.05))
+    batches = [images * scale for scale in (0.2, 0.4, 0.6, 0.8)]
+    alone = [dent(batch) for batch in batches]
+    together: dict[int, Tensor] = {}
+
+    def run(i: int) -> None:
+        for _ in range(5):
+            together[i] = dent(batches[i])
+
+    threads = [threading.Thread(target=run, args=(i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for i, logits in enumerate(alone):
+        torch.testing.assert_close(together[i], logits, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adamod", "adam", "sgd"])
+def test_separable_images_are_independent(optimizer: str, images: Tensor) -> None:
+    spec = DentSpec(loss="entropy", optimizer=optimizer, lr=0.02)
+    assert spec.separable
+    dent = Dent(tiny_network(), spec, batch_size=len(images))
+    alone = torch.cat([dent(image[None]) for image in images])
+    torch.testing.assert_close(dent(images), alone, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        DentSpec(lr=0.02),
+        DentSpec(loss="entropy", statistics="batch", lr=0.02),
+        DentSpec(mode="batch", loss="entropy", statistics="running", lr=0.02),
+    ],
+)
+def test_coupled_images_are_not(spec: DentSpec, images: Tensor) -> None:
+    assert not spec.separable
+    dent = Dent(tiny_network(), spec, batch_size=len(images))
+    alone = torch.cat([dent(image[None]) for image in images])
+    assert (dent(images) - alone).abs().max() > 1e-4
+
+
+class _Activated(nn.BatchNorm2d):
+    """A BatchNorm2d subclass that does more than normalize, as some model zoos have."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(super().forward(x), 0.3)
+
+
+class _Exotic(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 4, 3)
+        self.norm = _Activated(4)
+        self.unused = nn.BatchNorm2d(5)
+        self.plain = nn.BatchNorm2d(4, affine=False)
+        self.last = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.plain(self.norm(self.first(x))) + self.norm.weight.mean()
+        logits: Tensor = self.last(x.mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["instance", "batch"])
+@pytest.mark.parametrize("statistics", ["running", "batch"])
+def test_subclasses_and_unused_layers(mode: str, statistics: str, images: Tensor) -> None:
+    torch.manual_seed(0)
+    model = _Exotic().eval()
+    spec = DentSpec(mode=mode, statistics=statistics, steps=3, lr=0.1)
+    dent = Dent(model, spec)
+    adaptation = dent.adapt(images)
+    pairs = dent.affine_parameters(adaptation)
+    assert list(pairs) == ["norm", "unused"]
+    assert torch.equal(pairs["unused"][0], torch.ones_like(pairs["unused"][0]))
+    assert not torch.equal(pairs["norm"][0], torch.ones_like(pairs["norm"][0]))
+    if statistics == "running":
+        untouched = Dent(model, DentSpec(mode=mode, statistics=statistics, steps=3, lr=1e-12))
+        torch.testing.assert_close(untouched(images), model(images), rtol=0, atol=1e-6)
+
+
+def test_input_gradients_leave_contiguous(images: Tensor) -> None:
+    model = tiny_network().to(memory_format=torch.channels_last)
+    x = images.to(memory_format=torch.channels_last).clone().requires_grad_()
+    (grad,) = torch.autograd.grad(Dent(model)(x.contiguous()).sum(), x)
+    y = images.clone().requires_grad_()
+    (direct,) = torch.autograd.grad(Dent(model)(y).sum(), y)
+    assert direct.is_contiguous()
+    torch.testing.assert_close(grad, direct)
+
+
+def test_runs_under_no_grad_and_inference_mode(images: Tensor) -> None:
+    dent = Dent(tiny_network())
+    expected = dent(images).detach()
+    with torch.no_grad():
+        assert torch.equal(dent(images), expected)
+    with torch.inference_mode():
+        assert torch.equal(dent(images.clone()), expected)
+
+
+def test_one_image_of_one_value_per_channel() -> None:
+    model = nn.Sequential(nn.BatchNorm2d(3), nn.Flatten()).eval()
+    logits = Dent(model, DentSpec(mode="batch", steps=2))(torch.rand(1, 3, 1, 1))
+    assert torch.isfinite(logits).all()
+
+
+def test_a_model_without_batch_normalization_is_refused() -> None:
+    with pytest.raises(ModelError, match="no BatchNorm2d"):
+        Dent(nn.Sequential(nn.Flatten(), nn.Linear(12, 3)))
+
+
+def test_a_converted_model_and_missing_statistics_are_refused() -> None:
+    with pytest.raises(ModelError, match="already converted"):
+        Dent(Dent(tiny_network()))
+    free = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False), nn.Flatten())
+    with pytest.raises(ModelError, match="statistics='batch'"):
+        Dent(free)
+    Dent(free, DentSpec(statistics="batch"))
+
+
+def test_an_adaptation_fits_its_own_batch_only(images: Tensor) -> None:
+    dent = Dent(tiny_network())
+    with pytest.raises(ValueError, match="6 images' adaptation"):
+        dent.predict(images[:2], dent.adapt(images))
+
+
+@pytest.mark.parametrize(
+    ("bad", "culprit"),
+    [
+        ({"steps": -1}, "steps is -1"),
+        ({"steps": 1.5}, "steps is 1.5"),
+        ({"lr": 0.0}, "lr is 0.0"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"loss": "softmax_entropy"}, "allowed: shot, entropy"),
+        ({"mode": "static"}, "mode is 'static'"),
+        ({"statistics": "online"}, "statistics is 'online'"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'"),
+        ({"beta1": 1.0}, "beta1 is 1.0"),
+    ],
+)
+def test_bad_settings_are_refused(bad: dict[str, Any], culprit: str) -> None:
+    with pytest.raises(SpecError, match=culprit):
+        DentSpec(**bad)
