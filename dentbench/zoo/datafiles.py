@@ -1,0 +1,150 @@
+"""Readers of data files: arrays in, no judgement on them. Nothing in a file is ever executed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import io
+import json
+import pickle
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dentbench.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RawData:
+    """Arrays as a file holds them; ``classes`` is None where the file does not say."""
+
+    images: Any
+    labels: Any
+    classes: int | None = None
+
+
+def read_npz(path: Path) -> RawData:
+    """Read ``images`` and ``labels`` (or ``x`` and ``y``), and ``classes`` if it is there."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise ValueError("it holds one array, not several with names")
+            names = {name.lower(): name for name in file.files}
+            for images, labels in (("images", "labels"), ("x", "y")):
+                if images in names and labels in names:
+                    classes = file[names["classes"]] if "classes" in names else None
+                    return RawData(
+                        images=file[names[images]],
+                        labels=file[names[labels]],
+                        classes=int(classes) if classes is not None and classes.ndim == 0 else None,
+                    )
+            raise ValueError(f"it has {', '.join(file.files) or 'nothing'}; images and labels lack")
+    except Exception as error:  # zipfile, zlib, struct and NumPy raise many kinds
+        raise _unreadable(path, "an npz file with images and labels", error) from error
+
+
+def read_parquet(path: Path) -> RawData:
+    """Read the public column layout: ``img`` or ``image`` (struct of ``bytes``), and ``label``.
+
+    Images must be of one size; gray ones give (N, 1, H, W), all others RGB.
+    """
+    try:
+        parquet = importlib.import_module("pyarrow.parquet")
+        file = parquet.ParquetFile(path)
+        names = file.schema_arrow.names
+        pictures = next((name for name in ("img", "image") if name in names), None)
+        label = next((name for name in ("label", "labels", "fine_label") if name in names), None)
+        if pictures is None or label is None:
+            raise ValueError(f"it has columns {', '.join(names)}; img and label are wanted")
+        table = file.read(columns=[pictures, label])
+        if table.num_rows == 0:
+            raise ValueError("it has no rows")
+        if table[label].null_count:
+            raise ValueError("some labels are missing")
+        images = _decode(table[pictures].to_pylist())
+        labels = table[label].to_numpy()
+    except DataError:
+        raise
+    except Exception as error:  # pyarrow raises many kinds
+        raise _unreadable(path, "a parquet file with img and label columns", error) from error
+    return RawData(images=images, labels=labels, classes=_class_count(file.schema_arrow, label))
+
+
+def _decode(cells: Sequence[Any]) -> Any:
+    """Decode image files to one uint8 array, (N, 3, H, W) or (N, 1, H, W)."""
+    from PIL import Image
+
+    arrays = []
+    for number, cell in enumerate(cells):
+        content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if not isinstance(content, bytes):
+            raise ValueError(f"row {number} has no image bytes")
+        try:
+            with Image.open(io.BytesIO(content)) as picture:
+                arrays.append(
+                    np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
+                )
+        except Exception as error:
+            raise ValueError(f"the image of row {number} cannot be decoded ({error})") from error
+    shapes = {array.shape for array in arrays}
+    if len(shapes) > 1:
+        raise ValueError(f"images have several sizes, {_listed(shapes)}")
+    stacked = np.stack(arrays)
+    return stacked[:, None] if stacked.ndim == 3 else stacked.transpose(0, 3, 1, 2)
+
+
+def _listed(values: Iterable[object]) -> str:
+    return ", ".join(map(str, sorted(values, key=str)[:3]))
+
+
+def _class_count(schema: Any, label: str) -> int | None:
+    """The number of classes that the file's own metadata (public data sets' form) declare."""
+    try:
+        declared = json.loads(schema.metadata[b"huggingface"])["info"]["features"][label]["names"]
+        return len(declared) or None
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+class _ArraysOnly(pickle.Unpickler):
+    """An unpickler that makes NumPy arrays and nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in (
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+        ):
+            new = importlib.util.find_spec("numpy._core") is not None  # since NumPy 2
+            base = "numpy._core.multiarray" if new else "numpy.core.multiarray"
+            return importlib.import_module(base)._reconstruct
+        if (module, name) in (("numpy", "ndarray"), ("numpy", "dtype")):
+            return getattr(np, name)
+        if (module, name) == ("_codecs", "encode"):
+            return _latin1
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def _latin1(text: str, encoding: str) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise pickle.UnpicklingError("it asks for another encoding than latin1")
+    return text.encode("latin1")
+
+
+def read_cifar(path: Path, label_key: str) -> RawData:
+    """Read a CIFAR batch as torchvision lays it out: uint8 rows of 3,072 pixels, and labels."""
+    try:
+        with path.open("rb") as file:
+            batch = _ArraysOnly(file, encoding="latin1").load()
+        pixels = np.asarray(batch["data"], dtype=np.uint8)
+        labels = np.asarray(batch[label_key])
+        return RawData(images=pixels.reshape(-1, 3, 32, 32), labels=labels)
+    except Exception as error:  # a damaged pickle raises many kinds
+        raise _unreadable(path, "a CIFAR batch", error) from error
+
+
+def _unreadable(path: Path, wanted: str, error: Exception) -> DataError:
+    words = " ".join(str(error).split())[:200] or type(error).__name__
+    return DataError(f"{path.name} is not {wanted} that can be read ({words})")

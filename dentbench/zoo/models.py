@@ -1,0 +1,242 @@
+"""From a name to a network with its weights: embedded, pyautoattack's, RobustBench's or one's own.
+
+RobustBench's constructors are used (through :mod:`dentbench.zoo.robustbench_shim`), never its code
+for downloading and loading.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+import torch
+from torch import nn
+
+from dentbench.errors import ModelError, UnknownNameError
+from dentbench.zoo import robustbench_shim
+from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
+from dentbench.zoo.sources import Request, fetch_model_files
+from dentbench.zoo.transfer import Progress
+from dentbench.zoo.weights import (
+    StateDict,
+    load_state,
+    read_checkpoint,
+    state_dict_of,
+    weights_sha256,
+)
+
+CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors", ".ckpt", ".tar")
+
+# Ensembles: for each checkpoint file, the part of the network and the key of its state dict.
+_PARTS: Final = {
+    "Bai2023Improving": (
+        (("comp_model.models.0", None),),
+        (("comp_model.models.1", None),),
+        (("comp_model.policy_net", "model"), ("comp_model.bn", "bn")),
+    ),
+    "Bai2024MixedNUTS": ((("std_model", None),), (("rob_model", None),)),
+}
+
+# Checkpoints that hold several states; RobustBench's choice among them.
+_CHOSEN_STATE: Final = {"Andriushchenko2020Understanding": "last"}
+
+# Checkpoints that RobustBench loads although they hold more than the network has places for.
+_SURPLUS: Final = frozenset(
+    {
+        "Andriushchenko2020Understanding",
+        "Augustin2020Adversarial",
+        "Augustin2020Adversarial_34_10",
+        "Augustin2020Adversarial_34_10_extra",
+        "Bai2024MixedNUTS",
+        "Chen2020Efficient",
+        "Engstrom2019Robustness",
+        "Huang2022Revisiting_WRN-A4",
+        "Pang2020Boosting",
+        "Rice2020Overfitting",
+        "Rony2019Decoupling",
+        "Wong2020Fast",
+        "Wu2020Adversarial",
+    }
+)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LoadedModel:
+    """A network in eval mode on the CPU: images (B, C, H, W) in [0, 1] -> logits (B, classes).
+
+    ``sha256`` is of the weights, whatever file they came in; ``card`` is None for own models.
+    """
+
+    network: nn.Module
+    name: str
+    sha256: str
+    card: ModelCard | None
+
+
+def load_model(
+    name_or_path: str,
+    *,
+    cache: Path | None = None,
+    offline: bool = False,
+    arch: str | None = None,
+    mirrors: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> LoadedModel:
+    """Return a model by name, alias, ``module:callable`` or checkpoint path (with ``arch``).
+
+    A RobustBench checkpoint that is not in ``cache`` is fetched, unless ``offline``. ``arch`` names
+    the network of a checkpoint file: a card or ``module:callable``. Torch's random state is kept.
+    Raises :class:`~dentbench.errors.UnknownNameError`, ``ModelError`` or ``FetchError``.
+    """
+    if _is_path(name_or_path):
+        return _from_file(Path(name_or_path).expanduser(), arch)
+    if ":" in name_or_path:
+        return _finish(_from_factory(name_or_path), name_or_path, None)
+    card = MODELS[name_or_path]
+    request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
+    network = build(card)
+    if card.source == "robustbench":
+        paths = fetch_model_files(card, request, check=check_checkpoint)
+        _load_robustbench(network, card, paths)
+    else:
+        path = _packaged_weights(card)
+        load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
+    return _finish(network, card.id, card)
+
+
+def _finish(network: nn.Module, name: str, card: ModelCard | None) -> LoadedModel:
+    network = network.cpu().eval()
+    return LoadedModel(network=network, name=name, sha256=weights_sha256(network), card=card)
+
+
+def build(card: ModelCard) -> nn.Module:
+    """Return a card's network, freshly initialized; torch's random state is kept."""
+    if card.source == "robustbench":
+        return robustbench_shim.build(card.dataset, card.threat_model, card.source_id)
+    with torch.random.fork_rng(devices=[]):
+        if card.source == "pyautoattack":
+            network: nn.Module = _pyautoattack_example().ResNet18()
+            return network
+        from dentbench.zoo.networks import NETWORKS
+
+        return NETWORKS[card.architecture]()
+
+
+def check_checkpoint(path: Path) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` unless a file is a readable checkpoint."""
+    checkpoint = read_checkpoint(path)
+    if not isinstance(checkpoint, dict) or not checkpoint:
+        raise ModelError(f"{path.name} holds {type(checkpoint).__name__}, not a state dict")
+
+
+def _packaged_weights(card: ModelCard) -> Path:
+    """Where an installed package keeps a card's weights."""
+    if card.source == "embedded":
+        return ASSETS / f"{card.id}.safetensors"
+    return _examples_folder() / "model_test.pt"
+
+
+def _examples_folder() -> Path:
+    """The examples of the installed pyautoattack, found without importing it."""
+    spec = importlib.util.find_spec("pyautoattack")
+    folders = list(spec.submodule_search_locations or ()) if spec is not None else []
+    for folder in folders:
+        examples = Path(folder) / "examples"
+        if (examples / "model_test.pt").is_file() and (examples / "resnet.py").is_file():
+            return examples
+    raise ModelError(
+        "AutoAttackResNet18 comes with pyautoattack's wheel (examples/model_test.pt and "
+        "examples/resnet.py), and the installed one lacks it; install pyautoattack==0.2.0"
+    )
+
+
+def _pyautoattack_example() -> ModuleType:
+    path = _examples_folder() / "resnet.py"
+    spec = importlib.util.spec_from_file_location("dentbench_pyautoattack_resnet", path)
+    if spec is None or spec.loader is None:
+        raise ModelError(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _load_robustbench(network: nn.Module, card: ModelCard, paths: Sequence[Path]) -> None:
+    """Load the checkpoint files of a RobustBench model into its network."""
+    for index, path in enumerate(paths):
+        checkpoint = read_checkpoint(path)
+        for part, key in _parts(card, index):
+            target = network.get_submodule(part)
+            chosen = checkpoint[key] if key is not None and key in checkpoint else checkpoint
+            state = _restructured(card, state_dict_of(chosen, path.name), target)
+            load_state(target, state, path.name, surplus_allowed=card.source_id in _SURPLUS)
+
+
+def _parts(card: ModelCard, index: int) -> tuple[tuple[str, str | None], ...]:
+    """The (submodule, key) pairs that a model's checkpoint number ``index`` fills."""
+    for prefix, parts in _PARTS.items():
+        if card.source_id.startswith(prefix):
+            return parts[index]
+    if len(card.weights) > 1:
+        return ((f"models.{index}", None),)
+    return (("", _CHOSEN_STATE.get(card.source_id)),)
+
+
+def _restructured(card: ModelCard, state: StateDict, network: nn.Module) -> StateDict:
+    """Old timm names of Swin transformers in today's; every other state dict as it is."""
+    if card.dataset != "imagenet" or "Swin" not in card.architecture:
+        return state
+    inner: Any = getattr(network, "model", network)
+    with contextlib.suppress(ImportError, AttributeError, KeyError, RuntimeError):
+        swin = importlib.import_module("timm.models.swin_transformer")
+        renamed: StateDict = swin.checkpoint_filter_fn(dict(state), inner)
+        return renamed
+    return state
+
+
+def _is_path(text: str) -> bool:
+    return Path(text).suffix in CHECKPOINT_SUFFIXES and text not in MODELS
+
+
+def _from_file(path: Path, arch: str | None) -> LoadedModel:
+    if arch is None:
+        raise ModelError(
+            f"{path.name} is a checkpoint file; name its network too, by a model's name or "
+            "module:callable"
+        )
+    network = _from_factory(arch) if ":" in arch else build(MODELS[arch])
+    load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
+    return _finish(network, path.name, None)
+
+
+@contextlib.contextmanager
+def _working_folder_importable() -> Iterator[None]:
+    folder = str(Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
+def _from_factory(text: str) -> nn.Module:
+    """The network that ``module:callable`` returns when called without arguments."""
+    module_name, _, attribute = text.partition(":")
+    try:
+        with _working_folder_importable():
+            found: Any = importlib.import_module(module_name)
+            for part in attribute.split("."):
+                found = getattr(found, part)
+            network = found if isinstance(found, nn.Module) else found()
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise UnknownNameError(f"model {text!r} cannot be made ({error})") from error
+    if not isinstance(network, nn.Module):
+        raise ModelError(f"{text} returned {type(network).__name__}, not a torch.nn.Module")
+    return network
