@@ -1,0 +1,56 @@
+"""What the tables share: picking a record for a place, and a record's numbers as cells."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import Final
+
+from dentbench.outcome import Record
+from dentbench.report import setting
+from dentbench.report.numbers import Share
+from dentbench.report.table import NOT_RUN, Cell
+
+NOT_ROBUSTBENCH: Final = (
+    "A dent number is not a RobustBench number: RobustBench does not list defenses that "
+    "optimize at test time."
+)
+WORST: Final = (
+    "Worst: images right without an attack and under every protocol that was run; the published "
+    "protocol alone overstates a defense that adapts."
+)
+INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
+MODES: Final = {"static": "static", "batch": "batch-wise", "instance": "instance-wise"}
+
+
+def best(records: Sequence[Record]) -> Record | None:
+    """Return the record on most images, then of most protocols, then the latest."""
+    ranked = enumerate(records)
+    rank = max(((one.n, len(one.protocol.split()), place) for place, one in ranked), default=None)
+    return None if rank is None else records[rank[2]]
+
+
+def natural_cell(record: Record | None) -> Cell:
+    """Return the share right without an attack, or that it was not run."""
+    if record is None:
+        return Cell(NOT_RUN)
+    return Cell(Share(record.natural_correct, record.n), setting.natural_marks(record))
+
+
+def attacked_cell(record: Record | None, threat: tuple[str, Fraction], worst: bool = False) -> Cell:
+    """Return the share right under the published protocol, or in the worst case."""
+    counts = {} if record is None else record.protocol_counts
+    if record is None or not counts:
+        return Cell(NOT_RUN)
+    count: int | None = record.robust_correct
+    if not worst:
+        count = counts.get(setting.PUBLISHED, count if record.mode == "static" else None)
+    if count is None:
+        return Cell(NOT_RUN)
+    return Cell(Share(count, record.n), setting.attacked_marks(record, *threat))
+
+
+def interval_cell(cell: Cell) -> Cell:
+    """Return the interval of a share, with its footnotes; empty for anything else."""
+    value = cell.value
+    return Cell(value.interval, cell.notes) if isinstance(value, Share) else Cell(None)

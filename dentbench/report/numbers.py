@@ -1,0 +1,151 @@
+"""The numbers of a report: what each is and the one way in which it is written.
+
+``str(number)`` is for people, ``number.plain()`` for a CSV cell, ``number.data()`` for JSON.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dentbench.report.intervals import mcnemar, wilson
+
+
+@dataclass(frozen=True)
+class Share:
+    """A count of images among ``total``, written as ``59.4% (76/128)``."""
+
+    count: int
+    total: int
+
+    @property
+    def percent(self) -> float:
+        """The share in percent, in [0, 100]; 0 for no images."""
+        return 100 * self.count / self.total if self.total else 0.0
+
+    def __str__(self) -> str:
+        if not self.total:
+            return "no images"
+        return f"{self.percent:.1f}% ({self.count}/{self.total})"
+
+    def plain(self) -> str:
+        """Return the percentage as digits."""
+        return f"{self.percent:.6g}" if self.total else ""
+
+    def data(self) -> dict[str, Any]:
+        """Return percentage, count and total."""
+        return {"percent": self.percent, **asdict(self)}
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% Wilson interval."""
+        low, high = wilson(self.count, self.total)
+        return Interval(100 * low, 100 * high)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A range of percentages, written as ``50.8-67.6``."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:.1f}-{self.high:.1f}"
+
+    def plain(self) -> str:
+        """Return the range as it is written."""
+        return str(self)
+
+    def data(self) -> dict[str, Any]:
+        """Return both ends, in percent."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Percent:
+    """A percentage known without counts, such as a published one, with its decimals."""
+
+    value: float
+    decimals: int = 1
+
+    def __str__(self) -> str:
+        return f"{self.plain()}%"
+
+    def plain(self) -> str:
+        """Return the percentage as digits."""
+        return f"{self.value:.{self.decimals}f}"
+
+    def data(self) -> dict[str, Any]:
+        """Return the percentage."""
+        return {"percent": self.value}
+
+
+@dataclass(frozen=True)
+class Points:
+    """A difference of two percentages, written with its sign as ``+1.6`` or ``-0.2``."""
+
+    value: float
+    decimals: int = 1
+
+    def __str__(self) -> str:
+        return signed(self.value, self.decimals)
+
+    def plain(self) -> str:
+        """Return the difference as digits, without a plus sign."""
+        return signed(self.value, self.decimals).removeprefix("+")
+
+    def data(self) -> dict[str, Any]:
+        """Return the difference in percentage points."""
+        return {"points": self.value}
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Images gained and lost against the static model, written as ``+1.6 (+3 -1, p = 0.62)``."""
+
+    gained: int
+    lost: int
+    total: int
+
+    @property
+    def points(self) -> float:
+        """The difference in percentage points."""
+        return 100 * (self.gained - self.lost) / self.total if self.total else 0.0
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided exact McNemar p-value."""
+        return mcnemar(self.gained, self.lost)
+
+    def __str__(self) -> str:
+        counts = f"+{self.gained} -{self.lost}"
+        return f"{signed(self.points)} ({counts}, {p_text(self.p_value)})"
+
+    def plain(self) -> str:
+        """Return the difference in points as digits, without a plus sign."""
+        return signed(self.points).removeprefix("+")
+
+    def data(self) -> dict[str, Any]:
+        """Return the difference in points, its counts and its p-value."""
+        return {"points": self.points, **asdict(self), "p": self.p_value}
+
+
+Number = Share | Interval | Percent | Points | Paired
+"""Any of the numbers of a report."""
+
+
+def percent(count: int, total: int) -> str:
+    """Return a share as percent with its count: ``59.4% (76/128)``."""
+    return str(Share(count, total))
+
+
+def signed(value: float, decimals: int = 1) -> str:
+    """Return a number with its sign; one that rounds to zero has none."""
+    text = f"{value:+.{decimals}f}"
+    return text[1:] if float(text) == 0 else text
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value with two digits, or that it is below 0.001."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

@@ -1,0 +1,165 @@
+"""Static models beside dent: the paper's Table 1 and the table of the released README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
+from typing import Final
+
+from dentbench.outcome import Record
+from dentbench.report import setting
+from dentbench.report.cells import (
+    INTERVALS,
+    MODES,
+    NOT_ROBUSTBENCH,
+    WORST,
+    attacked_cell,
+    best,
+    interval_cell,
+    natural_cell,
+)
+from dentbench.report.numbers import Percent, Points, Share
+from dentbench.report.published import README, TABLE1, PairedRow, PairedTable
+from dentbench.report.table import Cell, Column, Table
+
+THREAT: Final = ("Linf", Fraction(8, 255))
+"""The threat model of Table 1 and of the released README."""
+
+DECLARED: Final = (
+    "Ours on declared batches, the only ones that the defense sees; the published runs let "
+    "AutoAttack re-pack them (--batching autoattack)."
+)
+
+PAIRED_COLUMNS: Final = (
+    Column("mode"),
+    Column("model"),
+    Column("row"),
+    Column("static", "right", "natural"),
+    Column("dent", "right", "natural"),
+    Column("static", "right", "adversarial"),
+    Column("dent", "right", "adversarial"),
+    Column("dent, worst", "right", "adversarial"),
+)
+
+
+def table1(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return the paper's Table 1: modes x models, static and dent, ours beside published.
+
+    Records that match the paper's setting stand beside a published number; others of the same
+    mode and steps follow in rows of their own, every number marked. ``models``: only these.
+    """
+    return _paired_table(TABLE1, records, models, others=lambda record: True)
+
+
+def readme(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return the table of the released README: its seven models, instance-wise, 6 steps."""
+    names = {row.model for row in README.rows}
+    return _paired_table(README, records, models, others=lambda record: record.model in names)
+
+
+def _paired_table(
+    table: PairedTable,
+    records: Sequence[Record],
+    models: Collection[str] | None,
+    others: Callable[[Record], bool],
+) -> Table:
+    records = [one for one in records if models is None or one.model in models]
+    settings = {(row.mode, row.steps) for row in table.rows}
+    defended = [one for one in records if (one.mode, one.steps) in settings]
+    rows: list[list[object]] = []
+    used: list[Record] = []
+    for row in table.rows:
+        if models is None or row.model in models:
+            mine = [r for r in defended if _slot(r) == _slot(row) and _fits(r)]
+            ours = best(mine)
+            static = _static_for(ours, records) or best(
+                [r for r in records if r.mode == "static" and r.model == row.model and _fits(r)]
+            )
+            rows += _paired_rows(row, table.decimals, static, ours)
+            used += [one for one in (ours, *mine) if one]
+    published = {_slot(row) for row in table.rows}
+    rest = [r for r in defended if not (_slot(r) in published and _fits(r)) and others(r)]
+    for ours in _distinct(rest):
+        rows += _paired_rows(None, table.decimals, _static_for(ours, records), ours)
+        used.append(ours)
+    notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
+    if any(one.batching == "declared" and not one.separable for one in used):
+        notes.append(DECLARED)
+    return Table.of(
+        f"{table.name}: dent and its static models, CIFAR-10, AutoAttack, Linf 8/255",
+        PAIRED_COLUMNS,
+        rows,
+        caption="Accuracy in percent (images right/images), natural and under attack.",
+        notes=tuple(notes),
+        stub=2,
+    )
+
+
+def _slot(row: Record | PairedRow) -> tuple[str, int | None, str]:
+    return row.mode, row.steps, row.model
+
+
+def _fits(record: Record) -> bool:
+    return setting.comparable(record, *THREAT)
+
+
+def _distinct(records: Sequence[Record]) -> list[Record]:
+    """Return the best record of each model, data set, attack, threat model and setting."""
+    slots: dict[tuple[object, ...], list[Record]] = {}
+    for one in records:
+        attack = (one.attack, one.iterations, one.queries, one.targets, one.norm, one.eps)
+        slot = (*_slot(one), one.dataset, *attack, setting.settings_text(one), one.batching)
+        slots.setdefault(slot, []).append(one)
+    return [found for group in slots.values() if (found := best(group)) is not None]
+
+
+def _static_for(record: Record | None, records: Sequence[Record]) -> Record | None:
+    """Return the static record of the same model, images, attack and threat model, if any."""
+    if record is None:
+        return None
+    same = ("model_sha256", "data_sha256", "norm", "eps", "attack", "iterations", "queries")
+    found = [
+        one
+        for one in records
+        if one.mode == "static"
+        and all(getattr(one, name) == getattr(record, name) for name in (*same, "targets"))
+    ]
+    return best(found)
+
+
+def _paired_rows(
+    row: PairedRow | None, decimals: int, static: Record | None, dent: Record | None
+) -> list[list[object]]:
+    """Return the rows of one mode and model: ours, interval, published and difference."""
+    slot = row or dent
+    assert slot is not None
+    stub = [f"{MODES[slot.mode]}, {slot.steps} steps", slot.model]
+    ours = [
+        natural_cell(static),
+        natural_cell(dent),
+        attacked_cell(static, THREAT),
+        attacked_cell(dent, THREAT),
+        attacked_cell(dent, THREAT, worst=True),
+    ]
+    rows: list[list[object]] = [[*stub, "ours", *ours]]
+    run = any(isinstance(cell.value, Share) for cell in ours)
+    if run:
+        rows.append([*stub, "95% interval", *map(interval_cell, ours)])
+    if row is not None:
+        values = (
+            row.natural_static,
+            row.natural_dent,
+            row.adversarial_static,
+            row.adversarial_dent,
+        )
+        rows.append([*stub, "published", *(Percent(value, decimals) for value in values), None])
+        if run:
+            pairs = zip(ours, values, strict=False)
+            rows.append([*stub, "difference", *(_minus(*pair, decimals) for pair in pairs), None])
+    return rows
+
+
+def _minus(cell: Cell, published: float, decimals: int) -> Cell:
+    if not isinstance(cell.value, Share):
+        return Cell(None)
+    return Cell(Points(cell.value.percent - published, decimals), cell.notes)

@@ -1,0 +1,110 @@
+"""How a record's setting differs from the published one, in the words of a footnote."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Final
+
+from dentbench.outcome import Record, eps_of
+from dentbench.spec import BatchPlan, DentSpec, field_names
+
+DATASET: Final = "CIFAR-10"
+"""The data set of every published number."""
+
+IMAGES: Final = 10_000
+"""The number of images of every published number."""
+
+ATTACK: Final = "standard"
+"""The attack of every published number: AutoAttack's standard version."""
+
+PUBLISHED: Final = "published"
+"""The protocol of every published number of a defense."""
+
+
+@lru_cache
+def _defaults(mode: str) -> dict[str, Any]:
+    spec = DentSpec(mode=mode)
+    names = (name for name in field_names(DentSpec) if name not in ("mode", "steps"))
+    return {name: getattr(spec, name) for name in names}
+
+
+def settings_text(record: Record) -> str:
+    """Return what of dent's settings is not its mode's default, such as ``lr 0.02``; else ""."""
+    if record.mode == "static":
+        return ""
+    odd = [
+        f"{name.replace('_', ' ')} {getattr(record, name)}"
+        for name, default in _defaults(record.mode).items()
+        if getattr(record, name) != default
+    ]
+    if record.batch_size != BatchPlan.size:
+        odd.append(f"batches of {record.batch_size}")
+    return ", ".join(odd)
+
+
+def shortened(record: Record) -> bool:
+    """Return whether the attack's own budget was overridden."""
+    return any((record.iterations, record.queries, record.targets))
+
+
+def attack_departures(record: Record) -> tuple[str, ...]:
+    """Say how the attack is not AutoAttack's standard version; nothing when it is."""
+    if record.attack == ATTACK and not shortened(record):
+        return ()
+    label = record.attack_label
+    known = "not AutoAttack" in label
+    return (label if known else f"{label}: not AutoAttack {ATTACK}",)
+
+
+def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
+    """Say how the threat model is not the given one; nothing when it is."""
+    if record.norm == norm and eps_of(record) == eps:
+        return ()
+    return (f"{record.norm} {record.eps}",)
+
+
+def model_departures(record: Record) -> tuple[str, ...]:
+    """Say how the data set and dent's settings are not the published ones."""
+    data = () if record.dataset == DATASET else (f"not {DATASET} but {record.dataset}",)
+    settings = settings_text(record)
+    return (*data, settings) if settings else data
+
+
+def count_marks(record: Record) -> tuple[str, ...]:
+    """Say that there are fewer images than published; nothing when there are as many."""
+    if record.dataset != DATASET:
+        return (f"{record.n:,} images",)
+    return () if record.n == IMAGES else (f"{record.n:,} of {IMAGES:,} images",)
+
+
+def natural_marks(record: Record) -> tuple[str, ...]:
+    """Return the footnote of an accuracy without an attack, if it needs one."""
+    return _joined(*model_departures(record), *count_marks(record))
+
+
+def attacked_marks(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
+    """Return the footnote of an accuracy under attack, against a published threat model."""
+    return _joined(
+        *model_departures(record),
+        *count_marks(record),
+        *threat_departures(record, norm, eps),
+        *attack_departures(record),
+    )
+
+
+def _joined(*parts: str) -> tuple[str, ...]:
+    return ("; ".join(parts),) if parts else ()
+
+
+def comparable(record: Record, norm: str, eps: Fraction) -> bool:
+    """Return whether a record's numbers may stand beside published ones of this threat model.
+
+    The data set, the attack, the threat model and dent's settings must be the published ones;
+    the number of images may be smaller and is then marked.
+    """
+    return not (
+        model_departures(record)
+        or threat_departures(record, norm, eps)
+        or attack_departures(record)
+    )

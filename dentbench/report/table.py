@@ -1,0 +1,104 @@
+"""A table as a value: columns, rows and notes; how it looks is the renderers' business."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from dentbench.report.numbers import Number
+
+Value = str | int | float | Number | None
+"""What a cell holds; None is an empty cell."""
+
+NOT_RUN = "not run"
+"""What stands where a number is still to be measured."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: its title, what side its cells keep to, and the heading that it shares."""
+
+    title: str
+    align: Literal["left", "right", "center"] = "left"
+    group: str = ""
+
+    @property
+    def full_title(self) -> str:
+        """The shared heading and the title."""
+        return f"{self.group} {self.title}".strip()
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value and the footnotes that qualify it, in full sentences or phrases."""
+
+    value: Value
+    notes: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The value as people read it, without marks."""
+        return "" if self.value is None else str(self.value)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A titled grid of cells with a caption and notes.
+
+    ``rows`` may hold plain values; they become :class:`Cell`. The first ``stub`` columns name a
+    row: where they repeat the row above, people's formats leave them out and rule a line between
+    one name and the next. ``notes`` hold for the whole table. Raises ``ValueError`` for a row
+    that has not as many cells as there are columns.
+    """
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    caption: str = ""
+    notes: tuple[str, ...] = ()
+    stub: int = 0
+
+    @classmethod
+    def of(
+        cls, title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]], **rest: Any
+    ) -> Table:
+        """Return a table whose rows are given as plain values, cells or a mixture."""
+        cells = tuple(
+            tuple(value if isinstance(value, Cell) else Cell(value) for value in row)
+            for row in rows
+        )
+        return cls(title, tuple(columns), cells, **rest)
+
+    def __post_init__(self) -> None:
+        for number, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(
+                    f"row {number} of {self.title!r} has {len(row)} cells for "
+                    f"{len(self.columns)} columns"
+                )
+
+    @cached_property
+    def footnotes(self) -> dict[str, str]:
+        """Each footnote's mark (a, b, ... z, aa, ...), in order of first appearance."""
+        notes = dict.fromkeys(note for row in self.rows for cell in row for note in cell.notes)
+        return {note: _letters(number) for number, note in enumerate(notes)}
+
+    def groups(self) -> Iterator[tuple[tuple[Cell, ...], list[tuple[Cell, ...]]]]:
+        """Yield each run of rows with equal stubs: the stub and the rows, stubs left off."""
+        stub: tuple[Cell, ...] | None = None
+        rows: list[tuple[Cell, ...]] = []
+        for row in self.rows:
+            if row[: self.stub] != stub:
+                if stub is not None:
+                    yield stub, rows
+                stub, rows = row[: self.stub], []
+            rows.append(row[self.stub :])
+        if stub is not None:
+            yield stub, rows
+
+
+def _letters(number: int) -> str:
+    head = _letters(number // 26 - 1) if number >= 26 else ""
+    return head + chr(ord("a") + number % 26)

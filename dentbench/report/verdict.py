@@ -1,0 +1,137 @@
+"""The verdict: does a defense hold against its own static model, in the worst case?
+
+The rule is ours, not the paper's. Both sides are worst cases per image: right without an attack
+and under every protocol run. The images that the defense gains and loses against the static model
+are compared by the exact McNemar test.
+
+- ``holds``: more images right than static, p < 0.05, and some protocol other than ``published``
+  was run (a dynamic defense that only its published attack was tried on is undecided).
+- ``weaker than static``: fewer images right than static, p < 0.05.
+- ``no gain``: neither, and a gain of 5 points would have been seen: the upper end of the 95%
+  interval of the paired difference (Bonett and Price 2012) is below 5 points.
+- ``undecided``: neither, and it would not have been seen; the sentence says what would decide.
+
+The worst case counts every protocol against the defense, and the static model has fewer of them;
+a small loss is therefore expected, and "weaker" needs the test to say so.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dentbench.errors import SpecError
+from dentbench.outcome import Record
+from dentbench.report.intervals import paired_difference
+from dentbench.report.numbers import Paired, Share, p_text
+
+Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
+
+LEVEL: Final = 0.05
+"""The p-value below which a difference counts."""
+
+GAIN_POINTS: Final = 5.0
+"""The gain, in percentage points, that must have been visible before "no gain" is said."""
+
+PUBLISHED: Final = "published"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an evaluation says of a defense.
+
+    ``protocol``: the one that leaves the fewest images right. ``gain_points``: worst case minus
+    the static model's, in percentage points. ``p_value``: exact McNemar, two-sided.
+    ``sentence``: all of this in one sentence.
+    """
+
+    kind: Kind
+    protocol: str
+    gain_points: float
+    p_value: float
+    sentence: str
+
+
+def verdict(static: Record, defended: Record) -> Verdict:
+    """Return the verdict on a defended record, by the rule above, from worst-case counts.
+
+    Raises :class:`~dentbench.errors.SpecError` when the two are not a static and a defended
+    record of the same model, images and threat model, or were not paired image by image.
+    """
+    paired = _paired(static, defended)
+    only_published = set(defended.protocol_counts) <= {PUBLISHED}
+    kind = _kind(paired, only_published)
+    opening = kind[0].upper() + kind[1:]
+    sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
+    if kind == "undecided":
+        sentence += f"; {_would_decide(paired, only_published)}"
+    return Verdict(kind, defended.worst_protocol, paired.points, paired.p_value, f"{sentence}.")
+
+
+def _paired(static: Record, defended: Record) -> Paired:
+    if static.mode != "static" or defended.mode == "static":
+        raise SpecError(
+            f"no verdict: a static and a defended record are needed, not {static.mode} "
+            f"and {defended.mode}"
+        )
+    same = ("model_sha256", "data_sha256", "norm", "eps", "n")
+    odd = [name for name in same if getattr(static, name) != getattr(defended, name)]
+    if odd:
+        raise SpecError(
+            f"no verdict: the static and the defended record of {defended.model} differ in "
+            f"{', '.join(odd)}"
+        )
+    gained, lost = defended.gained, defended.lost
+    if gained is None or lost is None or not defended.n:
+        raise SpecError("no verdict: the defended record was not compared with a static one")
+    if gained - lost != defended.robust_correct - static.robust_correct:
+        raise SpecError("no verdict: the defended record was compared with another static record")
+    return Paired(gained, lost, defended.n)
+
+
+def _kind(paired: Paired, only_published: bool) -> Kind:
+    if paired.p_value < LEVEL and paired.points < 0:
+        return "weaker than static"
+    if paired.p_value < LEVEL:
+        return "undecided" if only_published else "holds"
+    _, upper = paired_difference(paired.gained, paired.lost, paired.total)
+    return "no gain" if 100 * upper < GAIN_POINTS else "undecided"
+
+
+def _finding(static: Record, defended: Record) -> str:
+    """Say how far the published number falls, under what, and what the static model has."""
+    counts, n = defended.protocol_counts, defended.n
+    name = defended.worst_protocol
+    worst = Share(counts.get(name, defended.robust_correct), n)
+    published = Share(counts[PUBLISHED], n) if PUBLISHED in counts else None
+    if name == PUBLISHED and len(counts) == 1:
+        text = f"dent has {worst} under the published protocol alone"
+    elif published is None:
+        text = f"dent has {worst} under {name}"
+    elif published.count == worst.count:
+        text = f"dent's published {published} is also its worst"
+    else:
+        text = f"dent's published {published} falls to {worst} under {name}"
+    if worst.count != defended.robust_correct:
+        text += f" and to {Share(defended.robust_correct, n)} in the worst case per image"
+    if defended.attack != "standard" or _shortened(defended):
+        text += f" ({defended.attack_label})"
+    return f"{text}; the static model has {Share(static.robust_correct, n)}"
+
+
+def _shortened(record: Record) -> bool:
+    return any((record.iterations, record.queries, record.targets))
+
+
+def _would_decide(paired: Paired, only_published: bool) -> str:
+    """Say what to run next: another protocol, or about how many images."""
+    if only_published and paired.p_value < LEVEL:
+        return "a protocol other than published would decide, run transfer"
+    rate = (paired.gained + paired.lost + 2) / (paired.total + 2)
+    gain = paired.points / 100
+    target = max(GAIN_POINTS / 100 - gain, abs(gain))
+    needed = max(1.96**2 * rate / target**2, paired.total + 1)
+    digits = max(0, math.floor(math.log10(needed)) - 1)
+    rounded = math.ceil(needed / 10**digits) * 10**digits
+    return f"about {rounded:,} images would decide at this rate of change"

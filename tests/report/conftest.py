@@ -1,0 +1,119 @@
+"""A fixed list of records, made by hand: what the golden files of the report were made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from dentbench.outcome import Record
+
+CIFAR = {"dataset": "CIFAR-10", "data_sha256": "c" * 64, "count": 10_000, "n": 10_000}
+FULL = {"attack": "standard", "attack_label": "AutoAttack standard"}
+QUICK = {"attack": "quick", "attack_label": "quick: not AutoAttack", "norm": "Linf", "eps": "0.15"}
+DIGITS = {"dataset": "UCI digits", "data_sha256": "d" * 64, "count": 512, "n": 512}
+DENT = {
+    "mode": "instance",
+    "steps": 6,
+    "loss": "shot",
+    "statistics": "running",
+    "optimizer": "adamod",
+    "lr": 6e-3,
+    "beta1": 0.99,
+    "beta2": 0.999,
+    "beta3": 0.6,
+    "optimizer_eps": 1e-8,
+    "momentum": 0.9,
+    "nesterov": True,
+    "separable": False,
+}
+BATCH = {"mode": "batch", "steps": 30, "loss": "entropy", "statistics": "batch"}
+
+
+def make(number: int, natural: int, counts: dict[str, int], **changes: Any) -> Record:
+    """Return a record; ``counts`` are the images right under each protocol."""
+    worst = min(counts, key=lambda name: counts[name])
+    values = {
+        "key": f"{number:016x}",
+        "time": f"2026-11-22T08:{number:02d}:00Z",
+        "model": "Carmon2019Unlabeled",
+        "model_sha256": "a" * 64,
+        **CIFAR,
+        **FULL,
+        "first": 0,
+        "mode": "static",
+        "separable": True,
+        "norm": "Linf",
+        "eps": "8/255",
+        "batch_size": 128,
+        "batching": "declared",
+        "protocol": " ".join(counts),
+        "seed": 0,
+        "natural_correct": natural,
+        "robust_correct": counts[worst],
+        "worst_protocol": worst,
+        "by_protocol": json.dumps(counts),
+        "broken_by": "{}",
+        "forwards": 1000,
+        "backwards": 900,
+        "seconds": 12.5,
+        "device": "cpu",
+        "versions": "{}",
+        "git_revision": "",
+    }
+    return Record(**{**values, **changes})
+
+
+def fixed_records() -> list[Record]:
+    """Return what a user may have run: full, short, quick, other data, ablation, hostile names."""
+    digits = {**DIGITS, **QUICK, "model": "digits-robust", "model_sha256": "e" * 64}
+    ding = {"model": "Ding2020MMA", "model_sha256": "9" * 64, "count": 128, "n": 128}
+    jpeg = {"dataset": "CIFAR-10 (JPEG copy)", "data_sha256": "f" * 64, "count": 256, "n": 256}
+    nominal = {"model": "AutoAttackResNet18", "model_sha256": "7" * 64, "count": 64, "n": 64}
+    hostile = {"model": r"=x_1&50%$#{~^\end", "model_sha256": "6" * 64, **DIGITS, **QUICK}
+    both = {"gained": 33, "lost": 20}
+    return [
+        make(1, 8969, {"published": 5950}),
+        make(2, 8931, {"published": 8230, "transfer": 5963}, **DENT, **both),
+        make(3, 9085, {"published": 7470}, **{**DENT, **BATCH}, gained=1600, lost=80),
+        make(4, 108, {"published": 53}, **ding),
+        make(5, 109, {"published": 82, "transfer": 54}, **ding, **DENT, gained=2, lost=1),
+        make(6, 505, {"published": 347}, **digits),
+        make(
+            7,
+            505,
+            {"published": 402, "transfer": 349},
+            **{**digits, **DENT, "lr": 0.02},
+            gained=6,
+            lost=4,
+        ),
+        make(8, 200, {"published": 90}, **jpeg),
+        make(9, 199, {"published": 160, "transfer": 91}, **jpeg, **DENT, gained=3, lost=2),
+        make(10, 60, {"published": 3}, **nominal, eps="1.5/255"),
+        make(11, 60, {"published": 5}, **nominal, norm="L2", eps="0.2"),
+        make(
+            12,
+            59,
+            {"published": 10, "transfer": 4},
+            **{**nominal, **DENT, **BATCH, "steps": 1},
+            eps="1.5/255",
+            gained=2,
+            lost=1,
+        ),
+        make(13, 500, {"published": 300}, **hostile),
+        make(14, 499, {"published": 400, "transfer": 250}, **hostile, **DENT, gained=10, lost=60),
+    ]
+
+
+@pytest.fixture
+def records() -> list[Record]:
+    """The fixed records."""
+    return fixed_records()
+
+
+@pytest.fixture
+def make_record() -> Callable[..., Record]:
+    """The function that makes a record."""
+    return make
