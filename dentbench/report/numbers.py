@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from dentbench.report.intervals import mcnemar, wilson
@@ -34,7 +34,7 @@ class Share:
 
     def data(self) -> dict[str, Any]:
         """Return percentage, count and total."""
-        return {"percent": self.percent, **asdict(self)}
+        return {"percent": self.percent, **vars(self)}
 
     @property
     def interval(self) -> Interval:
@@ -59,7 +59,7 @@ class Interval:
 
     def data(self) -> dict[str, Any]:
         """Return both ends, in percent."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Paired:
 
     def data(self) -> dict[str, Any]:
         """Return the difference in points, its counts and its p-value."""
-        return {"points": self.points, **asdict(self), "p": self.p_value}
+        return {"points": self.points, **vars(self), "p": self.p_value}
 
 
 Number = Share | Interval | Percent | Points | Paired

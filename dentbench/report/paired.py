@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -64,26 +64,25 @@ def _paired_table(
     others: Callable[[Record], bool],
 ) -> Table:
     records = [one for one in records if models is None or one.model in models]
+    wanted = [row for row in table.rows if models is None or row.model in models]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [one for one in records if (one.mode, one.steps) in settings]
+    statics = _by_images(one for one in records if one.mode == "static")
     rows: list[list[object]] = []
-    used: list[Record] = []
-    for row in table.rows:
-        if models is None or row.model in models:
-            mine = [r for r in defended if _slot(r) == _slot(row) and _fits(r)]
-            ours = best(mine)
-            static = _static_for(ours, records) or best(
-                [r for r in records if r.mode == "static" and r.model == row.model and _fits(r)]
-            )
-            rows += _paired_rows(row, table.decimals, static, ours)
-            used += [one for one in (ours, *mine) if one]
+    used: list[Record | None] = []
+    for row in wanted:
+        ours = best([one for one in defended if _slot(one) == _slot(row) and _fits(one)])
+        alone = [one for group in statics.values() for one in group if one.model == row.model]
+        static = _static_for(ours, statics) or best([one for one in alone if _fits(one)])
+        rows += _paired_rows(row, table.decimals, static, ours)
+        used.append(ours)
     published = {_slot(row) for row in table.rows}
-    rest = [r for r in defended if not (_slot(r) in published and _fits(r)) and others(r)]
+    rest = [r for r in defended if others(r) and not (_slot(r) in published and _fits(r))]
     for ours in _distinct(rest):
-        rows += _paired_rows(None, table.decimals, _static_for(ours, records), ours)
+        rows += _paired_rows(None, table.decimals, _static_for(ours, statics), ours)
         used.append(ours)
     notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
-    if any(one.batching == "declared" and not one.separable for one in used):
+    if any(one and one.batching == "declared" and not one.separable for one in used):
         notes.append(DECLARED)
     return Table.of(
         f"{table.name}: dent and its static models, CIFAR-10, AutoAttack, Linf 8/255",
@@ -113,18 +112,23 @@ def _distinct(records: Sequence[Record]) -> list[Record]:
     return [found for group in slots.values() if (found := best(group)) is not None]
 
 
-def _static_for(record: Record | None, records: Sequence[Record]) -> Record | None:
-    """Return the static record of the same model, images, attack and threat model, if any."""
-    if record is None:
-        return None
-    same = ("model_sha256", "data_sha256", "norm", "eps", "attack", "iterations", "queries")
-    found = [
-        one
-        for one in records
-        if one.mode == "static"
-        and all(getattr(one, name) == getattr(record, name) for name in (*same, "targets"))
-    ]
-    return best(found)
+def _images(record: Record) -> tuple[object, ...]:
+    """Return what a static record and its defense share: model, images, attack, threat model."""
+    attack = (record.attack, record.iterations, record.queries, record.targets)
+    return (record.model_sha256, record.data_sha256, record.norm, record.eps, *attack)
+
+
+def _by_images(records: Iterable[Record]) -> dict[tuple[object, ...], list[Record]]:
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for one in records:
+        groups.setdefault(_images(one), []).append(one)
+    return groups
+
+
+def _static_for(
+    record: Record | None, statics: dict[tuple[object, ...], list[Record]]
+) -> Record | None:
+    return best(statics.get(_images(record), ())) if record else None
 
 
 def _paired_rows(
@@ -133,7 +137,9 @@ def _paired_rows(
     """Return the rows of one mode and model: ours, interval, published and difference."""
     slot = row or dent
     assert slot is not None
-    stub = [f"{MODES[slot.mode]}, {slot.steps} steps", slot.model]
+    # A row with no published one is marked at its name already.
+    notes = setting.attacked_marks(dent, *THREAT) if dent and not row else ()
+    stub = [f"{MODES[slot.mode]}, {slot.steps} steps", Cell(slot.model, notes)]
     ours = [
         natural_cell(static),
         natural_cell(dent),

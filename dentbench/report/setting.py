@@ -6,8 +6,8 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
-from dentbench.outcome import Record, eps_of
-from dentbench.spec import BatchPlan, DentSpec, field_names
+from dentbench.outcome import Record
+from dentbench.spec import BatchPlan, DentSpec, field_names, parse_eps
 
 DATASET: Final = "CIFAR-10"
 """The data set of every published number."""
@@ -57,9 +57,12 @@ def attack_departures(record: Record) -> tuple[str, ...]:
     return (label if known else f"{label}: not AutoAttack {ATTACK}",)
 
 
+_exact = lru_cache(parse_eps)
+
+
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
     """Say how the threat model is not the given one; nothing when it is."""
-    if record.norm == norm and eps_of(record) == eps:
+    if record.norm == norm and _exact(record.eps) == eps:
         return ()
     return (f"{record.norm} {record.eps}",)
 

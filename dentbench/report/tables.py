@@ -21,6 +21,7 @@ from dentbench.report.numbers import Paired, Percent, Points, Share
 from dentbench.report.paired import readme, table1
 from dentbench.report.published import TABLE2, TABLE2_SOURCE, AblationRow
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
+from dentbench.report.verdict import kind_of
 from dentbench.spec import parse_eps
 
 __all__ = ["all_records", "readme", "summary", "table1", "table2"]
@@ -126,6 +127,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         Column("95% interval", "right"),
         Column("worst under"),
         Column("minus static", "right"),
+        Column("verdict"),
     )
     grouped: dict[tuple[object, ...], list[list[object]]] = {}
     for one in records:
@@ -139,7 +141,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         notes=(
             WORST,
             f"{INTERVALS} Minus static: worst case against worst case, images gained and lost, "
-            "exact McNemar p-value.",
+            "exact McNemar p-value; the verdict's rule is ours.",
             NOT_ROBUSTBENCH,
         ),
         stub=6,
@@ -168,6 +170,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
         interval_cell(worst),
         record.worst_protocol,
         Cell(paired, notes if paired else ()),
+        kind_of(record),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 
@@ -23,6 +24,7 @@ def printable(text: str) -> str:
 _MARKDOWN: Final = re.compile(r"([\\`*\[\]|~#!])|(?<![0-9A-Za-z])_|_(?![0-9A-Za-z])")
 
 
+@lru_cache(maxsize=1 << 14)
 def markdown(text: str) -> str:
     """Return a text that Markdown shows as it is, also inside a table's cell."""
     safe = printable(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
@@ -40,18 +42,21 @@ _LATEX: Final = {
     '"': r"\textquotedbl{}",
     "`": r"\textasciigrave{}",
     "'": r"\textquotesingle{}",
-    # After a row's end these would be read as its options; two hyphens would become a dash.
-    **{char: f"{{{char}}}" for char in "[]*-"},
+    # After a row's end these would be read as its options.
+    **{char: f"{{{char}}}" for char in "[]*"},
 }
+_LIGATURE: Final = re.compile(r"([-,])(?=\1)")
+"""Pairs that T1 fonts set as a dash or a low quotation mark."""
 
 
+@lru_cache(maxsize=1 << 14)
 def latex(text: str) -> str:
     """Return a text that LaTeX sets as it is, in text mode and with pdfTeX's own encodings.
 
     Characters beyond the letters of Western European languages, which a plain pdfTeX document
     cannot set, become their code point in brackets.
     """
-    return "".join(_latex_char(char) for char in printable(text))
+    return _LIGATURE.sub(r"\1{}", "".join(map(_latex_char, printable(text))))
 
 
 def _latex_char(char: str) -> str:

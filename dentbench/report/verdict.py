@@ -23,6 +23,7 @@ from typing import Final, Literal
 
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
+from dentbench.report import setting
 from dentbench.report.intervals import paired_difference
 from dentbench.report.numbers import Paired, Share, p_text
 
@@ -33,8 +34,6 @@ LEVEL: Final = 0.05
 
 GAIN_POINTS: Final = 5.0
 """The gain, in percentage points, that must have been visible before "no gain" is said."""
-
-PUBLISHED: Final = "published"
 
 
 @dataclass(frozen=True)
@@ -60,13 +59,21 @@ def verdict(static: Record, defended: Record) -> Verdict:
     record of the same model, images and threat model, or were not paired image by image.
     """
     paired = _paired(static, defended)
-    only_published = set(defended.protocol_counts) <= {PUBLISHED}
+    only_published = set(defended.protocol_counts) <= {setting.PUBLISHED}
     kind = _kind(paired, only_published)
     opening = kind[0].upper() + kind[1:]
     sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
     if kind == "undecided":
         sentence += f"; {_would_decide(paired, only_published)}"
     return Verdict(kind, defended.worst_protocol, paired.points, paired.p_value, f"{sentence}.")
+
+
+def kind_of(defended: Record) -> Kind | None:
+    """Return the verdict's kind from a defended record alone, or None for one without pairs."""
+    if defended.gained is None or defended.lost is None or not defended.n:
+        return None
+    paired = Paired(defended.gained, defended.lost, defended.n)
+    return _kind(paired, set(defended.protocol_counts) <= {setting.PUBLISHED})
 
 
 def _paired(static: Record, defended: Record) -> Paired:
@@ -104,8 +111,8 @@ def _finding(static: Record, defended: Record) -> str:
     counts, n = defended.protocol_counts, defended.n
     name = defended.worst_protocol
     worst = Share(counts.get(name, defended.robust_correct), n)
-    published = Share(counts[PUBLISHED], n) if PUBLISHED in counts else None
-    if name == PUBLISHED and len(counts) == 1:
+    published = Share(counts[setting.PUBLISHED], n) if setting.PUBLISHED in counts else None
+    if name == setting.PUBLISHED and len(counts) == 1:
         text = f"dent has {worst} under the published protocol alone"
     elif published is None:
         text = f"dent has {worst} under {name}"
@@ -115,13 +122,9 @@ def _finding(static: Record, defended: Record) -> str:
         text = f"dent's published {published} falls to {worst} under {name}"
     if worst.count != defended.robust_correct:
         text += f" and to {Share(defended.robust_correct, n)} in the worst case per image"
-    if defended.attack != "standard" or _shortened(defended):
-        text += f" ({defended.attack_label})"
+    for departure in setting.attack_departures(defended):
+        text += f" ({departure})"
     return f"{text}; the static model has {Share(static.robust_correct, n)}"
-
-
-def _shortened(record: Record) -> bool:
-    return any((record.iterations, record.queries, record.targets))
 
 
 def _would_decide(paired: Paired, only_published: bool) -> str:

@@ -1,0 +1,159 @@
+"""A table as LaTeX with booktabs; as text in a paper or as a document that compiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from dentbench.report.numbers import Interval, Paired, Points
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.text import latex
+
+LONG: Final = 40
+"""A table of more rows than this breaks over pages."""
+
+_SYMBOLS: Final = {
+    "Delta": r"$\Delta$",
+    "Sigma": r"$\Sigma$",
+    "Linf": r"$\ell_\infty$",
+    "L2": r"$\ell_2$",
+}
+
+_DOCUMENT: Final = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{textcomp}
+\usepackage{booktabs}
+\usepackage{graphicx}
+\usepackage{longtable}
+\usepackage[a4paper,landscape,margin=15mm]{geometry}
+\begin{document}
+%s\end{document}
+"""
+
+
+def to_latex(table: Table, standalone: bool = False) -> str:
+    """Return a ``table`` environment, or a document of it.
+
+    Needs booktabs and graphicx, and longtable for more than ``LONG`` rows; T1 fonts for straight
+    quotes. A table wider than the text is scaled down to it.
+    """
+    body = _long(table) if len(table.rows) > LONG else _float(table)
+    needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,booktabs,graphicx,longtable}"
+    return _DOCUMENT % body if standalone else f"{needs}\n{body}"
+
+
+def _float(table: Table) -> str:
+    lines = [
+        r"\begin{table}[t]",
+        r"\centering",
+        rf"\caption{{{_caption(table)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{_preamble(table)}}}",
+        r"\toprule",
+        *_head(table.columns),
+        r"\midrule",
+        *_body(table),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *_notes(table),
+        r"\end{table}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _long(table: Table) -> str:
+    lines = [
+        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
+        rf"\begin{{longtable}}{{{_preamble(table)}}}",
+        rf"\caption{{{_caption(table)}}}\\",
+        r"\toprule",
+        *_head(table.columns),
+        r"\midrule",
+        r"\endhead",
+        r"\bottomrule",
+        r"\endfoot",
+        *_body(table),
+        r"\end{longtable}",
+        *_notes(table),
+        "}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(table: Table) -> str:
+    return " ".join(filter(None, (f"{latex(table.title)}.", latex(table.caption))))
+
+
+def _preamble(table: Table) -> str:
+    return "".join(column.align[0] for column in table.columns)
+
+
+def _head(columns: Sequence[Column]) -> list[str]:
+    titles = " & ".join(" ".join(map(_word, column.title.split())) for column in columns)
+    if not any(column.group for column in columns):
+        return [rf"{titles} \\"]
+    cells, rules, start = [], [], 1
+    for group, width in spans(columns):
+        if group:
+            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        else:
+            cells.append(" & ".join([""] * width))
+        start += width
+    return [" & ".join(cells) + r" \\", " ".join(rules), rf"{titles} \\"]
+
+
+def _word(word: str) -> str:
+    return _SYMBOLS.get(word, latex(word))
+
+
+def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return each run of columns under one shared heading: the heading and how many."""
+    runs: list[tuple[str, int]] = []
+    for column in columns:
+        if runs and runs[-1][0] == column.group:
+            runs[-1] = (column.group, runs[-1][1] + 1)
+        else:
+            runs.append((column.group, 1))
+    return runs
+
+
+def _body(table: Table) -> list[str]:
+    lines: list[str] = []
+    ruled = table.stub > 0
+    for stub, rows in table.groups():
+        if lines and ruled:
+            lines.append(r"\midrule")
+        names = [_cell(table, cell) for cell in stub]
+        for row in rows:
+            lines.append(" & ".join([*names, *(_cell(table, cell) for cell in row)]) + r" \\")
+            names = [""] * len(names)
+    return lines
+
+
+def _cell(table: Table, cell: Cell) -> str:
+    if not cell.notes:
+        return _value(cell)
+    marks = ",".join(sorted(table.footnotes[note] for note in cell.notes))
+    return rf"{_value(cell)}\textsuperscript{{{marks}}}"
+
+
+def _value(cell: Cell) -> str:
+    value = cell.value
+    if isinstance(value, Interval):
+        return str(value).replace("-", "--")
+    if isinstance(value, Points):
+        return f"${value}$"
+    if isinstance(value, Paired):
+        points, rest = str(value).split(" (")
+        counts, p_value = rest.removesuffix(")").split(", ")
+        gained, lost = counts.split()
+        return f"${points}$ (${gained}$ ${lost}$, ${p_value}$)"
+    return latex(cell.text)
+
+
+def _notes(table: Table) -> list[str]:
+    notes = [rf"\textsuperscript{{{mark}}}~{latex(note)}" for note, mark in table.footnotes.items()]
+    notes += map(latex, table.notes)
+    return [r"\par\smallskip", *(rf"{{\footnotesize\raggedright {note}\par}}" for note in notes)]

@@ -1,0 +1,213 @@
+"""A table as text: Markdown, LaTeX (booktabs), CSV, JSON and HTML.
+
+Every text that a user named is escaped for the format. Footnote marks are letters; CSV, which has
+no place for footnotes, has a last column ``notes`` instead.
+"""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
+
+from dentbench.errors import SpecError
+from dentbench.report.latex import spans, to_latex
+from dentbench.report.numbers import Number
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.text import markdown, printable
+from dentbench.store import escape
+
+STANDALONE: Final = ("latex", "html")
+"""The formats that can be a whole document."""
+
+
+def render(table: Table, name: str, *, standalone: bool = False) -> str:
+    """Return a table in a format of :data:`FORMATS`, ending in a line end.
+
+    ``standalone``: a whole document instead of a fragment (LaTeX and HTML). Raises
+    :class:`~dentbench.errors.SpecError` for an unknown format or one that has no documents.
+    """
+    if name not in FORMATS:
+        raise SpecError(f"format is {name!r}; allowed: {', '.join(FORMATS)}")
+    if standalone and name not in STANDALONE:
+        raise SpecError(f"standalone needs format {' or '.join(STANDALONE)}, not {name}")
+    return FORMATS[name](table, standalone)
+
+
+def to_markdown(table: Table, standalone: bool = False) -> str:
+    """Return a GitHub-flavored Markdown table with title, caption and notes."""
+    head = [markdown(column.full_title) for column in table.columns]
+    rows = []
+    for stub, group in table.groups():
+        names = [_markdown_cell(table, cell) for cell in stub]
+        for row in group:
+            rows.append([*names, *(_markdown_cell(table, cell) for cell in row)])
+            names = [""] * len(names)
+    widths = [max(3, *map(len, texts)) for texts in zip(head, *rows, strict=True)]
+    pads = [_PADS[column.align] for column in table.columns]
+    rule = [_RULES[c.align](width) for c, width in zip(table.columns, widths, strict=True)]
+    lines = [
+        " | ".join([pad(text, width) for pad, text, width in zip(pads, texts, widths, strict=True)])
+        for texts in (head, *rows)
+    ]
+    grid = "\n".join([f"| {lines[0]} |", f"|{'|'.join(rule)}|", *(f"| {x} |" for x in lines[1:])])
+    notes = [f"- [{mark}] {markdown(note)}" for note, mark in table.footnotes.items()]
+    notes += [f"- {markdown(note)}" for note in table.notes]
+    blocks = [f"**{markdown(table.title)}**", markdown(table.caption), grid, "\n".join(notes)]
+    return "\n\n".join(block for block in blocks if block) + "\n"
+
+
+_PADS: Final[Mapping[str, Callable[[str, int], str]]] = {
+    "left": str.ljust,
+    "right": str.rjust,
+    "center": str.center,
+}
+_RULES: Final[Mapping[str, Callable[[int], str]]] = {
+    "left": lambda width: ":" + "-" * (width + 1),
+    "right": lambda width: "-" * (width + 1) + ":",
+    "center": lambda width: ":" + "-" * width + ":",
+}
+
+
+def _markdown_cell(table: Table, cell: Cell) -> str:
+    return markdown(cell.text) + _marks(table, cell, " [{}]")
+
+
+def to_csv(table: Table, standalone: bool = False) -> str:
+    """Return comma-separated values: percentages as digits, names safe for spreadsheets."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(escape(column.full_title) for column in table.columns), "notes"])
+    for row in table.rows:
+        notes = dict.fromkeys(note for cell in row for note in cell.notes)
+        writer.writerow([*map(_plain, row), escape("; ".join(notes))])
+    return text.getvalue()
+
+
+def _plain(cell: Cell) -> str:
+    return cell.value.plain() if isinstance(cell.value, Number) else escape(cell.text)
+
+
+def to_json(table: Table, standalone: bool = False) -> str:
+    """Return a JSON object: title, caption, columns, rows by column title, and notes.
+
+    A number is an object with its parts and its ``text``; a cell with footnotes has ``notes``.
+    Each row stands on a line of its own.
+    """
+    titles = [column.full_title for column in table.columns]
+    rows = (dict(zip(titles, map(_json_cell, row), strict=True)) for row in table.rows)
+    parts = {
+        "title": json.dumps(table.title),
+        "caption": json.dumps(table.caption),
+        "columns": json.dumps(titles),
+        "rows": "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]",
+        "notes": json.dumps(list(table.notes)),
+    }
+    return "{\n" + ",\n".join(f' "{name}": {text}' for name, text in parts.items()) + "\n}\n"
+
+
+def _json_cell(cell: Cell) -> Any:
+    if not isinstance(cell.value, Number) and not cell.notes:
+        return cell.value
+    parts = cell.value.data() if isinstance(cell.value, Number) else {}
+    return {**parts, "text": cell.text, **({"notes": list(cell.notes)} if cell.notes else {})}
+
+
+def to_html(table: Table, standalone: bool = False) -> str:
+    """Return a ``figure`` element with the table and its notes, or a whole page."""
+    lines = ['<figure class="dentbench-table">', "<table>"]
+    lines.append(f"<caption>{_html(table.title)}. {_html(table.caption)}</caption>")
+    lines += ["<thead>", *_html_head(table.columns), "</thead>"]
+    for stub, rows in table.groups():
+        lines.append("<tbody>")
+        for number, row in enumerate(rows):
+            span = f' rowspan="{len(rows)}"' if len(rows) > 1 else ""
+            names = stub if number == 0 else ()
+            heads = (f'<th scope="row"{span}>{_html_cell(table, cell)}</th>' for cell in names)
+            aligned = zip(table.columns[table.stub :], row, strict=True)
+            cells = (
+                f'<td style="text-align: {column.align}">{_html_cell(table, cell)}</td>'
+                for column, cell in aligned
+            )
+            lines.append("".join(["<tr>", *heads, *cells, "</tr>"]))
+        lines.append("</tbody>")
+    lines.append("</table>")
+    notes = [f"<sup>{mark}</sup> {_html(note)}" for note, mark in table.footnotes.items()]
+    notes += map(_html, table.notes)
+    lines.append("<figcaption>")
+    lines += [f"<p>{note}</p>" for note in notes]
+    lines += ["</figcaption>", "</figure>"]
+    fragment = "\n".join(lines) + "\n"
+    return _PAGE.format(title=_html(table.title), body=fragment) if standalone else fragment
+
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
+body {{ margin: 1rem; }}
+figure {{ margin: 0; overflow-x: auto; }}
+table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
+caption {{ text-align: left; font-weight: bold; padding-bottom: .5rem; }}
+th, td {{ padding: .2rem .6rem; text-align: left; vertical-align: top; }}
+thead, tbody {{ border-bottom: 1px solid; }}
+figcaption {{ font-size: .85rem; max-width: 60rem; }}
+</style>
+</head>
+<body>
+{body}</body>
+</html>
+"""
+
+
+def _html_head(columns: Sequence[Column]) -> list[str]:
+    if not any(column.group for column in columns):
+        return [_html_titles(columns)]
+    cells = []
+    for group, width in spans(columns):
+        scope = f' scope="colgroup" colspan="{width}"' if group else f' colspan="{width}"'
+        tag = "th" if group else "td"
+        cells.append(f"<{tag}{scope}>{_html(group)}</{tag}>")
+    return ["".join(["<tr>", *cells, "</tr>"]), _html_titles(columns)]
+
+
+def _html_titles(columns: Sequence[Column]) -> str:
+    cells = (
+        f'<th scope="col" style="text-align: {column.align}">{_html(column.title)}</th>'
+        for column in columns
+    )
+    return "".join(["<tr>", *cells, "</tr>"])
+
+
+def _html(text: str) -> str:
+    return html.escape(printable(text))
+
+
+def _html_cell(table: Table, cell: Cell) -> str:
+    return _html(cell.text) + _marks(table, cell, "<sup>{}</sup>")
+
+
+def _marks(table: Table, cell: Cell, pattern: str) -> str:
+    if not cell.notes:
+        return ""
+    return pattern.format(",".join(sorted(table.footnotes[note] for note in cell.notes)))
+
+
+FORMATS: Final[Mapping[str, Callable[[Table, bool], str]]] = MappingProxyType(
+    {
+        "markdown": to_markdown,
+        "latex": to_latex,
+        "csv": to_csv,
+        "json": to_json,
+        "html": to_html,
+    }
+)
+"""Every text format by name; the terminal's is :mod:`dentbench.report.terminal`."""
