@@ -1,44 +1,26 @@
 """The cache folder: files that arrive whole, are verified, and keep one name and one content.
 
-A file gets its final name in one step, after its size and hash are checked. Where nobody published
-a hash, the first complete download is recorded in ``hashes.json`` and later ones must equal it. A
-wrong file is kept aside as ``NAME.rejected`` with the reason beside it. One process downloads at a
-time. Torch-free.
+A file gets its final name in one step, after it is verified (:mod:`dentbench.zoo.verify`). A wrong
+file is kept aside as ``NAME.rejected`` with the reason beside it. One process downloads at a time.
+Torch-free.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import json
 import os
 import sys
 import tarfile
-import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Final
 
 from filelock import FileLock
 
 from dentbench.errors import DentBenchError, FetchError
-from dentbench.zoo.transfer import (
-    CHUNK,
-    Policy,
-    Progress,
-    SourceError,
-    discard,
-    download,
-    is_local,
-    is_page,
-    page_words,
-)
+from dentbench.zoo.transfer import Policy, Progress, SourceError, discard, download, is_local
+from dentbench.zoo.verify import Expected, Record, problem_with
 
-__all__ = ["Expected", "Policy", "Progress", "default_cache", "fetch_file", "problem_with"]
-
-RECORD: Final = "hashes.json"
 Check = Callable[[Path], object]
 """Called with a complete file before it is accepted; raises a DentBenchError to refuse it."""
 
@@ -57,105 +39,14 @@ def default_cache() -> Path:
 
 def is_offline(offline: bool = False) -> bool:
     """Return whether no connection may be made: asked for, or ``DENTBENCH_OFFLINE`` is set."""
-    return offline or os.environ.get("DENTBENCH_OFFLINE", "").lower() not in (
-        "",
-        "0",
-        "no",
-        "false",
-    )
+    setting = os.environ.get("DENTBENCH_OFFLINE", "").lower()
+    return offline or setting not in ("", "0", "no", "false")
 
 
 def all_mirrors(mirrors: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the mirrors given, then those of ``DENTBENCH_MIRRORS`` (separated by spaces)."""
     listed = (*mirrors, *os.environ.get("DENTBENCH_MIRRORS", "").split())
     return tuple(dict.fromkeys(mirror.rstrip("/") for mirror in listed))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Expected:
-    """What is known of a file's content; hashes in lower-case hexadecimal, size in bytes."""
-
-    sha256: str | None = None
-    md5: str | None = None
-    size: int | None = None
-
-    @property
-    def hashed(self) -> bool:
-        """Whether a hash pins the content."""
-        return self.sha256 is not None or self.md5 is not None
-
-
-def file_hash(path: Path, algorithm: str = "sha256") -> str:
-    """Return a file's hash in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest()
-
-
-def problem_with(path: Path, expected: Expected) -> str | None:
-    """Return in words what is wrong with a file, or None where it is what was expected."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        head = file.read(CHUNK)
-    if size == 0:
-        return "it is empty"
-    if is_page(head):
-        return f"it is {page_words(head)}"
-    if expected.size is not None and size != expected.size:
-        return f"it has {size:,} bytes instead of {expected.size:,}"
-    for algorithm, known in (("sha256", expected.sha256), ("md5", expected.md5)):
-        if known is not None:
-            found = file_hash(path, algorithm)
-            if found != known.lower():
-                return f"its {algorithm} is {found[:12]}..., not {known[:12].lower()}..."
-    return None
-
-
-class Record:
-    """The hashes of first downloads: ``hashes.json`` in the cache folder, written atomically."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.path = folder / RECORD
-
-    def read(self) -> dict[str, Any]:
-        """Return all entries: path in the cache -> sha256, size, source and time."""
-        try:
-            entries = json.loads(self.path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            raise FetchError(
-                f"the record of hashes {self.path} cannot be read ({error}); "
-                "repair it, or remove it to record the cached files anew"
-            ) from error
-        return entries if isinstance(entries, dict) else {}
-
-    def expected(self, path: Path, expected: Expected) -> Expected:
-        """Return what is known of a cached file: the published facts, else the recorded ones."""
-        entry = self.read().get(self._key(path)) if not expected.hashed else None
-        if not isinstance(entry, Mapping):
-            return expected
-        return Expected(sha256=entry.get("sha256"), size=entry.get("size"))
-
-    def add(self, path: Path, source: str) -> None:
-        """Record a verified file; what is recorded already stays."""
-        entry = {
-            "sha256": file_hash(path),
-            "size": path.stat().st_size,
-            "source": source,
-            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        }
-        with FileLock(self.path.with_name(f".{RECORD}.lock")):
-            entries = self.read()
-            if self._key(path) in entries:
-                return
-            entries[self._key(path)] = entry
-            temporary = self.path.with_name(f".{RECORD}.{os.getpid()}")
-            temporary.write_text(json.dumps(entries, indent=1, sort_keys=True), encoding="utf-8")
-            temporary.replace(self.path)
-
-    def _key(self, path: Path) -> str:
-        return path.relative_to(self.folder).as_posix()
 
 
 def fetch_file(
@@ -189,9 +80,9 @@ def fetch_file(
     if is_offline(offline):
         sources = [source for source in sources if is_local(source)]
     if is_offline(offline) and not sources:
+        found = f"is wrong ({job.reason})" if job.reason else "is not there"
         raise FetchError(
-            f"{destination.name} is not in {destination.parent} and offline mode allows no "
-            f"connection{_ending(hint)}"
+            f"{destination} {found} and offline mode allows no connection{_ending(hint)}"
         )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
@@ -224,20 +115,21 @@ class _Job:
         self.check, self.unpack = check, unpack
         self.progress, self.policy = progress, policy or Policy()
         self.part = destination.with_name(destination.name + ".part")
+        self.reason: str | None = None
 
     def ready(self, *, set_aside: bool = False) -> bool:
         """Whether the file is there and right; a wrong one may be set aside."""
         if not self.destination.is_file():
             return False
         expected = self.record.expected(self.destination, self.known)
-        reason = self._refusal(self.destination, checked=expected.hashed)
-        if reason is None:
+        self.reason = self._refusal(self.destination, checked=expected.hashed)
+        if self.reason is None:
             if not expected.hashed:
                 with contextlib.suppress(OSError):  # a cache that is read-only
                     self.record.add(self.destination, "found in the cache")
             return True
         if set_aside:
-            self._reject(self.destination, reason)
+            self._reject(self.destination, self.reason)
         return False
 
     def run(self, sources: Sequence[str], hint: str) -> None:

@@ -89,7 +89,7 @@ class DatasetCard:
 DATASETS: Final[Registry[DatasetCard]] = Registry("data set")
 MODELS: Final[Registry[ModelCard]] = Registry("model")
 
-_CIFAR = "no license stated; made for research by A. Krizhevsky, V. Nair and G. Hinton"
+_CIFAR = "not stated; made for research"
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 
 for _card in (

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from dentbench.errors import DataError
 from dentbench.spec import DataSpec
-from dentbench.zoo.cache import Expected, problem_with
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
 from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet
 from dentbench.zoo.sources import Request, fetch_dataset_file
 from dentbench.zoo.transfer import Progress
+from dentbench.zoo.verify import Expected, problem_with
 
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
 MOST_CLASSES: Final = 100_000

@@ -101,11 +101,13 @@ def load_model(
         return _finish(_from_factory(name_or_path), name_or_path, None)
     card = MODELS[name_or_path]
     request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
-    network = build(card)
     if card.source == "robustbench":
-        paths = fetch_model_files(card, request, check=check_checkpoint)
-        _load_robustbench(network, card, paths)
+        paths = fetch_model(card, request)
+        network = build(card)
+        for index, path in enumerate(paths):
+            _load_part(network, card, index, path)
     else:
+        network = build(card)
         path = _packaged_weights(card)
         load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
     return _finish(network, card.id, card)
@@ -129,11 +131,23 @@ def build(card: ModelCard) -> nn.Module:
         return NETWORKS[card.architecture]()
 
 
-def check_checkpoint(path: Path) -> None:
-    """Raise :class:`~dentbench.errors.ModelError` unless a file is a readable checkpoint."""
-    checkpoint = read_checkpoint(path)
-    if not isinstance(checkpoint, dict) or not checkpoint:
-        raise ModelError(f"{path.name} holds {type(checkpoint).__name__}, not a state dict")
+def fetch_model(card: ModelCard, request: Request) -> list[Path]:
+    """Return the paths of a RobustBench model's files, fetching those that are not cached.
+
+    A first download is accepted only if it loads into the card's network (where RobustBench cannot
+    build that on this machine: if it is a readable checkpoint). Raises
+    :class:`~dentbench.errors.FetchError`.
+    """
+
+    def check(index: int, path: Path) -> None:
+        try:
+            network = build(card)
+        except ModelError:
+            state_dict_of(read_checkpoint(path), path.name)
+        else:
+            _load_part(network, card, index, path)
+
+    return fetch_model_files(card, request, check)
 
 
 def _packaged_weights(card: ModelCard) -> Path:
@@ -167,15 +181,15 @@ def _pyautoattack_example() -> ModuleType:
     return module
 
 
-def _load_robustbench(network: nn.Module, card: ModelCard, paths: Sequence[Path]) -> None:
-    """Load the checkpoint files of a RobustBench model into its network."""
-    for index, path in enumerate(paths):
-        checkpoint = read_checkpoint(path)
-        for part, key in _parts(card, index):
-            target = network.get_submodule(part)
-            chosen = checkpoint[key] if key is not None and key in checkpoint else checkpoint
-            state = _restructured(card, state_dict_of(chosen, path.name), target)
-            load_state(target, state, path.name, surplus_allowed=card.source_id in _SURPLUS)
+def _load_part(network: nn.Module, card: ModelCard, index: int, path: Path) -> None:
+    """Load checkpoint number ``index`` into the part of the network that it belongs to."""
+    checkpoint = read_checkpoint(path)
+    name = f"the checkpoint of {card.id}"
+    for part, key in _parts(card, index):
+        target = network.get_submodule(part)
+        chosen = checkpoint[key] if key is not None and key in checkpoint else checkpoint
+        state = _restructured(card, state_dict_of(chosen, name), target)
+        load_state(target, state, name, surplus_allowed=card.source_id in _SURPLUS)
 
 
 def _parts(card: ModelCard, index: int) -> tuple[tuple[str, str | None], ...]:

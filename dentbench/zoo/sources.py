@@ -5,20 +5,16 @@ from __future__ import annotations
 import functools
 import shutil
 import tarfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from dentbench.errors import FetchError
-from dentbench.zoo.cache import (
-    Check,
-    Policy,
-    Progress,
-    all_mirrors,
-    default_cache,
-    fetch_file,
-)
+from dentbench.zoo.cache import all_mirrors, default_cache, fetch_file
 from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.transfer import Policy, Progress
+from dentbench.zoo.verify import Expected, Record, problem_with
 
 LARGEST_MEMBER: Final = 1 << 30
 """Bytes that a file taken from an archive may have."""
@@ -63,31 +59,52 @@ def dataset_path(card: DatasetCard) -> str:
     return f"data/{card.file}"
 
 
-def cached(card: ModelCard | DatasetCard, cache: Path | None = None) -> bool:
-    """Return whether a card's files are all there (embedded ones always are)."""
-    folder = cache if cache is not None else default_cache()
+def cached_paths(card: ModelCard | DatasetCard) -> tuple[str, ...]:
+    """Return the paths in the cache that a card's files have; none for what is embedded."""
     if isinstance(card, DatasetCard):
-        return card.source == "embedded" or (folder / dataset_path(card)).is_file()
-    if card.source != "robustbench":
-        return True
-    return all((folder / path).is_file() for path in model_paths(card))
+        return (dataset_path(card),) if card.file else ()
+    return model_paths(card) if card.source == "robustbench" else ()
 
 
-def cached_bytes(card: ModelCard | DatasetCard, cache: Path | None = None) -> int:
-    """Return how many bytes of the cache a card's files take."""
-    folder = cache if cache is not None else default_cache()
-    if isinstance(card, DatasetCard):
-        paths: tuple[str, ...] = (dataset_path(card),) if card.file else ()
-    else:
-        paths = model_paths(card) if card.source == "robustbench" else ()
-    return sum((folder / path).stat().st_size for path in paths if (folder / path).is_file())
+def is_cached(card: ModelCard | DatasetCard, folder: Path) -> bool:
+    """Return whether a card's files are all there; what is embedded always is."""
+    return all((folder / path).is_file() for path in cached_paths(card))
 
 
-def fetch_model_files(card: ModelCard, request: Request, check: Check | None = None) -> list[Path]:
+def size_of(card: ModelCard | DatasetCard, folder: Path) -> int:
+    """Return how many bytes of the cache folder a card's files take."""
+    paths = (folder / path for path in cached_paths(card))
+    return sum(path.stat().st_size for path in paths if path.is_file())
+
+
+def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
+    """Return what is wrong with a card's cached files, by the published or recorded hashes."""
+    known = Expected(md5=card.file_md5) if isinstance(card, DatasetCard) else Expected()
+    found = []
+    for relative in cached_paths(card):
+        path = folder / relative
+        if path.is_file():
+            reason = problem_with(path, Record(folder).expected(path, known))
+            found += [f"{path}: {reason}"] if reason is not None else []
+    return found
+
+
+def remove(card: ModelCard | DatasetCard, folder: Path) -> int:
+    """Remove a card's files from the cache, with what is recorded of them; return how many."""
+    present = [folder / path for path in cached_paths(card) if (folder / path).is_file()]
+    for path in present:
+        Record(folder).forget(path)
+        path.unlink()
+    return len(present)
+
+
+def fetch_model_files(
+    card: ModelCard, request: Request, check: Callable[[int, Path], object]
+) -> list[Path]:
     """Return the paths of a RobustBench model's checkpoint files, fetching those that lack.
 
-    ``check`` refuses a checkpoint that cannot be loaded. Raises
-    :class:`~dentbench.errors.FetchError`.
+    ``check(number, path)`` refuses, by raising, a file that is not the checkpoint of that number.
+    Raises :class:`~dentbench.errors.FetchError`.
     """
     relatives = model_paths(card)
     if request.by_hand is not None and len(relatives) > 1:
@@ -102,12 +119,12 @@ def fetch_model_files(card: ModelCard, request: Request, check: Check | None = N
             request.folder / relative,
             offline=request.offline,
             progress=request.progress,
-            check=check,
+            check=functools.partial(check, index),
             record=request.folder,
             hint=_hint("model", card.id),
             policy=request.policy,
         )
-        for relative, own in zip(relatives, card.weights, strict=True)
+        for index, (relative, own) in enumerate(zip(relatives, card.weights, strict=True))
     ]
 
 

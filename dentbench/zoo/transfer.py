@@ -89,13 +89,12 @@ def _from_drive(
         return _patiently(DRIVE_DIRECT.format(id=drive_id), part, name, policy, progress)
     except SourceError as error:
         try:
-            _by_gdown(DRIVE_PAGE.format(id=drive_id), part)
-            return True
+            return _by_gdown(DRIVE_PAGE.format(id=drive_id), part)
         except SourceError as second:
             raise SourceError(f"{error}; then gdown: {second}") from second
 
 
-def _by_gdown(url: str, part: Path) -> None:
+def _by_gdown(url: str, part: Path) -> bool:
     """Let gdown find its way through Google Drive's pages, in a folder of its own to resume in."""
     try:
         import gdown
@@ -116,8 +115,14 @@ def _by_gdown(url: str, part: Path) -> None:
         raise SourceError(f"{reason or type(error).__name__}{_quota(reason)}") from error
     if got is None:
         raise SourceError("nothing was delivered")
+    with Path(got).open("rb") as file:
+        head = file.read(CHUNK)
     Path(got).replace(part)
     shutil.rmtree(folder, ignore_errors=True)
+    if is_page(head):  # gdown does not look at what it was sent
+        discard(part)
+        raise SourceError(f"the server answered with {page_words(head)}")
+    return bool(left)
 
 
 def _patiently(url: str, part: Path, name: str, policy: Policy, progress: Progress | None) -> bool:

@@ -57,6 +57,7 @@ def read_checkpoint(path: Path) -> Any:
     """
     if not path.is_file():
         raise ModelError(f"there is no file {path}")
+    name = path.name.removesuffix(".part")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -69,12 +70,12 @@ def read_checkpoint(path: Path) -> Any:
         named = re.search(r"(?:GLOBAL|Unsupported global:?)\s+`?([\w.]+)`?", str(error))
         what = f"asks for {named[1]}" if named else "is damaged or asks for code"
         raise ModelError(
-            f"{path.name} {what}, which a checkpoint of weights has no need for; "
+            f"{name} {what}, which a checkpoint of weights has no need for; "
             "it was refused and nothing in it was executed"
         ) from error
     except Exception as error:  # torch and zipfile raise many kinds for damaged files
         words = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
-        raise ModelError(f"{path.name} is not a checkpoint that can be read ({words})") from error
+        raise ModelError(f"{name} is not a checkpoint that can be read ({words})") from error
 
 
 def _refuse_compressed(path: Path) -> None:

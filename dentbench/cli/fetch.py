@@ -1,0 +1,231 @@
+"""``dentbench fetch``: bring models and data sets into the cache, list, verify or remove them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from dentbench.zoo.cards import DatasetCard, ModelCard
+    from dentbench.zoo.sources import Request
+    from dentbench.zoo.transfer import Progress
+
+
+def fetch(
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models or data sets.")
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", metavar="NAME", help="A model; repeatable.")
+    ] = None,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME", help="A data set; repeatable.")
+    ] = None,
+    paper: Annotated[
+        bool, typer.Option("--paper", help="All models and data of the paper's tables.")
+    ] = False,
+    show: Annotated[
+        bool, typer.Option("--list", help="List what can be named; NAMEs restrict it.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Check cached files against their hashes.")
+    ] = False,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove files from the cache.")] = False,
+    by_hand: Annotated[
+        str | None,
+        typer.Option("--from", metavar="PATH|URL", help="Import one file from here instead."),
+    ] = None,
+    mirror: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--mirror",
+            metavar="URL",
+            help="Try this copy of the cache's layout first; repeatable, also DENTBENCH_MIRRORS.",
+        ),
+    ] = None,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Make no connection; also DENTBENCH_OFFLINE=1.")
+    ] = False,
+    cache: Annotated[
+        Path | None,
+        typer.Option("--cache", metavar="DIR", help="Cache folder; also DENTBENCH_CACHE."),
+    ] = None,
+) -> None:
+    """Bring models and data sets into the cache, whole and verified; list, verify, remove them."""
+    from dentbench.zoo.sources import Request
+
+    chosen = _chosen(names or [], model or [], dataset or [], paper)
+    request = Request(cache=cache, offline=offline, mirrors=tuple(mirror or ()), by_hand=by_hand)
+    if show:
+        _list(chosen or _everything(), request.folder, as_json)
+    elif verify:
+        _verify(chosen or _everything(), request.folder, as_json)
+    elif remove:
+        _remove(_required(chosen), request.folder)
+    else:
+        _fetch(_required(chosen), request, as_json)
+
+
+def _everything() -> list[Any]:
+    from dentbench.zoo.cards import DATASETS, MODELS
+
+    return [*DATASETS.values(), *MODELS.values()]
+
+
+def _chosen(
+    names: Sequence[str], models: Sequence[str], datasets: Sequence[str], paper: bool
+) -> list[Any]:
+    """The cards that were named, each once; a bare name may be a model's or a data set's."""
+    from dentbench.zoo.cards import DATASETS, MODELS, PAPER_DATASETS, PAPER_MODELS
+
+    cards: list[Any] = [DATASETS[name] for name in datasets]
+    cards += [DATASETS[name] if name in DATASETS else MODELS[name] for name in names]
+    cards += [MODELS[name] for name in models]
+    if paper:
+        cards += [DATASETS[name] for name in PAPER_DATASETS]
+        cards += [MODELS[name] for name in PAPER_MODELS]
+    return list({card.id: card for card in cards}.values())
+
+
+def _required(cards: list[Any]) -> list[Any]:
+    from dentbench.errors import SpecError
+
+    if not cards:
+        raise SpecError("nothing is named; give --model NAME, --dataset NAME or --paper, or --list")
+    return cards
+
+
+def _print_json(value: object) -> None:
+    import json
+
+    typer.echo(json.dumps(value, indent=1))
+
+
+def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
+    from dentbench.zoo.listing import facts, tables
+
+    if as_json:
+        _print_json([facts(card, folder) for card in cards])
+        return
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has room for everything
+        console = Console(width=max(console.width, 160))
+    for table in tables(cards, folder, console.width):
+        console.print(table)
+
+
+def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
+    """Check every cached file; raise where one is wrong, after all are checked."""
+    from dentbench.errors import FetchError
+    from dentbench.zoo.sources import cached_paths, is_cached, problems
+
+    present = [card for card in cards if cached_paths(card) and is_cached(card, folder)]
+    wrong = {card.id: problems(card, folder) for card in present}
+    if as_json:
+        _print_json({card.id: wrong[card.id] or "right" for card in present})
+    else:
+        for card in present:
+            typer.echo(f"{card.id}: {'; '.join(wrong[card.id]) or 'right'}")
+        if not present:
+            typer.echo(f"Nothing of this is cached in {folder}.")
+    bad = [name for name, reasons in wrong.items() if reasons]
+    if bad:
+        raise FetchError(
+            f"{len(bad)} of {len(present)} in the cache are wrong ({', '.join(bad)}); "
+            "fetching them again sets the wrong files aside"
+        )
+
+
+def _remove(cards: Sequence[Any], folder: Path) -> None:
+    from dentbench.zoo.sources import remove
+
+    for card in cards:
+        count = remove(card, folder)
+        typer.echo(f"{card.id}: {count or 'no'} file{'s' if count != 1 else ''} removed")
+
+
+def _fetch(cards: Sequence[Any], request: Request, as_json: bool) -> None:
+    from dataclasses import replace
+
+    from dentbench.errors import SpecError
+
+    if request.by_hand is not None and len(cards) > 1:
+        raise SpecError("--from imports one file; name one model or data set")
+    done = []
+    for card in cards:
+        with _progress() as progress:
+            done.append(_bring(card, replace(request, progress=progress), quiet=as_json))
+    if as_json:
+        _print_json(done)
+
+
+def _bring(card: ModelCard | DatasetCard, request: Request, quiet: bool) -> dict[str, Any]:
+    """Fetch one card's files, saying what and how much first and under what license."""
+    from dentbench.zoo.cards import DatasetCard
+    from dentbench.zoo.listing import facts
+    from dentbench.zoo.sources import cached_paths, fetch_dataset_file, is_cached
+
+    def say(text: str) -> None:
+        if not quiet:
+            typer.echo(text)
+
+    if not cached_paths(card):
+        say(f"{card.id}: comes with the installation; license: {card.license}")
+        return facts(card, request.folder)
+    if not is_cached(card, request.folder):
+        say(f"{card.id}: fetching {_amount(card)} into {request.folder}; license: {card.license}")
+    if isinstance(card, DatasetCard):
+        fetch_dataset_file(card, request)
+    else:
+        from dentbench.zoo.models import fetch_model
+
+        fetch_model(card, request)
+    found = facts(card, request.folder)
+    say(f"{card.id}: in the cache and verified, {found['bytes'] / 1e6:.1f} MB")
+    return found
+
+
+def _amount(card: ModelCard | DatasetCard) -> str:
+    from dentbench.zoo.cards import DatasetCard
+
+    if isinstance(card, DatasetCard):
+        return "its test file (30 MB; 170 MB where only the whole archive is offered)"
+    return f"{card.architecture}, about {4 * card.parameters / 1e6:.0f} MB"
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar on standard error, shown once bytes arrive."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, Any] = {}
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+
+        def update(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield update

@@ -1,0 +1,114 @@
+"""The cards as JSON values and as rich tables. Torch-free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from rich import box
+from rich.table import Table
+
+from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.sources import is_cached, size_of
+
+
+def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
+    """Return a card as plain JSON values, with what the cache folder has of it."""
+    kind = "model" if isinstance(card, ModelCard) else "dataset"
+    hidden = ("recommended", "details")
+    plain = {name: value for name, value in vars(card).items() if name not in hidden}
+    if isinstance(card, ModelCard):
+        plain |= {"batchnorm": card.batchnorm, "recommended": dict(card.recommended)}
+    return {
+        "kind": kind,
+        **plain,
+        "cached": is_cached(card, folder),
+        "bytes": size_of(card, folder),
+    }
+
+
+def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
+    """Return a table of the data sets among the cards and one for each model list.
+
+    ``width`` is the terminal's, in characters; a narrow one gets fewer columns.
+    """
+    datasets = [card for card in cards if isinstance(card, DatasetCard)]
+    found = [_dataset_table(datasets, folder)] if datasets else []
+    lists: dict[tuple[str, str], list[ModelCard]] = {}
+    for card in cards:
+        if isinstance(card, ModelCard):
+            lists.setdefault((card.dataset, card.norm), []).append(card)
+    columns = {name: cell for name, (least, cell) in _COLUMNS.items() if width >= least}
+    for (dataset, norm), models in lists.items():
+        found.append(_model_table(f"Models for {dataset}, {norm}", models, folder, columns))
+    return found
+
+
+def _table(title: str) -> Table:
+    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+
+
+def _dataset_table(cards: Sequence[DatasetCard], folder: Path) -> Table:
+    table = _table("Data sets")
+    for name in ("name", "is", "shape", "classes", "threat model", "license", "cached"):
+        table.add_column(name, overflow="fold")
+    for card in cards:
+        shape = "x".join(map(str, card.shape))
+        threat = f"{card.norm} {card.eps}"
+        have = "embedded" if card.source == "embedded" else _have(is_cached(card, folder))
+        table.add_row(card.id, card.name, shape, str(card.classes), threat, card.license, have)
+    return table
+
+
+def _short(card: ModelCard) -> str:
+    return " ".join(alias for alias in card.aliases if "/" not in alias)
+
+
+def _layers(card: ModelCard) -> str:
+    share = 100 * card.batchnorm_parameters / card.parameters
+    return f"{card.batchnorm_layers} ({share:.2f}%)" if card.batchnorm else "none"
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+# Column -> the width of a terminal that has room for it, and its cell. BN: layers, and the share
+# of their scales and shifts among all parameters; clean and AA: published accuracies in percent.
+_COLUMNS: Final[dict[str, tuple[int, Callable[[ModelCard], str]]]] = {
+    "name": (0, lambda card: card.id),
+    "short": (110, _short),
+    "network": (140, lambda card: card.architecture),
+    "params": (90, lambda card: f"{card.parameters / 1e6:.1f}M"),
+    "BN": (0, _layers),
+    "clean": (0, lambda card: _percent(card.clean)),
+    "AA": (0, lambda card: _percent(card.autoattack)),
+    "eps": (120, lambda card: card.eps),
+    "MB": (140, lambda card: f"{4 * card.parameters / 1e6:.0f}"),
+    "license": (130, lambda card: card.license),
+}
+_NUMBERS: Final = frozenset({"params", "BN", "clean", "AA", "MB"})
+
+
+def _model_table(
+    title: str,
+    cards: Sequence[ModelCard],
+    folder: Path,
+    columns: Mapping[str, Callable[[ModelCard], str]],
+) -> Table:
+    table = _table(title)
+    for name in columns:
+        right = name in _NUMBERS
+        justify: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "name")
+    table.add_column("cached")
+    for card in cards:
+        installed = card.source != "robustbench"
+        have = "installed" if installed else _have(is_cached(card, folder))
+        table.add_row(*(cell(card) for cell in columns.values()), have)
+    return table
+
+
+def _have(there: bool) -> str:
+    return "yes" if there else "no"
