@@ -116,7 +116,7 @@ def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
 
     console = Console()
     if not console.is_terminal:  # a file or a pipe has room for everything
-        console = Console(width=max(console.width, 160))
+        console = Console(width=max(console.width, 200))
     for table in tables(cards, folder, console.width):
         console.print(table)
 

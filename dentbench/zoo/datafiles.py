@@ -19,11 +19,12 @@ from dentbench.errors import DataError
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class RawData:
-    """Arrays as a file holds them; ``classes`` is None where the file does not say."""
+    """Arrays as a file holds them, with the number of classes and a name where it says them."""
 
     images: Any
     labels: Any
     classes: int | None = None
+    name: str | None = None
 
 
 def read_npz(path: Path) -> RawData:
@@ -70,7 +71,11 @@ def read_parquet(path: Path) -> RawData:
         raise
     except Exception as error:  # pyarrow raises many kinds
         raise _unreadable(path, "a parquet file with img and label columns", error) from error
-    return RawData(images=images, labels=labels, classes=_class_count(file.schema_arrow, label))
+    schema = file.schema_arrow
+    name = (schema.metadata or {}).get(b"name", b"").decode("utf-8", "replace").strip()
+    return RawData(
+        images=images, labels=labels, classes=_class_count(schema, label), name=name or None
+    )
 
 
 def _decode(cells: Sequence[Any]) -> Any:

@@ -107,7 +107,8 @@ def _from_path(path: Path, data_name: str | None) -> Dataset:
             f"{path} is not data that can be read; give a .parquet or .npz file or a folder with "
             f"{' or '.join(card.file for card in DATASETS.values() if card.file)}"
         )
-    return checked(reader(path), path.name, data_name or path.stem)
+    raw = reader(path)
+    return checked(raw, path.name, data_name or raw.name or path.stem)
 
 
 def _cifar_at(path: Path) -> tuple[DatasetCard, Path] | None:

@@ -1,0 +1,365 @@
+"""Data sets: honest names, images in [0, 1], and one sentence for whatever is wrong."""
+
+import dataclasses
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+import torch
+from PIL import Image
+
+from dentbench.errors import DataError, FetchError, UnknownNameError
+from dentbench.zoo import cards, datasets
+from dentbench.zoo.cards import DATASETS, DatasetCard
+from dentbench.zoo.datasets import Dataset, load_dataset, slice_of
+from tests.zoo.loopback import Loopback
+
+RNG = np.random.default_rng(0)
+PIXELS = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)
+LABELS = np.arange(12) % 10
+
+
+def encoded(pixels: Any, form: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, form)
+    return buffer.getvalue()
+
+
+def parquet(
+    path: Path,
+    *,
+    images: str = "img",
+    label: str = "label",
+    labels: Any = LABELS,
+    cells: Any = None,
+    metadata: dict[str, str] | None = None,
+) -> Path:
+    cells = [{"bytes": encoded(p), "path": None} for p in PIXELS] if cells is None else cells
+    table = pyarrow.table({images: cells, label: labels})
+    pyarrow.parquet.write_table(table.replace_schema_metadata(metadata), path)
+    return path
+
+
+def npz(path: Path, **arrays: Any) -> Path:
+    np.savez(path, **arrays)
+    return path
+
+
+# ------------------------------------------------------------------ embedded digits
+
+
+def test_digits_are_embedded() -> None:
+    data = load_dataset("digits", offline=True)
+    assert (data.name, data.classes, len(data)) == ("UCI digits (test)", 10, 500)
+    assert data.images.shape == (500, 1, 8, 8)
+    assert data.images.dtype == torch.float32
+    assert data.labels.dtype == torch.int64
+    assert (float(data.images.min()), float(data.images.max())) == (0, 1)
+    assert data.labels.unique().tolist() == list(range(10))
+    assert load_dataset("UCI-digits").images.equal(data.images)
+
+
+# ------------------------------------------------------------------ files of one's own
+
+
+@pytest.mark.parametrize(("images", "label"), [("img", "label"), ("image", "label")])
+def test_parquet_in_the_public_layout(tmp_path: Path, images: str, label: str) -> None:
+    data = load_dataset(str(parquet(tmp_path / "my-copy.parquet", images=images, label=label)))
+    assert (data.name, data.classes, len(data)) == ("my-copy", 10, 12)
+    assert torch.equal((data.images * 255).round().byte(), torch.from_numpy(PIXELS).movedim(3, 1))
+    assert data.labels.tolist() == LABELS.tolist()
+
+
+def test_the_names_of_a_file(tmp_path: Path) -> None:
+    plain = parquet(tmp_path / "cifar10-jpeg-test.parquet")
+    named = parquet(tmp_path / "x.parquet", metadata={"name": "CIFAR-10 (JPEG copy)"})
+    assert load_dataset(str(plain)).name == "cifar10-jpeg-test"
+    assert load_dataset(str(named)).name == "CIFAR-10 (JPEG copy)"
+    assert load_dataset(str(named), data_name="mine").name == "mine"
+    with pytest.raises(DataError, match="files of your own"):
+        load_dataset("digits", data_name="CIFAR-10")
+
+
+def test_declared_classes(tmp_path: Path) -> None:
+    features = '{"info": {"features": {"label": {"names": ["a", "b", "c"]}}}}'
+    path = parquet(tmp_path / "x.parquet", labels=LABELS % 2, metadata={"huggingface": features})
+    assert load_dataset(str(path)).classes == 3
+    path = parquet(tmp_path / "y.parquet", metadata={"huggingface": features})
+    with pytest.raises(DataError, match="labels out of range, from 0 to 9; they must be 0 to 2"):
+        load_dataset(str(path))
+
+
+def test_gray_images(tmp_path: Path) -> None:
+    cells = [{"bytes": encoded(pixels[..., 0])} for pixels in PIXELS]
+    assert load_dataset(str(parquet(tmp_path / "x.parquet", cells=cells))).images.shape[1] == 1
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        pytest.param({"images": PIXELS, "labels": LABELS}, id="uint8 NHWC"),
+        pytest.param({"images": PIXELS.transpose(0, 3, 1, 2), "labels": LABELS}, id="uint8 NCHW"),
+        pytest.param({"x": PIXELS / 255, "y": LABELS.astype(np.uint8)}, id="float64 NHWC"),
+        pytest.param({"X": (PIXELS / 255).astype(np.float32), "Y": LABELS}, id="float32, X and Y"),
+    ],
+)
+def test_npz(tmp_path: Path, arrays: dict[str, Any]) -> None:
+    data = load_dataset(str(npz(tmp_path / "mine.npz", **arrays)))
+    assert (data.name, data.classes) == ("mine", 10)
+    assert data.images.shape == (12, 3, 32, 32)
+    assert data.images.is_contiguous()
+    expected = torch.from_numpy(PIXELS).movedim(3, 1) / 255
+    torch.testing.assert_close(data.images, expected)
+
+
+def test_npz_may_say_how_many_classes(tmp_path: Path) -> None:
+    path = npz(tmp_path / "x.npz", images=PIXELS, labels=LABELS, classes=100)
+    assert load_dataset(str(path)).classes == 100
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+def arrays(**changes: Any) -> Callable[[Path], Path]:
+    given = {"images": PIXELS, "labels": LABELS} | changes
+    return lambda folder: npz(
+        folder / "bad.npz", **{k: v for k, v in given.items() if v is not None}
+    )
+
+
+def content(name: str, data: bytes) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        (folder / name).write_bytes(data)
+        return folder / name
+
+    return write
+
+
+def cut(make: Callable[[Path], Path]) -> Callable[[Path], Path]:
+    def write(folder: Path) -> Path:
+        path = make(folder)
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        return path
+
+    return write
+
+
+def table(**options: Any) -> Callable[[Path], Path]:
+    return lambda folder: parquet(folder / "bad.parquet", **options)
+
+
+FLOATS = (PIXELS / 255).astype(np.float32)
+HOSTILE = np.array([None], dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        pytest.param(lambda f: f / "no.npz", "there is no data file", id="missing"),
+        pytest.param(content("bad.txt", b"x"), "not data that can be read", id="foreign"),
+        pytest.param(content("bad.npz", b""), "not an npz", id="empty npz"),
+        pytest.param(content("bad.npz", b"hello"), "not an npz", id="text npz"),
+        pytest.param(content("bad.parquet", b"hello"), "not a parquet", id="text parquet"),
+        pytest.param(cut(arrays()), "not an npz", id="truncated npz"),
+        pytest.param(cut(table()), "not a parquet", id="truncated parquet"),
+        pytest.param(arrays(labels=None), "images and labels lack", id="no labels"),
+        pytest.param(arrays(images=HOSTILE), "not an npz", id="pickled objects"),
+        pytest.param(arrays(labels=LABELS - 1), "labels out of range, from -1", id="negative"),
+        pytest.param(arrays(labels=LABELS + 100_000), "out of range", id="huge labels"),
+        pytest.param(arrays(classes=5), "out of range, from 0 to 9; .* 0 to 4", id="classes"),
+        pytest.param(arrays(labels=LABELS * 1.5), "labels of type float64", id="float labels"),
+        pytest.param(arrays(labels=LABELS[:5]), "12 images but 5 labels", id="lengths"),
+        pytest.param(arrays(labels=LABELS[:, None]), r"labels of shape \(12, 1\)", id="2-d labels"),
+        pytest.param(arrays(images=PIXELS[..., 0]), r"images of shape \(12, 32, 32\)", id="3-d"),
+        pytest.param(arrays(images=PIXELS[:0], labels=LABELS[:0]), "shape .0, 32", id="empty"),
+        pytest.param(arrays(images=PIXELS[..., :2]), "neither the second nor the last", id="two"),
+        pytest.param(arrays(images=PIXELS[:, :3]), "both the second and the last", id="unclear"),
+        pytest.param(arrays(images=FLOATS * 2 - 1), r"must be in \[0, 1\]", id="normalized"),
+        pytest.param(arrays(images=FLOATS * np.nan), "not finite", id="NaN"),
+        pytest.param(arrays(images=FLOATS * 255), "pixels from 0 to 255", id="255"),
+        pytest.param(arrays(images=PIXELS.astype(int)), "images of type int64", id="int64"),
+        pytest.param(table(images="pixels"), "columns pixels, label", id="columns"),
+        pytest.param(table(cells=[{"bytes": b"x"}] * 12), "row 0 cannot be decoded", id="no image"),
+        pytest.param(table(cells=[{"bytes": None}] * 12), "row 0 has no image", id="null image"),
+        pytest.param(table(labels=[None, *LABELS[1:]]), "labels are missing", id="null label"),
+        pytest.param(table(labels=[str(n) for n in LABELS]), "labels of type", id="text labels"),
+        pytest.param(table(labels=[], cells=[]), "not a parquet", id="no rows"),
+        pytest.param(
+            table(cells=[{"bytes": encoded(PIXELS[0, : 20 + n])} for n in range(12)]),
+            "several sizes",
+            id="sizes",
+        ),
+    ],
+)
+def test_a_bad_file_is_told_in_one_sentence(
+    tmp_path: Path, make: Callable[[Path], Path], words: str
+) -> None:
+    with pytest.raises(DataError, match=words) as caught:
+        load_dataset(str(make(tmp_path)))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_name_is_told() -> None:
+    with pytest.raises(UnknownNameError, match="did you mean cifar10"):
+        load_dataset("cifar1")
+
+
+# ------------------------------------------------------------------ slices
+
+
+def tiny() -> Dataset:
+    return Dataset(name="tiny", images=torch.rand(10, 1, 2, 2), labels=torch.arange(10), classes=10)
+
+
+def test_a_slice_and_its_identity() -> None:
+    data = tiny()
+    images, labels, spec = slice_of(data, 3, 4)
+    assert images.equal(data.images[3:7])
+    assert labels.tolist() == [3, 4, 5, 6]
+    assert (spec.name, spec.first, spec.count) == ("tiny", 3, 4)
+    assert slice_of(data, 3, 4)[2] == spec
+    assert slice_of(data)[2].count == 10
+    other = dataclasses.replace(data, images=data.images.clone())
+    other.images[9] += 1  # outside the slice
+    assert slice_of(other, 3, 4)[2].sha256 == spec.sha256
+    other.images[3, 0, 0, 0] += 1e-6
+    assert slice_of(other, 3, 4)[2].sha256 != spec.sha256
+    relabeled = dataclasses.replace(data, labels=data.labels.flip(0))
+    assert slice_of(relabeled, 3, 4)[2].sha256 != spec.sha256
+
+
+@pytest.mark.parametrize(("first", "count"), [(0, 11), (10, 1), (-1, 2), (3, 0), (9, 2)])
+def test_a_slice_beyond_the_end_is_told(first: int, count: int) -> None:
+    with pytest.raises(DataError, match="tiny has 10 images"):
+        slice_of(tiny(), first, count)
+
+
+# ------------------------------------------------------------------ CIFAR in torchvision's layout
+
+
+def batch(protocol: int = 2) -> bytes:
+    rows = PIXELS.transpose(0, 3, 1, 2).reshape(12, -1)
+    return pickle.dumps({"data": rows, "labels": LABELS.tolist()}, protocol=protocol)
+
+
+def archive(content: bytes, member: str = "cifar-10-batches-py/test_batch") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
+        for name, data in (("cifar-10-batches-py/data_batch_1", bytes(1000)), (member, content)):
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def official(monkeypatch: pytest.MonkeyPatch) -> DatasetCard:
+    """The CIFAR-10 card, with the MD5 of the small stand-in that these tests make."""
+    monkeypatch.delenv("DENTBENCH_OFFLINE", raising=False)
+    monkeypatch.delenv("DENTBENCH_MIRRORS", raising=False)
+    md5 = hashlib.md5(batch()).hexdigest()
+    card = dataclasses.replace(DATASETS["cifar10"], file_md5=md5, archive_url="http://127.0.0.1:9/")
+    monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
+    return card
+
+
+def test_the_published_hashes_are_torchvisions() -> None:
+    pytest.importorskip("torchvision")
+    from torchvision.datasets import CIFAR10, CIFAR100
+
+    for kind, name in ((CIFAR10, "cifar10"), (CIFAR100, "cifar100")):
+        card = DATASETS[name]
+        assert (card.archive_url, card.archive_md5) == (kind.url, kind.tgz_md5)
+        assert card.file == f"{kind.base_folder}/{kind.test_list[0][0]}"
+        assert card.file_md5 == kind.test_list[0][1]
+
+
+@pytest.mark.parametrize("below", ["", "cifar-10-batches-py", "cifar-10-batches-py/test_batch"])
+def test_torchvisions_folder(official: DatasetCard, tmp_path: Path, below: str) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / official.file).write_bytes(batch())
+    data = load_dataset(str(tmp_path / below))
+    assert (data.name, data.classes) == ("CIFAR-10 (test)", 10)
+    assert torch.equal((data.images * 255).round().byte(), torch.from_numpy(PIXELS).movedim(3, 1))
+
+
+def test_another_file_is_not_called_cifar10(official: DatasetCard, tmp_path: Path) -> None:
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / official.file).write_bytes(batch(protocol=3))
+    with pytest.raises(DataError, match=r"not the official CIFAR-10 .test.: its md5 is"):
+        load_dataset(str(tmp_path))
+    assert load_dataset(str(tmp_path), data_name="mine").name == "mine"
+
+
+def test_a_hostile_batch_executes_nothing(official: DatasetCard, tmp_path: Path) -> None:
+    target = tmp_path / "touched"
+
+    class Gadget:
+        def __reduce__(self) -> Any:
+            return os.system, (f"touch {target}",)
+
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    path = tmp_path / official.file
+    path.write_bytes(pickle.dumps({"data": Gadget(), "labels": []}, protocol=2))
+    with pytest.raises(DataError, match=r"asks for \w+\.system"):
+        load_dataset(str(path), data_name="mine")
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("form", ["test file", "archive"])
+def test_cifar10_is_fetched_from_a_mirror(
+    official: DatasetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    with Loopback() as server:
+        url = server.url("/source/cifar-10-python.tar.gz")
+        changed = dataclasses.replace(official, archive_url=url)
+        monkeypatch.setitem(cards.DATASETS._values, "cifar10", changed)
+        if form == "archive":
+            server.files["/m/cifar-10-python.tar.gz"] = archive(batch())
+        else:
+            server.files["/m/cifar-10-batches-py/test_batch"] = batch()
+        data = load_dataset("cifar10", cache=tmp_path, mirrors=[server.url("/m/")])
+        assert (data.name, len(data)) == ("CIFAR-10 (test)", 12)
+        again = load_dataset("cifar10", cache=tmp_path, offline=True)
+        assert again.images.equal(data.images)
+        assert len(server.requests) == (2 if form == "archive" else 1)
+    kept = {path.name for path in (tmp_path / "data/cifar-10-batches-py").iterdir()}
+    assert {name for name in kept if not name.startswith(".")} == {"test_batch"}
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        pytest.param(archive(batch())[:300], "archive that cannot be opened", id="truncated"),
+        pytest.param(archive(batch(), "other"), "archive that cannot be opened", id="no member"),
+        pytest.param(archive(batch(3)), "its md5 is", id="another member"),
+        pytest.param(b"\x1f\x8b" + bytes(50), "archive that cannot be opened", id="not gzip"),
+    ],
+)
+def test_a_bad_archive_is_told(
+    official: DatasetCard, tmp_path: Path, served: bytes, words: str
+) -> None:
+    with Loopback() as server:
+        server.files["/m/cifar-10-python.tar.gz"] = served
+        quick = datasets.Request(
+            cache=tmp_path,
+            mirrors=(server.url("/m"),),
+            by_hand=server.url("/m/cifar-10-python.tar.gz"),
+        )
+        with pytest.raises(FetchError, match=words):
+            datasets.fetch_dataset_file(DATASETS["cifar10"], quick)
+    assert not (tmp_path / "data" / official.file).exists()
+
+
+def test_cifar10_offline_is_told(official: DatasetCard, tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match=r"test_batch is not there and offline .* --from FILE"):
+        load_dataset("cifar10", cache=tmp_path, offline=True)
