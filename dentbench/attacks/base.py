@@ -1,0 +1,83 @@
+"""What every attack shares: the threat model, and the rule never to trust an attack."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dentbench.errors import ModelError
+from dentbench.spec import AttackSpec
+
+Classifier: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps images (B, C, H, W) in [0, 1] to logits (B, classes): a network, or a whole defense."""
+
+# A point counts as inside the ball when rounding alone explains the excess.
+TOLERANCE: Final = 1e-5
+
+
+@dataclass(frozen=True)
+class ThreatModel:
+    """An Lp ball of radius ``eps`` around each image, within the box [0, 1]."""
+
+    norm: str
+    eps: float
+
+    @classmethod
+    def of(cls, spec: AttackSpec) -> ThreatModel:
+        """Return a spec's threat model."""
+        return cls(spec.norm, float(spec.eps))
+
+    def distance(self, points: Tensor, clean: Tensor) -> Tensor:
+        """Return the distance (B,) of each point from its clean image, both (B, C, H, W)."""
+        delta = (points - clean).flatten(1)
+        order = {"Linf": float("inf"), "L2": 2.0, "L1": 1.0}[self.norm]
+        distance: Tensor = torch.linalg.vector_norm(delta, ord=order, dim=1)
+        return distance
+
+    def contains(self, points: Tensor, clean: Tensor) -> Tensor:
+        """Return, for each point, whether it is in the ball and in the box, up to rounding."""
+        slack = self.eps * TOLERANCE + TOLERANCE / 10
+        inside = self.distance(points, clean) <= self.eps + slack
+        flat = points.flatten(1)
+        return inside & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
+
+    def project(self, points: Tensor, clean: Tensor) -> Tensor:
+        """Return points (B, C, H, W) of the ball and the box.
+
+        Linf: the nearest ones. L2 and L1: pulled straight towards the clean image.
+        """
+        if self.norm == "Linf":
+            inside = torch.minimum(torch.maximum(points, clean - self.eps), clean + self.eps)
+            return inside.clamp(0, 1)
+        points = points.clamp(0, 1)
+        distance = self.distance(points, clean).clamp_min(torch.finfo(points.dtype).tiny)
+        shrink = (self.eps / distance).clamp_max(1)
+        return clean + (points - clean) * shrink[:, None, None, None]
+
+
+def margins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the best wrong logit minus the right one (B,): positive means misclassified."""
+    right = logits.gather(1, labels[:, None]).squeeze(1)
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.amax(1) - right
+
+
+def require_finite(logits: Tensor, what: str) -> Tensor:
+    """Return ``logits``, or raise :class:`ModelError` when any is NaN or infinite."""
+    if not torch.isfinite(logits).all():
+        raise ModelError(
+            f"{what} answered with NaN or infinite logits; nothing was recorded for this batch"
+        )
+    return logits
+
+
+@torch.no_grad()
+def judge(classify: Classifier, points: Tensor, labels: Tensor) -> Tensor:
+    """Return, image by image, whether ``classify`` is right on ``points`` (B, C, H, W)."""
+    logits = require_finite(classify(points), "the model")
+    correct: Tensor = logits.argmax(1) == labels
+    return correct

@@ -1,0 +1,199 @@
+"""Views of a defense: what an attack is shown instead of the defense itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
+
+
+class BatchView(nn.Module):
+    """Shows an attack a defense of one declared batch, although it asks about parts of it.
+
+    AutoAttack goes on with the images that are still right, so it hands in ever smaller batches.
+    With ``whole``, each is put back among its batch mates (broken ones at their adversarial
+    points) before the defense sees it. Every query within the threat model is remembered: ``best``
+    (B, C, H, W) holds, for each image, the point of the highest margin that any query reached.
+
+    ``clean`` (B, C, H, W) in [0, 1], ``labels`` (B,). Raises
+    :class:`~dentbench.errors.ModelError` for non-finite logits.
+    """
+
+    def __init__(
+        self,
+        defense: Classifier,
+        clean: Tensor,
+        labels: Tensor,
+        threat: ThreatModel,
+        *,
+        whole: bool,
+    ) -> None:
+        super().__init__()
+        self.defense = defense
+        self.clean = clean
+        self.labels = labels
+        self.threat = threat
+        self.whole = whole
+        self.points = clean.clone()
+        self.best = clean.clone()
+        self.best_margin = torch.full_like(labels, -torch.inf, dtype=clean.dtype)
+        everything = torch.arange(len(clean), device=clean.device)
+        self._given = everything  # the rows handed to the attack
+        self._rows = everything  # the rows of the query expected next
+        self._shrink = "never"
+        self._alive: Tensor | None = None
+
+    def focus(self, rows: Tensor) -> None:
+        """Declare that the attack is handed the images of these rows, in this order."""
+        self._given = self._rows = rows
+
+    @contextmanager
+    def single_run(self, x: Tensor, shrink: str) -> Iterator[None]:
+        """Declare a single run of an attack on the clean images ``x``, some of those in focus.
+
+        ``shrink``: how the run drops images by itself. "never"; "first": it goes on with those
+        that its first query gets right; "each": it drops an image at the first query that breaks
+        it.
+        """
+        rows = self._rows = self._match(x)
+        self._shrink, self._alive = shrink, None
+        try:
+            yield
+        finally:
+            self._rows, self._shrink, self._alive = rows, "never", None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the defense's logits (b, classes) for a query (b, C, H, W)."""
+        rows = self._locate(x)
+        if self.whole and len(rows) < len(self.clean):
+            batch = self.points.index_put((rows,), x)
+            logits = self.defense(batch)[rows]
+        else:
+            logits = self.defense(x)
+        require_finite(logits, "the defense")
+        self._remember(rows, x.detach(), logits.detach())
+        # Attacks write into what they are given (Square does): hand out a fresh tensor.
+        return logits.clone()
+
+    def _locate(self, x: Tensor) -> Tensor:
+        if len(x) != len(self._rows):
+            shrunk = self._alive
+            if shrunk is None or len(shrunk) != len(x):
+                shrunk = self._match(x)
+            self._rows = shrunk
+        return self._rows
+
+    def _match(self, x: Tensor) -> Tensor:
+        """Return the rows in focus whose clean images are ``x``, in order."""
+        candidates = iter(self._given.tolist())
+        rows = []
+        for image in x.detach():
+            row = next((row for row in candidates if torch.equal(self.clean[row], image)), None)
+            if row is None:
+                raise RuntimeError("an attack asked about an image that it was not handed")
+            rows.append(row)
+        return torch.tensor(rows, dtype=torch.long, device=self.clean.device)
+
+    @torch.no_grad()
+    def _remember(self, rows: Tensor, x: Tensor, logits: Tensor) -> None:
+        labels = self.labels[rows]
+        margin = margins(logits, labels)
+        if self._shrink == "each":
+            self._alive = rows[margin < 0]
+        elif self._shrink == "first" and self._alive is None:
+            self._alive = rows[logits.max(1)[1] == labels]
+        better = margin > self.best_margin[rows]
+        better &= self.threat.contains(x, self.clean[rows])
+        chosen = rows[better]
+        self.best[chosen] = x[better]
+        self.best_margin[chosen] = margin[better].to(self.best_margin.dtype)
+
+
+def _nothing() -> None:
+    return None
+
+
+class CallCounter:
+    """Counts single-image passes through a network; ``listen`` is called at every change."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self.listen: Callable[[], None] = _nothing
+
+    def __deepcopy__(self, memo: object) -> CallCounter:
+        return self  # A copied network is still counted by the same counter.
+
+    def forward(self, images: int) -> None:
+        self.forwards += images
+        self.listen()
+
+    def backward(self, images: int) -> None:
+        self.backwards += images
+        self.listen()
+
+
+class CountedNetwork(nn.Module):
+    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted."""
+
+    def __init__(self, network: nn.Module, counter: CallCounter) -> None:
+        super().__init__()
+        self.network = network
+        self.counter = counter
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's logits."""
+        logits: Tensor = self.network(x)
+        images = len(x)
+        self.counter.forward(images)
+        if logits.requires_grad:
+            counter = self.counter
+            logits.register_hook(lambda _: counter.backward(images))
+        return logits
+
+
+class SeededDefense:
+    """A defense whose own random numbers are kept apart from the attack's.
+
+    The defense draws from its own stream, which ``seed`` starts; the global one, which the
+    attacks reseed, is put back after every call.
+    """
+
+    def __init__(self, defense: Classifier, seed: int, device: torch.device) -> None:
+        self.defense = defense
+        self.device = device
+        with self._forked():
+            torch.manual_seed(seed)
+            self._states = self._get()
+
+    def __call__(self, x: Tensor) -> Tensor:
+        with self._forked():
+            self._set(self._states)
+            logits = self.defense(x)
+            self._states = self._get()
+        return logits
+
+    @contextmanager
+    def _forked(self) -> Iterator[None]:
+        before = self._get()
+        try:
+            yield
+        finally:
+            self._set(before)
+
+    def _get(self) -> tuple[Tensor, ...]:
+        states = (torch.get_rng_state(),)
+        return (*states, torch.cuda.get_rng_state(self.device)) if self._on_gpu else states
+
+    def _set(self, states: tuple[Tensor, ...]) -> None:
+        torch.set_rng_state(states[0])
+        if self._on_gpu:
+            torch.cuda.set_rng_state(states[1], self.device)
+
+    @property
+    def _on_gpu(self) -> bool:
+        return self.device.type == "cuda"

@@ -1,0 +1,108 @@
+"""Outcomes on disk: one atomically written file per batch and stage, so that a run resumes.
+
+``<results>/runs/<key>/spec.json`` says what the run is; ``<stage>/<number>.npz`` holds the
+outcome of a batch and, where they are kept, its final points. A file is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+import zipfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dentbench.errors import StoreError
+from dentbench.outcome import BatchOutcome
+from dentbench.spec import EvalSpec
+from dentbench.store import write_atomic
+
+Points = NDArray[np.float32]
+"""Final points of a batch (B, C, H, W), in [0, 1]."""
+
+_log = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """The checkpoint folder of one run; ``results`` is the results folder."""
+
+    def __init__(self, results: Path, spec: EvalSpec) -> None:
+        self.spec = spec
+        self.path = results / "runs" / spec.key()
+
+    def clear(self) -> None:
+        """Forget every outcome of this run."""
+        try:
+            shutil.rmtree(self.path, ignore_errors=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot clear {self.path}: {error}") from error
+
+    def load(self, stage: str, unit: int, *, with_points: bool = False) -> BatchOutcome | None:
+        """Return a stored outcome, or None when it is not there.
+
+        ``with_points``: an outcome stored without its points counts as not there. A file that
+        cannot be read is kept under another name, and said so in a warning.
+        """
+        path = self._file(stage, unit)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                outcome = _parse(str(archive["outcome"]), stage, unit)
+                found = "points" in archive.files
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+            aside = path.with_suffix(".corrupt")
+            path.replace(aside)
+            _log.warning("%s is corrupt (%s); kept as %s, to be redone", path, error, aside.name)
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
+        return None if with_points and not found else outcome
+
+    def load_points(self, stage: str, unit: int) -> Points:
+        """Return the points of an outcome that :meth:`load` found with its points."""
+        with np.load(self._file(stage, unit), allow_pickle=False) as archive:
+            points: Points = archive["points"]
+        return points
+
+    def save(self, outcome: BatchOutcome, points: Points | None) -> None:
+        """Write an outcome, and its points if given, in one atomic step."""
+        arrays: dict[str, Any] = {"outcome": np.array(json.dumps(asdict(outcome)))}
+        if points is not None:
+            arrays["points"] = points
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        path = self._file(outcome.stage, outcome.index)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+        self._describe()
+        write_atomic(path, buffer.getvalue())
+
+    def _describe(self) -> None:
+        path = self.path / "spec.json"
+        if not path.exists():
+            text = json.dumps(asdict(self.spec), indent=1, default=str) + "\n"
+            write_atomic(path, text)
+
+    def _file(self, stage: str, unit: int) -> Path:
+        return self.path / stage / f"{unit:05d}.npz"
+
+
+def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
+    fields = json.loads(text)
+    for name in ("correct", "attack_correct", "broken_by"):
+        fields[name] = tuple(fields[name])
+    outcome = BatchOutcome(**fields)
+    if (outcome.stage, outcome.index) != (stage, unit):
+        raise ValueError(f"it holds {outcome.stage} {outcome.index}")
+    return outcome

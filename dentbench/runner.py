@@ -1,0 +1,261 @@
+"""The one path from specs to records: map over declared batches, reduce to counts, write down.
+
+For every missing outcome: adapt, attack, project, clip, judge afresh, write one file. Running the
+same specs again finds nothing left to do; an interrupted run goes on at the first missing batch.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dentbench import store
+from dentbench.adapt.dent import Dent
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.catalogue import PROTOCOLS, attack_label
+from dentbench.attacks.cost import stage_passes
+from dentbench.attacks.protocols import Situation, load_protocol
+from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
+from dentbench.checkpoint import RunFolder
+from dentbench.errors import DataError, ModelError
+from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
+from dentbench.provenance import provenance
+from dentbench.spec import EvalSpec, derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the specs name, loaded: the network and the slice of images.
+
+    ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; none of it changes a number.
+
+    ``results``: the results folder. ``fresh``: forget stored outcomes of these specs first.
+    ``save_adversarial``: keep the final points of every batch and protocol.
+    """
+
+    results: Path
+    device: str = "cpu"
+    fresh: bool = False
+    save_adversarial: bool = False
+
+
+class Progress(Protocol):
+    """Who is told how a run goes on; counts are single-image passes through the network."""
+
+    def begin(self, title: str, passes: int) -> None:
+        """A stage begins that will cost at most so many passes."""
+
+    def advance(self, passes: int) -> None:
+        """So many passes of the stage are done in all."""
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """A batch of the stage is finished; so many images are right so far."""
+
+
+class Evaluation:
+    """Specs evaluated on one subject; every spec of :meth:`run` has the subject's model and data.
+
+    Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
+    network does not fit the images or the labels.
+    """
+
+    def __init__(
+        self, subject: Subject, options: RunOptions, progress: Progress | None = None
+    ) -> None:
+        self.options = options
+        self.progress = progress
+        self.device = torch.device(options.device)
+        self.counter = CallCounter()
+        self.subject = subject
+        network = subject.network.to(self.device).eval()
+        self.network = CountedNetwork(network, self.counter)
+        self.classes = _count_classes(network, subject, self.device)
+        self._dents: dict[str, Dent] = {}
+
+    def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
+        """Return one record per spec, in order, written to the results file as they are made.
+
+        A spec with a defense is attacked by every protocol; a static one by "published" alone,
+        and it is evaluated before the defended ones when they are to be compared with it.
+        """
+        if self.options.fresh:
+            for spec in specs:
+                self._folder(spec).clear()
+        return [self._record(spec, protocols) for spec in specs]
+
+    def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
+        stages = [NATURAL, *(protocols if spec.defense else ("published",))]
+        outcomes = {stage: self.outcomes(spec, stage) for stage in stages}
+        static = None
+        if spec.defense is not None:
+            baseline = replace(spec, defense=None)
+            static = worst_case(
+                {stage: self.outcomes(baseline, stage) for stage in (NATURAL, "published")}
+            )
+        record = Record(
+            **spec_columns(spec),
+            **summarize(outcomes, static),
+            **provenance(self.options.device),
+            attack_label=attack_label(spec.attack),
+        )
+        store.append(self.options.results, record)
+        return record
+
+    def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
+        """Return a stage's outcomes on all batches, computing and storing what is missing."""
+        units = spec.batches.ranges(spec.data.count)
+        found = [self._stored(spec, stage, unit) for unit in range(len(units))]
+        missing = [unit for unit, outcome in enumerate(found) if outcome is None]
+        if not missing:
+            return [outcome for outcome in found if outcome is not None]
+        if stage != NATURAL and PROTOCOLS[stage].needs_static:
+            self.outcomes(replace(spec, defense=None), "published")
+        outcomes = {unit: outcome for unit, outcome in enumerate(found) if outcome is not None}
+        with self._watched(spec, stage, [units[unit] for unit in missing]):
+            for done, unit in enumerate(missing, 1):
+                outcomes[unit] = self._compute(spec, stage, unit, units[unit])
+                self._tell(done, len(missing), [outcomes[u] for u in missing[:done]])
+        return [outcomes[unit] for unit in range(len(units))]
+
+    def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
+        keeps = self._keeps_points(spec, stage)
+        return self._folder(spec).load(stage, unit, with_points=keeps)
+
+    def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
+        # The static model's points are what transfer judges, whoever asks for it and when.
+        shared = spec.defense is None and stage == "published"
+        return shared or (self.options.save_adversarial and stage != NATURAL)
+
+    def _compute(self, spec: EvalSpec, stage: str, unit: int, images: range) -> BatchOutcome:
+        """Carry out one stage on one batch and write its outcome down."""
+        rows = slice(images.start, images.stop)
+        x = self.subject.images[rows].to(self.device)
+        y = self.subject.labels[rows].to(self.device)
+        forwards, backwards = self.counter.forwards, self.counter.backwards
+        started = time.perf_counter()
+        seed = derive_seed(spec.seed, "defense", stage, unit)
+        defense = SeededDefense(self._defense(spec), seed, self.device)
+        if stage == NATURAL:
+            points, correct = x, judge_in_batches(defense, x, y, spec.batches.size)
+            result = AttackResult(x, correct, tuple("" if c else NATURAL for c in correct.tolist()))
+        else:
+            result = self._attack(spec, stage, unit, x, y, defense)
+            points = ThreatModel.of(spec.attack).project(result.points, x)
+            correct = judge_in_batches(defense, points, y, spec.batches.size)
+        outcome = BatchOutcome(
+            stage=stage,
+            index=unit,
+            correct=tuple(correct.tolist()),
+            attack_correct=tuple(result.robust.tolist()),
+            broken_by=result.broken_by,
+            forwards=self.counter.forwards - forwards,
+            backwards=self.counter.backwards - backwards,
+            seconds=time.perf_counter() - started,
+        )
+        keep = self._keeps_points(spec, stage)
+        self._folder(spec).save(outcome, points.cpu().numpy() if keep else None)
+        return outcome
+
+    def _attack(
+        self, spec: EvalSpec, stage: str, unit: int, x: Tensor, y: Tensor, defense: Classifier
+    ) -> AttackResult:
+        natural = self._stored(spec, NATURAL, unit)
+        assert natural is not None, "the natural stage comes first"
+        static_points = None
+        if PROTOCOLS[stage].needs_static:
+            folder = self._folder(replace(spec, defense=None))
+            static_points = torch.from_numpy(folder.load_points("published", unit)).to(self.device)
+        situation = Situation(
+            spec=spec,
+            unit=unit,
+            images=x,
+            labels=y,
+            natural=torch.tensor(natural.correct, device=self.device),
+            classes=self.classes,
+            defense=defense,
+            static_points=static_points,
+        )
+        return load_protocol(stage)(situation)
+
+    def _defense(self, spec: EvalSpec) -> Classifier:
+        if spec.defense is None:
+            return self.network
+        key = spec.key()
+        if key not in self._dents:
+            size = spec.batches.size if spec.separable else None
+            self._dents[key] = Dent(self.network, spec.defense, batch_size=size)
+        return self._dents[key]
+
+    def _folder(self, spec: EvalSpec) -> RunFolder:
+        return RunFolder(self.options.results, spec)
+
+    @contextmanager
+    def _watched(self, spec: EvalSpec, stage: str, batches: Sequence[range]) -> Iterator[None]:
+        """Tell the progress what is being run, and count its passes."""
+        if self.progress is None:
+            yield
+            return
+        progress = self.progress
+        passes = stage_passes(spec, stage, self.classes)
+        images = sum(map(len, batches))
+        progress.begin(
+            f"{spec.model.name} {spec.mode} {stage}",
+            (passes.forwards + passes.backwards) * images,
+        )
+        start = self.counter.forwards + self.counter.backwards
+        self.counter.listen = lambda: progress.advance(
+            self.counter.forwards + self.counter.backwards - start
+        )
+        try:
+            yield
+        finally:
+            self.counter.listen = lambda: None
+
+    def _tell(self, done: int, units: int, outcomes: Sequence[BatchOutcome]) -> None:
+        if self.progress is not None:
+            flags = [flag for outcome in outcomes for flag in outcome.correct]
+            self.progress.unit_done(done, units, sum(flags), len(flags))
+
+
+def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:
+    """Return, image by image, whether ``classify`` is right, shown batches of ``size`` in order."""
+    parts = [
+        judge(classify, x, y) for x, y in zip(points.split(size), labels.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+@torch.no_grad()
+def _count_classes(network: nn.Module, subject: Subject, device: torch.device) -> int:
+    """Return how many classes the network has, after checking that it fits the data."""
+    shape = tuple(subject.images.shape[1:])
+    try:
+        logits = network(subject.images[:1].to(device))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(f"the model does not take images of shape {shape}: {reason}") from error
+    if not isinstance(logits, Tensor) or logits.ndim != 2:
+        raise ModelError("the model does not answer with logits of shape (images, classes)")
+    classes = logits.shape[1]
+    highest = int(subject.labels.max())
+    if highest >= classes:
+        raise DataError(f"label {highest} is in the data, but the model has {classes} classes")
+    return classes
