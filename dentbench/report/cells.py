@@ -38,9 +38,13 @@ def natural_cell(record: Record | None) -> Cell:
 
 
 def attacked_cell(record: Record | None, threat: tuple[str, Fraction], worst: bool = False) -> Cell:
-    """Return the share right under the published protocol, or in the worst case."""
+    """Return the share right under the published protocol, or in the worst case.
+
+    A static model's worst case stands for its published protocol. A defense that only its
+    published protocol was run on has no worst case yet.
+    """
     counts = {} if record is None else record.protocol_counts
-    if record is None or not counts:
+    if record is None or not counts or (worst and set(counts) == {setting.PUBLISHED}):
         return Cell(NOT_RUN)
     count: int | None = record.robust_correct
     if not worst:

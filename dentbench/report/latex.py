@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from dentbench.report.numbers import Interval, Paired, Points
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.text import latex
 
-LONG: Final = 40
-"""A table of more rows than this breaks over pages."""
+LONG: Final = 30
+"""A table of more rows than this is set in parts."""
 
 _SYMBOLS: Final = {
     "Delta": r"$\Delta$",
@@ -25,7 +26,6 @@ _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage{textcomp}
 \usepackage{booktabs}
 \usepackage{graphicx}
-\usepackage{longtable}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
 \begin{document}
 %s\end{document}
@@ -35,50 +35,39 @@ _DOCUMENT: Final = r"""\documentclass{article}
 def to_latex(table: Table, standalone: bool = False) -> str:
     """Return a ``table`` environment, or a document of it.
 
-    Needs booktabs and graphicx, and longtable for more than ``LONG`` rows; T1 fonts for straight
-    quotes. A table wider than the text is scaled down to it.
+    Needs booktabs and graphicx; T1 fonts and textcomp for straight quotes. A table wider than the
+    text is scaled down to it; one of more than ``LONG`` rows becomes several, a page each, under
+    one number.
     """
-    body = _long(table) if len(table.rows) > LONG else _float(table)
-    needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,booktabs,graphicx,longtable}"
+    parts = [
+        replace(table, rows=table.rows[start : start + LONG])
+        for start in range(0, len(table.rows), LONG)
+    ] or [table]
+    body = "".join(_float(table, part, number) for number, part in enumerate(parts))
+    needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,booktabs,graphicx}"
     return _DOCUMENT % body if standalone else f"{needs}\n{body}"
 
 
-def _float(table: Table) -> str:
+def _float(table: Table, part: Table, number: int) -> str:
+    """Return the environment of a part; marks and notes are the whole table's."""
     lines = [
-        r"\begin{table}[t]",
+        r"\begin{table}[tp]",
         r"\centering",
-        rf"\caption{{{_caption(table)}}}",
+        r"\addtocounter{table}{-1}" if number else "",
+        rf"\caption{{{_caption(table)}{' (continued)' if number else ''}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{_preamble(table)}}}",
         r"\toprule",
         *_head(table.columns),
         r"\midrule",
-        *_body(table),
+        *_body(table, part),
         r"\bottomrule",
         r"\end{tabular}}",
-        *_notes(table),
+        *([] if number else _notes(table)),
         r"\end{table}",
+        r"\clearpage" if len(table.rows) > LONG else "",
     ]
-    return "\n".join(lines) + "\n"
-
-
-def _long(table: Table) -> str:
-    lines = [
-        r"{\scriptsize\setlength{\tabcolsep}{3pt}",
-        rf"\begin{{longtable}}{{{_preamble(table)}}}",
-        rf"\caption{{{_caption(table)}}}\\",
-        r"\toprule",
-        *_head(table.columns),
-        r"\midrule",
-        r"\endhead",
-        r"\bottomrule",
-        r"\endfoot",
-        *_body(table),
-        r"\end{longtable}",
-        *_notes(table),
-        "}",
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(line for line in lines if line) + "\n"
 
 
 def _caption(table: Table) -> str:
@@ -119,10 +108,10 @@ def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
     return runs
 
 
-def _body(table: Table) -> list[str]:
+def _body(table: Table, part: Table) -> list[str]:
     lines: list[str] = []
     ruled = table.stub > 0
-    for stub, rows in table.groups():
+    for stub, rows in part.groups():
         if lines and ruled:
             lines.append(r"\midrule")
         names = [_cell(table, cell) for cell in stub]

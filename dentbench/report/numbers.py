@@ -26,7 +26,8 @@ class Share:
     def __str__(self) -> str:
         if not self.total:
             return "no images"
-        return f"{self.percent:.1f}% ({self.count}/{self.total})"
+        tenths = (2000 * self.count + self.total) // (2 * self.total)  # exact, halves up
+        return f"{tenths / 10:.1f}% ({self.count}/{self.total})"
 
     def plain(self) -> str:
         """Return the percentage as digits."""

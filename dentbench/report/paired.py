@@ -85,7 +85,7 @@ def _paired_table(
     if any(one and one.batching == "declared" and not one.separable for one in used):
         notes.append(DECLARED)
     return Table.of(
-        f"{table.name}: dent and its static models, CIFAR-10, AutoAttack, Linf 8/255",
+        f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})",
         PAIRED_COLUMNS,
         rows,
         caption="Accuracy in percent (images right/images), natural and under attack.",
@@ -168,4 +168,4 @@ def _paired_rows(
 def _minus(cell: Cell, published: float, decimals: int) -> Cell:
     if not isinstance(cell.value, Share):
         return Cell(None)
-    return Cell(Points(cell.value.percent - published, decimals), cell.notes)
+    return Cell(Points(round(cell.value.percent - published, 6), decimals), cell.notes)

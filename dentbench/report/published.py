@@ -25,7 +25,10 @@ class PairedRow:
 
 @dataclass(frozen=True)
 class PairedTable:
-    """A published table of static and defended models; ``decimals``: as many as were printed."""
+    """A published table of static and defended models.
+
+    ``name`` says which in few words, ``source`` in full; ``decimals``: as many as were printed.
+    """
 
     name: str
     source: str
@@ -53,7 +56,7 @@ class AblationRow:
 PAPER: Final = "Wang et al., Fighting Gradients with Gradients, arXiv 2105.08714"
 
 TABLE1: Final = PairedTable(
-    name="Table 1",
+    name="paper, Table 1",
     source=f"{PAPER}, Table 1: CIFAR-10, 10,000 test images, AutoAttack, Linf 8/255",
     decimals=1,
     rows=(
@@ -65,7 +68,7 @@ TABLE1: Final = PairedTable(
 )
 
 README: Final = PairedTable(
-    name="Released README",
+    name="released README",
     source=(
         "README of the released code (DequanWang/dent 263b6b1): CIFAR-10, 10,000 test images, "
         "AutoAttack, Linf 8/255, instance-wise, 6 steps"

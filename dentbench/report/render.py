@@ -83,7 +83,8 @@ def to_csv(table: Table, standalone: bool = False) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(escape(column.full_title) for column in table.columns), "notes"])
     for row in table.rows:
-        notes = dict.fromkeys(note for cell in row for note in cell.notes)
+        parts = (part for cell in row for note in cell.notes for part in note.split("; "))
+        notes = dict.fromkeys(parts)
         writer.writerow([*map(_plain, row), escape("; ".join(notes))])
     return text.getvalue()
 

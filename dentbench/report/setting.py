@@ -12,11 +12,17 @@ from dentbench.spec import BatchPlan, DentSpec, field_names, parse_eps
 DATASET: Final = "CIFAR-10"
 """The data set of every published number."""
 
+OFFICIAL_NAMES: Final = frozenset({DATASET, f"{DATASET} (test)"})
+"""What records call that data set; any other name is another one, such as a JPEG copy."""
+
 IMAGES: Final = 10_000
 """The number of images of every published number."""
 
 ATTACK: Final = "standard"
 """The attack of every published number: AutoAttack's standard version."""
+
+NOT_AUTOATTACK: Final = "not AutoAttack"
+"""What the label of every attack says that is not one of AutoAttack's own versions."""
 
 PUBLISHED: Final = "published"
 """The protocol of every published number of a defense."""
@@ -49,12 +55,19 @@ def shortened(record: Record) -> bool:
 
 
 def attack_departures(record: Record) -> tuple[str, ...]:
-    """Say how the attack is not AutoAttack's standard version; nothing when it is."""
+    """Name in few words an attack that is not AutoAttack's standard version; else nothing."""
     if record.attack == ATTACK and not shortened(record):
         return ()
-    label = record.attack_label
-    known = "not AutoAttack" in label
-    return (label if known else f"{label}: not AutoAttack {ATTACK}",)
+    if NOT_AUTOATTACK not in record.attack_label:
+        return (f"{record.attack_label}, {NOT_AUTOATTACK} {ATTACK}",)
+    return (f"{'shortened ' if shortened(record) else ''}{record.attack}, {NOT_AUTOATTACK}",)
+
+
+def attack_notes(record: Record) -> tuple[str, ...]:
+    """Return the footnote of an attack that is not AutoAttack's standard version: what it is."""
+    departures = attack_departures(record)
+    known = NOT_AUTOATTACK in record.attack_label
+    return (record.attack_label,) if departures and known else departures
 
 
 _exact = lru_cache(parse_eps)
@@ -69,14 +82,14 @@ def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ..
 
 def model_departures(record: Record) -> tuple[str, ...]:
     """Say how the data set and dent's settings are not the published ones."""
-    data = () if record.dataset == DATASET else (f"not {DATASET} but {record.dataset}",)
+    data = () if record.dataset in OFFICIAL_NAMES else (f"not {DATASET} but {record.dataset}",)
     settings = settings_text(record)
     return (*data, settings) if settings else data
 
 
 def count_marks(record: Record) -> tuple[str, ...]:
     """Say that there are fewer images than published; nothing when there are as many."""
-    if record.dataset != DATASET:
+    if record.dataset not in OFFICIAL_NAMES:
         return (f"{record.n:,} images",)
     return () if record.n == IMAGES else (f"{record.n:,} of {IMAGES:,} images",)
 

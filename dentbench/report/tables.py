@@ -71,7 +71,7 @@ def table2(records: Sequence[Record], models: Collection[str] | None = None) -> 
         values = (row.natural, row.linf, row.l2)
         rows.append([*stub, "published", f"{row.time:.1f}x", *map(Percent, values)])
     return Table.of(
-        "Table 2: dent's model (Delta) and input (Sigma) adaptation on a nominal model",
+        "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
         ABLATION_COLUMNS,
         rows,
         caption="Accuracy in percent (images right/images); time relative to the static model.",
@@ -131,7 +131,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
     )
     grouped: dict[tuple[object, ...], list[list[object]]] = {}
     for one in records:
-        stub = (one.model, one.dataset, one.attack_label, one.norm, one.eps, one.n)
+        stub = (one.model, one.dataset, _attack(one), one.norm, one.eps, one.n)
         grouped.setdefault(stub, []).append([*stub, *_record_cells(one, protocols)])
     return Table.of(
         "All records",
@@ -148,6 +148,11 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
     )
 
 
+def _attack(record: Record) -> Cell:
+    notes = setting.attack_notes(record)
+    return Cell(record.attack if notes else record.attack_label, notes)
+
+
 def _protocols(records: Iterable[Record]) -> list[str]:
     """Return every protocol that a record has, in order of first appearance."""
     return list(dict.fromkeys(name for one in records for name in one.protocol.split()))
@@ -155,7 +160,7 @@ def _protocols(records: Iterable[Record]) -> list[str]:
 
 def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
     counts, n = record.protocol_counts, record.n
-    notes = setting.attack_departures(record)
+    notes = setting.attack_notes(record)
     worst = Cell(Share(record.robust_correct, n) if counts else NOT_RUN, notes if counts else ())
     paired = None
     if record.gained is not None and record.lost is not None:
@@ -177,7 +182,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
 def summary(static: Record, defended: Record) -> Table:
     """Return the short table of one evaluation: static, each protocol and the worst case."""
     counts, n = defended.protocol_counts, defended.n
-    notes = setting.attack_departures(defended)
+    notes = setting.attack_notes(defended)
     base = Share(static.robust_correct, static.n)
     rows: list[list[object]] = [
         [
@@ -210,5 +215,5 @@ def summary(static: Record, defended: Record) -> Table:
             Column("minus static", "right"),
         ),
         rows,
-        caption=f"{n} images, {defended.attack_label}.",
+        caption=f"{n:,} images.",
     )

@@ -52,12 +52,13 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
                 for column, cell in zip(table.columns, stub, strict=False)
                 if cell.text
             )
-            parts.append(Text(f"\n{heading}" if number == 0 else heading, style="bold cyan"))
+            parts.append(Text(f"\n{heading}", style="bold cyan"))
         if widths is None:
             parts.extend(_turned(table, rows, width))
         else:
             parts.append(_grid(table, rows, widths, show_header=number == 0))
     marked = [f"[{mark}] {printable(note)}" for note, mark in table.footnotes.items()]
+    parts.append(Text(""))
     parts.extend(Text(line, style="dim") for line in (*marked, *map(printable, notes)))
     return Group(*parts)
 
@@ -105,7 +106,7 @@ def _turned(table: Table, rows: Sequence[Sequence[Cell]], width: int) -> list[Re
         for title, *cells in zip(titles, *texts[:fit], strict=True):
             if any(cells):
                 grid.add_row(Text(title, style="dim"), *map(Text, cells))
-        parts += [grid, Text("")]
+        parts += [grid, Text("")] if texts[fit:] else [grid]
         texts, widths = texts[fit:], widths[fit:]
     return parts
 

@@ -10,10 +10,15 @@ import pytest
 
 from dentbench.outcome import Record
 
-CIFAR = {"dataset": "CIFAR-10", "data_sha256": "c" * 64, "count": 10_000, "n": 10_000}
+CIFAR = {"dataset": "CIFAR-10 (test)", "data_sha256": "c" * 64, "count": 10_000, "n": 10_000}
 FULL = {"attack": "standard", "attack_label": "AutoAttack standard"}
-QUICK = {"attack": "quick", "attack_label": "quick: not AutoAttack", "norm": "Linf", "eps": "0.15"}
-DIGITS = {"dataset": "UCI digits", "data_sha256": "d" * 64, "count": 512, "n": 512}
+QUICK = {
+    "attack": "quick",
+    "attack_label": "quick: APGD-CE and APGD-T with 3 targets, 20 iterations each (not AutoAttack)",
+    "norm": "Linf",
+    "eps": "0.15",
+}
+DIGITS = {"dataset": "UCI digits (test)", "data_sha256": "d" * 64, "count": 512, "n": 512}
 DENT = {
     "mode": "instance",
     "steps": 6,

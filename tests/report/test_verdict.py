@@ -76,9 +76,9 @@ def test_the_worst_case_per_image_is_said(make_record: Make) -> None:
 
 
 def test_a_quick_attack_is_named(make_record: Make) -> None:
-    quick = {"attack": "quick", "attack_label": "quick: not AutoAttack"}
+    quick = {"attack": "quick", "attack_label": "quick: APGD (not AutoAttack)"}
     counts = {"published": 402, "transfer": 349}
-    assert "under transfer (quick: not AutoAttack); the static" in (
+    assert "under transfer (quick, not AutoAttack); the static" in (
         verdict(*pair(make_record, 347, counts, 6, 4, 512, **quick)).sentence
     )
 

@@ -1,0 +1,200 @@
+"""``dentbench report``: formats, files, filters, clear errors, and a light start."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dentbench import store
+from dentbench.cli import report as command
+from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
+from dentbench.outcome import Record
+
+ROOT = Path(store.__file__).parents[1]
+RUNNER = CliRunner()
+
+
+def record(number: int, **changes: Any) -> Record:
+    values = {
+        "key": f"{number:016x}",
+        "time": "2026-11-22T08:00:00Z",
+        "model": "digits-robust",
+        "model_sha256": "a" * 64,
+        "dataset": "UCI digits (test)",
+        "data_sha256": "b" * 64,
+        "first": 0,
+        "count": 512,
+        "mode": "static",
+        "separable": True,
+        "attack": "standard",
+        "attack_label": "AutoAttack standard",
+        "norm": "Linf",
+        "eps": "0.15",
+        "batch_size": 128,
+        "batching": "declared",
+        "protocol": "published",
+        "seed": 0,
+        "n": 512,
+        "natural_correct": 505,
+        "robust_correct": 347,
+        "worst_protocol": "published",
+        "by_protocol": '{"published": 347}',
+        "broken_by": "{}",
+        "forwards": 1,
+        "backwards": 1,
+        "seconds": 1.5,
+        "device": "cpu",
+        "versions": "{}",
+        "git_revision": "",
+    }
+    return Record(**{**values, **changes})
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    store.append(folder, record(1))
+    store.append(folder, record(2, model="Carmon2019Unlabeled"))
+    store.append(folder, replace(record(1), robust_correct=300, by_protocol='{"published": 300}'))
+    return folder
+
+
+def run(*arguments: object) -> str:
+    """Run the command and return its standard output; its errors are raised."""
+    app = typer.Typer()
+    app.command("report")(command.report)
+    done = RUNNER.invoke(app, [str(one) for one in arguments])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_markdown_is_the_default_in_a_pipe(results: Path) -> None:
+    assert run("--results", results).startswith("**All records**\n\n")
+
+
+@pytest.mark.parametrize(
+    ("form", "start"),
+    [
+        ("terminal", "All records"),
+        ("markdown", "**All"),
+        ("latex", "% needs"),
+        ("csv", "model,data set,"),
+        ("json", '{\n "title"'),
+        ("html", "<figure"),
+    ],
+)
+def test_formats(results: Path, form: str, start: str) -> None:
+    assert run("--results", results, "--format", form).startswith(start)
+
+
+@pytest.mark.parametrize("table", ["1", "2", "readme", "all"])
+def test_tables(results: Path, table: str) -> None:
+    value = json.loads(run("--results", results, "--table", table, "--format", "json"))
+    assert value["rows"]
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("t.md", "**"),
+        ("t.tex", "% "),
+        ("t.CSV", "model,"),
+        ("t.json", "{"),
+        ("t.html", "<fig"),
+        ("t.txt", "All"),
+        ("t", "**"),
+    ],
+)
+def test_out_writes_a_file_of_its_suffix(results: Path, name: str, start: str) -> None:
+    out = results / name
+    assert "wrote" not in run("--results", results, "--out", out)
+    assert out.read_text(encoding="utf-8").startswith(start)
+    assert not list(results.glob(".*tmp"))
+
+
+def test_standalone(results: Path) -> None:
+    text = run("--results", results, "--format", "latex", "--standalone")
+    assert text.startswith(r"\documentclass") and text.endswith("\\end{document}\n")
+    assert run("--results", results, "--format", "html", "--standalone").startswith("<!DOCTYPE")
+    for form in ("markdown", "terminal"):
+        with pytest.raises(SpecError, match=f"needs format latex or html, not {form}"):
+            run("--results", results, "--format", form, "--standalone")
+
+
+def test_latest_and_all_rows(results: Path) -> None:
+    latest = run("--results", results, "--format", "csv").splitlines()
+    every = run("--results", results, "--format", "csv", "--all-rows").splitlines()
+    assert (len(latest), len(every)) == (3, 4)
+    assert "58.5938" in latest[2] and "67.7734" not in "".join(latest[2:])
+
+
+@pytest.mark.parametrize("name", ["digits-robust", "DIGITS", "carmon2019"])
+def test_model_by_name_or_beginning(results: Path, name: str) -> None:
+    rows = run("--results", results, "--model", name, "--format", "csv").splitlines()[1:]
+    assert len(rows) == 1 and rows[0].lower().startswith(name.lower())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["--model", "Carmen2019"], UnknownNameError, "did you mean Carmon2019Unlabeled"),
+        (["--model", "Ding2020"], StoreError, "there are no results of Ding2020 for table all"),
+        (["--out", "{results}/no/folder/t.md"], StoreError, "cannot write"),
+    ],
+)
+def test_errors(
+    results: Path, arguments: list[str], error: type[DentBenchError], message: str
+) -> None:
+    with pytest.raises(error, match=message) as found:
+        run("--results", results, *(one.format(results=results) for one in arguments))
+    assert "\n" not in str(found.value) and found.value.exit_code == 2
+
+
+def test_no_results(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no results folder"):
+        run("--results", tmp_path / "missing")
+    with pytest.raises(StoreError, match=r"there are no results in .*; run dentbench evaluate"):
+        run("--results", tmp_path)
+
+
+def test_ten_thousand_rows_are_quick_and_load_nothing_heavy(tmp_path: Path) -> None:
+    rows = [store.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
+    store.write_atomic(tmp_path / "results.csv", store._lines([store.column_names(), *rows]))
+    code = (
+        "import sys, time, typer; from dentbench.cli.report import report; "
+        "app = typer.Typer(); app.command()(report); "
+        "app(standalone_mode=False); "
+        "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'filelock'} & set(sys.modules); "
+        "print(time.process_time(), sorted(heavy), file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--results", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+    )
+    seconds, heavy = done.stderr.strip().split(" ", 1)
+    assert heavy == "[]" and len(done.stdout.splitlines()) > 10_000
+    assert float(seconds) < 3  # of processor time; 1.1 measured
+
+
+def test_importing_the_command_is_light() -> None:
+    code = (
+        "import sys; import dentbench.cli.report; "
+        "print({'torch', 'pandas', 'numpy', 'rich', 'tabulate'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,260 @@
+"""Every format of every table against a golden file that was read by eye.
+
+To renew the files after a deliberate change, delete them and run the tests: a missing file is
+written and its test fails once.
+"""
+
+from __future__ import annotations
+
+import csv
+import html.parser
+import io
+import json
+import re
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from dentbench.errors import SpecError
+from dentbench.outcome import Record
+from dentbench.report import tables
+from dentbench.report.latex import LONG
+from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report.render import FORMATS, render
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.terminal import print_table
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "report"
+SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}
+TABLES = {
+    "table1": tables.table1,
+    "table2": tables.table2,
+    "readme": tables.readme,
+    "all": tables.all_records,
+}
+HOSTILE = "\\{}_%&#$~^|<>\"'`[]*--,,=é中\u202e\x1b[31m\n\t\ud800"
+TEXT = st.text(st.characters(exclude_categories=()) | st.sampled_from(HOSTILE), max_size=20)
+
+
+def in_terminal(table: Table, width: int = 80) -> str:
+    text = StringIO()
+    print_table(table, Console(file=text, width=width, no_color=True))
+    return text.getvalue()
+
+
+def check(name: str, text: str) -> None:
+    path = GOLDEN / name
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(text.encode())
+        pytest.fail(f"{path} was missing and has been written: read it, then run again")
+    assert text.encode() == path.read_bytes()
+
+
+@pytest.mark.parametrize("form", [*FORMATS, "terminal"])
+@pytest.mark.parametrize("name", TABLES)
+def test_golden(records: list[Record], name: str, form: str) -> None:
+    table = TABLES[name](records)
+    text = in_terminal(table) if form == "terminal" else render(table, form)
+    check(f"{name}.{SUFFIX.get(form, 'txt')}", text)
+
+
+def test_golden_documents(records: list[Record]) -> None:
+    check("table1.page.html", render(tables.table1(records), "html", standalone=True))
+    check("table1.document.tex", render(tables.table1(records), "latex", standalone=True))
+
+
+def test_golden_summary(records: list[Record]) -> None:
+    check("summary.txt", in_terminal(tables.summary(records[5], records[6])))
+
+
+def small(*texts: str, rows: int = 2, stub: int = 0) -> Table:
+    columns = [Column(text, "right", "both" if place else "") for place, text in enumerate(texts)]
+    cells = [[Cell(text, (text,)) for text in texts] for _ in range(rows)]
+    return Table.of(texts[0], columns, cells, caption=texts[-1], notes=texts, stub=stub)
+
+
+def brace_depth(text: str) -> int:
+    """Return the depth at the end, with escaped braces taken out; fail where it is negative."""
+    depth = 0
+    for char in re.sub(r"\\[{}\\]", "", text):
+        depth += {"{": 1, "}": -1}.get(char, 0)
+        assert depth >= 0
+    return depth
+
+
+def check_latex(text: str, columns: int) -> None:
+    """Check braces, environments, cells per row and that no raw special character is left."""
+    assert brace_depth(text) == 0
+    stack = []
+    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if what == "begin":
+            stack.append(name)
+        else:
+            assert stack.pop() == name
+    assert not stack
+    bodies = re.findall(r"\\toprule(.*?)\\bottomrule", text, re.DOTALL)
+    for line in "".join(bodies).splitlines():
+        if line.endswith(r"\\"):
+            spans = [int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+            assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == columns - 1
+    assert all(char < "\x7f" or "\xc0" <= char <= "\xff" or char == "\n" for char in text)
+
+
+@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize("standalone", [False, True])
+def test_latex_structure(records: list[Record], name: str, standalone: bool) -> None:
+    table = TABLES[name](records)
+    text = render(table, "latex", standalone=standalone)
+    check_latex(text, len(table.columns))
+    assert text.count(r"\begin{document}") == standalone
+    assert "siunitx" not in text and text.count(r"\toprule") == 1
+
+
+@given(st.lists(TEXT, min_size=2, max_size=4), st.sampled_from([1, LONG + 1]), st.integers(0, 2))
+def test_latex_of_hostile_names(texts: list[str], rows: int, stub: int) -> None:
+    check_latex(render(small(*texts, rows=rows, stub=stub), "latex"), len(texts))
+
+
+def test_latex_escapes_every_special_character() -> None:
+    text = render(Table.of("t", [Column("c")], [["\\{}_%&#$~^--,,[*"]]), "latex")
+    assert (
+        r"\textbackslash{}\{\}\_\%\&\#\$\textasciitilde{}\textasciicircum{}-{}-,{},{[}{*} \\"
+    ) in text
+
+
+HTML_TAGS = {
+    "figure",
+    "table",
+    "caption",
+    "thead",
+    "tbody",
+    "tr",
+    "th",
+    "td",
+    "sup",
+    "p",
+    "figcaption",
+}
+
+
+class Tags(html.parser.HTMLParser):
+    """Collects what a browser would see and fails on unbalanced elements."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.seen: set[str] = set()
+        self.texts: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag: str, attrs: object) -> None:
+        self.seen.add(tag)
+        if tag != "meta":
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.texts.append(data)
+
+
+@given(st.lists(TEXT, min_size=2, max_size=4), st.integers(0, 2))
+def test_html_of_hostile_names(texts: list[str], stub: int) -> None:
+    page = Tags(render(small(*texts, stub=stub), "html"))
+    assert page.seen <= HTML_TAGS
+
+
+def test_html_never_runs_a_name() -> None:
+    name = '<script>alert(1)</script>" onload="x'
+    page = Tags(render(small(name, name), "html"))
+    assert "script" not in page.seen and name in page.texts
+
+
+@given(st.lists(TEXT, min_size=2, max_size=4), st.integers(0, 2))
+def test_markdown_of_hostile_names(texts: list[str], stub: int) -> None:
+    lines = render(small(*texts, stub=stub), "markdown").split("\n")
+    grid = [line for line in lines if line.startswith("|")]
+    assert len(grid) == 4
+    for line in grid:
+        assert len(re.findall(r"(?<!\\)(?:\\\\)*\|", line)) == len(texts) + 1
+    assert not [line for line in lines if "<" in line]
+
+
+@given(st.lists(TEXT, min_size=2, max_size=4), st.integers(0, 2), st.integers(20, 100))
+def test_terminal_of_hostile_names(texts: list[str], stub: int, width: int) -> None:
+    text = in_terminal(small(*texts, stub=stub), width)
+    assert "\x1b" not in text and "\u202e" not in text
+    assert all(cell_len(line) <= width for line in text.split("\n"))
+
+
+def test_terminal_markup_in_names_is_text() -> None:
+    assert "[bold]x[/bold]" in in_terminal(small("[bold]x[/bold]", "b"))
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 160])
+@pytest.mark.parametrize("name", TABLES)
+def test_terminal_width(records: list[Record], name: str, width: int) -> None:
+    text = in_terminal(TABLES[name](records), width)
+    assert max(map(cell_len, text.split("\n"))) <= width
+    assert "Carmon2019Unlabeled" in text or name == "table2"
+
+
+def test_terminal_limit(records: list[Record]) -> None:
+    text = StringIO()
+    console = Console(file=text, width=80, no_color=True)
+    print_table(tables.all_records(records), console, limit=2)
+    assert "The last 2 rows; 12 older ones" in text.getvalue()
+    assert "Ding2020MMA" not in text.getvalue()
+
+
+def test_csv_is_safe_and_marked(records: list[Record]) -> None:
+    rows = list(csv.DictReader(io.StringIO(render(tables.all_records(records), "csv"))))
+    assert len(rows) == len(records)
+    assert not [cell for row in rows for cell in row.values() if cell[:1] in set("=+@\t")]
+    assert rows[1]["robust transfer"] == "59.63" and rows[1]["minus static"] == "0.1"
+    assert rows[6]["notes"] == records[6].attack_label and rows[0]["notes"] == ""
+
+
+def test_json_has_numbers_and_texts(records: list[Record]) -> None:
+    value = json.loads(render(tables.all_records(records), "json"))
+    row = value["rows"][1]
+    assert row["worst"] == {
+        "percent": 59.63,
+        "count": 5963,
+        "total": 10000,
+        "text": "59.6% (5963/10000)",
+    }
+    assert row["minus static"]["gained"] == 33 and row["model"] == "Carmon2019Unlabeled"
+    assert value["rows"][6]["worst"]["notes"] == [records[6].attack_label]
+    assert list(row) == value["columns"]
+
+
+def test_numbers_are_written_one_way() -> None:
+    assert str(Share(76, 128)) == "59.4% (76/128)" and str(Share(0, 0)) == "no images"
+    assert str(Share(76, 128).interval) == "50.7-67.5"
+    assert [str(Points(x)) for x in (1.55, -0.04, 0.0, -3)] == ["+1.6", "0.0", "0.0", "-3.0"]
+    assert str(Paired(3, 1, 128)) == "+1.6 (+3 -1, p = 0.62)"
+
+
+def test_footnote_marks_go_past_z() -> None:
+    table = Table.of("t", [Column("c")], [[Cell(n, (f"note {n}",))] for n in range(28)])
+    assert [*table.footnotes.values()][24:] == ["y", "z", "aa", "ab"]
+
+
+def test_what_is_refused(records: list[Record]) -> None:
+    table = tables.table1(records)
+    with pytest.raises(SpecError, match="format is 'pdf'; allowed: markdown, latex"):
+        render(table, "pdf")
+    with pytest.raises(SpecError, match="standalone needs format latex or html, not csv"):
+        render(table, "csv", standalone=True)
+    with pytest.raises(ValueError, match="row 0 of 't' has 2 cells for 1 columns"):
+        Table.of("t", [Column("c")], [[1, 2]])

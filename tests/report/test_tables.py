@@ -1,0 +1,204 @@
+"""Which records stand where in the tables, and what marks them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from dentbench.outcome import Record
+from dentbench.report import published, setting, tables
+from dentbench.report.published import README, TABLE1, TABLE2, lookup
+from dentbench.report.table import Table
+
+Make = Callable[..., Record]
+DENT = {
+    "mode": "instance",
+    "steps": 6,
+    "loss": "shot",
+    "statistics": "running",
+    "optimizer": "adamod",
+    "lr": 6e-3,
+    "beta1": 0.99,
+    "beta2": 0.999,
+    "beta3": 0.6,
+    "optimizer_eps": 1e-8,
+    "momentum": 0.9,
+    "nesterov": True,
+    "separable": False,
+}
+COUNTS = {"published": 8230, "transfer": 5963}
+
+
+def rows_of(table: Table, model: str, label: str) -> list[list[str]]:
+    """Return the texts, marks expanded, of the rows of a model with a label in column "row"."""
+    at = [column.title for column in table.columns].index("row")
+    return [
+        [cell.text + "".join(f" [{note}]" for note in cell.notes) for cell in row[at + 1 :]]
+        for row in table.rows
+        if row[at - 1].text == model and row[at].text == label
+    ]
+
+
+def test_published_numbers_are_the_sources() -> None:
+    assert lookup("Ding2020MMA", "batch") == TABLE1.rows[1]
+    assert TABLE1.rows[1].adversarial_dent == 47.6
+    assert lookup("Ding2020MMA", "instance", README) == README.rows[6]
+    assert lookup("Ding2020MMA", "batch", README) is None and lookup("x", "instance") is None
+    assert (len(TABLE1.rows), len(README.rows), len(TABLE2)) == (4, 7, 6)
+    for row in TABLE1.rows:  # the README's numbers round to the paper's
+        other = lookup(row.model, row.mode, README)
+        if other is not None:
+            for name in ("natural_static", "natural_dent", "adversarial_static"):
+                assert abs(getattr(row, name) - getattr(other, name)) <= 0.0501
+    assert "2105.08714" in TABLE1.source and "263b6b1" in README.source
+    assert "architecture is not established" in published.TABLE2_SOURCE
+
+
+def test_a_matching_record_stands_beside_the_published_one(make_record: Make) -> None:
+    table = tables.table1(
+        [make_record(1, 8969, {"published": 5950}), make_record(2, 8931, COUNTS, **DENT)]
+    )
+    model = "Carmon2019Unlabeled"
+    assert rows_of(table, model, "ours")[1] == [
+        "89.7% (8969/10000)",
+        "89.3% (8931/10000)",
+        "59.5% (5950/10000)",
+        "82.3% (8230/10000)",
+        "59.6% (5963/10000)",
+    ]
+    assert rows_of(table, model, "difference")[-1] == ["0.0", "0.0", "0.0", "0.0", ""]
+    assert rows_of(table, model, "published")[1] == ["89.7%", "89.3%", "59.5%", "82.3%", ""]
+    assert rows_of(table, "Ding2020MMA", "ours") == [["not run"] * 5] * 2
+    assert any("not a RobustBench number" in note for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "mark"),
+    [
+        (
+            {"dataset": "CIFAR-10 (JPEG copy)"},
+            "not CIFAR-10 but CIFAR-10 (JPEG copy); 10,000 images",
+        ),
+        ({"attack": "quick", "attack_label": "quick: x (not AutoAttack)"}, "quick, not AutoAttack"),
+        (
+            {
+                "iterations": 10,
+                "attack_label": "AutoAttack standard with iterations 10 (not AutoAttack)",
+            },
+            "shortened standard, not AutoAttack",
+        ),
+        (
+            {"attack": "plus", "attack_label": "AutoAttack plus"},
+            "AutoAttack plus, not AutoAttack standard",
+        ),
+        ({"eps": "4/255"}, "Linf 4/255"),
+        ({"norm": "L2", "eps": "0.5"}, "L2 0.5"),
+        ({"lr": 0.02}, "lr 0.02"),
+        ({"loss": "entropy", "batch_size": 64}, "loss entropy, batches of 64"),
+    ],
+)
+def test_another_setting_never_stands_beside_it(
+    make_record: Make, changes: dict[str, Any], mark: str
+) -> None:
+    table = tables.table1([make_record(2, 8931, COUNTS, **{**DENT, **changes})])
+    ours = rows_of(table, "Carmon2019Unlabeled", "ours")
+    assert ours[:2] == [["not run"] * 5] * 2  # batch-wise, instance-wise
+    assert ours[2][3] == f"82.3% (8230/10000) [{mark}]"
+    assert ours[2][4] == f"59.6% (5963/10000) [{mark}]"
+    assert not rows_of(table, "Carmon2019Unlabeled", "difference")
+    assert table.rows[-1][1].notes == (mark,)
+
+
+def test_fewer_images_stand_beside_it_marked(make_record: Make) -> None:
+    few = {"n": 128, "count": 128}
+    record = make_record(2, 109, {"published": 82, "transfer": 54}, **DENT, **few)
+    table = tables.table1([record])
+    for label in ("ours", "95% interval", "difference"):
+        cells = rows_of(table, "Carmon2019Unlabeled", label)[-1]
+        assert all("[128 of 10,000 images]" in cells[place] for place in (1, 3))
+
+
+def test_more_images_then_more_protocols_then_the_latest_wins(make_record: Make) -> None:
+    few = make_record(1, 100, {"published": 80, "transfer": 70, "x": 60}, **DENT, n=128)
+    one = make_record(2, 8000, {"published": 7000}, **DENT)
+    two = make_record(3, 8100, {"published": 7000, "transfer": 5000}, **DENT)
+    late = replace(two, natural_correct=8200)
+    for records, natural in (
+        ([few], "78.1%"),
+        ([one, few], "80.0%"),
+        ([two, one, few], "81.0%"),
+        ([two, late, few], "82.0%"),
+    ):
+        ours = rows_of(tables.table1(records), "Carmon2019Unlabeled", "ours")[1]
+        assert ours[1].startswith(natural)
+
+
+def test_static_is_the_one_of_the_same_images(make_record: Make) -> None:
+    other = {"data_sha256": "0" * 64}
+    records = [
+        make_record(1, 9000, {"published": 6000}),
+        make_record(2, 8000, {"published": 5000}, **other),
+        make_record(3, 8931, COUNTS, **DENT, **other),
+    ]
+    ours = rows_of(tables.table1(records), "Carmon2019Unlabeled", "ours")
+    assert ours[1][0].startswith("80.0%")
+
+
+def test_a_worst_case_needs_more_than_the_published_protocol(make_record: Make) -> None:
+    table = tables.table1([make_record(2, 8931, {"published": 8230}, **DENT)])
+    assert rows_of(table, "Carmon2019Unlabeled", "ours")[1][3:] == ["82.3% (8230/10000)", "not run"]
+    table = tables.table1([make_record(2, 8931, {"transfer": 8230}, **DENT)])
+    assert rows_of(table, "Carmon2019Unlabeled", "ours")[1][3:] == ["not run", "82.3% (8230/10000)"]
+
+
+def test_declared_batches_are_said_where_they_matter(make_record: Make) -> None:
+    def said(**changes: Any) -> bool:
+        records = [make_record(2, 8931, COUNTS, **{**DENT, **changes})]
+        return any("declared batches" in note for note in tables.table1(records).notes)
+
+    assert said() and not said(batching="autoattack") and not said(separable=True)
+
+
+def test_readme_takes_only_its_own_models(make_record: Make) -> None:
+    records = [make_record(1, 505, COUNTS, **DENT, model="mine"), make_record(2, 1, COUNTS, **DENT)]
+    assert {row[1].text for row in tables.readme(records).rows} == {
+        row.model for row in README.rows
+    }
+    assert "mine" in {row[1].text for row in tables.table1(records).rows}
+    only = tables.readme(records, ["Ding2020MMA"])
+    assert {row[1].text for row in only.rows} == {"Ding2020MMA"}
+
+
+def test_table2_rows(records: list[Record]) -> None:
+    table = tables.table2(records)
+    first = [cell.text for cell in table.rows[0]]
+    assert first == [
+        *("no", "none", "0", "AutoAttackResNet18", "not measured"),
+        *("93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"),
+    ]
+    assert [cell.text for cell in table.rows[1]][3:] == [
+        *("published", "1.0x", "95.6%", "8.8%", "9.2%")
+    ]
+    assert len(table.rows) == 12 and not rows_of(table, "1", "difference")
+
+
+def test_all_records_has_every_record_once(records: list[Record]) -> None:
+    table = tables.all_records(records)
+    assert len(table.rows) == len(records)
+    few = tables.all_records(records, ["digits-robust"])
+    assert [row[6].text for row in few.rows] == ["static", "instance"]
+    assert few.rows[1][-1].text == "no gain"
+    assert tables.all_records([]).rows == ()
+
+
+def test_settings_are_told_apart(make_record: Make) -> None:
+    assert setting.settings_text(make_record(1, 1, COUNTS, batch_size=7)) == ""
+    batch = {**DENT, "mode": "batch", "steps": 30, "loss": "entropy", "statistics": "batch"}
+    assert setting.settings_text(make_record(1, 1, COUNTS, **batch)) == ""
+    changed = {**batch, "statistics": "running", "optimizer": "sgd"}
+    assert setting.settings_text(make_record(1, 1, COUNTS, **changed)) == (
+        "statistics running, optimizer sgd"
+    )
