@@ -170,7 +170,7 @@ def _bring(card: ModelCard | DatasetCard, request: Request, quiet: bool) -> dict
     """Fetch one card's files, saying what and how much first and under what license."""
     from dentbench.zoo.cards import DatasetCard
     from dentbench.zoo.listing import facts
-    from dentbench.zoo.sources import cached_paths, fetch_dataset_file, is_cached
+    from dentbench.zoo.sources import amount, cached_paths, fetch_dataset_file, is_cached
 
     def say(text: str) -> None:
         if not quiet:
@@ -180,7 +180,7 @@ def _bring(card: ModelCard | DatasetCard, request: Request, quiet: bool) -> dict
         say(f"{card.id}: comes with the installation; license: {card.license}")
         return facts(card, request.folder)
     if not is_cached(card, request.folder):
-        say(f"{card.id}: fetching {_amount(card)} into {request.folder}; license: {card.license}")
+        say(f"{card.id}: fetching {amount(card)} into {request.folder}; license: {card.license}")
     if isinstance(card, DatasetCard):
         fetch_dataset_file(card, request)
     else:
@@ -190,14 +190,6 @@ def _bring(card: ModelCard | DatasetCard, request: Request, quiet: bool) -> dict
     found = facts(card, request.folder)
     say(f"{card.id}: in the cache and verified, {found['bytes'] / 1e6:.1f} MB")
     return found
-
-
-def _amount(card: ModelCard | DatasetCard) -> str:
-    from dentbench.zoo.cards import DatasetCard
-
-    if isinstance(card, DatasetCard):
-        return "its test file (30 MB; 170 MB where only the whole archive is offered)"
-    return f"{card.architecture}, about {4 * card.parameters / 1e6:.0f} MB"
 
 
 @contextmanager

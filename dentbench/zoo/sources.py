@@ -77,6 +77,13 @@ def size_of(card: ModelCard | DatasetCard, folder: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
+def amount(card: ModelCard | DatasetCard) -> str:
+    """Return in words what fetching a card brings, and how much of it."""
+    if isinstance(card, DatasetCard):
+        return "its test file (30 MB; 170 MB where only the whole archive is offered)"
+    return f"{card.architecture}, about {4 * card.parameters / 1e6:.0f} MB"
+
+
 def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
     """Return what is wrong with a card's cached files, by the published or recorded hashes."""
     known = Expected(md5=card.file_md5) if isinstance(card, DatasetCard) else Expected()

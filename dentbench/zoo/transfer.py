@@ -62,10 +62,12 @@ def download(
     """
     if source.startswith("gdrive:"):
         return _from_drive(source.removeprefix("gdrive:"), part, name, policy, progress)
-    if not is_local(source):
-        return _patiently(source, part, name, policy, progress)
-    _copy(source, part)
-    return False
+    if is_local(source):
+        _copy(source, part)
+        return False
+    if not source.startswith(("http://", "https://")):
+        raise SourceError("only http, https and file addresses and local paths can be fetched")
+    return _patiently(source, part, name, policy, progress)
 
 
 def is_local(source: str) -> bool:

@@ -222,6 +222,11 @@ def test_a_folder_that_cannot_be_written(server: Loopback, tmp_path: Path) -> No
         bring(server, tmp_path / "file" / "below")
 
 
+def test_other_addresses_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="only http, https and file"):
+        fetch_file(["ftp://127.0.0.1/net.pt"], tmp_path / "net.pt", policy=QUICK)
+
+
 def test_credentials_in_a_url_are_not_shown(server: Loopback, tmp_path: Path) -> None:
     with pytest.raises(FetchError) as caught:
         bring(server, tmp_path, "http://me:secret@127.0.0.1:9/net.pt?token=secret")
