@@ -32,8 +32,9 @@ class ModelCard:
     ``source`` is "embedded", "pyautoattack" or "robustbench"; ``weights`` names its files there:
     ``gdrive:ID`` or URLs, one per checkpoint file. ``eps`` is exact ("8/255"). Accuracies are
     percentages: ``clean`` and ``autoattack`` as published for the whole test set (embedded models:
-    as we measured them, see ``details``), ``external`` a lower one by others. ``batchnorm_layers`` counts BatchNorm2d modules, used or not.
-    ``recommended`` holds DentSpec fields that suit the model better than the defaults.
+    as we measured them, see ``details``), ``external`` a lower one by others. ``batchnorm_layers``
+    counts BatchNorm2d modules, used or not. ``recommended`` holds DentSpec fields that suit the
+    model better than the defaults.
     """
 
     id: str
