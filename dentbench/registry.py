@@ -10,6 +10,9 @@ from dentbench.errors import UnknownNameError
 
 T = TypeVar("T")
 
+SHOWN = 20
+"""How many names an error message lists at most."""
+
 
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping of canonical names to values, with case-insensitive names and aliases.
@@ -43,8 +46,11 @@ class Registry(Mapping[str, T], Generic[T]):
     def _unknown(self, name: str) -> str:
         near = difflib.get_close_matches(name.lower(), self._canonical, n=3, cutoff=0.5)
         names = list(dict.fromkeys(self._canonical[match] for match in near))
-        hint = f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(self)}"
-        return f"unknown {self.kind} {name!r}; {hint}"
+        if names:
+            return f"unknown {self.kind} {name!r}; did you mean {' or '.join(names)}?"
+        known = [*self][:SHOWN]
+        more = f" and {len(self) - SHOWN} more" if len(self) > SHOWN else ""
+        return f"unknown {self.kind} {name!r}; known: {', '.join(known)}{more}"
 
     def __getitem__(self, name: str) -> T:
         return self._values[self.canonical(name)]

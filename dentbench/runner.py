@@ -152,7 +152,7 @@ class Evaluation:
         forwards, backwards = self.counter.forwards, self.counter.backwards
         started = time.perf_counter()
         seed = derive_seed(spec.seed, "defense", stage, unit)
-        defense = SeededDefense(self._defense(spec), seed, self.device)
+        defense = SeededDefense(self.classifier(spec), seed, self.device)
         if stage == NATURAL:
             points, correct = x, judge_in_batches(defense, x, y, spec.batches.size)
             result = AttackResult(x, correct, tuple("" if c else NATURAL for c in correct.tolist()))
@@ -195,7 +195,8 @@ class Evaluation:
         )
         return load_protocol(stage)(situation)
 
-    def _defense(self, spec: EvalSpec) -> Classifier:
+    def classifier(self, spec: EvalSpec) -> Classifier:
+        """Return what a spec attacks and judges: the network itself, or dent around it."""
         if spec.defense is None:
             return self.network
         key = spec.key()

@@ -1,0 +1,5 @@
+"""``python -m dentbench``."""
+
+from dentbench.cli.app import main
+
+main()

@@ -1,0 +1,90 @@
+"""The ``dentbench`` command: its sub-commands, and errors turned into exit codes once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from dentbench import __version__
+from dentbench.cli.ablate import ablate
+from dentbench.cli.evaluate import evaluate
+from dentbench.cli.fetch import fetch
+from dentbench.cli.report import report
+from dentbench.errors import DentBenchError
+
+app = typer.Typer(
+    name="dentbench",
+    help="Tells whether a dynamic (test-time adapting) adversarial defense really holds.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 2 something you can fix, 130 stopped by Ctrl-C (resumable).",
+)
+app.command("fetch")(fetch)
+app.command("evaluate")(evaluate)
+app.command("ablate")(ablate)
+app.command("report")(report)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dentbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Tells whether a dynamic (test-time adapting) adversarial defense really holds."""
+
+
+def spread(arguments: Sequence[str], repeatable: set[str]) -> list[str]:
+    """Return the arguments with ``--steps 1 3 6`` written as ``--steps 1 --steps 3 --steps 6``.
+
+    ``repeatable``: the options that may be given more than once.
+    """
+    result: list[str] = []
+    option = ""
+    fresh = False
+    for argument in arguments:
+        if argument.startswith("-") and not argument[1:2].isdigit():
+            option, fresh = argument, True
+        elif option in repeatable and not fresh:
+            result.append(option)
+        else:
+            fresh = False
+        result.append(argument)
+    return result
+
+
+def _repeatable(command: Any) -> set[str]:
+    options = [param for param in command.params if getattr(param, "multiple", False)]
+    return {name for option in options for name in option.opts}
+
+
+def main() -> None:
+    """Run the command line; every error that a user can fix is one sentence and an exit code."""
+    arguments = sys.argv[1:]
+    commands: Any = typer.main.get_command(app)
+    chosen = commands.commands.get(arguments[0]) if arguments else None
+    # Commands with positional names already take several values after one option.
+    if chosen is not None and all(param.param_type_name == "option" for param in chosen.params):
+        arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
+    try:
+        commands(args=arguments, prog_name="dentbench")
+    except DentBenchError as error:
+        typer.echo(f"dentbench: {error}", err=True)
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader has gone; there is nobody to tell
+        sys.exit(1)

@@ -1,0 +1,148 @@
+"""Options that more than one command takes, and the config file that gives them values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dentbench.errors import SpecError
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"config file {path} is not there") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"config file {path} cannot be read: {error}") from error
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
+    """Let the config file's values stand in for options that the command line leaves out."""
+    if path is None or context.resilient_parsing:
+        return path
+    named = {
+        option.removeprefix("--").replace("-", "_"): param
+        for param in context.command.params
+        for option in getattr(param, "opts", ())
+    }
+    defaults: dict[str, Any] = {}
+    for name, value in _read_config(path).items():
+        if name not in named or name == "config":
+            known = ", ".join(sorted(named.keys() - {"config", "help", "h"}))
+            raise SpecError(f"config file {path} sets {name!r}, which is no option; known: {known}")
+        defaults[str(named[name].name)] = _as_written(name, value, named[name], path)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
+    many = bool(getattr(param, "multiple", False))
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, Mapping) or (not many and isinstance(value, list)):
+        raise SpecError(f"config file {path} gives {name} the value {value!r}; give one value")
+    if getattr(param, "is_flag", False):
+        if not isinstance(value, bool):
+            raise SpecError(f"config file {path} gives {name} the value {value!r}; true or false")
+        return value
+    written = [str(single) for single in values]
+    return written if many else written[0]
+
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=_apply_config,
+        help="Values for these options by name; the command line wins.",
+    ),
+]
+Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
+        "repeatable. Default: the embedded digits-robust.",
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "--data",
+        metavar="NAME|FILE",
+        help="Data set by name, or a .parquet, .npz or CIFAR file. Default: the model's own.",
+    ),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data-name", metavar="TEXT", help="What to call a data file of your own."),
+]
+Loss = Annotated[str | None, typer.Option("--loss", help="shot or entropy.")]
+Statistics = Annotated[
+    str | None, typer.Option("--statistics", help="running (training, frozen) or batch.")
+]
+Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adamod, adam or sgd.")]
+Norm = Annotated[str | None, typer.Option("--norm", help="Linf, L2 or L1. Default: the model's.")]
+Eps = Annotated[
+    str | None,
+    typer.Option("--eps", metavar="8/255", help="Exact radius. Default: the model's."),
+]
+Attack = Annotated[
+    str,
+    typer.Option(
+        "--attack",
+        help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
+        "quick (short, not AutoAttack).",
+    ),
+]
+Protocols = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol", help="How the defense is attacked; repeatable. Default: published, transfer."
+    ),
+]
+Examples = Annotated[
+    int | None, typer.Option("--examples", metavar="N", help="Number of images. Default: all.")
+]
+First = Annotated[int, typer.Option("--first", metavar="N", help="Number of the first image.")]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", help="Images that the defense sees together.")
+]
+Batching = Annotated[
+    str,
+    typer.Option(
+        "--batching",
+        help="declared: the defense sees only its declared batches; autoattack: AutoAttack's "
+        "own packing of survivors.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every attack.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]
+Cache = Annotated[
+    Path | None,
+    typer.Option("--cache", metavar="DIR", help="Cache folder; also DENTBENCH_CACHE."),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Make no connection; also DENTBENCH_OFFLINE=1.")
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget stored outcomes of these runs and start over.")
+]
+SaveAdversarial = Annotated[
+    bool, typer.Option("--save-adversarial", help="Keep the final points of every batch.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would run and its cost; attack nothing.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -1,0 +1,138 @@
+"""What ``evaluate`` and ``ablate`` share: a study carried out, watched, stoppable and shown."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from dentbench.cli.progress import shown_progress
+from dentbench.errors import InterruptedRunError, SpecError, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from dentbench.outcome import Record
+    from dentbench.runner import RunOptions
+    from dentbench.study import Source, Study
+
+
+def run_options(
+    results: Path, device: str, *, fresh: bool = False, save_adversarial: bool = False
+) -> RunOptions:
+    """Return how to run, once the results folder and the device are known to be usable."""
+    from dentbench.runner import RunOptions
+
+    _check_writable(results)
+    return RunOptions(
+        results=results,
+        device=_device(device),
+        fresh=fresh,
+        save_adversarial=save_adversarial,
+    )
+
+
+def _check_writable(results: Path) -> None:
+    probe = results / ".writable"
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise StoreError(
+            f"results folder {results} cannot be written ({error.strerror}); choose another one "
+            "with --results"
+        ) from error
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if name == "cpu":
+        return name
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise SpecError(f"device is {name!r}; allowed: auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise SpecError(f"device is {name!r}, but torch sees no CUDA GPU here; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise SpecError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs")
+    return name
+
+
+@contextmanager
+def resumable(results: Path) -> Iterator[None]:
+    """Turn Ctrl-C into a message that says what is safe and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        command = shlex.join(["dentbench", *sys.argv[1:]])
+        raise InterruptedRunError(
+            f"stopped; every finished batch is in {results / 'runs'}. "
+            f"The same command goes on from there: {command}"
+        ) from None
+
+
+def run(study: Study, source: Source, options: RunOptions) -> list[Record]:
+    """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
+    from dentbench.study import run_study
+
+    with resumable(options.results), shown_progress() as progress:
+        return run_study(study, source, options, progress)
+
+
+def show_estimates(studies: Sequence[Study], source: Source, device: str) -> None:
+    """Print what would run and what it would cost at most; attack nothing, write nothing."""
+    from rich.console import Console
+
+    from dentbench.attacks.catalogue import attack_label
+    from dentbench.estimate import estimate
+    from dentbench.report.table import Column, Table
+    from dentbench.report.terminal import print_table
+    from dentbench.runner import RunOptions
+    from dentbench.study import prepare
+
+    rows: list[list[object]] = []
+    for study in studies:
+        options = RunOptions(results=Path(), device=_device(device))
+        evaluation, specs = prepare(study, source, options)
+        for spec in specs:
+            for part in estimate(evaluation, spec, study.protocols):
+                cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
+                rows.append([spec.model.name, part.mode, part.stage, f"{part.images:,}", *cost])
+    labels = sorted({attack_label(study.attack) for study in studies})
+    columns = (
+        Column("model"),
+        Column("mode"),
+        Column("stage"),
+        *(Column(name, "right") for name in ("images", "forwards", "backwards", "time")),
+    )
+    table = Table.of(
+        f"Dry run: {'; '.join(labels)}",
+        columns,
+        rows,
+        caption="At most: every image surviving every attack; time extrapolated from two batches.",
+    )
+    print_table(table, Console())
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def print_json(records: Iterable[Record], **more: Any) -> None:
+    """Print records, and what else is given, as one JSON object."""
+    typer.echo(json.dumps({"records": [asdict(record) for record in records], **more}, indent=1))

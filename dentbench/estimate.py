@@ -1,0 +1,83 @@
+"""What a study would cost: exact bounds in passes, and seconds from two timed batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dentbench.attacks.cost import attack_passes, stage_passes
+from dentbench.outcome import NATURAL
+from dentbench.spec import EvalSpec
+
+if TYPE_CHECKING:
+    from dentbench.runner import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """The most that one stage can cost: every image surviving every attack.
+
+    ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
+    """
+
+    mode: str
+    stage: str
+    images: int
+    forwards: int
+    backwards: int
+    seconds: float
+
+
+def estimate(
+    evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]
+) -> list[StageEstimate]:
+    """Return what each stage of one spec would cost at most, after timing two batches of it."""
+    forward, gradient = _time_two_batches(evaluation, spec)
+    stages = [NATURAL, *(protocols if spec.defense else ("published",))]
+    images = spec.data.count
+    found = []
+    for stage in stages:
+        total = stage_passes(spec, stage, evaluation.classes) * images
+        calls = attack_passes(spec.attack, evaluation.classes)
+        if stage != "published":
+            calls *= 0
+        seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
+        found.append(
+            StageEstimate(
+                mode=spec.mode,
+                stage=stage,
+                images=images,
+                forwards=total.forwards,
+                backwards=total.backwards,
+                seconds=seconds * images,
+            )
+        )
+    return found
+
+
+def _time_two_batches(evaluation: Evaluation, spec: EvalSpec) -> tuple[float, float]:
+    """Return the seconds per image of the defense's forward, and of forward and input gradient."""
+    classify = evaluation.classifier(spec)
+    size = spec.batches.size
+    batches = evaluation.subject.images[: 2 * size].to(evaluation.device).split(size)
+    with torch.no_grad():
+        classify(batches[0])  # the first call allocates; it is not timed
+        forward = _seconds(lambda: [classify(x) for x in batches], evaluation.device)
+    leaves = [x.clone().requires_grad_() for x in batches]
+    gradient = _seconds(
+        lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves], evaluation.device
+    )
+    images = sum(map(len, batches))
+    return forward / images, gradient / images
+
+
+def _seconds(work: object, device: torch.device) -> float:
+    assert callable(work)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,206 @@
+"""From what a user asks for to specs and a loaded subject: names, defaults and cards meet here.
+
+The first half is torch-free, so that a bad name or value is told before anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
+from dentbench.errors import SpecError
+from dentbench.spec import (
+    MODES,
+    AttackSpec,
+    BatchPlan,
+    DentSpec,
+    EvalSpec,
+    ModelSpec,
+    field_names,
+    parse_eps,
+    require_choice,
+    require_count,
+)
+from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
+
+if TYPE_CHECKING:
+    from dentbench.outcome import Record
+    from dentbench.runner import Evaluation, Progress, RunOptions
+    from dentbench.zoo.transfer import Progress as FetchProgress
+
+DEFAULT_MODEL = "digits-robust"
+DEFAULT_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which images: a data set's name or file, and the slice of it; None takes the default."""
+
+    dataset: str | None = None
+    data_name: str | None = None
+    first: int = 0
+    examples: int | None = None
+
+    def __post_init__(self) -> None:
+        require_count("first", self.first, 0)
+        if self.examples is not None:
+            require_count("examples", self.examples, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where models and data are looked for: the cache, and whether to connect at all."""
+
+    cache: Path | None = None
+    offline: bool = False
+    mirrors: tuple[str, ...] = ()
+    progress: FetchProgress | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One model evaluated without a defense and with each of some: checked, nothing loaded yet."""
+
+    model: str
+    card: ModelCard | None
+    defenses: tuple[DentSpec | None, ...]
+    attack: AttackSpec
+    data: DataChoice
+    batches: BatchPlan
+    protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    seed: int = 0
+    notes: tuple[str, ...] = ()
+
+
+def find_card(model: str) -> ModelCard | None:
+    """Return a model's card, or None for a file or ``module:callable`` of one's own.
+
+    Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
+    """
+    if model in MODELS or not (":" in model or Path(model).suffix):
+        return MODELS[model]
+    return None
+
+
+def choose_attack(
+    card: ModelCard | None,
+    *,
+    name: str = "standard",
+    norm: str | None = None,
+    eps: str | None = None,
+    **budget: int | None,
+) -> AttackSpec:
+    """Return the attack asked for; norm and eps are the model card's when they are left out.
+
+    Raises :class:`~dentbench.errors.SpecError` for an eps that is missing or bad.
+    """
+    name = ATTACKS.canonical(name)
+    if norm is not None:
+        norm = {known.lower(): known for known in ("Linf", "L2", "L1")}.get(norm.lower(), norm)
+    default_norm = card.norm if card is not None and card.norm else "Linf"
+    norm = norm or default_norm
+    radius: Fraction
+    if eps is not None:
+        radius = parse_eps(eps)
+    elif card is not None and card.eps and norm == default_norm:
+        radius = parse_eps(card.eps)
+    elif card is None and norm == "Linf":
+        radius = Fraction(8, 255)
+    else:
+        raise SpecError(f"there is no default eps in {norm} for this model; give --eps")
+    return AttackSpec(name=name, norm=norm, eps=radius, **budget)
+
+
+def choose_defense(
+    mode: str, settings: Mapping[str, Any], card: ModelCard | None
+) -> tuple[DentSpec | None, tuple[str, ...]]:
+    """Return the defense asked for, None for static, and what a user should know of the choice.
+
+    ``settings``: DentSpec fields by name, None where the default is to be taken. A card's
+    recommended settings fill in what is left out, and a note says so.
+    """
+    require_choice("mode", mode, MODES)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if mode == "static":
+        if given:
+            raise SpecError(
+                f"{', '.join(given)} given for mode static, which has no dent; "
+                "leave it out, or choose mode batch or instance"
+            )
+        return None, ()
+    recommended: dict[str, Any] = {}
+    if card is not None and card.recommended.get("mode", "instance") == mode:
+        known = field_names(DentSpec)
+        recommended = {
+            name: value
+            for name, value in card.recommended.items()
+            if name in known and name not in given and name != "mode"
+        }
+    spec = DentSpec(mode=mode, **{**recommended, **given})
+    released = DentSpec(mode=mode, **given)
+    changed = [f"{k} {v}" for k, v in recommended.items() if getattr(released, k) != v]
+    if not changed or card is None:
+        return spec, ()
+    return spec, (f"{card.id}'s card recommends {', '.join(changed)} for dent; used here",)
+
+
+def choose_protocols(names: Sequence[str]) -> tuple[str, ...]:
+    """Return the protocols named, in the catalogue's order; "all" names every one."""
+    if any(name.lower() == "all" for name in names):
+        return tuple(PROTOCOLS)
+    chosen = {PROTOCOLS.canonical(name) for name in names or DEFAULT_PROTOCOLS}
+    return tuple(name for name in PROTOCOLS if name in chosen)
+
+
+def data_default(study: Study) -> str:
+    """Return the name of the data set to use: the one asked for, or the model's own."""
+    if study.data.dataset is not None:
+        return study.data.dataset
+    if study.card is None:
+        raise SpecError(f"no data set is known for {study.model}; give --dataset or --data")
+    return study.card.dataset
+
+
+def check_names(study: Study) -> None:
+    """Raise for an unknown data set, without loading anything."""
+    name = data_default(study)
+    if name not in DATASETS and not ("/" in name or Path(name).suffix or Path(name).exists()):
+        DATASETS.canonical(name)
+
+
+def prepare(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> tuple[Evaluation, list[EvalSpec]]:
+    """Load a study's model and data; return what runs it and its specs, the static one first."""
+    from dentbench.runner import Evaluation, Subject
+    from dentbench.zoo.datasets import load_dataset, slice_of
+    from dentbench.zoo.models import load_model
+
+    check_names(study)
+    where: dict[str, Any] = vars(source)
+    dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
+    images, labels, data = slice_of(dataset, study.data.first, study.data.examples)
+    model = load_model(study.model, **where)
+    static = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        batches=study.batches,
+        defense=None,
+        attack=study.attack,
+        seed=study.seed,
+    )
+    subject = Subject(network=model.network, images=images, labels=labels)
+    specs = [static, *(replace(static, defense=d) for d in study.defenses if d is not None)]
+    return Evaluation(subject, options, progress), specs
+
+
+def run_study(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> list[Record]:
+    """Carry out a study, or what is left of it, and return its records, the static one first."""
+    evaluation, specs = prepare(study, source, options, progress)
+    return evaluation.run(specs, study.protocols)
