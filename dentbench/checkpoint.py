@@ -10,7 +10,6 @@ import io
 import json
 import logging
 import shutil
-import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,24 +52,32 @@ class RunFolder:
         """
         path = self._file(stage, unit)
         try:
-            with np.load(path, allow_pickle=False) as archive:
-                outcome = _parse(str(archive["outcome"]), stage, unit)
-                found = "points" in archive.files
+            file = path.open("rb")
         except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-            aside = path.with_suffix(".corrupt")
-            path.replace(aside)
-            _log.warning("%s is corrupt (%s); kept as %s, to be redone", path, error, aside.name)
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error}") from error
+        try:
+            with file, np.load(file, allow_pickle=False) as archive:
+                outcome = _parse(str(archive["outcome"]), stage, unit)
+                found = "points" in archive.files
+        except Exception as error:  # what is raised depends on the byte that is damaged
+            _set_aside(path, error)
+            return None
         return None if with_points and not found else outcome
 
     def load_points(self, stage: str, unit: int) -> Points:
-        """Return the points of an outcome that :meth:`load` found with its points."""
-        with np.load(self._file(stage, unit), allow_pickle=False) as archive:
-            points: Points = archive["points"]
+        """Return the points of an outcome that :meth:`load` found with its points.
+
+        Raises :class:`~dentbench.errors.StoreError` when they turn out to be corrupt.
+        """
+        path = self._file(stage, unit)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                points: Points = archive["points"]
+        except Exception as error:
+            _set_aside(path, error)
+            raise StoreError(f"{path} is corrupt; run again, and the batch is redone") from error
         return points
 
     def save(self, outcome: BatchOutcome, points: Points | None) -> None:
@@ -96,6 +103,12 @@ class RunFolder:
 
     def _file(self, stage: str, unit: int) -> Path:
         return self.path / stage / f"{unit:05d}.npz"
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    aside = path.with_suffix(".corrupt")
+    path.replace(aside)
+    _log.warning("%s is corrupt (%s); kept as %s, to be redone", path, error, aside.name)
 
 
 def _parse(text: str, stage: str, unit: int) -> BatchOutcome:

@@ -85,7 +85,7 @@ class Evaluation:
         self.device = torch.device(options.device)
         self.counter = CallCounter()
         self.subject = subject
-        network = subject.network.to(self.device).eval()
+        network = subject.network.to(self.device).eval().requires_grad_(False)
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         self._dents: dict[str, Dent] = {}
@@ -96,8 +96,11 @@ class Evaluation:
         A spec with a defense is attacked by every protocol; a static one by "published" alone,
         and it is evaluated before the defended ones when they are to be compared with it.
         """
-        if self.options.fresh:
-            for spec in specs:
+        found = len(self.subject.images)
+        for spec in specs:
+            if spec.data.count != found:
+                raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
+            if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]
 
@@ -126,8 +129,10 @@ class Evaluation:
         missing = [unit for unit, outcome in enumerate(found) if outcome is None]
         if not missing:
             return [outcome for outcome in found if outcome is not None]
-        if stage != NATURAL and PROTOCOLS[stage].needs_static:
-            self.outcomes(replace(spec, defense=None), "published")
+        if stage != NATURAL:
+            self.outcomes(spec, NATURAL)
+            if PROTOCOLS[stage].needs_static:
+                self.outcomes(replace(spec, defense=None), "published")
         outcomes = {unit: outcome for unit, outcome in enumerate(found) if outcome is not None}
         with self._watched(spec, stage, [units[unit] for unit in missing]):
             for done, unit in enumerate(missing, 1):
@@ -250,13 +255,13 @@ def _count_classes(network: nn.Module, subject: Subject, device: torch.device) -
     shape = tuple(subject.images.shape[1:])
     try:
         logits = network(subject.images[:1].to(device))
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ModelError(f"the model does not take images of shape {shape}: {reason}") from error
     if not isinstance(logits, Tensor) or logits.ndim != 2:
         raise ModelError("the model does not answer with logits of shape (images, classes)")
     classes = logits.shape[1]
-    highest = int(subject.labels.max())
-    if highest >= classes:
-        raise DataError(f"label {highest} is in the data, but the model has {classes} classes")
+    for label in (int(subject.labels.min()), int(subject.labels.max())):
+        if not 0 <= label < classes:
+            raise DataError(f"label {label} is in the data, but the model has {classes} classes")
     return classes

@@ -46,7 +46,7 @@ class ThreatModel:
         return inside & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
 
     def project(self, points: Tensor, clean: Tensor) -> Tensor:
-        """Return points (B, C, H, W) of the ball and the box.
+        """Return points (B, C, H, W) of the ball and the box; those that are in both stay.
 
         Linf: the nearest ones. L2 and L1: pulled straight towards the clean image.
         """
@@ -54,9 +54,9 @@ class ThreatModel:
             inside = torch.minimum(torch.maximum(points, clean - self.eps), clean + self.eps)
             return inside.clamp(0, 1)
         points = points.clamp(0, 1)
-        distance = self.distance(points, clean).clamp_min(torch.finfo(points.dtype).tiny)
-        shrink = (self.eps / distance).clamp_max(1)
-        return clean + (points - clean) * shrink[:, None, None, None]
+        distance = self.distance(points, clean)[:, None, None, None]
+        pulled = clean + (points - clean) * (self.eps / distance)
+        return torch.where(distance > self.eps, pulled, points)
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:

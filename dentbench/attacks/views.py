@@ -34,12 +34,12 @@ class BatchView(nn.Module):
     ) -> None:
         super().__init__()
         self.defense = defense
-        self.clean = clean
+        self.clean = clean.contiguous()  # the attacks call view on what comes of it
         self.labels = labels
         self.threat = threat
         self.whole = whole
-        self.points = clean.clone()
-        self.best = clean.clone()
+        self.points = self.clean.clone()
+        self.best = self.clean.clone()
         self.best_margin = torch.full_like(labels, -torch.inf, dtype=clean.dtype)
         everything = torch.arange(len(clean), device=clean.device)
         self._given = everything  # the rows handed to the attack
