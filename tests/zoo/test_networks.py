@@ -1,0 +1,168 @@
+"""The embedded networks and digits: shapes, sizes, and the accuracies that their cards state."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from dentbench.spec import DentSpec
+from dentbench.zoo.networks import NETWORKS, Normalize
+from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, count_natural, read_digits
+from dentbench.zoo.train import DIGITS as DIGITS_SOURCE
+from dentbench.zoo.training import perturb
+
+SHAPES = {"DigitsResNet": (1, 8, 8), "ResNet-20": (3, 32, 32)}
+EMBEDDED = sorted(ASSETS.glob("*.safetensors"))
+DIGITS = [path for path in EMBEDDED if path.name.startswith("digits")]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tiny tensors: on a busy machine a second thread is mostly waited for."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def facts(weights: Path) -> dict[str, Any]:
+    """The card beside the weights."""
+    card: dict[str, Any] = json.loads(weights.with_suffix(".json").read_text(encoding="utf-8"))
+    return card
+
+
+def load(weights: Path) -> nn.Module:
+    """The embedded network in eval mode, without gradients to its parameters."""
+    model = NETWORKS[facts(weights)["architecture"]]()
+    model.load_state_dict(load_file(weights))
+    return model.eval().requires_grad_(False)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "layers"), [("DigitsResNet", 77_562, 7), ("ResNet-20", 269_722, 19)]
+)
+def test_sizes(name: str, parameters: int, layers: int) -> None:
+    model = NETWORKS[name]()
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) == layers
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_logits_and_a_contiguous_input_gradient(name: str) -> None:
+    model = NETWORKS[name]().eval()
+    x = torch.rand(3, *SHAPES[name], requires_grad=True)
+    logits = model(x)
+    assert logits.shape == (3, 10)
+    (gradient,) = torch.autograd.grad(logits.sum(), x)
+    assert gradient.shape == x.shape
+    assert gradient.is_contiguous()
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_every_batchnorm_reaches_the_logits(name: str) -> None:
+    model = NETWORKS[name]()
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    loss = model(torch.rand(4, *SHAPES[name])).square().sum()
+    gradients = torch.autograd.grad(loss, [norm.weight for norm in norms])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients)
+
+
+def test_normalization_is_inside() -> None:
+    model = NETWORKS["ResNet-20"]()
+    buffers = dict(model.named_buffers())
+    mean, std = buffers["normalize.mean"], buffers["normalize.std"]
+    x = torch.rand(2, 3, 32, 32)
+    layer = Normalize(mean.flatten().tolist(), std.flatten().tolist())
+    assert torch.allclose(layer(x), (x - mean) / std)
+    # Undoing it outside must change the logits of a network that starts with it.
+    assert not torch.allclose(model.eval()(x), model(x * std + mean), atol=1e-3)
+
+
+def test_digits_are_normalized_by_their_training_images() -> None:
+    images = read_digits("train").images()
+    buffers = dict(NETWORKS["DigitsResNet"]().named_buffers())
+    assert buffers["normalize.mean"].item() == pytest.approx(images.mean().item(), abs=1e-3)
+    assert buffers["normalize.std"].item() == pytest.approx(images.std().item(), abs=1e-3)
+
+
+def test_digits_npz() -> None:
+    with np.load(ASSETS / "digits.npz") as file:
+        assert file["images"].shape == (1797, 8, 8)
+        assert (file["images"].min(), file["images"].max()) == (0, 16)
+        assert np.bincount(file["labels"]).tolist() == [
+            178, 182, 177, 183, 181, 182, 181, 179, 174, 180,
+        ]  # fmt: skip
+        train, test = file["train"], file["test"]
+        assert (len(train), len(test)) == (1297, 500)
+        assert sorted([*train, *test]) == list(range(1797))
+        assert set(file["labels"][test]) == set(range(10))
+
+
+def test_digits_split() -> None:
+    train, test = read_digits("train"), read_digits("test")
+    assert train.pixels.shape == (1297, 1, 8, 8)
+    assert test.images().shape == (500, 1, 8, 8)
+    assert (float(test.images().min()), float(test.images().max())) == (0.0, 1.0)
+    assert test.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("weights", EMBEDDED, ids=lambda path: path.stem)
+def test_weights_fit_their_card(weights: Path) -> None:
+    card = facts(weights)
+    assert card["id"] == weights.stem
+    assert card["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert all(value.isfinite().all() for value in load_file(weights).values())
+    model = load(weights)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert card["parameters"] == sum(parameter.numel() for parameter in model.parameters())
+    assert card["batchnorm_layers"] == len(norms)
+    assert card["batchnorm_parameters"] == sum(2 * norm.num_features for norm in norms)
+
+
+@pytest.mark.parametrize("weights", EMBEDDED, ids=lambda path: path.stem)
+def test_figures_on_the_jpeg_copy_never_pass_for_cifar10(weights: Path) -> None:
+    card = facts(weights)
+    if card["dataset"] == "cifar10":
+        assert card["training"]["data"] == card["measured"]["data"] == "CIFAR-10 (JPEG copy)"
+        assert card["clean"] is None
+        assert card["autoattack"] is None
+
+
+@pytest.mark.parametrize("weights", DIGITS, ids=lambda path: path.stem)
+def test_what_a_card_recommends_is_a_dent_setting(weights: Path) -> None:
+    card = facts(weights)
+    assert card["recommended"] == DIGITS_SOURCE.recommended
+    assert card["recommended_note"] == DIGITS_SOURCE.recommended_note
+    DentSpec(**card["recommended"])
+
+
+def test_the_digits_networks_are_embedded() -> None:
+    assert {path.stem for path in DIGITS} == {"digits-robust", "digits-nominal"}
+    total = sum(path.stat().st_size for path in ASSETS.glob("digits*"))
+    assert total < 1_000_000
+
+
+@pytest.mark.parametrize("weights", DIGITS, ids=lambda path: path.stem)
+def test_natural_accuracy_is_the_cards(weights: Path) -> None:
+    stated = facts(weights)["measured"]["natural"]
+    assert stated["total"] == 500
+    # Another machine's arithmetic may turn an image that lies on the border.
+    assert abs(count_natural(load(weights), read_digits("test")) - stated["correct"]) <= 1
+
+
+@pytest.mark.parametrize("weights", DIGITS, ids=lambda path: path.stem)
+def test_a_short_attack_agrees_with_the_stated_robustness(weights: Path) -> None:
+    """AutoAttack breaks every image that seven PGD steps break, bar a few, and some more."""
+    model, data = load(weights), read_digits("test")
+    rng = torch.Generator().manual_seed(0)
+    x = perturb(model, data.images(), data.labels, DIGITS_ROBUST, rng)
+    survivors = int((model(x).argmax(1) == data.labels).sum())
+    stated = facts(weights)["measured"]["robust"][0]["correct"]
+    assert stated - 5 <= survivors <= stated + 75
