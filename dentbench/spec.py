@@ -8,62 +8,38 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
-from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
+from dentbench.checks import require_choice, require_count, require_number
+from dentbench.dentspec import DentSpec
 from dentbench.errors import SpecError
 
+__all__ = [
+    "BATCHINGS",
+    "MODES",
+    "NORMS",
+    "AttackSpec",
+    "BatchPlan",
+    "DataSpec",
+    "DentSpec",
+    "EvalSpec",
+    "ModelSpec",
+    "derive_seed",
+    "digest",
+    "field_names",
+    "format_eps",
+    "parse_eps",
+    "require_choice",
+    "require_count",
+    "require_number",
+]
+
 MODES: Final = ("static", "batch", "instance")
-LOSSES: Final = ("shot", "entropy")
-STATISTICS: Final = ("running", "batch")
-OPTIMIZERS: Final = ("adamod", "adam", "sgd")
 NORMS: Final = ("Linf", "L2", "L1")
 BATCHINGS: Final = ("declared", "autoattack")
-
-BY_MODE: Any = None
-"""Placeholder of a :class:`DentSpec` field whose default depends on the mode."""
-
-# Instance-wise is the released configuration. Batch-wise: 30 steps are the paper's; the loss and
-# the statistics follow the paper's text (2.2); all else is not established and ours.
-MODE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
-    {
-        "instance": {"steps": 6, "loss": "shot", "statistics": "running", "lr": 6e-3},
-        "batch": {"steps": 30, "loss": "entropy", "statistics": "batch", "lr": 6e-3},
-    }
-)
-
-
-def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
-    """Raise :class:`SpecError` unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise SpecError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
-
-
-def require_number(
-    name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
-) -> None:
-    """Raise :class:`SpecError` unless ``value`` is a finite number in ``[low, high]``.
-
-    ``open_low`` excludes ``low`` itself.
-    """
-    ok = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
-    ok = ok and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
-    if not ok or (open_low and value == low):
-        span = f"greater than {low:g}" if open_low else f"at least {low:g}"
-        span += "" if math.isinf(high) else f" and at most {high:g}"
-        raise SpecError(f"{name} is {value!r}; it must be a finite number, {span}")
-
-
-def require_count(name: str, value: object, low: int) -> None:
-    """Raise :class:`SpecError` unless ``value`` is an integer of at least ``low``."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise SpecError(f"{name} is {value!r}; it must be a whole number, at least {low}")
-
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
 
@@ -94,56 +70,6 @@ def format_eps(eps: Fraction) -> str:
         if "e" not in decimal and len(decimal) <= 6 and Fraction(decimal) == scaled:
             return decimal + suffix
     return f"{eps.numerator}/{eps.denominator}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class DentSpec:
-    """One configuration of dent; the defaults are the released one (METHOD: 263b6b1).
-
-    ``steps`` >= 0 updates are made per batch; ``lr`` > 0 is the optimizer's. ``loss`` is "shot"
-    (entropy minus the entropy of the batch-mean prediction) or "entropy"; ``statistics`` is
-    "running" (the training ones, frozen) or "batch" (re-estimated at every forward). Fields left
-    out take the mode's default. Raises :class:`~dentbench.errors.SpecError` for bad values.
-    """
-
-    mode: str = "instance"
-    steps: int = BY_MODE
-    loss: str = BY_MODE
-    statistics: str = BY_MODE
-    optimizer: str = "adamod"
-    lr: float = BY_MODE
-    beta1: float = 0.99
-    beta2: float = 0.999
-    beta3: float = 0.6
-    optimizer_eps: float = 1e-8
-    momentum: float = 0.9
-    nesterov: bool = True
-
-    def __post_init__(self) -> None:
-        require_choice("mode", self.mode, tuple(MODE_DEFAULTS))
-        for name, default in MODE_DEFAULTS[self.mode].items():
-            if getattr(self, name) is BY_MODE:
-                object.__setattr__(self, name, default)
-        require_count("steps", self.steps, 0)
-        require_choice("loss", self.loss, LOSSES)
-        require_choice("statistics", self.statistics, STATISTICS)
-        require_choice("optimizer", self.optimizer, OPTIMIZERS)
-        require_number("lr", self.lr, 0, open_low=True)
-        for name in ("beta1", "beta2", "beta3", "momentum"):
-            require_number(name, getattr(self, name), 0, 1 - 1e-12)
-        require_number("optimizer_eps", self.optimizer_eps, 0, open_low=True)
-        if self.nesterov not in (True, False):
-            raise SpecError(f"nesterov is {self.nesterov!r}; allowed: true, false")
-
-    @property
-    def separable(self) -> bool:
-        """Whether each image's prediction is independent of its batch mates.
-
-        True for zero steps, and for one affine pair per image with a per-image loss and frozen
-        statistics; the number of images that the mean loss is over is then a fixed constant.
-        """
-        alone = self.mode == "instance" and self.loss == "entropy" and self.statistics == "running"
-        return alone or self.steps == 0
 
 
 @dataclass(frozen=True, kw_only=True)

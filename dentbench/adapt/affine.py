@@ -35,13 +35,16 @@ def active(pairs: AffinePairs) -> Iterator[None]:
 
 
 class AdaptiveForward:
-    """The forward of a converted layer; ``index`` is its place in the active pairs."""
+    """The forward of a converted layer; ``index`` is its place in the active pairs.
 
-    def __init__(self, name: str, layer: nn.BatchNorm2d, index: int, statistics: str) -> None:
+    ``batch_share`` in [0, 1]: how much of the mean and the variance is the batch's own.
+    """
+
+    def __init__(self, name: str, layer: nn.BatchNorm2d, index: int, batch_share: float) -> None:
         self.name = name
         self.layer = layer
         self.index = index
-        self.use_batch = statistics == "batch"
+        self.batch_share = batch_share
         self.plain = type(layer).forward is nn.BatchNorm2d.forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -65,15 +68,29 @@ class AdaptiveForward:
         assert pairs is not None
         scale, shift = pairs[self.index]
         layer = self.layer
-        if self.use_batch:
+        if self.batch_share == 1:
             # Not F.batch_norm: that one refuses a single value per channel.
             cudnn = torch.backends.cudnn.enabled
             x = torch.batch_norm(x, None, None, None, None, True, 0.0, layer.eps, cudnn)
         else:
-            assert layer.running_mean is not None and layer.running_var is not None
-            scale = scale * torch.rsqrt(layer.running_var + layer.eps)
-            shift = shift - layer.running_mean * scale
+            mean, var = self._statistics(x)
+            scale = scale * torch.rsqrt(var + layer.eps)
+            shift = shift - mean * scale
         return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+
+    def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and variance (C,): the running ones, mixed with those of ``x`` if need be.
+
+        The mixture is of the moments (Schneider et al. 2020). The batch's variance is the biased
+        one and is differentiated, so that a share of 1 would be the batch statistics exactly.
+        """
+        mean, var, share = self.layer.running_mean, self.layer.running_var, self.batch_share
+        assert mean is not None and var is not None
+        if share:
+            batch_var, batch_mean = torch.var_mean(x, (0, 2, 3), correction=0)
+            mean = share * batch_mean + (1 - share) * mean
+            var = share * batch_var + (1 - share) * var
+        return mean, var
 
 
 class _ReplaceBatchNorm(TorchFunctionMode):
@@ -93,12 +110,12 @@ class _ReplaceBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def convert(network: nn.Module, statistics: str) -> list[tuple[str, nn.BatchNorm2d]]:
+def convert(network: nn.Module, batch_share: float) -> list[tuple[str, nn.BatchNorm2d]]:
     """Teach the BatchNorm2d layers of ``network`` to use active pairs; return them by name.
 
     ``network`` is changed: hand in a copy. Layers without affine parameters keep none to adapt.
     Raises :class:`~dentbench.errors.ModelError` when there is no layer to adapt, when one was
-    converted before, or when one lacks the running statistics that ``statistics`` asks for.
+    converted before, or when one lacks the running statistics that a ``batch_share`` below 1 needs.
     """
     layers = [
         (name or type(module).__name__, module)
@@ -113,10 +130,10 @@ def convert(network: nn.Module, statistics: str) -> list[tuple[str, nn.BatchNorm
     for index, (name, layer) in enumerate(layers):
         if isinstance(layer.forward, AdaptiveForward):
             raise ModelError(f"layer {name} is already converted; give Dent the original model")
-        if statistics == "running" and layer.running_mean is None:
+        if batch_share < 1 and layer.running_mean is None:
             raise ModelError(
                 f"layer {name} keeps no running statistics; use statistics='batch' for this model"
             )
         # On the instance, so that the layer keeps its type, attributes and hooks.
-        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, statistics)
+        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, batch_share)
     return layers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.adapt import affine
+from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.losses import LOSSES
 from dentbench.adapt.optimizers import OPTIMIZERS, initial_state
 from dentbench.errors import ModelError
@@ -20,12 +22,15 @@ from dentbench.spec import DentSpec
 class Adaptation:
     """What dent found for one batch: a value, handed to :meth:`Dent.predict`.
 
-    ``affine``: scale and shift of all layers in one tensor, (P,) batch-wise or (B, P)
-    instance-wise; None when nothing was adapted. ``losses`` (steps,): the loss before each update.
+    ``affine``: scale and shift of all layers in one tensor, (P,) batch-wise or where only the
+    blur adapts, (B, P) instance-wise; None after 0 steps, when the layers are the model's own.
+    ``losses`` (steps,): the loss before each update. ``sigma`` >= 0, in pixels, of the blur: () or
+    instance-wise (B,); None without a blur.
     """
 
     affine: Tensor | None
     losses: Tensor
+    sigma: Tensor | None = None
 
 
 class Dent(nn.Module):
@@ -35,7 +40,8 @@ class Dent(nn.Module):
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
     in the released code, the images given. Raises :class:`~dentbench.errors.ModelError` for a
-    model without BatchNorm2d. Source: the paper (arXiv 2105.08714) and its released code.
+    model without BatchNorm2d. Source: the paper (arXiv 2105.08714) and its released code, which
+    has no blur; see :mod:`dentbench.adapt.blur` for where that is from.
     """
 
     def __init__(
@@ -49,55 +55,79 @@ class Dent(nn.Module):
         except Exception as error:
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
-        layers = affine.convert(self.network, self.spec.statistics)
+        layers = affine.convert(self.network, self.spec.batch_share)
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers for _ in range(2)]
         self._loss = LOSSES[self.spec.loss]
         self._update = OPTIMIZERS[self.spec.optimizer]
         initial = torch.cat([part.detach() for _, m in layers for part in (m.weight, m.bias)])
+        sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)
+        self._initial: Tensor
+        self._sigma: Tensor | None
+        self._rates: Tensor
         self.register_buffer("_initial", initial, persistent=False)
+        self.register_buffer("_sigma", sigma, persistent=False)
+        self.register_buffer("_rates", self._learning_rates(), persistent=False)
 
     def train(self, mode: bool = True) -> Dent:
         """Stay in eval mode: dropout at test time is no part of the defense."""
         del mode
         return super().train(False)
 
-    def adapt(self, x: Tensor) -> Adaptation:
-        """Return the adaptation to a batch of images (B, C, H, W) in [0, 1]."""
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone() if x.is_inference() else x.detach()
-            return self._adapt(x)
+    def start(self) -> Adaptation:
+        """Return the adaptation before the first update: the same for every batch."""
+        flat = None if self.spec.steps == 0 else self._initial
+        return Adaptation(affine=flat, losses=self._initial.new_zeros(0), sigma=self._sigma)
 
-    def _adapt(self, x: Tensor) -> Adaptation:
+    def adapt(self, x: Tensor) -> Adaptation:
+        """Return the adaptation to a batch of images (B, C, H, W) in [0, 1], without a graph."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._adapt(x.clone() if x.is_inference() else x.detach(), differentiable=False)
+
+    def unroll(self, x: Tensor) -> Adaptation:
+        """Return the same adaptation as :meth:`adapt`, as a differentiable function of ``x``.
+
+        Its tensors carry the graph of all updates, gradients of gradients included, so
+        ``predict(x, unroll(x))`` has the exact gradient of the whole defense. The memory grows
+        with the number of steps.
+        """
+        with torch.inference_mode(False), torch.enable_grad():
+            return self._adapt(x.clone() if x.is_inference() else x, differentiable=True)
+
+    def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
         if self.spec.steps == 0:
-            return Adaptation(affine=None, losses=x.new_zeros(0))
-        count = len(x) if self.batch_size is None else self.batch_size
-        initial: Any = self._initial
-        parameters = initial.repeat(len(x), 1) if self.spec.mode == "instance" else initial
+            return self.start()
+        parameters = self._start(len(x)).requires_grad_()
         state = initial_state(parameters)
         losses = []
         for _ in range(self.spec.steps):
-            parameters = parameters.detach().requires_grad_()
-            loss = self._loss(self._forward(x, parameters), count)
-            (grad,) = torch.autograd.grad(loss, parameters)
-            with torch.no_grad():
-                change, state = self._update(grad, state, self.spec)
+            if not differentiable:
+                parameters = parameters.detach().requires_grad_()
+            loss = self.loss(self._forward(x, *self._parts(parameters)))
+            (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
+            with torch.set_grad_enabled(differentiable):
+                change, state = self._update(grad, state, self.spec, self._rates)
                 parameters = parameters + change
-            losses.append(loss.detach())
-        return Adaptation(affine=parameters.detach(), losses=torch.stack(losses))
+            losses.append(loss if differentiable else loss.detach())
+        if not differentiable:
+            parameters = parameters.detach()
+        flat, sigma = self._parts(parameters)
+        return Adaptation(affine=flat, losses=torch.stack(losses), sigma=sigma)
+
+    def loss(self, logits: Tensor) -> Tensor:
+        """Return the scalar that adaptation minimizes, for a batch's logits (B, classes)."""
+        return self._loss(logits, len(logits) if self.batch_size is None else self.batch_size)
 
     def predict(self, x: Tensor, adaptation: Adaptation) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W) under a given adaptation.
 
-        Differentiable in ``x``; an instance-wise adaptation fits only a batch of its own size.
+        Differentiable in ``x``, through the blur too, and in an adaptation that carries a graph.
+        An instance-wise adaptation fits only a batch of its own size.
         """
-        x = _ContiguousGradient.apply(x)
-        if adaptation.affine is None:
-            logits: Tensor = self.network(x)
-            return logits
-        if adaptation.affine.ndim == 2 and len(adaptation.affine) != len(x):
-            raise ValueError(f"{len(x)} images, but {len(adaptation.affine)} images' adaptation")
-        return self._forward(x, adaptation.affine)
+        for tensor, shared in ((adaptation.affine, 1), (adaptation.sigma, 0)):
+            if tensor is not None and tensor.ndim > shared and len(tensor) != len(x):
+                raise ValueError(f"{len(x)} images, but {len(tensor)} images' adaptation")
+        return self._forward(_ContiguousGradient.apply(x), adaptation.affine, adaptation.sigma)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) after adapting to ``x`` itself (B, C, H, W).
@@ -109,15 +139,51 @@ class Dent(nn.Module):
 
     def affine_parameters(self, adaptation: Adaptation) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each layer's scale and shift, (C,) or (B, C), by layer name."""
-        flat: Any = self._initial if adaptation.affine is None else adaptation.affine
+        flat = self._initial if adaptation.affine is None else adaptation.affine
         return dict(zip(self.layer_names, self._pairs(flat), strict=True))
+
+    def _learning_rates(self) -> Tensor:
+        """Return the learning rate of every parameter, in the order of :meth:`_start`."""
+        spec = self.spec
+        rates = self._initial.new_zeros(0)
+        if spec.delta == "affine":
+            pair = [spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr)]
+            by_part = rates.new_tensor(pair).repeat(len(self._sizes) // 2)
+            rates = by_part.repeat_interleave(torch.tensor(self._sizes, device=rates.device))
+        if spec.blur == "dynamic":
+            rates = torch.cat([rates, rates.new_tensor([spec.sigma_lr])])
+        return rates
+
+    def _start(self, images: int) -> Tensor:
+        """Return the parameters to adapt in one tensor, one row per image where each has its own.
+
+        The scales and shifts come first, if they adapt; sigma comes last, if it does.
+        """
+        parts = [self._initial] if self.spec.delta == "affine" else []
+        if self.spec.blur == "dynamic":
+            assert self._sigma is not None
+            parts.append(self._sigma[None])
+        start = torch.cat(parts)
+        return start.repeat(images, 1) if self.spec.mode == "instance" else start
+
+    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the scales and shifts, and sigma, for parameters laid out as by :meth:`_start`."""
+        flat, sigma = self._initial, self._sigma
+        if self.spec.blur == "dynamic":
+            parameters, sigma = parameters[..., :-1], parameters[..., -1].abs()
+        if self.spec.delta == "affine":
+            flat = parameters
+        return flat, sigma
 
     def _pairs(self, flat: Tensor) -> affine.AffinePairs:
         parts = torch.split(flat, self._sizes, dim=-1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
-    def _forward(self, x: Tensor, parameters: Tensor) -> Tensor:
-        with affine.active(self._pairs(parameters)):
+    def _forward(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
+        if sigma is not None:
+            assert self.spec.padding is not None
+            x = gaussian_blur(x, sigma, self.spec.padding)
+        with nullcontext() if flat is None else affine.active(self._pairs(flat)):
             logits: Tensor = self.network(x)
         return logits
 

@@ -1,6 +1,7 @@
 """The optimizers as pure functions: a gradient and a state in, a change and a state out.
 
-State is a value, nothing is updated in place, and every operation is differentiable.
+State is a value, nothing is updated in place, and every operation is differentiable with finite
+derivatives, at a gradient of exactly zero too.
 """
 
 from __future__ import annotations
@@ -25,8 +26,15 @@ class OptimizerState:
     averages: tuple[Tensor, ...]
 
 
-Update: TypeAlias = Callable[[Tensor, OptimizerState, DentSpec], tuple[Tensor, OptimizerState]]
-"""Maps (gradient, state, settings) to (what to add to the parameters, the next state)."""
+Rates: TypeAlias = Tensor | float
+"""Learning rates: one for all parameters, or a tensor that broadcasts to them."""
+
+Update: TypeAlias = Callable[
+    [Tensor, OptimizerState, DentSpec, Rates], tuple[Tensor, OptimizerState]
+]
+"""Maps (gradient, state, settings, learning rates) to (what to add to the parameters, next state).
+
+The learning rates are handed in beside the settings because each parameter may have its own."""
 
 
 def initial_state(parameters: Tensor) -> OptimizerState:
@@ -35,41 +43,70 @@ def initial_state(parameters: Tensor) -> OptimizerState:
     return OptimizerState(step=0, averages=(zeros, zeros, zeros))
 
 
-def adamod(grad: Tensor, state: OptimizerState, spec: DentSpec) -> tuple[Tensor, OptimizerState]:
+def safe_sqrt(square: Tensor) -> Tensor:
+    """Return the square root, with derivative 0 (not infinity) where ``square`` >= 0 is zero.
+
+    For the root of a squared gradient, which is its absolute value, 0 is a subgradient there.
+    """
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def adamod(
+    grad: Tensor, state: OptimizerState, spec: DentSpec, lr: Rates
+) -> tuple[Tensor, OptimizerState]:
     """AdaMod as the ``adamod`` 0.0.3 package computes it, which made dent's numbers.
 
     It bounds the bias-corrected step size by its own moving average and multiplies by the
     uncorrected first moment (unlike arXiv 1910.12249).
     """
-    step = state.step + 1
-    mean, square, rate = state.averages
-    mean = spec.beta1 * mean + (1 - spec.beta1) * grad
-    square = spec.beta2 * square + (1 - spec.beta2) * grad * grad
-    size = spec.lr * math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step)
-    current = size / (square.sqrt() + spec.optimizer_eps)
-    rate = spec.beta3 * rate + (1 - spec.beta3) * current
+    step, mean, square = _moments(grad, state, spec)
+    size = lr * (math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step))
+    current = size / (safe_sqrt(square) + spec.optimizer_eps)
+    rate = spec.beta3 * state.averages[2] + (1 - spec.beta3) * current
     return -torch.minimum(current, rate) * mean, OptimizerState(step, (mean, square, rate))
 
 
-def adam(grad: Tensor, state: OptimizerState, spec: DentSpec) -> tuple[Tensor, OptimizerState]:
+def adamod_paper(
+    grad: Tensor, state: OptimizerState, spec: DentSpec, lr: Rates
+) -> tuple[Tensor, OptimizerState]:
+    """AdaMod as its paper (arXiv 1910.12249) has it: both moments corrected, eps not."""
+    step, mean, square = _moments(grad, state, spec)
+    root = safe_sqrt(square) / math.sqrt(1 - spec.beta2**step)
+    current = lr / (root + spec.optimizer_eps)
+    rate = spec.beta3 * state.averages[2] + (1 - spec.beta3) * current
+    change = -torch.minimum(current, rate) * mean / (1 - spec.beta1**step)
+    return change, OptimizerState(step, (mean, square, rate))
+
+
+def adam(
+    grad: Tensor, state: OptimizerState, spec: DentSpec, lr: Rates
+) -> tuple[Tensor, OptimizerState]:
     """Adam (arXiv 1412.6980) as ``torch.optim.Adam`` computes it."""
-    step = state.step + 1
-    mean, square, unused = state.averages
-    mean = spec.beta1 * mean + (1 - spec.beta1) * grad
-    square = spec.beta2 * square + (1 - spec.beta2) * grad * grad
-    scale = square.sqrt() / math.sqrt(1 - spec.beta2**step) + spec.optimizer_eps
-    change = -spec.lr / (1 - spec.beta1**step) * mean / scale
-    return change, OptimizerState(step, (mean, square, unused))
+    step, mean, square = _moments(grad, state, spec)
+    scale = safe_sqrt(square) / math.sqrt(1 - spec.beta2**step) + spec.optimizer_eps
+    change = -lr / (1 - spec.beta1**step) * mean / scale
+    return change, OptimizerState(step, (mean, square, state.averages[2]))
 
 
-def sgd(grad: Tensor, state: OptimizerState, spec: DentSpec) -> tuple[Tensor, OptimizerState]:
+def sgd(
+    grad: Tensor, state: OptimizerState, spec: DentSpec, lr: Rates
+) -> tuple[Tensor, OptimizerState]:
     """Gradient descent with (Nesterov) momentum as ``torch.optim.SGD`` computes it."""
     velocity, *unused = state.averages
     velocity = spec.momentum * velocity + grad
     direction = grad + spec.momentum * velocity if spec.nesterov else velocity
-    return -spec.lr * direction, OptimizerState(state.step + 1, (velocity, *unused))
+    return -lr * direction, OptimizerState(state.step + 1, (velocity, *unused))
+
+
+def _moments(grad: Tensor, state: OptimizerState, spec: DentSpec) -> tuple[int, Tensor, Tensor]:
+    """Return the number of this update and the moving averages of gradient and square."""
+    mean, square, _ = state.averages
+    mean = spec.beta1 * mean + (1 - spec.beta1) * grad
+    square = spec.beta2 * square + (1 - spec.beta2) * grad * grad
+    return state.step + 1, mean, square
 
 
 OPTIMIZERS: Final[Mapping[str, Update]] = MappingProxyType(
-    {"adamod": adamod, "adam": adam, "sgd": sgd}
+    {"adamod": adamod, "adamod-paper": adamod_paper, "adam": adam, "sgd": sgd}
 )

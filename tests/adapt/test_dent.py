@@ -81,7 +81,7 @@ def test_effective_step_of_adamod() -> None:
     state = initial_state(grad)
     steps = []
     for _ in range(6):
-        change, state = adamod(grad, state, spec)
+        change, state = adamod(grad, state, spec, spec.lr)
         steps.append(round(-change.item() / spec.lr, 3))
     assert steps == [0.4, 0.878, 1.0, 1.0, 1.0, 1.0]
 

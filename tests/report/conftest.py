@@ -22,6 +22,8 @@ DIGITS = {"dataset": "UCI digits (test)", "data_sha256": "d" * 64, "count": 512,
 DENT = {
     "mode": "instance",
     "steps": 6,
+    "delta": "affine",
+    "blur": "none",
     "loss": "shot",
     "statistics": "running",
     "optimizer": "adamod",

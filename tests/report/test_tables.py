@@ -17,6 +17,8 @@ Make = Callable[..., Record]
 DENT = {
     "mode": "instance",
     "steps": 6,
+    "delta": "affine",
+    "blur": "none",
     "loss": "shot",
     "statistics": "running",
     "optimizer": "adamod",

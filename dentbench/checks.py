@@ -1,0 +1,36 @@
+"""Checks of single values of a spec; each raises SpecError with what was got and is allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from fractions import Fraction
+
+from dentbench.errors import SpecError
+
+
+def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
+    """Raise :class:`SpecError` unless ``value`` is one of ``allowed``."""
+    if value not in allowed:
+        raise SpecError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+
+
+def require_number(
+    name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
+) -> None:
+    """Raise :class:`SpecError` unless ``value`` is a finite number in ``[low, high]``.
+
+    ``open_low`` excludes ``low`` itself.
+    """
+    ok = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
+    ok = ok and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    if not ok or (open_low and value == low):
+        span = f"greater than {low:g}" if open_low else f"at least {low:g}"
+        span += "" if math.isinf(high) else f" and at most {high:g}"
+        raise SpecError(f"{name} is {value!r}; it must be a finite number, {span}")
+
+
+def require_count(name: str, value: object, low: int) -> None:
+    """Raise :class:`SpecError` unless ``value`` is an integer of at least ``low``."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < low:
+        raise SpecError(f"{name} is {value!r}; it must be a whole number, at least {low}")
