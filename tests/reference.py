@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,72 +68,131 @@ def tiny_network(classes: int = 10, channels: int = 3, seed: int = 0) -> nn.Modu
     return network.eval()
 
 
-class _InstanceNorm(nn.Module):
-    """BatchNorm2d with one scale and shift per image, written out."""
+def slow_blur(image: Tensor, sigma: Tensor, padding: str) -> Tensor:
+    """One image (C, H, W) blurred channel by channel with a two-dimensional filter."""
+    half = max(1, math.ceil(2 * abs(sigma.item())))
+    weights = torch.stack([torch.exp(-(k**2) / (2 * sigma**2)) for k in range(-half, half + 1)])
+    weights = weights / weights.sum()
+    kernel = weights[:, None] * weights[None, :]
+    mode = "constant" if padding == "zeros" else padding
+    padded = F.pad(image[None], (half, half, half, half), mode)
+    channels = [F.conv2d(padded[:, c : c + 1], kernel[None, None]) for c in range(len(image))]
+    return torch.cat(channels, 1)[0]
 
-    def __init__(self, layer: nn.BatchNorm2d, images: int, statistics: str) -> None:
+
+class _SlowNorm(nn.Module):
+    """BatchNorm2d with a scale and shift for every image, or one for all, written out."""
+
+    def __init__(self, layer: nn.BatchNorm2d, copies: int, statistics: str) -> None:
         super().__init__()
         self.layer = layer
-        self.use_batch = statistics == "batch"
-        rows = (images, 1) if images else (1,)
-        self.weight = nn.Parameter(layer.weight.detach().repeat(*rows))
-        self.bias = nn.Parameter(layer.bias.detach().repeat(*rows))
+        self.statistics = statistics
+        self.weights = nn.ParameterList([layer.weight.detach().clone() for _ in range(copies)])
+        self.biases = nn.ParameterList([layer.bias.detach().clone() for _ in range(copies)])
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.use_batch:
-            mean = x.mean((0, 2, 3))
-            var = x.var((0, 2, 3), unbiased=False)
-        else:
-            assert self.layer.running_mean is not None and self.layer.running_var is not None
-            mean, var = self.layer.running_mean, self.layer.running_var
-        normal = (x - mean[:, None, None]) / torch.sqrt(var + self.layer.eps)[:, None, None]
-        return normal * self.weight[..., None, None] + self.bias[..., None, None]
+        layer = self.layer
+        assert layer.running_mean is not None and layer.running_var is not None
+        alpha = {"running": 0.0, "batch": 1.0}.get(self.statistics)
+        if alpha is None:
+            alpha = float(self.statistics.removeprefix("mix:"))
+        mean = alpha * x.mean((0, 2, 3)) + (1 - alpha) * layer.running_mean
+        var = alpha * x.var((0, 2, 3), unbiased=False) + (1 - alpha) * layer.running_var
+        images = []
+        for i, image in enumerate(x):
+            own = i % len(self.weights)
+            normal = (image - mean[:, None, None]) / torch.sqrt(var + layer.eps)[:, None, None]
+            images.append(
+                normal * self.weights[own][:, None, None] + self.biases[own][:, None, None]
+            )
+        return torch.stack(images)
 
 
-def _swap(module: nn.Module, images: int, statistics: str) -> Iterator[_InstanceNorm]:
+def _swap(module: nn.Module, copies: int, statistics: str) -> Iterator[_SlowNorm]:
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            swapped = _InstanceNorm(child, images, statistics)
+            swapped = _SlowNorm(child, copies, statistics)
             setattr(module, name, swapped)
             yield swapped
         else:
-            yield from _swap(child, images, statistics)
+            yield from _swap(child, copies, statistics)
 
 
 def slow_loss(logits: Tensor, loss: str) -> Tensor:
-    """The losses, image by image and class by class."""
+    """The losses, image by image."""
     eps = 1e-5 if loss == "shot" else 0.0
     total = torch.zeros((), dtype=logits.dtype)
     for row in logits:
-        probabilities = torch.exp(row) / torch.exp(row).sum()
-        for p in probabilities:
-            total = total - p * torch.log(p + eps)
-    total = total / len(logits)
+        p = torch.exp(row) / torch.exp(row).sum()
+        total = total - (p * torch.log(p + eps)).sum() / len(logits)
     if loss == "shot":
-        for q in F.softmax(logits, 1).mean(0):
-            total = total + q * torch.log(q + eps)
+        q = torch.stack([F.softmax(row, 0) for row in logits]).mean(0)
+        total = total + (q * torch.log(q + eps)).sum()
     return total
 
 
-def _optimizer(parameters: list[nn.Parameter], spec: DentSpec) -> torch.optim.Optimizer:
-    if spec.optimizer == "adam":
-        betas = (spec.beta1, spec.beta2)
-        return torch.optim.Adam(parameters, spec.lr, betas=betas, eps=spec.optimizer_eps)
-    if spec.optimizer == "sgd":
-        return torch.optim.SGD(parameters, spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+class PaperAdaMod(torch.optim.Optimizer):
+    """Algorithm 1 of arXiv 1910.12249, line by line."""
+
+    def __init__(self, params: Any, lr: float, spec: DentSpec) -> None:
+        super().__init__(params, {"lr": lr})
+        self.spec = spec
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:
+        spec = self.spec
+        for group in self.param_groups:
+            for p in group["params"]:
+                state = self.state[p]
+                t = state["t"] = state.get("t", 0) + 1
+                state["m"] = spec.beta1 * state.get("m", 0) + (1 - spec.beta1) * p.grad
+                state["v"] = spec.beta2 * state.get("v", 0) + (1 - spec.beta2) * p.grad**2
+                m_hat = state["m"] / (1 - spec.beta1**t)
+                v_hat = state["v"] / (1 - spec.beta2**t)
+                eta = group["lr"] / (torch.sqrt(v_hat) + spec.optimizer_eps)
+                state["s"] = spec.beta3 * state.get("s", 0) + (1 - spec.beta3) * eta
+                p -= torch.minimum(eta, state["s"]) * m_hat
+
+
+def _optimizer(groups: list[dict[str, Any]], spec: DentSpec) -> torch.optim.Optimizer:
     betas = (spec.beta1, spec.beta2)
-    return adamod.AdaMod(parameters, spec.lr, betas=betas, beta3=spec.beta3)
+    if spec.optimizer == "adam":
+        return torch.optim.Adam(groups, spec.lr, betas=betas, eps=spec.optimizer_eps)
+    if spec.optimizer == "sgd":
+        return torch.optim.SGD(groups, spec.lr, momentum=spec.momentum, nesterov=spec.nesterov)
+    if spec.optimizer == "adamod-paper":
+        return PaperAdaMod(groups, spec.lr, spec)
+    return adamod.AdaMod(groups, spec.lr, betas=betas, beta3=spec.beta3, eps=spec.optimizer_eps)
 
 
 def slow_dent(model: nn.Module, spec: DentSpec, x: Tensor) -> Tensor:
     """Dent with ordinary parameters and the real optimizers; returns the logits."""
     network = copy.deepcopy(model).eval().requires_grad_(False)
-    layers = list(_swap(network, len(x) if spec.mode == "instance" else 0, spec.statistics))
-    optimizer = _optimizer([p for layer in layers for p in layer.parameters()], spec)
+    copies = len(x) if spec.mode == "instance" else 1
+    # Without updates the layers stay the model's.
+    layers = list(_swap(network, copies, spec.statistics)) if spec.steps else []
+    sigmas = [nn.Parameter(x.new_tensor(spec.sigma or 0.0)) for _ in range(copies)]
+
+    def forward() -> Tensor:
+        if spec.blur == "none":
+            return network(x)  # type: ignore[no-any-return]
+        blurred = [
+            slow_blur(image, sigmas[i % copies], str(spec.padding)) for i, image in enumerate(x)
+        ]
+        return network(torch.stack(blurred))  # type: ignore[no-any-return]
+
+    groups: list[dict[str, Any]] = []
+    if spec.delta == "affine":
+        gamma_lr, beta_lr = (spec.lr if r is None else r for r in (spec.gamma_lr, spec.beta_lr))
+        groups.append({"params": [p for la in layers for p in la.weights], "lr": gamma_lr})
+        groups.append({"params": [p for la in layers for p in la.biases], "lr": beta_lr})
+    if spec.blur == "dynamic":
+        groups.append({"params": sigmas, "lr": spec.sigma_lr})
+    optimizer = _optimizer(groups, spec) if spec.steps else None
     for _ in range(spec.steps):
+        assert optimizer is not None
         optimizer.zero_grad()
-        slow_loss(network(x), spec.loss).backward()
+        slow_loss(forward(), spec.loss).backward()
         optimizer.step()
     with torch.no_grad():
-        logits: Tensor = network(x)
-    return logits
+        return forward()

@@ -1,0 +1,72 @@
+"""The diagnosis of an adaptation, against what it should be in cases that can be told."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import Tensor
+
+from dentbench.adapt.dent import Adaptation, Dent
+from dentbench.adapt.diagnostics import diagnose
+from dentbench.spec import DentSpec
+from tests.reference import slow_loss, tiny_network
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("mode", ["instance", "batch"])
+def test_numbers_of_a_jointly_adapted_batch(mode: str, images: Tensor) -> None:
+    model = tiny_network().double()
+    spec = DentSpec(mode=mode, loss="entropy", blur="dynamic", steps=8, lr=0.05)
+    dent = Dent(model, spec)
+    adaptation = dent.adapt(images)
+    found = diagnose(dent, images, adaptation)
+    logits = dent(images)
+
+    assert found["loss_before"] == pytest.approx(adaptation.losses[0].item(), abs=1e-12)
+    assert found["loss_before"] == pytest.approx(found["entropy_before"])
+    assert found["loss_after"] == pytest.approx(slow_loss(logits, "entropy").item())
+    assert found["entropy_after"] < found["entropy_before"]
+    assert adaptation.sigma is not None and adaptation.affine is not None
+    assert found["sigma"] == pytest.approx(adaptation.sigma.mean().item())
+    moved = (adaptation.affine - dent.start().affine).abs().mean().item()
+    widths = 8 + 12  # scales and shifts are as many
+    assert (found["gamma_moved"] + found["beta_moved"]) / 2 == pytest.approx(moved)
+    assert adaptation.affine.shape[-1] == 2 * widths
+    flips = (logits.argmax(1) != model(images).argmax(1)).sum().item()
+    assert found["flips"] == flips
+    assert found["classes"] == [(logits.argmax(1) == c).sum().item() for c in range(10)]
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_nothing_happens_without_steps(images: Tensor) -> None:
+    dent = Dent(tiny_network().double(), DentSpec(steps=0))
+    found = diagnose(dent, images, dent.adapt(images))
+    assert found["loss_before"] == found["loss_after"]
+    assert found["entropy_before"] == found["entropy_after"]
+    assert (found["gamma_moved"], found["beta_moved"], found["flips"]) == (0, 0, 0)
+    assert found["sigma"] is None
+
+
+def test_movement_is_told_apart(images: Tensor) -> None:
+    dent = Dent(tiny_network().double(), DentSpec(mode="batch", steps=1, beta_lr=0))
+    adaptation = dent.adapt(images)
+    found = diagnose(dent, images, adaptation)
+    assert found["gamma_moved"] > 0
+    assert found["beta_moved"] == 0
+
+
+def test_flips_count_against_the_undefended_model(images: Tensor) -> None:
+    model = tiny_network().double()
+    dent = Dent(model, DentSpec(mode="batch", steps=1))
+    scale = torch.full_like(dent.start().affine, -1.0)  # upside down
+    adaptation = Adaptation(affine=scale, losses=torch.zeros(1))
+    predicted = dent.predict(images, adaptation).argmax(1)
+    expected = (predicted != model(images).argmax(1)).sum().item()
+    assert expected > 0
+    assert diagnose(dent, images, adaptation)["flips"] == expected
