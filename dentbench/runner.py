@@ -100,6 +100,7 @@ class Evaluation:
         for spec in specs:
             if spec.data.count != found:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
+            self.classifier(spec)  # a model that dent refuses is told before hours are spent
             if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]

@@ -15,6 +15,7 @@ from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
 from dentbench.errors import SpecError
 from dentbench.spec import (
     MODES,
+    NORMS,
     AttackSpec,
     BatchPlan,
     DentSpec,
@@ -103,6 +104,7 @@ def choose_attack(
         norm = {known.lower(): known for known in ("Linf", "L2", "L1")}.get(norm.lower(), norm)
     default_norm = card.norm if card is not None and card.norm else "Linf"
     norm = norm or default_norm
+    require_choice("norm", norm, NORMS)
     radius: Fraction
     if eps is not None:
         radius = parse_eps(eps)

@@ -1,0 +1,202 @@
+"""The command line from end to end on the embedded digits: records, resumption, clear errors."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dentbench.cli import app
+from dentbench.cli.app import spread
+
+SHORT = ["--attack", "apgd-ce", "--examples", "12", "--batch-size", "8", "--seed", "3"]
+
+
+@pytest.fixture
+def dentbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    return Run(monkeypatch, capsys, tmp_path)
+
+
+class Run:
+    """Runs ``dentbench`` in this process and returns (exit code, standard output, errors)."""
+
+    def __init__(
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        folder: Path,
+    ) -> None:
+        self.monkeypatch = monkeypatch
+        self.capsys = capsys
+        self.results = folder / "results"
+        monkeypatch.chdir(folder)
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["dentbench", *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            app.main()
+        printed = self.capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    def rows(self) -> list[dict[str, str]]:
+        with (self.results / "results.csv").open(newline="") as file:
+            return list(csv.DictReader(file))
+
+
+def test_static_and_dent_side_by_side(dentbench: Run) -> None:
+    code, out, _ = dentbench("evaluate", *SHORT, "--steps", "2", "--lr", "0.02")
+    assert code == 0
+    for words in ("static model", "dent, published", "dent, transfer", "dent, worst case"):
+        assert words in out
+    static, dent = dentbench.rows()
+    assert (static["mode"], dent["mode"]) == ("static", "instance")
+    assert (dent["steps"], dent["lr"], dent["protocol"]) == ("2", "0.02", "published transfer")
+    assert static["n"] == dent["n"] == "12"
+    assert static["attack_label"] == "APGD-CE (not AutoAttack)"
+    assert len(list((dentbench.results / "runs" / dent["key"] / "published").iterdir())) == 2
+
+
+def test_again_finds_nothing_left_to_do(dentbench: Run) -> None:
+    command = ("evaluate", *SHORT, "--steps", "1")
+    dentbench(*command)
+    before = (dentbench.results / "results.csv").read_bytes()
+    files = {p: p.stat().st_mtime_ns for p in dentbench.results.rglob("*.npz")}
+    code, _, err = dentbench(*command)
+    assert (code, err) == (0, "")
+    assert (dentbench.results / "results.csv").read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in dentbench.results.rglob("*.npz")} == files
+
+
+def test_json_and_config_file(dentbench: Run, tmp_path: Path) -> None:
+    config = tmp_path / "study.toml"
+    config.write_text('attack = "apgd-ce"\nexamples = 6\nbatch-size = 6\nsteps = 1\nseed = 9\n')
+    code, out, _ = dentbench("evaluate", "--config", str(config), "--seed", "4", "--json")
+    assert code == 0
+    found = json.loads(out)
+    assert [record["seed"] for record in found["records"]] == [4, 4]
+    assert found["records"][1]["steps"] == 1
+    assert found["verdicts"][0]["kind"] in ("holds", "no gain", "weaker than static", "undecided")
+
+
+def test_static_alone_and_save_adversarial(dentbench: Run) -> None:
+    assert dentbench("evaluate", *SHORT, "--mode", "static", "--save-adversarial")[0] == 0
+    (row,) = dentbench.rows()
+    with np.load(dentbench.results / "runs" / row["key"] / "published" / "00000.npz") as saved:
+        assert saved["points"].shape == (8, 1, 8, 8)
+
+
+def test_ablate_makes_a_grid(dentbench: Run) -> None:
+    grid = ("--steps", "0", "1", "--loss", "shot", "entropy", "--mode", "instance")
+    code, _, _ = dentbench("ablate", "--model", "digits-robust", *SHORT, *grid)
+    assert code == 0
+    combinations = {(row["mode"], row["steps"], row["loss"]) for row in dentbench.rows()}
+    assert {("instance", "1", "shot"), ("instance", "1", "entropy")} < combinations
+    assert ("static", "", "") in combinations
+
+
+def test_dry_run_writes_nothing(dentbench: Run) -> None:
+    code, out, _ = dentbench("evaluate", *SHORT, "--dry-run", "--steps", "2")
+    assert code == 0
+    assert "published" in out
+    assert not dentbench.results.exists()
+
+
+def _bad_npz(folder: Path, name: str, **arrays: np.ndarray) -> str:
+    path = folder / name
+    np.savez(path, **arrays)
+    return str(path)
+
+
+def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
+    images = np.zeros((12, 8, 8, 1), np.float32)
+    labels = np.arange(12) % 4
+    (tmp_path / "corrupt.npz").write_bytes(b"PK\x03\x04 and no more")
+    (tmp_path / "plain.py").write_text(
+        "from torch import nn\n\n\ndef make():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    mistakes = {
+        ("--model", "Carmon2091"): "did you mean Carmon2019",
+        ("--norm", "L7"): "norm is 'L7'; allowed: Linf, L2, L1",
+        ("--eps", "8 / 25x"): "eps is '8 / 25x'",
+        ("--steps", "-1"): "steps is -1",
+        ("--lr", "0"): "lr is 0.0",
+        ("--attack", "fast"): "unknown attack 'fast'",
+        ("--protocol", "publish"): "did you mean published",
+        ("--mode", "both"): "mode is 'both'",
+        ("--mode", "static", "--lr", "1"): "lr given for mode static",
+        ("--batching", "none"): "batching is 'none'",
+        ("--device", "tpu"): "device is 'tpu'",
+        ("--examples", "0"): "examples is 0",
+        ("--examples", "501"): "has 500 images",
+        ("--first", "-3"): "first is -3",
+        ("--batch-size", "0"): "batch size is 0",
+        ("--dataset", "digitz"): "did you mean digits",
+        ("--data", "gone.npz"): "gone.npz",
+        ("--data", "corrupt.npz"): "corrupt.npz",
+        ("--data", _bad_npz(tmp_path, "a.npz", images=images, labels=labels - 1)): "label",
+        ("--data", _bad_npz(tmp_path, "b.npz", images=images, labels=labels + 9)): "10 classes",
+        ("--data", _bad_npz(tmp_path, "c.npz", images=images + 7, labels=labels)): "[0, 1]",
+        ("--model", "plain:make", "--dataset", "digits", "--eps", "0.1"): "no BatchNorm2d",
+        ("--config", "gone.toml"): "gone.toml is not there",
+        ("--results", "/proc/nowhere"): "cannot be written",
+    }
+    for arguments, words in mistakes.items():
+        data = () if "--data" not in arguments else ("--data-name", "mine")
+        code, out, err = dentbench("evaluate", *SHORT, *arguments, *data)
+        assert code == 2, (arguments, out, err)
+        assert words in err, (arguments, err)
+        assert err.startswith("dentbench: ") and err.count("\n") == 1, err
+        assert "Traceback" not in err
+    assert not (dentbench.results / "results.csv").exists()
+
+
+def test_ctrl_c_leaves_a_resumable_run(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dentbench", "evaluate", "--attack", "apgd-ce"]
+    command += ["--examples", "500", "--batch-size", "5", "--steps", "1"]
+    with subprocess.Popen(
+        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=_environment()
+    ) as process:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("results/runs/*/published/*.npz")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on from there: dentbench evaluate" in err
+    assert "Traceback" not in err
+    assert not list(tmp_path.glob("results/runs/**/*.tmp"))
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["evaluate", "--help"]])
+def test_help_and_version_load_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys; sys.argv[1:] = " + repr(arguments) + "\n"
+        "from dentbench.cli.app import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'pandas', 'torchvision', 'robustbench', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_several_values_after_one_option() -> None:
+    given = ["--steps", "0", "1", "--lr", "-1", "--json", "--loss", "shot"]
+    assert spread(given, {"--steps"}) == [
+        *("--steps", "0", "--steps", "1", "--lr", "-1", "--json", "--loss", "shot")
+    ]
