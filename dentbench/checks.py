@@ -23,11 +23,18 @@ def require_number(
     ``open_low`` excludes ``low`` itself.
     """
     ok = isinstance(value, int | float | Fraction) and not isinstance(value, bool)
-    ok = ok and math.isfinite(value) and low <= value <= high  # type: ignore[arg-type,operator]
+    ok = ok and _is_finite(value) and low <= value <= high  # type: ignore[arg-type,operator]
     if not ok or (open_low and value == low):
         span = f"greater than {low:g}" if open_low else f"at least {low:g}"
         span += "" if math.isinf(high) else f" and at most {high:g}"
         raise SpecError(f"{name} is {value!r}; it must be a finite number, {span}")
+
+
+def _is_finite(value: float | Fraction) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # a whole number or fraction that no float can hold
+        return False
 
 
 def require_count(name: str, value: object, low: int) -> None:

@@ -105,7 +105,8 @@ class DentSpec:
         self._check_what_adapts()
         for name in (*_FLOATS, "optimizer_eps", "momentum"):
             if getattr(self, name) is not None:
-                self._set(name, float(getattr(self, name)))
+                self._set(name, float(getattr(self, name)) + 0.0)  # 0 and -0.0 are one
+        self._set("nesterov", bool(self.nesterov))
 
     @property
     def separable(self) -> bool:
