@@ -95,9 +95,10 @@ class AttackSpec:
             raise SpecError(
                 f"eps is {self.eps!r}; give an exact fraction, such as Fraction(8, 255)"
             )
+        least = {"iterations": 2 if self.norm == "L1" else 1}  # APGD's three stages in L1
         for name in ("iterations", "queries", "targets"):
             if getattr(self, name) is not None:
-                require_count(name, getattr(self, name), 1)
+                require_count(name, getattr(self, name), least.get(name, 1))
 
     @property
     def shortened(self) -> bool:
