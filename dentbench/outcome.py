@@ -18,7 +18,10 @@ SCHEMA = 1
 """Version of the columns of ``results.csv``."""
 
 NATURAL = "natural"
-"""The stage that judges the natural images; every other stage is a protocol."""
+"""The stage that judges the natural images; every other stage but the next is a protocol."""
+
+NATURAL_GIVEN = "natural-given"
+"""The stage that judges them in the order that the data set gives them, where the run has another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +32,10 @@ class BatchOutcome:
     ``attack_correct[i]``: the attack's own flag. ``broken_by[i]``: the attack that broke image i,
     or "" ("natural" when it was wrong before any attack). ``forwards`` and ``backwards`` count
     single-image passes through the network; ``seconds`` is wall-clock time.
+
+    In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
+    judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``details``:
+    further numbers of the protocol.
     """
 
     stage: str
@@ -39,6 +46,8 @@ class BatchOutcome:
     forwards: int
     backwards: int
     seconds: float
+    judged: tuple[bool, ...] = ()
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def column(doc: str, default: Any = None) -> Any:
@@ -50,8 +59,8 @@ def column(doc: str, default: Any = None) -> Any:
 class Record:
     """One row of ``results.csv``: a model, static or defended, under one attack.
 
-    Everything but ``time``, ``seconds``, ``device``, ``versions`` and ``git_revision`` is equal
-    bit for bit between an uninterrupted and a resumed run.
+    Everything but ``time``, ``seconds``, ``time_ratio``, ``device``, ``versions`` and
+    ``git_revision`` is equal bit for bit between an uninterrupted and a resumed run.
     """
 
     schema: int = column("version of these columns", SCHEMA)
@@ -63,6 +72,7 @@ class Record:
     data_sha256: str = column("SHA-256 of the images and labels evaluated")
     first: int = column("number of the first image in the data set")
     count: int = column("number of images asked for")
+    order: str = column("order of the images: given, or label-windows:N")
     mode: str = column("static, batch or instance")
     steps: int | None = column("dent: updates per batch")
     delta: str | None = column("dent: affine where scale and shift are adapted, or none")
@@ -96,6 +106,9 @@ class Record:
     seed: int = column("seed of the run")
     n: int = column("images judged")
     natural_correct: int = column("images right without an attack")
+    natural_given_correct: int | None = column(
+        "images right without an attack in the given order, where the order is another"
+    )
     robust_correct: int = column("images right without an attack and under every protocol run")
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
@@ -106,6 +119,10 @@ class Record:
     forwards: int = column("single-image forward passes through the network")
     backwards: int = column("single-image backward passes through the network")
     seconds: float = column("wall-clock seconds of all batches together")
+    time_ratio: float | None = column(
+        "inference time in units of the static model's, measured side by side"
+    )
+    diagnostics: str | None = column("what the adaptations did, by stage, JSON object")
     device: str = column("device")
     versions: str = column("versions of dentbench, Python and the libraries, JSON object")
     git_revision: str = column("git revision of dentbench, when it runs from a checkout")
@@ -134,6 +151,7 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "data_sha256": spec.data.sha256,
         "first": spec.data.first,
         "count": spec.data.count,
+        "order": spec.data.order,
         **{name: value for name, value in defense.items() if name != "mode"},
         "mode": spec.mode,
         "separable": spec.separable,

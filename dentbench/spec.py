@@ -21,6 +21,7 @@ __all__ = [
     "BATCHINGS",
     "MODES",
     "NORMS",
+    "ORDERS",
     "AttackSpec",
     "BatchPlan",
     "DataSpec",
@@ -35,11 +36,13 @@ __all__ = [
     "require_choice",
     "require_count",
     "require_number",
+    "require_order",
 ]
 
 MODES: Final = ("static", "batch", "instance")
 NORMS: Final = ("Linf", "L2", "L1")
 BATCHINGS: Final = ("declared", "autoattack")
+ORDERS: Final = ("given", "label-windows:N")
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
 
@@ -116,16 +119,41 @@ class ModelSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """A slice of a data set: ``count`` images from number ``first`` on, and their SHA-256."""
+    """A slice of a data set: ``count`` images from number ``first`` on, and their SHA-256.
+
+    ``order`` in which they are cut into batches: "given", or "label-windows:N" for the images
+    sorted by label within windows of N >= 2 consecutive ones, which takes the balance of classes
+    from a batch (Chen et al., ICLR 2022, with 256). The hash is over the images in this order.
+    """
 
     name: str
     sha256: str
     first: int
     count: int
+    order: str = "given"
 
     def __post_init__(self) -> None:
         require_count("first", self.first, 0)
         require_count("examples", self.count, 1)
+        object.__setattr__(self, "order", require_order(self.order))
+
+    @property
+    def window(self) -> int | None:
+        """The N of "label-windows:N"; None for the given order."""
+        return None if self.order == "given" else int(self.order.partition(":")[2])
+
+
+def require_order(order: str) -> str:
+    """Return the one writing of an order of images, or raise :class:`SpecError`."""
+    kind, _, size = order.partition(":")
+    if order == "given":
+        return order
+    if kind != "label-windows" or not size.isdecimal() or int(size) < 2:
+        raise SpecError(
+            f"order is {order!r}; allowed: {' or '.join(ORDERS)}, with N at least 2, "
+            "such as label-windows:256"
+        )
+    return f"{kind}:{int(size)}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,7 +49,7 @@ _HAZARD: Final = re.compile(
 def append(results_dir: str | Path, record: Record) -> bool:
     """Add a record to the folder's results file and return whether it was added.
 
-    False when an equal record is there already: the same key, protocols and counts. Makes the
+    False when an equal record is there already: the same key, protocols and findings. Makes the
     folder and the file if need be. Raises :class:`~dentbench.errors.StoreError` when the folder
     or file cannot be written, when the file is refused, or when another process holds it for
     more than ``LOCK_SECONDS``.
@@ -185,7 +185,10 @@ def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any
 _TYPES: Final = {column.name: str(column.type) for column in fields(Record)}
 _READERS: Final = {column.name: _converters(column)[0] for column in fields(Record)}
 _WRITERS: Final = {column.name: _converters(column)[1] for column in fields(Record)}
-_SAME: Final = ("key", "n", "natural_correct", "robust_correct", "gained", "lost")
+_SAME: Final = (
+    *("key", "n", "natural_correct", "robust_correct", "gained", "lost"),
+    *("natural_given_correct", "time_ratio", "diagnostics"),
+)
 _SAME_INDEXES: Final = tuple(column_names().index(name) for name in _SAME)
 _PROTOCOL_INDEX: Final = column_names().index("protocol")
 
