@@ -2,4 +2,35 @@
 
 from __future__ import annotations
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dentbench.adapt.dent import Adaptation, Dent
+    from dentbench.api import evaluate
+    from dentbench.outcome import Record
+    from dentbench.spec import AttackSpec, DentSpec
+
+__all__ = ["Adaptation", "AttackSpec", "Dent", "DentSpec", "Record", "evaluate"]
+
+_HOMES = {
+    "Adaptation": "dentbench.adapt.dent",
+    "AttackSpec": "dentbench.spec",
+    "Dent": "dentbench.adapt.dent",
+    "DentSpec": "dentbench.spec",
+    "Record": "dentbench.outcome",
+    "evaluate": "dentbench.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used: importing dentbench must not load torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dentbench' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

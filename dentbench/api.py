@@ -1,0 +1,72 @@
+"""The evaluation as a function: any nn.Module, any tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from dentbench.errors import ModelError
+from dentbench.outcome import Record
+from dentbench.runner import Evaluation, Progress, RunOptions, Subject
+from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
+from dentbench.study import choose_protocols
+from dentbench.zoo.datafiles import RawData
+from dentbench.zoo.datasets import Dataset, checked, slice_of
+from dentbench.zoo.weights import weights_sha256
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    defense: DentSpec | None = None,
+    attack: AttackSpec | None = None,
+    protocols: Sequence[str] = (),
+    batch_size: int = 128,
+    seed: int = 0,
+    name: str = "my model",
+    data_name: str = "my data",
+    results: str | Path = "results",
+    device: str = "cpu",
+    progress: Progress | None = None,
+) -> tuple[Record, Record]:
+    """Attack a model without and with dent; return the static and the defended record.
+
+    ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
+    from 0. ``model`` maps such images to logits (N, classes), normalizes them itself, and is not
+    changed. ``defense`` is the released dent and ``attack`` AutoAttack standard, Linf 8/255, by
+    default; ``protocols`` are names of the catalogue. Records and per-image flags are written to
+    the folder ``results``, from where a second call goes on. Raises
+    :class:`~dentbench.errors.DentBenchError` for what can be mended.
+    """
+    data = slice_of(_dataset(images, labels, data_name))
+    static = EvalSpec(
+        model=ModelSpec(name=name, sha256=weights_sha256(model)),
+        data=data[2],
+        batches=BatchPlan(size=batch_size),
+        attack=AttackSpec() if attack is None else attack,
+        seed=seed,
+    )
+    subject = Subject(network=_copy(model), images=data[0], labels=data[1])
+    evaluation = Evaluation(subject, RunOptions(results=Path(results), device=device), progress)
+    specs = [static, replace(static, defense=DentSpec() if defense is None else defense)]
+    baseline, defended = evaluation.run(specs, choose_protocols(protocols))
+    return baseline, defended
+
+
+def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:
+    """Return tensors as a data set, checked as a file's contents are."""
+    raw = RawData(images=images.detach().cpu().numpy(), labels=labels.detach().cpu().numpy())
+    return checked(raw, "the data given", name)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise ModelError(f"the model cannot be copied: {error}") from error
