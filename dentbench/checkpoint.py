@@ -95,6 +95,34 @@ class RunFolder:
         self._describe()
         write_atomic(path, buffer.getvalue())
 
+    def load_note(self, name: str) -> Any:
+        """Return what :meth:`save_note` wrote under a name, or None when it is not there."""
+        path = self.path / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _set_aside(path, error)
+            return None
+
+    def save_note(self, name: str, value: object) -> None:
+        """Write plain values as JSON beside the outcomes, in one atomic step.
+
+        ``name`` may have a folder, such as "natural/00000".
+        """
+        path = self.path / f"{name}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+        write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+    def points(self, stage: str, unit: int) -> Points | None:
+        """Return the points kept of a stored outcome, or None when there are none."""
+        kept = self.load(stage, unit, with_points=True)
+        return None if kept is None else self.load_points(stage, unit)
+
     def _describe(self) -> None:
         path = self.path / "spec.json"
         if not path.exists():

@@ -18,10 +18,7 @@ SCHEMA = 1
 """Version of the columns of ``results.csv``."""
 
 NATURAL = "natural"
-"""The stage that judges the natural images; every other stage but the next is a protocol."""
-
-NATURAL_GIVEN = "natural-given"
-"""The stage that judges them in the order that the data set gives them, where the run has another."""
+"""The stage that judges the natural images; every other stage is a protocol."""
 
 
 @dataclass(frozen=True, kw_only=True)
