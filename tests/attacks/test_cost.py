@@ -1,0 +1,130 @@
+"""The cost formulas against counted calls, and against the counts known of AutoAttack."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS
+from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.outcome import NATURAL
+from dentbench.runner import Evaluation, RunOptions, Subject
+from dentbench.spec import (
+    NORMS,
+    AttackSpec,
+    BatchPlan,
+    DataSpec,
+    DentSpec,
+    EvalSpec,
+    ModelSpec,
+)
+from tests.attacks.toys import NearlyConstant, attacked, tiny_images
+
+EPS = Fraction(1, 20)
+
+
+def counted(spec: AttackSpec, classes: int, images: int = 2) -> Passes:
+    """Attack a network that nothing breaks, and count its single-image passes."""
+    counter = CallCounter()
+    network = CountedNetwork(NearlyConstant(classes), counter)
+    x, y = tiny_images(images), torch.zeros(images, dtype=torch.long)
+    everything = torch.ones(images, dtype=torch.bool)
+    result, _ = attacked(network, x, y, spec, classes=classes, natural=everything)
+    assert result.robust.all()
+    assert counter.forwards % images == counter.backwards % images == 0
+    return Passes(counter.forwards // images, counter.backwards // images)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_the_formula_equals_what_is_counted(name: str, norm: str) -> None:
+    spec = AttackSpec(name=name, norm=norm, eps=EPS, iterations=2, queries=4)
+    assert counted(spec, classes=12) == attack_passes(spec, 12)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("name", ["standard", "plus"])
+@pytest.mark.parametrize(
+    ("classes", "budget"),
+    [
+        (2, {"iterations": 3, "queries": 1}),
+        (4, {"iterations": 5, "queries": 2, "targets": 9}),
+        (6, {"iterations": 3, "queries": 3, "targets": 2}),
+    ],
+)
+def test_the_formula_holds_for_few_classes_and_other_budgets(
+    classes: int, budget: dict[str, int], name: str, norm: str
+) -> None:
+    spec = AttackSpec(name=name, norm=norm, eps=EPS, **budget)
+    assert counted(spec, classes) == attack_passes(spec, classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "forwards", "backwards"),
+    [
+        ("apgd-ce", 102, 101),
+        ("apgd-t", 919, 909),
+        ("fab-t", 1828, 900),
+        ("square", 5003, 0),
+        ("standard", 102 + 919 + 1828 + 5003 + 3, 101 + 909 + 900),
+    ],
+)
+def test_full_budgets_on_ten_classes(name: str, forwards: int, backwards: int) -> None:
+    """Counts made of pyautoattack 0.2.0 itself; one more forward is our judgement of the part."""
+    assert attack_passes(AttackSpec(name=name), 10) == Passes(forwards + 1, backwards)
+
+
+def test_the_default_budget_of_a_part_is_what_runs() -> None:
+    assert counted(AttackSpec(name="apgd-ce", eps=EPS), 3, images=1) == Passes(103, 101)
+    quick = AttackSpec(name="quick", eps=EPS)
+    assert counted(quick, 5, images=1) == attack_passes(quick, 5)
+
+
+def test_each_step_of_dent_costs_a_forward_and_a_backward_per_forward() -> None:
+    once = Passes(10, 3)
+    assert adapted(once, None) == adapted(once, DentSpec(steps=0)) == once
+    assert adapted(once, DentSpec(steps=6)) == Passes(10 * 7, 3 + 10 * 6)
+
+
+def test_passes_add_and_multiply() -> None:
+    assert (Passes(1, 2) + Passes(3, 4)) * 10 == Passes(40, 60)
+
+
+DEFENSES: dict[str, DentSpec | None] = {
+    "static": None,
+    "no-steps": DentSpec(steps=0),
+    "instance-coupled": DentSpec(steps=1),
+    "instance-separable": DentSpec(steps=2, loss="entropy"),
+    "batch": DentSpec(mode="batch", steps=1),
+}
+
+
+@pytest.mark.parametrize("defense", DEFENSES)
+@pytest.mark.parametrize("name", ["standard", "fab", "square"])
+def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: Path) -> None:
+    images, classes = 5, 3
+    settings: dict[str, Any] = {"iterations": 2, "queries": 2, "targets": 1}
+    spec = EvalSpec(
+        model=ModelSpec(name="nearly constant", sha256="0"),
+        data=DataSpec(name="noise", sha256="1", first=0, count=images),
+        batches=BatchPlan(size=3),
+        attack=AttackSpec(name=name, eps=EPS, **settings),
+        defense=DEFENSES[defense],
+    )
+    subject = Subject(
+        network=NearlyConstant(classes),
+        images=tiny_images(images),
+        labels=torch.zeros(images, dtype=torch.long),
+    )
+    evaluation = Evaluation(subject, RunOptions(results=tmp_path))
+    for stage in (NATURAL, *DEFAULT_PROTOCOLS) if spec.defense else (NATURAL, "published"):
+        outcomes = evaluation.outcomes(spec, stage)
+        assert all(all(outcome.correct) for outcome in outcomes)
+        passes = stage_passes(spec, stage, classes)
+        assert sum(outcome.forwards for outcome in outcomes) == passes.forwards * images, stage
+        assert sum(outcome.backwards for outcome in outcomes) == passes.backwards * images, stage
