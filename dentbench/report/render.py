@@ -40,6 +40,8 @@ def render(table: Table, name: str, *, standalone: bool = False) -> str:
 
 def to_markdown(table: Table, standalone: bool = False) -> str:
     """Return a GitHub-flavored Markdown table with title, caption and notes."""
+    from tabulate import tabulate  # only this format needs it
+
     head = [markdown(column.full_title) for column in table.columns]
     rows = []
     for stub, group in table.groups():
@@ -47,30 +49,13 @@ def to_markdown(table: Table, standalone: bool = False) -> str:
         for row in group:
             rows.append([*names, *(_markdown_cell(table, cell) for cell in row)])
             names = [""] * len(names)
-    widths = [max(3, *map(len, texts)) for texts in zip(head, *rows, strict=True)]
-    pads = [_PADS[column.align] for column in table.columns]
-    rule = [_RULES[c.align](width) for c, width in zip(table.columns, widths, strict=True)]
-    lines = [
-        " | ".join([pad(text, width) for pad, text, width in zip(pads, texts, widths, strict=True)])
-        for texts in (head, *rows)
-    ]
-    grid = "\n".join([f"| {lines[0]} |", f"|{'|'.join(rule)}|", *(f"| {x} |" for x in lines[1:])])
+    # Numbers stay the texts that they are: tabulate must not parse and reformat them.
+    aligns = [column.align for column in table.columns]
+    grid = tabulate(rows, head, tablefmt="pipe", colalign=aligns, disable_numparse=True)
     notes = [f"- [{mark}] {markdown(note)}" for note, mark in table.footnotes.items()]
     notes += [f"- {markdown(note)}" for note in table.notes]
     blocks = [f"**{markdown(table.title)}**", markdown(table.caption), grid, "\n".join(notes)]
     return "\n\n".join(block for block in blocks if block) + "\n"
-
-
-_PADS: Final[Mapping[str, Callable[[str, int], str]]] = {
-    "left": str.ljust,
-    "right": str.rjust,
-    "center": str.center,
-}
-_RULES: Final[Mapping[str, Callable[[int], str]]] = {
-    "left": lambda width: ":" + "-" * (width + 1),
-    "right": lambda width: "-" * (width + 1) + ":",
-    "center": lambda width: ":" + "-" * width + ":",
-}
 
 
 def _markdown_cell(table: Table, cell: Cell) -> str:
