@@ -20,12 +20,19 @@ from dentbench.spec import DentSpec
 GOLDEN = Path(__file__).parent / "golden"
 
 
+RELEASED = ("released_dent", "released_dent_grid")
+"""Outputs of the released code, revision 263b6b1: on 12 images, and on the first 8 of them the
+other combinations of loss, statistics and optimizer."""
+
+
 def golden_tensors() -> dict[str, Tensor]:
-    return load_file(GOLDEN / "released_dent.safetensors")
+    return {k: v for name in RELEASED for k, v in load_file(GOLDEN / f"{name}.safetensors").items()}
 
 
 def golden_cases() -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = json.loads((GOLDEN / "released_dent.json").read_text())["cases"]
+    cases: list[dict[str, Any]] = []
+    for name in RELEASED:
+        cases += json.loads((GOLDEN / f"{name}.json").read_text())["cases"]
     return cases
 
 

@@ -70,7 +70,7 @@ def test_the_gradient_of_the_whole_defense_is_exact(settings: dict[str, Any]) ->
     def defend(x: Tensor) -> Tensor:
         return dent.predict(x, dent.unroll(x))
 
-    x = images().requires_grad_()
+    x = images()[:2, :, :4].requires_grad_()
     assert gradcheck(defend, (x,), atol=1e-5, rtol=1e-3)
 
 
