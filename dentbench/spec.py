@@ -16,6 +16,7 @@ from typing import Final
 from dentbench.checks import require_choice, require_count, require_number
 from dentbench.dentspec import DentSpec
 from dentbench.errors import SpecError
+from dentbench.protocolspec import ProtocolSpec
 
 __all__ = [
     "BATCHINGS",
@@ -28,6 +29,7 @@ __all__ = [
     "DentSpec",
     "EvalSpec",
     "ModelSpec",
+    "ProtocolSpec",
     "derive_seed",
     "digest",
     "field_names",
@@ -189,6 +191,7 @@ class EvalSpec:
     batches: BatchPlan = BatchPlan()
     defense: DentSpec | None = None
     attack: AttackSpec = AttackSpec()
+    protocols: ProtocolSpec = ProtocolSpec()
     seed: int = 0
 
     def __post_init__(self) -> None:

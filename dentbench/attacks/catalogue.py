@@ -5,11 +5,12 @@ Torch-free, so that a bad name is told at once.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from dentbench.registry import Registry
-from dentbench.spec import AttackSpec
+from dentbench.spec import AttackSpec, EvalSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,23 +93,58 @@ class ProtocolCard:
     """A way to attack a defense.
 
     ``function``: ``module:name`` of the function that carries it out (see ``protocols.py``).
-    ``summary``: what it does, in words. ``needs_static``: whether it uses the static model's
-    adversarial points.
+    ``summary``: what it does, in words. ``source``: where it is from. ``needs_static``: whether
+    it uses the static model's adversarial points. ``after``: the stages, in order, that are run
+    first in a cascade: it starts from their points and leaves alone the images that they broke.
+    ``needs``: what the defense must offer beside logits. ``own_attack``: whether it runs our own
+    attack, which knows declared batches and the norms of ``OWN_NORMS`` only. ``coupled_only``:
+    why a separable defense has no use for it, or "".
     """
 
     function: str
     summary: str
+    source: str = ""
     needs_static: bool = False
+    after: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    own_attack: bool = True
+    coupled_only: str = ""
 
+    def reason_to_skip(self, spec: EvalSpec, offers: Collection[str]) -> str:
+        """Return why this protocol cannot attack a defense, or "" when it can.
+
+        ``offers``: the names of what the defense has beside logits: "adapt", "predict", "unroll",
+        "with_steps" (fewer steps exist), "random" (its answers are).
+        """
+        missing = [name for name in self.needs if name not in offers]
+        if missing:
+            return f"the defense has no {' and no '.join(missing)}"
+        if self.coupled_only and spec.separable and "random" not in offers:
+            return self.coupled_only
+        if self.own_attack and spec.attack.norm not in OWN_NORMS:
+            return f"our own attack knows {' and '.join(OWN_NORMS)}, not {spec.attack.norm}"
+        if self.own_attack and spec.batches.batching != "declared":
+            return "it attacks declared batches, not AutoAttack's own packing"
+        return ""
+
+
+OWN_NORMS: Final = ("Linf", "L2")
+"""The norms of our own APGD; in L1 it would need sparse steps of its own."""
 
 PROTOCOLS: Final[Registry[ProtocolCard]] = Registry("protocol")
-"""Every protocol that ``--protocol`` takes."""
+"""Every protocol that ``--protocol`` takes, in the order in which they are run: cheap first."""
+
+_ENSEMBLE: Final = "arXiv 2110.14735"
+_CARE: Final = "arXiv 2202.13711"
+_CHEAP: Final = ("transfer", "surrogate", "warm")
 
 PROTOCOLS.add(
     "published",
     ProtocolCard(
         function="dentbench.attacks.protocols:published",
         summary="the defense itself is attacked, gradient through the last forward only",
+        source="arXiv 2105.08714",
+        own_attack=False,
     ),
 )
 PROTOCOLS.add(
@@ -116,8 +152,124 @@ PROTOCOLS.add(
     ProtocolCard(
         function="dentbench.attacks.protocols:transfer",
         summary="the static model's adversarial points are judged on the defense",
+        source=_CARE,
         needs_static=True,
+        own_attack=False,
+    ),
+)
+PROTOCOLS.add(
+    "surrogate",
+    ProtocolCard(
+        function="dentbench.attacks.direct:surrogate",
+        summary="the static model's gradient is followed; the defense judges every iterate",
+        source=_CARE,
+        after=("transfer",),
+    ),
+)
+PROTOCOLS.add(
+    "warm",
+    ProtocolCard(
+        function="dentbench.attacks.direct:warm",
+        summary="the published gradient, but started from the best points found so far",
+        source="ours",
+        after=("transfer", "surrogate"),
+    ),
+)
+PROTOCOLS.add(
+    "few-steps",
+    ProtocolCard(
+        function="dentbench.attacks.direct:few_steps",
+        summary="the defense is attacked with fewer adaptation steps than it defends with",
+        source=_CARE,
+        after=_CHEAP,
+        needs=("with_steps",),
+    ),
+)
+PROTOCOLS.add(
+    "bpda",
+    ProtocolCard(
+        function="dentbench.attacks.direct:bpda",
+        summary="the defense's own logits, but the static model's gradient stands in for theirs",
+        source="arXiv 1802.00420",
+        after=_CHEAP,
+    ),
+)
+PROTOCOLS.add(
+    "fpa",
+    ProtocolCard(
+        function="dentbench.attacks.ensemble:fpa",
+        summary="the newest adapted network is attacked as a fixed one, in rounds",
+        source=_ENSEMBLE,
+        after=_CHEAP,
+        needs=("adapt", "predict"),
+    ),
+)
+PROTOCOLS.add(
+    "gmsa-avg",
+    ProtocolCard(
+        function="dentbench.attacks.ensemble:gmsa_avg",
+        summary="the mean loss of the static and all adapted networks is attacked, in rounds",
+        source=_ENSEMBLE,
+        after=_CHEAP,
+        needs=("adapt", "predict"),
+    ),
+)
+PROTOCOLS.add(
+    "gmsa-min",
+    ProtocolCard(
+        function="dentbench.attacks.ensemble:gmsa_min",
+        summary="the least loss of the static and all adapted networks is attacked, in rounds",
+        source=_ENSEMBLE,
+        after=_CHEAP,
+        needs=("adapt", "predict"),
+    ),
+)
+PROTOCOLS.add(
+    "unrolled",
+    ProtocolCard(
+        function="dentbench.attacks.direct:unrolled",
+        summary="the exact gradient, through every adaptation step",
+        source="ours",
+        after=_CHEAP,
+        needs=("predict", "unroll"),
+    ),
+)
+PROTOCOLS.add(
+    "eot",
+    ProtocolCard(
+        function="dentbench.attacks.direct:eot",
+        summary="the mean gradient over random batch mates and the defense's own random numbers",
+        source="arXiv 1707.07397",
+        after=_CHEAP,
+        coupled_only="an image's answer depends on nothing random; it would equal published",
+    ),
+)
+PROTOCOLS.add(
+    "decision",
+    ProtocolCard(
+        function="dentbench.attacks.direct:decision",
+        summary="no gradient: Square, from scratch, by the defense's scores alone",
+        source="arXiv 1912.00049",
+        after=_CHEAP,
+    ),
+)
+PROTOCOLS.add(
+    "batch-mates",
+    ProtocolCard(
+        function="dentbench.attacks.mates:batch_mates",
+        summary="the worst points so far are judged in other batches too; right only if in all",
+        source="arXiv 2301.12576 for the distribution-invading attack",
+        after=_CHEAP,
+        coupled_only="an image's answer does not depend on its batch mates",
     ),
 )
 
 DEFAULT_PROTOCOLS: Final = ("published", "transfer")
+
+
+def with_prerequisites(names: Collection[str], spec: EvalSpec) -> tuple[str, ...]:
+    """Return the protocols named and, in a cascade, those that must run before them, in order."""
+    wanted = set(names)
+    if spec.protocols.cascade:
+        wanted |= {earlier for name in names for earlier in PROTOCOLS[name].after}
+    return tuple(name for name in PROTOCOLS if name in wanted)
