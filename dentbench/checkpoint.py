@@ -141,8 +141,8 @@ def _set_aside(path: Path, error: Exception) -> None:
 
 def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
     fields = json.loads(text)
-    for name in ("correct", "attack_correct", "broken_by"):
-        fields[name] = tuple(fields[name])
+    for name in ("correct", "attack_correct", "broken_by", "judged"):
+        fields[name] = tuple(fields.get(name, ()))
     outcome = BatchOutcome(**fields)
     if (outcome.stage, outcome.index) != (stage, unit):
         raise ValueError(f"it holds {outcome.stage} {outcome.index}")

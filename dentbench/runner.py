@@ -6,20 +6,21 @@ same specs again finds nothing left to do; an interrupted run goes on at the fir
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from dentbench import store
+from dentbench import cascade, store
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.base import Classifier, ThreatModel, judge, offers
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.protocols import Situation, load_protocol
@@ -29,7 +30,9 @@ from dentbench.errors import DataError, ModelError
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
 from dentbench.provenance import provenance
-from dentbench.spec import AttackSpec, DataSpec, EvalSpec, derive_seed
+from dentbench.spec import AttackSpec, DataSpec, EvalSpec, ProtocolSpec, derive_seed
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,11 +116,15 @@ class Evaluation:
         return [self._record(spec, protocols) for spec in specs]
 
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
-        stages = [NATURAL, *(protocols if spec.defense else ("published",))]
+        skipped = self.skipped(spec, protocols) if spec.defense else {}
+        run = [name for name in protocols if name not in skipped] if spec.defense else ["published"]
+        for name, reason in skipped.items():
+            _log.warning("%s is skipped: %s", name, reason)
+        stages = [NATURAL, *run]
         outcomes = {stage: self.outcomes(spec, stage) for stage in stages}
         static = None
         if spec.defense is not None:
-            baseline = replace(spec, defense=None)
+            baseline = baseline_of(spec)
             static = worst_case(
                 {stage: self.outcomes(baseline, stage) for stage in (NATURAL, "published")}
             )
@@ -141,7 +148,9 @@ class Evaluation:
         if stage != NATURAL:
             self.outcomes(spec, NATURAL)
             if PROTOCOLS[stage].needs_static:
-                self.outcomes(replace(spec, defense=None), "published")
+                self.outcomes(baseline_of(spec), "published")
+            for earlier in cascade.earlier_stages(spec, stage):
+                self.outcomes(spec, earlier)
         outcomes = {unit: outcome for unit, outcome in enumerate(found) if outcome is not None}
         with self._watched(spec, stage, [units[unit] for unit in missing]):
             for done, unit in enumerate(missing, 1):
@@ -156,6 +165,7 @@ class Evaluation:
     def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
         # The static model's points are what transfer judges, whoever asks for it and when.
         shared = spec.defense is None and stage == "published"
+        shared = shared or cascade.keeps_points(spec, stage)
         return shared or (self.options.save_adversarial and stage != NATURAL)
 
     def _compute(self, spec: EvalSpec, stage: str, unit: int, images: range) -> BatchOutcome:
@@ -173,12 +183,15 @@ class Evaluation:
         seed = derive_seed(spec.seed, "defense", stage, unit)
         defense = SeededDefense(self.classifier(spec), seed, self.device)
         if stage == NATURAL:
-            points, correct = x, judge_in_batches(defense, x, y, spec.batches.size)
-            result = AttackResult(x, correct, tuple("" if c else NATURAL for c in correct.tolist()))
+            points, judged = x, judge_in_batches(defense, x, y, spec.batches.size)
+            result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
+            correct = judged
         else:
-            result = self._attack(spec, stage, unit, x, y, defense)
+            situation = self._situation(spec, stage, unit, x, y, defense)
+            result = load_protocol(stage)(situation)
             points = ThreatModel.of(spec.attack).project(result.points, x)
-            correct = judge_in_batches(defense, points, y, spec.batches.size)
+            judged = judge_in_batches(defense, points, y, spec.batches.size)
+            correct = cascade.corrected(judged, situation.settled_by, result.elsewhere)
         outcome = BatchOutcome(
             stage=stage,
             index=unit,
@@ -188,6 +201,8 @@ class Evaluation:
             forwards=self.counter.forwards - forwards,
             backwards=self.counter.backwards - backwards,
             seconds=time.perf_counter() - started,
+            judged=tuple(judged.tolist()),
+            details=result.details,
         )
         keep = self._keeps_points(spec, stage)
         self._folder(spec).save(outcome, points.cpu().numpy() if keep else None)
@@ -195,16 +210,18 @@ class Evaluation:
             self.shared[natural] = outcome
         return outcome
 
-    def _attack(
+    def _situation(
         self, spec: EvalSpec, stage: str, unit: int, x: Tensor, y: Tensor, defense: Classifier
-    ) -> AttackResult:
+    ) -> Situation:
+        """Gather what a protocol may use on one batch."""
         natural = self._stored(spec, NATURAL, unit)
         assert natural is not None, "the natural stage comes first"
         static_points = None
         if PROTOCOLS[stage].needs_static:
-            folder = self._folder(replace(spec, defense=None))
+            folder = self._folder(baseline_of(spec))
             static_points = torch.from_numpy(folder.load_points("published", unit)).to(self.device)
-        situation = Situation(
+        others = cascade.neighbours(spec, unit)
+        return Situation(
             spec=spec,
             unit=unit,
             images=x,
@@ -213,8 +230,30 @@ class Evaluation:
             classes=self.classes,
             defense=defense,
             static_points=static_points,
+            network=self.network,
+            others=self.subject.images[others].to(self.device),
+            other_labels=self.subject.labels[others].to(self.device),
+            with_steps=self._with_steps(spec),
+            **cascade.inheritance(self._folder(spec), spec, stage, unit, self.device),
         )
-        return load_protocol(stage)(situation)
+
+    def _with_steps(self, spec: EvalSpec) -> Callable[[int], Classifier] | None:
+        """Return what makes the defense with fewer steps, if there are fewer."""
+        defense = spec.defense
+        if defense is None or defense.steps < 2:
+            return None
+        return lambda steps: self.classifier(replace(spec, defense=replace(defense, steps=steps)))
+
+    def offers(self, spec: EvalSpec) -> frozenset[str]:
+        """Return what the defense has beside logits, as protocols ask for it."""
+        found = offers(self.classifier(spec))
+        return found | {"with_steps"} if self._with_steps(spec) else found
+
+    def skipped(self, spec: EvalSpec, protocols: Sequence[str]) -> dict[str, str]:
+        """Return the protocols that cannot attack a spec's defense, with the reason of each."""
+        able = self.offers(spec)
+        reasons = {name: PROTOCOLS[name].reason_to_skip(spec, able) for name in protocols}
+        return {name: reason for name, reason in reasons.items() if reason}
 
     def classifier(self, spec: EvalSpec) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or dent around it."""
@@ -255,6 +294,11 @@ class Evaluation:
         if self.progress is not None:
             flags = [flag for outcome in outcomes for flag in outcome.correct]
             self.progress.unit_done(done, units, sum(flags), len(flags))
+
+
+def baseline_of(spec: EvalSpec) -> EvalSpec:
+    """Return the spec of the static model; no protocol's settings change what it is."""
+    return replace(spec, defense=None, protocols=ProtocolSpec())
 
 
 def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:

@@ -8,8 +8,8 @@ best point of every survivor is kept. Source: arXiv 2003.01690; Square: arXiv 19
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import torch
@@ -36,12 +36,16 @@ class AttackResult:
 
     ``points``: the adversarial image where one was found, otherwise the point of the highest
     margin. ``robust`` (B,): the attack's own flags. ``broken_by``: one name per image, "" for
-    survivors and "natural" for images that were wrong from the start.
+    survivors and "natural" for images that were wrong from the start. ``elsewhere`` (B,): which
+    are right in the other batches that a protocol judged them in; None where there are none.
+    ``details``: further numbers of the protocol, of plain types.
     """
 
     points: Tensor
     robust: Tensor
     broken_by: tuple[str, ...]
+    elsewhere: Tensor | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
 
 
 def run_attack(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -14,6 +15,32 @@ from dentbench.spec import AttackSpec
 
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) in [0, 1] to logits (B, classes): a network, or a whole defense."""
+
+OFFERS: Final = ("adapt", "predict", "unroll", "preprocess")
+"""What a defense may have beside being called, see :class:`Defense`."""
+
+
+class Defense(typing.Protocol):
+    """A defense in two parts; calling it composes them.
+
+    Some also have ``unroll(x, last=None)``: the adaptation as a differentiable function of x,
+    through the last so many steps; and ``preprocess(x, adaptation)``: what the network is shown.
+    """
+
+    def adapt(self, x: Tensor) -> Any:
+        """Return the adaptation to a batch of images (B, C, H, W) in [0, 1], a constant."""
+
+    def predict(self, x: Tensor, adaptation: Any) -> Tensor:
+        """Return the logits (B, classes) of images under an adaptation to a batch of that size."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images after adapting to them."""
+
+
+def offers(defense: object) -> frozenset[str]:
+    """Return which parts of :data:`OFFERS` a defense has."""
+    return frozenset(name for name in OFFERS if callable(getattr(defense, name, None)))
+
 
 # A point counts as inside the ball when rounding alone explains the excess.
 TOLERANCE: Final = 1e-5

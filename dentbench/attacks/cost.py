@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from dentbench.attacks.catalogue import ATTACKS
+from dentbench.attacks.budget import (
+    NATURAL_PARTS,
+    ascents_of,
+    decision_queries,
+    fewer_steps,
+    invading_iterations,
+)
+from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
 from dentbench.spec import AttackSpec, DentSpec, EvalSpec
 
 
@@ -65,6 +72,67 @@ def adapted(passes: Passes, defense: DentSpec | None) -> Passes:
 
 def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     """Return the most passes that one image can cost in a stage, final judgement included."""
-    once = Passes(1, 0)
-    attack = attack_passes(spec.attack, classes) if stage == "published" else Passes(0, 0)
-    return adapted(attack + once, spec.defense)
+    judged = adapted(Passes(1, 0), spec.defense)
+    if stage == "published":
+        return adapted(attack_passes(spec.attack, classes), spec.defense) + judged
+    if stage in ("natural", "transfer"):
+        return judged
+    card = PROTOCOLS[stage]
+    known = len(card.after) if spec.protocols.cascade and stage != "decision" else 1
+    overhead = judged * (known + 1 + (not spec.separable))
+    return overhead + _protocol_passes(spec, stage, classes, judged)
+
+
+def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:
+    if stage in ("fpa", "gmsa-avg", "gmsa-min"):
+        return _ensemble_passes(spec, stage, classes, judged)
+    if stage == "decision":
+        square = replace(spec.attack, name="square", queries=decision_queries(spec))
+        return adapted(attack_passes(square, classes), spec.defense) + judged
+    if stage == "batch-mates":
+        compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
+        shares = len(spec.protocols.fractions)
+        invading = _unrolled_look(spec, last=None) * ((invading_iterations(spec) + 1) * shares)
+        return compositions + judged * shares + invading
+    looks = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
+    asked = judged * sum(-(-count // spec.protocols.every) for count in looks)
+    back = Passes(0, 1)
+    if stage == "few-steps":
+        total = Passes(0, 0)
+        for steps in fewer_steps(spec):
+            total += _called(steps) * sum(looks) + back * sum(looks) + asked
+        return total
+    if stage == "surrogate":
+        return Passes(1, 1) * sum(looks) + asked
+    if stage == "eot":
+        halves = 1 if spec.separable else 2
+        return (judged + back) * (sum(looks) * spec.protocols.draws * halves) + asked
+    look = {
+        "warm": judged + back,
+        "bpda": judged + Passes(1, 1),
+        "unrolled": _unrolled_look(spec, spec.protocols.last),
+    }[stage]
+    return look * sum(looks)
+
+
+def _called(steps: int) -> Passes:
+    return Passes(steps + 1, steps)
+
+
+def _unrolled_look(spec: EvalSpec, last: int | None) -> Passes:
+    """An exact gradient: every step is done again, with a graph, on the way back."""
+    steps = 0 if spec.defense is None else spec.defense.steps
+    again = steps if last is None else min(last, steps)
+    return _called(steps) + Passes(again, 2 * again) + Passes(0, 1)
+
+
+def _ensemble_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:
+    ascents = ascents_of(spec, stage, classes)
+    total = Passes(0, 0)
+    for number in range(spec.protocols.rounds):
+        networks = 1 if stage == "fpa" else number + 1
+        total += judged * (1 + number)  # the new adaptation; the earlier ones for fewer images
+        if number or not spec.protocols.cascade:
+            looks = 1 + sum(ascent.iterations + 2 for ascent in ascents)
+            total += Passes(1, 1) * (looks * networks) + judged * len(ascents)
+    return total

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import torch
 from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
@@ -25,8 +26,15 @@ class Situation:
     """What a protocol may use on one unit of work.
 
     ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without
-    an attack. ``defense``: what is judged. ``static_points``: the static model's adversarial
-    points (B, C, H, W), there when the protocol asks for them.
+    an attack. ``defense``: what is judged; where it offers ``adapt``, ``predict`` and ``unroll``,
+    they are methods of it. ``static_points``: the static model's adversarial points (B, C, H, W),
+    there when the protocol asks for them.
+
+    ``network``: the static model. ``starts``: the final points (B, C, H, W) of each earlier stage
+    of a cascade. ``settled_by`` (B names): the earlier stage that broke an image, or "", and
+    ``settled_points`` (B, C, H, W) its points there. ``others`` (M, C, H, W) and
+    ``other_labels`` (M,): natural images of other units. ``with_steps`` returns the
+    defense with so many adaptation steps; None when it has no fewer.
     """
 
     spec: EvalSpec
@@ -37,6 +45,19 @@ class Situation:
     classes: int
     defense: Classifier
     static_points: Tensor | None = None
+    network: Classifier | None = None
+    starts: tuple[Tensor, ...] = ()
+    settled_by: tuple[str, ...] = ()
+    settled_points: Tensor | None = None
+    others: Tensor | None = None
+    other_labels: Tensor | None = None
+    with_steps: Callable[[int], Classifier] | None = None
+
+    @property
+    def settled(self) -> Tensor:
+        """Which images (B,) an earlier stage broke."""
+        names = self.settled_by or ("",) * len(self.labels)
+        return torch.tensor([bool(name) for name in names], device=self.labels.device)
 
 
 Protocol: TypeAlias = Callable[[Situation], AttackResult]

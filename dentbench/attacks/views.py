@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
+from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, margins, require_finite
 
 
 class BatchView(nn.Module):
@@ -160,7 +162,8 @@ class SeededDefense:
     """A defense whose own random numbers are kept apart from the attack's.
 
     The defense draws from its own stream, which ``seed`` starts; the global one, which the
-    attacks reseed, is put back after every call.
+    attacks reseed, is put back after every call. Its ``adapt``, ``predict`` and ``unroll`` are
+    the defense's own, treated likewise, where it has them.
     """
 
     def __init__(self, defense: Classifier, seed: int, device: torch.device) -> None:
@@ -171,11 +174,20 @@ class SeededDefense:
             self._states = self._get()
 
     def __call__(self, x: Tensor) -> Tensor:
+        logits: Tensor = self._in_own_stream(self.defense, x)
+        return logits
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name not in OFFERS:
+            raise AttributeError(name)
+        return partial(self._in_own_stream, getattr(self.defense, name))
+
+    def _in_own_stream(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._forked():
             self._set(self._states)
-            logits = self.defense(x)
+            answer = function(*args, **kwargs)
             self._states = self._get()
-        return logits
+        return answer
 
     @contextmanager
     def _forked(self) -> Iterator[None]:

@@ -1,0 +1,105 @@
+"""What each protocol runs: its list of ascents, from which its cost follows; no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from dentbench.attacks.catalogue import ATTACKS
+from dentbench.spec import EvalSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ascent:
+    """One run of the base attack.
+
+    ``loss``: "ce", "margin" or "dlr". ``rank``: the target is the wrong class of this rank, 0
+    being the most probable; None for untargeted. ``start``: "best", the best points found so far,
+    or "random".
+    """
+
+    loss: str
+    iterations: int
+    rank: int | None = None
+    start: str = "random"
+
+
+def iterations_of(spec: EvalSpec) -> int:
+    """Return the iterations of a full ascent: those of the attack."""
+    return spec.attack.iterations or ATTACKS[spec.attack.name].iterations or 100
+
+
+def targets_of(spec: EvalSpec, classes: int) -> int:
+    """Return how many target classes the attack has: nine, where there are as many."""
+    return min(spec.attack.targets or ATTACKS[spec.attack.name].targets or 9, classes - 1)
+
+
+def decision_queries(spec: EvalSpec) -> int:
+    """Return the queries of the decision protocol."""
+    if spec.protocols.queries is not None:
+        return spec.protocols.queries
+    if spec.protocols.cascade:
+        return 10 * iterations_of(spec)
+    return 2 * (spec.attack.queries or 50 * iterations_of(spec))
+
+
+NATURAL_PARTS = 8
+"""In how many parts a unit is judged among natural images."""
+
+
+def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:
+    """Return the ascents of a stage (for FPA and GMSA: of each round; few-steps: of each defense).
+
+    Alone, every view is attacked as AutoAttack would: CE, then targeted DLR for each target, each
+    from a random start. In a cascade much is known already, and a few warm ascents do.
+    """
+    iterations, targets = iterations_of(spec), targets_of(spec, classes)
+    if stage in ("fpa", "gmsa-avg", "gmsa-min"):
+        return _chen(spec, iterations, targets)
+    if not spec.protocols.cascade:
+        ranks = range(targets)
+        first = Ascent(loss="ce", iterations=iterations)
+        return (first, *(replace(first, loss="dlr", rank=rank) for rank in ranks))
+    share, shapes = _WARM[stage]
+    steps = max(round(share * iterations), 1)
+    ascents = [
+        Ascent(loss=loss, iterations=steps, rank=rank, start=start) for loss, rank, start in shapes
+    ]
+    return tuple(a for a in ascents if a.rank is None or a.rank < targets)
+
+
+# Share of the attack's iterations, then loss, rank of the target and start of every ascent.
+_WARM = {
+    "surrogate": (1.0, (("ce", None, "best"), ("dlr", 0, "random"), ("dlr", 1, "random"))),
+    "warm": (1.0, (("dlr", 0, "best"), ("dlr", 1, "best"), ("ce", None, "best"))),
+    "few-steps": (0.5, (("dlr", 0, "best"),)),
+    "bpda": (1.0, (("dlr", 0, "best"),)),
+    "unrolled": (1.0, (("dlr", 0, "best"), ("dlr", 1, "best"))),
+    "eot": (0.5, (("dlr", 0, "best"),)),
+}
+
+
+def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
+    """The margin, untargeted from random starts and towards every target, as in Chen et al."""
+    if spec.protocols.cascade:
+        untargeted = [Ascent(loss="margin", iterations=iterations, start="best")]
+    else:
+        restarts = max(round(spec.protocols.restarts * min(iterations / 100, 1)), 1)
+        untargeted = [Ascent(loss="margin", iterations=iterations)] * restarts
+    each = untargeted[0]
+    return (*untargeted, *(replace(each, rank=rank) for rank in range(targets)))
+
+
+def fewer_steps(spec: EvalSpec) -> tuple[int, ...]:
+    """Return the numbers of adaptation steps, below the defense's own, that few-steps attacks."""
+    steps = 0 if spec.defense is None else spec.defense.steps
+    return tuple(sorted({count for count in (1, steps // 2) if 0 < count < steps}))
+
+
+def invading_mates(fraction: float, images: int) -> int:
+    """Return how many of a batch's images are malicious: at least one, but never all."""
+    return min(max(round(fraction * images), 1), images - 1)
+
+
+def invading_iterations(spec: EvalSpec) -> int:
+    """Return the iterations of the distribution-invading attack for each share."""
+    return max(iterations_of(spec) // 2, 1)

@@ -1,0 +1,131 @@
+"""Batch mates: the worst points judged in other company, and mates that attack their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, apgd, random_start
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import Classifier, ThreatModel, margins
+from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
+from dentbench.attacks.compositions import divisions, judged_alone, judged_in
+from dentbench.attacks.direct import unrolled_defense
+from dentbench.attacks.losses import Loss, make_loss
+from dentbench.attacks.protocols import Situation
+from dentbench.attacks.search import Search, differentiate
+from dentbench.spec import derive_seed
+
+Composition: TypeAlias = Callable[[Situation, Tensor, torch.Generator], Tensor]
+"""Maps points (B, C, H, W) to the logits (B, classes) that they get in other batches."""
+
+
+def _shuffled(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    return judged_in(situation, points, divisions(len(points), generator), generator)
+
+
+def _sorted(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    groups = divisions(len(points), generator, by=situation.labels)
+    return judged_in(situation, points, groups, generator, alike=True)
+
+
+def _natural(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    groups = divisions(len(points), generator, parts=NATURAL_PARTS)
+    return judged_in(situation, points, groups, generator)
+
+
+def _alone(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    del generator
+    return judged_alone(situation, points)
+
+
+COMPOSITIONS: dict[str, Composition] = {
+    "shuffled": _shuffled,
+    "label-sorted": _sorted,
+    "among-natural": _natural,
+    "alone": _alone,
+}
+"""The other batches: a random half of the unit beside natural images; half of the unit by label
+beside natural images of those labels, which skews the classes as sorting does in arXiv
+2110.14735; an eighth of the unit beside natural images; and every image alone."""
+
+
+def batch_mates(situation: Situation) -> AttackResult:
+    """Judge the worst points so far in other batches, and let malicious mates attack neighbours.
+
+    An image is right only if it is right in the declared batch and in every other. The details
+    count the images right in each composition, at the worst points and at the natural images,
+    and hold :func:`invade`'s numbers, which are of unperturbed images and stay apart.
+    """
+    search = Search(situation, "batch-mates")
+    result = search.result()
+    seed = derive_seed(situation.spec.seed, "batch-mates", situation.unit)
+    elsewhere = torch.ones_like(situation.natural)
+    counts: dict[str, dict[str, int]] = {}
+    for name, compose in COMPOSITIONS.items():
+        right = {}
+        for kind, points in (("attacked", result.points), ("natural", situation.images)):
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                logits = compose(situation, points, generator)
+            right[kind] = logits.argmax(1) == situation.labels
+        elsewhere &= right["attacked"]
+        counts[name] = {kind: int(flags.sum()) for kind, flags in right.items()}
+    details = {"compositions": counts, "invading": invade(situation)}
+    return AttackResult(
+        result.points, result.robust & elsewhere, result.broken_by, elsewhere, details
+    )
+
+
+def invade(situation: Situation) -> dict[str, dict[str, int]]:
+    """Return what a few malicious batch mates do to the unperturbed images of the batch.
+
+    By share of malicious images, which are drawn at random and move within the threat model:
+    how many there are, how many images are left unperturbed, and how many of those are right
+    before and after. The gradient is the exact one where the defense has it. Source: Wu et al.,
+    ICML 2023 (arXiv 2301.12576).
+    """
+    found = {}
+    for fraction in situation.spec.protocols.fractions:
+        count = invading_mates(fraction, len(situation.images))
+        if count:
+            found[f"{100 * fraction:g}%"] = _invade(situation, count)
+    return found
+
+
+def _invade(situation: Situation, count: int) -> dict[str, int]:
+    images, labels = situation.images, situation.labels
+    seed = derive_seed(situation.spec.seed, "invading", situation.unit, count)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=generator)[:count].to(labels.device)
+    victims = torch.ones_like(labels, dtype=torch.bool).index_fill(0, rows, False)
+    defense: Any = situation.defense
+    whole: Classifier = unrolled_defense(defense) if hasattr(defense, "unroll") else defense
+    right: list[int] = []
+
+    def oracle(points: Tensor, loss: Loss) -> Look:
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = whole(images.index_put((rows,), leaf))[victims]
+            values = loss(logits)
+        right.append(int((margins(logits.detach(), labels[victims]) <= 0).sum()))
+        return Look(values.detach().sum().expand(count), differentiate(values, leaf))
+
+    threat = ThreatModel.of(situation.spec.attack)
+    clean = images[rows]
+    start = random_start(clean, threat, generator)
+    with torch.no_grad():
+        before = int((margins(situation.defense(images)[victims], labels[victims]) <= 0).sum())
+    dlr = make_loss("dlr", labels[victims])
+    # A victim that is wrong by a little is wrong; the ascent is to go on with the others.
+    iterations = invading_iterations(situation.spec)
+    apgd(oracle, lambda logits: dlr(logits).clamp(max=0.1), start, clean, threat, iterations)
+    return {
+        "malicious": count,
+        "unperturbed": int(victims.sum()),
+        "right_before": before,
+        "right_after": min([before, *right]),
+    }
