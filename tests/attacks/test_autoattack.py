@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from fractions import Fraction
 from itertools import pairwise
 
@@ -53,19 +54,28 @@ def official(
     suite.fab.n_iter = spec.iterations
     suite.square.n_queries = spec.queries
     suite.apgd_targeted.n_target_classes = suite.fab.n_target_classes = 4  # there are 5 classes
+    tracer = sys.gettrace()  # one of its checks switches tracing off
     points, answers = suite.run_standard_evaluation(x.clone(), y.clone(), batch_size=batch_size)
+    sys.settrace(tracer)
     return answers == y, points
 
 
 @pytest.mark.parametrize(
-    ("batch_size", "coupled"), [(12, False), (5, True)], ids=["one-batch", "packed-coupled"]
+    ("version", "norm", "batch_size", "coupled"),
+    [
+        *(("standard", norm, 12, False) for norm in NORMS),
+        *(("standard", norm, 5, True) for norm in NORMS),
+        ("plus", "Linf", 12, False),
+        ("plus", "L2", 5, True),
+        ("plus", "L1", 12, True),
+        ("rand", "L2", 12, False),
+        ("rand", "Linf", 5, True),
+    ],
 )
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("version", ["standard", "plus", "rand"])
 def test_equals_autoattack(version: str, norm: str, batch_size: int, coupled: bool) -> None:
     """Coupled images tell that survivors are packed into batches exactly as AutoAttack does."""
     network, x, y = subject(12, coupled=coupled)
-    budget = {"iterations": 2 if version == "rand" else 4, "queries": 10}
+    budget = {"iterations": 2 if version == "rand" else 3, "queries": 8}
     spec = AttackSpec(name=version, norm=norm, eps=MODERATE[norm], **budget)
     batches = zip(x.split(batch_size), y.split(batch_size), strict=True)
     natural = torch.cat([judge(network, *batch) for batch in batches])
