@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from dentbench.adapt import affine
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.losses import LOSSES
-from dentbench.adapt.optimizers import OPTIMIZERS, initial_state
+from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
+from dentbench.adapt.unrolling import unrolled
 from dentbench.errors import ModelError
 from dentbench.spec import DentSpec
 
@@ -84,15 +85,26 @@ class Dent(nn.Module):
         with torch.inference_mode(False), torch.enable_grad():
             return self._adapt(x.clone() if x.is_inference() else x.detach(), differentiable=False)
 
-    def unroll(self, x: Tensor) -> Adaptation:
+    def unroll(self, x: Tensor, last: int | None = None) -> Adaptation:
         """Return the same adaptation as :meth:`adapt`, as a differentiable function of ``x``.
 
         Its tensors carry the graph of all updates, gradients of gradients included, so
         ``predict(x, unroll(x))`` has the exact gradient of the whole defense. The memory grows
-        with the number of steps.
+        with the number of steps. With ``last`` >= 1 the gradient goes through the last so many
+        updates only (all, if there are no more), has no gradient itself, and takes the memory of
+        one update; the losses then carry no graph and are empty.
         """
         with torch.inference_mode(False), torch.enable_grad():
-            return self._adapt(x.clone() if x.is_inference() else x, differentiable=True)
+            x = x.clone() if x.is_inference() else x
+            if last is None or self.spec.steps == 0:
+                return self._adapt(x, differentiable=True)
+            start = self._start(len(x))
+            count = self.spec.steps
+            parameters = unrolled(
+                self._step, x, start, initial_state(start), count, min(last, count)
+            )
+        flat, sigma = self._parts(parameters)
+        return Adaptation(affine=flat, losses=start.new_zeros(0), sigma=sigma)
 
     def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
         if self.spec.steps == 0:
@@ -103,16 +115,22 @@ class Dent(nn.Module):
         for _ in range(self.spec.steps):
             if not differentiable:
                 parameters = parameters.detach().requires_grad_()
-            loss = self.loss(self._forward(x, *self._parts(parameters)))
-            (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
-            with torch.set_grad_enabled(differentiable):
-                change, state = self._update(grad, state, self.spec, self._rates)
-                parameters = parameters + change
+            parameters, state, loss = self._step(x, parameters, state, differentiable)
             losses.append(loss if differentiable else loss.detach())
         if not differentiable:
             parameters = parameters.detach()
         flat, sigma = self._parts(parameters)
         return Adaptation(affine=flat, losses=torch.stack(losses), sigma=sigma)
+
+    def _step(
+        self, x: Tensor, parameters: Tensor, state: OptimizerState, differentiable: bool
+    ) -> tuple[Tensor, OptimizerState, Tensor]:
+        """Make one update; return the parameters and the state after it, and the loss before."""
+        loss = self.loss(self._forward(x, *self._parts(parameters)))
+        (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
+        with torch.set_grad_enabled(differentiable):
+            change, state = self._update(grad, state, self.spec, self._rates)
+            return parameters + change, state, loss
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return the scalar that adaptation minimizes, for a batch's logits (B, classes)."""

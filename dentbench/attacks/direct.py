@@ -49,15 +49,19 @@ def unrolled(situation: Situation) -> AttackResult:
     not evaluated in this way before.
     """
     search = Search(situation, "unrolled")
-    whole = unrolled_defense(situation.defense, situation.spec.protocols.last)
+    whole = unrolled_defense(situation)
     search.ascend_all(through(search.shown(whole), judges=True), _ascents(situation, "unrolled"))
     return search.result()
 
 
-def unrolled_defense(defense: Any, last: int | None = None) -> Classifier:
-    """Return a defense as a function that has its exact gradient, or that of the last steps."""
+def unrolled_defense(situation: Situation) -> Classifier:
+    """Return the defense as a function that has its exact gradient, or that of the last steps."""
+    defense: Any = situation.defense
+    own = situation.spec.defense
+    last = situation.spec.protocols.last or (own.steps if own is not None and own.steps else None)
     if last is None:
         return lambda x: defense.predict(x, defense.unroll(x))
+    # Said even where it is all of them: dent then needs the memory of one step only.
     return lambda x: defense.predict(x, defense.unroll(x, last=last))
 
 

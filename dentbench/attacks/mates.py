@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
 from dentbench.attacks.apgd import Look, apgd, random_start
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import Classifier, ThreatModel, margins
+from dentbench.attacks.base import ThreatModel, margins
 from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
 from dentbench.attacks.compositions import divisions, judged_alone, judged_in
 from dentbench.attacks.direct import unrolled_defense
@@ -102,8 +102,8 @@ def _invade(situation: Situation, count: int) -> dict[str, int]:
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:count].to(labels.device)
     victims = torch.ones_like(labels, dtype=torch.bool).index_fill(0, rows, False)
-    defense: Any = situation.defense
-    whole: Classifier = unrolled_defense(defense) if hasattr(defense, "unroll") else defense
+    exact = hasattr(situation.defense, "unroll")
+    whole = unrolled_defense(situation) if exact else situation.defense
     right: list[int] = []
 
     def oracle(points: Tensor, loss: Loss) -> Look:
