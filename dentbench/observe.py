@@ -56,7 +56,8 @@ def _natural_given(evaluation: Evaluation, spec: EvalSpec) -> int | None:
     subject, data = evaluation.subject.given
     if "given" not in evaluation.shared:
         evaluation.shared["given"] = Runner(subject, evaluation.options, evaluation.progress)
-    outcomes = evaluation.shared["given"].outcomes(replace(spec, data=data), NATURAL)
+    twin: Evaluation = evaluation.shared["given"]
+    outcomes = twin.outcomes(replace(spec, data=data), NATURAL)
     return sum(flag for outcome in outcomes for flag in outcome.correct)
 
 
@@ -117,7 +118,7 @@ def _names(stage: str, spec: EvalSpec) -> list[str]:
 def _batches(
     evaluation: Evaluation, spec: EvalSpec, folder: RunFolder, stage: str
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
-    """Yield each batch's name, final points (B, C, H, W) and labels (B,); nothing without points."""
+    """Yield each batch's name, final points (B, C, H, W), if they were kept, and labels (B,)."""
     subject, size = evaluation.subject, spec.batches.size
     if stage == NATURAL:
         points = subject.images
@@ -153,15 +154,17 @@ def summarized(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
     flips. ``label_balance`` and ``predicted_balance``: the mean over the batches of
     :func:`balance`, of the labels and of the adapted model's predictions.
     """
-    weights = [int(one["images"]) for one in diagnoses]  # type: ignore[arg-type]
+    columns: dict[str, list[Any]] = {
+        name: [one[name] for one in diagnoses] for name in diagnoses[0]
+    }
+    weights = columns["images"]
     found: dict[str, Any] = {"images": sum(weights)}
     for name in _MEANS:
-        values: list[Any] = [one[name] for one in diagnoses]
-        known = None not in values
-        found[name] = _mean(values, weights) if known else None
-    found["flips"] = sum(int(one["flips"]) for one in diagnoses)  # type: ignore[arg-type]
+        known = None not in columns[name]
+        found[name] = _mean(columns[name], weights) if known else None
+    found["flips"] = sum(columns["flips"])
     for name, counts in (("label_balance", "labels"), ("predicted_balance", "classes")):
-        found[name] = _mean([balance(one[counts]) for one in diagnoses], [1] * len(diagnoses))
+        found[name] = _mean([*map(balance, columns[counts])], [1] * len(diagnoses))
     return found
 
 
@@ -170,7 +173,7 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
     return float(f"{total / sum(weights):.6g}")
 
 
-def balance(counts: Any) -> float:
+def balance(counts: Sequence[int]) -> float:
     """Return how evenly images are spread over the classes: 1 is evenly, 0 is all in one.
 
     The entropy of the shares over that of equal shares; ``counts`` has one per class.

@@ -5,13 +5,14 @@ The first half is torch-free, so that a bad name or value is told before anythin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
+from dentbench.choices import parse_threat
 from dentbench.errors import SpecError
 from dentbench.spec import (
     MODES,
@@ -25,6 +26,7 @@ from dentbench.spec import (
     parse_eps,
     require_choice,
     require_count,
+    require_order,
 )
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 
@@ -45,11 +47,13 @@ class DataChoice:
     data_name: str | None = None
     first: int = 0
     examples: int | None = None
+    order: str = "given"
 
     def __post_init__(self) -> None:
         require_count("first", self.first, 0)
         if self.examples is not None:
             require_count("examples", self.examples, 1)
+        require_order(self.order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,17 +68,80 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One model evaluated without a defense and with each of some: checked, nothing loaded yet."""
+    """One model evaluated without a defense and with each of some, under each of some attacks.
+
+    Checked, nothing loaded yet. ``notes``: what a user should know of what was chosen.
+    """
 
     model: str
     card: ModelCard | None
     defenses: tuple[DentSpec | None, ...]
-    attack: AttackSpec
+    attacks: tuple[AttackSpec, ...]
     data: DataChoice
     batches: BatchPlan
     protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
     seed: int = 0
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of every model, as written; None takes the default.
+
+    ``threats``: such as "Linf:1.5/255", in place of ``norm`` and ``eps``.
+    """
+
+    models: Sequence[str]
+    data: DataChoice = DataChoice()
+    attack: str = "standard"
+    norm: str | None = None
+    eps: str | None = None
+    threats: Sequence[str] = ()
+    batches: BatchPlan = field(default_factory=BatchPlan)
+    protocols: Sequence[str] = ()
+    seed: int = 0
+
+    def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
+        """Return the attacks on one model: one for each threat model, the same but for that."""
+        if self.threats and (self.norm or self.eps):
+            raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
+        pairs: list[tuple[str | None, str | None]] = [*map(parse_threat, self.threats)]
+        found = [
+            choose_attack(card, name=self.attack, norm=norm, eps=eps)
+            for norm, eps in pairs or [(self.norm, self.eps)]
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+Chosen: TypeAlias = tuple[DentSpec | None, tuple[str, ...]]
+"""A defense, None for static, and what a user should know of the choice."""
+
+
+def make_studies(
+    request: Request, choose: Callable[[ModelCard | None], Sequence[Chosen]]
+) -> list[Study]:
+    """Return a study of every model asked for, with the defenses that ``choose`` has for it.
+
+    Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
+    """
+    studies = []
+    for name in request.models or [DEFAULT_MODEL]:
+        card = find_card(name)
+        chosen = choose(card)
+        study = Study(
+            model=name,
+            card=card,
+            defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
+            attacks=request.attacks(card),
+            data=request.data,
+            batches=request.batches,
+            protocols=choose_protocols(request.protocols),
+            seed=request.seed,
+            notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
+        )
+        check_names(study)
+        studies.append(study)
+    return studies
 
 
 def find_card(model: str) -> ModelCard | None:
@@ -117,9 +184,7 @@ def choose_attack(
     return AttackSpec(name=name, norm=norm, eps=radius, **budget)
 
 
-def choose_defense(
-    mode: str, settings: Mapping[str, Any], card: ModelCard | None
-) -> tuple[DentSpec | None, tuple[str, ...]]:
+def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | None) -> Chosen:
     """Return the defense asked for, None for static, and what a user should know of the choice.
 
     ``settings``: DentSpec fields by name, None where the default is to be taken. A card's
@@ -142,6 +207,8 @@ def choose_defense(
             for name, value in card.recommended.items()
             if name in known and name not in given and name != "mode"
         }
+        if given.get("delta") == "none":
+            recommended.pop("lr", None)  # of the scales and shifts, which stay
     spec = DentSpec(mode=mode, **{**recommended, **given})
     released = DentSpec(mode=mode, **given)
     changed = [f"{k} {v}" for k, v in recommended.items() if getattr(released, k) != v]
@@ -177,7 +244,10 @@ def check_names(study: Study) -> None:
 def prepare(
     study: Study, source: Source, options: RunOptions, progress: Progress | None = None
 ) -> tuple[Evaluation, list[EvalSpec]]:
-    """Load a study's model and data; return what runs it and its specs, the static one first."""
+    """Load a study's model and data; return what runs it and its specs.
+
+    For each attack the static spec comes first.
+    """
     from dentbench.runner import Evaluation, Subject
     from dentbench.zoo.datasets import load_dataset, slice_of
     from dentbench.zoo.models import load_model
@@ -185,24 +255,30 @@ def prepare(
     check_names(study)
     where: dict[str, Any] = vars(source)
     dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
-    images, labels, data = slice_of(dataset, study.data.first, study.data.examples)
+    chosen = (dataset, study.data.first, study.data.examples)
     model = load_model(study.model, **where)
+    images, labels, data = slice_of(*chosen)
+    subject = Subject(network=model.network, images=images, labels=labels)
+    if study.data.order != "given":
+        given = (subject, data)
+        images, labels, data = slice_of(*chosen, order=study.data.order)
+        subject = replace(subject, images=images, labels=labels, given=given)
     static = EvalSpec(
         model=ModelSpec(name=model.name, sha256=model.sha256),
         data=data,
         batches=study.batches,
         defense=None,
-        attack=study.attack,
+        attack=study.attacks[0],
         seed=study.seed,
     )
-    subject = Subject(network=model.network, images=images, labels=labels)
-    specs = [static, *(replace(static, defense=d) for d in study.defenses if d is not None)]
+    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
+    specs = [replace(static, attack=a, defense=d) for a in study.attacks for d in defenses]
     return Evaluation(subject, options, progress), specs
 
 
 def run_study(
     study: Study, source: Source, options: RunOptions, progress: Progress | None = None
 ) -> list[Record]:
-    """Carry out a study, or what is left of it, and return its records, the static one first."""
+    """Carry out a study, or what is left of it, and return a record per spec, in order."""
     evaluation, specs = prepare(study, source, options, progress)
     return evaluation.run(specs, study.protocols)

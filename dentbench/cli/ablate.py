@@ -1,12 +1,8 @@
-"""``dentbench ablate``: a grid of dent's settings on one model, in one table."""
+"""``dentbench ablate``: the paper's Table 2, or a grid of dent's settings, in one table."""
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from dentbench.cli import options as opt
 
@@ -16,28 +12,26 @@ def ablate(
     model: opt.Model = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
-    mode: Annotated[
-        list[str] | None, typer.Option("--mode", help="batch and/or instance. Default: batch.")
-    ] = None,
-    steps: Annotated[
-        list[int] | None, typer.Option("--steps", metavar="N", help="Updates: --steps 0 1 3 6.")
-    ] = None,
-    lr: Annotated[
-        list[float] | None, typer.Option("--lr", metavar="X", help="Learning rates.")
-    ] = None,
-    loss: Annotated[list[str] | None, typer.Option("--loss", help="shot and/or entropy.")] = None,
-    statistics: Annotated[
-        list[str] | None, typer.Option("--statistics", help="running and/or batch.")
-    ] = None,
-    optimizer: Annotated[
-        list[str] | None, typer.Option("--optimizer", help="adamod, adam and/or sgd.")
-    ] = None,
+    mode: opt.Modes = None,
+    steps: opt.StepsAxis = None,
+    delta: opt.Deltas = None,
+    loss: opt.Losses = None,
+    statistics: opt.StatisticsAxis = None,
+    blur: opt.Blurs = None,
+    sigma: opt.Sigmas = None,
+    padding: opt.Paddings = None,
+    optimizer: opt.Optimizers = None,
+    lr: opt.Lrs = None,
+    sigma_lr: opt.SigmaLrs = None,
+    settings: opt.Settings = None,
+    threat: opt.Threats = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     attack: opt.Attack = "standard",
     protocol: opt.Protocols = None,
     examples: opt.Examples = None,
     first: opt.First = 0,
+    order: opt.Order = "given",
     batch_size: opt.BatchSize = 128,
     batching: opt.Batching = "declared",
     seed: opt.Seed = 0,
@@ -47,68 +41,75 @@ def ablate(
     offline: opt.Offline = False,
     fresh: opt.Fresh = False,
     save_adversarial: opt.SaveAdversarial = False,
+    diagnostics: opt.Diagnostics = False,
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
 ) -> None:
-    """Attack dent with every combination of the settings given, beside the static model.
+    """Attack dent part by part: the six rows of the paper's Table 2, batch-wise.
 
-    For example: dentbench ablate --model digits-nominal --steps 0 1 3 6 --loss shot entropy
+    --blur alone chooses some of them; any other setting of dent makes a grid of all the values
+    given. Run again, it resumes at the first missing batch. For example:
+
+    dentbench ablate --model AutoAttackResNet18 --examples 64 --attack quick
+
+    dentbench ablate --blur static --sigma 0.5 0.7 1.0 --steps 0 1 10
     """
     del config
+    from dentbench import ablation
+    from dentbench.choices import parse_settings
     from dentbench.cli import running
     from dentbench.spec import BatchPlan
-    from dentbench.study import (
-        DEFAULT_MODEL,
-        DataChoice,
-        Source,
-        Study,
-        check_names,
-        choose_attack,
-        choose_defense,
-        choose_protocols,
-        find_card,
-    )
+    from dentbench.study import DataChoice, Request, find_card, make_studies
 
-    grid = {
-        "steps": steps,
-        "lr": lr,
-        "loss": loss,
-        "statistics": statistics,
-        "optimizer": optimizer,
+    axes = {
+        "mode": mode or (),
+        "steps": steps or (),
+        "delta": delta or (),
+        "loss": loss or (),
+        "statistics": statistics or (),
+        "blur": blur or (),
+        "sigma": sigma or (),
+        "padding": padding or (),
+        "optimizer": optimizer or (),
+        "lr": lr or (),
+        "sigma_lr": sigma_lr or (),
+        **parse_settings(settings or ()),
     }
-    points = [
-        dict(zip(grid, values, strict=True))
-        for values in itertools.product(*(options or [None] for options in grid.values()))
-    ]
     studies = []
-    for name in model or [DEFAULT_MODEL]:
-        card = find_card(name)
-        chosen = [choose_defense(m, p, card) for m in mode or ["batch"] for p in points]
-        study = Study(
-            model=name,
-            card=card,
-            defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
-            attack=choose_attack(card, name=attack, norm=norm, eps=eps),
-            data=DataChoice(dataset=dataset, data_name=data_name, first=first, examples=examples),
+    for name in model or [ablation.DEFAULT_MODEL]:
+        own = () if norm or eps else ablation.threats_of(find_card(name))
+        request = Request(
+            models=[name],
+            data=DataChoice(
+                dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
+            ),
+            attack=attack,
+            norm=norm,
+            eps=eps,
+            threats=threat or own,
             batches=BatchPlan(size=batch_size, batching=batching),
-            protocols=choose_protocols(protocol or ()),
+            protocols=protocol or (),
             seed=seed,
-            notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
         )
-        check_names(study)
-        studies.append(study)
-    source = Source(cache=cache, offline=offline)
-    if dry_run:
-        running.show_estimates(studies, source, device)
-        return
-    how = running.run_options(results, device, fresh=fresh, save_adversarial=save_adversarial)
-    records = [record for study in studies for record in running.run(study, source, how)]
+        studies += make_studies(request, lambda card: ablation.choose_defenses(axes, card))
+    finished = running.carry_out(
+        studies,
+        running.How(
+            results=results,
+            device=device,
+            cache=cache,
+            offline=offline,
+            fresh=fresh,
+            save_adversarial=save_adversarial,
+            measure_time=True,
+            diagnostics=diagnostics,
+            dry_run=dry_run,
+        ),
+    )
+    from dentbench.cli import showing
+
     if as_json:
-        running.print_json(records)
+        running.print_json(finished)
         return
-    from rich.console import Console
-
-    from dentbench.report.tables import all_records
-    from dentbench.report.terminal import print_table
-
-    print_table(all_records(records), Console())
+    for study, records in finished:
+        showing.show_ablation(study, records, results, table2=ablation.is_table2(axes))

@@ -10,35 +10,47 @@ import typer
 from dentbench.cli import options as opt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from dentbench.outcome import Record
-    from dentbench.study import Study
+    from dentbench.cli import running
 
 
 def evaluate(
     config: opt.Config = None,
+    table: Annotated[
+        int | None,
+        typer.Option(
+            "--table",
+            metavar="1",
+            help="Run exactly the cells of the paper's Table 1: both modes, Carmon2019 and "
+            "Ding2020 or the models given. For Table 2: dentbench ablate.",
+        ),
+    ] = None,
     model: opt.Model = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
     mode: Annotated[
-        str, typer.Option("--mode", help="instance or batch: dent beside static; or static alone.")
-    ] = "instance",
-    steps: Annotated[
-        int | None, typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")
+        str | None,
+        typer.Option(
+            "--mode", help="instance (default) or batch: dent beside static; or static alone."
+        ),
     ] = None,
-    lr: Annotated[
-        float | None, typer.Option("--lr", metavar="X", help="Learning rate. Default: 0.006.")
-    ] = None,
+    steps: opt.Steps = None,
+    delta: opt.Delta = None,
     loss: opt.Loss = None,
     statistics: opt.Statistics = None,
+    blur: opt.Blur = None,
+    sigma: opt.Sigma = None,
+    padding: opt.Padding = None,
     optimizer: opt.Optimizer = None,
+    lr: opt.Lr = None,
+    sigma_lr: opt.SigmaLr = None,
+    settings: opt.Settings = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     attack: opt.Attack = "standard",
     protocol: opt.Protocols = None,
     examples: opt.Examples = None,
     first: opt.First = 0,
+    order: opt.Order = "given",
     batch_size: opt.BatchSize = 128,
     batching: opt.Batching = "declared",
     seed: opt.Seed = 0,
@@ -48,6 +60,7 @@ def evaluate(
     offline: opt.Offline = False,
     fresh: opt.Fresh = False,
     save_adversarial: opt.SaveAdversarial = False,
+    diagnostics: opt.Diagnostics = False,
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -58,84 +71,81 @@ def evaluate(
     dentbench evaluate --model Carmon2019 --mode instance --steps 6
     """
     del config
+    from dentbench import table1
+    from dentbench.choices import parse_settings
     from dentbench.cli import running
     from dentbench.spec import BatchPlan
-    from dentbench.study import (
-        DEFAULT_MODEL,
-        DataChoice,
-        Source,
-        Study,
-        check_names,
-        choose_attack,
-        choose_defense,
-        choose_protocols,
-        find_card,
-    )
+    from dentbench.study import DataChoice, Request, choose_defense, make_studies
 
-    settings = {
+    own = {
         "steps": steps,
-        "lr": lr,
+        "delta": delta,
         "loss": loss,
         "statistics": statistics,
+        "blur": blur,
+        "sigma": sigma,
+        "padding": padding,
         "optimizer": optimizer,
+        "lr": lr,
+        "sigma_lr": sigma_lr,
+        **parse_settings(settings or (), once=True),
     }
-    studies = []
-    for name in model or [DEFAULT_MODEL]:
-        card = find_card(name)
-        defense, notes = choose_defense(mode, settings, card)
-        study = Study(
-            model=name,
-            card=card,
-            defenses=(defense,),
-            attack=choose_attack(card, name=attack, norm=norm, eps=eps),
-            data=DataChoice(dataset=dataset, data_name=data_name, first=first, examples=examples),
-            batches=BatchPlan(size=batch_size, batching=batching),
-            protocols=choose_protocols(protocol or ()),
-            seed=seed,
-            notes=notes,
+    request = Request(
+        models=model or (),
+        data=DataChoice(
+            dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
+        ),
+        attack=attack,
+        norm=norm,
+        eps=eps,
+        batches=BatchPlan(size=batch_size, batching=batching),
+        protocols=protocol or (),
+        seed=seed,
+    )
+    if table is None:
+        studies = make_studies(
+            request, lambda card: [choose_defense(mode or "instance", own, card)]
         )
-        check_names(study)
-        studies.append(study)
-    source = Source(cache=cache, offline=offline)
-    if dry_run:
-        running.show_estimates(studies, source, device)
-        return
-    how = running.run_options(results, device, fresh=fresh, save_adversarial=save_adversarial)
-    finished = [(study, running.run(study, source, how)) for study in studies]
+    else:
+        given = {name: value for name, value in own.items() if value is not None}
+        table1.check(table, [*(["mode"] if mode else []), *given])
+        studies = [
+            study
+            for one in table1.requests(request)
+            for study in make_studies(one, table1.choose_defenses)
+        ]
+    finished = running.carry_out(
+        studies,
+        running.How(
+            results=results,
+            device=device,
+            cache=cache,
+            offline=offline,
+            fresh=fresh,
+            save_adversarial=save_adversarial,
+            diagnostics=diagnostics,
+            dry_run=dry_run,
+        ),
+    )
+    from dentbench.cli import showing
+
     if as_json:
-        pairs = [records for _, records in finished]
-        running.print_json(
-            [record for records in pairs for record in records],
-            verdicts=[_verdict(records) for records in pairs if len(records) == 2],
-        )
-        return
-    for study, records in finished:
-        _show(study, records, results)
+        running.print_json(finished, verdicts=_verdicts(finished))
+    elif table is None:
+        for study, records in finished:
+            showing.show_study(study, records, results)
+    else:
+        showing.show_table1(finished, results)
 
 
-def _verdict(records: Sequence[Record]) -> dict[str, Any]:
+def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
+    """Return the verdict on every defended record, each against its own static one."""
     from dataclasses import asdict
 
     from dentbench.report.verdict import verdict
 
-    return {"model": records[0].model, **asdict(verdict(*records))}
-
-
-def _show(study: Study, records: Sequence[Record], results: Path) -> None:
-    """Print one study's table, verdict and notes."""
-    from rich.console import Console
-    from rich.text import Text
-
-    from dentbench.report.tables import all_records, summary
-    from dentbench.report.terminal import print_table
-    from dentbench.report.verdict import verdict
-
-    console = Console()
-    for note in study.notes:
-        console.print(Text(note, style="dim"))
-    if len(records) == 1:
-        print_table(all_records(records), console)
-    else:
-        print_table(summary(*records), console)
-        console.print(Text(verdict(*records).sentence, style="bold"))
-    console.print(Text(f"Records: {results / 'results.csv'}", style="dim"))
+    return [
+        {"model": static.model, **asdict(verdict(static, defended))}
+        for _, (static, *others) in finished
+        for defended in others
+    ]

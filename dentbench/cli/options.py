@@ -71,7 +71,7 @@ Model = Annotated[
         "--model",
         metavar="NAME",
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
-        "repeatable. Default: the embedded digits-robust.",
+        "repeatable. Default: the embedded digits-robust (ablate: digits-nominal).",
     ),
 ]
 Dataset = Annotated[
@@ -87,11 +87,78 @@ DataName = Annotated[
     str | None,
     typer.Option("--data-name", metavar="TEXT", help="What to call a data file of your own."),
 ]
-Loss = Annotated[str | None, typer.Option("--loss", help="shot or entropy.")]
-Statistics = Annotated[
-    str | None, typer.Option("--statistics", help="running (training, frozen) or batch.")
+_MODE = typer.Option("--mode", help="batch or instance. Default: batch.")
+_STEPS = typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")
+_DELTA = typer.Option("--delta", help="affine: adapt scales and shifts; none: leave them.")
+_LOSS = typer.Option("--loss", help="shot or entropy.")
+_STATISTICS = typer.Option(
+    "--statistics", help="running (training, frozen), batch, or mix:ALPHA of the batch's."
+)
+_BLUR = typer.Option("--blur", help="none, static or dynamic. Default: none.")
+_SIGMA = typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts.")
+_PADDING = typer.Option("--padding", help="Of the blur: zeros, reflect or replicate.")
+_OPTIMIZER = typer.Option("--optimizer", help="adamod, adamod-paper, adam or sgd.")
+_LR = typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts.")
+_SIGMA_LR = typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma.")
+
+Steps = Annotated[int | None, _STEPS]
+Delta = Annotated[str | None, _DELTA]
+Loss = Annotated[str | None, _LOSS]
+Statistics = Annotated[str | None, _STATISTICS]
+Blur = Annotated[str | None, _BLUR]
+Sigma = Annotated[float | None, _SIGMA]
+Padding = Annotated[str | None, _PADDING]
+Optimizer = Annotated[str | None, _OPTIMIZER]
+Lr = Annotated[float | None, _LR]
+SigmaLr = Annotated[float | None, _SIGMA_LR]
+
+# The same, several values at once: the axes of an ablation.
+Modes = Annotated[list[str] | None, _MODE]
+StepsAxis = Annotated[list[int] | None, _STEPS]
+Deltas = Annotated[list[str] | None, _DELTA]
+Losses = Annotated[list[str] | None, _LOSS]
+StatisticsAxis = Annotated[list[str] | None, _STATISTICS]
+Blurs = Annotated[list[str] | None, _BLUR]
+Sigmas = Annotated[list[float] | None, _SIGMA]
+Paddings = Annotated[list[str] | None, _PADDING]
+Optimizers = Annotated[list[str] | None, _OPTIMIZER]
+Lrs = Annotated[list[float] | None, _LR]
+SigmaLrs = Annotated[list[float] | None, _SIGMA_LR]
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another setting of dent: beta1, beta2, beta3, optimizer_eps, momentum, nesterov, "
+        "gamma_lr or beta_lr; repeatable.",
+    ),
 ]
-Optimizer = Annotated[str | None, typer.Option("--optimizer", help="adamod, adam or sgd.")]
+Threats = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--threat",
+        metavar="NORM:EPS",
+        help="Threat model, such as Linf:1.5/255 or L2:0.2; repeatable. Default: these two, or "
+        "the data set's own.",
+    ),
+]
+Order = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        help="given, or label-windows:N: sorted by label within windows of N images (Chen et "
+        "al. 2022: 256), natural accuracy in the given order told beside it.",
+    ),
+]
+Diagnostics = Annotated[
+    bool,
+    typer.Option(
+        "--diagnostics",
+        help="Keep what every adaptation to the natural images did, and to attacked ones where "
+        "their points are kept.",
+    ),
+]
 Norm = Annotated[str | None, typer.Option("--norm", help="Linf, L2 or L1. Default: the model's.")]
 Eps = Annotated[
     str | None,

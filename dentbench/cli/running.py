@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
@@ -24,18 +24,49 @@ if TYPE_CHECKING:
     from dentbench.study import Source, Study
 
 
-def run_options(
-    results: Path, device: str, *, fresh: bool = False, save_adversarial: bool = False
-) -> RunOptions:
+Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
+"""Each study and its records, in the order of its specs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class How:
+    """How studies are carried out: the options of a command that change no number."""
+
+    results: Path
+    device: str
+    cache: Path | None = None
+    offline: bool = False
+    fresh: bool = False
+    save_adversarial: bool = False
+    measure_time: bool = False
+    diagnostics: bool = False
+    dry_run: bool = False
+
+
+def carry_out(studies: Sequence[Study], how: How) -> Finished:
+    """Carry out studies one after the other; a dry run tells their cost and ends the command."""
+    from dentbench.study import Source
+
+    source = Source(cache=how.cache, offline=how.offline)
+    if how.dry_run:
+        show_estimates(studies, source, how.device)
+        raise typer.Exit
+    options = run_options(how)
+    return [(study, run(study, source, options)) for study in studies]
+
+
+def run_options(how: How) -> RunOptions:
     """Return how to run, once the results folder and the device are known to be usable."""
     from dentbench.runner import RunOptions
 
-    _check_writable(results)
+    _check_writable(how.results)
     return RunOptions(
-        results=results,
-        device=_device(device),
-        fresh=fresh,
-        save_adversarial=save_adversarial,
+        results=how.results,
+        device=_device(how.device),
+        fresh=how.fresh,
+        save_adversarial=how.save_adversarial,
+        measure_time=how.measure_time,
+        diagnostics=how.diagnostics,
     )
 
 
@@ -109,7 +140,7 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
             for part in estimate(evaluation, spec, study.protocols):
                 cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
                 rows.append([spec.model.name, part.mode, part.stage, f"{part.images:,}", *cost])
-    labels = sorted({attack_label(study.attack) for study in studies})
+    labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         Column("model"),
         Column("mode"),
@@ -133,6 +164,7 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def print_json(records: Iterable[Record], **more: Any) -> None:
-    """Print records, and what else is given, as one JSON object."""
-    typer.echo(json.dumps({"records": [asdict(record) for record in records], **more}, indent=1))
+def print_json(finished: Finished, **more: Any) -> None:
+    """Print all records, and what else is given, as one JSON object."""
+    records = [asdict(record) for _, records in finished for record in records]
+    typer.echo(json.dumps({"records": records, **more}, indent=1))

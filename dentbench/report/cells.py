@@ -30,18 +30,27 @@ def best(records: Sequence[Record]) -> Record | None:
     return None if rank is None else records[rank[2]]
 
 
-def natural_cell(record: Record | None) -> Cell:
-    """Return the share right without an attack, or that it was not run."""
+def natural_cell(record: Record | None, *, slot: bool = False) -> Cell:
+    """Return the share right without an attack, or that it was not run.
+
+    ``slot``: the row says what adapts and blurs, so no footnote does.
+    """
     if record is None:
         return Cell(NOT_RUN)
-    return Cell(Share(record.natural_correct, record.n), setting.natural_marks(record))
+    return Cell(Share(record.natural_correct, record.n), setting.natural_marks(record, slot=slot))
 
 
-def attacked_cell(record: Record | None, threat: tuple[str, Fraction], worst: bool = False) -> Cell:
+def attacked_cell(
+    record: Record | None,
+    threat: tuple[str, Fraction],
+    worst: bool = False,
+    *,
+    slot: bool = False,
+) -> Cell:
     """Return the share right under the published protocol, or in the worst case.
 
     A static model's worst case stands for its published protocol. A defense that only its
-    published protocol was run on has no worst case yet.
+    published protocol was run on has no worst case yet. ``slot`` as of :func:`natural_cell`.
     """
     counts = {} if record is None else record.protocol_counts
     if record is None or not counts or (worst and set(counts) == {setting.PUBLISHED}):
@@ -51,7 +60,7 @@ def attacked_cell(record: Record | None, threat: tuple[str, Fraction], worst: bo
         count = counts.get(setting.PUBLISHED, count if record.mode == "static" else None)
     if count is None:
         return Cell(NOT_RUN)
-    return Cell(Share(count, record.n), setting.attacked_marks(record, *threat))
+    return Cell(Share(count, record.n), setting.attacked_marks(record, *threat, slot=slot))
 
 
 def interval_cell(cell: Cell) -> Cell:

@@ -83,6 +83,24 @@ class Percent:
 
 
 @dataclass(frozen=True)
+class Ratio:
+    """How many times as much, written as ``25.9x``."""
+
+    value: float
+
+    def __str__(self) -> str:
+        return f"{self.plain()}x"
+
+    def plain(self) -> str:
+        """Return the ratio as digits."""
+        return f"{self.value:.1f}"
+
+    def data(self) -> dict[str, Any]:
+        """Return the ratio."""
+        return {"times": self.value}
+
+
+@dataclass(frozen=True)
 class Points:
     """A difference of two percentages, written with its sign as ``+1.6`` or ``-0.2``."""
 
@@ -132,7 +150,7 @@ class Paired:
         return {"points": self.points, **vars(self), "p": self.p_value}
 
 
-Number = Share | Interval | Percent | Points | Paired
+Number = Share | Interval | Percent | Ratio | Points | Paired
 """Any of the numbers of a report."""
 
 

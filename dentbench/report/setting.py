@@ -7,7 +7,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from dentbench.outcome import Record
-from dentbench.spec import BatchPlan, DentSpec, field_names, parse_eps
+from dentbench.spec import BatchPlan, DentSpec, field_names, format_eps, parse_eps
 
 DATASET: Final = "CIFAR-10"
 """The data set of every published number."""
@@ -28,25 +28,39 @@ PUBLISHED: Final = "published"
 """The protocol of every published number of a defense."""
 
 
+_USED_BY_NO_STEPS: Final = ("padding", "sigma")
+"""The settings that dent has a use for in 0 steps, beside the kind of blur."""
+
+
 @lru_cache
-def _defaults(mode: str) -> dict[str, Any]:
-    spec = DentSpec(mode=mode)
-    names = (name for name in field_names(DentSpec) if name not in ("mode", "steps"))
-    return {name: getattr(spec, name) for name in names}
+def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
+    spec = DentSpec(mode=mode, steps=steps, blur=blur)
+    names = field_names(DentSpec) if steps else _USED_BY_NO_STEPS
+    own = ("mode", "steps", "blur")
+    return {name: getattr(spec, name) for name in names if name not in own}
+
+
+def slot_text(record: Record) -> str:
+    """Return what of a run's settings is not the default of its mode, steps and blur; else ""."""
+    odd = []
+    if record.mode != "static":
+        blur = record.blur or "none"
+        odd = [
+            f"{name.replace('_', ' ')} {getattr(record, name)}"
+            for name, default in _defaults(record.mode, record.steps or 0, blur).items()
+            if getattr(record, name) != default
+        ]
+        if record.batch_size != BatchPlan.size:
+            odd.append(f"batches of {record.batch_size}")
+        if record.order not in ("given", ""):
+            odd.append(f"order {record.order}")
+    return ", ".join(odd)
 
 
 def settings_text(record: Record) -> str:
-    """Return what of dent's settings is not its mode's default, such as ``lr 0.02``; else ""."""
-    if record.mode == "static":
-        return ""
-    odd = [
-        f"{name.replace('_', ' ')} {getattr(record, name)}"
-        for name, default in _defaults(record.mode).items()
-        if getattr(record, name) != default
-    ]
-    if record.batch_size != BatchPlan.size:
-        odd.append(f"batches of {record.batch_size}")
-    return ", ".join(odd)
+    """Return what of a run's settings is not its mode's default, such as ``lr 0.02``; else ""."""
+    blurred = record.mode != "static" and record.blur not in (None, "none")
+    return ", ".join(filter(None, (f"blur {record.blur}" if blurred else "", slot_text(record))))
 
 
 def shortened(record: Record) -> bool:
@@ -73,17 +87,26 @@ def attack_notes(record: Record) -> tuple[str, ...]:
 _exact = lru_cache(parse_eps)
 
 
+def threat_text(norm: str, eps: Fraction) -> str:
+    """Return a threat model in words: Linf 8/255, and L2 and L1 radii as decimals, L2 0.2."""
+    short = f"{float(eps):.6g}"
+    exact = norm != "Linf" and "e" not in short and Fraction(short) == eps
+    return f"{norm} {short if exact else format_eps(eps)}"
+
+
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
     """Say how the threat model is not the given one; nothing when it is."""
-    if record.norm == norm and _exact(record.eps) == eps:
-        return ()
-    return (f"{record.norm} {record.eps}",)
+    found = _exact(record.eps)
+    return () if record.norm == norm and found == eps else (threat_text(record.norm, found),)
 
 
-def model_departures(record: Record) -> tuple[str, ...]:
-    """Say how the data set and dent's settings are not the published ones."""
+def model_departures(record: Record, *, slot: bool = False) -> tuple[str, ...]:
+    """Say how the data set and dent's settings are not the published ones.
+
+    ``slot``: but for what adapts and the kind of blur, which a row of Table 2 says itself.
+    """
     data = () if record.dataset in OFFICIAL_NAMES else (f"not {DATASET} but {record.dataset}",)
-    settings = settings_text(record)
+    settings = slot_text(record) if slot else settings_text(record)
     return (*data, settings) if settings else data
 
 
@@ -94,15 +117,17 @@ def count_marks(record: Record) -> tuple[str, ...]:
     return () if record.n == IMAGES else (f"{record.n:,} of {IMAGES:,} images",)
 
 
-def natural_marks(record: Record) -> tuple[str, ...]:
+def natural_marks(record: Record, *, slot: bool = False) -> tuple[str, ...]:
     """Return the footnote of an accuracy without an attack, if it needs one."""
-    return _joined(*model_departures(record), *count_marks(record))
+    return _joined(*model_departures(record, slot=slot), *count_marks(record))
 
 
-def attacked_marks(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
+def attacked_marks(
+    record: Record, norm: str, eps: Fraction, *, slot: bool = False
+) -> tuple[str, ...]:
     """Return the footnote of an accuracy under attack, against a published threat model."""
     return _joined(
-        *model_departures(record),
+        *model_departures(record, slot=slot),
         *count_marks(record),
         *threat_departures(record, norm, eps),
         *attack_departures(record),

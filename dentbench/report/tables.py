@@ -3,106 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Final
 
 from dentbench.outcome import Record
 from dentbench.report import setting
+from dentbench.report.ablation import table2
 from dentbench.report.cells import (
     INTERVALS,
     MODES,
     NOT_ROBUSTBENCH,
     WORST,
-    attacked_cell,
-    best,
     interval_cell,
-    natural_cell,
 )
-from dentbench.report.numbers import Paired, Percent, Points, Share
+from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.paired import readme, table1
-from dentbench.report.published import TABLE2, TABLE2_SOURCE, AblationRow
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.verdict import kind_of
-from dentbench.spec import parse_eps
 
 __all__ = ["all_records", "readme", "summary", "table1", "table2"]
-
-ABLATION_THREATS: Final = (("Linf", parse_eps("1.5/255")), ("L2", parse_eps("0.2")))
-"""The threat models of Table 2: Linf 1.5/255 and L2 0.2."""
-
-# --- Table 2 --------------------------------------------------------------------------------------
-
-ABLATION_COLUMNS: Final = (
-    Column("Delta"),
-    Column("Sigma"),
-    Column("step", "right"),
-    Column("row"),
-    Column("time", "right"),
-    Column("natural", "right"),
-    Column("Linf 1.5/255", "right"),
-    Column("L2 0.2", "right"),
-)
-
-
-def table2(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
-    """Return the paper's Table 2, the published row under ours for every model that was run.
-
-    Ours are records at Linf 1.5/255 or L2 0.2, static or batch-wise, under the published
-    protocol. The paper's model is not established, so no difference is taken.
-    """
-    threats = [
-        [r for r in records if not setting.threat_departures(r, *t)] for t in ABLATION_THREATS
-    ]
-    rows: list[list[object]] = []
-    for row in TABLE2:
-        stub = ["yes" if row.delta else "no", row.sigma, row.steps]
-        matching = [
-            [r for r in group if _ablation_slot(r) == _published_slot(row)] for group in threats
-        ]
-        names = dict.fromkeys((r.model, r.dataset) for group in matching for r in group)
-        for model, dataset in names:
-            if models is None or model in models:
-                found = [
-                    best([r for r in group if (r.model, r.dataset) == (model, dataset)])
-                    for group in matching
-                ]
-                rows.append([*stub, model, *_ablation_cells(found)])
-        if not rows or rows[-1][:3] != stub:
-            rows.append([*stub, "ours", *[NOT_RUN] * 4])
-        values = (row.natural, row.linf, row.l2)
-        rows.append([*stub, "published", f"{row.time:.1f}x", *map(Percent, values)])
-    return Table.of(
-        "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
-        ABLATION_COLUMNS,
-        rows,
-        caption="Accuracy in percent (images right/images); time relative to the static model.",
-        notes=(
-            f"Published: {TABLE2_SOURCE}; ours are other models, so no difference is taken.",
-            "Under attack: the published protocol; the worst case is in the table of all records.",
-            NOT_ROBUSTBENCH,
-        ),
-        stub=3,
-    )
-
-
-def _ablation_slot(record: Record) -> tuple[bool, str, int] | None:
-    """Return a record's Delta, Sigma and steps, or None where Table 2 has no such row."""
-    if record.mode == "static":
-        return False, "none", 0
-    return (True, "none", record.steps or 0) if record.mode == "batch" else None
-
-
-def _published_slot(row: AblationRow) -> tuple[bool, str, int]:
-    return row.delta, row.sigma, row.steps
-
-
-def _ablation_cells(found: Sequence[Record | None]) -> list[object]:
-    natural = best([record for record in found if record is not None])
-    attacked = (
-        attacked_cell(record, threat)
-        for record, threat in zip(found, ABLATION_THREATS, strict=True)
-    )
-    return ["not measured", natural_cell(natural), *attacked]
-
 
 # --- one row per record ---------------------------------------------------------------------------
 
@@ -215,5 +132,16 @@ def summary(static: Record, defended: Record) -> Table:
             Column("minus static", "right"),
         ),
         rows,
-        caption=f"{n:,} images.",
+        caption=f"{n:,} images.{_order(static, defended)}",
+    )
+
+
+def _order(static: Record, defended: Record) -> str:
+    """Say what the accuracies are in the given order, where the order is another."""
+    if static.natural_given_correct is None or defended.natural_given_correct is None:
+        return ""
+    natural = [Share(one.natural_given_correct or 0, one.n) for one in (static, defended)]
+    return (
+        f" Order: {defended.order}. Natural in the given order: static {natural[0]}, "
+        f"dent {natural[1]}."
     )

@@ -78,6 +78,14 @@ def read_parquet(path: Path) -> RawData:
     )
 
 
+def read_pictures(paths: Sequence[Path]) -> Any:
+    """Read image files of one size to one uint8 array, (N, 3, H, W) or (N, 1, H, W)."""
+    try:
+        return _decode([path.read_bytes() for path in paths])
+    except (OSError, ValueError) as error:
+        raise _unreadable(paths[0].parent, "a folder of images", error) from error
+
+
 def _decode(cells: Sequence[Any]) -> Any:
     """Decode image files to one uint8 array, (N, 3, H, W) or (N, 1, H, W)."""
     from PIL import Image

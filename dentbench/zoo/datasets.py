@@ -7,8 +7,10 @@ A file's name says nothing of its content, so a file is called what its owner ca
 from __future__ import annotations
 
 import hashlib
+import importlib.util
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +21,7 @@ from torch import Tensor
 from dentbench.errors import DataError
 from dentbench.spec import DataSpec
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
-from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet
+from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet, read_pictures
 from dentbench.zoo.sources import Request, fetch_dataset_file
 from dentbench.zoo.transfer import Progress
 from dentbench.zoo.verify import Expected, problem_with
@@ -64,17 +66,20 @@ def load_dataset(
         raise DataError(f"{card.id} is called {card.name!r}; --data-name is for files of your own")
     if card.source == "embedded":
         return _digits(card)
+    if card.source == "foolbox":
+        return _sample(card)
     request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     return _official(card, fetch_dataset_file(card, request))
 
 
 def slice_of(
-    dataset: Dataset, first: int = 0, count: int | None = None
+    dataset: Dataset, first: int = 0, count: int | None = None, *, order: str = "given"
 ) -> tuple[Tensor, Tensor, DataSpec]:
     """Return ``count`` images and labels from number ``first`` on (all that follow by default).
 
-    The third value is the slice's :class:`~dentbench.spec.DataSpec`; its hash is over the slice's
-    shape, images and labels. Raises :class:`~dentbench.errors.DataError` beyond the end.
+    They come in ``order`` (see :class:`~dentbench.spec.DataSpec`). The third value is the slice's
+    spec; its hash is over the slice's shape, images and labels. Raises
+    :class:`~dentbench.errors.DataError` beyond the end, SpecError for a bad order.
     """
     size = len(dataset)
     count = size - first if count is None else count
@@ -84,11 +89,24 @@ def slice_of(
         )
     images = dataset.images[first : first + count].contiguous()
     labels = dataset.labels[first : first + count].contiguous()
+    spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)
+    if spec.window is not None:
+        places = label_windows(labels, spec.window)
+        images, labels = images[places], labels[places]
     total = hashlib.sha256(f"{tuple(images.shape)} {images.dtype} {labels.dtype}\n".encode())
     total.update(images.numpy().data)
     total.update(labels.numpy().data)
-    spec = DataSpec(name=dataset.name, sha256=total.hexdigest(), first=first, count=count)
-    return images, labels, spec
+    return images, labels, replace(spec, sha256=total.hexdigest())
+
+
+def label_windows(labels: Tensor, window: int) -> Tensor:
+    """Return the order (N,) that sorts ``labels`` (N,) within windows of ``window`` images.
+
+    Images of one label keep their order; the last window may be shorter. Source: the code of
+    Chen et al., ICLR 2022 (arXiv 2110.14735), with windows of 256 and batches of 128.
+    """
+    parts = torch.arange(len(labels)).split(window)
+    return torch.cat([part[torch.argsort(labels[part], stable=True)] for part in parts])
 
 
 def _looks_like_path(text: str) -> bool:
@@ -148,6 +166,37 @@ def _digits(card: DatasetCard) -> Dataset:
         raise DataError(f"the embedded digits cannot be read ({error}); reinstall") from error
     raw = RawData(images=pixels[:, None], labels=labels, classes=card.classes)
     return checked(raw, path.name, card.name)
+
+
+SAMPLE_SIZE: Final = 20
+_SAMPLE_FILE: Final = re.compile(r"cifar10_(\d\d)_(\d)\.png")
+
+
+def _sample(card: DatasetCard) -> Dataset:
+    """The example images of an installed foolbox, which is not imported: PNG, label in the name."""
+    package = importlib.util.find_spec(card.source)
+    if package is None or not package.submodule_search_locations:
+        raise DataError(
+            f"{card.id} is read from the package {card.source}, which is not installed; "
+            "pip install 'dentbench[sample]'"
+        )
+    folder = Path(package.submodule_search_locations[0]) / "data"
+    found = {
+        int(match[1]): (path, int(match[2]))
+        for path in folder.glob("*.png")
+        if (match := _SAMPLE_FILE.fullmatch(path.name))
+    }
+    if sorted(found) != [*range(SAMPLE_SIZE)]:
+        raise DataError(
+            f"the installed {card.source} has {len(found)} of the {SAMPLE_SIZE} images of "
+            f"{card.id}; pip install 'dentbench[sample]'"
+        )
+    ordered = [found[number] for number in range(SAMPLE_SIZE)]
+    raw = RawData(
+        images=read_pictures([path for path, _ in ordered]),
+        labels=np.array([label for _, label in ordered]),
+    )
+    return checked(raw, card.id, card.name, card.classes)
 
 
 def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> Dataset:

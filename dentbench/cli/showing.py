@@ -1,0 +1,61 @@
+"""How ``evaluate`` and ``ablate`` show on a terminal what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from dentbench.cli.running import Finished
+from dentbench.outcome import Record
+from dentbench.report import ablation, diagnosed, tables
+from dentbench.report.terminal import print_table
+from dentbench.report.verdict import verdict
+from dentbench.study import Study
+
+
+def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
+    """Print one evaluation: notes, table, verdict and what the adaptations did."""
+    console = Console()
+    _notes(study, console)
+    if len(records) == 1:
+        print_table(tables.all_records(records), console)
+    else:
+        static, defended = records
+        print_table(tables.summary(static, defended), console)
+        console.print(Text(verdict(static, defended).sentence, style="bold"))
+        if defended.diagnostics:
+            print_table(diagnosed.diagnostics(defended), console)
+    _where(results, console)
+
+
+def show_table1(finished: Finished, results: Path) -> None:
+    """Print the paper's Table 1 of the models that were run."""
+    console = Console()
+    records = [record for _, found in finished for record in found]
+    print_table(tables.table1(records, {record.model for record in records}), console)
+    _where(results, console)
+
+
+def show_ablation(study: Study, records: Sequence[Record], results: Path, *, table2: bool) -> None:
+    """Print one model's ablation: rows of the paper's Table 2, or a grid."""
+    console = Console()
+    _notes(study, console)
+    threats = [(attack.norm, attack.eps) for attack in study.attacks]
+    if table2:
+        table = tables.table2(records, threats=threats, run_only=True)
+    else:
+        table = ablation.grid(records, threats)
+    print_table(table, console)
+    _where(results, console)
+
+
+def _notes(study: Study, console: Console) -> None:
+    for note in study.notes:
+        console.print(Text(note, style="dim"))
+
+
+def _where(results: Path, console: Console) -> None:
+    console.print(Text(f"Records: {results / 'results.csv'}", style="dim"))
