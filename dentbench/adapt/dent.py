@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,10 @@ class Adaptation:
     affine: Tensor | None
     losses: Tensor
     sigma: Tensor | None = None
+
+
+Memory: TypeAlias = tuple[Tensor, OptimizerState]
+"""What goes on from batch to batch: the parameters that adapt, and the optimizer's state."""
 
 
 class Dent(nn.Module):
@@ -105,6 +109,16 @@ class Dent(nn.Module):
             )
         flat, sigma = self._parts(parameters)
         return Adaptation(affine=flat, losses=start.new_zeros(0), sigma=sigma)
+
+    def carry(self, x: Tensor, memory: Memory | None = None) -> Memory:
+        """Return what one update on images ``x`` (B, C, H, W) makes of what earlier ones left."""
+        with torch.inference_mode(False), torch.enable_grad():
+            if memory is None:
+                start = self._start(len(x))
+                memory = start, initial_state(start)
+            parameters = memory[0].detach().requires_grad_()
+            parameters, state, _ = self._step(x.detach(), parameters, memory[1], False)
+        return parameters.detach(), state
 
     def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
         if self.spec.steps == 0:

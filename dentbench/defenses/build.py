@@ -1,0 +1,133 @@
+"""From a defense's spec to the defense itself, around a network."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.defenses.catalogue import DEFENSES
+from dentbench.defenses.own import load_factory
+from dentbench.defensespec import DefenseSpec
+from dentbench.errors import ModelError
+
+_PARTS = ("adapt", "unroll", "preprocess")
+
+
+def build(
+    spec: DefenseSpec,
+    network: nn.Module,
+    trial: Tensor,
+    given: Mapping[DefenseSpec, Any] | None = None,
+) -> Any:
+    """Return the defense that a spec names: callable, with ``adapt`` and ``predict`` if it can.
+
+    ``network`` maps images (B, C, H, W) to logits (B, classes). One of one's own gets a copy of
+    it, and is asked about ``trial``, a few images. ``given``: the objects that specs stand for.
+    Raises :class:`~dentbench.errors.DentBenchError` for one that cannot be made or does not
+    answer with finite logits.
+    """
+    if spec.name in DEFENSES:
+        module, _, function = DEFENSES[spec.name].function.partition(":")
+        make: Callable[..., Any] = getattr(importlib.import_module(module), function)
+        return make(network, **dict(spec.settings))
+    with torch.no_grad():
+        classes = network(trial).shape[1]
+    found = (given or {}).get(spec)
+    if found is None:
+        made = _made(spec, load_factory(spec), network)
+    elif isinstance(found, type):
+        made = _made(spec, found, network)
+    else:
+        made = _copied(found, trial.device)
+    defense = Own(spec.name, made, classes)
+    _try(defense, trial)
+    return defense
+
+
+def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
+    try:
+        return factory(copy.deepcopy(network), **dict(spec.settings))
+    except Exception as error:  # whatever a factory of one's own raises
+        raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
+
+
+def _copied(defense: Any, device: torch.device) -> Any:
+    """Return a module's copy on the device, so that it stays as it was; another object itself."""
+    if not isinstance(defense, nn.Module):
+        return defense
+    try:
+        return copy.deepcopy(defense).to(device)
+    except Exception as error:
+        raise ModelError(f"the defense cannot be copied: {_reason(error)}") from error
+
+
+class Own:
+    """A defense of one's own, every answer checked: logits (B, classes) for B images.
+
+    It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
+    ``adapt`` and ``predict`` is their composition, whatever else calling it would do. An answer
+    that carries no graph has a gradient of zero.
+    """
+
+    def __init__(self, name: str, inner: Any, classes: int) -> None:
+        self._name = name
+        self._inner = inner
+        self._classes = classes
+        self._composed = all(callable(getattr(inner, one, None)) for one in ("adapt", "predict"))
+        if not (self._composed or callable(inner)):
+            raise ModelError(
+                f"defense {name} is a {type(inner).__name__}; it must be callable with images, or "
+                "have adapt(x) and predict(x, adaptation)"
+            )
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        if self._composed:
+            return self._checked(x, self._inner.predict(x, self._inner.adapt(x)))
+        return self._checked(x, self._inner(x))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _PARTS and self._composed:
+            return getattr(self._inner, name)
+        if name == "predict" and self._composed:
+            return lambda x, adaptation: self._checked(x, self._inner.predict(x, adaptation))
+        raise AttributeError(name)
+
+    def _checked(self, x: Tensor, logits: Any) -> Tensor:
+        shape = (len(x), self._classes)
+        if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
+            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            raise ModelError(
+                f"defense {self._name} answered {len(x)} images with {found}, not with logits of "
+                f"shape {shape}"
+            )
+        if not torch.isfinite(logits).all():
+            raise ModelError(f"defense {self._name} answered with NaN or infinite logits")
+        answer: Tensor = logits
+        if x.requires_grad and torch.is_grad_enabled() and not answer.requires_grad:
+            answer = answer + 0 * x.flatten(1).sum(1, keepdim=True)
+        return answer
+
+
+def _try(defense: Own, images: Tensor) -> None:
+    """Ask a defense about a few images, torch's random numbers kept, so that errors come early."""
+    devices = [images.device] if images.is_cuda else []
+    try:
+        with torch.random.fork_rng(devices), torch.no_grad():
+            defense(images)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever a defense of one's own raises
+        shape = tuple(images.shape)
+        raise ModelError(
+            f"defense {defense._name} fails on images of shape {shape}: {_reason(error)}"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

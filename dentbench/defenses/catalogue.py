@@ -1,0 +1,164 @@
+"""Name -> defense: the one place to add one that is built in; no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any, Final
+
+from dentbench.checks import require_count, require_number
+from dentbench.defensespec import DefenseSpec
+from dentbench.errors import SpecError
+from dentbench.registry import Registry
+from dentbench.spec import parse_eps
+
+DENT: Final = "dent"
+"""The defense whose settings have options of their own."""
+
+NONE: Final = "none"
+"""No defense: the static model alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseCard:
+    """What a built-in defense is.
+
+    ``function``: "module:name" of what makes it, called with the network and the settings.
+    ``settings``: names and defaults; a given value is of the default's type, and positive.
+    ``separable``: as of a spec.
+    """
+
+    function: str
+    summary: str
+    source: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    separable: bool = False
+
+
+DEFENSES: Final[Registry[DefenseCard]] = Registry("defense")
+"""Every defense that ``--defense`` takes by name."""
+
+DEFENSES.add(
+    DENT,
+    DefenseCard(
+        function="dentbench.adapt.dent:Dent",
+        summary="dent, with the settings of its own options",
+        source="arXiv 2105.08714",
+    ),
+)
+DEFENSES.add(
+    NONE,
+    DefenseCard(function="", summary="the static model alone", source=""),
+    aliases=("static",),
+)
+DEFENSES.add(
+    "norm",
+    DefenseCard(
+        function="dentbench.defenses.norm:norm",
+        summary="batch normalization with the statistics of the test batch, nothing optimized",
+        source="Schneider et al. 2020, arXiv 2006.16971",
+        settings={"share": 1.0},
+    ),
+)
+DEFENSES.add(
+    "tent",
+    DefenseCard(
+        function="dentbench.defenses.tent:tent",
+        summary="entropy minimization over scales and shifts, made afresh for every batch",
+        source="Wang et al. 2021, arXiv 2006.10726",
+        settings={"steps": 1, "lr": 1e-3},
+    ),
+)
+DEFENSES.add(
+    "tent-online",
+    DefenseCard(
+        function="dentbench.defenses.tent:tent_online",
+        summary="tent with the state that the natural batches before leave behind",
+        source="Wang et al. 2021, arXiv 2006.10726",
+        settings={"lr": 1e-3},
+    ),
+)
+DEFENSES.add(
+    "anti-adversary",
+    DefenseCard(
+        function="dentbench.defenses.anti_adversary:AntiAdversary",
+        summary="the image is moved to raise the confidence in the predicted class",
+        source="Alfarra et al. 2021, arXiv 2103.14347",
+        settings={"steps": 2, "alpha": 0.15},
+        separable=True,
+    ),
+)
+DEFENSES.add(
+    "hedge",
+    DefenseCard(
+        function="dentbench.defenses.hedge:Hedge",
+        summary="the image is moved, from a random start, to raise the loss of all classes at once",
+        source="Wu et al. 2021, arXiv 2106.04938",
+        settings={"steps": 20, "eps": Fraction(8, 255), "step_size": Fraction(4, 255)},
+        separable=True,
+    ),
+)
+
+
+def parse_defense(text: str) -> tuple[str, dict[str, str]]:
+    """Return the name and the settings, as written, of "NAME" or "NAME,SETTING=VALUE,...".
+
+    Raises :class:`~dentbench.errors.SpecError` for a setting without a value, or given twice.
+    """
+    name, *parts = (part.strip() for part in text.split(","))
+    settings: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = (one.strip() for one in part.partition("="))
+        key = key.replace("-", "_")
+        if not (equals and key.isidentifier() and value):
+            raise SpecError(
+                f"defense is {text!r}; write settings as NAME,SETTING=VALUE, such as tent,steps=10"
+            )
+        if key in settings:
+            raise SpecError(f"defense is {text!r}; {key} is given twice")
+        settings[key] = value
+    return name, settings
+
+
+def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpec:
+    """Return the spec of a built-in defense other than dent, its defaults filled in.
+
+    Values may be texts as written. Raises :class:`~dentbench.errors.SpecError` for an unknown
+    name or setting and for a bad value.
+    """
+    name = DEFENSES.canonical(name)
+    if name in (DENT, NONE):
+        raise SpecError(f"{name} has no spec of this kind; give a DentSpec, or None for static")
+    card = DEFENSES[name]
+    values = dict(card.settings)
+    for key, value in (settings or {}).items():
+        if key not in values:
+            known = ", ".join(values) or "none"
+            raise SpecError(f"{name} has no setting {key!r}; its settings: {known}")
+        values[key] = _checked(f"{key} of {name}", value, values[key])
+    return DefenseSpec(name=name, settings=tuple(values.items()), separable=card.separable)
+
+
+def _checked(what: str, value: Any, default: Any) -> Any:
+    """Return a value in the type of the default, or raise :class:`SpecError`."""
+    if isinstance(default, Fraction):
+        value = parse_eps(value) if isinstance(value, str) else value
+        require_number(what, value, 0, open_low=True)
+        return Fraction(value)
+    value = _number(value)
+    if isinstance(default, int):
+        require_count(what, value, 1)
+        return value
+    require_number(what, value, 0, 1, open_low=True)
+    return float(value)
+
+
+def _number(value: Any) -> Any:
+    """Return the number that a text is, or what was given."""
+    for kind in (int, float):
+        try:
+            return kind(value) if isinstance(value, str) else value
+        except ValueError:
+            continue
+    return value

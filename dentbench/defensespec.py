@@ -1,0 +1,66 @@
+"""The spec of a defense that is not dent: its name, its settings and what it is made of."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Any, Final
+
+from dentbench.errors import SpecError
+
+PLAIN: Final = (bool, int, float, str, Fraction)
+"""The types that a setting may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefenseSpec:
+    """A defense beside dent: built in, or one's own.
+
+    ``name``: a built-in's, ``module:callable``, or the type of an object given from Python.
+    ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
+    defense of one's own (of an object, of what it holds too), "" for a built-in. ``separable``:
+    whether an image's answer is independent of its batch mates; a defense of one's own is taken
+    at its word, and is not without one. Raises :class:`~dentbench.errors.SpecError`.
+    """
+
+    name: str
+    settings: tuple[tuple[str, Any], ...] = ()
+    sha256: str = ""
+    separable: bool = False
+
+    def __post_init__(self) -> None:
+        for name, value in self.settings:
+            if not isinstance(value, PLAIN):
+                raise SpecError(
+                    f"setting {name} of {self.name} is a {type(value).__name__}; "
+                    "give a number, a text or true or false"
+                )
+        object.__setattr__(self, "settings", tuple(sorted(self.settings)))
+
+    @property
+    def mode(self) -> str:
+        """ "other": neither of dent's modes."""
+        return "other"
+
+    @property
+    def steps(self) -> int:
+        """The updates per batch, where it has a setting of that name; else 0."""
+        steps = dict(self.settings).get("steps", 0)
+        return steps if isinstance(steps, int) else 0
+
+    def with_steps(self, steps: int) -> DefenseSpec:
+        """Return the same defense with so many updates per batch."""
+        return replace(self, settings=tuple({**dict(self.settings), "steps": steps}.items()))
+
+    @property
+    def settings_json(self) -> str:
+        """The settings as a JSON object; a fraction is a text such as "8/255"."""
+        return json.dumps(dict(self.settings), default=_text)
+
+
+def _text(value: object) -> str:
+    from dentbench.spec import format_eps
+
+    assert isinstance(value, Fraction)
+    return format_eps(value)
