@@ -60,7 +60,5 @@ class DefenseSpec:
 
 
 def _text(value: object) -> str:
-    from dentbench.spec import format_eps
-
     assert isinstance(value, Fraction)
-    return format_eps(value)
+    return f"{value.numerator}/{value.denominator}"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from typing import Any
 
-from dentbench.spec import EvalSpec, format_eps
+from dentbench.spec import DefenseSpec, EvalSpec, format_eps
 
 SCHEMA = 1
 """Version of the columns of ``results.csv``."""
@@ -70,8 +70,11 @@ class Record:
     first: int = column("number of the first image in the data set")
     count: int = column("number of images asked for")
     order: str = column("order of the images: given, or label-windows:N")
-    mode: str = column("static, batch or instance")
-    steps: int | None = column("dent: updates per batch")
+    defense: str = column("defense: none, dent, another built in, or module:callable", "none")
+    defense_settings: str | None = column("settings of a defense that is not dent, JSON object")
+    defense_sha256: str | None = column("SHA-256 of the source of a defense of one's own")
+    mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
+    steps: int | None = column("updates per batch")
     delta: str | None = column("dent: affine where scale and shift are adapted, or none")
     loss: str | None = column("dent: shot or entropy")
     statistics: str | None = column("dent: running, batch, or mix:ALPHA for the batch's share")
@@ -100,6 +103,7 @@ class Record:
     batch_size: int = column("images per declared batch")
     batching: str = column("declared, or autoattack for AutoAttack's own packing")
     protocol: str = column("protocols run, separated by spaces")
+    skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
     seed: int = column("seed of the run")
     n: int = column("images judged")
     natural_correct: int = column("images right without an attack")
@@ -138,7 +142,6 @@ def column_names() -> tuple[str, ...]:
 
 def spec_columns(spec: EvalSpec) -> dict[str, Any]:
     """Return the columns that a spec determines."""
-    defense = {} if spec.defense is None else vars(spec.defense)
     attack = spec.attack
     return {
         "key": spec.key(),
@@ -149,7 +152,7 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "first": spec.data.first,
         "count": spec.data.count,
         "order": spec.data.order,
-        **{name: value for name, value in defense.items() if name != "mode"},
+        **_defense_columns(spec),
         "mode": spec.mode,
         "separable": spec.separable,
         "attack": attack.name,
@@ -162,6 +165,21 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "batching": spec.batches.batching,
         "seed": spec.seed,
     }
+
+
+def _defense_columns(spec: EvalSpec) -> dict[str, Any]:
+    defense = spec.defense
+    if defense is None:
+        return {"defense": "none"}
+    if isinstance(defense, DefenseSpec):
+        return {
+            "defense": defense.name,
+            "defense_settings": defense.settings_json,
+            "defense_sha256": defense.sha256 or None,
+            "steps": defense.steps,
+        }
+    settings = {name: value for name, value in vars(defense).items() if name != "mode"}
+    return {"defense": "dent", **settings}
 
 
 def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:

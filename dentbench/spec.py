@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import Final
 
 from dentbench.checks import require_choice, require_count, require_number
+from dentbench.defensespec import DefenseSpec
 from dentbench.dentspec import DentSpec
 from dentbench.errors import SpecError
 from dentbench.protocolspec import ProtocolSpec
@@ -26,6 +27,7 @@ __all__ = [
     "AttackSpec",
     "BatchPlan",
     "DataSpec",
+    "DefenseSpec",
     "DentSpec",
     "EvalSpec",
     "ModelSpec",
@@ -184,12 +186,16 @@ class BatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSpec:
-    """Everything that determines one record; ``defense`` is None for the static model."""
+    """Everything that determines one record; ``defense`` is None for the static model.
+
+    Beside dent's spec it may be another defense's: both have ``mode``, ``steps`` and
+    ``separable``.
+    """
 
     model: ModelSpec
     data: DataSpec
     batches: BatchPlan = BatchPlan()
-    defense: DentSpec | None = None
+    defense: DentSpec | DefenseSpec | None = None
     attack: AttackSpec = AttackSpec()
     protocols: ProtocolSpec = ProtocolSpec()
     seed: int = 0
@@ -199,8 +205,13 @@ class EvalSpec:
 
     @property
     def mode(self) -> str:
-        """ "static", "batch" or "instance"."""
+        """ "static"; dent's "batch" or "instance"; "other" for any other defense."""
         return "static" if self.defense is None else self.defense.mode
+
+    @property
+    def label(self) -> str:
+        """What to call it in few words: the mode, or the name of a defense that is not dent."""
+        return self.defense.name if isinstance(self.defense, DefenseSpec) else self.mode
 
     @property
     def separable(self) -> bool:

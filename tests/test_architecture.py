@@ -20,10 +20,11 @@ PACKAGE: Final = Path(dentbench.__file__).parent
 LAYERS: Final = (
     ("errors",),
     ("checks", "registry"),
-    ("dentspec", "protocolspec"),
+    ("defensespec", "dentspec", "protocolspec"),
     ("spec",),
     ("outcome",),
     ("adapt", "attacks", "zoo"),
+    ("defenses",),
     ("store", "provenance"),
     ("checkpoint",),
     ("report",),

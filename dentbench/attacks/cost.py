@@ -12,7 +12,7 @@ from dentbench.attacks.budget import (
     invading_iterations,
 )
 from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
-from dentbench.spec import AttackSpec, DentSpec, EvalSpec
+from dentbench.spec import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def _part_passes(name: str, spec: AttackSpec, classes: int) -> Passes:
     return Passes((spec.queries or 5000) + 3, 0)
 
 
-def adapted(passes: Passes, defense: DentSpec | None) -> Passes:
+def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
     """Return the network's passes when what is attacked adapts before every forward."""
     steps = 0 if defense is None else defense.steps
     return Passes(passes.forwards * (steps + 1), passes.backwards + passes.forwards * steps)
