@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Final
 
@@ -118,6 +118,10 @@ class DentSpec:
         """
         alone = self.mode == "instance" and self.loss == "entropy" and self.statistics == "running"
         return alone or self.steps == 0
+
+    def with_steps(self, steps: int) -> DentSpec:
+        """Return the same configuration with so many updates per batch."""
+        return replace(self, steps=steps)
 
     @property
     def batch_share(self) -> float:

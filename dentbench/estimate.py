@@ -47,7 +47,7 @@ def estimate(
         seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
         found.append(
             StageEstimate(
-                mode=spec.mode,
+                mode=spec.label,
                 stage=stage,
                 images=images,
                 forwards=total.forwards,

@@ -6,9 +6,10 @@ same specs again finds nothing left to do; an interrupted run goes on at the fir
 
 from __future__ import annotations
 
+import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import cascade, store
-from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge, offers
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
@@ -26,11 +26,19 @@ from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import RunFolder
+from dentbench.defending import Defenders
 from dentbench.errors import DataError, ModelError
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
 from dentbench.provenance import provenance
-from dentbench.spec import AttackSpec, DataSpec, EvalSpec, ProtocolSpec, derive_seed
+from dentbench.spec import (
+    AttackSpec,
+    DataSpec,
+    DefenseSpec,
+    EvalSpec,
+    ProtocolSpec,
+    derive_seed,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -82,12 +90,17 @@ class Progress(Protocol):
 class Evaluation:
     """Specs evaluated on one subject; every spec of :meth:`run` has the subject's model and data.
 
+    ``given``: the objects that specs of defenses given from Python stand for.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
     """
 
     def __init__(
-        self, subject: Subject, options: RunOptions, progress: Progress | None = None
+        self,
+        subject: Subject,
+        options: RunOptions,
+        progress: Progress | None = None,
+        given: Mapping[DefenseSpec, Any] | None = None,
     ) -> None:
         self.options = options
         self.progress = progress
@@ -97,7 +110,7 @@ class Evaluation:
         network = subject.network.to(self.device).eval().requires_grad_(False)
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
-        self._dents: dict[str, Dent] = {}
+        self.defenders = Defenders(self.network, subject.images, given)
         self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
 
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
@@ -110,7 +123,7 @@ class Evaluation:
         for spec in specs:
             if spec.data.count != found:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
-            self.classifier(spec)  # a model that dent refuses is told before hours are spent
+            self.classifier(spec)  # what the defense refuses is told before hours are spent
             if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]
@@ -130,6 +143,7 @@ class Evaluation:
             )
         record = Record(
             **spec_columns(spec),
+            skipped=json.dumps(skipped) if skipped else None,
             **summarize(outcomes, static),
             **observations(self, spec),
             **provenance(self.options.device),
@@ -181,7 +195,7 @@ class Evaluation:
         forwards, backwards = self.counter.forwards, self.counter.backwards
         started = time.perf_counter()
         seed = derive_seed(spec.seed, "defense", stage, unit)
-        defense = SeededDefense(self.classifier(spec), seed, self.device)
+        defense = SeededDefense(self.classifier(spec, unit), seed, self.device)
         if stage == NATURAL:
             points, judged = x, judge_in_batches(defense, x, y, spec.batches.size)
             result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
@@ -233,16 +247,20 @@ class Evaluation:
             network=self.network,
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
-            with_steps=self._with_steps(spec),
+            with_steps=self._with_steps(spec, unit),
             **cascade.inheritance(self._folder(spec), spec, stage, unit, self.device),
         )
 
-    def _with_steps(self, spec: EvalSpec) -> Callable[[int], Classifier] | None:
+    def _with_steps(
+        self, spec: EvalSpec, unit: int | None = None
+    ) -> Callable[[int], Classifier] | None:
         """Return what makes the defense with fewer steps, if there are fewer."""
         defense = spec.defense
         if defense is None or defense.steps < 2:
             return None
-        return lambda steps: self.classifier(replace(spec, defense=replace(defense, steps=steps)))
+        return lambda steps: self.classifier(
+            replace(spec, defense=defense.with_steps(steps)), unit
+        )
 
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""
@@ -255,15 +273,12 @@ class Evaluation:
         reasons = {name: PROTOCOLS[name].reason_to_skip(spec, able) for name in protocols}
         return {name: reason for name, reason in reasons.items() if reason}
 
-    def classifier(self, spec: EvalSpec) -> Classifier:
-        """Return what a spec attacks and judges: the network itself, or dent around it."""
-        if spec.defense is None:
-            return self.network
-        key = spec.key()
-        if key not in self._dents:
-            size = spec.batches.size if spec.separable else None
-            self._dents[key] = Dent(self.network, spec.defense, batch_size=size)
-        return self._dents[key]
+    def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
+        """Return what a spec attacks and judges: the network itself, or a defense around it.
+
+        ``unit``: in which unit of work, for a defense that goes on from batch to batch.
+        """
+        return self.defenders.of(spec, unit)
 
     def _folder(self, spec: EvalSpec) -> RunFolder:
         return RunFolder(self.options.results, spec)
@@ -278,7 +293,7 @@ class Evaluation:
         passes = stage_passes(spec, stage, self.classes)
         images = sum(map(len, batches))
         progress.begin(
-            f"{spec.model.name} {spec.mode} {stage}",
+            f"{spec.model.name} {spec.label} {stage}",
             (passes.forwards + passes.backwards) * images,
         )
         start = self.counter.forwards + self.counter.backwards
