@@ -258,9 +258,7 @@ class Evaluation:
         defense = spec.defense
         if defense is None or defense.steps < 2:
             return None
-        return lambda steps: self.classifier(
-            replace(spec, defense=defense.with_steps(steps)), unit
-        )
+        return lambda steps: self.classifier(replace(spec, defense=defense.with_steps(steps)), unit)
 
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""
