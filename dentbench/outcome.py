@@ -107,9 +107,6 @@ class Record:
     seed: int = column("seed of the run")
     n: int = column("images judged")
     natural_correct: int = column("images right without an attack")
-    natural_given_correct: int | None = column(
-        "images right without an attack in the given order, where the order is another"
-    )
     robust_correct: int = column("images right without an attack and under every protocol run")
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
@@ -117,6 +114,9 @@ class Record:
     broken_by: str = column("images broken by each attack (published), JSON object")
     gained: int | None = column("images right in the worst case here, wrong for the static model")
     lost: int | None = column("images wrong in the worst case here, right for the static model")
+    natural_given_correct: int | None = column(
+        "images right without an attack in the given order, where the order is another"
+    )
     forwards: int = column("single-image forward passes through the network")
     backwards: int = column("single-image backward passes through the network")
     seconds: float = column("wall-clock seconds of all batches together")

@@ -52,7 +52,7 @@ def slot_text(record: Record) -> str:
         ]
         if record.batch_size != BatchPlan.size:
             odd.append(f"batches of {record.batch_size}")
-        if record.order not in ("given", ""):
+        if (record.order or "given") != "given":
             odd.append(f"order {record.order}")
     return ", ".join(odd)
 
@@ -88,10 +88,10 @@ _exact = lru_cache(parse_eps)
 
 
 def threat_text(norm: str, eps: Fraction) -> str:
-    """Return a threat model in words: Linf 8/255, and L2 and L1 radii as decimals, L2 0.2."""
+    """Return a threat model in words, eps in its shorter exact writing: Linf 8/255, L2 0.2."""
     short = f"{float(eps):.6g}"
-    exact = norm != "Linf" and "e" not in short and Fraction(short) == eps
-    return f"{norm} {short if exact else format_eps(eps)}"
+    exact = "e" not in short and Fraction(short) == eps
+    return f"{norm} {min(format_eps(eps), short, key=len) if exact else format_eps(eps)}"
 
 
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from dentbench.dentspec import BLUR_DEFAULTS, MODE_DEFAULTS
 from dentbench.outcome import Record
 
 CIFAR = {"dataset": "CIFAR-10 (test)", "data_sha256": "c" * 64, "count": 10_000, "n": 10_000}
@@ -36,7 +37,9 @@ DENT = {
     "nesterov": True,
     "separable": False,
 }
-BATCH = {"mode": "batch", "steps": 30, "loss": "entropy", "statistics": "batch"}
+BATCH = {"mode": "batch", **MODE_DEFAULTS["batch"]}
+STATIC_BLUR = {"blur": "static", **BLUR_DEFAULTS["static"]}
+DYNAMIC_BLUR = {"blur": "dynamic", **BLUR_DEFAULTS["dynamic"]}
 
 
 def make(number: int, natural: int, counts: dict[str, int], **changes: Any) -> Record:
@@ -111,6 +114,22 @@ def fixed_records() -> list[Record]:
         ),
         make(13, 500, {"published": 300}, **hostile),
         make(14, 499, {"published": 400, "transfer": 250}, **hostile, **DENT, gained=10, lost=60),
+        *ablation_records({**nominal, **DENT, **BATCH}),
+    ]
+
+
+def ablation_records(batch: dict[str, Any]) -> list[Record]:
+    """Return rows of Table 2 beside the one above, another sigma, and another model's row."""
+    linf, ten = {"eps": "1.5/255"}, {"steps": 10, "time_ratio": 25.87}
+    nothing = {"steps": 0, "delta": "none", "separable": True, "time_ratio": 1.04}
+    digits = {**DIGITS, **QUICK, "model": "digits-nominal", "model_sha256": "5" * 64}
+    both = {"published": 30, "transfer": 12}
+    return [
+        make(15, 52, {"published": 20}, **{**batch, **STATIC_BLUR, **nothing, **linf}),
+        make(16, 58, both, **{**batch, **DYNAMIC_BLUR, **ten, **linf}, gained=9, lost=1),
+        make(17, 57, both, **{**batch, **DYNAMIC_BLUR, **ten, **linf, "sigma": 2.0}),
+        make(18, 500, {"published": 50}, **digits),
+        make(19, 500, {"published": 60}, **{**digits, **DENT, **BATCH, **QUICK, "steps": 1}),
     ]
 
 

@@ -212,7 +212,7 @@ def test_terminal_limit(records: list[Record]) -> None:
     text = StringIO()
     console = Console(file=text, width=80, no_color=True)
     print_table(tables.all_records(records), console, limit=2)
-    assert "The last 2 rows; 12 older ones" in text.getvalue()
+    assert "The last 2 rows; 17 older ones" in text.getvalue()
     assert "Ding2020MMA" not in text.getvalue()
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import pytest
 
+from dentbench.dentspec import BLUR_DEFAULTS, MODE_DEFAULTS
 from dentbench.outcome import Record
 from dentbench.report import published, setting, tables
+from dentbench.report.ablation import PAPER_THREATS, grid
 from dentbench.report.published import README, TABLE1, TABLE2, lookup
 from dentbench.report.table import Table
 
@@ -174,17 +177,75 @@ def test_readme_takes_only_its_own_models(make_record: Make) -> None:
     assert {row[1].text for row in only.rows} == {"Ding2020MMA"}
 
 
+def ablation(table: Table, *stub: str) -> dict[str, list[str]]:
+    """Return the texts of a row of Table 2, by the name of the line."""
+    at = len(stub)
+    return {
+        row[at].text: [cell.text for cell in row[at + 1 :]]
+        for row in table.rows
+        if tuple(cell.text for cell in row[:at]) == stub
+    }
+
+
 def test_table2_rows(records: list[Record]) -> None:
     table = tables.table2(records)
-    first = [cell.text for cell in table.rows[0]]
-    assert first == [
-        *("no", "none", "0", "AutoAttackResNet18", "not measured"),
-        *("93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"),
+    none = ablation(table, "no", "none", "0")
+    assert none["AutoAttackResNet18"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
+    assert none["published"] == ["1.0x", "95.6%", "8.8%", "9.2%"]
+    blurred = ablation(table, "no", "static", "0")
+    assert blurred["AutoAttackResNet18"] == ["1.0x", "81.3% (52/64)", "31.3% (20/64)", "not run"]
+    dynamic = ablation(table, "yes", "dynamic", "10")
+    assert dynamic["AutoAttackResNet18"][:3] == ["25.9x", "90.6% (58/64)", "46.9% (30/64)"]
+    assert dynamic["worst case"][2] == "18.8% (12/64)"
+    assert ablation(table, "yes", "static", "10")["ours"] == ["not run"] * 4
+    assert not rows_of(table, "1", "difference")
+
+
+def test_table2_marks_what_is_not_the_papers(records: list[Record]) -> None:
+    table = tables.table2(records)
+    digits = next(row for row in table.rows if row[3].text == "digits-nominal")
+    assert digits[6].text == "9.8% (50/512)" and digits[7].text == "not run"
+    (note,) = digits[6].notes
+    assert "not CIFAR-10 but UCI digits (test)" in note and "Linf 0.15" in note
+    models = {row[3].text for row in table.rows}
+    assert "digits-robust" not in models and "AutoAttackResNet18" in models
+    paper = next(row for row in table.rows if row[3].text == "published")
+    assert paper[3].notes == ("another model, on the CIFAR-10 test set",)
+
+
+def test_table2_takes_the_default_settings_before_later_ones(records: list[Record]) -> None:
+    other = [one for one in records if one.blur != "dynamic" or one.sigma == 2.0]
+    row = ablation(tables.table2(other), "yes", "dynamic", "10")
+    assert row["AutoAttackResNet18"][1] == "89.1% (57/64)"
+    first = next(row for row in tables.table2(other).rows if row[1].text == "dynamic")
+    assert first[5].notes == ("sigma 2.0; 64 of 10,000 images",)
+
+
+def test_table2_of_other_threats_names_them(records: list[Record]) -> None:
+    threats = [("Linf", Fraction("0.15")), ("L2", Fraction("0.7"))]
+    table = tables.table2(records, ["digits-nominal"], threats=threats, run_only=True)
+    assert [column.title for column in table.columns[-2:]] == ["Linf 0.15", "L2 0.7"]
+    assert {row[2].text for row in table.rows} == {"0", "1"}
+    paper = table.rows[-1]
+    assert paper[-2].notes == ("at Linf 1.5/255",) and paper[-1].notes == ("at L2 0.2",)
+
+
+def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
+    nominal = [one for one in records if one.model == "AutoAttackResNet18"]
+    table = grid(nominal, PAPER_THREATS)
+    stubs = list(dict.fromkeys(tuple(cell.text for cell in row[:4]) for row in table.rows))
+    assert stubs == [
+        ("no", "none", "0", ""),
+        ("yes", "none", "1", ""),
+        ("no", "static", "0", ""),
+        ("yes", "dynamic", "10", ""),
+        ("yes", "dynamic", "10", "sigma 2.0"),
     ]
-    assert [cell.text for cell in table.rows[1]][3:] == [
-        *("published", "1.0x", "95.6%", "8.8%", "9.2%")
-    ]
-    assert len(table.rows) == 12 and not rows_of(table, "1", "difference")
+    found = ablation(table, *stubs[0])
+    assert found["ours"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
+    assert found["95% interval"][1:] == ["85.0-97.5", "1.6-12.9", "3.4-17.0"]
+    assert "worst case" in ablation(table, *stubs[3]) and "worst case" not in found
+    assert not any(cell.notes for row in table.rows for cell in row)
 
 
 def test_all_records_has_every_record_once(records: list[Record]) -> None:
@@ -198,9 +259,17 @@ def test_all_records_has_every_record_once(records: list[Record]) -> None:
 
 def test_settings_are_told_apart(make_record: Make) -> None:
     assert setting.settings_text(make_record(1, 1, COUNTS, batch_size=7)) == ""
-    batch = {**DENT, "mode": "batch", "steps": 30, "loss": "entropy", "statistics": "batch"}
+    batch = {**DENT, "mode": "batch", **MODE_DEFAULTS["batch"]}
     assert setting.settings_text(make_record(1, 1, COUNTS, **batch)) == ""
-    changed = {**batch, "statistics": "running", "optimizer": "sgd"}
+    blurred = {**batch, "blur": "static", **BLUR_DEFAULTS["static"], "sigma": 2.0}
+    assert setting.settings_text(make_record(1, 1, COUNTS, **blurred)) == "blur static, sigma 2.0"
+    assert setting.slot_text(make_record(1, 1, COUNTS, **blurred)) == "sigma 2.0"
+    none = {**batch, "steps": 0, "delta": "none", "loss": "shot", "lr": 0.5}
+    assert setting.settings_text(make_record(1, 1, COUNTS, **none)) == ""
+    sorted_ = make_record(1, 1, COUNTS, **batch, order="label-windows:256")
+    assert setting.settings_text(sorted_) == "order label-windows:256"
+    assert not setting.comparable(sorted_, "Linf", Fraction(8, 255))
+    changed = {**batch, "statistics": "mix:0.3", "optimizer": "sgd"}
     assert setting.settings_text(make_record(1, 1, COUNTS, **changed)) == (
-        "statistics running, optimizer sgd"
+        "statistics mix:0.3, optimizer sgd"
     )
