@@ -19,6 +19,7 @@ from dentbench.spec import (
     NORMS,
     AttackSpec,
     BatchPlan,
+    DefenseSpec,
     DentSpec,
     EvalSpec,
     ModelSpec,
@@ -75,7 +76,7 @@ class Study:
 
     model: str
     card: ModelCard | None
-    defenses: tuple[DentSpec | None, ...]
+    defenses: tuple[DentSpec | DefenseSpec | None, ...]
     attacks: tuple[AttackSpec, ...]
     data: DataChoice
     batches: BatchPlan
@@ -113,7 +114,7 @@ class Request:
         return tuple(dict.fromkeys(found))
 
 
-Chosen: TypeAlias = tuple[DentSpec | None, tuple[str, ...]]
+Chosen: TypeAlias = tuple[DentSpec | DefenseSpec | None, tuple[str, ...]]
 """A defense, None for static, and what a user should know of the choice."""
 
 

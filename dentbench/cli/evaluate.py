@@ -27,6 +27,7 @@ def evaluate(
     model: opt.Model = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
+    defense: opt.Defenses = None,
     mode: Annotated[
         str | None,
         typer.Option(
@@ -74,8 +75,9 @@ def evaluate(
     from dentbench import table1
     from dentbench.choices import parse_settings
     from dentbench.cli import running
+    from dentbench.contenders import choose_defenses
     from dentbench.spec import BatchPlan
-    from dentbench.study import DataChoice, Request, choose_defense, make_studies
+    from dentbench.study import DataChoice, Request, make_studies
 
     own = {
         "steps": steps,
@@ -104,11 +106,12 @@ def evaluate(
     )
     if table is None:
         studies = make_studies(
-            request, lambda card: [choose_defense(mode or "instance", own, card)]
+            request, lambda card: choose_defenses(defense or (), mode, own, card)
         )
     else:
         given = {name: value for name, value in own.items() if value is not None}
-        table1.check(table, [*(["mode"] if mode else []), *given])
+        named = [name for name, value in (("defense", defense), ("mode", mode)) if value]
+        table1.check(table, [*named, *given])
         studies = [
             study
             for one in table1.requests(request)
@@ -145,7 +148,11 @@ def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
     from dentbench.report.verdict import verdict
 
     return [
-        {"model": static.model, **asdict(verdict(static, defended))}
+        {
+            "model": static.model,
+            "defense": defended.defense,
+            **asdict(verdict(static, defended)),
+        }
         for _, (static, *others) in finished
         for defended in others
     ]

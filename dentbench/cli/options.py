@@ -134,6 +134,16 @@ Settings = Annotated[
         "gamma_lr or beta_lr; repeatable.",
     ),
 ]
+Defenses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense",
+        metavar="NAME|MODULE:CALLABLE",
+        help="dent (default), none, norm, tent, tent-online, anti-adversary, hedge, or "
+        "module:callable that makes one from the network; settings after commas, as in "
+        "tent,steps=10; repeatable.",
+    ),
+]
 Threats = Annotated[
     list[str] | None,
     typer.Option(

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from dentbench.cli.running import Finished
 from dentbench.outcome import Record
-from dentbench.report import ablation, diagnosed, tables
+from dentbench.report import ablation, beside, diagnosed, tables
 from dentbench.report.terminal import print_table
 from dentbench.report.verdict import verdict
 from dentbench.study import Study
@@ -23,11 +23,15 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
     if len(records) == 1:
         print_table(tables.all_records(records), console)
     else:
-        static, defended = records
-        print_table(tables.summary(static, defended), console)
-        console.print(Text(verdict(static, defended).sentence, style="bold"))
-        if defended.diagnostics:
-            print_table(diagnosed.diagnostics(defended), console)
+        static, *others = records
+        if len(others) == 1:
+            print_table(tables.summary(static, others[0]), console)
+        else:
+            print_table(beside.beside(static, others), console)
+        for defended in others:
+            console.print(Text(verdict(static, defended).sentence, style="bold"))
+            if defended.diagnostics:
+                print_table(diagnosed.diagnostics(defended), console)
     _where(results, console)
 
 

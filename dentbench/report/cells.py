@@ -20,7 +20,7 @@ WORST: Final = (
     "protocol alone overstates a defense that adapts."
 )
 INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
-MODES: Final = {"static": "static", "batch": "batch-wise", "instance": "instance-wise"}
+MODES: Final = setting.MODES
 
 
 def best(records: Sequence[Record]) -> Record | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -24,6 +25,12 @@ ATTACK: Final = "standard"
 NOT_AUTOATTACK: Final = "not AutoAttack"
 """What the label of every attack says that is not one of AutoAttack's own versions."""
 
+MODES: Final = {"static": "static", "batch": "batch-wise", "instance": "instance-wise"}
+"""What the modes of dent are called."""
+
+OTHER: Final = "other"
+"""The mode of a defense that is not dent."""
+
 PUBLISHED: Final = "published"
 """The protocol of every published number of a defense."""
 
@@ -40,16 +47,34 @@ def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names if name not in own}
 
 
+def defense_name(record: Record) -> str:
+    """Return what to call a defended record's defense in a sentence: dent, or its own name."""
+    return record.defense if record.mode == OTHER else "dent"
+
+
+def defense_title(record: Record) -> str:
+    """Return a defended record's defense as a title: the mode and the steps of dent too."""
+    if record.mode == OTHER:
+        return record.defense
+    return f"{MODES[record.mode]} dent, {record.steps} steps"
+
+
+def _odd_settings(record: Record) -> list[str]:
+    """Return dent's settings that are not the default ones, or all settings of another defense."""
+    if record.mode == OTHER:
+        found = json.loads(record.defense_settings or "{}")
+    else:
+        defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
+        found = {name: getattr(record, name) for name in defaults}
+        found = {name: value for name, value in found.items() if value != defaults[name]}
+    return [f"{name.replace('_', ' ')} {value}" for name, value in found.items()]
+
+
 def slot_text(record: Record) -> str:
     """Return what of a run's settings is not the default of its mode, steps and blur; else ""."""
     odd = []
     if record.mode != "static":
-        blur = record.blur or "none"
-        odd = [
-            f"{name.replace('_', ' ')} {getattr(record, name)}"
-            for name, default in _defaults(record.mode, record.steps or 0, blur).items()
-            if getattr(record, name) != default
-        ]
+        odd = _odd_settings(record)
         if record.batch_size != BatchPlan.size:
             odd.append(f"batches of {record.batch_size}")
         if (record.order or "given") != "given":

@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Sequence
 
 from dentbench.outcome import Record
 from dentbench.report import setting
+from dentbench.report.beside import skipped_text
 from dentbench.report.ablation import table2
 from dentbench.report.cells import (
     INTERVALS,
-    MODES,
     NOT_ROBUSTBENCH,
     WORST,
     interval_cell,
@@ -83,7 +83,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
     if record.gained is not None and record.lost is not None:
         paired = Paired(record.gained, record.lost, n)
     return [
-        record.mode,
+        record.defense if record.mode == setting.OTHER else record.mode,
         record.steps,
         setting.settings_text(record),
         Share(record.natural_correct, n),
@@ -101,6 +101,7 @@ def summary(static: Record, defended: Record) -> Table:
     counts, n = defended.protocol_counts, defended.n
     notes = setting.attack_notes(defended)
     base = Share(static.robust_correct, static.n)
+    who = setting.defense_name(defended)
     rows: list[list[object]] = [
         [
             "static model",
@@ -114,16 +115,16 @@ def summary(static: Record, defended: Record) -> Table:
     for name, count in counts.items():
         share = Share(count, n)
         gain = Points(share.percent - base.percent)
-        rows.append([f"dent, {name}", natural, Cell(share, notes), share.interval, gain])
+        rows.append([f"{who}, {name}", natural, Cell(share, notes), share.interval, gain])
         natural = None
     worst = Share(defended.robust_correct, n)
     paired: object = Points(worst.percent - base.percent)
     if defended.gained is not None and defended.lost is not None:
         paired = Paired(defended.gained, defended.lost, n)
-    rows.append(["dent, worst case", natural, Cell(worst, notes), worst.interval, paired])
+    rows.append([f"{who}, worst case", natural, Cell(worst, notes), worst.interval, paired])
     return Table.of(
         f"{defended.model} on {defended.dataset}, {defended.norm} {defended.eps}, "
-        f"{MODES[defended.mode]} dent, {defended.steps} steps",
+        f"{setting.defense_title(defended)}",
         (
             Column(""),
             Column("natural", "right"),
@@ -132,7 +133,7 @@ def summary(static: Record, defended: Record) -> Table:
             Column("minus static", "right"),
         ),
         rows,
-        caption=f"{n:,} images.{_order(static, defended)}",
+        caption=f"{n:,} images.{_order(static, defended)} {skipped_text(defended)}".strip(),
     )
 
 
@@ -143,5 +144,5 @@ def _order(static: Record, defended: Record) -> str:
     natural = [Share(one.natural_given_correct or 0, one.n) for one in (static, defended)]
     return (
         f" Order: {defended.order}. Natural in the given order: static {natural[0]}, "
-        f"dent {natural[1]}."
+        f"{setting.defense_name(defended)} {natural[1]}."
     )

@@ -110,16 +110,17 @@ def _finding(static: Record, defended: Record) -> str:
     """Say how far the published number falls, under what, and what the static model has."""
     counts, n = defended.protocol_counts, defended.n
     name = defended.worst_protocol
+    who = setting.defense_name(defended)
     worst = Share(counts.get(name, defended.robust_correct), n)
     published = Share(counts[setting.PUBLISHED], n) if setting.PUBLISHED in counts else None
     if name == setting.PUBLISHED and len(counts) == 1:
-        text = f"dent has {worst} under the published protocol alone"
+        text = f"{who} has {worst} under the published protocol alone"
     elif published is None:
-        text = f"dent has {worst} under {name}"
+        text = f"{who} has {worst} under {name}"
     elif published.count == worst.count:
-        text = f"dent's published {published} is also its worst"
+        text = f"{who}'s published {published} is also its worst"
     else:
-        text = f"dent's published {published} falls to {worst} under {name}"
+        text = f"{who}'s published {published} falls to {worst} under {name}"
     if worst.count != defended.robust_correct:
         text += f" and to {Share(defended.robust_correct, n)} in the worst case per image"
     for departure in setting.attack_departures(defended):
