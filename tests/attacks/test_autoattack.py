@@ -177,9 +177,15 @@ SITUATIONS = {
 """Which images are right without an attack, and whether the defense is moody."""
 
 
-@pytest.mark.parametrize("situation", SITUATIONS)
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["standard", "plus", *SINGLE])
+@pytest.mark.parametrize(
+    ("name", "situation"),
+    [
+        *(("standard", situation) for situation in SITUATIONS),
+        ("plus", "some-moody"),
+        *((name, "all-moody") for name in SINGLE),
+    ],
+)
 def test_every_call_is_the_declared_batch(name: str, norm: str, situation: str) -> None:
     natural, moody = SITUATIONS[situation]
     witness, x, y = witnessed(norm, moody=moody)
@@ -250,8 +256,10 @@ def test_no_image_to_attack_is_no_call_at_all() -> None:
 # --- survivors ------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["standard", *SINGLE])
+@pytest.mark.parametrize(
+    ("name", "norm"),
+    [*(("standard", norm) for norm in NORMS), *((name, "Linf") for name in SINGLE)],
+)
 def test_survivors_keep_the_best_point_of_all_that_were_asked(name: str, norm: str) -> None:
     """Written down by hand: each query inside the ball, its image told by the corner, its margin.
 
@@ -302,10 +310,9 @@ def test_images_that_were_wrong_from_the_start_stay_as_they_are() -> None:
 
 
 @pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", SINGLE)
-def test_eps_zero_breaks_nothing(name: str, norm: str) -> None:
+def test_eps_zero_breaks_nothing(norm: str) -> None:
     network, x, y = subject(6)
-    spec = AttackSpec(name=name, norm=norm, eps=Fraction(0), iterations=2, queries=3)
+    spec = AttackSpec(name="plus", norm=norm, eps=Fraction(0), iterations=2, queries=3)
     result, _ = attacked(network, x, y, spec)
     assert torch.equal(result.robust, judge(network, x, y))
     torch.testing.assert_close(result.points, x, rtol=0, atol=2e-6)
@@ -315,12 +322,13 @@ def test_eps_zero_breaks_nothing(name: str, norm: str) -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 4])
-@pytest.mark.parametrize("norm", NORMS)
-@pytest.mark.parametrize("name", ["standard", "plus"])
+@pytest.mark.parametrize(
+    ("name", "norm"), [*(("standard", norm) for norm in NORMS), ("plus", "Linf")]
+)
 def test_few_classes(name: str, norm: str, classes: int) -> None:
     network, x = small_network(classes), tiny_images(8)
     y = labels_of(network, x)
-    spec = AttackSpec(name=name, norm=norm, eps=5 * MODERATE[norm], iterations=3, queries=5)
+    spec = AttackSpec(name=name, norm=norm, eps=5 * MODERATE[norm], iterations=2, queries=3)
     result, view = attacked(network, x, y, spec, classes=classes)
     assert not result.robust.all()
     assert torch.equal(judge(network, result.points, y), result.robust)

@@ -45,7 +45,7 @@ def situation(
             data=DataSpec(name="noise", sha256="1", first=0, count=6),
             batches=BatchPlan(size=4, batching=batching),
             defense=spec,
-            attack=AttackSpec(name="plus", eps=Fraction(1, 40), iterations=2, queries=4),
+            attack=AttackSpec(name="standard", eps=Fraction(1, 40), iterations=2, queries=4),
             seed=5,
         ),
         unit=unit,
@@ -84,9 +84,8 @@ def test_published_as_autoattack_packs_never_hands_over_more_than_a_batch() -> N
     assert max(sizes) == 4 and min(sizes) < 4
 
 
-@pytest.mark.parametrize("unit", [0, 3])
-def test_published_is_seeded_by_run_seed_attack_batch_and_chunk(unit: int) -> None:
-    network = small_network()
+def test_published_is_seeded_by_run_seed_attack_batch_and_chunk() -> None:
+    network, unit = small_network(), 3
     given = situation(network, None, unit)
     view = BatchView(
         network, given.images, given.labels, ThreatModel.of(given.spec.attack), whole=False
