@@ -88,8 +88,8 @@ def _chosen(points: Sequence[Mapping[str, Any]], card: ModelCard | None) -> list
         except SpecError as error:
             refused.append(error)
             continue
-        if defense is None:
-            continue
+        if not isinstance(defense, DentSpec):
+            continue  # mode static, which every ablation has
         nothing = defense.steps == 0 and defense.blur == "none"  # the static model itself
         chosen.append((None if nothing else defense, notes))
     if not chosen:

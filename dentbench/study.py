@@ -89,12 +89,14 @@ class Study:
 class Request:
     """What a user asks of every model, as written; None takes the default.
 
-    ``threats``: such as "Linf:1.5/255", in place of ``norm`` and ``eps``.
+    ``threats``: such as "Linf:1.5/255", in place of ``norm`` and ``eps``. ``budget``: AttackSpec's
+    ``iterations``, ``targets`` and ``queries``.
     """
 
     models: Sequence[str]
     data: DataChoice = DataChoice()
     attack: str = "standard"
+    budget: Mapping[str, int | None] = field(default_factory=dict)
     norm: str | None = None
     eps: str | None = None
     threats: Sequence[str] = ()
@@ -108,7 +110,7 @@ class Request:
             raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
         pairs: list[tuple[str | None, str | None]] = [*map(parse_threat, self.threats)]
         found = [
-            choose_attack(card, name=self.attack, norm=norm, eps=eps)
+            choose_attack(card, name=self.attack, norm=norm, eps=eps, **self.budget)
             for norm, eps in pairs or [(self.norm, self.eps)]
         ]
         return tuple(dict.fromkeys(found))

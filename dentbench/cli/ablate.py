@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from dentbench.cli import options as opt
 
@@ -28,6 +31,9 @@ def ablate(
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     attack: opt.Attack = "standard",
+    iterations: opt.Iterations = None,
+    targets: opt.Targets = None,
+    queries: opt.Queries = None,
     protocol: opt.Protocols = None,
     examples: opt.Examples = None,
     first: opt.First = 0,
@@ -42,6 +48,10 @@ def ablate(
     fresh: opt.Fresh = False,
     save_adversarial: opt.SaveAdversarial = False,
     diagnostics: opt.Diagnostics = False,
+    measure_time: Annotated[
+        bool,
+        typer.Option("--time/--no-time", help="Measure inference time beside the static model's."),
+    ] = True,
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
 ) -> None:
@@ -84,6 +94,7 @@ def ablate(
                 dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
             ),
             attack=attack,
+            budget={"iterations": iterations, "targets": targets, "queries": queries},
             norm=norm,
             eps=eps,
             threats=threat or own,
@@ -101,7 +112,7 @@ def ablate(
             offline=offline,
             fresh=fresh,
             save_adversarial=save_adversarial,
-            measure_time=True,
+            measure_time=measure_time,
             diagnostics=diagnostics,
             dry_run=dry_run,
         ),

@@ -48,6 +48,9 @@ def evaluate(
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     attack: opt.Attack = "standard",
+    iterations: opt.Iterations = None,
+    targets: opt.Targets = None,
+    queries: opt.Queries = None,
     protocol: opt.Protocols = None,
     examples: opt.Examples = None,
     first: opt.First = 0,
@@ -98,6 +101,7 @@ def evaluate(
             dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
         ),
         attack=attack,
+        budget={"iterations": iterations, "targets": targets, "queries": queries},
         norm=norm,
         eps=eps,
         batches=BatchPlan(size=batch_size, batching=batching),

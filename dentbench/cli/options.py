@@ -182,6 +182,17 @@ Attack = Annotated[
         "quick (short, not AutoAttack).",
     ),
 ]
+Iterations = Annotated[
+    int | None, typer.Option("--iterations", metavar="N", help="In place of the attack's own.")
+]
+Targets = Annotated[
+    int | None,
+    typer.Option("--targets", metavar="N", help="Target classes in place of the attack's own."),
+]
+Queries = Annotated[
+    int | None,
+    typer.Option("--queries", metavar="N", help="Square's queries in place of the attack's own."),
+]
 Protocols = Annotated[
     list[str] | None,
     typer.Option(
