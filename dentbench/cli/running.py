@@ -15,6 +15,7 @@ import typer
 
 from dentbench.cli.progress import shown_progress
 from dentbench.errors import InterruptedRunError, SpecError, StoreError
+from dentbench.spec import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -127,6 +128,7 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
 
     from dentbench.attacks.catalogue import attack_label
     from dentbench.estimate import estimate
+    from dentbench.report.setting import threat_text
     from dentbench.report.table import Column, Table
     from dentbench.report.terminal import print_table
     from dentbench.runner import RunOptions
@@ -139,12 +141,12 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
         for spec in specs:
             for part in estimate(evaluation, spec, study.protocols):
                 cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
-                rows.append([spec.model.name, part.mode, part.stage, f"{part.images:,}", *cost])
+                threat = threat_text(spec.attack.norm, spec.attack.eps)
+                stub = [spec.model.name, threat, _described(spec), part.stage]
+                rows.append([*stub, f"{part.images:,}", *cost])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
-        Column("model"),
-        Column("mode"),
-        Column("stage"),
+        *map(Column, ("model", "threat", "defense", "stage")),
         *(Column(name, "right") for name in ("images", "forwards", "backwards", "time")),
     )
     table = Table.of(
@@ -152,8 +154,18 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
         columns,
         rows,
         caption="At most: every image surviving every attack; time extrapolated from two batches.",
+        stub=3,
     )
     print_table(table, Console())
+
+
+def _described(spec: EvalSpec) -> str:
+    """Return a defense in few words: its mode, and dent's steps and blur."""
+    if not isinstance(spec.defense, DentSpec):
+        return spec.label
+    blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
+    plural = "" if spec.defense.steps == 1 else "s"
+    return f"{spec.label}, {spec.defense.steps} step{plural}{blur}"
 
 
 def _duration(seconds: float) -> str:
