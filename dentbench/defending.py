@@ -45,13 +45,14 @@ class Defenders:
             return self.network
         key = (spec.defense, spec.batches)
         if key not in self._made:
-            self._made[key] = self._make(spec)
+            self._made[key] = self.make(spec)
         made: Classifier = self._made[key]
         if unit is None or not hasattr(made, "after"):
             return made
         return self._carried(spec, made, unit)
 
-    def _make(self, spec: EvalSpec) -> Any:
+    def make(self, spec: EvalSpec) -> Any:
+        """Return the defense of a spec that has one, new, as it is before it is asked anything."""
         assert spec.defense is not None
         if not isinstance(spec.defense, DefenseSpec):
             size = spec.batches.size if spec.separable else None

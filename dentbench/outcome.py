@@ -124,6 +124,7 @@ class Record:
         "inference time in units of the static model's, measured side by side"
     )
     diagnostics: str | None = column("what the adaptations did, by stage, JSON object")
+    checks: str | None = column("checks of the evaluation, by name, JSON object")
     device: str = column("device")
     versions: str = column("versions of dentbench, Python and the libraries, JSON object")
     git_revision: str = column("git revision of dentbench, when it runs from a checkout")

@@ -18,12 +18,13 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from dentbench import cascade, store
+from dentbench import cascade, examine, store
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge, offers
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.protocols import Situation, load_protocol
+from dentbench.attacks.soundness import Check
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import RunFolder
 from dentbench.defending import Defenders
@@ -49,12 +50,15 @@ class Subject:
 
     ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
     another order than the data set's own, the same images in that one, and their spec.
+    ``published_natural``: the natural accuracy, in percent, published of the network on this data
+    set.
     """
 
     network: nn.Module
     images: Tensor
     labels: Tensor
     given: tuple[Subject, DataSpec] | None = None
+    published_natural: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +68,7 @@ class RunOptions:
     ``results``: the results folder. ``fresh``: forget stored outcomes of these specs first.
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``:
     time every defense against the static model. ``diagnostics``: keep what every adaptation did.
+    ``force``: go on where natural accuracy is not the published one.
     """
 
     results: Path
@@ -72,6 +77,7 @@ class RunOptions:
     save_adversarial: bool = False
     measure_time: bool = False
     diagnostics: bool = False
+    force: bool = False
 
 
 class Progress(Protocol):
@@ -129,6 +135,8 @@ class Evaluation:
         return [self._record(spec, protocols) for spec in specs]
 
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
+        checks = examine.probed(self, spec)  # before the defense is shown anything else
+        natural = self._natural_check(spec)
         skipped = self.skipped(spec, protocols) if spec.defense else {}
         run = [name for name in protocols if name not in skipped] if spec.defense else ["published"]
         for name, reason in skipped.items():
@@ -141,16 +149,30 @@ class Evaluation:
             static = worst_case(
                 {stage: self.outcomes(baseline, stage) for stage in (NATURAL, "published")}
             )
+        summary = summarize(outcomes, static)
         record = Record(
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
-            **summarize(outcomes, static),
+            **summary,
+            checks=examine.column(checks, summary, spec, natural),
             **observations(self, spec),
             **provenance(self.options.device),
             attack_label=attack_label(spec.attack),
         )
         store.append(self.options.results, record)
         return record
+
+    def _natural_check(self, spec: EvalSpec) -> Check:
+        """Compare the static model's natural accuracy with the published one; may stop the run."""
+        flags = [
+            flag
+            for outcome in self.outcomes(baseline_of(spec), NATURAL)
+            for flag in outcome.correct
+        ]
+        published = self.subject.published_natural
+        check = examine.natural_accuracy(sum(flags), len(flags), published)
+        examine.require_natural(check, force=self.options.force)
+        return check
 
     def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
         """Return a stage's outcomes on all batches, computing and storing what is missing."""
@@ -263,6 +285,8 @@ class Evaluation:
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""
         found = offers(self.classifier(spec))
+        if examine.found_random(self, spec):
+            found |= {"random"}
         return found | {"with_steps"} if self._with_steps(spec) else found
 
     def skipped(self, spec: EvalSpec, protocols: Sequence[str]) -> dict[str, str]:

@@ -187,7 +187,7 @@ _READERS: Final = {column.name: _converters(column)[0] for column in fields(Reco
 _WRITERS: Final = {column.name: _converters(column)[1] for column in fields(Record)}
 _SAME: Final = (
     *("key", "n", "natural_correct", "robust_correct", "gained", "lost"),
-    *("natural_given_correct", "time_ratio", "diagnostics"),
+    *("natural_given_correct", "time_ratio", "diagnostics", "checks"),
 )
 _SAME_INDEXES: Final = tuple(column_names().index(name) for name in _SAME)
 _PROTOCOL_INDEX: Final = column_names().index("protocol")

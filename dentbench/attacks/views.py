@@ -182,6 +182,10 @@ class SeededDefense:
             raise AttributeError(name)
         return partial(self._in_own_stream, getattr(self.defense, name))
 
+    def draw_as(self, other: SeededDefense) -> None:
+        """Draw from here on the random numbers that ``other`` would draw next."""
+        self._states = other._states
+
     def _in_own_stream(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         with self._forked():
             self._set(self._states)
