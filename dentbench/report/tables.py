@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 
 from dentbench.outcome import Record
 from dentbench.report import setting
-from dentbench.report.beside import skipped_text
 from dentbench.report.ablation import table2
+from dentbench.report.beside import skipped_text
 from dentbench.report.cells import (
     INTERVALS,
     NOT_ROBUSTBENCH,
