@@ -4,12 +4,15 @@ The rule is ours, not the paper's. Both sides are worst cases per image: right w
 and under every protocol run. The images that the defense gains and loses against the static model
 are compared by the exact McNemar test.
 
-- ``holds``: more images right than static, p < 0.05, and some protocol other than ``published``
-  was run (a dynamic defense that only its published attack was tried on is undecided).
+- ``holds``: more images right than static, p < 0.05, and no doubt about that gain: transfer,
+  warm, decision, an adaptive protocol and (unless the defense is separable) batch-mates were run,
+  with AutoAttack standard's budget, and no check failed that these do not make up for. The list
+  is in ``doubts.py``; with a doubt the gain is undecided.
 - ``weaker than static``: fewer images right than static, p < 0.05.
 - ``no gain``: neither, and a gain of 5 points would have been seen: the upper end of the 95%
   interval of the paired difference (Bonett and Price 2012) is below 5 points.
-- ``undecided``: neither, and it would not have been seen; the sentence says what would decide.
+- ``undecided``: a gain with a doubt, or neither, and it would not have been seen; the sentence
+  says what would decide.
 
 The worst case counts every protocol against the defense, and the static model has fewer of them;
 a small loss is therefore expected, and "weaker" needs the test to say so.
@@ -18,12 +21,14 @@ a small loss is therefore expected, and "weaker" needs the test to say so.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
 from dentbench.report import setting
+from dentbench.report.doubts import Doubt, doubts
 from dentbench.report.intervals import paired_difference
 from dentbench.report.numbers import Paired, Share, p_text
 
@@ -41,8 +46,9 @@ class Verdict:
     """What an evaluation says of a defense.
 
     ``protocol``: the one that leaves the fewest images right. ``gain_points``: worst case minus
-    the static model's, in percentage points. ``p_value``: exact McNemar, two-sided.
-    ``sentence``: all of this in one sentence.
+    the static model's, in percentage points, between ``gain_low`` and ``gain_high`` with 95%
+    confidence. ``p_value``: exact McNemar, two-sided. ``sentence``: all of this in one sentence.
+    ``doubts``: why a gain would not hold yet, each with what would decide.
     """
 
     kind: Kind
@@ -50,6 +56,13 @@ class Verdict:
     gain_points: float
     p_value: float
     sentence: str
+    gain_low: float
+    gain_high: float
+    doubts: tuple[str, ...] = ()
+
+    def meets(self, points: float) -> bool:
+        """Return whether the defense holds with a gain of so many points beyond its interval."""
+        return self.kind == "holds" and self.gain_low >= points
 
 
 def verdict(static: Record, defended: Record) -> Verdict:
@@ -59,13 +72,23 @@ def verdict(static: Record, defended: Record) -> Verdict:
     record of the same model, images and threat model, or were not paired image by image.
     """
     paired = _paired(static, defended)
-    only_published = set(defended.protocol_counts) <= {setting.PUBLISHED}
-    kind = _kind(paired, only_published)
+    found = doubts(defended)
+    kind = _kind(paired, found)
     opening = kind[0].upper() + kind[1:]
     sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
     if kind == "undecided":
-        sentence += f"; {_would_decide(paired, only_published)}"
-    return Verdict(kind, defended.worst_protocol, paired.points, paired.p_value, f"{sentence}.")
+        sentence += f"; {_would_decide(paired, found)}"
+    low, high = paired_difference(paired.gained, paired.lost, paired.total)
+    return Verdict(
+        kind=kind,
+        protocol=defended.worst_protocol,
+        gain_points=paired.points,
+        p_value=paired.p_value,
+        sentence=f"{sentence}.",
+        gain_low=100 * low,
+        gain_high=100 * high,
+        doubts=tuple(map(str, found)),
+    )
 
 
 def kind_of(defended: Record) -> Kind | None:
@@ -73,7 +96,8 @@ def kind_of(defended: Record) -> Kind | None:
     if defended.gained is None or defended.lost is None or not defended.n:
         return None
     paired = Paired(defended.gained, defended.lost, defended.n)
-    return _kind(paired, set(defended.protocol_counts) <= {setting.PUBLISHED})
+    kind = _kind(paired, ())
+    return _kind(paired, doubts(defended)) if kind == "holds" else kind
 
 
 def _paired(static: Record, defended: Record) -> Paired:
@@ -97,11 +121,11 @@ def _paired(static: Record, defended: Record) -> Paired:
     return Paired(gained, lost, defended.n)
 
 
-def _kind(paired: Paired, only_published: bool) -> Kind:
+def _kind(paired: Paired, found: Sequence[Doubt]) -> Kind:
     if paired.p_value < LEVEL and paired.points < 0:
         return "weaker than static"
     if paired.p_value < LEVEL:
-        return "undecided" if only_published else "holds"
+        return "undecided" if found else "holds"
     _, upper = paired_difference(paired.gained, paired.lost, paired.total)
     return "no gain" if 100 * upper < GAIN_POINTS else "undecided"
 
@@ -128,10 +152,11 @@ def _finding(static: Record, defended: Record) -> str:
     return f"{text}; the static model has {Share(static.robust_correct, n)}"
 
 
-def _would_decide(paired: Paired, only_published: bool) -> str:
-    """Say what to run next: another protocol, or about how many images."""
-    if only_published and paired.p_value < LEVEL:
-        return "a protocol other than published would decide, run transfer"
+def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
+    """Say what to run next: what settles the doubts, or about how many images."""
+    if paired.p_value < LEVEL:
+        more = f" ({len(found) - 1} more to settle)" if len(found) > 1 else ""
+        return f"the gain is in doubt: {found[0]}{more}"
     rate = (paired.gained + paired.lost + 2) / (paired.total + 2)
     gain = paired.points / 100
     target = max(GAIN_POINTS / 100 - gain, abs(gain))

@@ -8,12 +8,16 @@ from typing import Any
 
 import pytest
 
+from dentbench.attacks.soundness import Check, to_json
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
 from dentbench.report.verdict import verdict
 
 Make = Callable[..., Record]
 DENT = {"mode": "instance", "steps": 6}
+SEPARABLE = {"separable": True}
+ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "decision": 385}
+CHECKS = to_json([Check("repeatable", True, 0.0, "the same")])
 
 
 def pair(
@@ -38,15 +42,79 @@ def test_no_gain(make_record: Make) -> None:
 
 
 def test_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, {"published": 420, "transfer": 380}, 90, 10, 512))
-    assert found.kind == "holds" and found.p_value < 0.001
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SEPARABLE, checks=CHECKS))
+    assert found.kind == "holds" and found.p_value < 0.001 and not found.doubts
     assert found.sentence.startswith("Holds: ") and "paired p < 0.001" in found.sentence
+    assert found.gain_low < found.gain_points < found.gain_high
+    assert found.meets(10) and not found.meets(found.gain_low + 0.1)
 
 
 def test_the_published_protocol_alone_never_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512))
+    found = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512, checks=CHECKS))
     assert (found.kind, found.protocol) == ("undecided", "published")
-    assert found.sentence.endswith("a protocol other than published would decide, run transfer.")
+    assert found.sentence.endswith(
+        "the gain is in doubt: only the published protocol was run; run --protocol all."
+    )
+    assert not found.meets(0)
+
+
+@pytest.mark.parametrize("name", ["transfer", "warm", "decision", "bpda"])
+def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: str) -> None:
+    counts = {key: value for key, value in ALL.items() if key != name}
+    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SEPARABLE, checks=CHECKS))
+    assert found.kind == "undecided" and len(found.doubts) == 1
+    assert name in found.doubts[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"attack": "quick", "attack_label": "quick (not AutoAttack)"}, "run --attack standard"),
+        ({"iterations": 20, "attack_label": "x (not AutoAttack)"}, "run --attack standard"),
+        ({"separable": False}, "batch-mates was not run"),
+        ({"checks": None}, "no checks were made"),
+    ],
+)
+def test_what_else_a_gain_needs(make_record: Make, changes: dict[str, Any], words: str) -> None:
+    settings = {**SEPARABLE, "checks": CHECKS, **changes}
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert found.kind == "undecided"
+    assert words in found.sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "holds"),
+    [
+        ("stateless", {"eot": 400}, False),
+        ("separable", {"eot": 400}, False),
+        ("logits", {}, False),
+        ("in-range", {}, False),
+        ("black-box", {}, False),
+        ("natural-accuracy", {}, False),
+        ("repeatable", {}, False),
+        ("repeatable", {"eot": 400}, True),
+        ("gradient", {}, True),  # decision and bpda are there
+        ("true-gradient", {}, True),
+        ("exact-gradient", {}, False),
+        ("exact-gradient", {"unrolled": 400}, True),
+        ("ascent", {}, True),
+        ("transfer", {}, True),  # warm is there
+    ],
+)
+def test_a_failed_check_weighs_in(
+    make_record: Make, name: str, more: dict[str, int], holds: bool
+) -> None:
+    checks = to_json([Check(name, False, 1.0, "something is odd")])
+    counts = {**ALL, **more}
+    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SEPARABLE, checks=checks))
+    assert found.kind == ("holds" if holds else "undecided")
+    assert holds or f"the check {name} failed: something is odd; " in found.sentence
+
+
+def test_a_failed_check_does_not_save_a_defense(make_record: Make) -> None:
+    checks = to_json([Check("stateless", False, 1.0, "odd")])
+    counts = {"published": 402, "transfer": 349}
+    assert verdict(*pair(make_record, 347, counts, 6, 4, 512, checks=checks)).kind == "no gain"
 
 
 def test_weaker_than_static(make_record: Make) -> None:
