@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
-from dentbench.errors import ModelError
+from dentbench.attacks.base import Defense
+from dentbench.contenders import choose_defenses
+from dentbench.defenses.own import spec_of_object
+from dentbench.errors import ModelError, SpecError
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, Progress, RunOptions, Subject
-from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
+from dentbench.spec import AttackSpec, BatchPlan, DefenseSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.study import choose_protocols
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import Dataset, checked, slice_of
@@ -24,7 +28,7 @@ def evaluate(
     images: Tensor,
     labels: Tensor,
     *,
-    defense: DentSpec | None = None,
+    defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
     attack: AttackSpec | None = None,
     protocols: Sequence[str] = (),
     batch_size: int = 128,
@@ -35,12 +39,21 @@ def evaluate(
     device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Record, Record]:
-    """Attack a model without and with dent; return the static and the defended record.
+    """Attack a model without and with a defense; return the static and the defended record.
 
     ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
     from 0. ``model`` maps such images to logits (N, classes), normalizes them itself, and is not
     changed. ``defense`` is the released dent and ``attack`` AutoAttack standard, Linf 8/255, by
-    default; ``protocols`` are names of the catalogue. Records and per-image flags are written to
+    default; ``protocols`` are names of the catalogue.
+
+    A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
+    maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
+    that makes such a thing of the network. Protocols that need more than it offers are skipped,
+    and the record says so. Passes are counted where they go through the network handed in: one
+    that brings a network of its own has none. Unless it has ``separable = True`` its answers are
+    taken to depend on the batch. One that cannot be pickled is evaluated anew every time.
+
+    Records and per-image flags are written to
     the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
     """
@@ -53,10 +66,26 @@ def evaluate(
         seed=seed,
     )
     subject = Subject(network=_copy(model), images=data[0], labels=data[1])
-    evaluation = Evaluation(subject, RunOptions(results=Path(results), device=device), progress)
-    specs = [static, replace(static, defense=DentSpec() if defense is None else defense)]
+    chosen = _spec_of(defense)
+    named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
+    given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
+    options = RunOptions(results=Path(results), device=device)
+    evaluation = Evaluation(subject, options, progress, given)
+    specs = [static, replace(static, defense=chosen)]
     baseline, defended = evaluation.run(specs, choose_protocols(protocols))
     return baseline, defended
+
+
+def _spec_of(defense: Any) -> DentSpec | DefenseSpec:
+    """Return a defense's spec: itself, of a name, or of an object."""
+    if isinstance(defense, DentSpec | DefenseSpec):
+        return defense
+    if defense is not None and not isinstance(defense, str):
+        return spec_of_object(defense)
+    ((spec, _),) = choose_defenses([defense or "dent"], None, {}, None)
+    if spec is None:
+        raise SpecError(f"defense is {defense!r}; name one, for the static model is always run")
+    return spec
 
 
 def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:
