@@ -247,7 +247,7 @@ def assert_same(results: Path, records: Sequence[Record], whole: tuple[Any, Path
     assert not list(results.rglob("*.tmp"))
 
 
-@pytest.mark.parametrize("share", [0.0, 0.05, 0.3, 0.5, 0.7, 0.95])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.4, 0.6, 0.95])
 def test_a_run_interrupted_in_the_network_resumes(
     share: float, tmp_path: Path, whole: tuple[list[Record], Path, int]
 ) -> None:
@@ -307,7 +307,8 @@ def test_the_callers_random_state_and_network_are_left_alone(tmp_path: Path) -> 
     torch.manual_seed(5)
     expected = torch.rand(2)
     torch.manual_seed(5)
-    evaluated(tmp_path, network=network)
+    attack = replace(ATTACK, name="fab-t")  # it calls backward, which leaves gradients behind
+    evaluated(tmp_path, [spec_of(None, attack=attack), spec_of(attack=attack)], network)
     assert torch.equal(torch.rand(2), expected)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())

@@ -323,7 +323,7 @@ def test_a_value_without_a_canonical_writing_is_an_error() -> None:
 
 
 @given(st.lists(st.one_of(st.integers(), st.text()), min_size=1, max_size=4))
-@settings(max_examples=50)
+@settings(max_examples=25)
 def test_seeds_fit_and_depend_on_parts_and_order(parts: list[Any]) -> None:
     seed = derive_seed(*parts)
     assert 0 <= seed < 2**31
