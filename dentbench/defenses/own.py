@@ -68,8 +68,8 @@ def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
         raise SpecError(f"defense {text!r} cannot be imported ({reason[0]})") from error
     if not callable(found):
         raise SpecError(
-            f"defense {text!r} is a {type(found).__name__}; name what returns the defense when "
-            "it is called with the network"
+            f"defense {text!r} is not callable but of type {type(found).__name__}; name what "
+            "returns the defense when it is called with the network"
         )
     return found, source_files(Path(module.__file__)) if module.__file__ else ()
 

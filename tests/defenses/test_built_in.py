@@ -1,0 +1,141 @@
+"""Each built-in defense against a slow transcription of its source, in float64."""
+
+from __future__ import annotations
+
+import copy
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dentbench.defenses.build import build
+from dentbench.defenses.catalogue import DEFENSES, built_in
+from dentbench.errors import SpecError
+from tests.reference import tiny_network
+
+BUILT_IN = [name for name in DEFENSES if name not in ("dent", "none")]
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return tiny_network().double().requires_grad_(False)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+
+
+def _train_mode(network: nn.Module) -> nn.Module:
+    """A copy whose BatchNorm layers use the statistics of the batch, as torch does in training."""
+    network = copy.deepcopy(network).train()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.requires_grad_(True)
+    return network
+
+
+def test_norm_is_batchnorm_in_train_mode(network: nn.Module, x: Tensor) -> None:
+    found = build(built_in("norm"), network, x)(x)
+    torch.testing.assert_close(found, _train_mode(network)(x).detach())
+
+
+def test_norm_with_a_share_mixes_the_moments(network: nn.Module, x: Tensor) -> None:
+    found = build(built_in("norm", {"share": 0.5}), network, x)(x)
+    assert not torch.allclose(found, network(x))
+    assert not torch.allclose(found, build(built_in("norm"), network, x)(x))
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_tent_is_adam_on_the_entropy(network: nn.Module, x: Tensor, steps: int) -> None:
+    slow = _train_mode(network)
+    optimizer = torch.optim.Adam([p for p in slow.parameters() if p.requires_grad], lr=0.01)
+    for _ in range(steps):
+        logits = slow(x)
+        optimizer.zero_grad()
+        torch.distributions.Categorical(logits=logits).entropy().mean().backward()
+        optimizer.step()
+    found = build(built_in("tent", {"steps": steps, "lr": 0.01}), network, x)(x)
+    torch.testing.assert_close(found, slow(x).detach())
+
+
+def test_online_tent_goes_on_from_batch_to_batch(network: nn.Module, x: Tensor) -> None:
+    slow = _train_mode(network)
+    optimizer = torch.optim.Adam([p for p in slow.parameters() if p.requires_grad], lr=0.01)
+    now = build(built_in("tent-online", {"lr": 0.01}), network, x)
+    for batch in (x, 1 - x, x**2):
+        logits = slow(batch)
+        torch.testing.assert_close(now(batch), logits.detach())
+        torch.testing.assert_close(now(batch), logits.detach())  # being asked moves nothing
+        optimizer.zero_grad()
+        torch.distributions.Categorical(logits=logits).entropy().mean().backward()
+        optimizer.step()
+        now = now.after(batch)
+
+
+def test_anti_adversary(network: nn.Module, x: Tensor) -> None:
+    added = torch.zeros_like(x)
+    label = network(x).argmax(1)
+    for _ in range(3):
+        leaf = added.clone().requires_grad_()
+        F.cross_entropy(network(x + leaf), label).backward()
+        assert leaf.grad is not None
+        added = added - 0.05 * leaf.grad.sign()
+    defense = build(built_in("anti-adversary", {"steps": 3, "alpha": 0.05}), network, x)
+    torch.testing.assert_close(defense(x), network(x + added))
+    one_by_one = torch.cat([defense(image[None]) for image in x])
+    torch.testing.assert_close(defense(x), one_by_one)
+
+
+def test_hedge(network: nn.Module, x: Tensor) -> None:
+    eps, step = 0.1, 0.04
+    torch.manual_seed(3)
+    points = x + (2 * torch.rand_like(x) - 1) * eps
+    for _ in range(3):
+        leaf = points.clone().requires_grad_()
+        logits = network(leaf)
+        torch.stack(
+            [F.cross_entropy(logits, torch.full((5,), c)) for c in range(10)]
+        ).sum().backward()
+        assert leaf.grad is not None
+        moved = points + step * leaf.grad.sign()
+        points = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+    settings = {"steps": 3, "eps": "0.1", "step_size": Fraction(1, 25)}
+    defense = build(built_in("hedge", settings), network, x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(defense(x), network(points))
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_model_is_untouched_and_the_gradient_is_there(
+    name: str, network: nn.Module, x: Tensor
+) -> None:
+    before = copy.deepcopy(network.state_dict())
+    defense = build(built_in(name), network, x)
+    with torch.inference_mode():
+        assert defense(x).shape == (5, 10)
+    leaf = x.clone().requires_grad_()
+    defense(leaf).sum().backward()
+    assert leaf.grad is not None and leaf.grad.abs().sum() > 0
+    composed = defense.predict(x, defense.adapt(x))
+    assert composed.shape == (5, 10)
+    assert not network.training
+    assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
+
+
+def test_settings_are_filled_in_and_checked() -> None:
+    assert built_in("tent") == built_in("Tent", {"lr": "0.001", "steps": "1"})
+    assert built_in("hedge").settings_json == '{"eps": "8/255", "step_size": "4/255", "steps": 20}'
+    assert built_in("tent").with_steps(4).steps == 4
+    for name, settings, words in (
+        ("tent", {"steps": 0}, "steps of tent"),
+        ("tent", {"steps": "many"}, "steps of tent"),
+        ("tent", {"lr": -1}, "lr of tent"),
+        ("norm", {"share": 2}, "share of norm"),
+        ("norm", {"steps": 2}, "no setting 'steps'"),
+        ("tnet", {}, "did you mean tent"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            built_in(name, settings)
