@@ -19,7 +19,7 @@ from torch import Tensor
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import ATTACKS, AttackPlan
 from dentbench.attacks.views import BatchView
-from dentbench.errors import ModelError
+from dentbench.errors import DataError, ModelError
 from dentbench.spec import AttackSpec
 
 # Without a handler its warnings would go to the terminal, in the middle of a progress bar.
@@ -62,11 +62,14 @@ def run_attack(
     ``natural`` (B,): which images are right without an attack; the others are not attacked.
     ``seed_of(attack, number of the chunk)`` seeds each run. At most ``chunk`` images are handed
     to an attack at a time, packed as AutoAttack packs survivors. The caller's random state is
-    untouched. Raises :class:`~dentbench.errors.ModelError` for fewer than two classes.
+    untouched. Raises :class:`~dentbench.errors.ModelError` for fewer than two classes and
+    :class:`~dentbench.errors.DataError` for images too small for Square.
     """
     if classes < 2:
         raise ModelError(f"the model has {classes} class; an attack needs two or more")
-    plan = ATTACKS[spec.name]
+    plan, height = ATTACKS[spec.name], view.clean.shape[2]
+    if "square" in plan.parts and spec.norm != "Linf" and height < 5:
+        raise DataError(f"Square in {spec.norm} needs 5 rows of pixels; the images have {height}")
     robust = natural.clone()
     broken_by = ["" if right else "natural" for right in natural.tolist()]
     device = view.clean.device

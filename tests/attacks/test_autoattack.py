@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dentbench.attacks.base import judge, margins
 from dentbench.attacks.catalogue import ATTACKS
 from dentbench.attacks.views import BatchView, SeededDefense
-from dentbench.errors import ModelError
+from dentbench.errors import DataError, ModelError
 from dentbench.spec import NORMS, AttackSpec
 from tests.attacks.toys import attacked, labels_of, small_network, tiny_images
 
@@ -362,6 +362,20 @@ def test_one_class_is_refused() -> None:
     x = tiny_images(2)
     with pytest.raises(ModelError, match="the model has 1 class"):
         attacked(small_network(1), x, torch.zeros(2).long(), AttackSpec(), classes=1)
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_images_too_small_for_square_are_refused(norm: str) -> None:
+    x, y = tiny_images(2, shape=(1, 4, 6)), torch.zeros(2, dtype=torch.long)
+    weight = torch.randn(24, 3, generator=torch.Generator().manual_seed(0))
+    spec = AttackSpec(norm=norm, iterations=2, queries=2)
+    try:
+        attacked(lambda z: z.flatten(1) @ weight, x, y, spec, classes=3)
+    except DataError as error:
+        assert norm != "Linf"
+        assert str(error) == f"Square in {norm} needs 5 rows of pixels; the images have 4"
+    else:
+        assert norm == "Linf"
 
 
 @pytest.mark.parametrize("name", SINGLE)
