@@ -261,7 +261,12 @@ def prepare(
     chosen = (dataset, study.data.first, study.data.examples)
     model = load_model(study.model, **where)
     images, labels, data = slice_of(*chosen)
-    subject = Subject(network=model.network, images=images, labels=labels)
+    subject = Subject(
+        network=model.network,
+        images=images,
+        labels=labels,
+        published_natural=_published_natural(study.card, data.name),
+    )
     if study.data.order != "given":
         given = (subject, data)
         images, labels, data = slice_of(*chosen, order=study.data.order)
@@ -277,6 +282,13 @@ def prepare(
     defenses = [None, *(defense for defense in study.defenses if defense is not None)]
     specs = [replace(static, attack=a, defense=d) for a in study.attacks for d in defenses]
     return Evaluation(subject, options, progress), specs
+
+
+def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
+    """Return the natural accuracy on a card, where it is of this very data set, else None."""
+    if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
+        return None
+    return card.clean
 
 
 def run_study(

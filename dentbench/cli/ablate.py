@@ -54,6 +54,7 @@ def ablate(
     ] = True,
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
+    force: opt.Force = False,
 ) -> None:
     """Attack dent part by part: the six rows of the paper's Table 2, batch-wise.
 
@@ -115,6 +116,7 @@ def ablate(
             measure_time=measure_time,
             diagnostics=diagnostics,
             dry_run=dry_run,
+            force=force,
         ),
     )
     from dentbench.cli import showing

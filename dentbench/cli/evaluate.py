@@ -67,6 +67,8 @@ def evaluate(
     diagnostics: opt.Diagnostics = False,
     dry_run: opt.DryRun = False,
     as_json: opt.AsJson = False,
+    force: opt.Force = False,
+    require_gain: opt.RequireGain = None,
 ) -> None:
     """Attack the static model and dent, print both with the difference, and append the records.
 
@@ -132,6 +134,7 @@ def evaluate(
             save_adversarial=save_adversarial,
             diagnostics=diagnostics,
             dry_run=dry_run,
+            force=force,
         ),
     )
     from dentbench.cli import showing
@@ -143,6 +146,8 @@ def evaluate(
             showing.show_study(study, records, results)
     else:
         showing.show_table1(finished, results)
+    if require_gain is not None:
+        running.require_gain(finished, require_gain)
 
 
 def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:

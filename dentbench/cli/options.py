@@ -233,4 +233,19 @@ SaveAdversarial = Annotated[
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="Say what would run and its cost; attack nothing.")
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Go on where natural accuracy is not the one published of the model."
+    ),
+]
+RequireGain = Annotated[
+    float | None,
+    typer.Option(
+        "--require-gain",
+        metavar="POINTS",
+        help="End with exit code 3 unless every defense holds and the 95% interval of its "
+        "worst-case gain over static lies at or above so many percentage points.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import typer
 
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from dentbench.runner import RunOptions
     from dentbench.study import Source, Study
 
+
+NOT_GAINED: Final = 3
+"""The exit code when a gain was required and is not there."""
 
 Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
 """Each study and its records, in the order of its specs."""
@@ -42,6 +45,7 @@ class How:
     measure_time: bool = False
     diagnostics: bool = False
     dry_run: bool = False
+    force: bool = False
 
 
 def carry_out(studies: Sequence[Study], how: How) -> Finished:
@@ -68,6 +72,7 @@ def run_options(how: How) -> RunOptions:
         save_adversarial=how.save_adversarial,
         measure_time=how.measure_time,
         diagnostics=how.diagnostics,
+        force=how.force,
     )
 
 
@@ -174,6 +179,28 @@ def _duration(seconds: float) -> str:
     if seconds < 7200:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def require_gain(finished: Finished, points: float) -> None:
+    """End the command with exit code 3, and say why, unless every defense gains so many points.
+
+    Raises :class:`~dentbench.errors.SpecError` where there is no defense to judge.
+    """
+    from dentbench.report.verdict import verdict
+
+    found = [verdict(static, defended) for _, (static, *others) in finished for defended in others]
+    if not found:
+        raise SpecError("--require-gain needs a defense; mode static has none")
+    short = [one for one in found if not one.meets(points)]
+    for one in short:
+        typer.echo(
+            f"required: a gain of {points:g} points that holds; found: {one.kind}, gain "
+            f"{one.gain_points:+.1f} ({one.gain_low:+.1f} to {one.gain_high:+.1f}) points, "
+            f"worst under {one.protocol}",
+            err=True,
+        )
+    if short:
+        raise typer.Exit(NOT_GAINED)
 
 
 def print_json(finished: Finished, **more: Any) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from dentbench.attacks.soundness import failed
 from dentbench.cli.running import Finished
 from dentbench.outcome import Record
 from dentbench.report import ablation, beside, diagnosed, tables
@@ -30,6 +31,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
             print_table(beside.beside(static, others), console)
         for defended in others:
             console.print(Text(verdict(static, defended).sentence, style="bold"))
+            _checks(defended, console)
             if defended.diagnostics:
                 print_table(diagnosed.diagnostics(defended), console)
     _where(results, console)
@@ -54,6 +56,11 @@ def show_ablation(study: Study, records: Sequence[Record], results: Path, *, tab
         table = ablation.grid(records, threats)
     print_table(table, console)
     _where(results, console)
+
+
+def _checks(record: Record, console: Console) -> None:
+    for check in failed(record.checks):
+        console.print(Text(f"Check {check.name} failed: {check.sentence}.", style="yellow"))
 
 
 def _notes(study: Study, console: Console) -> None:
