@@ -11,13 +11,14 @@ if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
     from dentbench.outcome import Record
-    from dentbench.spec import AttackSpec, DentSpec
+    from dentbench.spec import AttackSpec, DefenseSpec, DentSpec
 
-__all__ = ["Adaptation", "AttackSpec", "Dent", "DentSpec", "Record", "evaluate"]
+__all__ = ["Adaptation", "AttackSpec", "DefenseSpec", "Dent", "DentSpec", "Record", "evaluate"]
 
 _HOMES = {
     "Adaptation": "dentbench.adapt.dent",
     "AttackSpec": "dentbench.spec",
+    "DefenseSpec": "dentbench.spec",
     "Dent": "dentbench.adapt.dent",
     "DentSpec": "dentbench.spec",
     "Record": "dentbench.outcome",
