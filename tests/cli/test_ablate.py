@@ -11,23 +11,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dentbench.attacks.catalogue import ATTACKS
 from dentbench.cli import app
 
 Command = Callable[..., tuple[int, str, str]]
-SHORT = ("--attack", "brief", "--examples", "4", "--batch-size", "4", "--protocol", "transfer")
+SHORT = (
+    *("--attack", "apgd-ce", "--iterations", "2", "--protocol", "transfer"),
+    *("--examples", "4", "--batch-size", "4"),
+)
 
 
 @pytest.fixture
 def dentbench(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Command:
-    """Run ``dentbench`` in this process; "brief" is an attack of two steps."""
-    from dataclasses import replace
-
-    brief = replace(ATTACKS["apgd-ce"], iterations=2, title="brief")
-    monkeypatch.setitem(ATTACKS._values, "brief", brief)
-    monkeypatch.setitem(ATTACKS._canonical, "brief", "brief")
+    """Run ``dentbench`` in this process, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
 
@@ -169,6 +166,10 @@ def test_every_setting_reaches_the_record(dentbench: Command) -> None:
     sets = [f"{name}={value}" for name, value in settings.items()]
     assert dentbench("evaluate", *SHORT, *options, "--set", *sets)[0] == 0
     row = rows()[1]
+    assert (row["iterations"], row["attack_label"]) == (
+        "2",
+        "APGD-CE with iterations 2 (not AutoAttack)",
+    )
     for name, value in {**given, **settings}.items():
         assert row[name] == value
 
