@@ -38,7 +38,7 @@ def decision_queries(spec: EvalSpec) -> int:
     if spec.protocols.queries is not None:
         return spec.protocols.queries
     if spec.protocols.cascade:
-        return 10 * iterations_of(spec)
+        return 5 * iterations_of(spec)
     return 2 * (spec.attack.queries or 50 * iterations_of(spec))
 
 
@@ -81,7 +81,8 @@ _WARM = {
 def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
     """The margin, untargeted from random starts and towards every target, as in Chen et al."""
     if spec.protocols.cascade:
-        untargeted = [Ascent(loss="margin", iterations=iterations, start="best")]
+        steps = max(iterations // 2, 1)
+        untargeted = [Ascent(loss="margin", iterations=steps, start="best")]
     else:
         restarts = max(round(spec.protocols.restarts * min(iterations / 100, 1)), 1)
         untargeted = [Ascent(loss="margin", iterations=iterations)] * restarts

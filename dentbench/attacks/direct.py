@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +19,7 @@ from dentbench.attacks.losses import Loss
 from dentbench.attacks.protocols import Situation
 from dentbench.attacks.search import Search, through
 from dentbench.attacks.views import BatchView
+from dentbench.errors import SpecError
 from dentbench.spec import AttackSpec, derive_seed
 
 
@@ -57,12 +60,19 @@ def unrolled(situation: Situation) -> AttackResult:
 def unrolled_defense(situation: Situation) -> Classifier:
     """Return the defense as a function that has its exact gradient, or that of the last steps."""
     defense: Any = situation.defense
-    own = situation.spec.defense
-    last = situation.spec.protocols.last or (own.steps if own is not None and own.steps else None)
-    if last is None:
+    last = situation.spec.protocols.last
+    if not _takes_last(defense.unroll):
+        if last is not None:
+            raise SpecError("the defense's unroll takes no last, so its gradient is not truncated")
         return lambda x: defense.predict(x, defense.unroll(x))
     # Said even where it is all of them: dent then needs the memory of one step only.
+    last = last or max(getattr(situation.spec.defense, "steps", 0), 1)
     return lambda x: defense.predict(x, defense.unroll(x, last=last))
+
+
+def _takes_last(unroll: Any) -> bool:
+    own = unroll.args[0] if isinstance(unroll, partial) else unroll  # seen through SeededDefense
+    return "last" in inspect.signature(own).parameters
 
 
 def bpda(situation: Situation) -> AttackResult:

@@ -187,5 +187,5 @@ def test_without_a_gradient_it_stays(norm: str) -> None:
 def test_l1_is_refused_by_name() -> None:
     x = tiny_images(2)
     y = torch.zeros(2, dtype=torch.long)
-    with pytest.raises(SpecError, match="norm is 'L1'.*Linf and L2 only"):
+    with pytest.raises(SpecError, match=r"norm is 'L1'.*Linf and L2 only"):
         apgd(through(small_network()), make_loss("ce", y), x, x, ThreatModel("L1", 1.0), 5)
