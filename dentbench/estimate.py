@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from dentbench.attacks.cost import attack_passes, stage_passes
+from dentbench.attacks.catalogue import with_prerequisites
+from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.outcome import NATURAL
 from dentbench.spec import EvalSpec
 
@@ -36,15 +37,18 @@ def estimate(
 ) -> list[StageEstimate]:
     """Return what each stage of one spec would cost at most, after timing two batches of it."""
     forward, gradient = _time_two_batches(evaluation, spec)
-    stages = [NATURAL, *(protocols if spec.defense else ("published",))]
+    stages = [NATURAL, *_stages(evaluation, spec, protocols)]
+    once = adapted(Passes(1, 1), spec.defense)
+    a_pass = gradient / (once.forwards + once.backwards)
     images = spec.data.count
     found = []
     for stage in stages:
         total = stage_passes(spec, stage, evaluation.classes) * images
-        calls = attack_passes(spec.attack, evaluation.classes)
-        if stage != "published":
-            calls *= 0
-        seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
+        seconds = (total.forwards + total.backwards) * a_pass
+        if stage == "published":
+            calls = attack_passes(spec.attack, evaluation.classes)
+            seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
+            seconds *= images
         found.append(
             StageEstimate(
                 mode=spec.label,
@@ -52,10 +56,18 @@ def estimate(
                 images=images,
                 forwards=total.forwards,
                 backwards=total.backwards,
-                seconds=seconds * images,
+                seconds=seconds,
             )
         )
     return found
+
+
+def _stages(evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the protocols that would be run, those that others start from among them."""
+    if spec.defense is None:
+        return ("published",)
+    skipped = evaluation.skipped(spec, protocols)
+    return with_prerequisites([name for name in protocols if name not in skipped], spec)
 
 
 def _time_two_batches(evaluation: Evaluation, spec: EvalSpec) -> tuple[float, float]:
