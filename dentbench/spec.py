@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from fractions import Fraction
 from typing import Final
 
@@ -197,7 +197,7 @@ class EvalSpec:
     batches: BatchPlan = BatchPlan()
     defense: DentSpec | DefenseSpec | None = None
     attack: AttackSpec = AttackSpec()
-    protocols: ProtocolSpec = ProtocolSpec()
+    protocols: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
 
     def __post_init__(self) -> None:
