@@ -7,7 +7,10 @@ STAMP := $(VENV)/.installed
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
-	$(BIN)/dentbench evaluate --model digits-robust --eps 0.2 --lr 0.02 --attack quick --examples 256 --results results/demo
+	$(BIN)/dentbench evaluate --model digits-robust --eps 0.2 --lr 0.02 --attack quick \
+		--examples 256 --results results/demo
+	$(BIN)/dentbench evaluate --model cifar10-resnet20-robust --dataset cifar10-sample \
+		--attack quick --results results/demo
 
 test: $(STAMP)
 	$(BIN)/ruff check .

@@ -32,6 +32,7 @@ def record(number: int, **changes: Any) -> Record:
         "data_sha256": "b" * 64,
         "first": 0,
         "count": 512,
+        "order": "given",
         "mode": "static",
         "separable": True,
         "attack": "standard",
