@@ -69,7 +69,16 @@ def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:
 
 # Share of the attack's iterations, then loss, rank of the target and start of every ascent.
 _WARM = {
-    "surrogate": (1.0, (("ce", None, "best"), ("dlr", 0, "random"), ("dlr", 1, "random"))),
+    "surrogate": (
+        1.0,
+        (
+            ("ce", None, "best"),
+            ("dlr", 0, "random"),
+            ("dlr", 1, "random"),
+            ("dlr", 2, "random"),
+            ("ce", None, "random"),
+        ),
+    ),
     "warm": (1.0, (("dlr", 0, "best"), ("dlr", 1, "best"), ("ce", None, "best"))),
     "few-steps": (0.5, (("dlr", 0, "best"),)),
     "bpda": (1.0, (("dlr", 0, "best"),)),
