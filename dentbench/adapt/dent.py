@@ -169,6 +169,10 @@ class Dent(nn.Module):
         """
         return self.predict(x, self.adapt(x))
 
+    def preprocess(self, x: Tensor, adaptation: Adaptation) -> Tensor:
+        """Return what the network is shown of images (B, C, H, W): them, blurred as adapted."""
+        return self._blurred(x, adaptation.sigma)
+
     def affine_parameters(self, adaptation: Adaptation) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each layer's scale and shift, (C,) or (B, C), by layer name."""
         flat = self._initial if adaptation.affine is None else adaptation.affine
@@ -211,10 +215,14 @@ class Dent(nn.Module):
         parts = torch.split(flat, self._sizes, dim=-1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
+    def _blurred(self, x: Tensor, sigma: Tensor | None) -> Tensor:
+        if sigma is None:
+            return x
+        assert self.spec.padding is not None
+        return gaussian_blur(x, sigma, self.spec.padding)
+
     def _forward(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
-        if sigma is not None:
-            assert self.spec.padding is not None
-            x = gaussian_blur(x, sigma, self.spec.padding)
+        x = self._blurred(x, sigma)
         with nullcontext() if flat is None else affine.active(self._pairs(flat)):
             logits: Tensor = self.network(x)
         return logits

@@ -370,3 +370,13 @@ def test_an_adaptation_fits_its_own_batch_only(images: Tensor) -> None:
     dent = Dent(tiny_network())
     with pytest.raises(ValueError, match="6 images' adaptation"):
         dent.predict(images[:2], dent.adapt(images))
+
+
+def test_preprocess_is_what_the_network_is_shown(images: Tensor) -> None:
+    model = tiny_network()
+    blurred = Dent(model, DentSpec(mode="batch", steps=0, blur="static", sigma=0.8))
+    shown = blurred.preprocess(images, blurred.adapt(images))
+    assert not torch.equal(shown, images)
+    assert torch.equal(model(shown), blurred(images))
+    plain = Dent(model)
+    assert torch.equal(plain.preprocess(images, plain.adapt(images)), images)
