@@ -65,14 +65,14 @@ def parse_eps(text: str) -> Fraction:
 
 
 def format_eps(eps: Fraction) -> str:
-    """Return the shortest exact writing of eps, in 255ths where that is what it is.
+    """Return the shortest exact writing of eps: a decimal, or 255ths, or a fraction.
 
     ``parse_eps(format_eps(eps)) == eps`` for every eps that :func:`parse_eps` returns.
     """
     if eps.denominator == 1:
         return str(eps.numerator)
     in_255ths = eps * 255
-    for scaled, suffix in ((in_255ths, "/255"), (eps, "")):
+    for scaled, suffix in ((eps, ""), (in_255ths, "/255")):
         decimal = f"{float(scaled):.10g}"
         if "e" not in decimal and len(decimal) <= 6 and Fraction(decimal) == scaled:
             return decimal + suffix

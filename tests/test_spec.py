@@ -109,16 +109,16 @@ def test_any_fraction_is_written_exactly(eps: Fraction) -> None:
         ("8/255", "8/255"),
         ("16/510", "8/255"),
         ("1.5/255", "1.5/255"),
-        ("0.5", "127.5/255"),
+        ("0.5", "0.5"),
         ("1", "1"),
         ("12", "12"),
         ("0", "0"),
-        ("0.031", "7.905/255"),
+        ("0.031", "0.031"),
         ("1/3", "85/255"),
         ("1/7", "1/7"),
     ],
 )
-def test_eps_is_written_in_255ths_where_that_is_exact_and_short(eps: str, text: str) -> None:
+def test_eps_is_written_as_a_short_exact_decimal_or_in_255ths(eps: str, text: str) -> None:
     assert format_eps(parse_eps(eps)) == text
 
 
