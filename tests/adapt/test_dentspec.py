@@ -32,7 +32,7 @@ def test_every_field_is_a_column_of_the_results() -> None:
 
 def test_settings_that_a_blur_does_not_have_are_none() -> None:
     static = DentSpec(blur="static")
-    assert (static.sigma, static.padding, static.sigma_lr) == (1.0, "zeros", None)
+    assert (static.sigma, static.padding, static.sigma_lr) == (0.6, "zeros", None)
     dynamic = DentSpec(blur="dynamic", sigma=2)
     assert (dynamic.sigma, dynamic.padding, dynamic.sigma_lr) == (2.0, "zeros", 0.1)
 
@@ -46,7 +46,7 @@ def test_settings_that_a_blur_does_not_have_are_none() -> None:
         ({"statistics": "mix:0"}, {"statistics": "running"}),
         ({"statistics": "mix:1.0"}, {"statistics": "batch"}),
         ({"gamma_lr": 6e-3}, {}),
-        ({"blur": "static", "sigma": 1}, {"blur": "static"}),
+        ({"blur": "dynamic", "sigma": 1}, {"blur": "dynamic"}),
         ({"blur": "dynamic"}, {"blur": "dynamic", "sigma_lr": 0.1, "padding": "zeros"}),
     ],
 )
