@@ -1,15 +1,15 @@
-"""From what a user asks for to specs and a loaded subject: names, defaults and cards meet here.
+"""From what a user asks for to what is to be run: names, defaults and cards meet here.
 
-The first half is torch-free, so that a bad name or value is told before anything is loaded.
+Torch-free, so that a bad name or value is told before anything is loaded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
 from dentbench.choices import parse_threat
@@ -21,8 +21,6 @@ from dentbench.spec import (
     BatchPlan,
     DefenseSpec,
     DentSpec,
-    EvalSpec,
-    ModelSpec,
     field_names,
     parse_eps,
     require_choice,
@@ -30,11 +28,6 @@ from dentbench.spec import (
     require_order,
 )
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
-
-if TYPE_CHECKING:
-    from dentbench.outcome import Record
-    from dentbench.runner import Evaluation, Progress, RunOptions
-    from dentbench.zoo.transfer import Progress as FetchProgress
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128
@@ -55,16 +48,6 @@ class DataChoice:
         if self.examples is not None:
             require_count("examples", self.examples, 1)
         require_order(self.order)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where models and data are looked for: the cache, and whether to connect at all."""
-
-    cache: Path | None = None
-    offline: bool = False
-    mirrors: tuple[str, ...] = ()
-    progress: FetchProgress | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,58 +225,3 @@ def check_names(study: Study) -> None:
     name = data_default(study)
     if name not in DATASETS and not ("/" in name or Path(name).suffix or Path(name).exists()):
         DATASETS.canonical(name)
-
-
-def prepare(
-    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
-) -> tuple[Evaluation, list[EvalSpec]]:
-    """Load a study's model and data; return what runs it and its specs.
-
-    For each attack the static spec comes first.
-    """
-    from dentbench.runner import Evaluation, Subject
-    from dentbench.zoo.datasets import load_dataset, slice_of
-    from dentbench.zoo.models import load_model
-
-    check_names(study)
-    where: dict[str, Any] = vars(source)
-    dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
-    chosen = (dataset, study.data.first, study.data.examples)
-    model = load_model(study.model, **where)
-    images, labels, data = slice_of(*chosen)
-    subject = Subject(
-        network=model.network,
-        images=images,
-        labels=labels,
-        published_natural=_published_natural(study.card, data.name),
-    )
-    if study.data.order != "given":
-        given = (subject, data)
-        images, labels, data = slice_of(*chosen, order=study.data.order)
-        subject = replace(subject, images=images, labels=labels, given=given)
-    static = EvalSpec(
-        model=ModelSpec(name=model.name, sha256=model.sha256),
-        data=data,
-        batches=study.batches,
-        defense=None,
-        attack=study.attacks[0],
-        seed=study.seed,
-    )
-    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
-    specs = [replace(static, attack=a, defense=d) for a in study.attacks for d in defenses]
-    return Evaluation(subject, options, progress), specs
-
-
-def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
-    """Return the natural accuracy on a card, where it is of this very data set, else None."""
-    if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
-        return None
-    return card.clean
-
-
-def run_study(
-    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
-) -> list[Record]:
-    """Carry out a study, or what is left of it, and return a record per spec, in order."""
-    evaluation, specs = prepare(study, source, options, progress)
-    return evaluation.run(specs, study.protocols)

@@ -20,9 +20,10 @@ from dentbench.spec import DentSpec, EvalSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dentbench.loading import Source
     from dentbench.outcome import Record
     from dentbench.runner import RunOptions
-    from dentbench.study import Source, Study
+    from dentbench.study import Study
 
 
 NOT_GAINED: Final = 3
@@ -50,7 +51,7 @@ class How:
 
 def carry_out(studies: Sequence[Study], how: How) -> Finished:
     """Carry out studies one after the other; a dry run tells their cost and ends the command."""
-    from dentbench.study import Source
+    from dentbench.loading import Source
 
     source = Source(cache=how.cache, offline=how.offline)
     if how.dry_run:
@@ -121,7 +122,7 @@ def resumable(results: Path) -> Iterator[None]:
 
 def run(study: Study, source: Source, options: RunOptions) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
-    from dentbench.study import run_study
+    from dentbench.loading import run_study
 
     with resumable(options.results), shown_progress() as progress:
         return run_study(study, source, options, progress)
@@ -133,11 +134,11 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
 
     from dentbench.attacks.catalogue import attack_label
     from dentbench.estimate import estimate
+    from dentbench.loading import prepare
     from dentbench.report.setting import threat_text
     from dentbench.report.table import Column, Table
     from dentbench.report.terminal import print_table
     from dentbench.runner import RunOptions
-    from dentbench.study import prepare
 
     rows: list[list[object]] = []
     for study in studies:

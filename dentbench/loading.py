@@ -1,0 +1,77 @@
+"""From a study to a loaded subject with its specs, and on to its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dentbench.outcome import Record
+from dentbench.runner import Evaluation, Progress, RunOptions, Subject
+from dentbench.spec import EvalSpec, ModelSpec
+from dentbench.study import Study, check_names, data_default
+from dentbench.zoo.cards import DATASETS, ModelCard
+from dentbench.zoo.datasets import load_dataset, slice_of
+from dentbench.zoo.models import load_model
+from dentbench.zoo.transfer import Progress as FetchProgress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where models and data are looked for: the cache, and whether to connect at all."""
+
+    cache: Path | None = None
+    offline: bool = False
+    mirrors: tuple[str, ...] = ()
+    progress: FetchProgress | None = None
+
+
+def prepare(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> tuple[Evaluation, list[EvalSpec]]:
+    """Load a study's model and data; return what runs it and its specs.
+
+    For each attack the static spec comes first.
+    """
+    check_names(study)
+    where: dict[str, Any] = vars(source)
+    dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
+    chosen = (dataset, study.data.first, study.data.examples)
+    model = load_model(study.model, **where)
+    images, labels, data = slice_of(*chosen)
+    subject = Subject(
+        network=model.network,
+        images=images,
+        labels=labels,
+        published_natural=_published_natural(study.card, data.name),
+    )
+    if study.data.order != "given":
+        given = (subject, data)
+        images, labels, data = slice_of(*chosen, order=study.data.order)
+        subject = replace(subject, images=images, labels=labels, given=given)
+    static = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        batches=study.batches,
+        defense=None,
+        attack=study.attacks[0],
+        seed=study.seed,
+    )
+    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
+    specs = [replace(static, attack=a, defense=d) for a in study.attacks for d in defenses]
+    return Evaluation(subject, options, progress), specs
+
+
+def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
+    """Return the natural accuracy on a card, where it is of this very data set, else None."""
+    if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
+        return None
+    return card.clean
+
+
+def run_study(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> list[Record]:
+    """Carry out a study, or what is left of it, and return a record per spec, in order."""
+    evaluation, specs = prepare(study, source, options, progress)
+    return evaluation.run(specs, study.protocols)
