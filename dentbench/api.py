@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from dentbench.attacks.base import Defense
+from dentbench.choices import Normalization, OwnModel
 from dentbench.contenders import choose_defenses
 from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
@@ -20,6 +21,7 @@ from dentbench.spec import AttackSpec, BatchPlan, DefenseSpec, DentSpec, EvalSpe
 from dentbench.study import choose_protocols
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import Dataset, checked, slice_of
+from dentbench.zoo.models import normalized
 from dentbench.zoo.weights import weights_sha256
 
 
@@ -33,6 +35,8 @@ def evaluate(
     protocols: Sequence[str] = (),
     batch_size: int = 128,
     seed: int = 0,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    expect_clean: float | None = None,
     name: str = "my model",
     data_name: str = "my data",
     results: str | Path = "results",
@@ -42,9 +46,11 @@ def evaluate(
     """Attack a model without and with a defense; return the static and the defended record.
 
     ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
-    from 0. ``model`` maps such images to logits (N, classes), normalizes them itself, and is not
-    changed. ``defense`` is the released dent and ``attack`` AutoAttack standard, Linf 8/255, by
-    default; ``protocols`` are names of the catalogue.
+    from 0. ``model`` maps such images to logits (N, classes) and is not changed; ``normalize``,
+    mean and standard deviation per channel, is put in front of one that does not normalize them
+    itself. Where its natural accuracy, in percent, is not ``expect_clean``, the run is stopped by
+    :class:`~dentbench.errors.ModelError`. ``defense`` is the released dent and ``attack``
+    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue.
 
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
@@ -58,14 +64,21 @@ def evaluate(
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
     """
     data = slice_of(_dataset(images, labels, data_name))
+    own = OwnModel(normalize=_plain(normalize), expect_clean=expect_clean)
+    network = normalized(_copy(model), own.normalize)
     static = EvalSpec(
-        model=ModelSpec(name=name, sha256=weights_sha256(model)),
+        model=ModelSpec(name=name, sha256=weights_sha256(network)),
         data=data[2],
         batches=BatchPlan(size=batch_size),
         attack=AttackSpec() if attack is None else attack,
         seed=seed,
     )
-    subject = Subject(network=_copy(model), images=data[0], labels=data[1])
+    subject = Subject(
+        network=network,
+        images=data[0],
+        labels=data[1],
+        expected_natural=own.expect_clean,
+    )
     chosen = _spec_of(defense)
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
@@ -86,6 +99,21 @@ def _spec_of(defense: Any) -> DentSpec | DefenseSpec:
     if spec is None:
         raise SpecError(f"defense is {defense!r}; name one, for the static model is always run")
     return spec
+
+
+def _plain(
+    normalize: tuple[Sequence[float], Sequence[float]] | None,
+) -> Normalization | None:
+    """Return mean and standard deviation as tuples of numbers; tensors and lists will do."""
+    if normalize is None:
+        return None
+    try:
+        mean, std = (tuple(float(value) for value in part) for part in normalize)
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"normalize is {normalize!r}; give the mean and the standard deviation of each channel"
+        ) from error
+    return mean, std
 
 
 def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:

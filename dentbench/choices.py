@@ -1,10 +1,15 @@
-"""Choices that are written as one text each: a threat model, a setting of dent. Torch-free."""
+"""Choices that are written as texts: a threat model, a setting of dent, a model of one's own.
+
+Torch-free.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
 
+from dentbench.checks import require_number
 from dentbench.errors import SpecError
 from dentbench.spec import DentSpec, field_names
 
@@ -15,6 +20,61 @@ def parse_threat(text: str) -> tuple[str, str]:
     if not (norm and colon and eps):
         raise SpecError(f"threat is {text!r}; write NORM:EPS, such as Linf:1.5/255 or L2:0.2")
     return norm, eps
+
+
+Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]
+"""Mean and standard deviation of each channel, in units of the [0, 1] pixel range."""
+
+CHANNELS: Final = (1, 3)
+"""How many channels images may have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnModel:
+    """What a user says of a model beyond its name.
+
+    ``arch``: the network of a checkpoint file, a card's name or ``module:callable``.
+    ``normalize``: what is put in front of a model of one's own that takes normalized images.
+    ``expect_clean``: the natural accuracy, in percent, that it is to have on the data. Raises
+    :class:`~dentbench.errors.SpecError` for bad values.
+    """
+
+    arch: str | None = None
+    normalize: Normalization | None = None
+    expect_clean: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.normalize is not None:
+            mean, std = self.normalize
+            if len(mean) != len(std) or len(mean) not in CHANNELS:
+                raise SpecError(
+                    f"normalize has {len(mean)} means and {len(std)} standard deviations; "
+                    "give one of each per channel, 1 or 3"
+                )
+            for value in mean:
+                require_number("mean of normalize", value, -10, 10)
+            for value in std:
+                require_number("standard deviation of normalize", value, 0, 10, open_low=True)
+        if self.expect_clean is not None:
+            require_number("expect-clean", self.expect_clean, 0, 100)
+            if 0 < self.expect_clean <= 1:
+                raise SpecError(
+                    f"expect-clean is {self.expect_clean:g}; it is in percent, such as 89.7"
+                )
+
+
+def parse_normalize(texts: Sequence[str] | None) -> Normalization | None:
+    """Return mean and standard deviation written as "0.49,0.48,0.45" each, or None for None."""
+    if not texts:
+        return None
+    try:
+        mean, std = (tuple(float(part) for part in text.split(",")) for text in texts)
+    except ValueError:
+        raise SpecError(
+            f"normalize is {' '.join(texts)!r}; write MEAN STD, a number per channel with commas "
+            "between, such as 0.4914,0.4822,0.4465 0.2470,0.2435,0.2616"
+        ) from None
+    return mean, std
 
 
 SET_NAMES: Final = (

@@ -96,11 +96,13 @@ def _anew(evaluation: Evaluation, spec: EvalSpec) -> Classifier | None:
         return None
 
 
-def natural_accuracy(correct: int, n: int, published: float | None) -> Check:
+def natural_accuracy(
+    correct: int, n: int, published: float | None, source: str = "published"
+) -> Check:
     """Compare natural accuracy with what was published of the model on this data set, in percent.
 
     It fails when the published accuracy is more than a point outside the 95% Wilson interval of
-    ``correct`` in ``n``.
+    ``correct`` in ``n``. ``source``: what to call it instead, such as "expected".
     """
     share = correct / n if n else None
     name = soundness.NATURAL_ACCURACY
@@ -109,7 +111,7 @@ def natural_accuracy(correct: int, n: int, published: float | None) -> Check:
     low, high = (100 * end for end in wilson(correct, n))
     passed = low - 100 * POINT <= published <= high + 100 * POINT
     text = f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({low:.1f}-{high:.1f}), and "
-    text += f"{published:g}% was published"
+    text += f"{published:g}% was {source}"
     return Check(name, passed, share, text if passed else f"{text}: this is another model or data")
 
 

@@ -35,15 +35,17 @@ def prepare(
     """
     check_names(study)
     where: dict[str, Any] = vars(source)
+    own = study.own
+    model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
     dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
     chosen = (dataset, study.data.first, study.data.examples)
-    model = load_model(study.model, **where)
     images, labels, data = slice_of(*chosen)
     subject = Subject(
         network=model.network,
         images=images,
         labels=labels,
         published_natural=_published_natural(study.card, data.name),
+        expected_natural=own.expect_clean,
     )
     if study.data.order != "given":
         given = (subject, data)

@@ -51,7 +51,7 @@ class Subject:
     ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
     another order than the data set's own, the same images in that one, and their spec.
     ``published_natural``: the natural accuracy, in percent, published of the network on this data
-    set.
+    set; ``expected_natural``: what its owner expects, which counts instead.
     """
 
     network: nn.Module
@@ -59,6 +59,7 @@ class Subject:
     labels: Tensor
     given: tuple[Subject, DataSpec] | None = None
     published_natural: float | None = None
+    expected_natural: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,14 +164,16 @@ class Evaluation:
         return record
 
     def _natural_check(self, spec: EvalSpec) -> Check:
-        """Compare the static model's natural accuracy with the published one; may stop the run."""
+        """Compare the static model's natural accuracy with what it should be; may stop the run."""
         flags = [
             flag
             for outcome in self.outcomes(baseline_of(spec), NATURAL)
             for flag in outcome.correct
         ]
-        published = self.subject.published_natural
-        check = examine.natural_accuracy(sum(flags), len(flags), published)
+        expected, source = self.subject.published_natural, "published"
+        if self.subject.expected_natural is not None:
+            expected, source = self.subject.expected_natural, "expected"
+        check = examine.natural_accuracy(sum(flags), len(flags), expected, source)
         examine.require_natural(check, force=self.options.force)
         return check
 

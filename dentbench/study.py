@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
-from dentbench.choices import parse_threat
-from dentbench.errors import SpecError
+from dentbench.choices import OwnModel, parse_threat
+from dentbench.defenses.catalogue import needs_batchnorm
+from dentbench.errors import ModelError, SpecError
 from dentbench.spec import (
     MODES,
     NORMS,
@@ -27,7 +28,7 @@ from dentbench.spec import (
     require_count,
     require_order,
 )
-from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
+from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128
@@ -63,6 +64,7 @@ class Study:
     attacks: tuple[AttackSpec, ...]
     data: DataChoice
     batches: BatchPlan
+    own: OwnModel = field(default_factory=OwnModel)
     protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
     seed: int = 0
     notes: tuple[str, ...] = ()
@@ -77,6 +79,7 @@ class Request:
     """
 
     models: Sequence[str]
+    own: OwnModel = field(default_factory=OwnModel)
     data: DataChoice = DataChoice()
     attack: str = "standard"
     budget: Mapping[str, int | None] = field(default_factory=dict)
@@ -88,12 +91,18 @@ class Request:
     seed: int = 0
 
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
-        """Return the attacks on one model: one for each threat model, the same but for that."""
+        """Return the attacks on one model: one for each threat model, the same but for that.
+
+        What is left out is the model card's, for a model of one's own the data set's.
+        """
         if self.threats and (self.norm or self.eps):
             raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
         pairs: list[tuple[str | None, str | None]] = [*map(parse_threat, self.threats)]
+        default: ModelCard | DatasetCard | None = card
+        if default is None and self.data.dataset is not None and self.data.dataset in DATASETS:
+            default = DATASETS[self.data.dataset]
         found = [
-            choose_attack(card, name=self.attack, norm=norm, eps=eps, **self.budget)
+            choose_attack(default, name=self.attack, norm=norm, eps=eps, **self.budget)
             for norm, eps in pairs or [(self.norm, self.eps)]
         ]
         return tuple(dict.fromkeys(found))
@@ -119,12 +128,14 @@ def make_studies(
             card=card,
             defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
             attacks=request.attacks(card),
+            own=request.own,
             data=request.data,
             batches=request.batches,
             protocols=choose_protocols(request.protocols),
             seed=request.seed,
             notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
         )
+        check_model(study)
         check_names(study)
         studies.append(study)
     return studies
@@ -140,15 +151,35 @@ def find_card(model: str) -> ModelCard | None:
     return None
 
 
+def check_model(study: Study) -> None:
+    """Raise for what is said of a model that cannot be, and for one that a defense cannot have."""
+    card, own = study.card, study.own
+    if card is not None and own.normalize is not None:
+        raise SpecError(
+            f"--normalize is for models of your own; {card.id} normalizes its images itself"
+        )
+    if own.arch is not None and (card is not None or ":" in study.model):
+        raise SpecError(f"--arch is for checkpoint files, and {study.model} is none; leave it out")
+    if card is not None and not card.batchnorm:
+        for defense in study.defenses:
+            if defense is not None and needs_batchnorm(defense):
+                name = defense.name if isinstance(defense, DefenseSpec) else "dent"
+                raise ModelError(
+                    f"{card.id} ({card.architecture}) has no BatchNorm2d layer, and {name} adapts "
+                    "nothing else; choose a model that has (see dentbench fetch --list) or "
+                    "another defense"
+                )
+
+
 def choose_attack(
-    card: ModelCard | None,
+    card: ModelCard | DatasetCard | None,
     *,
     name: str = "standard",
     norm: str | None = None,
     eps: str | None = None,
     **budget: int | None,
 ) -> AttackSpec:
-    """Return the attack asked for; norm and eps are the model card's when they are left out.
+    """Return the attack asked for; norm and eps are the card's when they are left out.
 
     Raises :class:`~dentbench.errors.SpecError` for an eps that is missing or bad.
     """

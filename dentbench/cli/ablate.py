@@ -13,6 +13,9 @@ from dentbench.cli import options as opt
 def ablate(
     config: opt.Config = None,
     model: opt.Model = None,
+    arch: opt.Arch = None,
+    normalize: opt.Normalize = None,
+    expect_clean: opt.ExpectClean = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
     mode: opt.Modes = None,
@@ -44,6 +47,7 @@ def ablate(
     device: opt.Device = "auto",
     results: opt.Results = Path("results"),
     cache: opt.Cache = None,
+    mirror: opt.Mirrors = None,
     offline: opt.Offline = False,
     fresh: opt.Fresh = False,
     save_adversarial: opt.SaveAdversarial = False,
@@ -67,7 +71,7 @@ def ablate(
     """
     del config
     from dentbench import ablation
-    from dentbench.choices import parse_settings
+    from dentbench.choices import OwnModel, parse_normalize, parse_settings
     from dentbench.cli import running
     from dentbench.spec import BatchPlan
     from dentbench.study import DataChoice, Request, find_card, make_studies
@@ -91,6 +95,9 @@ def ablate(
         own = () if norm or eps else ablation.threats_of(find_card(name))
         request = Request(
             models=[name],
+            own=OwnModel(
+                arch=arch, normalize=parse_normalize(normalize), expect_clean=expect_clean
+            ),
             data=DataChoice(
                 dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
             ),
@@ -110,6 +117,7 @@ def ablate(
             results=results,
             device=device,
             cache=cache,
+            mirrors=tuple(mirror or ()),
             offline=offline,
             fresh=fresh,
             save_adversarial=save_adversarial,

@@ -25,6 +25,9 @@ def evaluate(
         ),
     ] = None,
     model: opt.Model = None,
+    arch: opt.Arch = None,
+    normalize: opt.Normalize = None,
+    expect_clean: opt.ExpectClean = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
     defense: opt.Defenses = None,
@@ -61,6 +64,7 @@ def evaluate(
     device: opt.Device = "auto",
     results: opt.Results = Path("results"),
     cache: opt.Cache = None,
+    mirror: opt.Mirrors = None,
     offline: opt.Offline = False,
     fresh: opt.Fresh = False,
     save_adversarial: opt.SaveAdversarial = False,
@@ -78,7 +82,7 @@ def evaluate(
     """
     del config
     from dentbench import table1
-    from dentbench.choices import parse_settings
+    from dentbench.choices import OwnModel, parse_normalize, parse_settings
     from dentbench.cli import running
     from dentbench.contenders import choose_defenses
     from dentbench.spec import BatchPlan
@@ -99,6 +103,7 @@ def evaluate(
     }
     request = Request(
         models=model or (),
+        own=OwnModel(arch=arch, normalize=parse_normalize(normalize), expect_clean=expect_clean),
         data=DataChoice(
             dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
         ),
@@ -129,6 +134,7 @@ def evaluate(
             results=results,
             device=device,
             cache=cache,
+            mirrors=tuple(mirror or ()),
             offline=offline,
             fresh=fresh,
             save_adversarial=save_adversarial,

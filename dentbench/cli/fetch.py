@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from dentbench.cli import options as opt
+
 if TYPE_CHECKING:
-    from dentbench.zoo.cards import DatasetCard, ModelCard
     from dentbench.zoo.sources import Request
-    from dentbench.zoo.transfer import Progress
 
 
 def fetch(
+    config: opt.Config = None,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="[NAME]...", help="Models or data sets.")
     ] = None,
@@ -40,23 +40,12 @@ def fetch(
         str | None,
         typer.Option("--from", metavar="PATH|URL", help="Import one file from here instead."),
     ] = None,
-    mirror: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--mirror",
-            metavar="URL",
-            help="Try this copy of the cache's layout first; repeatable, also DENTBENCH_MIRRORS.",
-        ),
-    ] = None,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Make no connection; also DENTBENCH_OFFLINE=1.")
-    ] = False,
-    cache: Annotated[
-        Path | None,
-        typer.Option("--cache", metavar="DIR", help="Cache folder; also DENTBENCH_CACHE."),
-    ] = None,
+    mirror: opt.Mirrors = None,
+    offline: opt.Offline = False,
+    cache: opt.Cache = None,
 ) -> None:
     """Bring models and data sets into the cache, whole and verified; list, verify, remove them."""
+    del config
     from dentbench.zoo.sources import Request
 
     chosen = _chosen(names or [], model or [], dataset or [], paper)
@@ -152,72 +141,26 @@ def _remove(cards: Sequence[Any], folder: Path) -> None:
 
 
 def _fetch(cards: Sequence[Any], request: Request, as_json: bool) -> None:
-    from dataclasses import replace
-
-    from dentbench.errors import SpecError
+    """Fetch every card's files; where some fail, go on and raise in the end."""
+    from dentbench.cli.downloads import bring
+    from dentbench.errors import FetchError, SpecError
+    from dentbench.zoo.listing import facts
 
     if request.by_hand is not None and len(cards) > 1:
         raise SpecError("--from imports one file; name one model or data set")
-    done = []
+    failed: dict[str, FetchError] = {}
     for card in cards:
-        with _progress() as progress:
-            done.append(_bring(card, replace(request, progress=progress), quiet=as_json))
+        try:
+            bring(card, request, lambda text: None if as_json else typer.echo(text))
+        except FetchError as error:
+            if len(cards) == 1:
+                raise
+            typer.echo(f"{card.id}: {error}", err=True)
+            failed[card.id] = error
     if as_json:
-        _print_json(done)
-
-
-def _bring(card: ModelCard | DatasetCard, request: Request, quiet: bool) -> dict[str, Any]:
-    """Fetch one card's files, saying what and how much first and under what license."""
-    from dentbench.zoo.cards import DatasetCard
-    from dentbench.zoo.listing import facts
-    from dentbench.zoo.sources import amount, cached_paths, fetch_dataset_file, is_cached
-
-    def say(text: str) -> None:
-        if not quiet:
-            typer.echo(text)
-
-    if not cached_paths(card):
-        say(f"{card.id}: comes with the installation; license: {card.license}")
-        return facts(card, request.folder)
-    if not is_cached(card, request.folder):
-        say(f"{card.id}: fetching {amount(card)} into {request.folder}; license: {card.license}")
-    if isinstance(card, DatasetCard):
-        fetch_dataset_file(card, request)
-    else:
-        from dentbench.zoo.models import fetch_model
-
-        fetch_model(card, request)
-    found = facts(card, request.folder)
-    say(f"{card.id}: in the cache and verified, {found['bytes'] / 1e6:.1f} MB")
-    return found
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar on standard error, shown once bytes arrive."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, Any] = {}
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-
-        def update(name: str, done: int, total: int | None) -> None:
-            if name not in tasks:
-                tasks[name] = bar.add_task(name, total=total)
-            bar.update(tasks[name], completed=done, total=total)
-
-        yield update
+        _print_json([facts(card, request.folder) for card in cards if card.id not in failed])
+    if failed:
+        raise FetchError(
+            f"{len(failed)} of {len(cards)} could not be fetched ({', '.join(failed)}), each for "
+            "the reason above; the same command tries these again"
+        )

@@ -31,11 +31,12 @@ def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
         option.removeprefix("--").replace("-", "_"): param
         for param in context.command.params
         for option in getattr(param, "opts", ())
+        if option.startswith("--")
     }
     defaults: dict[str, Any] = {}
     for name, value in _read_config(path).items():
         if name not in named or name == "config":
-            known = ", ".join(sorted(named.keys() - {"config", "help", "h"}))
+            known = ", ".join(sorted(named.keys() - {"config", "help"}))
             raise SpecError(f"config file {path} sets {name!r}, which is no option; known: {known}")
         defaults[str(named[name].name)] = _as_written(name, value, named[name], path)
     context.default_map = {**(context.default_map or {}), **defaults}
@@ -43,7 +44,7 @@ def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
-    many = bool(getattr(param, "multiple", False))
+    many = bool(getattr(param, "multiple", False)) or getattr(param, "nargs", 1) > 1
     values = value if isinstance(value, list) else [value]
     if isinstance(value, Mapping) or (not many and isinstance(value, list)):
         raise SpecError(f"config file {path} gives {name} the value {value!r}; give one value")
@@ -51,8 +52,13 @@ def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
         if not isinstance(value, bool):
             raise SpecError(f"config file {path} gives {name} the value {value!r}; true or false")
         return value
-    written = [str(single) for single in values]
+    written = [_text(single) for single in values]
     return written if many else written[0]
+
+
+def _text(value: Any) -> str:
+    """A value as it stands on a command line; a list in a list has commas between."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 Config = Annotated[
@@ -72,6 +78,30 @@ Model = Annotated[
         metavar="NAME",
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
         "repeatable. Default: the embedded digits-robust (ablate: digits-nominal).",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="NAME|MODULE:CALLABLE",
+        help="Network of a checkpoint file: a model's name or a factory.",
+    ),
+]
+Normalize = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--normalize",
+        metavar="MEAN STD",
+        help="Normalize images for a model of your own; one number per channel, commas between.",
+    ),
+]
+ExpectClean = Annotated[
+    float | None,
+    typer.Option(
+        "--expect-clean",
+        metavar="PERCENT",
+        help="Natural accuracy to find; stop where it is another (see --force).",
     ),
 ]
 Dataset = Annotated[
@@ -223,6 +253,14 @@ Cache = Annotated[
 ]
 Offline = Annotated[
     bool, typer.Option("--offline", help="Make no connection; also DENTBENCH_OFFLINE=1.")
+]
+Mirrors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mirror",
+        metavar="URL",
+        help="Try this copy of the cache's layout first; repeatable, also DENTBENCH_MIRRORS.",
+    ),
 ]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Forget stored outcomes of these runs and start over.")

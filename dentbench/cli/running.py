@@ -40,6 +40,7 @@ class How:
     results: Path
     device: str
     cache: Path | None = None
+    mirrors: tuple[str, ...] = ()
     offline: bool = False
     fresh: bool = False
     save_adversarial: bool = False
@@ -51,9 +52,13 @@ class How:
 
 def carry_out(studies: Sequence[Study], how: How) -> Finished:
     """Carry out studies one after the other; a dry run tells their cost and ends the command."""
+    from dentbench.cli.downloads import bring_lacking
     from dentbench.loading import Source
+    from dentbench.zoo.sources import Request
 
-    source = Source(cache=how.cache, offline=how.offline)
+    where: dict[str, Any] = {"cache": how.cache, "offline": how.offline, "mirrors": how.mirrors}
+    bring_lacking(studies, Request(**where))
+    source = Source(**where)
     if how.dry_run:
         show_estimates(studies, source, how.device)
         raise typer.Exit

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from dentbench.checks import require_count, require_number
 from dentbench.defensespec import DefenseSpec
+from dentbench.dentspec import DentSpec
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
 from dentbench.spec import parse_eps
@@ -26,7 +27,7 @@ class DefenseCard:
 
     ``function``: "module:name" of what makes it, called with the network and the settings.
     ``settings``: names and defaults; a given value is of the default's type, and positive.
-    ``separable``: as of a spec.
+    ``separable``: as of a spec. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
 
     function: str
@@ -34,6 +35,7 @@ class DefenseCard:
     source: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     separable: bool = False
+    batchnorm: bool = False
 
 
 DEFENSES: Final[Registry[DefenseCard]] = Registry("defense")
@@ -45,6 +47,7 @@ DEFENSES.add(
         function="dentbench.adapt.dent:Dent",
         summary="dent, with the settings of its own options",
         source="arXiv 2105.08714",
+        batchnorm=True,
     ),
 )
 DEFENSES.add(
@@ -59,6 +62,7 @@ DEFENSES.add(
         summary="batch normalization with the statistics of the test batch, nothing optimized",
         source="Schneider et al. 2020, arXiv 2006.16971",
         settings={"share": 1.0},
+        batchnorm=True,
     ),
 )
 DEFENSES.add(
@@ -68,6 +72,7 @@ DEFENSES.add(
         summary="entropy minimization over scales and shifts, made afresh for every batch",
         source="Wang et al. 2021, arXiv 2006.10726",
         settings={"steps": 1, "lr": 1e-3},
+        batchnorm=True,
     ),
 )
 DEFENSES.add(
@@ -77,6 +82,7 @@ DEFENSES.add(
         summary="tent with the state that the natural batches before leave behind",
         source="Wang et al. 2021, arXiv 2006.10726",
         settings={"lr": 1e-3},
+        batchnorm=True,
     ),
 )
 DEFENSES.add(
@@ -99,6 +105,13 @@ DEFENSES.add(
         separable=True,
     ),
 )
+
+
+def needs_batchnorm(defense: DentSpec | DefenseSpec) -> bool:
+    """Return whether a defense can be put around models with BatchNorm2d layers only."""
+    if isinstance(defense, DentSpec):
+        return DEFENSES[DENT].batchnorm
+    return not defense.sha256 and DEFENSES[defense.name].batchnorm
 
 
 def parse_defense(text: str) -> tuple[str, dict[str, str]]:

@@ -22,6 +22,7 @@ from torch import nn
 from dentbench.errors import ModelError, UnknownNameError
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
+from dentbench.zoo.networks import NETWORKS, Normalize
 from dentbench.zoo.sources import Request, fetch_model_files
 from dentbench.zoo.transfer import Progress
 from dentbench.zoo.weights import (
@@ -86,19 +87,23 @@ def load_model(
     cache: Path | None = None,
     offline: bool = False,
     arch: str | None = None,
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     mirrors: Sequence[str] = (),
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Return a model by name, alias, ``module:callable`` or checkpoint path (with ``arch``).
 
     A RobustBench checkpoint that is not in ``cache`` is fetched, unless ``offline``. ``arch`` names
-    the network of a checkpoint file: a card or ``module:callable``. Torch's random state is kept.
-    Raises :class:`~dentbench.errors.UnknownNameError`, ``ModelError`` or ``FetchError``.
+    the network of a checkpoint file: a card or ``module:callable``. ``normalize``: mean and
+    standard deviation per channel, put in front of a model of one's own. Torch's random state is
+    kept. Raises :class:`~dentbench.errors.UnknownNameError`, ``ModelError`` or ``FetchError``.
     """
     if _is_path(name_or_path):
-        return _from_file(Path(name_or_path).expanduser(), arch)
+        path = Path(name_or_path).expanduser()
+        return _finish(normalized(_from_file(path, arch), normalize), path.name, None)
     if ":" in name_or_path:
-        return _finish(_from_factory(name_or_path), name_or_path, None)
+        network = normalized(_from_factory(name_or_path), normalize)
+        return _finish(network, name_or_path, None)
     card = MODELS[name_or_path]
     request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     if card.source == "robustbench":
@@ -111,6 +116,13 @@ def load_model(
         path = _packaged_weights(card)
         load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
     return _finish(network, card.id, card)
+
+
+def normalized(
+    network: nn.Module, normalize: tuple[Sequence[float], Sequence[float]] | None
+) -> nn.Module:
+    """Return a network for images in [0, 1] from one for normalized images; None: it is one."""
+    return network if normalize is None else nn.Sequential(Normalize(*normalize), network)
 
 
 def _finish(network: nn.Module, name: str, card: ModelCard | None) -> LoadedModel:
@@ -126,8 +138,6 @@ def build(card: ModelCard) -> nn.Module:
         if card.source == "pyautoattack":
             network: nn.Module = _pyautoattack_example().ResNet18()
             return network
-        from dentbench.zoo.networks import NETWORKS
-
         return NETWORKS[card.architecture]()
 
 
@@ -218,15 +228,15 @@ def _is_path(text: str) -> bool:
     return Path(text).suffix in CHECKPOINT_SUFFIXES and text not in MODELS
 
 
-def _from_file(path: Path, arch: str | None) -> LoadedModel:
+def _from_file(path: Path, arch: str | None) -> nn.Module:
     if arch is None:
         raise ModelError(
-            f"{path.name} is a checkpoint file; name its network too, by a model's name or "
-            "module:callable"
+            f"{path.name} is a checkpoint file; name its network with --arch, by a model's name "
+            "or module:callable"
         )
     network = _from_factory(arch) if ":" in arch else build(MODELS[arch])
     load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
-    return _finish(network, path.name, None)
+    return network
 
 
 @contextlib.contextmanager
@@ -249,8 +259,9 @@ def _from_factory(text: str) -> nn.Module:
             for part in attribute.split("."):
                 found = getattr(found, part)
             network = found if isinstance(found, nn.Module) else found()
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
-        raise UnknownNameError(f"model {text!r} cannot be made ({error})") from error
+    except Exception as error:  # whatever a module of one's own raises
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{text} returned {type(network).__name__}, not a torch.nn.Module")
     return network

@@ -77,11 +77,16 @@ def size_of(card: ModelCard | DatasetCard, folder: Path) -> int:
     return sum(path.stat().st_size for path in paths if path.is_file())
 
 
+def expected_bytes(card: ModelCard | DatasetCard) -> int:
+    """Return about how many bytes fetching a card's files brings."""
+    return 30_000_000 if isinstance(card, DatasetCard) else 4 * card.parameters
+
+
 def amount(card: ModelCard | DatasetCard) -> str:
     """Return in words what fetching a card brings, and how much of it."""
     if isinstance(card, DatasetCard):
         return "its test file (30 MB; 170 MB where only the whole archive is offered)"
-    return f"{card.architecture}, about {4 * card.parameters / 1e6:.0f} MB"
+    return f"{card.architecture}, about {expected_bytes(card) / 1e6:.0f} MB"
 
 
 def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:

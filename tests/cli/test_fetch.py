@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,8 @@ from typer.testing import CliRunner
 
 from dentbench.cli.fetch import fetch
 from dentbench.errors import DentBenchError, FetchError, SpecError, UnknownNameError
-from dentbench.zoo.cards import MODELS
-from tests.zoo.loopback import Loopback, page
+from dentbench.zoo.cards import DATASETS, MODELS
+from tests.zoo.loopback import Loopback, page, status
 
 app = typer.Typer()
 app.command("fetch")(fetch)
@@ -182,9 +183,32 @@ def test_refusals(arguments: list[str], error: type[DentBenchError], words: str)
     assert "\n" not in str(caught.value)
 
 
-def test_the_whole_paper_offline_names_the_first_that_lacks() -> None:
-    with pytest.raises(FetchError, match="test_batch"):
-        run("--paper", "--offline")
+def test_the_whole_paper_offline_names_all_that_lack(capsys: pytest.CaptureFixture[str]) -> None:
+    result = CliRunner().invoke(app, ["fetch", "--paper", "--offline"])
+    assert isinstance(result.exception, FetchError)
+    assert "8 of 8 could not be fetched (cifar10, Carmon2019Unlabeled" in str(result.exception)
+    assert "Ding2020MMA.pt is not there and offline mode allows" in result.stderr
+
+
+def test_one_that_fails_does_not_stop_the_others(mirror: Loopback, environment: Path) -> None:
+    mirror.faults["/m/cifar-10-batches-py/test_batch"] = [status(404)]
+    mirror.faults["/m/cifar-10-python.tar.gz"] = [status(404)]
+    arguments = ["fetch", "cifar10", "Wong2020", "--mirror", mirror.url("/m")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DATASETS._values, "cifar10", replace(DATASETS["cifar10"], archive_url=""))
+        result = CliRunner().invoke(app, arguments)
+    assert "1 of 2 could not be fetched (cifar10)" in str(result.exception)
+    assert (environment / "models/cifar10/Linf/Wong2020Fast.pt").exists()
+
+
+def test_a_config_file_names_mirror_and_cache(
+    mirror: Loopback, tmp_path: Path, environment: Path
+) -> None:
+    config = tmp_path / "fetch.toml"
+    config.write_text(f'mirror = ["{mirror.url("/m")}"]\ncache = "{tmp_path / "other"}"\n')
+    run("Wong2020", "--config", str(config))
+    assert (tmp_path / "other/models/cifar10/Linf/Wong2020Fast.pt").exists()
+    assert not environment.exists()
 
 
 def test_a_page_is_not_imported(environment: Path) -> None:
