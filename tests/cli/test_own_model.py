@@ -52,7 +52,8 @@ def test_normalize_and_expect_clean(dentbench_command: Run) -> None:
     right = int((whole(data.images[:60]).argmax(1) == data.labels[:60]).sum())
     clean = str(100 * right / 60)
 
-    code, _, err = dentbench_command("evaluate", *SHORT, *own, "--expect-clean", clean)
+    wrong = ["--normalize", "5", "1"]
+    code, _, err = dentbench_command("evaluate", *SHORT, *own, *wrong, "--expect-clean", clean)
     assert code == 2 and f"{float(clean):g}% was expected" in err and "--force" in err
     normalize = ["--normalize", "0.3053", "0.3760"]
     code, _, err = dentbench_command("evaluate", *SHORT, *own, *normalize, "--expect-clean", clean)
