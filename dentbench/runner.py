@@ -28,6 +28,7 @@ from dentbench.attacks.soundness import Check
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import RunFolder
 from dentbench.defending import Defenders
+from dentbench.engine import prepared
 from dentbench.errors import DataError, ModelError
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
@@ -114,7 +115,7 @@ class Evaluation:
         self.device = torch.device(options.device)
         self.counter = CallCounter()
         self.subject = subject
-        network = subject.network.to(self.device).eval().requires_grad_(False)
+        network = prepared(subject.network, self.device, subject.images[:1])
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         self.defenders = Defenders(self.network, subject.images, given)

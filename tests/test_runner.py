@@ -48,6 +48,10 @@ class Calls(list[int]):
         return self
 
 
+FIRST_CALLS = 2
+"""Of every process: the one that tries the layout and the one that tells the number of classes."""
+
+
 class Counting(nn.Module):
     """A network whose calls are counted; ``fail`` is called at each, and may raise."""
 
@@ -134,7 +138,7 @@ def test_a_rerun_appends_nothing_and_calls_nothing(
     before = (finished / "results.csv").read_bytes()
     network = Counting(small_network())
     again = evaluated(finished, network=network)
-    assert network.calls == [1]  # the one that tells how many classes there are
+    assert network.calls == [FIRST_CALLS]
     assert (finished / "results.csv").read_bytes() == before
     assert_same(finished, again, whole)
 
@@ -284,9 +288,9 @@ def test_a_run_interrupted_after_every_batch_resumes(
         except KeyboardInterrupt:
             interruptions += 1
         finally:
-            calls += network.calls[0] - 1  # but the one that tells the number of classes
+            calls += network.calls[0] - FIRST_CALLS
     assert interruptions == 15
-    assert calls == whole[2] - 1
+    assert calls == whole[2] - FIRST_CALLS
     assert_same(tmp_path, records, whole)
 
 

@@ -68,6 +68,13 @@ class AdaptiveForward:
         assert pairs is not None
         scale, shift = pairs[self.index]
         layer = self.layer
+        if scale.ndim == 1 and self.batch_share in (0, 1):
+            # Not F.batch_norm: that one refuses a single value per channel.
+            running = self.batch_share == 0
+            mean = layer.running_mean if running else None
+            var = layer.running_var if running else None
+            cudnn = torch.backends.cudnn.enabled
+            return torch.batch_norm(x, scale, shift, mean, var, not running, 0.0, layer.eps, cudnn)
         if self.batch_share == 1:
             # Not F.batch_norm: that one refuses a single value per channel.
             cudnn = torch.backends.cudnn.enabled

@@ -58,8 +58,8 @@ ATTACKS.add(
     "quick",
     AttackPlan(
         parts=("apgd-ce", "apgd-t"),
-        title="quick: APGD-CE and APGD-T with 3 targets, 20 iterations each",
-        iterations=20,
+        title="quick: APGD-CE and APGD-T with 3 targets, 10 iterations each",
+        iterations=10,
         targets=3,
     ),
 )

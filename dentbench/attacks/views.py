@@ -71,6 +71,9 @@ class BatchView(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the defense's logits (b, classes) for a query (b, C, H, W)."""
         rows = self._locate(x)
+        if x.requires_grad:  # some attacks call view on the gradient, whatever its layout is
+            x = x.view_as(x)
+            x.register_hook(Tensor.contiguous)
         if self.whole and len(rows) < len(self.clean):
             batch = self.points.index_put((rows,), x)
             logits = self.defense(batch)[rows]

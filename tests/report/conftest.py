@@ -15,7 +15,7 @@ CIFAR = {"dataset": "CIFAR-10 (test)", "data_sha256": "c" * 64, "count": 10_000,
 FULL = {"attack": "standard", "attack_label": "AutoAttack standard"}
 QUICK = {
     "attack": "quick",
-    "attack_label": "quick: APGD-CE and APGD-T with 3 targets, 20 iterations each (not AutoAttack)",
+    "attack_label": "quick: APGD-CE and APGD-T with 3 targets, 10 iterations each (not AutoAttack)",
     "norm": "Linf",
     "eps": "0.15",
 }
