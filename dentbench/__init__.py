@@ -11,9 +11,18 @@ if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
     from dentbench.outcome import Record
-    from dentbench.spec import AttackSpec, DefenseSpec, DentSpec
+    from dentbench.spec import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
 
-__all__ = ["Adaptation", "AttackSpec", "DefenseSpec", "Dent", "DentSpec", "Record", "evaluate"]
+__all__ = [
+    "Adaptation",
+    "AttackSpec",
+    "DefenseSpec",
+    "Dent",
+    "DentSpec",
+    "ProtocolSpec",
+    "Record",
+    "evaluate",
+]
 
 _HOMES = {
     "Adaptation": "dentbench.adapt.dent",
@@ -21,6 +30,7 @@ _HOMES = {
     "DefenseSpec": "dentbench.spec",
     "Dent": "dentbench.adapt.dent",
     "DentSpec": "dentbench.spec",
+    "ProtocolSpec": "dentbench.spec",
     "Record": "dentbench.outcome",
     "evaluate": "dentbench.api",
 }

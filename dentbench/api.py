@@ -17,7 +17,15 @@ from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, Progress, RunOptions, Subject
-from dentbench.spec import AttackSpec, BatchPlan, DefenseSpec, DentSpec, EvalSpec, ModelSpec
+from dentbench.spec import (
+    AttackSpec,
+    BatchPlan,
+    DefenseSpec,
+    DentSpec,
+    EvalSpec,
+    ModelSpec,
+    ProtocolSpec,
+)
 from dentbench.study import choose_protocols
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import Dataset, checked, slice_of
@@ -33,6 +41,7 @@ def evaluate(
     defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
     attack: AttackSpec | None = None,
     protocols: Sequence[str] = (),
+    protocol_settings: ProtocolSpec | None = None,
     batch_size: int = 128,
     seed: int = 0,
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
@@ -50,7 +59,8 @@ def evaluate(
     mean and standard deviation per channel, is put in front of one that does not normalize them
     itself. Where its natural accuracy, in percent, is not ``expect_clean``, the run is stopped by
     :class:`~dentbench.errors.ModelError`. ``defense`` is the released dent and ``attack``
-    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue.
+    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue,
+    and ``protocol_settings`` how they attack.
 
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
@@ -63,6 +73,8 @@ def evaluate(
     the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
     """
+    settings = ProtocolSpec() if protocol_settings is None else protocol_settings
+    run = choose_protocols(protocols, settings)
     data = slice_of(_dataset(images, labels, data_name))
     own = OwnModel(normalize=_plain(normalize), expect_clean=expect_clean)
     network = normalized(_copy(model), own.normalize)
@@ -84,8 +96,8 @@ def evaluate(
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     options = RunOptions(results=Path(results), device=device)
     evaluation = Evaluation(subject, options, progress, given)
-    specs = [static, replace(static, defense=chosen)]
-    baseline, defended = evaluation.run(specs, choose_protocols(protocols))
+    specs = [static, replace(static, defense=chosen, protocols=settings)]
+    baseline, defended = evaluation.run(specs, run)
     return baseline, defended
 
 

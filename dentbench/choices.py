@@ -11,7 +11,8 @@ from typing import Any, Final, TypeAlias
 
 from dentbench.checks import require_number
 from dentbench.errors import SpecError
-from dentbench.spec import DentSpec, field_names
+from dentbench.registry import Registry
+from dentbench.spec import DentSpec, ProtocolSpec, field_names
 
 
 def parse_threat(text: str) -> tuple[str, str]:
@@ -109,6 +110,42 @@ def parse_settings(texts: Sequence[str], *, once: bool = False) -> dict[str, Any
             f"--set gives {', '.join(twice)} more than once; dentbench ablate takes grids"
         )
     return {name: values[0] for name, values in found.items()} if once else dict(found)
+
+
+PROTOCOL_SETTINGS: Final[Registry[str]] = Registry("protocol setting")
+"""The ProtocolSpec fields that are given with ``--protocol-set``; the cascade has an option."""
+for _name in field_names(ProtocolSpec):
+    if _name != "cascade":
+        PROTOCOL_SETTINGS.add(_name, _name)
+
+
+def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> ProtocolSpec:
+    """Return the protocols' settings, each given as "NAME=VALUE".
+
+    A value is a whole number; of ``fractions``, numbers separated by commas. Raises
+    :class:`~dentbench.errors.SpecError` for an unknown name, a bad value or a name given twice.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if name.lower() == "cascade":
+            raise SpecError(f"--protocol-set {text!r}: the cascade has an option, --no-cascade")
+        name = PROTOCOL_SETTINGS.canonical(name.replace("-", "_"))
+        if not (equals and value):
+            raise SpecError(f"--protocol-set {text!r}: write NAME=VALUE, such as rounds=5")
+        if name in found:
+            raise SpecError(f"--protocol-set gives {name} more than once")
+        found[name] = _protocol_value(name, value)
+    return ProtocolSpec(cascade=cascade, **found)
+
+
+def _protocol_value(name: str, text: str) -> Any:
+    several = name == "fractions"
+    try:
+        return tuple(map(float, text.split(","))) if several else int(text)
+    except ValueError:
+        kind = "numbers separated by commas" if several else "a whole number"
+        raise SpecError(f"--protocol-set {name}={text}: it is {kind}") from None
 
 
 def _value_of(name: str, text: str) -> Any:

@@ -60,7 +60,12 @@ def prepare(
         seed=study.seed,
     )
     defenses = [None, *(defense for defense in study.defenses if defense is not None)]
-    specs = [replace(static, attack=a, defense=d) for a in study.attacks for d in defenses]
+    settings = study.protocol_settings
+    specs = [
+        replace(static, attack=a, defense=d, protocols=settings)
+        for a in study.attacks
+        for d in defenses
+    ]
     return Evaluation(subject, options, progress), specs
 
 

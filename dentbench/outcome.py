@@ -103,6 +103,7 @@ class Record:
     batch_size: int = column("images per declared batch")
     batching: str = column("declared, or autoattack for AutoAttack's own packing")
     protocol: str = column("protocols run, separated by spaces")
+    protocol_settings: str | None = column("settings of the protocols, JSON object")
     skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
     seed: int = column("seed of the run")
     n: int = column("images judged")
@@ -164,6 +165,7 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "eps": format_eps(attack.eps),
         "batch_size": spec.batches.size,
         "batching": spec.batches.batching,
+        "protocol_settings": spec.protocols.settings_json if spec.defense else None,
         "seed": spec.seed,
     }
 

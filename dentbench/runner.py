@@ -38,7 +38,6 @@ from dentbench.spec import (
     DataSpec,
     DefenseSpec,
     EvalSpec,
-    ProtocolSpec,
     derive_seed,
 )
 
@@ -338,8 +337,8 @@ class Evaluation:
 
 
 def baseline_of(spec: EvalSpec) -> EvalSpec:
-    """Return the spec of the static model; no protocol's settings change what it is."""
-    return replace(spec, defense=None, protocols=ProtocolSpec())
+    """Return the spec of the static model."""
+    return replace(spec, defense=None)
 
 
 def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:

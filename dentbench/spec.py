@@ -202,6 +202,8 @@ class EvalSpec:
 
     def __post_init__(self) -> None:
         require_count("seed", self.seed, 0)
+        if self.defense is None:  # no protocol's settings change what the static model is
+            object.__setattr__(self, "protocols", ProtocolSpec())
 
     @property
     def mode(self) -> str:

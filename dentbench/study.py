@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS
+from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
 from dentbench.choices import OwnModel, parse_threat
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
@@ -22,6 +22,7 @@ from dentbench.spec import (
     BatchPlan,
     DefenseSpec,
     DentSpec,
+    ProtocolSpec,
     field_names,
     parse_eps,
     require_choice,
@@ -66,6 +67,7 @@ class Study:
     batches: BatchPlan
     own: OwnModel = field(default_factory=OwnModel)
     protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
     notes: tuple[str, ...] = ()
 
@@ -88,6 +90,7 @@ class Request:
     threats: Sequence[str] = ()
     batches: BatchPlan = field(default_factory=BatchPlan)
     protocols: Sequence[str] = ()
+    protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
 
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
@@ -120,6 +123,7 @@ def make_studies(
     Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
     """
     studies = []
+    protocols = choose_protocols(request.protocols, request.protocol_settings)
     for name in request.models or [DEFAULT_MODEL]:
         card = find_card(name)
         chosen = choose(card)
@@ -131,7 +135,8 @@ def make_studies(
             own=request.own,
             data=request.data,
             batches=request.batches,
-            protocols=choose_protocols(request.protocols),
+            protocols=protocols,
+            protocol_settings=request.protocol_settings,
             seed=request.seed,
             notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
         )
@@ -234,12 +239,17 @@ def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | Non
     return spec, (f"{card.id}'s card recommends {', '.join(changed)} for dent; used here",)
 
 
-def choose_protocols(names: Sequence[str]) -> tuple[str, ...]:
-    """Return the protocols named, in the catalogue's order; "all" names every one."""
+def choose_protocols(names: Sequence[str], settings: ProtocolSpec) -> tuple[str, ...]:
+    """Return the protocols named, in the catalogue's order; "all" names every one.
+
+    Raises :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
+    """
     if any(name.lower() == "all" for name in names):
         return tuple(PROTOCOLS)
     chosen = {PROTOCOLS.canonical(name) for name in names or DEFAULT_PROTOCOLS}
-    return tuple(name for name in PROTOCOLS if name in chosen)
+    found = tuple(name for name in PROTOCOLS if name in chosen)
+    require_heeded(settings, found)
+    return found
 
 
 def data_default(study: Study) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -29,6 +29,7 @@ from dentbench.spec import (
     DentSpec,
     EvalSpec,
     ModelSpec,
+    ProtocolSpec,
     field_names,
 )
 
@@ -183,13 +184,19 @@ def test_every_setting_of_a_spec_has_its_column() -> None:
     assert (found["first"], found["count"], found["batch_size"]) == (3, 5, 2)
     assert (found["batching"], found["seed"], found["separable"]) == ("declared", 9, False)
     assert found["key"] == SPEC.key()
+    own = replace(SPEC, protocols=ProtocolSpec(rounds=4, fractions=(0.25,)))
+    assert json.loads(columns(own)["protocol_settings"]) == {
+        **asdict(own.protocols),
+        "fractions": [0.25],
+    }
+    assert ProtocolSpec.from_json(columns(own)["protocol_settings"]) == own.protocols
 
 
 def test_a_static_spec_leaves_the_columns_of_dent_empty() -> None:
     spec = EvalSpec(model=SPEC.model, data=SPEC.data)
     record = Record(**columns(spec))
     assert record.mode == "static" and record.separable
-    for name in set(field_names(DentSpec)) - {"mode"}:
+    for name in {*field_names(DentSpec), "protocol_settings"} - {"mode"}:
         assert getattr(record, name) is None
 
 

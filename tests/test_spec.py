@@ -24,6 +24,7 @@ from dentbench.spec import (
     DentSpec,
     EvalSpec,
     ModelSpec,
+    ProtocolSpec,
     derive_seed,
     digest,
     field_names,
@@ -225,6 +226,21 @@ CHANGES: dict[type, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         "size": ({}, {"size": 127}),
         "batching": ({}, {"batching": "autoattack"}),
     },
+    ProtocolSpec: {
+        name: ({}, {name: value})
+        for name, value in {
+            "cascade": False,
+            "iterations": 100,
+            "targets": 9,
+            "rounds": 4,
+            "restarts": 5,
+            "last": 1,
+            "every": 2,
+            "draws": 3,
+            "queries": 500,
+            "fractions": (0.01, 0.05),
+        }.items()
+    },
 }
 PLACES = {
     DentSpec: "defense",
@@ -232,6 +248,7 @@ PLACES = {
     ModelSpec: "model",
     DataSpec: "data",
     BatchPlan: "batches",
+    ProtocolSpec: "protocols",
 }
 
 
@@ -248,6 +265,11 @@ def test_the_key_changes_with_every_field(kind: type, name: str) -> None:
     assert getattr(before, name) != getattr(after, name)
     keys = [evaluation(**{PLACES[kind]: spec}).key() for spec in (before, after)]
     assert keys[0] != keys[1]
+
+
+def test_the_protocols_settings_are_no_part_of_the_static_model() -> None:
+    static = evaluation(defense=None, protocols=ProtocolSpec(rounds=9))
+    assert static == evaluation(defense=None)
 
 
 def test_the_key_changes_with_the_rest() -> None:

@@ -24,13 +24,15 @@ class Ascent:
 
 
 def iterations_of(spec: EvalSpec) -> int:
-    """Return the iterations of a full ascent: those of the attack."""
-    return spec.attack.iterations or ATTACKS[spec.attack.name].iterations or 100
+    """Return the iterations of a full ascent: the protocols' own, or those of the attack."""
+    own = spec.protocols.iterations or spec.attack.iterations
+    return own or ATTACKS[spec.attack.name].iterations or 100
 
 
 def targets_of(spec: EvalSpec, classes: int) -> int:
-    """Return how many target classes the attack has: nine, where there are as many."""
-    return min(spec.attack.targets or ATTACKS[spec.attack.name].targets or 9, classes - 1)
+    """Return how many target classes there are: the protocols' own number, or the attack's."""
+    own = spec.protocols.targets or spec.attack.targets
+    return min(own or ATTACKS[spec.attack.name].targets or 9, classes - 1)
 
 
 def decision_queries(spec: EvalSpec) -> int:
@@ -89,14 +91,14 @@ _WARM = {
 
 def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
     """The margin, untargeted from random starts and towards every target, as in Chen et al."""
-    if spec.protocols.cascade:
-        steps = max(iterations // 2, 1)
-        untargeted = [Ascent(loss="margin", iterations=steps, start="best")]
-    else:
-        restarts = max(round(spec.protocols.restarts * min(iterations / 100, 1)), 1)
-        untargeted = [Ascent(loss="margin", iterations=iterations)] * restarts
-    each = untargeted[0]
-    return (*untargeted, *(replace(each, rank=rank) for rank in range(targets)))
+    cascade, restarts = spec.protocols.cascade, spec.protocols.restarts
+    steps = max(iterations // 2, 1) if cascade else iterations
+    if restarts is None:
+        restarts = 0 if cascade else max(round(5 * min(iterations / 100, 1)), 1)
+    cold = Ascent(loss="margin", iterations=steps)
+    first = replace(cold, start="best") if cascade else cold
+    untargeted = [*([first] if cascade else []), *[cold] * restarts]
+    return (*untargeted, *(replace(first, rank=rank) for rank in range(targets)))
 
 
 def fewer_steps(spec: EvalSpec) -> tuple[int, ...]:

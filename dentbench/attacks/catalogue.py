@@ -9,8 +9,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
+from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import AttackSpec, EvalSpec
+from dentbench.spec import AttackSpec, EvalSpec, ProtocolSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +99,8 @@ class ProtocolCard:
     first in a cascade: it starts from their points and leaves alone the images that they broke.
     ``needs``: what the defense must offer beside logits. ``own_attack``: whether it runs our own
     attack, which knows declared batches and the norms of ``OWN_NORMS`` only. ``coupled_only``:
-    why a separable defense has no use for it, or "".
+    why a separable defense has no use for it, or "". ``settings``: the fields of the
+    ProtocolSpec, beside ``cascade``, that it heeds.
     """
 
     function: str
@@ -109,6 +111,7 @@ class ProtocolCard:
     needs: tuple[str, ...] = ()
     own_attack: bool = True
     coupled_only: str = ""
+    settings: tuple[str, ...] = ()
 
     def reason_to_skip(self, spec: EvalSpec, offers: Collection[str]) -> str:
         """Return why this protocol cannot attack a defense, or "" when it can.
@@ -137,6 +140,8 @@ PROTOCOLS: Final[Registry[ProtocolCard]] = Registry("protocol")
 _ENSEMBLE: Final = "arXiv 2110.14735"
 _CARE: Final = "arXiv 2202.13711"
 _CHEAP: Final = ("transfer", "surrogate", "warm")
+_ASCENTS: Final = ("iterations", "targets")
+_ROUNDS: Final = (*_ASCENTS, "rounds", "restarts")
 
 PROTOCOLS.add(
     "published",
@@ -164,6 +169,7 @@ PROTOCOLS.add(
         summary="the static model's gradient is followed; the defense judges every iterate",
         source=_CARE,
         after=("transfer",),
+        settings=(*_ASCENTS, "every"),
     ),
 )
 PROTOCOLS.add(
@@ -173,6 +179,7 @@ PROTOCOLS.add(
         summary="the published gradient, but started from the best points found so far",
         source="ours",
         after=("transfer", "surrogate"),
+        settings=_ASCENTS,
     ),
 )
 PROTOCOLS.add(
@@ -183,6 +190,7 @@ PROTOCOLS.add(
         source=_CARE,
         after=_CHEAP,
         needs=("with_steps",),
+        settings=(*_ASCENTS, "every"),
     ),
 )
 PROTOCOLS.add(
@@ -192,6 +200,7 @@ PROTOCOLS.add(
         summary="the defense's own logits, but the static model's gradient stands in for theirs",
         source="arXiv 1802.00420",
         after=_CHEAP,
+        settings=_ASCENTS,
     ),
 )
 PROTOCOLS.add(
@@ -202,6 +211,7 @@ PROTOCOLS.add(
         source=_ENSEMBLE,
         after=_CHEAP,
         needs=("adapt", "predict"),
+        settings=_ROUNDS,
     ),
 )
 PROTOCOLS.add(
@@ -212,6 +222,7 @@ PROTOCOLS.add(
         source=_ENSEMBLE,
         after=_CHEAP,
         needs=("adapt", "predict"),
+        settings=_ROUNDS,
     ),
 )
 PROTOCOLS.add(
@@ -222,6 +233,7 @@ PROTOCOLS.add(
         source=_ENSEMBLE,
         after=_CHEAP,
         needs=("adapt", "predict"),
+        settings=_ROUNDS,
     ),
 )
 PROTOCOLS.add(
@@ -232,6 +244,7 @@ PROTOCOLS.add(
         source="ours",
         after=_CHEAP,
         needs=("predict", "unroll"),
+        settings=(*_ASCENTS, "last"),
     ),
 )
 PROTOCOLS.add(
@@ -242,6 +255,7 @@ PROTOCOLS.add(
         source="arXiv 1707.07397",
         after=_CHEAP,
         coupled_only="an image's answer depends on nothing random; it would equal published",
+        settings=(*_ASCENTS, "every", "draws"),
     ),
 )
 PROTOCOLS.add(
@@ -251,6 +265,7 @@ PROTOCOLS.add(
         summary="no gradient: Square, from scratch, by the defense's scores alone",
         source="arXiv 1912.00049",
         after=_CHEAP,
+        settings=("iterations", "queries"),
     ),
 )
 PROTOCOLS.add(
@@ -261,6 +276,7 @@ PROTOCOLS.add(
         source="arXiv 2301.12576 for the distribution-invading attack",
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",
+        settings=("iterations", "fractions", "last"),
     ),
 )
 
@@ -273,3 +289,21 @@ def with_prerequisites(names: Collection[str], spec: EvalSpec) -> tuple[str, ...
     if spec.protocols.cascade:
         wanted |= {earlier for name in names for earlier in PROTOCOLS[name].after}
     return tuple(name for name in PROTOCOLS if name in wanted)
+
+
+def heeded(names: Collection[str]) -> frozenset[str]:
+    """Return the fields of the ProtocolSpec that any of the protocols named heeds."""
+    cards = [PROTOCOLS[name] for name in names]
+    found = {setting for card in cards for setting in card.settings}
+    return frozenset(found | ({"cascade"} if any(card.own_attack for card in cards) else set()))
+
+
+def require_heeded(settings: ProtocolSpec, names: Collection[str]) -> None:
+    """Raise :class:`~dentbench.errors.SpecError` for a setting that no protocol named heeds."""
+    first = {one for name in names for one in PROTOCOLS[name].after if settings.cascade}
+    for name in sorted(settings.changed.keys() - heeded({*names, *first})):
+        able = ", ".join(one for one in PROTOCOLS if name in heeded([one]))
+        raise SpecError(
+            f"protocol setting {name} is given, but no protocol that is run ({', '.join(names)}) "
+            f"heeds it; add --protocol all, or one of {able}"
+        )

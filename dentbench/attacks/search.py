@@ -95,12 +95,15 @@ class Search:
             self._batch, self._batch_margin = points.clone(), margin
 
     def sparsely(self, every: int) -> Callable[[Tensor, Tensor | None], None]:
-        """Return a witness that shows the defense every ``every``-th iterate it is given."""
+        """Return a witness that shows the defense every ``every``-th iterate it is given.
+
+        Those whose answer is known are all taken note of.
+        """
         count = 0
 
         def witness(points: Tensor, logits: Tensor | None) -> None:
             nonlocal count
-            if count % every == 0:
+            if logits is not None or count % every == 0:
                 self.see(points, logits)
             count += 1
 

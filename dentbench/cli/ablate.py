@@ -38,6 +38,8 @@ def ablate(
     targets: opt.Targets = None,
     queries: opt.Queries = None,
     protocol: opt.Protocols = None,
+    protocol_set: opt.ProtocolSettings = None,
+    no_cascade: opt.NoCascade = False,
     examples: opt.Examples = None,
     first: opt.First = 0,
     order: opt.Order = "given",
@@ -71,7 +73,12 @@ def ablate(
     """
     del config
     from dentbench import ablation
-    from dentbench.choices import OwnModel, parse_normalize, parse_settings
+    from dentbench.choices import (
+        OwnModel,
+        parse_normalize,
+        parse_protocol_settings,
+        parse_settings,
+    )
     from dentbench.cli import running
     from dentbench.spec import BatchPlan
     from dentbench.study import DataChoice, Request, find_card, make_studies
@@ -108,6 +115,7 @@ def ablate(
             threats=threat or own,
             batches=BatchPlan(size=batch_size, batching=batching),
             protocols=protocol or (),
+            protocol_settings=parse_protocol_settings(protocol_set or (), cascade=not no_cascade),
             seed=seed,
         )
         studies += make_studies(request, lambda card: ablation.choose_defenses(axes, card))

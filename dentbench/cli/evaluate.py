@@ -55,6 +55,8 @@ def evaluate(
     targets: opt.Targets = None,
     queries: opt.Queries = None,
     protocol: opt.Protocols = None,
+    protocol_set: opt.ProtocolSettings = None,
+    no_cascade: opt.NoCascade = False,
     examples: opt.Examples = None,
     first: opt.First = 0,
     order: opt.Order = "given",
@@ -82,7 +84,12 @@ def evaluate(
     """
     del config
     from dentbench import table1
-    from dentbench.choices import OwnModel, parse_normalize, parse_settings
+    from dentbench.choices import (
+        OwnModel,
+        parse_normalize,
+        parse_protocol_settings,
+        parse_settings,
+    )
     from dentbench.cli import running
     from dentbench.contenders import choose_defenses
     from dentbench.spec import BatchPlan
@@ -113,6 +120,7 @@ def evaluate(
         eps=eps,
         batches=BatchPlan(size=batch_size, batching=batching),
         protocols=protocol or (),
+        protocol_settings=parse_protocol_settings(protocol_set or (), cascade=not no_cascade),
         seed=seed,
     )
     if table is None:

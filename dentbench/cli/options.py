@@ -229,6 +229,23 @@ Protocols = Annotated[
         "--protocol", help="How the defense is attacked; repeatable. Default: published, transfer."
     ),
 ]
+ProtocolSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--protocol-set",
+        metavar="NAME=VALUE",
+        help="A setting of the protocols: iterations, targets, rounds, restarts (fpa, gmsa), "
+        "last (unrolled: steps that the gradient goes through), draws (eot), queries (decision), "
+        "fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); repeatable.",
+    ),
+]
+NoCascade = Annotated[
+    bool,
+    typer.Option(
+        "--no-cascade",
+        help="Every protocol stands alone, cold, on all images, with its full budget.",
+    ),
+]
 Examples = Annotated[
     int | None, typer.Option("--examples", metavar="N", help="Number of images. Default: all.")
 ]

@@ -47,7 +47,7 @@ def _row(record: Record, protocols: Sequence[str]) -> list[object]:
     static = record.mode == "static"
     return [
         "static model" if static else setting.defense_title(record),
-        setting.settings_text(record),
+        setting.whole_text(record),
         Share(record.natural_correct, n),
         *(
             Cell(Share(counts[name], n), notes) if name in counts and not static else None

@@ -8,7 +8,14 @@ from functools import lru_cache
 from typing import Any, Final
 
 from dentbench.outcome import Record
-from dentbench.spec import BatchPlan, DentSpec, field_names, format_eps, parse_eps
+from dentbench.spec import (
+    BatchPlan,
+    DentSpec,
+    ProtocolSpec,
+    field_names,
+    format_eps,
+    parse_eps,
+)
 
 DATASET: Final = "CIFAR-10"
 """The data set of every published number."""
@@ -86,6 +93,27 @@ def settings_text(record: Record) -> str:
     """Return what of a run's settings is not its mode's default, such as ``lr 0.02``; else ""."""
     blurred = record.mode != "static" and record.blur not in (None, "none")
     return ", ".join(filter(None, (f"blur {record.blur}" if blurred else "", slot_text(record))))
+
+
+@lru_cache
+def _protocol_settings(text: str) -> str:
+    changed = ProtocolSpec.from_json(text).changed
+    parts = [] if changed.pop("cascade", True) else ["no cascade"]
+    for name, value in changed.items():
+        shown = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else value
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts)
+
+
+def protocols_text(record: Record) -> str:
+    """Return which settings of the protocols are not the default ones; else ""."""
+    return _protocol_settings(record.protocol_settings or "{}")
+
+
+def whole_text(record: Record) -> str:
+    """Return :func:`settings_text` and, marked as such, :func:`protocols_text`; else ""."""
+    own = protocols_text(record)
+    return "; ".join(filter(None, (settings_text(record), f"protocols: {own}" if own else "")))
 
 
 def shortened(record: Record) -> bool:

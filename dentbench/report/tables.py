@@ -85,7 +85,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
     return [
         record.defense if record.mode == setting.OTHER else record.mode,
         record.steps,
-        setting.settings_text(record),
+        setting.whole_text(record),
         Share(record.natural_correct, n),
         *(Cell(Share(counts[name], n), notes) if name in counts else None for name in protocols),
         worst,
@@ -133,8 +133,18 @@ def summary(static: Record, defended: Record) -> Table:
             Column("minus static", "right"),
         ),
         rows,
-        caption=f"{n:,} images.{_order(static, defended)} {skipped_text(defended)}".strip(),
+        caption=_caption(static, defended),
     )
+
+
+def _caption(static: Record, defended: Record) -> str:
+    own = setting.protocols_text(defended)
+    parts = (
+        f"{defended.n:,} images.{_order(static, defended)}",
+        f"Settings of the protocols: {own}." if own else "",
+        skipped_text(defended),
+    )
+    return " ".join(filter(None, parts))
 
 
 def _order(static: Record, defended: Record) -> str:

@@ -66,6 +66,22 @@ def test_static_and_dent_side_by_side(dentbench: Run) -> None:
     assert len(list((dentbench.results / "runs" / dent["key"] / "published").iterdir())) == 2
 
 
+def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) -> None:
+    command = ("evaluate", *SHORT, "--steps", "1", "--iterations", "2", "--protocol", "fpa")
+    own = ("--protocol-set", "rounds=2", "--protocol-set", "iterations=3", "--no-cascade")
+    for arguments in (command, (*command, *own)):
+        code, out, err = dentbench(*arguments)
+        assert code == 0, err
+    assert "no cascade, iterations 3, rounds 2" in " ".join(out.split())
+    static, plain, changed = dentbench.rows()
+    assert static["protocol_settings"] == "" and plain["key"] != changed["key"]
+    found = [json.loads(row["protocol_settings"]) for row in (plain, changed)]
+    assert found[0]["cascade"] and not found[1]["cascade"]
+    assert (found[0]["rounds"], found[1]["rounds"], found[1]["iterations"]) == (3, 2, 3)
+    code, out, _ = dentbench("report")
+    assert code == 0 and "protocols: no cascade, iterations 3, rounds 2" in out
+
+
 def test_again_finds_nothing_left_to_do(dentbench: Run) -> None:
     command = ("evaluate", *SHORT, "--steps", "1")
     dentbench(*command)
@@ -133,6 +149,10 @@ def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
         ("--lr", "0"): "lr is 0.0",
         ("--attack", "fast"): "unknown attack 'fast'",
         ("--protocol", "publish"): "did you mean published",
+        ("--protocol-set", "round=2", "--protocol", "all"): "did you mean rounds",
+        ("--protocol-set", "rounds=0", "--protocol", "all"): "rounds is 0",
+        ("--protocol-set", "rounds=2"): "no protocol that is run (published, transfer) heeds it",
+        ("--no-cascade",): "protocol setting cascade is given",
         ("--mode", "both"): "mode is 'both'",
         ("--mode", "static", "--lr", "1"): "lr given for mode static",
         ("--batching", "none"): "batching is 'none'",

@@ -14,7 +14,9 @@ from dentbench.outcome import Record
 from dentbench.report import published, setting, tables
 from dentbench.report.ablation import PAPER_THREATS, grid
 from dentbench.report.published import README, TABLE1, TABLE2, lookup
+from dentbench.report.render import render
 from dentbench.report.table import Table
+from dentbench.spec import ProtocolSpec
 
 Make = Callable[..., Record]
 DENT = {
@@ -269,6 +271,15 @@ def test_settings_are_told_apart(make_record: Make) -> None:
     sorted_ = make_record(1, 1, COUNTS, **batch, order="label-windows:256")
     assert setting.settings_text(sorted_) == "order label-windows:256"
     assert not setting.comparable(sorted_, "Linf", Fraction(8, 255))
+    cold = ProtocolSpec(cascade=False, rounds=5, fractions=(0.01, 0.5))
+    own = make_record(1, 1, COUNTS, **batch, protocol_settings=cold.settings_json)
+    assert setting.protocols_text(own) == "no cascade, rounds 5, fractions 0.01 0.5"
+    assert setting.whole_text(own) == f"protocols: {setting.protocols_text(own)}"
+    assert setting.settings_text(own) == "", "it changes no published number"
+    for table in (tables.all_records([own]), tables.summary(make_record(2, 1, COUNTS), own)):
+        assert "no cascade, rounds 5" in render(table, "markdown")
+    plain = make_record(1, 1, COUNTS, **batch, protocol_settings=ProtocolSpec().settings_json)
+    assert setting.whole_text(plain) == ""
     changed = {**batch, "statistics": "mix:0.3", "optimizer": "sgd"}
     assert setting.settings_text(make_record(1, 1, COUNTS, **changed)) == (
         "statistics mix:0.3, optimizer sgd"
