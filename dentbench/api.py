@@ -16,7 +16,7 @@ from dentbench.contenders import choose_defenses
 from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
 from dentbench.outcome import Record
-from dentbench.runner import Evaluation, Progress, RunOptions, Subject
+from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import (
     AttackSpec,
     BatchPlan,
@@ -27,6 +27,7 @@ from dentbench.spec import (
     ProtocolSpec,
 )
 from dentbench.study import choose_protocols
+from dentbench.worker import Subject
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import Dataset, checked, slice_of
 from dentbench.zoo.models import normalized

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
 import torch
 from torch import Tensor
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.checkpoint import RunFolder
+from dentbench.checkpoint import Points, RunFolder
 from dentbench.outcome import NATURAL
 from dentbench.spec import EvalSpec
 
@@ -28,33 +29,41 @@ def keeps_points(spec: EvalSpec, stage: str) -> bool:
     return spec.defense is not None and spec.protocols.cascade and stage in STARTING_POINTS
 
 
-def inheritance(
-    folder: RunFolder, spec: EvalSpec, stage: str, unit: int, device: torch.device
-) -> dict[str, Any]:
-    """Return the ``starts``, ``settled_by`` and ``settled_points`` of a stage's situation.
+@dataclass(frozen=True, kw_only=True)
+class Inheritance:
+    """What a stage takes over: see :class:`~dentbench.attacks.protocols.Situation`."""
 
-    An image that several stages broke is settled by the first. The stages must be stored.
+    starts: tuple[Points, ...] = ()
+    settled_by: tuple[str, ...] = ()
+    settled_points: Points | None = None
+
+
+NOTHING: Final = Inheritance()
+
+
+def inheritance(folder: RunFolder, spec: EvalSpec, stage: str, unit: int) -> Inheritance:
+    """Return what a stage takes over on a unit of work; the stages before it must be stored.
+
+    An image that several stages broke is settled by the first.
     """
     natural = folder.load(NATURAL, unit)
     assert natural is not None
     settled_by = [""] * len(natural.correct)
-    starts: list[Tensor] = []
+    starts: list[Points] = []
     settled_points = None
     for name in earlier_stages(spec, stage):
         outcome = folder.load(name, unit, with_points=True)
         assert outcome is not None
-        points = torch.from_numpy(folder.load_points(name, unit)).to(device)
-        settled_points = points.clone() if settled_points is None else settled_points
+        points = folder.load_points(name, unit)
+        settled_points = points.copy() if settled_points is None else settled_points
         starts.append(points)
         for row, right in enumerate(outcome.correct):
             if natural.correct[row] and not right and not settled_by[row]:
                 settled_by[row] = name
                 settled_points[row] = points[row]
-    return {
-        "starts": tuple(starts),
-        "settled_by": tuple(settled_by),
-        "settled_points": settled_points,
-    }
+    return Inheritance(
+        starts=tuple(starts), settled_by=tuple(settled_by), settled_points=settled_points
+    )
 
 
 def corrected(judged: Tensor, settled_by: tuple[str, ...], elsewhere: Tensor | None) -> Tensor:

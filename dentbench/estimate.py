@@ -43,10 +43,10 @@ def estimate(
     images = spec.data.count
     found = []
     for stage in stages:
-        total = stage_passes(spec, stage, evaluation.classes) * images
+        total = stage_passes(spec, stage, evaluation.worker.classes) * images
         seconds = (total.forwards + total.backwards) * a_pass
         if stage == "published":
-            calls = attack_passes(spec.attack, evaluation.classes)
+            calls = attack_passes(spec.attack, evaluation.worker.classes)
             seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
             seconds *= images
         found.append(
@@ -72,15 +72,16 @@ def _stages(evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]) 
 
 def _time_two_batches(evaluation: Evaluation, spec: EvalSpec) -> tuple[float, float]:
     """Return the seconds per image of the defense's forward, and of forward and input gradient."""
-    classify = evaluation.classifier(spec)
+    classify, device = evaluation.classifier(spec), evaluation.worker.device
     size = spec.batches.size
-    batches = evaluation.subject.images[: 2 * size].to(evaluation.device).split(size)
+    batches = evaluation.subject.images[: 2 * size].to(device).split(size)
     with torch.no_grad():
         classify(batches[0])  # the first call allocates; it is not timed
-        forward = _seconds(lambda: [classify(x) for x in batches], evaluation.device)
+        forward = _seconds(lambda: [classify(x) for x in batches], device)
     leaves = [x.clone().requires_grad_() for x in batches]
     gradient = _seconds(
-        lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves], evaluation.device
+        lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves],
+        device,
     )
     images = sum(map(len, batches))
     return forward / images, gradient / images

@@ -42,7 +42,7 @@ def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
     folder = RunFolder(evaluation.options.results, spec)
     known: str | None = folder.load_note(NOTE)
     if known is None:
-        counter = evaluation.counter
+        counter = evaluation.worker.counter
         before = counter.forwards, counter.backwards
         checks = probe(_probe_of(evaluation, spec))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
@@ -60,11 +60,11 @@ def found_random(evaluation: Evaluation, spec: EvalSpec) -> bool:
 
 
 def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
-    first = evaluation.subject.images[: spec.batches.size].to(evaluation.device)
+    first = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
     defense, seed = evaluation.classifier(spec), derive_seed(spec.seed, "defense", "checks")
 
     def make(after: SeededDefense | None = None) -> Classifier:
-        fresh = SeededDefense(_anew(evaluation, spec) or defense, seed, evaluation.device)
+        fresh = SeededDefense(_anew(evaluation, spec) or defense, seed, evaluation.worker.device)
         if after is not None:
             fresh.draw_as(after)
         return fresh
@@ -73,7 +73,7 @@ def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
         make=make,
         copies=_anew(evaluation, spec) is not None,
         images=first,
-        labels=evaluation.subject.labels[: len(first)].to(evaluation.device),
+        labels=evaluation.subject.labels[: len(first)].to(evaluation.worker.device),
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
         steps=getattr(spec.defense, "steps", None),
@@ -85,9 +85,9 @@ def _anew(evaluation: Evaluation, spec: EvalSpec) -> Classifier | None:
     """Return the defense as it is before it is asked anything; None where that cannot be had."""
     try:
         if spec.defense is None:
-            return copy.deepcopy(evaluation.network)
-        made: Classifier = evaluation.defenders.make(spec)
-        given = (evaluation.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
+            return copy.deepcopy(evaluation.worker.network)
+        made: Classifier = evaluation.worker.defenders.make(spec)
+        given = (evaluation.worker.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
         if given is None or isinstance(given, (type, nn.Module)):
             return made
         return copy.deepcopy(made)  # it is the very object that was given

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dentbench.outcome import Record
-from dentbench.runner import Evaluation, Progress, RunOptions, Subject
+from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import EvalSpec, ModelSpec
 from dentbench.study import Study, check_names, data_default
+from dentbench.worker import Subject
 from dentbench.zoo.cards import DATASETS, ModelCard
 from dentbench.zoo.datasets import load_dataset, slice_of
 from dentbench.zoo.models import load_model

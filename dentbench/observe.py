@@ -77,7 +77,7 @@ def _measured_once(evaluation: Evaluation, spec: EvalSpec) -> float:
     key = "time " + replace(spec, attack=AttackSpec()).key()
     if key not in evaluation.shared:
         static = evaluation.classifier(replace(spec, defense=None))
-        batch = evaluation.subject.images[: spec.batches.size].to(evaluation.device)
+        batch = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
         ratio = time_ratio(static, evaluation.classifier(spec), batch)
         evaluation.shared[key] = round(ratio, 3)
     measured: float = evaluation.shared[key]
@@ -130,7 +130,7 @@ def _batches(
         points = torch.cat([torch.from_numpy(one) for one in kept if one is not None])
     parts = zip(_names(stage, spec), points.split(size), subject.labels.split(size), strict=True)
     for name, x, y in parts:
-        yield name, x.to(evaluation.device), y.to(evaluation.device)
+        yield name, x.to(evaluation.worker.device), y.to(evaluation.worker.device)
 
 
 def _diagnose(
@@ -142,7 +142,7 @@ def _diagnose(
         return None
     found = diagnose(defense, points, defense.adapt(points))
     found["images"] = len(labels)
-    found["labels"] = torch.bincount(labels, minlength=evaluation.classes).tolist()
+    found["labels"] = torch.bincount(labels, minlength=evaluation.worker.classes).tolist()
     RunFolder(evaluation.options.results, spec).save_note(name, found)
     return found
 

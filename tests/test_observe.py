@@ -17,8 +17,9 @@ from dentbench import observe
 from dentbench.adapt.dent import Dent
 from dentbench.observe import balance, summarized
 from dentbench.outcome import Record
-from dentbench.runner import Evaluation, RunOptions, Subject
+from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
+from dentbench.worker import Subject
 from dentbench.zoo.datasets import Dataset, label_windows, slice_of
 from tests.reference import tiny_network
 

@@ -22,7 +22,7 @@ from dentbench.attacks.soundness import failed
 from dentbench.dentspec import DentSpec
 from dentbench.outcome import NATURAL, Record
 from dentbench.report.verdict import Verdict, verdict
-from dentbench.runner import Evaluation, RunOptions, Subject
+from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import (
     AttackSpec,
     BatchPlan,
@@ -32,6 +32,7 @@ from dentbench.spec import (
     ModelSpec,
     ProtocolSpec,
 )
+from dentbench.worker import Subject
 
 COUNT, CLASSES, SIDE = 120, 4, 6
 EPS = Fraction(1, 20)

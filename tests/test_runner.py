@@ -22,7 +22,7 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.checkpoint import RunFolder
 from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.outcome import NATURAL, BatchOutcome, Record
-from dentbench.runner import Evaluation, Progress, RunOptions, Subject, judge_in_batches
+from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import (
     NORMS,
     AttackSpec,
@@ -32,6 +32,7 @@ from dentbench.spec import (
     EvalSpec,
     ModelSpec,
 )
+from dentbench.worker import Subject, judge_in_batches
 from tests.attacks.toys import attacked, labels_of, small_network, tiny_images
 
 COUNT, SIZE = 7, 3

@@ -13,7 +13,7 @@ from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.protocols import Situation, load_protocol
-from dentbench.runner import Evaluation, RunOptions, Subject
+from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import (
     AttackSpec,
     BatchPlan,
@@ -23,6 +23,7 @@ from dentbench.spec import (
     ModelSpec,
     ProtocolSpec,
 )
+from dentbench.worker import Subject
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 SEPARABLE = DentSpec(mode="instance", loss="entropy", steps=2, lr=0.05)

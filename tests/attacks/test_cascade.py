@@ -6,6 +6,7 @@ from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,7 +62,7 @@ def test_every_protocol_runs_stays_in_the_ball_and_within_its_cost(
         points = torch.cat([torch.from_numpy(folder.load_points(name, u)) for u in (0, 1)])
         assert threat.contains(points, images).all()
         assert [len(outcome.correct) for outcome in outcomes] == [4, 2]
-        bound = stage_passes(spec, name, evaluation.classes)
+        bound = stage_passes(spec, name, evaluation.worker.classes)
         assert sum(o.forwards for o in outcomes) <= bound.forwards * 6
         assert sum(o.backwards for o in outcomes) <= bound.backwards * 6
         for outcome in outcomes:
@@ -80,7 +81,7 @@ def test_where_nobody_is_broken_the_cost_is_the_bound(mode: str, tmp_path: Path)
     for name in usable(spec):
         (outcome,) = evaluation.outcomes(spec, name)
         assert all(outcome.correct) or name == "batch-mates"
-        bound = stage_passes(spec, name, evaluation.classes)
+        bound = stage_passes(spec, name, evaluation.worker.classes)
         found = (outcome.forwards / 4, outcome.backwards / 4)
         if name in ("batch-mates", "fpa", "gmsa-avg", "gmsa-min"):  # shares and refreshes vary
             assert found[0] <= bound.forwards and found[1] <= bound.backwards
@@ -115,13 +116,14 @@ def test_the_points_of_settled_images_are_handed_on(tmp_path: Path) -> None:
     evaluation = evaluation_of(spec, tmp_path)
     evaluation.outcomes(spec, "warm")
     folder = RunFolder(tmp_path, spec)
-    found = cascade.inheritance(folder, spec, "fpa", 0, torch.device("cpu"))
-    assert len(found["starts"]) == 3
-    assert any(found["settled_by"])
-    for row, name in enumerate(found["settled_by"]):
+    found = cascade.inheritance(folder, spec, "fpa", 0)
+    assert len(found.starts) == 3
+    assert any(found.settled_by)
+    for row, name in enumerate(found.settled_by):
         if name:
             points = folder.load_points(name, 0)
-            assert torch.equal(found["settled_points"][row], torch.from_numpy(points[row]))
+            assert found.settled_points is not None
+            assert np.array_equal(found.settled_points[row], points[row])
 
 
 def test_what_is_asked_for_does_not_change_what_is_found(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.outcome import NATURAL
-from dentbench.runner import Evaluation, RunOptions, Subject
+from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import (
     NORMS,
     AttackSpec,
@@ -23,6 +23,7 @@ from dentbench.spec import (
     EvalSpec,
     ModelSpec,
 )
+from dentbench.worker import Subject
 from tests.attacks.toys import NearlyConstant, attacked, tiny_images
 
 EPS = Fraction(1, 20)
