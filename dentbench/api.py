@@ -15,6 +15,7 @@ from dentbench.choices import Normalization, OwnModel
 from dentbench.contenders import choose_defenses
 from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
+from dentbench.executor import Placement
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import (
@@ -95,7 +96,7 @@ def evaluate(
     chosen = _spec_of(defense)
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
-    options = RunOptions(results=Path(results), device=device)
+    options = RunOptions(results=Path(results), placement=Placement(devices=(device,)))
     evaluation = Evaluation(subject, options, progress, given)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     baseline, defended = evaluation.run(specs, run)

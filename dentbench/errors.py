@@ -36,6 +36,10 @@ class StoreError(DentBenchError):
     """A results folder or results file that cannot be read or written."""
 
 
+class WorkerError(DentBenchError):
+    """A worker process that cannot be given its work, or died at it too often."""
+
+
 class InterruptedRunError(DentBenchError):
     """A run that the user stopped; what was finished is on disk, the message says how to resume."""
 

@@ -10,7 +10,7 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.soundness import Check
 from dentbench.checkpoint import RunFolder
 from dentbench.errors import DataError
+from dentbench.executor import Placement, make_executor
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
 from dentbench.provenance import provenance
@@ -38,14 +39,15 @@ _log = logging.getLogger(__name__)
 class RunOptions:
     """How a run is carried out; none of it changes a number.
 
-    ``results``: the results folder. ``fresh``: forget stored outcomes of these specs first.
-    ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``:
-    time every defense against the static model. ``diagnostics``: keep what every adaptation did.
+    ``results``: the results folder. ``placement``: where the work is done. ``fresh``: forget stored
+    outcomes of these specs first. ``save_adversarial``: keep the final points of every batch and
+    protocol. ``measure_time``: time every defense against the static model. ``diagnostics``: keep
+    what every adaptation did.
     ``force``: go on where natural accuracy is not the published one.
     """
 
     results: Path
-    device: str = "cpu"
+    placement: Placement = field(default_factory=Placement)
     fresh: bool = False
     save_adversarial: bool = False
     measure_time: bool = False
@@ -84,7 +86,9 @@ class Evaluation:
         self.options = options
         self.progress = progress
         self.subject = subject
-        self.worker = Worker(subject, options.device, given)
+        placement = options.placement
+        self.worker = Worker(subject, placement.devices[0], given)
+        self.executor = make_executor(placement, self.worker, given)
         self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
 
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
@@ -124,7 +128,7 @@ class Evaluation:
             **summary,
             checks=examine.column(checks, summary, spec, natural),
             **observations(self, spec),
-            **provenance(self.options.device),
+            **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
         )
         store.append(self.options.results, record)
@@ -159,9 +163,11 @@ class Evaluation:
                 self.outcomes(spec, earlier)
         outcomes = {unit: outcome for unit, outcome in enumerate(found) if outcome is not None}
         with self._watched(spec, stage, [units[unit] for unit in missing]):
-            for done, unit in enumerate(missing, 1):
-                outcomes[unit] = self._compute(spec, stage, unit)
-                self._tell(done, len(missing), [outcomes[u] for u in missing[:done]])
+            computed: list[BatchOutcome] = []
+            for outcome in self._computed(spec, stage, missing):
+                outcomes[outcome.index] = outcome
+                computed.append(outcome)
+                self._tell(len(missing), computed)
         return [outcomes[unit] for unit in range(len(units))]
 
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
@@ -174,18 +180,23 @@ class Evaluation:
         shared = shared or cascade.keeps_points(spec, stage)
         return shared or (self.options.save_adversarial and stage != NATURAL)
 
-    def _compute(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome:
-        """Carry out one stage on one batch and write its outcome down."""
-        natural = (replace(spec, attack=AttackSpec()).key(), unit)  # any attack has the same
-        if stage == NATURAL and natural in self.shared:
-            known: BatchOutcome = self.shared[natural]
-            self._folder(spec).save(known, None)
-            return known
-        outcome, points = self.worker.carry_out(self._task(spec, stage, unit))
-        self._folder(spec).save(outcome, points)
-        if stage == NATURAL:
-            self.shared[natural] = outcome
-        return outcome
+    def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
+        """Carry out one stage on some batches; yield the outcomes once they are written down."""
+        natural = replace(spec, attack=AttackSpec()).key()  # any attack has the same
+        left = []
+        for unit in units:
+            known = self.shared.get((natural, unit)) if stage == NATURAL else None
+            if known is None:
+                left.append(unit)
+            else:
+                self._folder(spec).save(known, None)
+                yield known
+        tasks = (self._task(spec, stage, unit) for unit in left)
+        for outcome, points in self.executor.map(tasks):
+            self._folder(spec).save(outcome, points)
+            if stage == NATURAL:
+                self.shared[natural, outcome.index] = outcome
+            yield outcome
 
     def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
         """Gather what one stage on one batch takes over from the stages before it."""
@@ -242,10 +253,10 @@ class Evaluation:
         finally:
             counter.listen = lambda: None
 
-    def _tell(self, done: int, units: int, outcomes: Sequence[BatchOutcome]) -> None:
+    def _tell(self, units: int, outcomes: Sequence[BatchOutcome]) -> None:
         if self.progress is not None:
             flags = [flag for outcome in outcomes for flag in outcome.correct]
-            self.progress.unit_done(done, units, sum(flags), len(flags))
+            self.progress.unit_done(len(outcomes), units, sum(flags), len(flags))
 
 
 def baseline_of(spec: EvalSpec) -> EvalSpec:

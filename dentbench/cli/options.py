@@ -262,7 +262,47 @@ Batching = Annotated[
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every attack.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        "--devices",
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N; several with commas have a worker each.",
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where batches are worked on: here, or by Ray (pip install 'dentbench[ray]').",
+    ),
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        metavar="N",
+        help="Batches worked on at a time, each in a process. Default: one per device.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads per worker. Default: torch's choice; of several workers, equal shares.",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster that is there, or auto. Default: one is started for the run.",
+    ),
+]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]
 Cache = Annotated[
     Path | None,

@@ -20,6 +20,7 @@ from dentbench.spec import DentSpec, EvalSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dentbench.executor import Placement
     from dentbench.loading import Source
     from dentbench.outcome import Record
     from dentbench.runner import RunOptions
@@ -39,6 +40,10 @@ class How:
 
     results: Path
     device: str
+    executor: str = "local"
+    workers: int | None = None
+    threads: int | None = None
+    address: str | None = None
     cache: Path | None = None
     mirrors: tuple[str, ...] = ()
     offline: bool = False
@@ -60,7 +65,7 @@ def carry_out(studies: Sequence[Study], how: How) -> Finished:
     bring_lacking(studies, Request(**where))
     source = Source(**where)
     if how.dry_run:
-        show_estimates(studies, source, how.device)
+        show_estimates(studies, source, how)
         raise typer.Exit
     options = run_options(how)
     return [(study, run(study, source, options)) for study in studies]
@@ -73,7 +78,7 @@ def run_options(how: How) -> RunOptions:
     _check_writable(how.results)
     return RunOptions(
         results=how.results,
-        device=_device(how.device),
+        placement=_placement(how),
         fresh=how.fresh,
         save_adversarial=how.save_adversarial,
         measure_time=how.measure_time,
@@ -93,6 +98,24 @@ def _check_writable(results: Path) -> None:
             f"results folder {results} cannot be written ({error.strerror}); choose another one "
             "with --results"
         ) from error
+
+
+def _placement(how: How) -> Placement:
+    """Return where the work is done, once its devices are known to be there."""
+    from dentbench.executor import Placement
+
+    placement = Placement(
+        executor=how.executor,
+        devices=tuple(_device(name.strip()) for name in how.device.split(",")),
+        workers=how.workers,
+        threads=how.threads,
+        address=how.address,
+    )
+    if placement.threads is not None:
+        import torch
+
+        torch.set_num_threads(placement.threads)
+    return placement
 
 
 def _device(name: str) -> str:
@@ -133,7 +156,7 @@ def run(study: Study, source: Source, options: RunOptions) -> list[Record]:
         return run_study(study, source, options, progress)
 
 
-def show_estimates(studies: Sequence[Study], source: Source, device: str) -> None:
+def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
     """Print what would run and what it would cost at most; attack nothing, write nothing."""
     from rich.console import Console
 
@@ -147,7 +170,7 @@ def show_estimates(studies: Sequence[Study], source: Source, device: str) -> Non
 
     rows: list[list[object]] = []
     for study in studies:
-        options = RunOptions(results=Path(), device=_device(device))
+        options = RunOptions(results=Path(), placement=_placement(how))
         evaluation, specs = prepare(study, source, options)
         for spec in specs:
             for part in estimate(evaluation, spec, study.protocols):

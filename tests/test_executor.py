@@ -1,0 +1,152 @@
+"""Whoever carries the tasks out, and however often one dies at it: the same outcomes."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dentbench import executor
+from dentbench.checkpoint import RunFolder
+from dentbench.errors import SpecError, WorkerError
+from dentbench.executor import Placement
+from dentbench.runner import Evaluation, RunOptions
+from dentbench.spec import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
+from dentbench.worker import Subject
+
+BATCHES = 5
+RAY = Placement(executor="ray", workers=2, threads=1)
+LOCAL = Placement(workers=2, threads=1)
+
+
+class Net(nn.Module):
+    """A small network; where ``dies`` names a file that is not there, it makes it and dies."""
+
+    def __init__(self, dies: Path | None = None, always: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+        self.dies = dies
+        self.always = always
+        self.born = os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mortal = self.dies and os.getpid() != self.born and len(x) > 1
+        if self.dies and mortal and (self.always or not self.dies.exists()):
+            self.dies.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+def evaluated(results: Path, placement: Placement, network: nn.Module | None = None) -> Any:
+    """Run a static and a coupled and a separable dent; return all that is on disk of it."""
+    torch.manual_seed(1)
+    images, network = torch.rand(4 * BATCHES - 1, 3, 6, 6), network or Net()
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    static = EvalSpec(
+        model=ModelSpec(name="net", sha256="0" * 64),
+        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=len(images)),
+        batches=BatchPlan(size=4),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3),
+    )
+    defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
+    specs = [static, *(replace(static, defense=defense) for defense in defenses)]
+    options = RunOptions(results=results, placement=placement)
+    evaluation = Evaluation(Subject(network=network, images=images, labels=labels), options)
+    protocols = ["published", "transfer", "surrogate"]
+    evaluation.run(specs, protocols)
+    found = {}
+    for spec in specs:
+        for stage in ("natural", *(protocols if spec.defense else ["published"])):
+            for unit in range(BATCHES):
+                folder = RunFolder(results, spec)
+                outcome, points = folder.load(stage, unit), folder.points(stage, unit)
+                assert outcome is not None
+                stored = None if points is None else points.tobytes()
+                found[spec.label, stage, unit] = asdict(replace(outcome, seconds=0)), stored
+    return found
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return evaluated(tmp_path_factory.mktemp("serial"), Placement())
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
+def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
+    assert evaluated(tmp_path, placement) == serial
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_ray_leaves_the_same_bits(workers: int, serial: Any, tmp_path: Path, ray: Any) -> None:
+    assert evaluated(tmp_path, replace(RAY, workers=workers)) == serial
+
+
+@pytest.mark.parametrize("placement", [LOCAL, RAY])
+def test_a_death_costs_nothing(
+    placement: Placement, serial: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if placement is RAY:
+        request.getfixturevalue("ray")
+    marker = tmp_path / "died"
+    assert evaluated(tmp_path / "results", placement, Net(marker)) == serial
+    assert marker.exists()
+
+
+def test_a_network_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="died 4 times"):
+        evaluated(tmp_path / "results", LOCAL, Net(tmp_path / "died", always=True))
+
+
+def test_a_network_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    network = Net()
+    network.hook = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(WorkerError, match="cannot be sent"):
+        evaluated(tmp_path, LOCAL, network)
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(executor.importlib, "import_module", missing)
+    with pytest.raises(SpecError, match=r"pip install 'dentbench\[ray\]'"):
+        evaluated(tmp_path, RAY)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"executor": "slurm"}, "executor is 'slurm'"),
+        ({"workers": 0}, "workers is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"address": "auto"}, "needs --executor ray"),
+    ],
+)
+def test_bad_placements_are_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Placement(**bad)
