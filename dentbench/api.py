@@ -46,6 +46,7 @@ def evaluate(
     protocol_settings: ProtocolSpec | None = None,
     batch_size: int = 128,
     seed: int = 0,
+    precision: str = "fp32",
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     expect_clean: float | None = None,
     name: str = "my model",
@@ -86,6 +87,7 @@ def evaluate(
         batches=BatchPlan(size=batch_size),
         attack=AttackSpec() if attack is None else attack,
         seed=seed,
+        precision=precision,
     )
     subject = Subject(
         network=network,

@@ -1,4 +1,4 @@
-"""How a network is computed, where that is free to choose: the layout of its memory.
+"""How a network is computed, where that is free to choose: its memory's layout, and precision.
 
 Measured on processors, forward and gradient take about 0.85 of the time in channels_last, on the
 embedded networks and on a ResNet-18 alike. The choice is a rule, not a timed probe: a probe could
@@ -8,6 +8,8 @@ choose otherwise when a run is resumed, and the last bits of its logits with it.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +22,8 @@ def prepared(network: nn.Module, device: torch.device, images: Tensor) -> nn.Mod
     convolutions are laid out channels_last where that is faster and the network can be run so.
     """
     network = network.to(device).eval().requires_grad_(False)
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # it is by default, and fp32 is to mean fp32
     if device.type == "cpu" and _runs_channels_last(network, images.to(device)):
         network = network.to(memory_format=torch.channels_last)
     return network
@@ -40,3 +44,33 @@ def _runs_channels_last(network: nn.Module, images: Tensor) -> bool:
     except Exception:  # whatever it is: the plain layout tells it in its own place
         return False
     return True
+
+
+class Bfloat16(nn.Module):
+    """A network (B, C, H, W) -> (B, classes) in automatic mixed precision; its logits are float32.
+
+    Convolutions and matrix products compute in bfloat16, 8 bits of precision; what is sensitive to
+    that stays in float32 (PyTorch, https://pytorch.org/docs/stable/amp.html).
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's logits."""
+        with torch.autocast(x.device.type, torch.bfloat16):
+            logits: Tensor = self.network(x)
+        return logits.float()
+
+
+@contextmanager
+def tensor_float32(allowed: bool) -> Iterator[None]:
+    """Let a GPU's convolutions and matrix products use TensorFloat-32, 10 bits, or forbid it."""
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = cudnn.allow_tf32, matmul.allow_tf32
+    cudnn.allow_tf32 = matmul.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        cudnn.allow_tf32, matmul.allow_tf32 = before

@@ -59,6 +59,7 @@ def prepare(
         defense=None,
         attack=study.attacks[0],
         seed=study.seed,
+        precision=study.precision,
     )
     defenses = [None, *(defense for defense in study.defenses if defense is not None)]
     settings = study.protocol_settings

@@ -31,7 +31,8 @@ class BatchOutcome:
     single-image passes through the network; ``seconds`` is wall-clock time.
 
     In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
-    judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``details``:
+    judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
+    many images a lower precision, where the attack computed in one, judges otherwise. ``details``:
     further numbers of the protocol.
     """
 
@@ -44,6 +45,7 @@ class BatchOutcome:
     backwards: int
     seconds: float
     judged: tuple[bool, ...] = ()
+    changed: int | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -102,6 +104,7 @@ class Record:
     eps: str = column("radius of the threat model, exact")
     batch_size: int = column("images per declared batch")
     batching: str = column("declared, or autoattack for AutoAttack's own packing")
+    precision: str = column("what attacks compute in: fp32, tf32 or bf16; judged in fp32", "fp32")
     protocol: str = column("protocols run, separated by spaces")
     protocol_settings: str | None = column("settings of the protocols, JSON object")
     skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
@@ -113,6 +116,9 @@ class Record:
     by_protocol: str = column("images right under each protocol, JSON object")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
+    rechecked: str | None = column(
+        "images that fp32 judged otherwise than the attack's lower precision, by stage, JSON object"
+    )
     gained: int | None = column("images right in the worst case here, wrong for the static model")
     lost: int | None = column("images wrong in the worst case here, right for the static model")
     natural_given_correct: int | None = column(
@@ -165,6 +171,7 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "eps": format_eps(attack.eps),
         "batch_size": spec.batches.size,
         "batching": spec.batches.batching,
+        "precision": spec.precision,
         "protocol_settings": spec.protocols.settings_json if spec.defense else None,
         "seed": spec.seed,
     }
@@ -229,12 +236,21 @@ def summarize(
             else None
         ),
         "broken_by": json.dumps(dict(sorted(broken.items()))),
+        "rechecked": _rechecked(stages),
         "gained": None if static is None else sum(map(_gained, worst, static)),
         "lost": None if static is None else sum(map(_gained, static, worst)),
         "forwards": sum(outcome.forwards for outcome in everything),
         "backwards": sum(outcome.backwards for outcome in everything),
         "seconds": round(sum(outcome.seconds for outcome in everything), 3),
     }
+
+
+def _rechecked(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
+    """Return how many images a lower precision judged otherwise, by stage; None in fp32."""
+    found = {name: [outcome.changed for outcome in stage] for name, stage in stages.items()}
+    known = {name: [one for one in changed if one is not None] for name, changed in found.items()}
+    counts = {name: sum(changed) for name, changed in known.items() if changed}
+    return json.dumps(counts) if counts else None
 
 
 def _gained(ours: bool, theirs: bool) -> bool:

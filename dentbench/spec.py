@@ -45,6 +45,7 @@ __all__ = [
 
 MODES: Final = ("static", "batch", "instance")
 NORMS: Final = ("Linf", "L2", "L1")
+PRECISIONS: Final = ("fp32", "tf32", "bf16")
 BATCHINGS: Final = ("declared", "autoattack")
 ORDERS: Final = ("given", "label-windows:N")
 
@@ -189,7 +190,8 @@ class EvalSpec:
     """Everything that determines one record; ``defense`` is None for the static model.
 
     Beside dent's spec it may be another defense's: both have ``mode``, ``steps`` and
-    ``separable``.
+    ``separable``. ``precision``: what attacks compute in, one of :data:`PRECISIONS`; their points
+    are judged in fp32 always.
     """
 
     model: ModelSpec
@@ -199,9 +201,11 @@ class EvalSpec:
     attack: AttackSpec = AttackSpec()
     protocols: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         require_count("seed", self.seed, 0)
+        require_choice("precision", self.precision, PRECISIONS)
         if self.defense is None:  # no protocol's settings change what the static model is
             object.__setattr__(self, "protocols", ProtocolSpec())
 

@@ -69,6 +69,7 @@ class Study:
     protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
     protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
+    precision: str = "fp32"
     notes: tuple[str, ...] = ()
 
 
@@ -92,6 +93,7 @@ class Request:
     protocols: Sequence[str] = ()
     protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
+    precision: str = "fp32"
 
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
         """Return the attacks on one model: one for each threat model, the same but for that.
@@ -138,6 +140,7 @@ def make_studies(
             protocols=protocols,
             protocol_settings=request.protocol_settings,
             seed=request.seed,
+            precision=request.precision,
             notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
         )
         check_model(study)

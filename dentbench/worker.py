@@ -22,8 +22,8 @@ from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
-from dentbench.engine import prepared
-from dentbench.errors import DataError, ModelError
+from dentbench.engine import Bfloat16, prepared, tensor_float32
+from dentbench.errors import DataError, ModelError, SpecError
 from dentbench.outcome import NATURAL, BatchOutcome
 from dentbench.spec import DataSpec, DefenseSpec, EvalSpec, derive_seed
 
@@ -83,6 +83,9 @@ class Worker:
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         self.defenders = Defenders(self.network, subject.images, given)
+        self._low = Defenders(
+            CountedNetwork(Bfloat16(network), self.counter), subject.images, given
+        )
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it.
@@ -91,6 +94,12 @@ class Worker:
         """
         return self.defenders.of(spec, unit)
 
+    def attacked(self, spec: EvalSpec) -> Defenders:
+        """Return the defenses as the attacks of a spec compute them: in its precision."""
+        if spec.precision == "tf32" and self.device.type != "cuda":
+            raise SpecError("precision is 'tf32', which only CUDA GPUs have; use fp32 or bf16")
+        return self._low if spec.precision == "bf16" else self.defenders
+
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
     ) -> Callable[[int], Classifier] | None:
@@ -98,7 +107,8 @@ class Worker:
         defense = spec.defense
         if defense is None or defense.steps < 2:
             return None
-        return lambda steps: self.classifier(replace(spec, defense=defense.with_steps(steps)), unit)
+        attacked = self.attacked(spec)
+        return lambda steps: attacked.of(replace(spec, defense=defense.with_steps(steps)), unit)
 
     def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
         """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points."""
@@ -110,15 +120,25 @@ class Worker:
         started = time.perf_counter()
         seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
         defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
+        changed = None
         if task.stage == NATURAL:
             points, judged = x, judge_in_batches(defense, x, y, spec.batches.size)
             result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
             correct = judged
         else:
-            situation = self._situation(task, x, y, defense)
-            result = load_protocol(task.stage)(situation)
-            points = ThreatModel.of(spec.attack).project(result.points, x)
-            judged = judge_in_batches(defense, points, y, spec.batches.size)
+            attacked = defense
+            if spec.precision != "fp32":
+                low = self.attacked(spec).of(spec, task.unit)
+                attacked = SeededDefense(low, seed, self.device)
+            situation = self._situation(task, x, y, attacked)
+            with tensor_float32(spec.precision == "tf32"):
+                result = load_protocol(task.stage)(situation)
+                points = ThreatModel.of(spec.attack).project(result.points, x)
+                found = judge_in_batches(attacked, points, y, spec.batches.size)
+            judged = found
+            if attacked is not defense:
+                judged = judge_in_batches(defense, points, y, spec.batches.size)
+                changed = int((judged != found).sum())
             correct = cascade.corrected(judged, situation.settled_by, result.elsewhere)
         outcome = BatchOutcome(
             stage=task.stage,
@@ -130,6 +150,7 @@ class Worker:
             backwards=self.counter.backwards - backwards,
             seconds=time.perf_counter() - started,
             judged=tuple(judged.tolist()),
+            changed=changed,
             details=result.details,
         )
         return outcome, points.cpu().numpy() if task.keep else None
@@ -150,7 +171,7 @@ class Worker:
             classes=self.classes,
             defense=defense,
             static_points=self._tensor(task.static_points),
-            network=self.network,
+            network=self.attacked(spec).network,
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),

@@ -45,6 +45,7 @@ def ablate(
     order: opt.Order = "given",
     batch_size: opt.BatchSize = 128,
     batching: opt.Batching = "declared",
+    precision: opt.Precision = "fp32",
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     executor: opt.Executor = "local",
@@ -121,6 +122,7 @@ def ablate(
             protocols=protocol or (),
             protocol_settings=parse_protocol_settings(protocol_set or (), cascade=not no_cascade),
             seed=seed,
+            precision=precision,
         )
         studies += make_studies(request, lambda card: ablation.choose_defenses(axes, card))
     finished = running.carry_out(

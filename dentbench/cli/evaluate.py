@@ -62,6 +62,7 @@ def evaluate(
     order: opt.Order = "given",
     batch_size: opt.BatchSize = 128,
     batching: opt.Batching = "declared",
+    precision: opt.Precision = "fp32",
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     executor: opt.Executor = "local",
@@ -126,6 +127,7 @@ def evaluate(
         protocols=protocol or (),
         protocol_settings=parse_protocol_settings(protocol_set or (), cascade=not no_cascade),
         seed=seed,
+        precision=precision,
     )
     if table is None:
         studies = make_studies(

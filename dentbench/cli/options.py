@@ -261,6 +261,15 @@ Batching = Annotated[
         "own packing of survivors.",
     ),
 ]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="fp32|tf32|bf16",
+        help="What attacks compute in; every image is judged in fp32 at the end, and the record "
+        "says how many changed. tf32 needs a CUDA GPU.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every attack.")]
 Device = Annotated[
     str,

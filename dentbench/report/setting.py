@@ -86,6 +86,8 @@ def slot_text(record: Record) -> str:
             odd.append(f"batches of {record.batch_size}")
         if (record.order or "given") != "given":
             odd.append(f"order {record.order}")
+    if record.precision != "fp32":
+        odd.append(f"attacked in {record.precision}")
     return ", ".join(odd)
 
 
