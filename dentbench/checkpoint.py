@@ -28,12 +28,31 @@ Points = NDArray[np.float32]
 _log = logging.getLogger(__name__)
 
 
+def run_path(results: Path, key: str) -> Path:
+    """Return the folder of a run by its key."""
+    return results / "runs" / key
+
+
+def read_note(results: Path, key: str, name: str) -> Any:
+    """Return what :meth:`RunFolder.save_note` wrote of a run, or None when it is not there.
+
+    Changes nothing. Raises :class:`~dentbench.errors.StoreError` for a file that cannot be read.
+    """
+    path = run_path(results, key) / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
 class RunFolder:
     """The checkpoint folder of one run; ``results`` is the results folder."""
 
     def __init__(self, results: Path, spec: EvalSpec) -> None:
         self.spec = spec
-        self.path = results / "runs" / spec.key()
+        self.path = run_path(results, spec.key())
 
     def clear(self) -> None:
         """Forget every outcome of this run."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dentbench import cascade, examine, store
+from dentbench import breakdown, cascade, examine, store
 from dentbench.attacks.base import Classifier, offers
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.cost import stage_passes
@@ -24,6 +24,7 @@ from dentbench.errors import DataError
 from dentbench.executor import Placement, make_executor
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
+from dentbench.picturing import keep_gallery
 from dentbench.provenance import provenance
 from dentbench.spec import (
     AttackSpec,
@@ -131,8 +132,19 @@ class Evaluation:
             **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
         )
+        self._keep_for_reports(spec, outcomes)
         store.append(self.options.results, record)
         return record
+
+    def _keep_for_reports(
+        self, spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]
+    ) -> None:
+        """Keep the counts by class and, where points are saved, a few images for the eye."""
+        labels = self.subject.labels.tolist()
+        found = breakdown.break_down(outcomes, labels, self.worker.classes)
+        breakdown.save(self._folder(spec), found)
+        if self.options.save_adversarial:
+            keep_gallery(self, spec, outcomes)
 
     def _natural_check(self, spec: EvalSpec) -> Check:
         """Compare the static model's natural accuracy with what it should be; may stop the run."""

@@ -88,6 +88,11 @@ def read(results_dir: str | Path) -> list[Record]:
     path = Path(results_dir) / RESULTS_FILE
     if not path.parent.is_dir():
         raise StoreError(f"there is no results folder {path.parent}")
+    return read_file(path)
+
+
+def read_file(path: Path) -> list[Record]:
+    """Return the records of a results file; none when it does not exist. Else as :func:`read`."""
     with _explained("read", path):
         whole, torn = _read_bytes(path)
         sheet = _parse(path, whole) if whole else None

@@ -27,6 +27,7 @@ LAYERS: Final = (
     ("defenses",),
     ("store", "provenance"),
     ("checkpoint",),
+    ("breakdown", "gallery"),
     ("report",),
     ("orchestration",),
     ("cli",),

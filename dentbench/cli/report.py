@@ -1,11 +1,12 @@
-"""``dentbench report``: the records as the paper's tables, in a terminal or as text."""
+"""``dentbench report``: the records as tables, charts or one page, in a terminal or as files."""
 
 from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,7 +24,7 @@ TERMINAL_ROWS = 200
 
 
 class Format(StrEnum):
-    """How a table is written."""
+    """How a report is written."""
 
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
@@ -39,6 +40,7 @@ class TableName(StrEnum):
     ONE = "1"
     TWO = "2"
     README = "readme"
+    PROTOCOLS = "protocols"
     ALL = "all"
 
 
@@ -52,52 +54,135 @@ SUFFIXES = {
 }
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which records: of a results folder, of models, of column values, all or the latest."""
+
+    results: Path
+    models: Sequence[str] = ()
+    conditions: Sequence[str] = ()
+    latest: bool = True
+
+
 def report(
     table: Annotated[
         TableName,
         typer.Option(
-            help="1 and 2: the paper's; readme: the released README's, both beside the published "
-            "numbers; all: one row per record."
+            metavar="NAME",
+            help="1 and 2: the paper's; readme: the released README's, all three beside the "
+            "published numbers; protocols: one row per attack on a defense; all: one row per "
+            "record.",
         ),
     ] = TableName.ALL,
     format: Annotated[
         Format | None,
         typer.Option(
-            help="Default: by --out's suffix, else terminal on a terminal and markdown in a pipe."
+            metavar="FORMAT",
+            help="terminal, markdown, latex, csv, json, or html: one page with verdicts, charts, "
+            "images and tables. Default: by --out's suffix, else terminal on a terminal and "
+            "markdown in a pipe.",
         ),
     ] = None,
     results: Annotated[Path, typer.Option(help="Results folder.", metavar="DIR")] = Path("results"),
     out: Annotated[
         Path | None, typer.Option(help="Write this file instead of printing.", metavar="FILE")
     ] = None,
+    figures: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write every chart into this folder, as pdf, svg and png, sized for a column of "
+            "a paper; needs matplotlib (pip install 'dentbench[figures]').",
+            metavar="DIR",
+        ),
+    ] = None,
     standalone: Annotated[
-        bool, typer.Option("--standalone", help="A whole document (latex, html).")
+        bool, typer.Option("--standalone", help="latex: a whole document, which compiles.")
+    ] = False,
+    fragment: Annotated[
+        bool, typer.Option("--fragment", help="html: the table alone, for a page of your own.")
+    ] = False,
+    cite: Annotated[
+        bool,
+        typer.Option("--cite", help=r"latex: \cite the sources; their entries: --bibtex."),
+    ] = False,
+    bibtex: Annotated[
+        bool, typer.Option("--bibtex", help="Print the BibTeX entries of --cite and end.")
     ] = False,
     model: Annotated[
         list[str] | None,
         typer.Option(help="Only this model, by name or its beginning; repeatable.", metavar="NAME"),
     ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only records with this value in a column of results.csv, such as mode=batch or "
+            "eps=8/255; repeatable.",
+            metavar="COLUMN=VALUE",
+        ),
+    ] = None,
     latest: Annotated[
         bool, typer.Option("--latest/--all-rows", help="Of equal runs only the last, or all rows.")
     ] = True,
+    compare: Annotated[
+        tuple[Path, Path] | None,
+        typer.Option(
+            help="Two results.csv files or folders: which accuracies changed beyond the interval.",
+            metavar="A.csv B.csv",
+        ),
+    ] = None,
 ) -> None:
     """Lay out the results: static beside dent beside published, with intervals and verdicts.
 
-    Examples: dentbench report; dentbench report --table 1 --format latex --standalone
-    --out table1.tex; dentbench report --model Carmon2019 --format csv.
+    Examples:
+
+    dentbench report
+
+    dentbench report --format html --out report.html
+
+    dentbench report --table 1 --format latex --standalone --out table1.tex
+
+    dentbench report --figures figures
+
+    dentbench report --where mode=batch --where eps=8/255 --format csv
+
+    dentbench report --compare old/results.csv new/results.csv
     """
     chosen = format or _default_format(out)
-    if standalone and chosen is Format.TERMINAL:
-        raise SpecError("standalone needs format latex or html, not terminal")
-    with _no_garbage_collection():
-        made = _read_table(results, table, model, latest)
-        if chosen is Format.TERMINAL:
-            _to_terminal(made, out)
-            return
-        from dentbench.report.render import render
+    _check(chosen, standalone=standalone, fragment=fragment, cite=cite)
+    if bibtex:
+        from dentbench.report.latex import bibliography
 
-        text = render(made, chosen.value, standalone=standalone)
-    _deliver(text, out)
+        return _deliver(bibliography(), out)
+    choice = Choice(results, model or (), where or (), latest)
+    with _no_garbage_collection():
+        if compare is not None:
+            made, page = _compared(*compare, choice), False
+        else:
+            records = _read(choice)
+            if figures is not None:
+                return _figures(choice, records, figures)
+            page = chosen is Format.HTML and not fragment
+            made = _table(choice, records, table)
+        if page:
+            text = _page(choice, records, made)
+        elif chosen is Format.TERMINAL:
+            return _to_terminal(made, out)
+        else:
+            from dentbench.report.render import render
+
+            text = render(made, chosen.value, standalone=standalone, cite=cite)
+    return _deliver(text, out)
+
+
+def _check(chosen: Format, *, standalone: bool, fragment: bool, cite: bool) -> None:
+    if standalone and chosen not in (Format.LATEX, Format.HTML):
+        raise SpecError(f"standalone needs format latex or html, not {chosen}")
+    if fragment and (chosen is not Format.HTML or standalone):
+        raise SpecError(
+            f"--fragment is of format html, not {'--standalone' if standalone else chosen}"
+        )
+    if cite and chosen is not Format.LATEX:
+        raise SpecError(f"--cite is of format latex, not {chosen}")
 
 
 @contextmanager
@@ -112,61 +197,74 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read_table(
-    results: Path, name: TableName, models: Collection[str] | None, latest: bool
-) -> Table:
+def _read(choice: Choice) -> list[Record]:
+    from dentbench.report import filters
     from dentbench.store import read
 
-    records = read(results)
+    records = read(choice.results)
     if not records:
-        raise StoreError(f"there are no results in {results} yet; run dentbench evaluate first")
-    return make_table(latest_records(records) if latest else records, name, models)
+        raise StoreError(
+            f"there are no results in {choice.results} yet; run dentbench evaluate first"
+        )
+    return filters.latest(records) if choice.latest else records
 
 
-def latest_records(records: Sequence[Record]) -> list[Record]:
-    """Return the last record of each run key, in the order of the file."""
-    last = {record.key: place for place, record in enumerate(records)}
-    return [record for place, record in enumerate(records) if last[record.key] == place]
+def _chosen(choice: Choice, records: Sequence[Record], *, statics: bool) -> list[Record]:
+    """Return the records chosen; ``statics``: with those that they were compared with."""
+    from dentbench.report import filters
+
+    found = filters.where(records, choice.conditions)
+    if choice.models:
+        models = filters.models_named(choice.models, records)
+        found = [one for one in found if one.model in models]
+    return filters.with_statics(found, records) if statics and choice.conditions else found
 
 
-def make_table(
-    records: Sequence[Record], name: TableName, models: Collection[str] | None = None
-) -> Table:
-    """Return the table of that name, of the given models only.
-
-    Raises :class:`~dentbench.errors.UnknownNameError` for a model that neither the results nor
-    the published numbers have, and StoreError where no record is left.
-    """
-    from dentbench.report import tables
+def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
+    """Return the table of that name; raises StoreError where no record is left for it."""
+    from dentbench.report import filters, tables
 
     makers = {
         TableName.ONE: tables.table1,
         TableName.TWO: tables.table2,
         TableName.README: tables.readme,
+        TableName.PROTOCOLS: tables.protocols,
         TableName.ALL: tables.all_records,
     }
-    wanted = _resolve(models, records) if models else None
-    made = makers[name](records, wanted)
+    models = filters.models_named(choice.models, records) if choice.models else None
+    every = Choice(choice.results, (), choice.conditions, choice.latest)
+    made = makers[name](_chosen(every, records, statics=name is not TableName.ALL), models)
     if not made.rows:
-        raise StoreError(f"there are no results of {', '.join(models or ())} for table {name}")
+        of = f" of {', '.join(choice.models)}" if choice.models else " of a defense"
+        raise StoreError(f"there are no results{of} for table {name}")
     return made
 
 
-def _resolve(names: Collection[str], records: Sequence[Record]) -> set[str]:
-    """Return the models that names or their beginnings stand for."""
-    from dentbench.registry import Registry
-    from dentbench.report.published import README, TABLE1
+def _page(choice: Choice, records: Sequence[Record], table: Table) -> str:
+    from dentbench.report.page import to_page
 
-    known: Registry[str] = Registry("model")
-    published = (row.model for table in (TABLE1, README) for row in table.rows)
-    for model in dict.fromkeys([*(record.model for record in records), *published]):
-        if model not in known:
-            known.add(model, model)
-    wanted: set[str] = set()
-    for name in names:
-        begun = [model for model in known if model.lower().startswith(name.lower())]
-        wanted.update([known[name]] if name in known or not begun else begun)
-    return wanted
+    return to_page(_chosen(choice, records, statics=True), [table], choice.results)
+
+
+def _figures(choice: Choice, records: Sequence[Record], folder: Path) -> None:
+    from dentbench.report.figures import draw
+
+    for path in draw(_chosen(choice, records, statics=True), choice.results, folder):
+        typer.echo(f"wrote {path}", err=True)
+
+
+def _compared(before: Path, after: Path, choice: Choice) -> Table:
+    from dentbench.report import filters
+    from dentbench.report.compare import compare
+    from dentbench.store import RESULTS_FILE, read_file
+
+    sides = []
+    for path in (before, after):
+        file = path / RESULTS_FILE if path.is_dir() else path
+        if not file.exists():
+            raise StoreError(f"there is no results file {file}")
+        sides.append(_chosen(choice, filters.latest(read_file(file)), statics=False))
+    return compare(sides[0], sides[1], names=(before, after))
 
 
 def _default_format(out: Path | None) -> Format:

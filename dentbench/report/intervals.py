@@ -69,3 +69,20 @@ def paired_difference(
     center = up - down
     half = _quantile(confidence) * math.sqrt((up + down - center * center) / (total + 2))
     return max(-1.0, center - half), min(1.0, center + half)
+
+
+def difference(
+    before: tuple[int, int], after: tuple[int, int], confidence: float = CONFIDENCE
+) -> tuple[float, float]:
+    """Return the interval of the second share minus the first, both ends in [-1, 1].
+
+    Each is a count and its total, of separate samples. Raises ``ValueError`` as :func:`wilson`
+    does. Source: Newcombe 1998, the hybrid score interval (his method 10).
+    """
+    (low_1, high_1), (low_2, high_2) = (wilson(*one, confidence) for one in (before, after))
+    share_1, share_2 = (count / total if total else 0.5 for count, total in (before, after))
+    gap = share_2 - share_1
+    return (
+        gap - math.hypot(share_2 - low_2, high_1 - share_1),
+        gap + math.hypot(high_2 - share_2, share_1 - low_1),
+    )

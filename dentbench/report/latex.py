@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from dentbench.report.numbers import Interval, Paired, Points
@@ -20,6 +21,18 @@ _SYMBOLS: Final = {
     "L2": r"$\ell_2$",
 }
 
+_CITED: Final = {
+    "arXiv 2105.08714": "wang2021fighting",
+    "arXiv 2202.13711": "croce2022evaluating",
+    "arXiv 2110.14735": "chen2022towards",
+    "arXiv 2301.12576": "wu2023uncovering",
+    "arXiv 1802.00420": "athalye2018obfuscated",
+    "arXiv 1707.07397": "athalye2018synthesizing",
+    "arXiv 1912.00049": "andriushchenko2020square",
+    "AutoAttack": "croce2020reliable",
+}
+"""What is cited where it is named, each with its key in ``references.bib``."""
+
 _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -27,17 +40,27 @@ _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage{booktabs}
 \usepackage{graphicx}
 \usepackage[a4paper,landscape,margin=15mm]{geometry}
-\begin{document}
-%s\end{document}
+%s\begin{document}
+%s%s\end{document}
+"""
+
+_BIBLIOGRAPHY: Final = r"""\bibliographystyle{plain}
+\bibliography{dentbench-references}
 """
 
 
-def to_latex(table: Table, standalone: bool = False) -> str:
+def bibliography() -> str:
+    """Return the BibTeX entries of everything that is cited."""
+    return Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
+
+
+def to_latex(table: Table, *, standalone: bool = False, cite: bool = False) -> str:
     """Return a ``table`` environment, or a document of it.
 
-    Needs booktabs and graphicx; T1 fonts and textcomp for straight quotes. A table wider than the
-    text is scaled down to it; one of more than ``LONG`` rows becomes several, a page each, under
-    one number.
+    ``cite``: the sources that it names are cited; a document then writes its own bibliography
+    file, for bibtex. Needs booktabs and graphicx; T1 fonts and textcomp for straight quotes. A
+    table wider than the text is scaled down to it; one of more than ``LONG`` rows becomes several,
+    a page each, under one number.
     """
     parts = [
         replace(table, rows=table.rows[start : start + LONG])
@@ -45,7 +68,21 @@ def to_latex(table: Table, standalone: bool = False) -> str:
     ] or [table]
     body = "".join(_float(table, part, number) for number, part in enumerate(parts))
     needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,booktabs,graphicx}"
-    return _DOCUMENT % body if standalone else f"{needs}\n{body}"
+    if cite:
+        body = _cited(body)
+    if not standalone:
+        return f"{needs}\n{body}"
+    if not cite:
+        return _DOCUMENT % ("", body, "")
+    file = f"\\begin{{filecontents*}}[overwrite]{{dentbench-references.bib}}\n{bibliography()}"
+    return _DOCUMENT % (f"{file}\\end{{filecontents*}}\n", body, _BIBLIOGRAPHY)
+
+
+def _cited(body: str) -> str:
+    """Return LaTeX with a citation after the first mention of each source."""
+    for name, key in _CITED.items():
+        body = body.replace(name, rf"{name}~\cite{{{key}}}", 1)
+    return body
 
 
 def _float(table: Table, part: Table, number: int) -> str:

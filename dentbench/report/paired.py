@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -19,6 +19,7 @@ from dentbench.report.cells import (
     natural_cell,
 )
 from dentbench.report.numbers import Percent, Points, Share
+from dentbench.report.pairs import by_images, static_for
 from dentbench.report.published import README, TABLE1, PairedRow, PairedTable
 from dentbench.report.table import Cell, Column, Table
 
@@ -67,19 +68,19 @@ def _paired_table(
     wanted = [row for row in table.rows if models is None or row.model in models]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [one for one in records if (one.mode, one.steps) in settings]
-    statics = _by_images(one for one in records if one.mode == "static")
+    statics = by_images(one for one in records if one.mode == "static")
     rows: list[list[object]] = []
     used: list[Record | None] = []
     for row in wanted:
         ours = best([one for one in defended if _slot(one) == _slot(row) and _fits(one)])
         alone = [one for group in statics.values() for one in group if one.model == row.model]
-        static = _static_for(ours, statics) or best([one for one in alone if _fits(one)])
+        static = static_for(ours, statics) or best([one for one in alone if _fits(one)])
         rows += _paired_rows(row, table.decimals, static, ours)
         used.append(ours)
     published = {_slot(row) for row in table.rows}
     rest = [r for r in defended if others(r) and not (_slot(r) in published and _fits(r))]
     for ours in _distinct(rest):
-        rows += _paired_rows(None, table.decimals, _static_for(ours, statics), ours)
+        rows += _paired_rows(None, table.decimals, static_for(ours, statics), ours)
         used.append(ours)
     notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
     if any(one and one.batching == "declared" and not one.separable for one in used):
@@ -110,25 +111,6 @@ def _distinct(records: Sequence[Record]) -> list[Record]:
         slot = (*_slot(one), one.dataset, *attack, setting.settings_text(one), one.batching)
         slots.setdefault(slot, []).append(one)
     return [found for group in slots.values() if (found := best(group)) is not None]
-
-
-def _images(record: Record) -> tuple[object, ...]:
-    """Return what a static record and its defense share: model, images, attack, threat model."""
-    attack = (record.attack, record.iterations, record.queries, record.targets)
-    return (record.model_sha256, record.data_sha256, record.norm, record.eps, *attack)
-
-
-def _by_images(records: Iterable[Record]) -> dict[tuple[object, ...], list[Record]]:
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for one in records:
-        groups.setdefault(_images(one), []).append(one)
-    return groups
-
-
-def _static_for(
-    record: Record | None, statics: dict[tuple[object, ...], list[Record]]
-) -> Record | None:
-    return best(statics.get(_images(record), ())) if record else None
 
 
 def _paired_rows(

@@ -21,24 +21,24 @@ from dentbench.report.table import Cell, Column, Table
 from dentbench.report.text import markdown, printable
 from dentbench.store import escape
 
-STANDALONE: Final = ("latex", "html")
-"""The formats that can be a whole document."""
 
-
-def render(table: Table, name: str, *, standalone: bool = False) -> str:
+def render(table: Table, name: str, *, standalone: bool = False, cite: bool = False) -> str:
     """Return a table in a format of :data:`FORMATS`, ending in a line end.
 
-    ``standalone``: a whole document instead of a fragment (LaTeX and HTML). Raises
-    :class:`~dentbench.errors.SpecError` for an unknown format or one that has no documents.
+    ``standalone``: a whole document instead of a fragment; ``cite``: with citations of the
+    sources; both are of LaTeX alone. Raises :class:`~dentbench.errors.SpecError` for an unknown
+    format or one that has neither.
     """
     if name not in FORMATS:
         raise SpecError(f"format is {name!r}; allowed: {', '.join(FORMATS)}")
-    if standalone and name not in STANDALONE:
-        raise SpecError(f"standalone needs format {' or '.join(STANDALONE)}, not {name}")
-    return FORMATS[name](table, standalone)
+    if name == "latex":
+        return to_latex(table, standalone=standalone, cite=cite)
+    if standalone or cite:
+        raise SpecError(f"standalone and cite are of format latex, not {name}")
+    return FORMATS[name](table)
 
 
-def to_markdown(table: Table, standalone: bool = False) -> str:
+def to_markdown(table: Table) -> str:
     """Return a GitHub-flavored Markdown table with title, caption and notes."""
     from tabulate import tabulate  # only this format needs it
 
@@ -62,7 +62,7 @@ def _markdown_cell(table: Table, cell: Cell) -> str:
     return markdown(cell.text) + _marks(table, cell, " [{}]")
 
 
-def to_csv(table: Table, standalone: bool = False) -> str:
+def to_csv(table: Table) -> str:
     """Return comma-separated values: percentages as digits, names safe for spreadsheets."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
@@ -78,7 +78,7 @@ def _plain(cell: Cell) -> str:
     return cell.value.plain() if isinstance(cell.value, Number) else escape(cell.text)
 
 
-def to_json(table: Table, standalone: bool = False) -> str:
+def to_json(table: Table) -> str:
     """Return a JSON object: title, caption, columns, rows by column title, and notes.
 
     A number is an object with its parts and its ``text``; a cell with footnotes has ``notes``.
@@ -103,8 +103,8 @@ def _json_cell(cell: Cell) -> Any:
     return {**parts, "text": cell.text, **({"notes": list(cell.notes)} if cell.notes else {})}
 
 
-def to_html(table: Table, standalone: bool = False) -> str:
-    """Return a ``figure`` element with the table and its notes, or a whole page."""
+def to_html(table: Table) -> str:
+    """Return a ``figure`` element with the table and its notes."""
     lines = ['<figure class="dentbench-table">', "<table>"]
     lines.append(f"<caption>{_html(table.title)}. {_html(table.caption)}</caption>")
     lines += ["<thead>", *_html_head(table.columns), "</thead>"]
@@ -127,31 +127,7 @@ def to_html(table: Table, standalone: bool = False) -> str:
     lines.append("<figcaption>")
     lines += [f"<p>{note}</p>" for note in notes]
     lines += ["</figcaption>", "</figure>"]
-    fragment = "\n".join(lines) + "\n"
-    return _PAGE.format(title=_html(table.title), body=fragment) if standalone else fragment
-
-
-_PAGE: Final = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; font-family: system-ui, sans-serif; }}
-body {{ margin: 1rem; }}
-figure {{ margin: 0; overflow-x: auto; }}
-table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-caption {{ text-align: left; font-weight: bold; padding-bottom: .5rem; }}
-th, td {{ padding: .2rem .6rem; text-align: left; vertical-align: top; }}
-thead, tbody {{ border-bottom: 1px solid; }}
-figcaption {{ font-size: .85rem; max-width: 60rem; }}
-</style>
-</head>
-<body>
-{body}</body>
-</html>
-"""
+    return "\n".join(lines) + "\n"
 
 
 def _html_head(columns: Sequence[Column]) -> list[str]:
@@ -187,7 +163,7 @@ def _marks(table: Table, cell: Cell, pattern: str) -> str:
     return pattern.format(",".join(sorted(table.footnotes[note] for note in cell.notes)))
 
 
-FORMATS: Final[Mapping[str, Callable[[Table, bool], str]]] = MappingProxyType(
+FORMATS: Final[Mapping[str, Callable[[Table], str]]] = MappingProxyType(
     {
         "markdown": to_markdown,
         "latex": to_latex,

@@ -63,7 +63,8 @@ def defense_title(record: Record) -> str:
     """Return a defended record's defense as a title: the mode and the steps of dent too."""
     if record.mode == OTHER:
         return record.defense
-    return f"{MODES[record.mode]} dent, {record.steps} steps"
+    plural = "" if record.steps == 1 else "s"
+    return f"{MODES[record.mode]} dent, {record.steps} step{plural}"
 
 
 def _odd_settings(record: Record) -> list[str]:

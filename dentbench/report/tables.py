@@ -16,10 +16,11 @@ from dentbench.report.cells import (
 )
 from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.paired import readme, table1
+from dentbench.report.protocols import protocols
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.verdict import kind_of
 
-__all__ = ["all_records", "readme", "summary", "table1", "table2"]
+__all__ = ["all_records", "protocols", "readme", "summary", "table1", "table2"]
 
 # --- one row per record ---------------------------------------------------------------------------
 

@@ -91,7 +91,7 @@ def test_markdown_is_the_default_in_a_pipe(results: Path) -> None:
         ("latex", "% needs"),
         ("csv", "model,data set,"),
         ("json", '{\n "title"'),
-        ("html", "<figure"),
+        ("html", "<!DOCTYPE html>"),
     ],
 )
 def test_formats(results: Path, form: str, start: str) -> None:
@@ -111,7 +111,7 @@ def test_tables(results: Path, table: str) -> None:
         ("t.tex", "% "),
         ("t.CSV", "model,"),
         ("t.json", "{"),
-        ("t.html", "<fig"),
+        ("t.html", "<!DOCTYPE html>"),
         ("t.txt", "All"),
         ("t", "**"),
     ],
@@ -150,6 +150,14 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
     [
         (["--model", "Carmen2019"], UnknownNameError, "did you mean Carmon2019Unlabeled"),
         (["--model", "Ding2020"], StoreError, "there are no results of Ding2020 for table all"),
+        (["--table", "protocols"], StoreError, "no results of a defense for table protocols"),
+        (["--where", "mode"], SpecError, "write COLUMN=VALUE, such as mode=instance"),
+        (["--where", "mde=static"], UnknownNameError, "did you mean mode"),
+        (["--where", "mode=batch"], StoreError, "no result has mode batch; there are: static"),
+        (["--where", "eps=x"], SpecError, "eps is 'x'"),
+        (["--fragment"], SpecError, "--fragment is of format html, not markdown"),
+        (["--cite", "--format", "csv"], SpecError, "--cite is of format latex, not csv"),
+        (["--compare", "{results}", "{results}/x.csv"], StoreError, "no results file"),
         (["--out", "{results}/no/folder/t.md"], StoreError, "cannot write"),
     ],
 )
@@ -159,6 +167,64 @@ def test_errors(
     with pytest.raises(error, match=message) as found:
         run("--results", results, *(one.format(results=results) for one in arguments))
     assert "\n" not in str(found.value) and found.value.exit_code == 2
+
+
+def test_where_keeps_the_records_of_a_value(results: Path) -> None:
+    def models(*conditions: str) -> list[str]:
+        options = [part for text in conditions for part in ("--where", text)]
+        return [
+            row["model"]
+            for row in json.loads(run("--results", results, "--format", "json", *options))["rows"]
+        ]
+
+    both = ["Carmon2019Unlabeled", "digits-robust"]
+    assert models("model=DIGITS-robust") == ["digits-robust"]
+    assert sorted(models("eps=0.150")) == both and sorted(models("eps=3/20")) == both
+    assert models("robust-correct=300") == ["digits-robust"]
+    assert models("mode=static", "model=Carmon2019Unlabeled") == ["Carmon2019Unlabeled"]
+    assert sorted(models("model=digits-robust", "model=carmon2019unlabeled")) == both
+
+
+def test_where_keeps_the_static_record_that_a_defended_one_needs(tmp_path: Path) -> None:
+    defended = record(
+        2,
+        mode="instance",
+        steps=6,
+        defense="dent",
+        gained=3,
+        lost=2,
+        robust_correct=348,
+        by_protocol='{"published": 400, "transfer": 348}',
+        protocol="published transfer",
+    )
+    store.append(tmp_path, record(1))
+    store.append(tmp_path, defended)
+    options = ("--results", tmp_path, "--where", "mode=instance")
+    page = run(*options, "--format", "html")
+    assert "static model has 67.8% (347/512)" in page
+    rows = json.loads(run(*options, "--table", "protocols", "--format", "json"))["rows"]
+    assert [row["protocol"] for row in rows] == [
+        "static model",
+        "published",
+        "transfer",
+        "worst case",
+    ]
+
+
+def test_compare(results: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    fewer = {"robust_correct": 200, "by_protocol": '{"published": 200}'}
+    store.append(other, replace(record(1), **fewer))
+    found = run("--compare", results, other / "results.csv", "--format", "json")
+    value = json.loads(found)
+    (row,) = value["rows"]
+    assert (row["cell"], row["before"]["count"], row["after"]["count"]) == ("published", 300, 200)
+    assert value["caption"].startswith("1 of 2 cells of 1 runs changed")
+    assert "Carmon2019Unlabeled" in " ".join(value["notes"])
+
+
+def test_bibtex(results: Path) -> None:
+    assert run("--bibtex").startswith("@article{wang2021fighting,")
 
 
 def test_no_results(tmp_path: Path) -> None:

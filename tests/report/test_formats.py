@@ -11,6 +11,8 @@ import html.parser
 import io
 import json
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -22,9 +24,11 @@ from rich.console import Console
 
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
-from dentbench.report import tables
+from dentbench.report import latex, tables
+from dentbench.report.compare import compare
 from dentbench.report.latex import LONG
 from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report.page import to_page
 from dentbench.report.render import FORMATS, render
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.terminal import print_table
@@ -35,6 +39,7 @@ TABLES = {
     "table1": tables.table1,
     "table2": tables.table2,
     "readme": tables.readme,
+    "protocols": tables.protocols,
     "all": tables.all_records,
 }
 HOSTILE = "\\{}_%&#$~^|<>\"'`[]*--,,=é中\u202e\x1b[31m\n\t\ud800"
@@ -65,8 +70,28 @@ def test_golden(records: list[Record], name: str, form: str) -> None:
 
 
 def test_golden_documents(records: list[Record]) -> None:
-    check("table1.page.html", render(tables.table1(records), "html", standalone=True))
     check("table1.document.tex", render(tables.table1(records), "latex", standalone=True))
+    cited = render(tables.protocols(records), "latex", standalone=True, cite=True)
+    check("protocols.cited.tex", cited)
+
+
+def test_golden_page(records: list[Record], tmp_path: Path) -> None:
+    check("page.html", to_page(records, [tables.table1(records)], tmp_path))
+
+
+def test_golden_comparison(records: list[Record], make_record: Callable[..., Record]) -> None:
+    changed = [replace(records[1], by_protocol='{"published": 8000, "transfer": 5963}')]
+    other = make_record(30, 100, {"published": 50}, model="Another", n=200)
+    found = compare(records, [*changed, other], (Path("old.csv"), Path("new.csv")))
+    check("compare.txt", in_terminal(found))
+    check("compare.md", render(found, "markdown"))
+
+
+def test_every_citation_has_an_entry(records: list[Record]) -> None:
+    keys = set(re.findall(r"@\w+\{(\w+),", latex.bibliography()))
+    assert set(latex._CITED.values()) == keys
+    text = render(tables.protocols(records), "latex", cite=True)
+    assert set(re.findall(r"\\cite\{(\w+)\}", text)) <= keys and text.count(r"\cite") == 3
 
 
 def test_golden_summary(records: list[Record]) -> None:
@@ -113,7 +138,7 @@ def test_latex_structure(records: list[Record], name: str, standalone: bool) -> 
     text = render(table, "latex", standalone=standalone)
     check_latex(text, len(table.columns))
     assert text.count(r"\begin{document}") == standalone
-    assert "siunitx" not in text and text.count(r"\toprule") == 1
+    assert "siunitx" not in text and text.count(r"\toprule") == -(-len(table.rows) // LONG)
 
 
 @given(st.lists(TEXT, min_size=2, max_size=4), st.sampled_from([1, LONG + 1]), st.integers(0, 2))
@@ -254,7 +279,7 @@ def test_what_is_refused(records: list[Record]) -> None:
     table = tables.table1(records)
     with pytest.raises(SpecError, match="format is 'pdf'; allowed: markdown, latex"):
         render(table, "pdf")
-    with pytest.raises(SpecError, match="standalone needs format latex or html, not csv"):
+    with pytest.raises(SpecError, match="standalone and cite are of format latex, not csv"):
         render(table, "csv", standalone=True)
     with pytest.raises(ValueError, match="row 0 of 't' has 2 cells for 1 columns"):
         Table.of("t", [Column("c")], [[1, 2]])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dentbench.report.intervals import mcnemar, paired_difference, wilson
+from dentbench.report.intervals import difference, mcnemar, paired_difference, wilson
 
 Z = 1.959963984540054
 
@@ -93,3 +93,23 @@ def test_paired_difference() -> None:
     for bad in ((-1, 0, 5), (3, 3, 5)):
         with pytest.raises(ValueError, match="cannot be"):
             paired_difference(*bad)
+
+
+@pytest.mark.parametrize(
+    ("after", "before", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((0, 10), (0, 10), -0.2775, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+        ((10, 10), (0, 10), 0.6075, 1.0000),
+    ],
+)
+def test_difference_against_newcombe(
+    after: tuple[int, int], before: tuple[int, int], low: float, high: float
+) -> None:
+    """Table II of Newcombe 1998 (Statistics in Medicine 17), method 10, all its examples."""
+    assert difference(before, after) == pytest.approx((low, high), abs=5e-5)

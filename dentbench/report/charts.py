@@ -1,0 +1,172 @@
+"""Pairs of records to charts: what each side has, every protocol, and curves over eps and steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+
+from dentbench.outcome import Record, eps_of
+from dentbench.report import setting
+from dentbench.report.chart import Bar, BarChart, Line, LineChart, Role
+from dentbench.report.numbers import Share
+from dentbench.report.pairs import Pair, representatives, series
+from dentbench.report.published import README, TABLE1
+from dentbench.spec import format_eps
+
+THREAT = ("Linf", Fraction(8, 255))
+"""The threat model of the published numbers that a marker shows."""
+
+
+def shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
+    """Return the pairs that have charts of their own: of a series over eps or steps only one."""
+    return representatives(pairs, [*_eps_series(pairs), *_steps_series(pairs)])
+
+
+def name_of(kind: str, record: Record) -> str:
+    """Return what to call a chart of a defended record where a file name is needed."""
+    threat = setting.threat_text(record.norm, eps_of(record))
+    about = f"{record.model} {threat} {setting.defense_name(record)} {record.mode}"
+    return f"{kind}-{re.sub('[^0-9A-Za-z.]+', '-', about)}-{record.key[:8]}"
+
+
+def heading(record: Record) -> str:
+    """Return what a defended record is about: model, threat model and defense."""
+    threat = setting.threat_text(record.norm, eps_of(record))
+    return f"{record.model}, {threat}, {setting.defense_title(record)}"
+
+
+def subheading(record: Record) -> str:
+    """Return the rest of what a reader must know: data set, images, attack, settings."""
+    attack = setting.attack_departures(record) or (record.attack_label,)
+    parts = (f"{record.dataset}, {record.n:,} images", *attack, setting.settings_text(record))
+    return "; ".join(filter(None, parts))
+
+
+def accuracies(pair: Pair) -> BarChart:
+    """Return natural accuracy, static and defended, and robust accuracy beside published."""
+    static, defended = pair.static, pair.defended
+    counts, n = defended.protocol_counts, defended.n
+    told = _percentages(defended)
+    who = setting.defense_name(defended)
+    bars = [
+        _bar("static, natural", static.natural_correct, n, "natural", told[0]),
+        _bar(f"{who}, natural", defended.natural_correct, n, "natural", told[1]),
+        _bar("static, attacked", static.robust_correct, n, "static", told[2]),
+    ]
+    if setting.PUBLISHED in counts:
+        bars.append(_bar(f"{who}, published", counts[setting.PUBLISHED], n, "published", told[3]))
+    bars.append(_bar(f"{who}, worst case", defended.robust_correct, n, "worst"))
+    reference = Share(static.robust_correct, n)
+    name = name_of("accuracy", defended)
+    return BarChart(name, heading(defended), subheading(defended), tuple(bars), reference)
+
+
+def protocols(pair: Pair) -> BarChart:
+    """Return the images right under each protocol and under all of them, static as reference."""
+    static, defended = pair.static, pair.defended
+    bars = [
+        _bar(name, count, defended.n, "published" if name == setting.PUBLISHED else "other")
+        for name, count in defended.protocol_counts.items()
+    ]
+    bars.append(_bar("worst case", defended.robust_correct, defended.n, "worst"))
+    reference = Share(static.robust_correct, static.n)
+    name = name_of("protocols", defended)
+    return BarChart(name, heading(defended), subheading(defended), tuple(bars), reference)
+
+
+def _bar(label: str, count: int, total: int, role: Role, published: float | None = None) -> Bar:
+    return Bar(label, Share(count, total), role, published)
+
+
+def _percentages(record: Record) -> tuple[float | None, ...]:
+    """Return the published accuracies that a record may stand beside: static and dent, twice."""
+    slot = (record.mode, record.steps, record.model)
+    rows = (row for table in (TABLE1, README) for row in table.rows)
+    row = next((row for row in rows if (row.mode, row.steps, row.model) == slot), None)
+    if row is None or not setting.comparable(record, *THREAT):
+        return (None,) * 4
+    return row.natural_static, row.natural_dent, row.adversarial_static, row.adversarial_dent
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def over_eps(pairs: Sequence[Pair]) -> list[LineChart]:
+    """Return robust accuracy over eps for every series of pairs that differ in eps alone."""
+    return [_eps_chart(group) for group in _eps_series(pairs)]
+
+
+def over_steps(pairs: Sequence[Pair]) -> list[LineChart]:
+    """Return robust accuracy over dent's steps for every series that differs in them alone."""
+    return [_steps_chart(group) for group in _steps_series(pairs)]
+
+
+def _eps_series(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    return series(pairs, "eps", eps_of)
+
+
+def _steps_series(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    return series(pairs, "steps", lambda record: record.steps)
+
+
+def _eps_chart(group: Sequence[Pair]) -> LineChart:
+    record = group[-1].defended
+    ticks = tuple((float(eps_of(one.defended)), format_eps(eps_of(one.defended))) for one in group)
+    title = f"{record.model}, {setting.defense_title(record)}"
+    return LineChart(
+        name_of("eps", record),
+        title,
+        subheading(record),
+        f"eps ({record.norm})",
+        ticks,
+        _lines(group, lambda one: float(eps_of(one)), ("static", "published", "worst")),
+    )
+
+
+def _steps_chart(group: Sequence[Pair]) -> LineChart:
+    record = group[-1].defended
+    ticks = tuple((float(one.defended.steps or 0), str(one.defended.steps)) for one in group)
+    threat = setting.threat_text(record.norm, eps_of(record))
+    title = f"{record.model}, {threat}, {setting.defense_name(record)} over steps"
+    return LineChart(
+        name_of("steps", record),
+        title,
+        subheading(record),
+        "adaptation steps",
+        ticks,
+        _lines(
+            group, lambda one: float(one.steps or 0), ("natural", "static", "published", "worst")
+        ),
+    )
+
+
+def _lines(
+    group: Sequence[Pair], place: Callable[[Record], float], roles: Sequence[Role]
+) -> tuple[Line, ...]:
+    who = setting.defense_name(group[0].defended)
+    labels = {
+        "natural": f"{who}, natural",
+        "static": "static, attacked",
+        "published": f"{who}, published",
+        "worst": f"{who}, worst case",
+    }
+    lines = []
+    for role in roles:
+        points = [(place(one.defended), _share(one, role)) for one in group]
+        known = tuple((x, share) for x, share in points if share is not None)
+        if known:
+            lines.append(Line(labels[role], role, known))
+    return tuple(lines)
+
+
+def _share(pair: Pair, role: Role) -> Share | None:
+    defended, counts = pair.defended, pair.defended.protocol_counts
+    found: dict[Role, int | None] = {
+        "natural": defended.natural_correct,
+        "static": pair.static.robust_correct,
+        "published": counts.get(setting.PUBLISHED),
+        "worst": defended.robust_correct,
+    }
+    count = found[role]
+    return None if count is None else Share(count, defended.n)

@@ -1,0 +1,87 @@
+"""Which records a report is of: the last of equal runs, models by name, columns by value."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from dentbench.errors import SpecError, StoreError
+from dentbench.outcome import Record, column_names
+from dentbench.registry import SHOWN, Registry
+from dentbench.report.pairs import pair_up
+from dentbench.report.published import README, TABLE1
+from dentbench.spec import parse_eps
+from dentbench.store import to_row
+
+COLUMNS: Final[Registry[int]] = Registry("column")
+"""The columns that ``--where`` takes, each with its place in a row."""
+
+for _place, _name in enumerate(column_names()):
+    COLUMNS.add(_name, _place)
+
+
+def latest(records: Sequence[Record]) -> list[Record]:
+    """Return the last record of each run key, in the order of the file."""
+    last = {record.key: place for place, record in enumerate(records)}
+    return [record for place, record in enumerate(records) if last[record.key] == place]
+
+
+def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
+    """Return the records that fulfil conditions written as "column=value".
+
+    Of one column given more than once any value will do; eps is compared as an exact number,
+    every other value as it is written in the results file, letters of either case. Raises
+    :class:`~dentbench.errors.SpecError` for what is no condition and
+    :class:`~dentbench.errors.StoreError` where no record is left.
+    """
+    wanted: dict[str, set[str]] = {}
+    for text in conditions:
+        name, equals, value = (part.strip() for part in text.partition("="))
+        if not equals or not name:
+            raise SpecError(f"--where {text!r}: write COLUMN=VALUE, such as mode=instance")
+        column = COLUMNS.canonical(name.replace("-", "_"))
+        wanted.setdefault(column, set()).add(_comparable(column, value))
+    for column, values in wanted.items():
+        place = COLUMNS[column]
+        found = {id(one): _comparable(column, to_row(one)[place]) for one in records}
+        left = [one for one in records if found[id(one)] in values]
+        if not left:
+            known = sorted(set(found.values()))
+            more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+            there = ", ".join(value or "nothing" for value in known[:SHOWN]) + more
+            raise StoreError(
+                f"no result has {column} {' or '.join(sorted(values))}; there are: {there}"
+            )
+        records = left
+    return list(records)
+
+
+def _comparable(column: str, value: str) -> str:
+    if column == "eps":
+        return str(parse_eps(value))
+    return value.lower()
+
+
+def with_statics(chosen: Sequence[Record], records: Sequence[Record]) -> list[Record]:
+    """Return the records chosen and the static ones that they were compared with, in order."""
+    ids = {id(one) for one in chosen}
+    ids |= {id(pair.static) for pair in pair_up(records) if id(pair.defended) in ids}
+    return [one for one in records if id(one) in ids]
+
+
+def models_named(names: Collection[str], records: Sequence[Record]) -> set[str]:
+    """Return the models that names or their beginnings stand for.
+
+    Raises :class:`~dentbench.errors.UnknownNameError` for one that neither the records nor the
+    published numbers have.
+    """
+    known: Registry[str] = Registry("model")
+    published = (row.model for table in (TABLE1, README) for row in table.rows)
+    for model in dict.fromkeys([*(record.model for record in records), *published]):
+        if model not in known:
+            known.add(model, model)
+    wanted: set[str] = set()
+    for name in names:
+        begun = [model for model in known if model.lower().startswith(name.lower())]
+        wanted.update([known[name]] if name in known or not begun else begun)
+    return wanted

@@ -1,0 +1,77 @@
+"""The table of protocols: what each did to a defense, beside what it is and where it is from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.outcome import Record, eps_of
+from dentbench.report import setting
+from dentbench.report.cells import INTERVALS, WORST
+from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report.pairs import by_images, static_for
+from dentbench.report.table import Cell, Column, Table
+
+COLUMNS = (
+    Column("model"),
+    Column("defense"),
+    Column("protocol"),
+    Column("right", "right"),
+    Column("95% interval", "right"),
+    Column("minus static", "right"),
+    Column("what is done"),
+    Column("source"),
+)
+
+
+def protocols(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return a row for each protocol of each defended record, in the order in which they were run.
+
+    Protocols that could not attack a defense have a row too, with the reason.
+    """
+    records = [one for one in records if models is None or one.model in models]
+    statics = by_images(one for one in records if one.mode == "static")
+    rows: list[list[object]] = []
+    for one in records:
+        if one.mode != "static":
+            rows += _rows(one, static_for(one, statics))
+    return Table.of(
+        "Protocols",
+        COLUMNS,
+        rows,
+        caption="Accuracy in percent (images right/images) under each protocol.",
+        notes=(
+            WORST,
+            f"{INTERVALS} A protocol after the first two starts from the points found before it, "
+            "and its count includes what they broke.",
+        ),
+        stub=2,
+    )
+
+
+def _rows(record: Record, static: Record | None) -> list[list[object]]:
+    threat = setting.threat_text(record.norm, eps_of(record))
+    settings = setting.settings_text(record)
+    title = setting.defense_title(record) + (f", {settings}" if settings else "")
+    model = f"{record.model}, {record.dataset}, {threat}"
+    stub = [Cell(model, setting.attack_notes(record)), title]
+    base = None if static is None else Share(static.robust_correct, static.n)
+    rows: list[list[object]] = []
+    if base is not None:
+        about = "the static model itself is attacked"
+        rows.append([*stub, "static model", base, base.interval, None, about, None])
+    for name, count in record.protocol_counts.items():
+        card, share = PROTOCOLS[name], Share(count, record.n)
+        minus = None if base is None else Points(share.percent - base.percent)
+        rows.append([*stub, name, share, share.interval, minus, card.summary, card.source])
+    worst = Share(record.robust_correct, record.n)
+    paired = None
+    if record.gained is not None and record.lost is not None:
+        paired = Paired(record.gained, record.lost, record.n)
+    about = "right without an attack and under all of these"
+    rows.append([*stub, "worst case", worst, worst.interval, paired, about, None])
+    for name, reason in json.loads(record.skipped or "{}").items():
+        card = PROTOCOLS[name]
+        rows.append([*stub, name, "skipped", None, None, f"skipped: {reason}", card.source])
+    return rows

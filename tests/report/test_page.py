@@ -1,0 +1,280 @@
+"""The page: self-contained, escaped, whole; and what a real browser makes of it."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dentbench import breakdown, gallery
+from dentbench.breakdown import Breakdown
+from dentbench.gallery import Gallery
+from dentbench.outcome import Record
+from dentbench.report import charts, tables
+from dentbench.report.page import to_page
+from dentbench.report.pairs import pair_up
+from dentbench.report.svg import described, to_svg
+from dentbench.store import write_atomic
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+class Page(HTMLParser):
+    """What a browser would see: elements, their attributes, and the texts."""
+
+    EMPTY = {"meta", "img", "br", "link", "i"}
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.feed(text)
+        self.close()
+        assert not [tag for tag in self.open if tag not in self.EMPTY]
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+        if tag not in self.EMPTY:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, {name: value or "" for name, value in attrs}))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.EMPTY:
+            assert self.open.pop() == tag
+
+    def named(self, tag: str) -> list[dict[str, str]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+@pytest.fixture
+def results(tmp_path: Path, records: list[Record]) -> Path:
+    """A folder with what the run of the seventh record kept: three classes, two images."""
+    defended = records[6]
+    run = tmp_path / "runs" / defended.key
+    run.mkdir(parents=True)
+    found = Breakdown(
+        images=(200, 212, 100),
+        right={
+            "natural": (200, 205, 100),
+            "published": (150, 152, 100),
+            "transfer": (149, 150, 50),
+            "worst": (149, 150, 50),
+        },
+        broken={"published": {"apgd-ce": (50, 50, 0), "apgd-t": (0, 3, 0)}, "transfer": {}},
+        first={
+            "natural": (0, 7, 0),
+            "published": (50, 53, 0),
+            "transfer": (1, 2, 50),
+            "survives": (149, 150, 50),
+        },
+    )
+    write_atomic(run / "breakdown.json", json.dumps(vars(found)))
+    pictures = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
+    kept = Gallery(
+        index=np.array([3, 5]),
+        label=np.array([1, 2]),
+        protocol=np.array(["transfer", "published"]),
+        survives=np.array([False, True]),
+        clean=pictures,
+        adversarial=pictures,
+        difference=pictures,
+        blurred_clean=pictures[:0],
+        blurred=pictures[:0],
+        predicted=np.array([[1, 1, 0, 0], [2, 2, 2, 2]]),
+        confidence=np.full((2, 4), 0.75, np.float32),
+    )
+    gallery.save(tmp_path, defended.key, kept)
+    return tmp_path
+
+
+@pytest.fixture
+def text(records: list[Record], results: Path) -> str:
+    return to_page(records, [tables.all_records(records)], results)
+
+
+def test_the_page_needs_nothing_and_runs_nothing(text: str) -> None:
+    page = Page(text)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
+    assert not re.findall(r"https?://|url\(|@import", text)
+    assert all(one["src"].startswith("data:image/png;base64,") for one in page.named("img"))
+    (policy,) = [one for one in page.named("meta") if "http-equiv" in one]
+    assert policy["content"].startswith("default-src 'none'")
+
+
+def test_every_link_has_its_place_and_every_id_is_one(text: str) -> None:
+    page = Page(text)
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids))
+    assert {one["href"].removeprefix("#") for one in page.named("a")} <= set(ids)
+
+
+def test_every_picture_and_chart_is_told_in_words(text: str) -> None:
+    page = Page(text)
+    assert len(page.named("img")) == 6 and all(one["alt"] for one in page.named("img"))
+    charts_ = page.named("svg")
+    assert charts_ and all(one["role"] == "img" and one["aria-label"] for one in charts_)
+    assert "static, attacked: 67.8% (347/512), 95% interval 63.6-71.7." in text
+
+
+def test_headings_are_in_order_and_tables_have_heads(text: str) -> None:
+    levels = [int(tag[1]) for tag, _ in Page(text).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert all(one["scope"] for one in Page(text).named("th"))
+
+
+def test_the_verdicts_come_first_and_as_the_rule_says(text: str, records: list[Record]) -> None:
+    first = html.unescape(text[: text.index("<svg viewBox")])
+    assert all(pair.verdict.sentence in first for pair in pair_up(records))
+
+
+def test_names_are_never_markup(make_record: Callable[..., Record], tmp_path: Path) -> None:
+    name = "<script>alert(1)</script>\"'{{ 7 * 7 }} onload=x \u202e"
+    static = make_record(1, 100, {"published": 50}, model=name, n=128, dataset=name)
+    dent = {"mode": "instance", "steps": 6, "gained": 1, "lost": 0, "blur": "none"}
+    defended = make_record(
+        2, 99, {"published": 60, "transfer": 51}, model=name, n=128, dataset=name, **dent
+    )
+    found = to_page([static, defended], [tables.all_records([static, defended])], tmp_path)
+    page = Page(found)
+    assert not page.named("script") and "{{ 7 * 7 }}" in found and "\u202e" not in found
+    assert not [names for _, names in page.tags if "onload" in names]
+
+
+def test_without_a_defense_there_is_no_verdict(records: list[Record], tmp_path: Path) -> None:
+    found = to_page(records[:1], [tables.all_records(records[:1])], tmp_path)
+    assert "No verdict" in found and not Page(found).named("svg")
+
+
+# --- curves ---------------------------------------------------------------------------------------
+
+
+def grid(records: list[Record]) -> list[Record]:
+    """The sixth and seventh record at three eps, and the latter at two more numbers of steps."""
+    static, dent = records[5], records[6]
+    found = []
+    for number, (eps, lost) in enumerate((("0", 0), ("0.1", 100), ("0.15", 158))):
+        right = 505 - lost
+        counts = {"robust_correct": right, "by_protocol": f'{{"published": {right}}}', "eps": eps}
+        found.append(replace(static, key=f"a{number:015}", **counts))
+        for steps in (6, 1, 3) if eps == "0.15" else (6,):
+            own = {
+                "robust_correct": right + 2,
+                "by_protocol": f'{{"published": {right + steps}, "transfer": {right + 2}}}',
+            }
+            key = f"b{number:010}{steps:05}"
+            found.append(replace(dent, key=key, steps=steps, gained=6, lost=4, eps=eps, **own))
+    return found
+
+
+def test_curves_are_the_series_that_differ_in_one_thing(records: list[Record]) -> None:
+    pairs = pair_up([*records[:4], *grid(records)])
+    (eps,), (steps,) = charts.over_eps(pairs), charts.over_steps(pairs)
+    assert [text for _, text in eps.ticks] == ["0", "0.1", "0.15"]
+    assert [text for _, text in steps.ticks] == ["1", "3", "6"]
+    static, published, worst = eps.lines
+    assert [share.count for _, share in static.points] == [505, 405, 347]
+    assert [share.count for _, share in published.points] == [511, 411, 353]
+    assert [share.count for _, share in worst.points] == [507, 407, 349]
+    assert [line.role for line in steps.lines] == ["natural", "static", "published", "worst"]
+    assert [share.count for _, share in steps.lines[2].points] == [348, 350, 353]
+
+
+def test_one_pair_stands_for_all_of_its_series(records: list[Record]) -> None:
+    shown = charts.shown_pairs(pair_up(grid(records)))
+    assert [(pair.defended.eps, pair.defended.steps) for pair in shown] == [("0.15", 6)]
+
+
+def test_a_chart_says_what_it_draws(records: list[Record]) -> None:
+    (chart,) = charts.over_eps(pair_up(grid(records)))
+    assert "static, attacked: 98.6% (505/512) at eps (Linf) 0, " in described(chart)
+    drawn = to_svg(chart)
+    assert drawn.count("<polyline") == 3 and drawn.count("NaN") == 0
+
+
+def test_published_numbers_are_marked_only_where_they_may_be_compared(
+    records: list[Record],
+) -> None:
+    by_key = {pair.defended.key: charts.accuracies(pair) for pair in pair_up(records)}
+    carmon = by_key[records[1].key]
+    assert [bar.published for bar in carmon.bars] == [89.7, 89.3, 59.5, 82.3, None]
+    assert not [bar.published for bar in by_key[records[8].key].bars if bar.published]
+
+
+# --- what a run kept ------------------------------------------------------------------------------
+
+
+def test_the_breakdown_and_the_images_are_on_the_page(text: str) -> None:
+    assert "What broke first" in text and "wrong before: 1.4% (7/512)" in text
+    assert ">survives all</text>" in text and "fell to transfer" in text
+    assert "Image 3, class 1" in text and "0, 75% wrong" in text
+
+
+def test_a_damaged_breakdown_is_refused(tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "k"
+    run.mkdir(parents=True)
+    (run / "breakdown.json").write_text('{"images": 3}')
+    with pytest.raises(Exception, match="is not one of dentbench's"):
+        breakdown.load(tmp_path, "k")
+    (run / "gallery.npz").write_text("no archive")
+    with pytest.raises(Exception, match=r"gallery.npz cannot be read"):
+        gallery.load(tmp_path, "k")
+
+
+# --- a real browser -------------------------------------------------------------------------------
+
+PROBE = """<!DOCTYPE html><meta charset="utf-8">
+<iframe style="width:%dpx;height:900px;border:0" srcdoc="%s"></iframe>
+<pre id="found">nothing</pre>
+<script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {
+  const page = frame.contentDocument, root = page.documentElement;
+  const wide = [...page.querySelectorAll("body *")].filter(
+    (one) => !one.closest(".scroll, svg, details, .skip")
+      && one.getBoundingClientRect().right > frame.clientWidth + 1);
+  const small = [...page.querySelectorAll("svg text")].filter(
+    (one) => parseFloat(getComputedStyle(one).fontSize)
+      * one.ownerSVGElement.getBoundingClientRect().width / 360 < 8);
+  document.querySelector("#found").textContent = JSON.stringify({
+    overflow: root.scrollWidth - frame.clientWidth,
+    wide: wide.map((one) => one.outerHTML.slice(0, 120)),
+    small: small.length,
+    charts: [...page.querySelectorAll("svg")].filter((one) => one.clientHeight > 50).length,
+    pictures: [...page.images].filter((one) => one.naturalWidth > 0).length,
+    focusable: page.querySelectorAll("a[href], summary, [tabindex='0']").length,
+  });
+};
+</script>"""
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
+    path = tmp_path / "probe.html"
+    path.write_text(PROBE % (width, html.escape(text)), encoding="utf-8")
+    command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
+    command += [f"--user-data-dir={tmp_path / 'profile'}", "--window-size=1400,1000"]
+    done = subprocess.run(
+        [*command, path.as_uri()], capture_output=True, text=True, timeout=120, check=True
+    )
+    match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
+    assert match is not None
+    found = json.loads(html.unescape(match[1]))
+    assert found["wide"] == [] and found["overflow"] <= 0
+    assert found["small"] == 0 and found["pictures"] == 6
+    assert found["charts"] == len(Page(text).named("svg")) and found["focusable"] > 3
