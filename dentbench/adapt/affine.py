@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dentbench.adapt import prefix
 from dentbench.errors import ModelError
 
 AffinePairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]
@@ -48,6 +49,7 @@ class AdaptiveForward:
         self.plain = type(layer).forward is nn.BatchNorm2d.forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        prefix.passed()
         if _active.get() is None:
             return type(self.layer).forward(self.layer, x, *args, **kwargs)
         if self.plain:

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from dentbench.adapt import affine
+from dentbench.adapt import affine, prefix
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.losses import LOSSES
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
@@ -61,6 +61,7 @@ class Dent(nn.Module):
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
         layers = affine.convert(self.network, self.spec.batch_share)
+        prefix.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers for _ in range(2)]
         self._loss = LOSSES[self.spec.loss]
@@ -105,7 +106,7 @@ class Dent(nn.Module):
             start = self._start(len(x))
             count = self.spec.steps
             parameters = unrolled(
-                self._step, x, start, initial_state(start), count, min(last, count)
+                self._step, self._shown(x), start, initial_state(start), count, min(last, count)
             )
         flat, sigma = self._parts(parameters)
         return Adaptation(affine=flat, losses=start.new_zeros(0), sigma=sigma)
@@ -117,7 +118,7 @@ class Dent(nn.Module):
                 start = self._start(len(x))
                 memory = start, initial_state(start)
             parameters = memory[0].detach().requires_grad_()
-            parameters, state, _ = self._step(x.detach(), parameters, memory[1], False)
+            parameters, state, _ = self._step(self._shown(x.detach()), parameters, memory[1], False)
         return parameters.detach(), state
 
     def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
@@ -126,11 +127,13 @@ class Dent(nn.Module):
         parameters = self._start(len(x)).requires_grad_()
         state = initial_state(parameters)
         losses = []
-        for _ in range(self.spec.steps):
-            if not differentiable:
-                parameters = parameters.detach().requires_grad_()
-            parameters, state, loss = self._step(x, parameters, state, differentiable)
-            losses.append(loss if differentiable else loss.detach())
+        shown = self._shown(x)
+        with nullcontext() if differentiable else prefix.remembered():
+            for _ in range(self.spec.steps):
+                if not differentiable:
+                    parameters = parameters.detach().requires_grad_()
+                parameters, state, loss = self._step(shown, parameters, state, differentiable)
+                losses.append(loss if differentiable else loss.detach())
         if not differentiable:
             parameters = parameters.detach()
         flat, sigma = self._parts(parameters)
@@ -139,8 +142,12 @@ class Dent(nn.Module):
     def _step(
         self, x: Tensor, parameters: Tensor, state: OptimizerState, differentiable: bool
     ) -> tuple[Tensor, OptimizerState, Tensor]:
-        """Make one update; return the parameters and the state after it, and the loss before."""
-        loss = self.loss(self._forward(x, *self._parts(parameters)))
+        """Make one update; return the parameters and the state after it, and the loss before.
+
+        ``x``: the images as :meth:`_shown` gives them.
+        """
+        flat, sigma = self._parts(parameters)
+        loss = self.loss(self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None))
         (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
             change, state = self._update(grad, state, self.spec, self._rates)
@@ -215,6 +222,10 @@ class Dent(nn.Module):
         parts = torch.split(flat, self._sizes, dim=-1)
         return list(zip(parts[::2], parts[1::2], strict=True))
 
+    def _shown(self, x: Tensor) -> Tensor:
+        """Return images as every step begins with them: under a static blur, blurred already."""
+        return self._blurred(x, self._sigma) if self.spec.blur == "static" else x
+
     def _blurred(self, x: Tensor, sigma: Tensor | None) -> Tensor:
         if sigma is None:
             return x
@@ -223,6 +234,7 @@ class Dent(nn.Module):
 
     def _forward(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
         x = self._blurred(x, sigma)
+        prefix.begin()
         with nullcontext() if flat is None else affine.active(self._pairs(flat)):
             logits: Tensor = self.network(x)
         return logits

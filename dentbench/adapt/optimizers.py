@@ -48,6 +48,8 @@ def safe_sqrt(square: Tensor) -> Tensor:
 
     For the root of a squared gradient, which is its absolute value, 0 is a subgradient there.
     """
+    if not torch.is_grad_enabled():
+        return square.sqrt()
     zero = square == 0
     return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
 
@@ -63,7 +65,7 @@ def adamod(
     step, mean, square = _moments(grad, state, spec)
     size = lr * (math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step))
     current = size / (safe_sqrt(square) + spec.optimizer_eps)
-    rate = spec.beta3 * state.averages[2] + (1 - spec.beta3) * current
+    rate = torch.lerp(current, state.averages[2], spec.beta3)
     return -torch.minimum(current, rate) * mean, OptimizerState(step, (mean, square, rate))
 
 
@@ -74,7 +76,7 @@ def adamod_paper(
     step, mean, square = _moments(grad, state, spec)
     root = safe_sqrt(square) / math.sqrt(1 - spec.beta2**step)
     current = lr / (root + spec.optimizer_eps)
-    rate = spec.beta3 * state.averages[2] + (1 - spec.beta3) * current
+    rate = torch.lerp(current, state.averages[2], spec.beta3)
     change = -torch.minimum(current, rate) * mean / (1 - spec.beta1**step)
     return change, OptimizerState(step, (mean, square, rate))
 
@@ -102,8 +104,8 @@ def sgd(
 def _moments(grad: Tensor, state: OptimizerState, spec: DentSpec) -> tuple[int, Tensor, Tensor]:
     """Return the number of this update and the moving averages of gradient and square."""
     mean, square, _ = state.averages
-    mean = spec.beta1 * mean + (1 - spec.beta1) * grad
-    square = spec.beta2 * square + (1 - spec.beta2) * grad * grad
+    mean = torch.lerp(grad, mean, spec.beta1)
+    square = torch.addcmul(spec.beta2 * square, grad, grad, value=1 - spec.beta2)
     return state.step + 1, mean, square
 
 

@@ -380,3 +380,30 @@ def test_preprocess_is_what_the_network_is_shown(images: Tensor) -> None:
     assert torch.equal(model(shown), blurred(images))
     plain = Dent(model)
     assert torch.equal(plain.preprocess(images, plain.adapt(images)), images)
+
+
+@pytest.mark.parametrize("blur", ["none", "static", "dynamic"])
+def test_what_does_not_change_between_steps_is_computed_once(
+    blur: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The convolution before the first layer, but for a blur that changes its input."""
+    calls: list[nn.Module] = []
+    plain = nn.Conv2d.forward
+
+    def counted(layer: nn.Conv2d, x: Tensor) -> Tensor:
+        calls.append(layer)
+        return plain(layer, x)
+
+    monkeypatch.setattr(nn.Conv2d, "forward", counted)
+    torch.manual_seed(0)
+    stem, second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+    model = nn.Sequential(stem, nn.BatchNorm2d(4), second, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    dent = Dent(model, DentSpec(steps=4, blur=blur))
+    copied = [layer for layer in dent.network.modules() if isinstance(layer, nn.Conv2d)]
+    x = torch.rand(2, 3, 8, 8)
+    for _ in range(2):  # nothing is remembered from one batch to the next
+        calls.clear()
+        dent.adapt(x)
+        counts = [sum(one is layer for one in calls) for layer in copied]
+        assert counts == [1 if blur != "dynamic" else 4, 4]
+        x = torch.rand(2, 3, 8, 8)

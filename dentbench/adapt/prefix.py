@@ -1,0 +1,83 @@
+"""What of a network does not change while its affine parameters do: all before the first of them.
+
+Inside :func:`remembered` a convolution that runs before the first adapted layer is computed once:
+shown the same input again, it hands out the same output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class _Memory:
+    """``known``: input and output by layer; ``before``: whether no adapted layer ran as yet."""
+
+    known: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    before: bool = True
+
+
+_memory: ContextVar[_Memory | None] = ContextVar("outputs before the first layer", default=None)
+
+
+@contextmanager
+def remembered() -> Iterator[None]:
+    """Remember outputs inside the ``with`` block, in this context only."""
+    token = _memory.set(_Memory())
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def begin() -> None:
+    """Say that the network is run from its start."""
+    memory = _memory.get()
+    if memory is not None:
+        memory.before = True
+
+
+def passed() -> None:
+    """Say that an adapted layer is reached."""
+    memory = _memory.get()
+    if memory is not None:
+        memory.before = False
+
+
+class RememberingForward:
+    """The forward of a convolution, which remembers where that is asked for."""
+
+    def __init__(self, layer: nn.Conv2d) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        memory = _memory.get()
+        if memory is None or not memory.before:
+            return nn.Conv2d.forward(self.layer, x)
+        shown, output = memory.known.get(id(self.layer), (None, None))
+        if shown is None or output is None or not _same(shown, x):
+            output = nn.Conv2d.forward(self.layer, x)
+            memory.known[id(self.layer)] = x, output
+        return output
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    # Comparing values would make a processor wait for its GPU.
+    return one is other or (not other.is_cuda and torch.equal(one, other))
+
+
+def convert(network: nn.Module) -> None:
+    """Teach the convolutions of ``network`` to remember; hand in a copy.
+
+    No other layer is: one that draws random numbers must go on doing so.
+    """
+    for module in network.modules():
+        if type(module).forward is nn.Conv2d.forward and "forward" not in module.__dict__:
+            # On the instance, so that the layer keeps its type, attributes and hooks.
+            module.__dict__["forward"] = RememberingForward(module)  # type: ignore[arg-type]
