@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test clean
+.PHONY: demo test bench clean
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
@@ -17,6 +17,10 @@ test: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
+
+# Takes about ten minutes on two idle cores, and writes results/benchmarks/.
+bench: $(STAMP)
+	$(BIN)/python -m tests.benchmarks
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,64 @@
+"""``python -m tests.benchmarks [PART ...]``: measure, print, and write results/benchmarks/."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dentbench.provenance import device_name, git_revision, versions
+from tests.benchmarks import adaptation, endtoend
+
+PARTS = ("adaptation", "end-to-end", "workers", "commands")
+
+
+def processor() -> str:
+    """Return the processor's name and its number of cores."""
+    import os
+
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def measured(part: str, device: torch.device) -> Any:
+    if part == "adaptation":
+        return {name: adaptation.measure(name, device) for name in adaptation.SUBJECTS}
+    if part == "end-to-end":
+        return {
+            "quick evaluation": endtoend.evaluated()[1],
+            "attack on dent": endtoend.against_released(),
+        }
+    if part == "workers":
+        return endtoend.workers()
+    return endtoend.commands(endtoend.evaluated()[0])
+
+
+def main(parts: list[str]) -> None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    folder = Path("results/benchmarks")
+    folder.mkdir(parents=True, exist_ok=True)
+    for part in parts or PARTS:
+        if part not in PARTS:
+            raise SystemExit(f"no part {part!r}; there are {', '.join(PARTS)}")
+        found = {
+            "processor": processor(),
+            "device": device_name(str(device)),
+            "versions": json.loads(versions()),
+            "git_revision": git_revision(),
+            "measured": measured(part, device),
+        }
+        text = json.dumps(found, indent=1)
+        print(part, text, sep="\n")
+        (folder / f"{part}-{device.type}.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,138 @@
+"""Whole runs: a quick evaluation with ours and with the released algorithm; workers; start-up."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from dentbench.attacks.autoattack import run_attack
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.views import BatchView
+from dentbench.defending import Defenders
+from dentbench.executor import Placement
+from dentbench.outcome import Record
+from dentbench.runner import Evaluation, RunOptions
+from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
+from dentbench.store import append, read
+from dentbench.worker import Subject, Worker
+from dentbench.zoo.datasets import load_dataset, slice_of
+from dentbench.zoo.models import load_model
+from tests.benchmarks.pairs import ratio, timed
+from tests.benchmarks.released import ReleasedDent
+
+
+def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalSpec]:
+    """Return the embedded robust digits network with so many images, and a static spec."""
+    model = load_model("digits-robust")
+    images, labels, data = slice_of(load_dataset("digits"), 0, count)
+    spec = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        batches=BatchPlan(size=batch),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 5), iterations=iterations),
+    )
+    return Subject(network=model.network, images=images, labels=labels), spec
+
+
+def against_released(rounds: int = 3) -> dict[str, Any]:
+    """Time the quick attack on dent, as DentBench computes it and by the released algorithm."""
+    subject, static = digits(128, 128)
+    spec = replace(static, defense=DentSpec(lr=0.02))
+    worker = Worker(replace(subject, network=copy.deepcopy(subject.network)), "cpu")
+    ours = Defenders(worker.network, subject.images, None).of(spec)
+    released = ReleasedDent(subject.network.eval(), lr=0.02)
+
+    def attack(defense: Any) -> None:
+        threat = ThreatModel.of(spec.attack)
+        view = BatchView(defense, subject.images, subject.labels, threat, whole=True)
+        natural = torch.ones(len(subject.labels), dtype=torch.bool)
+        run_attack(view, spec.attack, natural, 10, seed_of=lambda *_: 0, chunk=128)
+
+    seconds = timed({"ours": lambda: attack(ours), "released": lambda: attack(released)}, rounds)
+    return {
+        "images": 128,
+        "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
+        "released over ours": round(ratio(seconds["released"], seconds["ours"]), 2),
+    }
+
+
+def workers(rounds: int = 3) -> dict[str, Any]:
+    """Time a run of 16 batches on one and on two Ray workers of one thread each, once started."""
+    import ray
+
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    subject, static = digits(256, 16, 40)
+    spec = replace(static, defense=DentSpec(lr=0.02))
+    flags = {}
+
+    def run(count: int) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            placement = Placement(executor="ray", workers=count, threads=1)
+            options = RunOptions(results=Path(folder), placement=placement)
+            evaluation = Evaluation(subject, options)
+            outcomes = evaluation.outcomes(spec, "published")
+            flags[count] = [outcome.correct for outcome in outcomes]
+
+    seconds = timed({str(count): lambda count=count: run(count) for count in (1, 2)}, rounds)
+    ray.shutdown()
+    assert flags[1] == flags[2]
+    return {
+        "batches": 16,
+        "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
+        "one over two": round(ratio(seconds["1"], seconds["2"]), 2),
+    }
+
+
+def commands(record: Record, rows: int = 10_000) -> dict[str, Any]:
+    """Time ``--help`` and a report over many rows, each in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        results = Path(folder)
+        append(results, record)
+        header, row, *_ = (results / "results.csv").read_text().splitlines(keepends=True)
+        keyed = [row.replace(record.key, f"{number:016x}") for number in range(rows)]
+        (results / "results.csv").write_text(header + "".join(keyed))
+        assert len(read(results)) == rows
+        works = {
+            "help": ["--help"],
+            f"report of {rows:,} rows": ["report", "--results", folder, "--format", "csv"],
+        }
+        command = [sys.executable, "-m", "dentbench"]
+        seconds = timed(
+            {
+                name: lambda words=words: subprocess.run(
+                    [*command, *words], check=True, capture_output=True, env={**os.environ}
+                )
+                for name, words in works.items()
+            },
+            5,
+        )
+    return {name: round(median(found), 3) for name, found in seconds.items()}
+
+
+def evaluated() -> tuple[Record, dict[str, Any]]:
+    """Run the demo's first evaluation on 64 images; return its record, seconds and peak memory."""
+    subject, static = digits(64, 64)
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        evaluation = Evaluation(subject, RunOptions(results=Path(folder)))
+        specs = [static, replace(static, defense=DentSpec(lr=0.02))]
+        record = evaluation.run(specs, ["published", "transfer"])[1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return record, {
+        "seconds": round(time.perf_counter() - started, 2),
+        "peak MiB of the process": round(peak),
+        "by protocol": json.loads(record.by_protocol),
+    }
