@@ -22,7 +22,7 @@ from dentbench.attacks.soundness import Check
 from dentbench.attacks.views import SeededDefense
 from dentbench.checkpoint import RunFolder
 from dentbench.errors import ModelError
-from dentbench.report.intervals import wilson
+from dentbench.report.intervals import mcnemar, wilson
 from dentbench.spec import EvalSpec, derive_seed
 
 if TYPE_CHECKING:
@@ -115,6 +115,29 @@ def natural_accuracy(
     return Check(name, passed, share, text if passed else f"{text}: this is another model or data")
 
 
+def other_batches(batch_mates: str | None, n: int) -> Check:
+    """Compare natural accuracy in other batches of full size with that in the declared ones.
+
+    ``batch_mates``: the column; ``n``: images judged. It fails where significantly more images
+    are lost than won, unperturbed, in a composition (exact McNemar test, level 0.05). An image
+    alone is told of in the record but not compared: statistics of one image mean little.
+    """
+    name = soundness.OTHER_BATCHES
+    if batch_mates is None:
+        return Check(name, None, None, "batch-mates was not run")
+    found = json.loads(batch_mates)["compositions"]
+    declared = found.pop("declared")["natural"]
+    found.pop("alone", None)
+    worst = min(found, key=lambda one: found[one]["natural"])
+    natural, lost = found[worst]["natural"], found[worst]["lost"]
+    won = natural - (declared - lost)
+    passed = lost <= won or mcnemar(won, lost) >= 0.05
+    share = (declared - natural) / max(n, 1)
+    text = f"of {n} images {natural} are right unperturbed in {worst} batches, {declared} in the "
+    text += "declared ones"
+    return Check(name, passed, share, text if passed else f"{text}: it holds in those alone")
+
+
 def require_natural(check: Check, *, force: bool) -> None:
     """Raise :class:`~dentbench.errors.ModelError` when natural accuracy is off, unless forced."""
     if check.passed is False and not force:
@@ -134,4 +157,5 @@ def column(
         ATTACKS[spec.attack.name].parts,
         columns["n"],
     )
-    return soundness.to_json((*checks, *counted, natural))
+    others = other_batches(columns["batch_mates"], columns["n"])
+    return soundness.to_json((*checks, *counted, others, natural))

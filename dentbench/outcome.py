@@ -112,8 +112,13 @@ class Record:
     n: int = column("images judged")
     natural_correct: int = column("images right without an attack")
     robust_correct: int = column("images right without an attack and under every protocol run")
+    batch_worst_correct: int | None = column(
+        "images right with every batch at the points worst for it as a whole, where mates matter"
+    )
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
+    batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
+    decision_queries: int | None = column("decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
     rechecked: str | None = column(
@@ -200,13 +205,61 @@ def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]
     return tuple(all(flags) for flags in zip(*rows, strict=True))
 
 
+def batch_worst(stages: Mapping[str, Sequence[BatchOutcome]]) -> int:
+    """Return the images right when the worst final points are chosen for every batch as a whole.
+
+    For each batch it is the fewest images, over the protocols, that are right naturally and, all
+    at the protocol's final points in one declared batch, under it. One attacker of the whole
+    batch reaches this; the worst case per image is of one attacker for each image.
+    """
+    units = range(len(stages[NATURAL]))
+    return sum(
+        min(
+            _right_together(stages[NATURAL][unit], outcomes[unit])
+            for name, outcomes in stages.items()
+            if name != NATURAL
+        )
+        for unit in units
+    )
+
+
+def _right_together(natural: BatchOutcome, outcome: BatchOutcome) -> int:
+    return sum(map(bool.__and__, natural.correct, outcome.judged or outcome.correct))
+
+
+def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mappings of counts, nested as they may be, added up name by name."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        values = [part[name] for part in parts if name in part]
+        found[name] = summed(values) if isinstance(values[0], Mapping) else sum(values)
+    return found
+
+
+def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
+    """Return the details of batch-mates over all batches, the declared ones beside the others."""
+    if "batch-mates" not in stages:
+        return None
+    found = summed([outcome.details for outcome in stages["batch-mates"]])
+    pairs = zip(stages[NATURAL], stages["batch-mates"], strict=True)
+    declared = {
+        "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
+        "attacked": sum(_right_together(*pair) for pair in pairs),
+    }
+    return json.dumps({**found, "compositions": {"declared": declared, **found["compositions"]}})
+
+
 def summarize(
-    stages: Mapping[str, Sequence[BatchOutcome]], static: Sequence[bool] | None = None
+    stages: Mapping[str, Sequence[BatchOutcome]],
+    static: Sequence[bool] | None = None,
+    *,
+    separable: bool = True,
 ) -> dict[str, Any]:
     """Return the columns that the outcomes determine.
 
     ``stages`` maps ``"natural"`` and each protocol run to its outcomes in batch order;
-    ``static`` is the static model's :func:`worst_case` on the same images.
+    ``static`` is the static model's :func:`worst_case` on the same images; ``separable`` is the
+    spec's.
     """
     natural = [flag for outcome in stages[NATURAL] for flag in outcome.correct]
     counts = {
@@ -228,6 +281,8 @@ def summarize(
         "n": len(natural),
         "natural_correct": sum(natural),
         "robust_correct": sum(worst),
+        "batch_worst_correct": None if separable or not counts else batch_worst(stages),
+        "batch_mates": _batch_mates(stages),
         "worst_protocol": min(counts, key=lambda name: counts[name]) if counts else "",
         "by_protocol": json.dumps(counts),
         "autoattack_correct": (

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from dentbench import breakdown, cascade, examine, store
 from dentbench.attacks.base import Classifier, offers
+from dentbench.attacks.budget import decision_queries
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.soundness import Check
@@ -122,11 +123,12 @@ class Evaluation:
             static = worst_case(
                 {stage: self.outcomes(baseline, stage) for stage in (NATURAL, "published")}
             )
-        summary = summarize(outcomes, static)
+        summary = summarize(outcomes, static, separable=spec.separable)
         record = Record(
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
             **summary,
+            decision_queries=decision_queries(spec) if "decision" in run else None,
             checks=examine.column(checks, summary, spec, natural),
             **observations(self, spec),
             **provenance(self.options.placement.devices[0]),

@@ -16,6 +16,7 @@ from dentbench.outcome import (
     NATURAL,
     BatchOutcome,
     Record,
+    batch_worst,
     column_names,
     eps_of,
     spec_columns,
@@ -156,6 +157,49 @@ def test_the_attacks_own_flags_and_who_broke_what_are_kept_apart_from_our_judgem
     assert summary["autoattack_correct"] == 1
     assert summary["robust_correct"] == 2
     assert json.loads(summary["broken_by"]) == {"apgd-ce": 1, "natural": 1, "square": 1}
+
+
+@given(situations)
+def test_the_worst_of_every_batch_equals_a_slow_count(flags: tuple[list[bool], ...]) -> None:
+    natural, published, transfer, _ = flags
+    stages = {
+        name: split(name, rows)
+        for name, rows in ((NATURAL, natural), ("published", published), ("transfer", transfer))
+    }
+    total = 0
+    for at in range(0, len(natural), 2):
+        rows = range(at, min(at + 2, len(natural)))
+        total += min(sum(natural[i] and kind[i] for i in rows) for kind in (published, transfer))
+    assert batch_worst(stages) == total
+    coupled = summarize(stages, separable=False)
+    assert coupled["batch_worst_correct"] == total >= coupled["robust_correct"]
+    assert summarize(stages)["batch_worst_correct"] is None
+
+
+def test_a_batch_is_judged_as_a_whole() -> None:
+    """In a cascade an image that was broken before counts as broken, but not as judged."""
+    early = replace(outcome("transfer", 0, [False, True]), judged=(False, True))
+    later = replace(outcome("warm", 0, [False, False]), judged=(True, False))
+    stages = {NATURAL: [outcome(NATURAL, 0, [True, True])], "transfer": [early], "warm": [later]}
+    summary = summarize(stages, separable=False)
+    assert (summary["robust_correct"], summary["batch_worst_correct"]) == (0, 1)
+
+
+def test_the_numbers_of_batch_mates_are_added_up() -> None:
+    counts = {"natural": 2, "attacked": 1, "lost": 0, "broken": 1}
+    details = {
+        "compositions": {"shuffled": counts},
+        "invading": {"5%": {"malicious": 1, "right_after": 0}},
+    }
+    natural = split(NATURAL, [True, True, True, False])
+    mates = [
+        replace(one, details=details) for one in split("batch-mates", [True, False, True, True])
+    ]
+    found = json.loads(summarize({NATURAL: natural, "batch-mates": mates})["batch_mates"])
+    assert found["compositions"]["shuffled"] == {key: 2 * value for key, value in counts.items()}
+    assert found["compositions"]["declared"] == {"natural": 3, "attacked": 2}
+    assert found["invading"] == {"5%": {"malicious": 2, "right_after": 0}}
+    assert summarize({NATURAL: natural})["batch_mates"] is None
 
 
 # --- columns --------------------------------------------------------------------------------------

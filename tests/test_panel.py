@@ -7,6 +7,7 @@ of the two classes' weights. That bounds every attack from above, image by image
 
 from __future__ import annotations
 
+import json
 from fractions import Fraction
 from functools import cache
 from pathlib import Path
@@ -102,6 +103,7 @@ def evaluated(
     attack: AttackSpec = QUICK,
     data: tuple[Tensor, Tensor] | None = None,
     separable: bool | None = None,
+    size: int | None = None,
 ) -> tuple[Record, Record, Verdict, dict[str, Tensor]]:
     """Run every protocol; return both records, the verdict and each stage's flags (N,)."""
     linear, images, labels = planted()
@@ -115,7 +117,7 @@ def evaluated(
     static = EvalSpec(
         model=ModelSpec(name="planted", sha256="0"),
         data=DataSpec(name="planted", sha256="0", first=0, count=len(images)),
-        batches=BatchPlan(size=len(images)),
+        batches=BatchPlan(size=size or len(images)),
         attack=attack,
         protocols=SHORT,
     )
@@ -328,6 +330,51 @@ def test_a_defense_that_hides_that_it_reads_its_mates_never_holds(tmp_path: Path
     _, defended, said, _ = evaluated(tmp_path, Voting(), data=data, separable=True)
     assert "separable" in failures(defended)
     assert said.kind != "holds", said
+
+
+class Shy(Projecting):
+    """Really helps in company; an image alone, perturbed or not, gets the answer of another class.
+
+    That is how batch statistics fail, which say little of a single image.
+    """
+
+    separable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits.roll(1, 1) if len(x) == 1 else logits
+
+
+class Balanced(Shy):
+    """Answers with another class wherever most of the batch seems to be of two classes or one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = Projecting.forward(self, x)
+        counts = torch.bincount(logits.argmax(1), minlength=CLASSES).sort(descending=True).values
+        skewed = len(x) > 8 and int(counts[:2].sum()) > 0.9 * len(x)
+        return logits.roll(1, 1) if skewed else logits
+
+
+def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path) -> None:
+    static, defended, said, flags = evaluated(tmp_path, Shy())
+    truth = closed_form(projected(planted()[0])) & flags[NATURAL]
+    assert defended.robust_correct == int(truth.sum()) > static.robust_correct
+    found = json.loads(defended.batch_mates or "")["compositions"]
+    assert found["alone"]["natural"] == 0 and found["alone"]["broken"] == 0
+    assert found["alone"]["lost"] == defended.natural_correct == found["declared"]["natural"]
+    assert found["shuffled"]["attacked"] == found["declared"]["attacked"]
+    assert "other-batches" not in failures(defended), "an image alone is told of, not a doubt"
+    assert said.kind == "undecided" and said.doubts == (
+        "the attack is shortened quick, not AutoAttack; run --attack standard",
+    )
+
+
+def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
+    _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 3)
+    found = json.loads(defended.batch_mates or "")["compositions"]
+    assert found["label-sorted"]["natural"] < 0.2 * COUNT
+    assert "other-batches" in failures(defended)
+    assert said.kind != "holds" and any("other-batches" in one for one in said.doubts)
 
 
 class Remembering(Planted):

@@ -37,7 +37,7 @@ class AttackResult:
     ``points``: the adversarial image where one was found, otherwise the point of the highest
     margin. ``robust`` (B,): the attack's own flags. ``broken_by``: one name per image, "" for
     survivors and "natural" for images that were wrong from the start. ``elsewhere`` (B,): which
-    are right in the other batches that a protocol judged them in; None where there are none.
+    the other batches that a protocol judged them in leave unbroken; None where there are none.
     ``details``: further numbers of the protocol, of plain types.
     """
 

@@ -272,7 +272,8 @@ PROTOCOLS.add(
     "batch-mates",
     ProtocolCard(
         function="dentbench.attacks.mates:batch_mates",
-        summary="the worst points so far are judged in other batches too; right only if in all",
+        summary="the worst points so far are judged in other batches too, where an image that is "
+        "right unperturbed must stay right",
         source="arXiv 2301.12576 for the distribution-invading attack",
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import Look, apgd, random_start
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import ThreatModel, margins
+from dentbench.attacks.base import ThreatModel, margins, require_finite
 from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
 from dentbench.attacks.compositions import divisions, judged_alone, judged_in
 from dentbench.attacks.direct import unrolled_defense
@@ -56,9 +56,12 @@ beside natural images of those labels, which skews the classes as sorting does i
 def batch_mates(situation: Situation) -> AttackResult:
     """Judge the worst points so far in other batches, and let malicious mates attack neighbours.
 
-    An image is right only if it is right in the declared batch and in every other. The details
-    count the images right in each composition, at the worst points and at the natural images,
-    and hold :func:`invade`'s numbers, which are of unperturbed images and stay apart.
+    In every composition the natural images are judged too, beside the same mates in the same
+    order. A composition breaks an image that is right naturally, in its declared batch and in the
+    composition, and wrong there at its worst point. An image that is wrong there without any
+    perturbation is not broken: that is the coupling's failure, not the perturbation's, and is
+    counted apart. The details hold :func:`_counted` of each composition, and :func:`invade`'s
+    numbers, which are of unperturbed images and stay apart too.
     """
     search = Search(situation, "batch-mates")
     result = search.result()
@@ -70,14 +73,32 @@ def batch_mates(situation: Situation) -> AttackResult:
         for kind, points in (("attacked", result.points), ("natural", situation.images)):
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
-                logits = compose(situation, points, generator)
+                logits = require_finite(compose(situation, points, generator), "the defense")
             right[kind] = logits.argmax(1) == situation.labels
-        elsewhere &= right["attacked"]
-        counts[name] = {kind: int(flags.sum()) for kind, flags in right.items()}
+        counts[name] = _counted(situation, result.robust, right["natural"], right["attacked"])
+        elsewhere &= right["attacked"] | ~right["natural"]
     details = {"compositions": counts, "invading": invade(situation)}
     return AttackResult(
         result.points, result.robust & elsewhere, result.broken_by, elsewhere, details
     )
+
+
+def _counted(
+    situation: Situation, robust: Tensor, natural: Tensor, attacked: Tensor
+) -> dict[str, int]:
+    """Count images of a composition, given which (B,) are right in it, natural and attacked.
+
+    ``natural``: right in it unperturbed. ``attacked``: right in it unperturbed and at the worst
+    points. ``lost``: right unperturbed in the declared batch, and wrong unperturbed in it.
+    ``broken``: images that nothing has broken before, and that this composition breaks.
+    """
+    found = {
+        "natural": natural,
+        "attacked": natural & attacked,
+        "lost": situation.natural & ~natural,
+        "broken": robust & natural & ~attacked,
+    }
+    return {name: int(flags.sum()) for name, flags in found.items()}
 
 
 def invade(situation: Situation) -> dict[str, dict[str, int]]:

@@ -22,12 +22,13 @@ EXACT_GRADIENT: Final = "exact-gradient"
 ASCENT: Final = "ascent"
 BLACK_BOX: Final = "black-box"
 TRANSFER: Final = "transfer"
+OTHER_BATCHES: Final = "other-batches"
 NATURAL_ACCURACY: Final = "natural-accuracy"
 PASSES: Final = "passes"
 
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, LOGITS, IN_RANGE, GRADIENT, TRUE_GRADIENT),
-    *(EXACT_GRADIENT, ASCENT, BLACK_BOX, TRANSFER, NATURAL_ACCURACY, PASSES),
+    *(EXACT_GRADIENT, ASCENT, BLACK_BOX, TRANSFER, OTHER_BATCHES, NATURAL_ACCURACY, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 

@@ -41,6 +41,7 @@ class TableName(StrEnum):
     TWO = "2"
     README = "readme"
     PROTOCOLS = "protocols"
+    MATES = "batch-mates"
     ALL = "all"
 
 
@@ -70,8 +71,8 @@ def report(
         typer.Option(
             metavar="NAME",
             help="1 and 2: the paper's; readme: the released README's, all three beside the "
-            "published numbers; protocols: one row per attack on a defense; all: one row per "
-            "record.",
+            "published numbers; protocols: one row per attack on a defense; batch-mates: other "
+            "batches and malicious mates; all: one row per record.",
         ),
     ] = TableName.ALL,
     format: Annotated[
@@ -229,6 +230,7 @@ def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
         TableName.TWO: tables.table2,
         TableName.README: tables.readme,
         TableName.PROTOCOLS: tables.protocols,
+        TableName.MATES: tables.batch_mates,
         TableName.ALL: tables.all_records,
     }
     models = filters.models_named(choice.models, records) if choice.models else None

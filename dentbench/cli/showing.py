@@ -32,6 +32,8 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
         for defended in others:
             console.print(Text(verdict(static, defended).sentence, style="bold"))
             _checks(defended, console)
+            if defended.batch_mates:
+                print_table(tables.batch_mates([defended]), console)
             if defended.diagnostics:
                 print_table(diagnosed.diagnostics(defended), console)
     _where(results, console)

@@ -19,6 +19,11 @@ WORST: Final = (
     "Worst: images right without an attack and under every protocol that was run; the published "
     "protocol alone overstates a defense that adapts."
 )
+WORST_BATCH: Final = (
+    "Worst per batch: each batch at the points of the protocol that is worst for it as a whole, "
+    "as one attacker of the batch would choose; the worst case per image lets every image have an "
+    "attacker of its own, who gives it the mates that are worst for it."
+)
 INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
 MODES: Final = setting.MODES
 

@@ -76,6 +76,7 @@ _ALWAYS: Final = {
     soundness.LOGITS: "hand in the logits",
     soundness.IN_RANGE: "scale the images to [0, 1]",
     soundness.BLACK_BOX: "find the gradient that misleads; raise the queries of decision",
+    soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }
 """The checks whose failure no protocol makes up for, and what would."""

@@ -12,15 +12,25 @@ from dentbench.report.cells import (
     INTERVALS,
     NOT_ROBUSTBENCH,
     WORST,
+    WORST_BATCH,
     interval_cell,
 )
+from dentbench.report.mates import batch_mates
 from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.paired import readme, table1
 from dentbench.report.protocols import protocols
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.verdict import kind_of
 
-__all__ = ["all_records", "protocols", "readme", "summary", "table1", "table2"]
+__all__ = [
+    "all_records",
+    "batch_mates",
+    "protocols",
+    "readme",
+    "summary",
+    "table1",
+    "table2",
+]
 
 # --- one row per record ---------------------------------------------------------------------------
 
@@ -98,44 +108,48 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
 
 
 def summary(static: Record, defended: Record) -> Table:
-    """Return the short table of one evaluation: static, each protocol and the worst case."""
-    counts, n = defended.protocol_counts, defended.n
-    notes = setting.attack_notes(defended)
+    """Return the short table of one evaluation: natural, each protocol and the worst cases."""
+    n, notes = defended.n, setting.attack_notes(defended)
     base = Share(static.robust_correct, static.n)
+    clean = Share(static.natural_correct, static.n)
     who = setting.defense_name(defended)
-    rows: list[list[object]] = [
-        [
-            "static model",
-            Share(static.natural_correct, static.n),
-            Cell(base, notes),
-            base.interval,
-            None,
-        ]
+    rows = [
+        _accuracy("static model, natural", clean),
+        _accuracy("static model, attacked", base, notes=notes),
+        _accuracy(f"{who}, natural", Share(defended.natural_correct, n), clean),
+        *(
+            _accuracy(f"{who}, {name}", Share(count, n), base, notes)
+            for name, count in defended.protocol_counts.items()
+        ),
     ]
-    natural: Share | None = Share(defended.natural_correct, n)
-    for name, count in counts.items():
-        share = Share(count, n)
-        gain = Points(share.percent - base.percent)
-        rows.append([f"{who}, {name}", natural, Cell(share, notes), share.interval, gain])
-        natural = None
-    worst = Share(defended.robust_correct, n)
-    paired: object = Points(worst.percent - base.percent)
+    if defended.batch_worst_correct is not None:
+        share = Share(defended.batch_worst_correct, n)
+        rows.append(_accuracy(f"{who}, worst per batch", share, base, notes))
+    worst = _accuracy(f"{who}, worst case", Share(defended.robust_correct, n), base, notes)
     if defended.gained is not None and defended.lost is not None:
-        paired = Paired(defended.gained, defended.lost, n)
-    rows.append([f"{who}, worst case", natural, Cell(worst, notes), worst.interval, paired])
+        worst[-1] = Paired(defended.gained, defended.lost, n)
+    rows.append(worst)
     return Table.of(
         f"{defended.model} on {defended.dataset}, {defended.norm} {defended.eps}, "
         f"{setting.defense_title(defended)}",
         (
             Column(""),
-            Column("natural", "right"),
-            Column("under attack", "right"),
+            Column("images right", "right"),
             Column("95% interval", "right"),
             Column("minus static", "right"),
         ),
         rows,
         caption=_caption(static, defended),
+        notes=(WORST,) if defended.batch_worst_correct is None else (WORST, WORST_BATCH),
     )
+
+
+def _accuracy(
+    title: str, share: Share, static: Share | None = None, notes: tuple[str, ...] = ()
+) -> list[object]:
+    """Return a row: an accuracy, its interval and, beside the static model's, the difference."""
+    gain = None if static is None else Points(share.percent - static.percent)
+    return [title, Cell(share, notes), share.interval, gain]
 
 
 def _caption(static: Record, defended: Record) -> str:

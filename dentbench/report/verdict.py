@@ -15,7 +15,9 @@ are compared by the exact McNemar test.
   says what would decide.
 
 The worst case counts every protocol against the defense, and the static model has fewer of them;
-a small loss is therefore expected, and "weaker" needs the test to say so.
+a small loss is therefore expected, and "weaker" needs the test to say so. Where batch mates
+matter, other batches than the declared ones break an image only if it is right unperturbed in
+both; what coupling alone gets wrong there is told apart and, in batches of full size, a doubt.
 """
 
 from __future__ import annotations

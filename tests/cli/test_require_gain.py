@@ -1,0 +1,77 @@
+"""``--require-gain``: the exit code when a gain is met, is too small, is in doubt, is not there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.cli.test_evaluate import Run
+from tests.test_panel import planted
+
+OWN = """
+from tests.test_panel import Nothing, Projecting, planted
+
+
+def network():
+    return planted()[0]
+
+
+def projecting(network):
+    return Projecting()
+
+
+def nothing(network):
+    return Nothing()
+"""
+
+
+@pytest.fixture
+def dentbench(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Run:
+    _, images, labels = planted()
+    np.savez(
+        tmp_path / "images.npz", images=images.permute(0, 2, 3, 1).numpy(), labels=labels.numpy()
+    )
+    (tmp_path / "planted_own.py").write_text(OWN)
+    return Run(monkeypatch, capsys, tmp_path)
+
+
+def command(defense: str, *more: str) -> tuple[str, ...]:
+    data = ("--data", "images.npz", "--data-name", "planted", "--examples", "16", "--eps", "0.05")
+    own = ("--model", "planted_own:network", "--defense", f"planted_own:{defense}")
+    return ("evaluate", *own, *data, *more)
+
+
+def test_a_gain_that_holds_is_met_or_too_small(dentbench: Run) -> None:
+    """Smoothing takes away what only the attacker uses: a gain with a closed form."""
+    run = command("projecting", "--protocol", "all", "--require-gain")
+    code, out, err = dentbench(*run, "5")
+    assert code == 0 and "required" not in err, (out, err)
+    assert "Holds:" in out
+    code, _, err = dentbench(*run, "95")  # nothing is left to do but to judge
+    assert code == 3
+    assert "required: a gain of 95 points that holds; found: holds, gain +" in err
+    assert len(dentbench.rows()) == 2
+
+
+def test_a_gain_in_doubt_is_not_met(dentbench: Run) -> None:
+    code, out, err = dentbench(*command("projecting", "--attack", "quick", "--require-gain", "5"))
+    assert code == 3
+    assert "Undecided:" in out and "found: undecided, gain +" in err
+
+
+def test_no_gain_is_not_met(dentbench: Run) -> None:
+    run = command("nothing", "--attack", "quick", "--require-gain", "0")
+    code, _, err = dentbench(*run)
+    assert code == 3 and "found: " in err and "gain +0.0 (" in err
+
+
+def test_it_needs_a_defense(dentbench: Run) -> None:
+    run = ("evaluate", *command("none", "--attack", "quick")[3:], "--require-gain", "1")
+    code, _, err = dentbench(
+        *run[:1], "--model", "planted_own:network", "--mode", "static", *run[3:]
+    )
+    assert code == 2 and "needs a defense" in err
