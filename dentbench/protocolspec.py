@@ -38,7 +38,7 @@ class ProtocolSpec:
     restarts: int | None = None
     last: int | None = None
     every: int = 1
-    draws: int = 1
+    draws: int = 2
     queries: int | None = None
     fractions: tuple[float, ...] = (0.01, 0.05, 0.2)
 

@@ -262,7 +262,8 @@ PROTOCOLS.add(
     "decision",
     ProtocolCard(
         function="dentbench.attacks.direct:decision",
-        summary="no gradient: Square, from scratch, by the defense's scores alone",
+        summary="no gradient: Square, from scratch, by the defense's scores alone; in a cascade "
+        "with 5 queries for each iteration of the attack, to keep the whole cheap",
         source="arXiv 1912.00049",
         after=_CHEAP,
         settings=("iterations", "queries"),

@@ -34,8 +34,8 @@ class Share:
         return f"{self.percent:.6g}" if self.total else ""
 
     def data(self) -> dict[str, Any]:
-        """Return percentage, count and total."""
-        return {"percent": self.percent, **vars(self)}
+        """Return percentage, count, total and the ends of the interval, in percent."""
+        return {"percent": self.percent, **vars(self), **self.interval.data()}
 
     @property
     def interval(self) -> Interval:

@@ -52,7 +52,7 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
 
 def _rows(record: Record, static: Record | None) -> list[list[object]]:
     threat = setting.threat_text(record.norm, eps_of(record))
-    settings = setting.settings_text(record)
+    settings = setting.whole_text(record)
     title = setting.defense_title(record) + (f", {settings}" if settings else "")
     model = f"{record.model}, {record.dataset}, {threat}"
     stub = [Cell(model, setting.attack_notes(record)), title]
@@ -64,7 +64,15 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
     for name, count in record.protocol_counts.items():
         card, share = PROTOCOLS[name], Share(count, record.n)
         minus = None if base is None else Points(share.percent - base.percent)
-        rows.append([*stub, name, share, share.interval, minus, card.summary, card.source])
+        about = card.summary
+        if name == "decision" and record.decision_queries:
+            about += f" ({record.decision_queries:,} queries)"
+        rows.append([*stub, name, share, share.interval, minus, about, card.source])
+    if record.batch_worst_correct is not None:
+        share = Share(record.batch_worst_correct, record.n)
+        minus = None if base is None else Points(share.percent - base.percent)
+        about = "every batch at the points worst for it as a whole"
+        rows.append([*stub, "worst per batch", share, share.interval, minus, about, None])
     worst = Share(record.robust_correct, record.n)
     paired = None
     if record.gained is not None and record.lost is not None:

@@ -256,6 +256,8 @@ def test_json_has_numbers_and_texts(records: list[Record]) -> None:
         "percent": 59.63,
         "count": 5963,
         "total": 10000,
+        "low": pytest.approx(58.665, abs=1e-3),
+        "high": pytest.approx(60.588, abs=1e-3),
         "text": "59.6% (5963/10000)",
     }
     assert row["minus static"]["gained"] == 33 and row["model"] == "Carmon2019Unlabeled"

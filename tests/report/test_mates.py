@@ -30,6 +30,11 @@ def coupled(make_record: Make, **changes: Any) -> Record:
     return make_record(2, 98, COUNTS, **{**DENT, **mates, **changes})
 
 
+def test_the_queries_of_decision_are_told(make_record: Make) -> None:
+    run = make_record(2, 98, {"published": 80, "decision": 70}, **DENT, decision_queries=1500)
+    assert "(1,500 queries)" in render(tables.protocols([run]), "markdown")
+
+
 def test_every_composition_and_share_has_a_row(make_record: Make) -> None:
     plain = make_record(3, 98, {"published": 80}, n=100)
     table = tables.batch_mates([plain, coupled(make_record)])
@@ -53,5 +58,7 @@ def test_the_worst_of_every_batch_stands_beside_the_worst_of_every_image(make_re
     (per_batch,) = [line for line in text.splitlines() if "dent, worst per batch" in line]
     assert "56.0% (56/100)" in per_batch and "+6.0" in per_batch
     assert "as one attacker of the batch would choose" in text
+    listed = tables.protocols([static, coupled(make_record, decision_queries=500)])
+    assert "worst per batch" in [row[2].text for row in listed.rows]
     alone = coupled(make_record, batch_worst_correct=None)
     assert "per batch" not in render(tables.summary(static, alone), "markdown")
