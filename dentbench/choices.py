@@ -5,14 +5,16 @@ Torch-free.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Final, TypeAlias
 
 from dentbench.checks import require_number
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import DentSpec, ProtocolSpec, field_names
+from dentbench.spec import DentSpec, ProtocolSpec, field_names, format_eps, parse_eps
 
 
 def parse_threat(text: str) -> tuple[str, str]:
@@ -21,6 +23,54 @@ def parse_threat(text: str) -> tuple[str, str]:
     if not (norm and colon and eps):
         raise SpecError(f"threat is {text!r}; write NORM:EPS, such as Linf:1.5/255 or L2:0.2")
     return norm, eps
+
+
+GRID_SIZE: Final = 1000
+"""How many values a grid has at most."""
+
+_RANGE: Final = re.compile(r"([\d.]+)\.\.([\d.]+)(/[\d.]+)?(?::([\d.]+))?")
+
+
+def parse_eps_grid(text: str) -> tuple[str, ...]:
+    """Return the values of eps, ascending, that "0..16/255", "0..0.3:0.05" or "0,8/255" name.
+
+    A range has both ends; a step after a colon counts in the numerator's units, 1 if left out.
+    Raises :class:`~dentbench.errors.SpecError` for anything else.
+    """
+    hint = "write a range such as 0..16/255 or 0..0.3:0.05, or values such as 0,4/255,8/255"
+    return tuple(map(format_eps, _grid("eps", text, hint)))
+
+
+def parse_steps_grid(text: str) -> tuple[int, ...]:
+    """Return the numbers of steps, ascending, that "0..6", "0..30:5" or "1,3,6" name."""
+    hint = "write a range such as 0..6 or 0..30:5, or values such as 1,3,6"
+    found = _grid("steps", text, hint)
+    if any(value.denominator != 1 for value in found):
+        raise SpecError(f"--steps-grid is {text!r}; {hint}, whole numbers")
+    return tuple(map(int, found))
+
+
+def _grid(name: str, text: str, hint: str) -> list[Fraction]:
+    values: set[Fraction] = set()
+    for part in text.replace(",", " ").split():
+        match = _RANGE.fullmatch(part)
+        try:
+            if match is None:
+                values.add(parse_eps(part))
+                continue
+            low, high, step = (parse_eps(one) for one in (match[1], match[2], match[4] or "1"))
+            scale = parse_eps(f"1{match[3] or ''}")
+            count = (high - low) // step + 1 if step else 0
+        except SpecError:
+            raise SpecError(f"--{name}-grid is {text!r}; {hint}") from None
+        if not 0 < count <= GRID_SIZE:
+            raise SpecError(
+                f"--{name}-grid is {text!r}, which has no 1 to {GRID_SIZE} values; {hint}"
+            )
+        values |= {(low + number * step) * scale for number in range(count)}
+    if not values:
+        raise SpecError(f"--{name}-grid is {text!r}; {hint}")
+    return sorted(values)
 
 
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]

@@ -77,7 +77,8 @@ class Study:
 class Request:
     """What a user asks of every model, as written; None takes the default.
 
-    ``threats``: such as "Linf:1.5/255", in place of ``norm`` and ``eps``. ``budget``: AttackSpec's
+    ``eps_grid``: values in place of ``eps``. ``threats``: such as "Linf:1.5/255", in place of
+    ``norm`` and ``eps``. ``budget``: AttackSpec's
     ``iterations``, ``targets`` and ``queries``.
     """
 
@@ -88,6 +89,7 @@ class Request:
     budget: Mapping[str, int | None] = field(default_factory=dict)
     norm: str | None = None
     eps: str | None = None
+    eps_grid: Sequence[str] = ()
     threats: Sequence[str] = ()
     batches: BatchPlan = field(default_factory=BatchPlan)
     protocols: Sequence[str] = ()
@@ -102,7 +104,10 @@ class Request:
         """
         if self.threats and (self.norm or self.eps):
             raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
+        if self.eps_grid and self.eps:
+            raise SpecError("--eps is given beside --eps-grid; choose one way to say it")
         pairs: list[tuple[str | None, str | None]] = [*map(parse_threat, self.threats)]
+        pairs += [(self.norm, eps) for eps in self.eps_grid]
         default: ModelCard | DatasetCard | None = card
         if default is None and self.data.dataset is not None and self.data.dataset in DATASETS:
             default = DATASETS[self.data.dataset]

@@ -121,8 +121,11 @@ class Worker:
         seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
         defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
         changed = None
-        if task.stage == NATURAL:
-            points, judged = x, judge_in_batches(defense, x, y, spec.batches.size)
+        if task.stage == NATURAL or spec.attack.eps == 0:
+            # In a ball of radius 0 there is the image alone, and how it was judged is known.
+            points, judged = x, torch.tensor(task.natural, device=self.device)
+            if task.stage == NATURAL:
+                judged = judge_in_batches(defense, x, y, spec.batches.size)
             result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
             correct = judged
         else:

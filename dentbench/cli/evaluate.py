@@ -38,6 +38,7 @@ def evaluate(
         ),
     ] = None,
     steps: opt.Steps = None,
+    steps_grid: opt.StepsGrid = None,
     delta: opt.Delta = None,
     loss: opt.Loss = None,
     statistics: opt.Statistics = None,
@@ -50,6 +51,7 @@ def evaluate(
     settings: opt.Settings = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
+    eps_grid: opt.EpsGrid = None,
     attack: opt.Attack = "standard",
     iterations: opt.Iterations = None,
     targets: opt.Targets = None,
@@ -91,6 +93,7 @@ def evaluate(
     from dentbench import table1
     from dentbench.choices import (
         OwnModel,
+        parse_eps_grid,
         parse_normalize,
         parse_protocol_settings,
         parse_settings,
@@ -123,6 +126,7 @@ def evaluate(
         budget={"iterations": iterations, "targets": targets, "queries": queries},
         norm=norm,
         eps=eps,
+        eps_grid=parse_eps_grid(eps_grid) if eps_grid is not None else (),
         batches=BatchPlan(size=batch_size, batching=batching),
         protocols=protocol or (),
         protocol_settings=parse_protocol_settings(protocol_set or (), cascade=not no_cascade),
@@ -130,8 +134,12 @@ def evaluate(
         precision=precision,
     )
     if table is None:
+        grid = running.each_steps(own, steps_grid)
         studies = make_studies(
-            request, lambda card: choose_defenses(defense or (), mode, own, card)
+            request,
+            lambda card: [
+                chosen for one in grid for chosen in choose_defenses(defense or (), mode, one, card)
+            ],
         )
     else:
         given = {name: value for name, value in own.items() if value is not None}
@@ -178,14 +186,16 @@ def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
     """Return the verdict on every defended record, each against its own static one."""
     from dataclasses import asdict
 
+    from dentbench.cli import running
     from dentbench.report.verdict import verdict
 
     return [
         {
             "model": static.model,
+            "eps": static.eps,
             "defense": defended.defense,
+            "steps": defended.steps,
             **asdict(verdict(static, defended)),
         }
-        for _, (static, *others) in finished
-        for defended in others
+        for static, defended in running.compared(finished)
     ]

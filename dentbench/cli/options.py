@@ -204,6 +204,23 @@ Eps = Annotated[
     str | None,
     typer.Option("--eps", metavar="8/255", help="Exact radius. Default: the model's."),
 ]
+EpsGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--eps-grid",
+        metavar="0..16/255",
+        help="Every eps of a range, or values with commas; report draws the curve. At 0 robust is "
+        "natural.",
+    ),
+]
+StepsGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--steps-grid",
+        metavar="0..6",
+        help="Every number of dent's steps of a range, or values with commas.",
+    ),
+]
 Attack = Annotated[
     str,
     typer.Option(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -210,6 +210,33 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
+def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:
+    """Return a study's records, the static one first, of each of its attacks."""
+    size = len(records) // len(study.attacks)
+    return [list(records[start : start + size]) for start in range(0, len(records), size)]
+
+
+def compared(finished: Finished) -> list[tuple[Record, Record]]:
+    """Return every defended record, in order, after the static one that it is compared with."""
+    return [
+        (static, defended)
+        for study, records in finished
+        for static, *others in by_attack(study, records)
+        for defended in others
+    ]
+
+
+def each_steps(settings: Mapping[str, Any], grid: str | None) -> list[Mapping[str, Any]]:
+    """Return dent's settings, or those with every number of steps of a grid, as written."""
+    from dentbench.choices import parse_steps_grid
+
+    if grid is None:
+        return [settings]
+    if settings.get("steps") is not None:
+        raise SpecError("--steps is given beside --steps-grid; choose one way to say it")
+    return [{**settings, "steps": steps} for steps in parse_steps_grid(grid)]
+
+
 def require_gain(finished: Finished, points: float) -> None:
     """End the command with exit code 3, and say why, unless every defense gains so many points.
 
@@ -217,7 +244,7 @@ def require_gain(finished: Finished, points: float) -> None:
     """
     from dentbench.report.verdict import verdict
 
-    found = [verdict(static, defended) for _, (static, *others) in finished for defended in others]
+    found = [verdict(static, defended) for static, defended in compared(finished)]
     if not found:
         raise SpecError("--require-gain needs a defense; mode static has none")
     short = [one for one in found if not one.meets(points)]

@@ -9,9 +9,10 @@ from rich.console import Console
 from rich.text import Text
 
 from dentbench.attacks.soundness import failed
-from dentbench.cli.running import Finished
+from dentbench.cli.running import Finished, by_attack
 from dentbench.outcome import Record
 from dentbench.report import ablation, beside, diagnosed, tables
+from dentbench.report.charts import heading
 from dentbench.report.terminal import print_table
 from dentbench.report.verdict import verdict
 from dentbench.study import Study
@@ -21,7 +22,8 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
     """Print one evaluation: notes, table, verdict and what the adaptations did."""
     console = Console()
     _notes(study, console)
-    if len(records) == 1:
+    groups = by_attack(study, records)
+    if len(groups) > 1 or len(records) == 1:
         print_table(tables.all_records(records), console)
     else:
         static, *others = records
@@ -29,8 +31,11 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
             print_table(tables.summary(static, others[0]), console)
         else:
             print_table(beside.beside(static, others), console)
+    for static, *others in groups:
         for defended in others:
-            console.print(Text(verdict(static, defended).sentence, style="bold"))
+            of = f"{heading(defended)}. " if len(records) > 2 else ""
+            sentence = verdict(static, defended).sentence
+            console.print(Text(f"{of}{sentence}", style="bold"))
             _checks(defended, console)
             if defended.batch_mates:
                 print_table(tables.batch_mates([defended]), console)
