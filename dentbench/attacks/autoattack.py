@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import ATTACKS, AttackPlan
+from dentbench.attacks.telling import tell
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
 from dentbench.spec import AttackSpec
@@ -79,6 +80,7 @@ def run_attack(
             for number, rows in enumerate(robust.nonzero().flatten().split(chunk)):
                 if not len(rows):
                     continue
+                tell(name, int(robust.sum()), len(robust))
                 attack = _single_attack(view, plan, spec, name, classes, seed_of(name, number))
                 for row in _attack_rows(view, attack, rows):
                     robust[row] = False

@@ -13,6 +13,7 @@ from dentbench.attacks.base import Classifier, ThreatModel, margins, require_fin
 from dentbench.attacks.budget import Ascent
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols import Situation
+from dentbench.attacks.telling import tell
 from dentbench.spec import derive_seed
 
 
@@ -123,6 +124,8 @@ class Search:
         """Run ascents one after the other, each on what the ones before left."""
         for number, ascent in enumerate(ascents):
             if len(self.rows):
+                left = int((self.margin[self.rows] <= 0).sum())
+                tell(f"run {number + 1} of {len(ascents)}", left, len(self.margin))
                 self.ascend(oracle, ascent, number)
                 self.prune()
 

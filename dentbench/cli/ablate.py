@@ -64,13 +64,17 @@ def ablate(
         typer.Option("--time/--no-time", help="Measure inference time beside the static model's."),
     ] = True,
     dry_run: opt.DryRun = False,
+    progress: opt.Progress = opt.Display.AUTO,
+    quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
     force: opt.Force = False,
 ) -> None:
     """Attack dent part by part: the six rows of the paper's Table 2, batch-wise.
 
     --blur alone chooses some of them; any other setting of dent makes a grid of all the values
-    given. Run again, it resumes at the first missing batch. For example:
+    given. Run again, it resumes at the first missing batch.
+
+    Examples:
 
     dentbench ablate --model AutoAttackResNet18 --examples 64 --attack quick
 
@@ -143,12 +147,16 @@ def ablate(
             diagnostics=diagnostics,
             dry_run=dry_run,
             force=force,
+            progress=opt.Display.NONE if quiet else progress,
         ),
     )
     from dentbench.cli import showing
 
     if as_json:
         running.print_json(finished)
+        return
+    if quiet:
+        showing.show_verdicts(finished)
         return
     for study, records in finished:
         showing.show_ablation(study, records, results, table2=ablation.is_table2(axes))

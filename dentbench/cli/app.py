@@ -22,7 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 done, 2 something you can fix, 130 stopped by Ctrl-C (resumable).",
+    epilog="Exit codes: 0 done; 2 something you can fix; 3 no gain that evaluate --require-gain "
+    "asks for; 130 stopped by Ctrl-C, and the same command resumes. Completion of commands, "
+    "options and names in your shell: dentbench --install-completion.",
 )
 app.command("fetch")(fetch)
 app.command("evaluate")(evaluate)

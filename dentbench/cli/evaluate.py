@@ -34,7 +34,9 @@ def evaluate(
     mode: Annotated[
         str | None,
         typer.Option(
-            "--mode", help="instance (default) or batch: dent beside static; or static alone."
+            "--mode",
+            metavar="MODE",
+            help="instance (default) or batch: dent beside static; or static alone.",
         ),
     ] = None,
     steps: opt.Steps = None,
@@ -79,15 +81,28 @@ def evaluate(
     save_adversarial: opt.SaveAdversarial = False,
     diagnostics: opt.Diagnostics = False,
     dry_run: opt.DryRun = False,
+    progress: opt.Progress = opt.Display.AUTO,
+    quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
     force: opt.Force = False,
     require_gain: opt.RequireGain = None,
 ) -> None:
     """Attack the static model and dent, print both with the difference, and append the records.
 
-    Run again, it resumes at the first missing batch. For example:
+    Run again, it resumes at the first missing batch. Without options: the embedded model and data.
+
+    Examples:
+
+    dentbench evaluate
 
     dentbench evaluate --model Carmon2019 --mode instance --steps 6
+
+    dentbench evaluate --protocol all --attack quick --examples 256 --save-adversarial
+
+    dentbench evaluate --eps-grid 0..16/255 --progress json 2> progress.jsonl
+
+    Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130
+    stopped by Ctrl-C (the same command resumes).
     """
     del config
     from dentbench import table1
@@ -167,12 +182,15 @@ def evaluate(
             diagnostics=diagnostics,
             dry_run=dry_run,
             force=force,
+            progress=opt.Display.NONE if quiet else progress,
         ),
     )
     from dentbench.cli import showing
 
     if as_json:
         running.print_json(finished, verdicts=_verdicts(finished))
+    elif quiet:
+        showing.show_verdicts(finished)
     elif table is None:
         for study, records in finished:
             showing.show_study(study, records, results)

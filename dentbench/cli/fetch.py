@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def fetch(
     config: opt.Config = None,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[NAME]...", help="Models or data sets.")
+        list[str] | None,
+        typer.Argument(metavar="[NAME]...", help="Models or data sets.", hidden=True),
     ] = None,
     model: Annotated[
         list[str] | None, typer.Option("--model", metavar="NAME", help="A model; repeatable.")
@@ -44,7 +45,18 @@ def fetch(
     offline: opt.Offline = False,
     cache: opt.Cache = None,
 ) -> None:
-    """Bring models and data sets into the cache, whole and verified; list, verify, remove them."""
+    """Bring models and data sets, named as NAMEs, into the cache, whole and verified.
+
+    Also list, verify and remove them, and import files brought by hand.
+
+    Examples:
+
+    dentbench fetch --list
+
+    dentbench fetch Carmon2019 cifar10
+
+    dentbench fetch Carmon2019 --from cifar10_carmon.pt
+    """
     del config
     from dentbench.zoo.sources import Request
 

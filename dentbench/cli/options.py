@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from dentbench.errors import SpecError
+
+
+class Display(StrEnum):
+    """How progress is shown; auto: bars on a terminal, lines elsewhere."""
+
+    AUTO = "auto"
+    BARS = "bars"
+    LINES = "lines"
+    JSON = "json"
+    NONE = "none"
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -61,6 +73,16 @@ def _text(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
+def _completing(module: str, registry: str) -> Callable[[str], list[str]]:
+    """Return what completes a name on the command line: those of a registry, loaded then."""
+
+    def complete(incomplete: str) -> list[str]:
+        names = getattr(importlib.import_module(module), registry)
+        return [name for name in names if name.lower().startswith(incomplete.lower())]
+
+    return complete
+
+
 Config = Annotated[
     Path | None,
     typer.Option(
@@ -76,6 +98,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
+        autocompletion=_completing("dentbench.zoo.cards", "MODELS"),
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
         "repeatable. Default: the embedded digits-robust (ablate: digits-nominal).",
     ),
@@ -110,6 +133,7 @@ Dataset = Annotated[
         "--dataset",
         "--data",
         metavar="NAME|FILE",
+        autocompletion=_completing("dentbench.zoo.cards", "DATASETS"),
         help="Data set by name, or a .parquet, .npz or CIFAR file. Default: the model's own.",
     ),
 ]
@@ -117,17 +141,23 @@ DataName = Annotated[
     str | None,
     typer.Option("--data-name", metavar="TEXT", help="What to call a data file of your own."),
 ]
-_MODE = typer.Option("--mode", help="batch or instance. Default: batch.")
+_MODE = typer.Option("--mode", metavar="MODE", help="batch or instance. Default: batch.")
 _STEPS = typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")
-_DELTA = typer.Option("--delta", help="affine: adapt scales and shifts; none: leave them.")
-_LOSS = typer.Option("--loss", help="shot or entropy.")
-_STATISTICS = typer.Option(
-    "--statistics", help="running (training, frozen), batch, or mix:ALPHA of the batch's."
+_DELTA = typer.Option(
+    "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
 )
-_BLUR = typer.Option("--blur", help="none, static or dynamic. Default: none.")
+_LOSS = typer.Option("--loss", metavar="NAME", help="shot or entropy.")
+_STATISTICS = typer.Option(
+    "--statistics",
+    metavar="NAME",
+    help="running (training, frozen), batch, or mix:ALPHA of the batch's.",
+)
+_BLUR = typer.Option("--blur", metavar="KIND", help="none, static or dynamic. Default: none.")
 _SIGMA = typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts.")
-_PADDING = typer.Option("--padding", help="Of the blur: zeros, reflect or replicate.")
-_OPTIMIZER = typer.Option("--optimizer", help="adamod, adamod-paper, adam or sgd.")
+_PADDING = typer.Option(
+    "--padding", metavar="KIND", help="Of the blur: zeros, reflect or replicate."
+)
+_OPTIMIZER = typer.Option("--optimizer", metavar="NAME", help="adamod, adamod-paper, adam or sgd.")
 _LR = typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts.")
 _SIGMA_LR = typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma.")
 
@@ -169,6 +199,7 @@ Defenses = Annotated[
     typer.Option(
         "--defense",
         metavar="NAME|MODULE:CALLABLE",
+        autocompletion=_completing("dentbench.defenses.catalogue", "DEFENSES"),
         help="dent (default), none, norm, tent, tent-online, anti-adversary, hedge, or "
         "module:callable that makes one from the network; settings after commas, as in "
         "tent,steps=10; repeatable.",
@@ -187,6 +218,7 @@ Order = Annotated[
     str,
     typer.Option(
         "--order",
+        metavar="ORDER",
         help="given, or label-windows:N: sorted by label within windows of N images (Chen et "
         "al. 2022: 256), natural accuracy in the given order told beside it.",
     ),
@@ -199,7 +231,9 @@ Diagnostics = Annotated[
         "their points are kept.",
     ),
 ]
-Norm = Annotated[str | None, typer.Option("--norm", help="Linf, L2 or L1. Default: the model's.")]
+Norm = Annotated[
+    str | None, typer.Option("--norm", metavar="NORM", help="Linf, L2 or L1. Default: the model's.")
+]
 Eps = Annotated[
     str | None,
     typer.Option("--eps", metavar="8/255", help="Exact radius. Default: the model's."),
@@ -225,6 +259,8 @@ Attack = Annotated[
     str,
     typer.Option(
         "--attack",
+        metavar="NAME",
+        autocompletion=_completing("dentbench.attacks.catalogue", "ATTACKS"),
         help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
         "quick (short, not AutoAttack).",
     ),
@@ -243,7 +279,10 @@ Queries = Annotated[
 Protocols = Annotated[
     list[str] | None,
     typer.Option(
-        "--protocol", help="How the defense is attacked; repeatable. Default: published, transfer."
+        "--protocol",
+        metavar="NAME",
+        autocompletion=_completing("dentbench.attacks.catalogue", "PROTOCOLS"),
+        help="How the defense is attacked; repeatable. Default: published, transfer.",
     ),
 ]
 ProtocolSettings = Annotated[
@@ -274,6 +313,7 @@ Batching = Annotated[
     str,
     typer.Option(
         "--batching",
+        metavar="HOW",
         help="declared: the defense sees only its declared batches; autoattack: AutoAttack's "
         "own packing of survivors.",
     ),
@@ -368,5 +408,17 @@ RequireGain = Annotated[
         help="End with exit code 3 unless every defense holds and the 95% interval of its "
         "worst-case gain over static lies at or above so many percentage points.",
     ),
+]
+Progress = Annotated[
+    Display,
+    typer.Option(
+        "--progress",
+        metavar="HOW",
+        help="On the error stream: bars, lines, json (one object a line), none; auto: bars on a "
+        "terminal, else lines.",
+    ),
+]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Print the verdicts alone; no progress.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]

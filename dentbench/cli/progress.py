@@ -1,91 +1,249 @@
-"""Progress bars of a run, on the error stream, driven by counted passes through the network."""
+"""How a run goes on, on the error stream: bars, lines, JSON lines, or nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import logging
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
     Progress,
+    ProgressColumn,
     TaskID,
-    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
+from dentbench.attacks.telling import LOGGER
+from dentbench.cli.options import Display
 from dentbench.outcome import NATURAL
 
+SECONDS = 1.0
+"""How often JSON lines tell of passes at most."""
 
-class RunProgress:
-    """Shows one bar per stage: passes done of those expected, images right so far, ETA.
+
+@dataclass
+class Stage:
+    """Where a stage is: passes done of those expected, batches, and images right so far.
 
     The bound on the passes assumes that every image survives; once a batch is finished, the rest
     is expected to cost what the finished ones did.
     """
 
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._task: TaskID | None = None
-        self._passes = 0
+    title: str
+    total: int
+    started: float
+    passes: int = 0
+    done: int = 0
+    units: int = 0
+    correct: int = 0
+    judged: int = 0
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """Take note of a finished batch."""
+        self.done, self.units, self.correct, self.judged = done, units, correct, judged
+        if self.passes:
+            self.total = max(self.passes * units // done, 1)
+
+    @property
+    def rate(self) -> float:
+        """Passes per second so far."""
+        return self.passes / max(time.perf_counter() - self.started, 1e-9)
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long the rest is expected to take; None before the first pass."""
+        return max(self.total - self.passes, 0) / self.rate if self.passes else None
+
+
+class Shown:
+    """A progress that keeps count and shows nothing; the others say what they show, and when."""
+
+    def __init__(self) -> None:
+        self.stage = Stage("", 1, time.perf_counter())
 
     def begin(self, title: str, passes: int) -> None:
-        """Start a stage's bar."""
-        self._passes = 0
-        self._task = self._bars.add_task(title, total=max(passes, 1), right="")
+        """Start a stage."""
+        self.stage = Stage(title, max(passes, 1), time.perf_counter())
 
     def advance(self, passes: int) -> None:
-        """Move the bar to so many passes."""
-        self._passes = passes
-        if self._task is not None:
-            self._bars.update(self._task, completed=passes)
+        """Take note of so many passes of the stage."""
+        self.stage.passes = passes
+
+    def attack(self, name: str, left: int, images: int) -> None:
+        """Take note that an attack begins on what is left of a batch."""
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """Take note of a finished batch."""
+        self.stage.unit_done(done, units, correct, judged)
+
+
+class Bars(Shown):
+    """A bar per stage: batches, the attack and its survivors, images right so far, speed, ETA."""
+
+    def __init__(self, bars: Progress) -> None:
+        super().__init__()
+        self._bars = bars
+        self._task = TaskID(0)
+        self._model = ""
+
+    def begin(self, title: str, passes: int) -> None:
+        """Start a stage's bar; a model is named once."""
+        super().begin(title, passes)
+        model, _, rest = title.partition(" ")
+        if model != self._model:
+            self._model = model
+            self._bars.console.print(model, style="bold", highlight=False, markup=False)
+        self._task = self._bars.add_task(rest, total=self.stage.total, attack="", right="", rate="")
+
+    def advance(self, passes: int) -> None:
+        """Move the bar."""
+        super().advance(passes)
+        rate = f"{_short(self.stage.rate)}/s"
+        self._bars.update(self._task, completed=passes, rate=rate)
+
+    def attack(self, name: str, left: int, images: int) -> None:
+        """Show the attack and how many of the batch are left."""
+        self._bars.update(self._task, attack=f"{name} {left}/{images}")
 
     def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
         """Correct the expected total and show how many images are right so far."""
-        if self._task is not None:
-            total = max(self._passes * units // done, 1)
-            shown = f"{100 * correct / judged:.1f}% of {judged}"
-            self._bars.update(self._task, completed=self._passes, total=total, right=shown)
+        super().unit_done(done, units, correct, judged)
+        right = f"{100 * correct / judged:.1f}%"
+        self._bars.update(
+            self._task,
+            total=self.stage.total,
+            completed=self.stage.total if done == units else self.stage.passes,
+            right=f"{done}/{units} {right}",
+            attack="",
+        )
 
 
-class PlainProgress:
-    """One line per finished stage, for logs and pipes."""
+class Lines(Shown):
+    """A line per finished batch, for logs and pipes."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self._console = console
-        self._title = ""
-
-    def begin(self, title: str, passes: int) -> None:
-        """Remember what is being run."""
-        del passes
-        self._title = title
-
-    def advance(self, passes: int) -> None:
-        """Say nothing in between."""
 
     def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
         """Say how far the stage is."""
-        if done == units or not self._title.endswith(NATURAL):
-            share = f"{100 * correct / judged:.1f}% of {judged} right"
-            self._console.print(f"{self._title}: batch {done} of {units}, {share}", highlight=False)
+        super().unit_done(done, units, correct, judged)
+        stage = self.stage
+        if done < units and stage.title.endswith(NATURAL):
+            return
+        text = f"{stage.title}: batch {done} of {units}, "
+        text += f"{100 * correct / judged:.1f}% of {judged} right"
+        left = stage.seconds_left
+        if done < units and left is not None:
+            text += f", {_short(stage.rate)} passes/s, {left:.0f} s left"
+        self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+class JsonLines(Shown):
+    """A JSON object per event, one a line, for schedulers; times in seconds."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        super().__init__()
+        self._write = write
+        self._told = 0.0
+
+    def begin(self, title: str, passes: int) -> None:
+        """Tell of a stage."""
+        super().begin(title, passes)
+        self._tell("begin", passes_expected=passes)
+
+    def advance(self, passes: int) -> None:
+        """Tell of passes, now and then."""
+        super().advance(passes)
+        now = time.perf_counter()
+        if now - self._told >= SECONDS:
+            self._told = now
+            self._tell("passes", **self._speed())
+
+    def attack(self, name: str, left: int, images: int) -> None:
+        """Tell of an attack."""
+        self._tell("attack", attack=name, left=left, images=images)
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """Tell of a batch."""
+        super().unit_done(done, units, correct, judged)
+        counts = {"batch": done, "batches": units, "right": correct, "images": judged}
+        self._tell("batch", **counts, **self._speed())
+
+    def _speed(self) -> dict[str, Any]:
+        left = self.stage.seconds_left
+        return {
+            "passes": self.stage.passes,
+            "passes_per_second": round(self.stage.rate, 1),
+            "seconds_left": None if left is None else round(left, 1),
+        }
+
+    def _tell(self, event: str, **values: Any) -> None:
+        self._write(json.dumps({"event": event, "stage": self.stage.title, **values}))
+
+
+def _short(rate: float) -> str:
+    return f"{rate:.0f}" if rate < 1000 else f"{rate / 1000:.1f}k"
+
+
+class _Told(logging.Handler):
+    """Hands what attacks tell on to a progress."""
+
+    def __init__(self, shown: Shown) -> None:
+        super().__init__(logging.DEBUG)
+        self._shown = shown
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.args, tuple) and len(record.args) == 3:
+            name, left, images = record.args
+            self._shown.attack(str(name), int(str(left)), int(str(images)))
+
+
+def columns() -> tuple[ProgressColumn, ...]:
+    """Return what a bar's line holds; it fits 80 columns."""
+    return (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=6),
+        TextColumn("{task.fields[right]}", style="bold", markup=False),
+        TextColumn("{task.fields[attack]}", markup=False),
+        TextColumn("{task.fields[rate]}", style="dim", markup=False),
+        TimeRemainingColumn(compact=True),
+    )
 
 
 @contextmanager
-def shown_progress() -> Iterator[RunProgress | PlainProgress]:
-    """Show bars on a terminal, lines elsewhere."""
+def shown_progress(display: Display = Display.AUTO) -> Iterator[Shown]:
+    """Show progress on the error stream for the time of a run."""
     console = Console(stderr=True)
-    if not console.is_terminal:
-        yield PlainProgress(console)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TaskProgressColumn(),
-        TextColumn("{task.fields[right]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, refresh_per_second=4) as bars:
-        yield RunProgress(bars)
+    if display is Display.AUTO:
+        display = Display.BARS if console.is_terminal else Display.LINES
+    if display is Display.BARS:
+        with Progress(*columns(), console=console, refresh_per_second=4) as bars:
+            yield from _listening(Bars(bars))
+    elif display is Display.LINES:
+        yield from _listening(Lines(console))
+    elif display is Display.JSON:
+        yield from _listening(JsonLines(lambda line: print(line, file=console.file, flush=True)))
+    else:
+        yield Shown()
+
+
+def _listening(shown: Shown) -> Iterator[Shown]:
+    logger = logging.getLogger(LOGGER)
+    handler, level, propagate = _Told(shown), logger.level, logger.propagate
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    try:
+        yield shown
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = propagate

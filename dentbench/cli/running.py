@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import typer
 
+from dentbench.cli.options import Display
 from dentbench.cli.progress import shown_progress
 from dentbench.errors import InterruptedRunError, SpecError, StoreError
 from dentbench.spec import DentSpec, EvalSpec
@@ -53,6 +54,7 @@ class How:
     diagnostics: bool = False
     dry_run: bool = False
     force: bool = False
+    progress: Display = Display.AUTO
 
 
 def carry_out(studies: Sequence[Study], how: How) -> Finished:
@@ -68,7 +70,7 @@ def carry_out(studies: Sequence[Study], how: How) -> Finished:
         show_estimates(studies, source, how)
         raise typer.Exit
     options = run_options(how)
-    return [(study, run(study, source, options)) for study in studies]
+    return [(study, run(study, source, options, how.progress)) for study in studies]
 
 
 def run_options(how: How) -> RunOptions:
@@ -148,11 +150,13 @@ def resumable(results: Path) -> Iterator[None]:
         ) from None
 
 
-def run(study: Study, source: Source, options: RunOptions) -> list[Record]:
+def run(
+    study: Study, source: Source, options: RunOptions, display: Display = Display.AUTO
+) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.loading import run_study
 
-    with resumable(options.results), shown_progress() as progress:
+    with resumable(options.results), shown_progress(display) as progress:
         return run_study(study, source, options, progress)
 
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from dentbench.attacks.soundness import failed
-from dentbench.cli.running import Finished, by_attack
+from dentbench.cli.running import Finished, by_attack, compared
 from dentbench.outcome import Record
 from dentbench.report import ablation, beside, diagnosed, tables
 from dentbench.report.charts import heading
@@ -42,6 +42,12 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
             if defended.diagnostics:
                 print_table(diagnosed.diagnostics(defended), console)
     _where(results, console)
+
+
+def show_verdicts(finished: Finished) -> None:
+    """Print the verdict on every defense, one a line, and nothing else."""
+    for static, defended in compared(finished):
+        print(f"{heading(defended)}. {verdict(static, defended).sentence}")
 
 
 def show_table1(finished: Finished, results: Path) -> None:

@@ -1,0 +1,190 @@
+"""The command line as a person and as a scheduler meet it: help, progress, colors, completion."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from typer.testing import CliRunner
+
+from dentbench import store
+from dentbench.attacks.telling import tell
+from dentbench.cli import app, progress
+from dentbench.cli.options import Display
+from dentbench.cli.progress import Bars, shown_progress
+from tests.cli.test_report import ROOT, record
+
+COMMANDS = sorted(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
+EVALUATE = ("evaluate", "--attack", "apgd-ce", "--iterations", "2", "--examples", "4")
+
+
+def dentbench(
+    *arguments: str, environment: Mapping[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "dentbench", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **(environment or {})},
+        check=True,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_help_has_examples_and_fits_80_columns(command: str) -> None:
+    done = CliRunner().invoke(app.app, [command, "--help"], terminal_width=80)
+    text = done.stdout
+    assert done.exit_code == 0 and re.search(rf"^ +dentbench {command}", text, re.MULTILINE)
+    assert max(map(len, text.splitlines())) <= 80
+    assert not re.search(r"<\w+(\[\w+\])?>", text), "a Python type is no word for a user"
+
+
+def test_the_help_documents_exit_codes_and_completion() -> None:
+    text = " ".join(CliRunner().invoke(app.app, ["--help"]).stdout.split())
+    for words in ("0 done", "2 something you can fix", "3 no gain", "130 stopped", "--version"):
+        assert words in text
+    assert "--install-completion" in text
+    assert CliRunner().invoke(app.app, ["--version"]).stdout.startswith("dentbench 0.")
+
+
+# --- progress -------------------------------------------------------------------------------------
+
+
+def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: Path) -> None:
+    options = ("--results", str(tmp_path / "results"))
+    done = dentbench(*EVALUATE, *options, "--progress", "json", environment={"TERM": "xterm"})
+    assert "\x1b" not in done.stdout + done.stderr
+    assert max(map(len, done.stdout.splitlines())) <= 80
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert {one["event"] for one in events} == {"begin", "passes", "attack", "batch"}
+    batches = [one for one in events if one["event"] == "batch"]
+    assert [one["stage"].split()[1:] for one in batches] == [
+        ["static", "natural"],
+        ["static", "published"],
+        ["instance", "natural"],
+        ["instance", "published"],
+        ["instance", "transfer"],
+    ]
+    assert all(one["batch"] == one["batches"] == 1 and one["images"] == 4 for one in batches)
+    (first, *_) = [one for one in events if one["event"] == "attack"]
+    assert (first["attack"], first["left"], first["images"]) == ("apgd-ce", 4, 4)
+
+    quiet = dentbench(*EVALUATE, *options, "--quiet")
+    assert quiet.stderr == "" and len(quiet.stdout.splitlines()) == 1
+    assert quiet.stdout.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps. Undec")
+
+
+def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(10_000))
+    monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
+    text = io.StringIO()
+    console = Console(file=text, width=80, force_terminal=True, no_color=True)
+    with Progress(*progress.columns(), console=console, auto_refresh=False) as bars:
+        shown = Bars(bars)
+        shown.begin("cifar10-resnet20-robust anti-adversary batch-mates", 10_000_000)
+        shown.attack("run 10 of 14", 128, 128)
+        shown.advance(3_000_000)
+        shown.unit_done(10, 79, 640, 1280)
+        shown.attack("run 11 of 14", 64, 128)
+        bars.refresh()
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
+    lines = [line.strip() for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", plain)]
+    assert max(map(len, lines)) <= 80 and "cifar10-resnet20-robust" in lines
+    last = next(line for line in reversed(lines) if "anti" in line)
+    for words in ("anti-adversary batch-mates", "10/79 50.0%", "run 11 of 14 64/128", "k/s"):
+        assert words in last
+
+
+def test_lines_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    for display in (Display.AUTO, Display.NONE):
+        with shown_progress(display) as shown:
+            shown.begin("toy static published", 100)
+            tell("apgd-ce", 3, 4)
+            shown.advance(50)
+            shown.unit_done(1, 2, 3, 4)
+            shown.unit_done(2, 2, 6, 8)
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(
+        r"toy static published: batch 1 of 2, 75.0% of 4 right, [\d.]+k? passes/s, \d+ s left",
+        first,
+    )
+    assert second == "toy static published: batch 2 of 2, 75.0% of 8 right"
+
+
+# --- colors ---------------------------------------------------------------------------------------
+
+
+def in_terminal(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
+    """What a command writes to a terminal."""
+    master, slave = pty.openpty()
+    base = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    base |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "80", **environment}
+    command = [sys.executable, "-m", "dentbench", *arguments]
+    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=base)
+    os.close(slave)
+    parts = []
+    while True:
+        try:
+            part = os.read(master, 65536)
+        except OSError:  # the other end is closed
+            break
+        if not part:
+            break
+        parts.append(part)
+    assert process.wait() == 0
+    os.close(master)
+    return b"".join(parts).decode()
+
+
+def test_a_terminal_has_colors_unless_no_color_is_set(tmp_path: Path) -> None:
+    store.append(tmp_path, record(1))
+    store.append(tmp_path, replace(record(2), model="Carmon2019Unlabeled"))
+    arguments = ("report", "--results", str(tmp_path))
+    color = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
+    assert color.search(in_terminal(arguments, {}))
+    assert not color.search(in_terminal(arguments, {"NO_COLOR": "1"}))
+
+
+# --- completion -----------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+def test_completion_is_installed_by_one_command(tmp_path: Path) -> None:
+    dentbench("--install-completion", "bash", environment={"HOME": str(tmp_path)})
+    done = subprocess.run(
+        ["bash", "-c", "source ~/.bashrc; complete -p dentbench"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HOME": str(tmp_path)},
+        check=True,
+    )
+    assert "_dentbench_completion" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("dentbench ev", ["evaluate"]),
+        ("dentbench report --form", ["--format"]),
+        ("dentbench evaluate --model Carm", ["Carmon2019Unlabeled"]),
+        ("dentbench evaluate --protocol gm", ["gmsa-avg", "gmsa-min"]),
+        ("dentbench evaluate --attack apgd-t", ["apgd-t"]),
+    ],
+)
+def test_completion(words: str, found: list[str]) -> None:
+    asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = dentbench(environment={"_DENTBENCH_COMPLETE": "complete_bash", **asked})
+    assert done.stdout.split() == found
