@@ -10,11 +10,14 @@ import io
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dentbench.errors import StoreError
@@ -62,6 +65,28 @@ class RunFolder:
             return
         except OSError as error:
             raise StoreError(f"cannot clear {self.path}: {error}") from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Work on this run as the only process inside the ``with`` block; wait for one that does.
+
+        A process that dies lets go. The lock file lies beside the folder and stays.
+        """
+        path = self.path.with_suffix(".lock")
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.warning("another process is working on run %s; waiting for it", path.stem)
+                lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot lock {path}: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def load(self, stage: str, unit: int, *, with_points: bool = False) -> BatchOutcome | None:
         """Return a stored outcome, or None when it is not there.

@@ -44,3 +44,9 @@ class InterruptedRunError(DentBenchError):
     """A run that the user stopped; what was finished is on disk, the message says how to resume."""
 
     exit_code = 130
+
+
+class TerminatedRunError(InterruptedRunError):
+    """A run that was told to end (SIGTERM), by a scheduler for example."""
+
+    exit_code = 143

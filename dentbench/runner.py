@@ -166,23 +166,30 @@ class Evaluation:
         """Return a stage's outcomes on all batches, computing and storing what is missing."""
         units = spec.batches.ranges(spec.data.count)
         found = [self._stored(spec, stage, unit) for unit in range(len(units))]
-        missing = [unit for unit, outcome in enumerate(found) if outcome is None]
-        if not missing:
-            return [outcome for outcome in found if outcome is not None]
+        known = [outcome for outcome in found if outcome is not None]
+        if len(known) == len(units):
+            return known
         if stage != NATURAL:
             self.outcomes(spec, NATURAL)
             if PROTOCOLS[stage].needs_static:
                 self.outcomes(baseline_of(spec), "published")
             for earlier in cascade.earlier_stages(spec, stage):
                 self.outcomes(spec, earlier)
-        outcomes = {unit: outcome for unit, outcome in enumerate(found) if outcome is not None}
+        with self._folder(spec).exclusive():
+            return self._completed(spec, stage, units)
+
+    def _completed(self, spec: EvalSpec, stage: str, units: Sequence[range]) -> list[BatchOutcome]:
+        """Compute and store what is missing, as the only process at it; return all outcomes."""
+        found = {unit: self._stored(spec, stage, unit) for unit in range(len(units))}
+        outcomes = {unit: outcome for unit, outcome in found.items() if outcome is not None}
+        missing = [unit for unit in found if unit not in outcomes]
         with self._watched(spec, stage, [units[unit] for unit in missing]):
             computed: list[BatchOutcome] = []
             for outcome in self._computed(spec, stage, missing):
                 outcomes[outcome.index] = outcome
                 computed.append(outcome)
                 self._tell(len(missing), computed)
-        return [outcomes[unit] for unit in range(len(units))]
+        return [outcomes[unit] for unit in found]
 
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
         keeps = self._keeps_points(spec, stage)

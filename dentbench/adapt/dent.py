@@ -137,7 +137,9 @@ class Dent(nn.Module):
         if not differentiable:
             parameters = parameters.detach()
         flat, sigma = self._parts(parameters)
-        return Adaptation(affine=flat, losses=torch.stack(losses), sigma=sigma)
+        found = torch.stack(losses)
+        _require_finite(found.detach())
+        return Adaptation(affine=flat, losses=found, sigma=sigma)
 
     def _step(
         self, x: Tensor, parameters: Tensor, state: OptimizerState, differentiable: bool
@@ -238,6 +240,18 @@ class Dent(nn.Module):
         with nullcontext() if flat is None else affine.active(self._pairs(flat)):
             logits: Tensor = self.network(x)
         return logits
+
+
+def _require_finite(losses: Tensor) -> None:
+    """Raise for an adaptation that diverged; once at its end, for asking makes a GPU wait."""
+    bad = torch.isfinite(losses).logical_not().nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise ModelError(
+            f"dent diverges: its loss is {float(losses[step])} before update {step + 1} of "
+            f"{len(losses)}; try a lower learning rate (--lr), unless the model's own logits are "
+            "not finite"
+        )
 
 
 class _ContiguousGradient(torch.autograd.Function):

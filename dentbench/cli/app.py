@@ -23,8 +23,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done; 2 something you can fix; 3 no gain that evaluate --require-gain "
-    "asks for; 130 stopped by Ctrl-C, and the same command resumes. Completion of commands, "
-    "options and names in your shell: dentbench --install-completion.",
+    "asks for; 130 stopped by Ctrl-C, 143 by SIGTERM, and the same command resumes. Completion of "
+    "commands, options and names in your shell: dentbench --install-completion.",
 )
 app.command("fetch")(fetch)
 app.command("evaluate")(evaluate)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import typer
 
 from dentbench.cli.options import Display
 from dentbench.cli.progress import shown_progress
-from dentbench.errors import InterruptedRunError, SpecError, StoreError
+from dentbench.errors import InterruptedRunError, SpecError, StoreError, TerminatedRunError
 from dentbench.spec import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
@@ -137,17 +138,29 @@ def _device(name: str) -> str:
     return name
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which stops a run as Ctrl-C does."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 @contextmanager
 def resumable(results: Path) -> Iterator[None]:
-    """Turn Ctrl-C into a message that says what is safe and how to go on."""
+    """Turn Ctrl-C and SIGTERM into a message that says what is safe and how to go on."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         command = shlex.join(["dentbench", *sys.argv[1:]])
-        raise InterruptedRunError(
+        kind = TerminatedRunError if isinstance(stopped, _Terminated) else InterruptedRunError
+        raise kind(
             f"stopped; every finished batch is in {results / 'runs'}. "
             f"The same command goes on from there: {command}"
         ) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def run(

@@ -407,3 +407,12 @@ def test_what_does_not_change_between_steps_is_computed_once(
         counts = [sum(one is layer for one in calls) for layer in copied]
         assert counts == [1 if blur != "dynamic" else 4, 4]
         x = torch.rand(2, 3, 8, 8)
+
+
+def test_an_adaptation_that_diverges_is_told_with_its_step_and_loss() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
+    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    dent = Dent(model, DentSpec(optimizer="sgd", lr=1e30, steps=5))
+    with pytest.raises(ModelError, match=r"loss is (nan|-?inf) before update [2-5] of 5; .*--lr"):
+        dent(torch.rand(3, 3, 8, 8))

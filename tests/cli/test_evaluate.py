@@ -181,7 +181,8 @@ def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
     assert not (dentbench.results / "results.csv").exists()
 
 
-def test_ctrl_c_leaves_a_resumable_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stopped_run_is_resumable(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dentbench", "evaluate", "--attack", "apgd-ce"]
     command += ["--examples", "500", "--batch-size", "5", "--steps", "1"]
     with subprocess.Popen(
@@ -191,9 +192,9 @@ def test_ctrl_c_leaves_a_resumable_run(tmp_path: Path) -> None:
         while not list(tmp_path.glob("results/runs/*/published/*.npz")):
             assert process.poll() is None and time.monotonic() < deadline
             time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sent)
         _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == code
     assert "The same command goes on from there: dentbench evaluate" in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("results/runs/**/*.tmp"))
