@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench clean
+.PHONY: demo test bench soak clean
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
@@ -21,6 +21,10 @@ test: $(STAMP)
 # Takes about ten minutes on two idle cores, and writes results/benchmarks/.
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+# Takes about ten minutes, and writes results/reliability.md.
+soak: $(STAMP)
+	$(BIN)/python -m tests.soak
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -72,5 +72,12 @@ class ProtocolSpec:
 
     @classmethod
     def from_json(cls, text: str) -> ProtocolSpec:
-        """Return the spec that :attr:`settings_json` wrote; settings that it lacks are default."""
-        return cls(**json.loads(text))
+        """Return the spec that :attr:`settings_json` wrote; settings that it lacks are default.
+
+        Raises :class:`~dentbench.errors.SpecError` for a setting that there is not.
+        """
+        settings = json.loads(text)
+        odd = sorted(settings.keys() - {field.name for field in fields(cls)})
+        if odd:
+            raise SpecError(f"{odd[0]!r} is no setting of protocols")
+        return cls(**settings)

@@ -152,11 +152,43 @@ def _write_text(value: str) -> str:
     return escape("".join([value]))
 
 
-def _read_json(cell: str) -> str:
-    text = unescape(cell)
-    if not isinstance(json.loads(text), dict):
-        raise ValueError(cell)
-    return text
+_NUMBER: Final = (int, float, type(None))
+_ANY: Final = (str, int, float, bool, type(None), list, dict)
+_COUNTS: Final = {str: (int,)}
+_SHAPES: Final[Mapping[str, Any]] = {
+    "by_protocol": _COUNTS,
+    "broken_by": _COUNTS,
+    "rechecked": _COUNTS,
+    "skipped": {str: (str,)},
+    "versions": {str: (str,)},
+    "checks": {str: {"passed": (bool, type(None)), "value": _NUMBER, "sentence": (str,)}},
+    "diagnostics": {str: {"images": (int,), "flips": (int,), str: _NUMBER}},
+    "batch_mates": {"compositions": {str: _COUNTS}, "invading": {str: _COUNTS}},
+}
+"""What JSON columns hold: a tuple of types, or what is under each name; ``str`` is any other."""
+
+
+def _fits(value: Any, shape: Any) -> bool:
+    if isinstance(shape, tuple):
+        return type(value) in shape
+    named = [name for name in shape if name is not str]
+    return (
+        isinstance(value, dict)
+        and all(name in value for name in named)
+        and (str in shape or len(value) == len(named))
+        and all(_fits(one, shape.get(name, shape.get(str))) for name, one in value.items())
+    )
+
+
+def _json_reader(name: str) -> Callable[[str], str]:
+    def read_json(cell: str) -> str:
+        text = unescape(cell)
+        value = json.loads(text)
+        if not isinstance(value, dict) or not _fits(value, _SHAPES.get(name, {str: _ANY})):
+            raise ValueError(cell)
+        return text
+
+    return read_json
 
 
 def _read_bool(cell: str) -> bool:
@@ -167,7 +199,6 @@ def _read_bool(cell: str) -> bool:
 
 _PLAIN: Final[Mapping[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] = {
     "str": (unescape, _write_text),
-    "json": (_read_json, _write_text),
     "int": (int, lambda value: str(operator.index(value))),
     "float": (float, lambda value: repr(float(value))),
     "bool": (_read_bool, lambda value: {True: "true", False: "false"}[value]),
@@ -177,7 +208,9 @@ _PLAIN: Final[Mapping[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] =
 def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any], str]]:
     kind = str(column.type)
     base = kind.removesuffix(" | None")
-    reader, writer = _PLAIN["json" if column.metadata["doc"].endswith("JSON object") else base]
+    reader, writer = _PLAIN[base]
+    if column.metadata["doc"].endswith("JSON object"):
+        reader = _json_reader(column.name)
     if base == kind:
         return reader, writer
     # An empty cell is None; the empty text is an apostrophe alone.

@@ -111,9 +111,20 @@ class Worker:
         return lambda steps: attacked.of(replace(spec, defense=defense.with_steps(steps)), unit)
 
     def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
-        """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points."""
+        """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points.
+
+        Raises :class:`~dentbench.errors.ModelError`, with the batch named, for logits that are
+        not finite and for an adaptation that diverges.
+        """
+        units = task.spec.batches.ranges(task.spec.data.count)
+        try:
+            return self._carried_out(task, units[task.unit])
+        except ModelError as error:
+            where = f"{task.spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
+            raise ModelError(f"{where}: {error}") from error
+
+    def _carried_out(self, task: Task, images: range) -> tuple[BatchOutcome, Points | None]:
         spec = task.spec
-        images = spec.batches.ranges(spec.data.count)[task.unit]
         x = self.subject.images[images.start : images.stop].to(self.device)
         y = self.subject.labels[images.start : images.stop].to(self.device)
         forwards, backwards = self.counter.forwards, self.counter.backwards

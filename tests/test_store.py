@@ -35,6 +35,22 @@ STRATEGIES = {
 }
 
 
+COUNTS = st.dictionaries(TEXT, INTEGERS, max_size=2)
+CHECK = st.fixed_dictionaries(
+    {"passed": st.none() | st.booleans(), "value": st.none() | INTEGERS, "sentence": TEXT}
+)
+MEASURES = st.fixed_dictionaries({"images": INTEGERS, "flips": INTEGERS, "sigma": INTEGERS})
+JSON: dict[str, st.SearchStrategy[Any]] = {
+    "skipped": st.dictionaries(TEXT, TEXT, max_size=2),
+    "versions": st.dictionaries(TEXT, TEXT, max_size=2),
+    "checks": st.dictionaries(TEXT, CHECK, max_size=2),
+    "diagnostics": st.dictionaries(TEXT, MEASURES, max_size=2),
+    "batch_mates": st.fixed_dictionaries(
+        {part: st.dictionaries(TEXT, COUNTS, max_size=2) for part in ("compositions", "invading")}
+    ),
+}
+
+
 def is_json(column: Any) -> bool:
     return bool(column.metadata["doc"].endswith("JSON object"))
 
@@ -43,7 +59,7 @@ def strategy(column: Any) -> st.SearchStrategy[Any]:
     if column.name == "schema":
         return st.just(1)
     if is_json(column):
-        return st.dictionaries(TEXT, INTEGERS, max_size=2).map(json.dumps)
+        return JSON.get(column.name, st.dictionaries(TEXT, INTEGERS, max_size=2)).map(json.dumps)
     return STRATEGIES[column.type]
 
 
@@ -57,6 +73,7 @@ def record(number: int = 1, **changes: Any) -> Record:
         column.name: "{}" if is_json(column) else plain[column.type.removesuffix(" | None")]
         for column in fields(Record)
     }
+    values["batch_mates"] = '{"compositions": {}, "invading": {}}'
     return Record(**{**values, "schema": 1, "key": f"{number:016x}", **changes})
 
 
@@ -339,3 +356,23 @@ def test_reading_loads_nothing_heavy() -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("by_protocol", '{"published": "many"}'),
+        ("by_protocol", '{"published": true}'),
+        ("checks", '{"repeatable": {"passed": true}}'),
+        ("checks", '{"repeatable": []}'),
+        ("diagnostics", '{"natural": {"images": 3}}'),
+        ("batch_mates", '{"compositions": {}}'),
+        ("skipped", '{"eot": 3}'),
+    ],
+)
+def test_json_that_does_not_hold_what_its_column_does_is_named(
+    tmp_path: Path, column: str, text: str
+) -> None:
+    store.append(tmp_path, record(1, **{column: text}))
+    with pytest.raises(StoreError, match=f"line 2: {column} is"):
+        store.read(tmp_path)

@@ -1,4 +1,4 @@
-"""A disk that fills up in the middle of a run: told, nothing torn, and resumed once there is room."""
+"""A disk that fills up during a run: told, nothing torn, and resumed once there is room."""
 
 from __future__ import annotations
 
@@ -45,10 +45,11 @@ def small_disk(folder: Path, kib: int) -> Iterator[str]:
 def soak(folder: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
     """Fill disks of some sizes (KiB); each run says so, and goes on elsewhere to the same end."""
     evaluate(folder / "whole")
-    expected, how, told = left(folder / "whole"), "", 0
+    expected, kinds, told = left(folder / "whole"), set(), 0
     for number, kib in enumerate(sizes):
         small, kept = folder / f"small{number}", folder / f"kept{number}"
         with small_disk(small, kib) as how:
+            kinds.add(how)
             try:
                 evaluate(small)
             except StoreError as error:
@@ -57,4 +58,8 @@ def soak(folder: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
             subprocess.run(["cp", "-r", str(small), str(kept)], check=True)
         evaluate(kept)
         assert left(kept) == expected, kib
-    return {"disks": how, "runs that filled one": told, "resumed to the same end": len(sizes)}
+    return {
+        "disks": ", ".join(sorted(kinds)),
+        "runs that filled one": told,
+        "resumed to the same end": len(sizes),
+    }

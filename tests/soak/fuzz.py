@@ -1,4 +1,4 @@
-"""Malformed input, generated: every one ends in a result or in one sentence, none in a traceback."""
+"""Malformed input, generated: it ends in a result or in one sentence, never in a traceback."""
 
 from __future__ import annotations
 
@@ -217,4 +217,4 @@ def soak(folder: Path, each: int, record: Record, seed: int = 0) -> dict[str, in
             except BaseException as error:
                 error.add_note(f"{name}, input {number} of seed {seed}")
                 raise
-    return {name: each for name in kinds}
+    return dict.fromkeys(kinds, each)
