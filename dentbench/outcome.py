@@ -246,7 +246,8 @@ def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
         "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
         "attacked": sum(_right_together(*pair) for pair in pairs),
     }
-    return json.dumps({**found, "compositions": {"declared": declared, **found["compositions"]}})
+    compositions = {"declared": declared, **found.get("compositions", {})}  # at eps 0 no other
+    return json.dumps({"invading": {}, **found, "compositions": compositions})
 
 
 def summarize(
