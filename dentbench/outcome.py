@@ -241,13 +241,14 @@ def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
     if "batch-mates" not in stages:
         return None
     found = summed([outcome.details for outcome in stages["batch-mates"]])
+    if not found:  # at eps 0 there is nothing to try
+        return None
     pairs = zip(stages[NATURAL], stages["batch-mates"], strict=True)
     declared = {
         "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
         "attacked": sum(_right_together(*pair) for pair in pairs),
     }
-    compositions = {"declared": declared, **found.get("compositions", {})}  # at eps 0 no other
-    return json.dumps({"invading": {}, **found, "compositions": compositions})
+    return json.dumps({**found, "compositions": {"declared": declared, **found["compositions"]}})
 
 
 def summarize(
