@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,6 +27,7 @@ from dentbench.zoo.weights import weights_sha256
 from tests.soak import disk, fuzz, kills, rows
 from tests.test_runner import SIZE, compared, evaluated, outcomes, spec_of, subject
 
+ROOT = Path(store.__file__).parents[1]
 ATTACK = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1)
 SEPARABLE = DentSpec(steps=2, lr=0.05, loss="entropy")
 COUPLED = DentSpec(mode="batch", steps=2, lr=0.05)
@@ -215,3 +220,26 @@ def test_a_batch_that_stops_a_run_is_named(tmp_path: Path) -> None:
         evaluated(tmp_path, network=Breaks())
     assert RunFolder(tmp_path, spec_of(None)).load(NATURAL, 0) is not None
     assert not (tmp_path / "results.csv").exists()
+
+
+# --- nothing elsewhere ----------------------------------------------------------------------------
+
+
+def test_nothing_is_written_but_in_the_results_folder(tmp_path: Path) -> None:
+    """A whole command, from another folder and with another home; the names try to escape."""
+    home, here, results = (tmp_path / name for name in ("home", "here", "results"))
+    for folder in (home, here):
+        folder.mkdir()
+    np.savez(here / "data.npz", images=np.zeros((4, 8, 8, 1), np.uint8), labels=np.arange(4))
+    before = {path: path.stat().st_mtime_ns for path in (home, here, here / "data.npz")}
+    command = [sys.executable, "-m", "dentbench", "evaluate", "--results", str(results)]
+    command += ["--data", "data.npz", "--data-name", "../../../etc/passwd", "--force"]
+    command += ["--attack", "quick", "--iterations", "1", "--eps", "0.1", "--norm", "Linf"]
+    environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
+    environment.pop("XDG_CACHE_HOME", None)
+    done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert {path.name for path in tmp_path.iterdir()} == {"home", "here", "results"}
+    assert store.read(results)[0].dataset == "../../../etc/passwd"
