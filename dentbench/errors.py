@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+NOT_GAINED: Final = 3
+"""The exit code when a gain was required and is not there; it is no error."""
+
 
 class DentBenchError(Exception):
     """Root of every error that a user can fix: what was got, what is allowed, what to do.

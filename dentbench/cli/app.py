@@ -9,11 +9,12 @@ from typing import Annotated, Any
 import typer
 
 from dentbench import __version__
+from dentbench.cli import config, repeat
 from dentbench.cli.ablate import ablate
 from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
 from dentbench.cli.report import report
-from dentbench.errors import DentBenchError
+from dentbench.errors import NOT_GAINED, DentBenchError
 
 app = typer.Typer(
     name="dentbench",
@@ -79,14 +80,35 @@ def main() -> None:
     arguments = sys.argv[1:]
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
-    # Commands with positional names already take several values after one option.
-    if chosen is not None and all(param.param_type_name == "option" for param in chosen.params):
-        arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
     try:
-        commands(args=arguments, prog_name="dentbench")
+        sys.exit(max(_run(commands, chosen, arguments)))
     except DentBenchError as error:
         typer.echo(f"dentbench: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         sys.exit(1)
+
+
+def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
+    """Run a command, once for each run of its config file, and return the exit codes."""
+    count = 1
+    if chosen is not None:
+        # Commands with positional names already take several values after one option.
+        if all(param.param_type_name == "option" for param in chosen.params):
+            arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
+        if any(repeat.OPTION in param.opts for param in chosen.params):
+            arguments = repeat.expanded(arguments)
+        path = config.given(arguments)
+        count = 1 if path is None else len(config.runs(path, chosen.params))
+    codes = []
+    for number in range(count):
+        if count > 1:
+            typer.echo(f"{path}, run {number + 1} of {count}", err=True)
+        try:
+            commands(args=arguments, prog_name="dentbench", obj=number)
+        except SystemExit as stopped:
+            codes.append(int(stopped.code or 0))
+        if codes[-1] not in (0, NOT_GAINED):
+            break
+    return codes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dentbench.cli import options as opt
+from dentbench.cli.config import keep
 
 if TYPE_CHECKING:
     from dentbench.cli import running
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 def evaluate(
     config: opt.Config = None,
+    from_record: opt.FromRecord = None,
     table: Annotated[
         int | None,
         typer.Option(
@@ -104,7 +106,6 @@ def evaluate(
     Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130
     stopped by Ctrl-C (the same command resumes).
     """
-    del config
     from dentbench import table1
     from dentbench.choices import (
         OwnModel,
@@ -185,8 +186,12 @@ def evaluate(
             progress=opt.Display.NONE if quiet else progress,
         ),
     )
-    from dentbench.cli import showing
+    from dentbench.cli import repeat, showing
 
+    if config is not None:
+        keep(config, results)
+    if from_record is not None:
+        repeat.check(from_record, [one for _, records in finished for one in records])
     if as_json:
         running.print_json(finished, verdicts=_verdicts(finished))
     elif quiet:

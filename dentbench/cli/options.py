@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from dentbench.errors import SpecError
+from dentbench.cli import config
 
 
 class Display(StrEnum):
@@ -21,56 +21,6 @@ class Display(StrEnum):
     LINES = "lines"
     JSON = "json"
     NONE = "none"
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    import tomllib
-
-    try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"config file {path} is not there") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"config file {path} cannot be read: {error}") from error
-    return {name.replace("-", "_"): value for name, value in values.items()}
-
-
-def _apply_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Let the config file's values stand in for options that the command line leaves out."""
-    if path is None or context.resilient_parsing:
-        return path
-    named = {
-        option.removeprefix("--").replace("-", "_"): param
-        for param in context.command.params
-        for option in getattr(param, "opts", ())
-        if option.startswith("--")
-    }
-    defaults: dict[str, Any] = {}
-    for name, value in _read_config(path).items():
-        if name not in named or name == "config":
-            known = ", ".join(sorted(named.keys() - {"config", "help"}))
-            raise SpecError(f"config file {path} sets {name!r}, which is no option; known: {known}")
-        defaults[str(named[name].name)] = _as_written(name, value, named[name], path)
-    context.default_map = {**(context.default_map or {}), **defaults}
-    return path
-
-
-def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
-    many = bool(getattr(param, "multiple", False)) or getattr(param, "nargs", 1) > 1
-    values = value if isinstance(value, list) else [value]
-    if isinstance(value, Mapping) or (not many and isinstance(value, list)):
-        raise SpecError(f"config file {path} gives {name} the value {value!r}; give one value")
-    if getattr(param, "is_flag", False):
-        if not isinstance(value, bool):
-            raise SpecError(f"config file {path} gives {name} the value {value!r}; true or false")
-        return value
-    written = [_text(single) for single in values]
-    return written if many else written[0]
-
-
-def _text(value: Any) -> str:
-    """A value as it stands on a command line; a list in a list has commas between."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _completing(module: str, registry: str) -> Callable[[str], list[str]]:
@@ -89,8 +39,17 @@ Config = Annotated[
         "--config",
         metavar="FILE.toml",
         is_eager=True,
-        callback=_apply_config,
-        help="Values for these options by name; the command line wins.",
+        callback=config.apply,
+        help="Values for these options by name, or a study of several runs; the command line wins.",
+    ),
+]
+FromRecord = Annotated[
+    str | None,
+    typer.Option(
+        "--from-record",
+        metavar="KEY",
+        help="Repeat the run of a record, by the beginning of its key in results.csv, or "
+        "FOLDER/KEY for another results folder; other options win.",
     ),
 ]
 Model = Annotated[

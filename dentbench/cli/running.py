@@ -10,13 +10,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
 from dentbench.cli.options import Display
 from dentbench.cli.progress import shown_progress
-from dentbench.errors import InterruptedRunError, SpecError, StoreError, TerminatedRunError
+from dentbench.errors import (
+    NOT_GAINED,
+    InterruptedRunError,
+    SpecError,
+    StoreError,
+    TerminatedRunError,
+)
 from dentbench.spec import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
@@ -28,9 +34,6 @@ if TYPE_CHECKING:
     from dentbench.runner import RunOptions
     from dentbench.study import Study
 
-
-NOT_GAINED: Final = 3
-"""The exit code when a gain was required and is not there."""
 
 Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
 """Each study and its records, in the order of its specs."""

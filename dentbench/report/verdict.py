@@ -148,7 +148,8 @@ def _finding(static: Record, defended: Record) -> str:
     else:
         text = f"{who}'s published {published} falls to {worst} under {name}"
     if worst.count != defended.robust_correct:
-        text += f" and to {Share(defended.robust_correct, n)} in the worst case per image"
+        falls = "to" if " falls to " in text else "falls to"
+        text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"
     for departure in setting.attack_departures(defended):
         text += f" ({departure})"
     return f"{text}; the static model has {Share(static.robust_correct, n)}"

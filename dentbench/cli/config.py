@@ -1,0 +1,132 @@
+"""The config file: values for options, and whole studies of several runs.
+
+A TOML file of options by name, or the table ``[tool.dentbench]`` of a ``pyproject.toml``. A list
+for an option that takes one value is run value by value, and each ``[[study]]`` table is a study
+of its own over the values before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from dentbench.errors import SpecError
+
+Values = dict[str, Any]
+"""Options of one run by name, with underscores."""
+
+
+def read(path: Path) -> Values:
+    """Return what a config file sets; raises :class:`~dentbench.errors.SpecError` for a bad one."""
+    import tomllib
+
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SpecError(f"config file {path} is not there") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"config file {path} cannot be read: {error}") from error
+    if "tool" in values:
+        if "dentbench" not in values["tool"]:
+            raise SpecError(f"config file {path} has no table [tool.dentbench]")
+        values = values["tool"]["dentbench"]
+    return _named(values)
+
+
+def _named(values: Mapping[str, Any]) -> Values:
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def runs(path: Path, params: Sequence[Any]) -> list[Values]:
+    """Return the options of every run that a config file is, for a command's parameters."""
+    values = read(path)
+    studies = values.pop("study", [{}])
+    if not isinstance(studies, list) or not all(isinstance(one, dict) for one in studies):
+        raise SpecError(f"config file {path}: write each study as a table [[study]]")
+    known = _by_name(params)
+    found = []
+    for study in studies:
+        merged = {**values, **_named(study)}
+        axes = [name for name, value in merged.items() if _is_axis(known.get(name), value)]
+        for point in itertools.product(*(merged[name] for name in axes)):
+            found.append({**merged, **dict(zip(axes, point, strict=True))})
+    if not found:
+        raise SpecError(f"config file {path} has an empty list, so there is nothing to run")
+    return found
+
+
+def _is_axis(param: Any, value: Any) -> bool:
+    """Return whether a value is a list for an option that takes one."""
+    several = bool(getattr(param, "multiple", False)) or getattr(param, "nargs", 1) > 1
+    return param is not None and isinstance(value, list) and not several
+
+
+def _by_name(params: Sequence[Any]) -> dict[str, Any]:
+    return {
+        option.removeprefix("--").replace("-", "_"): param
+        for param in params
+        for option in getattr(param, "opts", ())
+        if option.startswith("--")
+    }
+
+
+def given(arguments: Sequence[str]) -> Path | None:
+    """Return the config file that a command line names, or None."""
+    for number, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--config":
+            return Path(value) if equals else Path(*arguments[number + 1 : number + 2])
+    return None
+
+
+def apply(context: typer.Context, path: Path | None) -> Path | None:
+    """Let a config file's values stand in for options that the command line leaves out.
+
+    Of a file of several runs those of the run whose number is the context's object.
+    """
+    if path is None or context.resilient_parsing:
+        return path
+    params = context.command.params
+    chosen = runs(path, params)[context.obj or 0]
+    known = _by_name(params)
+    defaults: Values = {}
+    for name, value in chosen.items():
+        if name not in known or name == "config":
+            names = ", ".join(sorted(known.keys() - {"config", "help"}))
+            raise SpecError(f"config file {path} sets {name!r}, which is no option; known: {names}")
+        defaults[str(known[name].name)] = _as_written(name, value, known[name], path)
+    context.default_map = {**(context.default_map or {}), **defaults}
+    return path
+
+
+def keep(path: Path, results: Path) -> None:
+    """Store a config file with the results, under a name that its content determines."""
+    from dentbench.store import write_atomic
+
+    text = path.read_bytes()
+    folder = results / "configs"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / f"{path.stem}-{hashlib.sha256(text).hexdigest()[:12]}.toml", text)
+
+
+def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
+    many = bool(getattr(param, "multiple", False)) or getattr(param, "nargs", 1) > 1
+    values = value if isinstance(value, list) else [value]
+    if isinstance(value, Mapping):
+        raise SpecError(f"config file {path} gives {name} the value {value!r}; give one value")
+    if getattr(param, "is_flag", False):
+        if not isinstance(value, bool):
+            raise SpecError(f"config file {path} gives {name} the value {value!r}; true or false")
+        return value
+    written = [_text(single) for single in values]
+    return written if many else written[0]
+
+
+def _text(value: Any) -> str:
+    """Return a value as it stands on a command line; a list in a list has commas between."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)

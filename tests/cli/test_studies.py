@@ -1,0 +1,94 @@
+"""Whole studies from a config file, and a run repeated from its record."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+import typer
+
+from dentbench.cli import app, config, repeat
+from dentbench.errors import SpecError, StoreError
+from dentbench.store import read
+from tests.cli.test_evaluate import Run, dentbench  # noqa: F401  the fixture
+
+PARAMS = typer.main.get_command(app.app).commands["evaluate"].params  # type: ignore[attr-defined]
+
+
+def written(folder: Path, text: str, name: str = "study.toml") -> Path:
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def test_a_list_for_one_value_and_every_study_are_runs(tmp_path: Path) -> None:
+    path = written(
+        tmp_path,
+        'mode = ["instance", "batch"]\nbatch-size = 8\nmodel = ["a", "b"]\n'
+        '[[study]]\nseed = [1, 2]\n[[study]]\nmode = "static"\nbatch-size = 4\n',
+    )
+    found = config.runs(path, PARAMS)
+    short = [(one["mode"], one["batch_size"], one.get("seed")) for one in found]
+    grid = [(mode, 8, seed) for mode in ("instance", "batch") for seed in (1, 2)]
+    assert sorted(short[:4]) == sorted(grid) and short[4:] == [("static", 4, None)]
+    assert all(one["model"] == ["a", "b"] for one in found)
+
+
+def test_pyproject_has_a_table(tmp_path: Path) -> None:
+    text = '[project]\nname = "x"\n[tool.dentbench]\nexamples = 3\n'
+    assert config.runs(written(tmp_path, text, "pyproject.toml"), PARAMS) == [{"examples": 3}]
+    with pytest.raises(SpecError, match=r"has no table \[tool.dentbench\]"):
+        config.runs(written(tmp_path, "[tool.other]\n"), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("mode = []", "nothing to run"),
+        ("study = 3", r"each study as a table \[\[study\]\]"),
+        ("mode = [", "cannot be read"),
+    ],
+)
+def test_bad_studies(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        config.runs(written(tmp_path, text), PARAMS)
+
+
+def test_a_study_runs_whole_is_kept_and_resumes(
+    dentbench: Run,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    text = (
+        'attack = "apgd-ce"\niterations = 2\nexamples = 6\nsteps = 1\nquiet = true\n'
+        'mode = ["instance", "batch"]\nprotocol = ["published"]\n'
+    )
+    path = written(tmp_path, text)
+    code, out, err = dentbench("evaluate", "--config", str(path), "--seed", "4")
+    assert code == 0 and len(out.splitlines()) == 2
+    assert f"{path}, run 2 of 2" in err
+    rows = dentbench.rows()
+    assert [(row["mode"], row["seed"]) for row in rows] == [
+        ("static", "4"),
+        ("instance", "4"),
+        ("batch", "4"),
+    ]
+    (kept,) = (dentbench.results / "configs").iterdir()
+    assert kept.name.startswith("study-") and kept.read_text() == text
+
+    again, same, _ = dentbench("evaluate", "--config", str(path), "--seed", "4")
+    assert (again, same) == (0, out) and dentbench.rows() == rows
+
+    key = rows[2]["key"]
+    code, out, _ = dentbench(
+        "evaluate", "--from-record", f"results/{key[:6]}", "--results", "new", "-q"
+    )
+    assert code == 0 and "batch-wise dent, 1 step" in out
+    with (tmp_path / "new" / "results.csv").open(newline="") as file:
+        assert [row["key"] for row in csv.DictReader(file)] == [rows[0]["key"], key]
+    code, _, err = dentbench("evaluate", "--from-record", key, "--seed", "5", "-q")
+    assert code == 2 and f"another one than record {key}" in err
+    assert repeat.expanded(["evaluate", "--seed", "1"]) == ["evaluate", "--seed", "1"]
+    with pytest.raises(StoreError, match="no record in results has the key 'xyz'"):
+        repeat.expanded(["evaluate", "--from-record=xyz"])
+    assert len(read(dentbench.results)) == 5
