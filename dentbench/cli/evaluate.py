@@ -103,8 +103,8 @@ def evaluate(
 
     dentbench evaluate --eps-grid 0..16/255 --progress json 2> progress.jsonl
 
-    Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130
-    stopped by Ctrl-C (the same command resumes).
+    Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130 and
+    143 stopped by Ctrl-C or SIGTERM (the same command resumes).
     """
     from dentbench import table1
     from dentbench.choices import (
