@@ -29,8 +29,8 @@ from dentbench.spec import (
 )
 from dentbench.study import choose_protocols
 from dentbench.worker import Subject
+from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
-from dentbench.zoo.datasets import Dataset, checked, slice_of
 from dentbench.zoo.models import normalized
 from dentbench.zoo.weights import weights_sha256
 

@@ -7,14 +7,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from dentbench.checks import require_number
+from dentbench.checks import require_count, require_number
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import DentSpec, ProtocolSpec, field_names, format_eps, parse_eps
+from dentbench.spec import (
+    DentSpec,
+    ProtocolSpec,
+    field_names,
+    format_eps,
+    parse_eps,
+    require_order,
+)
+from dentbench.zoo import corruptions
+from dentbench.zoo.cards import DATASETS
 
 
 def parse_threat(text: str) -> tuple[str, str]:
@@ -71,6 +81,50 @@ def _grid(name: str, text: str, hint: str) -> list[Fraction]:
     if not values:
         raise SpecError(f"--{name}-grid is {text!r}; {hint}")
     return sorted(values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which images: a data set's name or file, and the slice of it; None takes the default.
+
+    The other fields are those of :class:`dentbench.zoo.datasets.Choice`.
+    """
+
+    dataset: str | None = None
+    data_name: str | None = None
+    folder: Path | None = None
+    corruption: str | None = None
+    severity: int | None = None
+    preprocess: str | None = None
+    first: int = 0
+    examples: int | None = None
+    order: str = "given"
+
+    def __post_init__(self) -> None:
+        require_count("first", self.first, 0)
+        if self.examples is not None:
+            require_count("examples", self.examples, 1)
+        require_order(self.order)
+
+
+def is_corrupted(dataset: str | None) -> bool:
+    """Return whether a data set's name is that of a corruption set."""
+    return dataset is not None and dataset in DATASETS and bool(DATASETS[dataset].corruptions)
+
+
+def parts_of(
+    data: DataChoice, names: Sequence[str] = (), severities: Sequence[int] = ()
+) -> list[DataChoice]:
+    """Return the images of each study: of a corruption set one for each corruption and severity.
+
+    Raises :class:`~dentbench.errors.SpecError` for those that there are not.
+    """
+    if not is_corrupted(data.dataset):
+        if names or severities:
+            raise SpecError("--corruption and --severity are for cifar10-c and cifar100-c")
+        return [data]
+    chosen = corruptions.chosen(names, severities)
+    return [replace(data, corruption=name, severity=severity) for name, severity in chosen]
 
 
 Normalization: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]

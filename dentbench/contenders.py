@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from dentbench.defenses.catalogue import DEFENSES, DENT, NONE, built_in, parse_defense
 from dentbench.errors import SpecError
 from dentbench.spec import DefenseSpec
 from dentbench.study import Chosen, choose_defense
 from dentbench.zoo.cards import ModelCard
+
+CORRUPTED: Final = ("norm", "tent", DENT)
+"""The defenses evaluated on a corruption set where none is named."""
 
 
 def choose_defenses(

@@ -64,6 +64,8 @@ def estimate(
 
 def _stages(evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]) -> tuple[str, ...]:
     """Return the protocols that would be run, those that others start from among them."""
+    if spec.attack.is_none:
+        return ()
     if spec.defense is None:
         return ("published",)
     skipped = evaluation.skipped(spec, protocols)

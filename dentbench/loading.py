@@ -11,8 +11,9 @@ from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import EvalSpec, ModelSpec
 from dentbench.study import Study, check_names, data_default
 from dentbench.worker import Subject
+from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, ModelCard
-from dentbench.zoo.datasets import load_dataset, slice_of
+from dentbench.zoo.datasets import Choice, load_dataset
 from dentbench.zoo.models import load_model
 from dentbench.zoo.transfer import Progress as FetchProgress
 
@@ -38,7 +39,7 @@ def prepare(
     where: dict[str, Any] = vars(source)
     own = study.own
     model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
-    dataset = load_dataset(data_default(study), data_name=study.data.data_name, **where)
+    dataset = load_dataset(data_default(study), _choice(study), **where)
     chosen = (dataset, study.data.first, study.data.examples)
     images, labels, data = slice_of(*chosen)
     subject = Subject(
@@ -69,6 +70,18 @@ def prepare(
         for d in defenses
     ]
     return Evaluation(subject, options, progress), specs
+
+
+def _choice(study: Study) -> Choice:
+    """Return what is said of the data set, and what the model's card says of pictures."""
+    return Choice(
+        data_name=study.data.data_name,
+        folder=study.data.folder,
+        corruption=study.data.corruption,
+        severity=study.data.severity,
+        preprocess=study.data.preprocess,
+        resize=study.card.resize if study.card is not None else "",
+    )
 
 
 def _published_natural(card: ModelCard | None, dataset: str) -> float | None:

@@ -96,8 +96,9 @@ class Evaluation:
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
         """Return one record per spec, in order, written to the results file as they are made.
 
-        A spec with a defense is attacked by every protocol; a static one by "published" alone,
-        and it is evaluated before the defended ones when they are to be compared with it.
+        A spec with a defense is attacked by every protocol, a static one by "published" alone,
+        neither with the attack "none". A static one is evaluated before the defended ones when
+        they are to be compared with it.
         """
         found = len(self.subject.images)
         for spec in specs:
@@ -109,10 +110,13 @@ class Evaluation:
         return [self._record(spec, protocols) for spec in specs]
 
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
-        checks = examine.probed(self, spec)  # before the defense is shown anything else
+        attacked = not spec.attack.is_none
+        # Before the defense is shown anything else; what they ask matters under attack only.
+        checks = examine.probed(self, spec) if attacked else ()
         natural = self._natural_check(spec)
-        skipped = self.skipped(spec, protocols) if spec.defense else {}
-        run = [name for name in protocols if name not in skipped] if spec.defense else ["published"]
+        wanted = (protocols if spec.defense else ("published",)) if attacked else ()
+        skipped = self.skipped(spec, wanted) if spec.defense else {}
+        run = [name for name in wanted if name not in skipped]
         for name, reason in skipped.items():
             _log.warning("%s is skipped: %s", name, reason)
         stages = [NATURAL, *run]
@@ -120,9 +124,8 @@ class Evaluation:
         static = None
         if spec.defense is not None:
             baseline = baseline_of(spec)
-            static = worst_case(
-                {stage: self.outcomes(baseline, stage) for stage in (NATURAL, "published")}
-            )
+            compared = (NATURAL, "published") if attacked else (NATURAL,)
+            static = worst_case({stage: self.outcomes(baseline, stage) for stage in compared})
         summary = summarize(outcomes, static, separable=spec.separable)
         record = Record(
             **spec_columns(spec),

@@ -23,6 +23,7 @@ __all__ = [
     "BATCHINGS",
     "MODES",
     "NORMS",
+    "NO_ATTACK",
     "ORDERS",
     "AttackSpec",
     "BatchPlan",
@@ -48,6 +49,9 @@ NORMS: Final = ("Linf", "L2", "L1")
 PRECISIONS: Final = ("fp32", "tf32", "bf16")
 BATCHINGS: Final = ("declared", "autoattack")
 ORDERS: Final = ("given", "label-windows:N")
+
+NO_ATTACK: Final = "none"
+"""The name of the attack that leaves images as they are: natural accuracy alone is counted."""
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
 
@@ -86,7 +90,8 @@ class AttackSpec:
 
     ``eps`` is an exact fraction of the [0, 1] pixel range (in L2 and L1 the norm's radius).
     ``iterations``, ``queries`` and ``targets`` override the attack's own budget, and with any of
-    them a preset is no longer AutoAttack.
+    them a preset is no longer AutoAttack. The attack "none" leaves the images as they are: norm
+    and eps say nothing then, and are Linf and 0.
     """
 
     name: str = "standard"
@@ -97,6 +102,11 @@ class AttackSpec:
     targets: int | None = None
 
     def __post_init__(self) -> None:
+        if self.is_none:
+            if self.shortened:
+                raise SpecError("attack none has no iterations, queries or targets; leave them out")
+            object.__setattr__(self, "norm", "Linf")
+            object.__setattr__(self, "eps", Fraction(0))
         require_choice("norm", self.norm, NORMS)
         require_number("eps", self.eps, 0)
         if not isinstance(self.eps, Fraction):
@@ -107,6 +117,11 @@ class AttackSpec:
         for name in ("iterations", "queries", "targets"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), least.get(name, 1))
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is attacked."""
+        return self.name == NO_ATTACK
 
     @property
     def shortened(self) -> bool:

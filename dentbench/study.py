@@ -5,6 +5,7 @@ Torch-free, so that a bad name or value is told before anything is loaded.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -12,11 +13,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
-from dentbench.choices import OwnModel, parse_threat
+from dentbench.choices import DataChoice, OwnModel, is_corrupted, parse_threat, parts_of
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
 from dentbench.spec import (
     MODES,
+    NO_ATTACK,
     NORMS,
     AttackSpec,
     BatchPlan,
@@ -26,30 +28,11 @@ from dentbench.spec import (
     field_names,
     parse_eps,
     require_choice,
-    require_count,
-    require_order,
 )
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataChoice:
-    """Which images: a data set's name or file, and the slice of it; None takes the default."""
-
-    dataset: str | None = None
-    data_name: str | None = None
-    first: int = 0
-    examples: int | None = None
-    order: str = "given"
-
-    def __post_init__(self) -> None:
-        require_count("first", self.first, 0)
-        if self.examples is not None:
-            require_count("examples", self.examples, 1)
-        require_order(self.order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +61,17 @@ class Request:
     """What a user asks of every model, as written; None takes the default.
 
     ``eps_grid``: values in place of ``eps``. ``threats``: such as "Linf:1.5/255", in place of
-    ``norm`` and ``eps``. ``budget``: AttackSpec's
-    ``iterations``, ``targets`` and ``queries``.
+    ``norm`` and ``eps``. ``budget``: AttackSpec's ``iterations``, ``targets`` and ``queries``.
+    ``corruptions`` and ``severities``: of a corruption set, each a study of its own, without an
+    attack unless one is named.
     """
 
     models: Sequence[str]
     own: OwnModel = field(default_factory=OwnModel)
-    data: DataChoice = DataChoice()
-    attack: str = "standard"
+    data: DataChoice = field(default_factory=DataChoice)
+    corruptions: Sequence[str] = ()
+    severities: Sequence[int] = ()
+    attack: str | None = None
     budget: Mapping[str, int | None] = field(default_factory=dict)
     norm: str | None = None
     eps: str | None = None
@@ -97,11 +83,21 @@ class Request:
     seed: int = 0
     precision: str = "fp32"
 
+    @property
+    def attack_name(self) -> str:
+        """The attack asked for; AutoAttack standard, or none on a corruption set, where none is."""
+        default = NO_ATTACK if is_corrupted(self.data.dataset) else "standard"
+        return ATTACKS.canonical(self.attack or default)
+
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
         """Return the attacks on one model: one for each threat model, the same but for that.
 
         What is left out is the model card's, for a model of one's own the data set's.
         """
+        if self.attack_name == NO_ATTACK and (
+            self.threats or self.norm or self.eps or self.eps_grid
+        ):
+            raise SpecError("there is no attack, so --norm, --eps and --threat mean nothing")
         if self.threats and (self.norm or self.eps):
             raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
         if self.eps_grid and self.eps:
@@ -112,7 +108,7 @@ class Request:
         if default is None and self.data.dataset is not None and self.data.dataset in DATASETS:
             default = DATASETS[self.data.dataset]
         found = [
-            choose_attack(default, name=self.attack, norm=norm, eps=eps, **self.budget)
+            choose_attack(default, name=self.attack_name, norm=norm, eps=eps, **self.budget)
             for norm, eps in pairs or [(self.norm, self.eps)]
         ]
         return tuple(dict.fromkeys(found))
@@ -130,8 +126,14 @@ def make_studies(
     Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
     """
     studies = []
-    protocols = choose_protocols(request.protocols, request.protocol_settings)
-    for name in request.models or [DEFAULT_MODEL]:
+    protocols: tuple[str, ...] = ()
+    if request.attack_name != NO_ATTACK:
+        protocols = choose_protocols(request.protocols, request.protocol_settings)
+    elif request.protocols:
+        raise SpecError("there is no attack, so --protocol means nothing; leave it out")
+    models = request.models or [DEFAULT_MODEL]
+    parts = parts_of(request.data, request.corruptions, request.severities)
+    for name, data in itertools.product(models, parts):
         card = find_card(name)
         chosen = choose(card)
         study = Study(
@@ -140,7 +142,7 @@ def make_studies(
             defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
             attacks=request.attacks(card),
             own=request.own,
-            data=request.data,
+            data=data,
             batches=request.batches,
             protocols=protocols,
             protocol_settings=request.protocol_settings,
@@ -197,6 +199,8 @@ def choose_attack(
     Raises :class:`~dentbench.errors.SpecError` for an eps that is missing or bad.
     """
     name = ATTACKS.canonical(name)
+    if name == NO_ATTACK:
+        return AttackSpec(name=name, norm="Linf", eps=Fraction(0), **budget)
     if norm is not None:
         norm = {known.lower(): known for known in ("Linf", "L2", "L1")}.get(norm.lower(), norm)
     default_norm = card.norm if card is not None and card.norm else "Linf"

@@ -20,7 +20,7 @@ from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.worker import Subject
-from dentbench.zoo.datasets import Dataset, label_windows, slice_of
+from dentbench.zoo.arrays import Dataset, label_windows, slice_of
 from tests.reference import tiny_network
 
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)

@@ -408,7 +408,8 @@ def test_cached_answers_never_hold(tmp_path: Path) -> None:
 
 def digits(name: str, count: int) -> tuple[nn.Module, tuple[Tensor, Tensor]]:
     """An embedded model, and the first images and labels of its data set."""
-    from dentbench.zoo.datasets import load_dataset, slice_of
+    from dentbench.zoo.arrays import slice_of
+    from dentbench.zoo.datasets import load_dataset
     from dentbench.zoo.models import load_model
 
     images, labels, _ = slice_of(load_dataset("digits"), 0, count)

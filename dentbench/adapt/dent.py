@@ -194,7 +194,8 @@ class Dent(nn.Module):
         if spec.delta == "affine":
             pair = [spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr)]
             by_part = rates.new_tensor(pair).repeat(len(self._sizes) // 2)
-            rates = by_part.repeat_interleave(torch.tensor(self._sizes, device=rates.device))
+            sizes = torch.tensor(self._sizes, device=rates.device)
+            rates = by_part.repeat_interleave(sizes, output_size=sum(self._sizes))
         if spec.blur == "dynamic":
             rates = torch.cat([rates, rates.new_tensor([spec.sigma_lr])])
         return rates

@@ -11,7 +11,7 @@ from typing import Final
 
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import AttackSpec, EvalSpec, ProtocolSpec
+from dentbench.spec import NO_ATTACK, AttackSpec, EvalSpec, ProtocolSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ ATTACKS.add(
         targets=3,
     ),
 )
+ATTACKS.add(NO_ATTACK, AttackPlan(parts=(), title="no attack: natural accuracy alone"))
 for _part, _title in {
     "apgd-ce": "APGD-CE",
     "apgd-dlr": "APGD-DLR",

@@ -18,6 +18,8 @@ def ablate(
     expect_clean: opt.ExpectClean = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
+    data_dir: opt.DataDir = None,
+    preprocess: opt.Preprocess = None,
     mode: opt.Modes = None,
     steps: opt.StepsAxis = None,
     delta: opt.Deltas = None,
@@ -33,7 +35,7 @@ def ablate(
     threat: opt.Threats = None,
     norm: opt.Norm = None,
     eps: opt.Eps = None,
-    attack: opt.Attack = "standard",
+    attack: opt.Attack = None,
     iterations: opt.Iterations = None,
     targets: opt.Targets = None,
     queries: opt.Queries = None,
@@ -83,14 +85,17 @@ def ablate(
     del config
     from dentbench import ablation
     from dentbench.choices import (
+        DataChoice,
         OwnModel,
+        is_corrupted,
         parse_normalize,
         parse_protocol_settings,
         parse_settings,
     )
     from dentbench.cli import running
-    from dentbench.spec import BatchPlan
-    from dentbench.study import DataChoice, Request, find_card, make_studies
+    from dentbench.errors import SpecError
+    from dentbench.spec import NO_ATTACK, BatchPlan
+    from dentbench.study import Request, find_card, make_studies
 
     axes = {
         "mode": mode or (),
@@ -106,6 +111,11 @@ def ablate(
         "sigma_lr": sigma_lr or (),
         **parse_settings(settings or ()),
     }
+    if is_corrupted(dataset) or attack == NO_ATTACK:
+        raise SpecError(
+            "an ablation is of natural images under attack; for natural accuracy alone, of "
+            "corrupted images too: dentbench evaluate --attack none"
+        )
     studies = []
     for name in model or [ablation.DEFAULT_MODEL]:
         own = () if norm or eps else ablation.threats_of(find_card(name))
@@ -115,9 +125,15 @@ def ablate(
                 arch=arch, normalize=parse_normalize(normalize), expect_clean=expect_clean
             ),
             data=DataChoice(
-                dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
+                dataset=dataset,
+                data_name=data_name,
+                folder=data_dir,
+                preprocess=preprocess,
+                first=first,
+                examples=examples,
+                order=order,
             ),
-            attack=attack,
+            attack=attack or "standard",
             budget={"iterations": iterations, "targets": targets, "queries": queries},
             norm=norm,
             eps=eps,

@@ -11,6 +11,7 @@ import typer
 from dentbench import __version__
 from dentbench.cli import config, repeat
 from dentbench.cli.ablate import ablate
+from dentbench.cli.doctor import doctor
 from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
 from dentbench.cli.report import report
@@ -31,6 +32,7 @@ app.command("fetch")(fetch)
 app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
 app.command("report")(report)
+app.command("doctor")(doctor)
 
 
 def _print_version(wanted: bool) -> None:

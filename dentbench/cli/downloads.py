@@ -33,7 +33,7 @@ def bring(card: Card, request: Request, say: Callable[[str], None]) -> None:
 
     Raises :class:`~dentbench.errors.FetchError`.
     """
-    if not cached_paths(card):
+    if not cached_paths(card) and card.source != "folder":
         say(f"{card.id}: comes with the installation; license: {card.license}")
         return
     if not is_cached(card, request.folder):
@@ -74,7 +74,7 @@ def _needed(studies: Sequence[Study]) -> list[Card]:
         if study.card is not None:
             found[study.card.id] = study.card
         name = data_default(study)
-        if name in DATASETS:
+        if name in DATASETS and study.data.folder is None:
             found[name] = DATASETS[name]
     return list(found.values())
 

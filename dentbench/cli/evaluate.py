@@ -32,6 +32,10 @@ def evaluate(
     expect_clean: opt.ExpectClean = None,
     dataset: opt.Dataset = None,
     data_name: opt.DataName = None,
+    data_dir: opt.DataDir = None,
+    preprocess: opt.Preprocess = None,
+    corruption: opt.Corruptions = None,
+    severity: opt.Severities = None,
     defense: opt.Defenses = None,
     mode: Annotated[
         str | None,
@@ -56,7 +60,7 @@ def evaluate(
     norm: opt.Norm = None,
     eps: opt.Eps = None,
     eps_grid: opt.EpsGrid = None,
-    attack: opt.Attack = "standard",
+    attack: opt.Attack = None,
     iterations: opt.Iterations = None,
     targets: opt.Targets = None,
     queries: opt.Queries = None,
@@ -108,16 +112,19 @@ def evaluate(
     """
     from dentbench import table1
     from dentbench.choices import (
+        DataChoice,
         OwnModel,
+        is_corrupted,
         parse_eps_grid,
         parse_normalize,
         parse_protocol_settings,
         parse_settings,
     )
     from dentbench.cli import running
-    from dentbench.contenders import choose_defenses
-    from dentbench.spec import BatchPlan
-    from dentbench.study import DataChoice, Request, make_studies
+    from dentbench.contenders import CORRUPTED, choose_defenses
+    from dentbench.errors import SpecError
+    from dentbench.spec import NO_ATTACK, BatchPlan
+    from dentbench.study import Request, make_studies
 
     own = {
         "steps": steps,
@@ -136,8 +143,16 @@ def evaluate(
         models=model or (),
         own=OwnModel(arch=arch, normalize=parse_normalize(normalize), expect_clean=expect_clean),
         data=DataChoice(
-            dataset=dataset, data_name=data_name, first=first, examples=examples, order=order
+            dataset=dataset,
+            data_name=data_name,
+            folder=data_dir,
+            preprocess=preprocess,
+            first=first,
+            examples=examples,
+            order=order,
         ),
+        corruptions=corruption or (),
+        severities=severity or (),
         attack=attack,
         budget={"iterations": iterations, "targets": targets, "queries": queries},
         norm=norm,
@@ -149,12 +164,15 @@ def evaluate(
         seed=seed,
         precision=precision,
     )
+    if require_gain is not None and request.attack_name == NO_ATTACK:
+        raise SpecError("--require-gain is a gain under attack, and there is no attack")
     if table is None:
         grid = running.each_steps(own, steps_grid)
+        names = defense or (CORRUPTED if is_corrupted(dataset) and mode is None else ())
         studies = make_studies(
             request,
             lambda card: [
-                chosen for one in grid for chosen in choose_defenses(defense or (), mode, one, card)
+                chosen for one in grid for chosen in choose_defenses(names, mode, one, card)
             ],
         )
     else:
@@ -194,6 +212,8 @@ def evaluate(
         repeat.check(from_record, [one for _, records in finished for one in records])
     if as_json:
         running.print_json(finished, verdicts=_verdicts(finished))
+    elif request.attack_name == NO_ATTACK:
+        showing.show_natural(finished, results)
     elif quiet:
         showing.show_verdicts(finished)
     elif table is None:
@@ -221,4 +241,5 @@ def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
             **asdict(verdict(static, defended)),
         }
         for static, defended in running.compared(finished)
+        if defended.protocol  # without an attack there is no verdict
     ]

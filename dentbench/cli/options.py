@@ -93,8 +93,38 @@ Dataset = Annotated[
         "--data",
         metavar="NAME|FILE",
         autocompletion=_completing("dentbench.zoo.cards", "DATASETS"),
-        help="Data set by name, or a .parquet, .npz or CIFAR file. Default: the model's own.",
+        help="Data set by name, a .parquet, .npz or CIFAR file, or a folder of pictures with one "
+        "folder per class. Default: the model's own.",
     ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder of ImageNet's val or of a corruption set's .npy files. Default: the cache.",
+    ),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="NAME",
+        help="Of pictures: Res256Crop224, BicubicRes256Crop224, BicubicRes224Crop224, Res224 or "
+        "Crop288. Default: the model's own.",
+    ),
+]
+Corruptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corruption",
+        metavar="NAME",
+        help="Of cifar10-c or cifar100-c, such as gaussian_noise; repeatable. Default: the 15.",
+    ),
+]
+Severities = Annotated[
+    list[int] | None,
+    typer.Option("--severity", metavar="1-5", help="Of corruptions; repeatable. Default: 5."),
 ]
 DataName = Annotated[
     str | None,
@@ -215,13 +245,14 @@ StepsGrid = Annotated[
     ),
 ]
 Attack = Annotated[
-    str,
+    str | None,
     typer.Option(
         "--attack",
         metavar="NAME",
         autocompletion=_completing("dentbench.attacks.catalogue", "ATTACKS"),
         help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
-        "quick (short, not AutoAttack).",
+        "quick (short, not AutoAttack); none (natural accuracy alone). Default: standard, on "
+        "corruption sets none.",
     ),
 ]
 Iterations = Annotated[

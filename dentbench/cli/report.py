@@ -42,6 +42,7 @@ class TableName(StrEnum):
     README = "readme"
     PROTOCOLS = "protocols"
     MATES = "batch-mates"
+    NATURAL = "natural"
     ALL = "all"
 
 
@@ -72,7 +73,8 @@ def report(
             metavar="NAME",
             help="1 and 2: the paper's; readme: the released README's, all three beside the "
             "published numbers; protocols: one row per attack on a defense; batch-mates: other "
-            "batches and malicious mates; all: one row per record.",
+            "batches and malicious mates; natural: accuracy without an attack, by corruption; "
+            "all: one row per record.",
         ),
     ] = TableName.ALL,
     format: Annotated[
@@ -231,13 +233,15 @@ def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
         TableName.README: tables.readme,
         TableName.PROTOCOLS: tables.protocols,
         TableName.MATES: tables.batch_mates,
+        TableName.NATURAL: tables.natural,
         TableName.ALL: tables.all_records,
     }
     models = filters.models_named(choice.models, records) if choice.models else None
     every = Choice(choice.results, (), choice.conditions, choice.latest)
     made = makers[name](_chosen(every, records, statics=name is not TableName.ALL), models)
     if not made.rows:
-        of = f" of {', '.join(choice.models)}" if choice.models else " of a defense"
+        lacking = {TableName.PROTOCOLS: " of a defense", TableName.NATURAL: " without an attack"}
+        of = f" of {', '.join(choice.models)}" if choice.models else lacking.get(name, "")
         raise StoreError(f"there are no results{of} for table {name}")
     return made
 

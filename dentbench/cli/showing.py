@@ -11,7 +11,7 @@ from rich.text import Text
 from dentbench.attacks.soundness import failed
 from dentbench.cli.running import Finished, by_attack, compared
 from dentbench.outcome import Record
-from dentbench.report import ablation, beside, diagnosed, tables
+from dentbench.report import ablation, beside, diagnosed, natural, tables
 from dentbench.report.charts import heading
 from dentbench.report.terminal import print_table
 from dentbench.report.verdict import verdict
@@ -55,6 +55,15 @@ def show_table1(finished: Finished, results: Path) -> None:
     console = Console()
     records = [record for _, found in finished for record in found]
     print_table(tables.table1(records, {record.model for record in records}), console)
+    _where(results, console)
+
+
+def show_natural(finished: Finished, results: Path) -> None:
+    """Print the natural accuracy of runs without an attack, defenses beside each other."""
+    console = Console()
+    for note in dict.fromkeys(note for study, _ in finished for note in study.notes):
+        console.print(Text(note, style="dim"))
+    print_table(natural.natural([one for _, found in finished for one in found]), console)
     _where(results, console)
 
 

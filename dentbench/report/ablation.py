@@ -57,6 +57,7 @@ def table2(
     not run. The paper's model is not established, so no difference is taken.
     """
     chosen = [one for one in records if models is None or one.model in models]
+    chosen = [one for one in chosen if one.protocol]  # natural accuracy has a table of its own
     ablated = _by_model(chosen, threats)
     rows: list[list[object]] = []
     for row in TABLE2:

@@ -65,6 +65,7 @@ def _paired_table(
     others: Callable[[Record], bool],
 ) -> Table:
     records = [one for one in records if models is None or one.model in models]
+    records = [one for one in records if one.protocol]  # natural accuracy has a table of its own
     wanted = [row for row in table.rows if models is None or row.model in models]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [one for one in records if (one.mode, one.steps) in settings]

@@ -16,6 +16,7 @@ from dentbench.report.cells import (
     interval_cell,
 )
 from dentbench.report.mates import batch_mates
+from dentbench.report.natural import natural
 from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.paired import readme, table1
 from dentbench.report.protocols import protocols
@@ -25,6 +26,7 @@ from dentbench.report.verdict import kind_of
 __all__ = [
     "all_records",
     "batch_mates",
+    "natural",
     "protocols",
     "readme",
     "summary",

@@ -95,7 +95,7 @@ def verdict(static: Record, defended: Record) -> Verdict:
 
 def kind_of(defended: Record) -> Kind | None:
     """Return the verdict's kind from a defended record alone, or None for one without pairs."""
-    if defended.gained is None or defended.lost is None or not defended.n:
+    if defended.gained is None or defended.lost is None or not defended.n or not defended.protocol:
         return None
     paired = Paired(defended.gained, defended.lost, defended.n)
     kind = _kind(paired, ())
@@ -108,6 +108,8 @@ def _paired(static: Record, defended: Record) -> Paired:
             f"no verdict: a static and a defended record are needed, not {static.mode} "
             f"and {defended.mode}"
         )
+    if not defended.protocol:
+        raise SpecError("no verdict: nothing was attacked")
     same = ("model_sha256", "data_sha256", "norm", "eps", "n")
     odd = [name for name in same if getattr(static, name) != getattr(defended, name)]
     if odd:

@@ -140,7 +140,7 @@ class _Job:
                 self._try(source)
                 return
             except SourceError as error:
-                reasons.append(f"from {_shown(source)}: {error}")
+                reasons.append(f"from {shown(source)}: {error}")
         tried = "; ".join(reasons) or "no source is known"
         raise FetchError(f"{self.destination.name} could not be fetched {tried}{_ending(hint)}")
 
@@ -191,7 +191,7 @@ class _Job:
             os.fsync(file.fileno())
         self.part.replace(self.destination)
         discard(self.part)
-        self.record.add(self.destination, _shown(source))
+        self.record.add(self.destination, shown(source))
 
     def _reject(self, path: Path, reason: str) -> None:
         aside = self.destination.with_name(self.destination.name + ".rejected")
@@ -201,8 +201,8 @@ class _Job:
         discard(self.part)
 
 
-def _shown(source: str) -> str:
-    """A source as messages name it, without the credentials or the query of a URL."""
+def shown(source: str) -> str:
+    """Return a source as messages name it, without the credentials or the query of a URL."""
     if source.startswith("gdrive:"):
         return "Google Drive"
     address = source.split("?", 1)[0]

@@ -1,4 +1,4 @@
-"""Model and data set cards: what is known of everything that can be named. Torch-free.
+"""Model cards: what is known of every model that can be named. Torch-free.
 
 RobustBench's rows are in ``card_data/robustbench.json`` (written by ``dentbench.zoo.collect``), the
 embedded models' facts in the JSON files beside their weights.
@@ -11,16 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from dentbench.registry import Registry
+from dentbench.zoo.datacards import DATASETS, HERE, DatasetCard
 
-HERE: Final = Path(__file__).parent
+__all__ = ["ASSETS", "DATASETS", "HERE", "MODELS", "DatasetCard", "ModelCard"]
+
 ASSETS: Final = HERE / "assets"
-DEFAULT_MODEL: Final = "digits-robust"
-DEFAULT_DATASET: Final = "digits"
 
 ROBUSTBENCH_INPUT: Final = "images in [0, 1]; what normalization it needs is in the network"
 
@@ -33,8 +32,9 @@ class ModelCard:
     ``gdrive:ID`` or URLs, one per checkpoint file. ``eps`` is exact ("8/255"). Accuracies are
     percentages: ``clean`` and ``autoattack`` as published for the whole test set (embedded models:
     as we measured them, see ``details``), ``external`` a lower one by others. ``batchnorm_layers``
-    counts BatchNorm2d modules, used or not. ``recommended`` holds DentSpec fields that suit the
-    model better than the defaults.
+    counts BatchNorm2d modules, used or not. ``resize``: what is done to pictures of ImageNet, a
+    name of :data:`dentbench.zoo.pictures.PREPROCESSINGS`. ``recommended`` holds DentSpec fields
+    that suit the model better than the defaults.
     """
 
     id: str
@@ -55,6 +55,7 @@ class ModelCard:
     url: str = ""
     license: str
     preprocessing: str = ROBUSTBENCH_INPUT
+    resize: str = ""
     recommended: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     weights: tuple[str, ...] = ()
     source_id: str = ""
@@ -66,103 +67,7 @@ class ModelCard:
         return self.batchnorm_layers > 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class DatasetCard:
-    """A data set: its honest display name, the shape (C, H, W) of an image, its threat model.
-
-    ``source`` is "embedded", "download" or the name of the installed package that has its files.
-    ``ablation_threats``: NORM:EPS of an ablation of nominal models, where those of the paper's
-    Table 2 (Linf:1.5/255 and L2:0.2, for CIFAR-10) would say little.
-    """
-
-    id: str
-    aliases: tuple[str, ...] = ()
-    name: str
-    shape: tuple[int, int, int]
-    classes: int
-    norm: str
-    eps: str
-    license: str
-    source: str
-    url: str = ""
-    archive_url: str = ""
-    archive_md5: str = ""
-    file: str = ""
-    file_md5: str = ""
-    label_key: str = ""
-    ablation_threats: tuple[str, ...] = ()
-
-
-DATASETS: Final[Registry[DatasetCard]] = Registry("data set")
 MODELS: Final[Registry[ModelCard]] = Registry("model")
-
-_CIFAR = "not stated; made for research"
-_CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
-
-for _card in (
-    DatasetCard(
-        id="digits",
-        aliases=("uci-digits", "optdigits"),
-        name="UCI digits (test)",
-        shape=(1, 8, 8),
-        classes=10,
-        norm="Linf",
-        eps="0.15",
-        license="CC-BY-4.0",
-        source="embedded",
-        url="https://doi.org/10.24432/C50P49",
-        # They leave digits-nominal 9 and 12 of 128 images right under PGD of 20 steps: about what
-        # the paper's leave its nominal model (8.8% and 9.2%).
-        ablation_threats=("Linf:0.15", "L2:0.7"),
-    ),
-    DatasetCard(
-        id="cifar10",
-        aliases=("cifar-10",),
-        name="CIFAR-10 (test)",
-        shape=(3, 32, 32),
-        classes=10,
-        norm="Linf",
-        eps="8/255",
-        license=_CIFAR,
-        source="download",
-        url=_CIFAR_URL + "cifar.html",
-        archive_url=_CIFAR_URL + "cifar-10-python.tar.gz",
-        archive_md5="c58f30108f718f92721af3b95e74349a",
-        file="cifar-10-batches-py/test_batch",
-        file_md5="40351d587109b95175f43aff81a1287e",
-        label_key="labels",
-    ),
-    DatasetCard(
-        id="cifar10-sample",
-        aliases=("cifar-10-sample",),
-        name="CIFAR-10 (first 20 test images)",
-        shape=(3, 32, 32),
-        classes=10,
-        norm="Linf",
-        eps="8/255",
-        license=_CIFAR,
-        source="foolbox",
-        url=_CIFAR_URL + "cifar.html",
-    ),
-    DatasetCard(
-        id="cifar100",
-        aliases=("cifar-100",),
-        name="CIFAR-100 (test)",
-        shape=(3, 32, 32),
-        classes=100,
-        norm="Linf",
-        eps="8/255",
-        license=_CIFAR,
-        source="download",
-        url=_CIFAR_URL + "cifar.html",
-        archive_url=_CIFAR_URL + "cifar-100-python.tar.gz",
-        archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
-        file="cifar-100-python/test",
-        file_md5="f0ef6b0ae62326f3e7ffdfab6717acfc",
-        label_key="fine_labels",
-    ),
-):
-    DATASETS.add(_card.id, _card, _card.aliases)
 
 
 def _embedded() -> list[ModelCard]:
@@ -222,6 +127,11 @@ def _short(row: Mapping[str, Any]) -> str:
     return match[0] if match else ""
 
 
+def _timm_resize(row: Mapping[str, Any]) -> str:
+    """What RobustBench takes from timm's own settings instead of naming it: of the XCiTs."""
+    return "BicubicRes224Crop224" if row["dataset"] == "imagenet" else ""
+
+
 def _robustbench() -> list[ModelCard]:
     """A card for each row; aliases: RobustBench's folder path, the bare id, AuthorYear.
 
@@ -246,7 +156,7 @@ def _robustbench() -> list[ModelCard]:
         candidates += [alias for alias, chosen in _CHOSEN.items() if chosen == name]
         aliases = dict.fromkeys(alias for alias in candidates if alias.lower() != name.lower())
         facts = {key: value for key, value in row.items() if key not in ("id", "preprocessing")}
-        resize = f"{row['preprocessing']}, then " if row["preprocessing"] else ""
+        resize = row["preprocessing"] or _timm_resize(row)
         facts |= {"weights": tuple(row["weights"]), "norm": row["threat_model"]}
         cards.append(
             ModelCard(
@@ -254,7 +164,8 @@ def _robustbench() -> list[ModelCard]:
                 aliases=tuple(aliases),
                 source="robustbench",
                 source_id=row["id"],
-                preprocessing=resize + ROBUSTBENCH_INPUT,
+                resize=resize,
+                preprocessing=f"{resize}, then " * bool(resize) + ROBUSTBENCH_INPUT,
                 **facts,
             )
         )

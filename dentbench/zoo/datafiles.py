@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import io
@@ -10,11 +11,12 @@ import pickle
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 
 from dentbench.errors import DataError
+from dentbench.zoo.cards import DatasetCard
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -76,6 +78,33 @@ def read_parquet(path: Path) -> RawData:
     return RawData(
         images=images, labels=labels, classes=_class_count(schema, label), name=name or None
     )
+
+
+COUNT: Final = 10_000
+HEAD: Final = 20
+"""How many images CIFAR's test sets have, and how many of them are known one by one."""
+
+
+def check_pictures(card: DatasetCard, path: Path) -> None:
+    """Refuse a parquet file that is not CIFAR's test set, pixel by pixel and in its order.
+
+    Nobody published a hash of its content: what is checked are the first 20 images and labels, the
+    number of images, and that there are as many of each class. Raises
+    :class:`~dentbench.errors.DataError`.
+    """
+    raw = read_parquet(path)
+    if raw.images.shape != (COUNT, *card.shape):
+        raise DataError(f"it has images of shape {raw.images.shape}, not {(COUNT, *card.shape)}")
+    labels = np.asarray(raw.labels)
+    head = hashlib.sha256(raw.images[:HEAD].tobytes() + labels[:HEAD].astype(np.uint8).tobytes())
+    if head.hexdigest() != card.head_sha256:
+        raise DataError(
+            f"its first {HEAD} images are not those of {card.name}: it was compressed again, or "
+            "has another order; dentbench evaluate takes it as --data FILE"
+        )
+    of_each = COUNT // card.classes
+    if not np.array_equal(np.bincount(labels), np.full(card.classes, of_each)):
+        raise DataError(f"it has not {of_each:,} images of every class")
 
 
 def read_pictures(paths: Sequence[Path]) -> Any:

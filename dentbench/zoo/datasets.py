@@ -1,4 +1,4 @@
-"""From a name or a file to images in [0, 1] with labels: embedded, CIFAR, parquet, npz.
+"""From a name or a file to images in [0, 1] with labels: embedded, CIFAR, pictures, npz, ...
 
 A file's name says nothing of its content, so a file is called what its owner calls it
 (``data_name``), what its own metadata say, or its stem; never by guess.
@@ -6,127 +6,145 @@ A file's name says nothing of its content, so a file is called what its owner ca
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from dentbench.errors import DataError
-from dentbench.spec import DataSpec
+from dentbench.zoo import corruptions, pictures
+from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
 from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet, read_pictures
 from dentbench.zoo.sources import Request, fetch_dataset_file
-from dentbench.zoo.transfer import Progress
 from dentbench.zoo.verify import Expected, problem_with
 
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
-MOST_CLASSES: Final = 100_000
+
+IMAGENET_DEFAULT: Final = "Res256Crop224"
+"""What is done to pictures of ImageNet for a model that does not say, as RobustBench does."""
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Dataset:
-    """Images (N, C, H, W), float32 in [0, 1]; labels (N,), int64 in [0, classes); a name."""
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What is said of a data set beyond its name.
 
-    name: str
-    images: Tensor
-    labels: Tensor
-    classes: int
+    ``data_name``: what to call a file of one's own. ``folder``: where the files of ImageNet or of
+    a corruption set lie (below the cache's ``data`` by default). ``corruption``, ``severity``: of a
+    corruption set. ``preprocess``: what is done to pictures, a name of
+    :data:`~dentbench.zoo.pictures.PREPROCESSINGS`; ``resize`` is done where that is None.
+    """
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    data_name: str | None = None
+    folder: Path | None = None
+    corruption: str | None = None
+    severity: int | None = None
+    preprocess: str | None = None
+    resize: str = ""
 
 
 def load_dataset(
-    name_or_path: str,
-    *,
-    cache: Path | None = None,
-    offline: bool = False,
-    data_name: str | None = None,
-    mirrors: Sequence[str] = (),
-    progress: Progress | None = None,
+    name_or_path: str, choice: Choice | None = None, *, data_name: str | None = None, **where: Any
 ) -> Dataset:
-    """Return a data set by name or alias, or from a parquet, npz or CIFAR (torchvision) path.
+    """Return a data set by name or alias, or from a parquet, npz, CIFAR or pictures' path.
 
-    ``data_name`` names a file of one's own. CIFAR test sets that are not in ``cache`` are fetched,
-    unless ``offline``. Raises :class:`~dentbench.errors.DataError` for a file that is missing or
-    does not hold what it should, ``UnknownNameError`` or ``FetchError``.
+    ``choice``, or ``data_name`` alone, says more of it, ``where`` what a
+    :class:`~dentbench.zoo.sources.Request` takes: cache, offline, mirrors, progress. CIFAR test
+    sets that the cache lacks are fetched, unless offline. Raises
+    :class:`~dentbench.errors.DataError` for a file that is missing or does not hold what it
+    should, ``UnknownNameError`` or ``FetchError``.
     """
+    choice = choice or Choice(data_name=data_name)
     path = Path(name_or_path).expanduser()
     if name_or_path not in DATASETS and (_looks_like_path(name_or_path) or path.exists()):
-        return _from_path(path, data_name)
+        return _from_path(path, choice)
     card = DATASETS[name_or_path]
-    if data_name is not None and data_name != card.name:
-        raise DataError(f"{card.id} is called {card.name!r}; --data-name is for files of your own")
+    _refuse_unused(card, choice)
     if card.source == "embedded":
         return _digits(card)
     if card.source == "foolbox":
         return _sample(card)
-    request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
+    request = Request(**where)
+    if card.source == "folder":
+        return _imagenet(card, choice, request.folder)
+    if card.corruptions:
+        return _corrupted(card, choice, request)
     return _official(card, fetch_dataset_file(card, request))
 
 
-def slice_of(
-    dataset: Dataset, first: int = 0, count: int | None = None, *, order: str = "given"
-) -> tuple[Tensor, Tensor, DataSpec]:
-    """Return ``count`` images and labels from number ``first`` on (all that follow by default).
-
-    They come in ``order`` (see :class:`~dentbench.spec.DataSpec`). The third value is the slice's
-    spec; its hash is over the slice's shape, images and labels. Raises
-    :class:`~dentbench.errors.DataError` beyond the end, SpecError for a bad order.
-    """
-    size = len(dataset)
-    count = size - first if count is None else count
-    if first < 0 or count < 1 or first + count > size:
-        raise DataError(
-            f"{dataset.name} has {size:,} images; {count:,} from number {first:,} on are not there"
-        )
-    images = dataset.images[first : first + count].contiguous()
-    labels = dataset.labels[first : first + count].contiguous()
-    spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)
-    if spec.window is not None:
-        places = label_windows(labels, spec.window)
-        images, labels = images[places], labels[places]
-    total = hashlib.sha256(f"{tuple(images.shape)} {images.dtype} {labels.dtype}\n".encode())
-    total.update(images.numpy().data)
-    total.update(labels.numpy().data)
-    return images, labels, replace(spec, sha256=total.hexdigest())
+def _refuse_unused(card: DatasetCard, choice: Choice) -> None:
+    named = choice.data_name is not None and choice.data_name != card.name
+    if named and not card.corruptions:
+        raise DataError(f"{card.id} is called {card.name!r}; --data-name is for files of your own")
+    if choice.folder is not None and not (card.corruptions or card.source == "folder"):
+        raise DataError(f"--data-dir is for imagenet and the corruption sets, not for {card.id}")
+    if choice.preprocess is not None and card.source != "folder":
+        raise DataError(f"--preprocess is for pictures, and {card.id} has images of one size")
 
 
-def label_windows(labels: Tensor, window: int) -> Tensor:
-    """Return the order (N,) that sorts ``labels`` (N,) within windows of ``window`` images.
+def _imagenet(card: DatasetCard, choice: Choice, cache: Path) -> Dataset:
+    paths, labels = pictures.imagenet(card, choice.folder or cache / "data")
+    name = choice.preprocess or choice.resize or IMAGENET_DEFAULT
+    images = pictures.Pictures(paths, pictures.preprocessing_named(name))
+    return Dataset(name=card.name, images=images, labels=torch.tensor(labels), classes=card.classes)
 
-    Images of one label keep their order; the last window may be shorter. Source: the code of
-    Chen et al., ICLR 2022 (arXiv 2110.14735), with windows of 256 and batches of 128.
-    """
-    parts = torch.arange(len(labels)).split(window)
-    return torch.cat([part[torch.argsort(labels[part], stable=True)] for part in parts])
+
+def _corrupted(card: DatasetCard, choice: Choice, request: Request) -> Dataset:
+    """One corruption at one severity, of the folder given, of the cache, or fetched."""
+    if choice.corruption is None or choice.severity is None:
+        raise DataError(f"{card.id} has many parts; name a corruption and a severity")
+    if choice.folder is None:
+        fetch_dataset_file(card, request)
+    own = choice.data_name
+    raw = corruptions.read(
+        card,
+        choice.folder or request.folder / "data",
+        choice.corruption,
+        choice.severity,
+        trusted=own is not None,
+    )
+    name = corruptions.title(own or card.name, choice.corruption, choice.severity)
+    return checked(raw, f"{choice.corruption}.npy", name, card.classes)
 
 
 def _looks_like_path(text: str) -> bool:
     return Path(text).suffix in _READERS or "/" in text or "\\" in text
 
 
-def _from_path(path: Path, data_name: str | None) -> Dataset:
+def _from_path(path: Path, choice: Choice) -> Dataset:
+    if choice.folder is not None:
+        raise DataError("--data-dir is for imagenet and the corruption sets; a path needs none")
     if not path.exists():
         raise DataError(f"there is no data file {path}")
     official = _cifar_at(path)
     if official is not None:
-        return _official(*official, data_name)
+        return _official(*official, choice.data_name)
+    if path.is_dir():
+        return _pictures(path, choice)
+    if choice.preprocess is not None:
+        raise DataError(f"--preprocess is for folders of pictures, and {path.name} is a file")
     reader = _READERS.get(path.suffix.lower())
-    if reader is None or not path.is_file():
+    if reader is None:
         raise DataError(
-            f"{path} is not data that can be read; give a .parquet or .npz file or a folder with "
-            f"{' or '.join(card.file for card in DATASETS.values() if card.file)}"
+            f"{path} is not data that can be read; give a .parquet or .npz file, a folder with "
+            f"{' or '.join(card.file for card in DATASETS.values() if card.file)}, or a folder of "
+            "pictures with one folder per class"
         )
     raw = reader(path)
-    return checked(raw, path.name, data_name or raw.name or path.stem)
+    return checked(raw, path.name, choice.data_name or raw.name or path.stem)
+
+
+def _pictures(path: Path, choice: Choice) -> Dataset:
+    """A folder of one's own with one folder per class."""
+    paths, labels, classes = pictures.classes_in(path)
+    preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)
+    images = pictures.Pictures(paths, preprocessing, gray=pictures.is_gray(paths[0]))
+    name = choice.data_name or path.resolve().name
+    return Dataset(name=name, images=images, labels=torch.tensor(labels), classes=classes)
 
 
 def _cifar_at(path: Path) -> tuple[DatasetCard, Path] | None:
@@ -143,6 +161,8 @@ def _cifar_at(path: Path) -> tuple[DatasetCard, Path] | None:
 
 def _official(card: DatasetCard, path: Path, data_name: str | None = None) -> Dataset:
     """A CIFAR test file; it must be the official one, or be named by its owner."""
+    if path.suffix == ".parquet":  # the cache's own, verified
+        return checked(read_parquet(path), path.name, card.name, card.classes)
     reason = problem_with(path, Expected(md5=card.file_md5))
     if reason is not None and data_name is None:
         raise DataError(
@@ -197,63 +217,3 @@ def _sample(card: DatasetCard) -> Dataset:
         labels=np.array([label for _, label in ordered]),
     )
     return checked(raw, card.id, card.name, card.classes)
-
-
-def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> Dataset:
-    """Return raw arrays as a :class:`Dataset`, or raise ``DataError`` with what is wrong.
-
-    ``raw.images`` is (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 in [0, 255] or
-    floating-point in [0, 1]; ``raw.labels`` (N,) integers in [0, classes). ``file`` is how messages
-    call the source.
-    """
-    images, labels = _images(raw.images, file), _labels(raw.labels, file)
-    if len(images) != len(labels):
-        raise DataError(f"{file} has {len(images):,} images but {len(labels):,} labels")
-    classes = classes or raw.classes or int(labels.max()) + 1
-    wrong = int(((labels < 0) | (labels >= min(classes, MOST_CLASSES))).sum())
-    if wrong:
-        raise DataError(
-            f"{file} has {wrong:,} labels out of range, from {int(labels.min())} to "
-            f"{int(labels.max())}; they must be 0 to {min(classes, MOST_CLASSES) - 1}"
-        )
-    return Dataset(name=name, images=images, labels=labels, classes=classes)
-
-
-def _images(array: Any, file: str) -> Tensor:
-    if array.ndim != 4 or 0 in array.shape:
-        raise DataError(
-            f"{file} has images of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
-        )
-    array = _channels_first(array, file)
-    if array.dtype == np.uint8:
-        return torch.from_numpy(np.array(array, order="C")).float().div_(255)
-    if array.dtype.kind != "f":
-        raise DataError(f"{file} has images of type {array.dtype}; uint8 or floats are wanted")
-    images = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    if not bool(torch.isfinite(images).all()):
-        raise DataError(f"{file} has pixels that are not finite numbers")
-    low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise DataError(
-            f"{file} has pixels from {low:g} to {high:g}; they must be in [0, 1], not normalized"
-        )
-    return images
-
-
-def _channels_first(array: Any, file: str) -> Any:
-    first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
-    if first == last:
-        raise DataError(
-            f"{file} has images of shape {tuple(array.shape)}, where "
-            f"{'both the second and the last' if first else 'neither the second nor the last'} "
-            "size can be the number of channels (1 or 3)"
-        )
-    return array if first else array.transpose(0, 3, 1, 2)
-
-
-def _labels(array: Any, file: str) -> Tensor:
-    if array.ndim != 1 or array.size == 0:
-        raise DataError(f"{file} has labels of shape {tuple(array.shape)}; (N,) is wanted")
-    if array.dtype.kind not in "iu":
-        raise DataError(f"{file} has labels of type {array.dtype}; whole numbers are wanted")
-    return torch.from_numpy(np.array(array, dtype=np.int64))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -10,13 +11,13 @@ from rich import box
 from rich.table import Table
 
 from dentbench.zoo.cards import DatasetCard, ModelCard
-from dentbench.zoo.sources import is_cached, size_of
+from dentbench.zoo.sources import expected_bytes, is_cached, size_of
 
 
 def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
     """Return a card as plain JSON values, with what the cache folder has of it."""
     kind = "model" if isinstance(card, ModelCard) else "dataset"
-    hidden = ("recommended", "details")
+    hidden = ("recommended", "details", "corruptions")
     plain = {name: value for name, value in vars(card).items() if name not in hidden}
     if isinstance(card, ModelCard):
         plain |= {"batchnorm": card.batchnorm, "recommended": dict(card.recommended)}
@@ -51,14 +52,27 @@ def _table(title: str) -> Table:
 
 def _dataset_table(cards: Sequence[DatasetCard], folder: Path) -> Table:
     table = _table("Data sets")
-    for name in ("name", "is", "shape", "classes", "threat model", "license", "cached"):
-        table.add_column(name, overflow="fold")
+    for name in ("name", "is", "shape", "classes", "threat model", "MB", "license", "cached"):
+        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
     for card in cards:
         shape = "x".join(map(str, card.shape))
         threat = f"{card.norm} {card.eps}"
-        have = "embedded" if card.source == "embedded" else _have(is_cached(card, folder))
-        table.add_row(card.id, card.name, shape, str(card.classes), threat, card.license, have)
+        size = f"{expected_bytes(card) / 1e6:.0f}" if card.source == "download" else "-"
+        have = _where(card, folder)
+        table.add_row(
+            card.id, card.name, shape, str(card.classes), threat, size, card.license, have
+        )
     return table
+
+
+def _where(card: DatasetCard, folder: Path) -> str:
+    """Say where a data set is: in the cache, in a package, or in a folder of the user's own."""
+    if card.source == "download":
+        return _have(is_cached(card, folder))
+    if card.source in ("embedded", "folder"):
+        return {"embedded": "embedded", "folder": "your folder"}[card.source]
+    installed = importlib.util.find_spec(card.source) is not None
+    return f"{'with' if installed else 'needs'} {card.source}"
 
 
 def _short(card: ModelCard) -> str:

@@ -13,7 +13,7 @@ import importlib.util
 import pickle
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +65,9 @@ def read_checkpoint(path: Path) -> Any:
             return load_file(path)
         _refuse_compressed(path)
         with torch.serialization.safe_globals(_harmless()):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            found = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_undersized(found, path)
+        return found
     except pickle.UnpicklingError as error:
         named = re.search(r"(?:GLOBAL|Unsupported global:?)\s+`?([\w.]+)`?", str(error))
         what = f"asks for {named[1]}" if named else "is damaged or asks for code"
@@ -84,6 +86,32 @@ def _refuse_compressed(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
                 raise ValueError("its members are compressed, which torch never does")
+
+
+def _refuse_undersized(found: object, path: Path) -> None:
+    """Refuse storages that declare more bytes than the file has, before any of them is read.
+
+    Recent versions of torch refuse them on loading; older ones hand out memory that is not theirs.
+    """
+    storages = {
+        storage.data_ptr(): storage.nbytes()
+        for storage in (tensor.untyped_storage() for tensor in _tensors(found))
+    }
+    size = path.stat().st_size
+    if sum(storages.values()) > size:
+        raise ValueError(f"it declares {sum(storages.values()):,} bytes of tensors in {size:,}")
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    """Yield every tensor in nested mappings and sequences, each container once."""
+    waiting, seen = [value], set()
+    while waiting:
+        held = waiting.pop()
+        if isinstance(held, Tensor):
+            yield held
+        elif isinstance(held, Mapping | list | tuple) and id(held) not in seen:
+            seen.add(id(held))
+            waiting += held.values() if isinstance(held, Mapping) else held
 
 
 def _is_state(value: object) -> bool:
@@ -163,12 +191,13 @@ def load_state(
     """
     own = network.state_dict()
     state = fit_names(state, own.keys())
+    _refuse_shapes(state, own, name)
     _refuse_values(state, own, name)
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:
-        shapes = "; ".join(re.findall(r"size mismatch for [^\n]+", str(error))[:3])
-        raise ModelError(f"{name} does not fit the network ({shapes or error})") from error
+        reason = re.sub(r"\s+", " ", str(error)).strip()
+        raise ModelError(f"{name} does not fit the network ({reason})") from error
     if constants_may_lack:
         missing = [key for key in missing if key.rpartition(".")[2] not in CONSTANTS]
     if surplus_allowed:
@@ -185,6 +214,19 @@ def load_state(
 def _some(names: Iterable[str], limit: int = 4) -> str:
     listed = list(names)
     return ", ".join(listed[:limit]) + (", ..." if len(listed) > limit else "")
+
+
+def _refuse_shapes(state: StateDict, own: Mapping[str, Tensor], name: str) -> None:
+    """Refuse other shapes before any value is looked at: a shape can be huge and its file tiny."""
+    wrong = [
+        f"{key} of shape {tuple(tensor.shape)}, not {tuple(own[key].shape)}"
+        for key, tensor in state.items()
+        if key in own
+        and tensor.shape != own[key].shape
+        and not (own[key].ndim == 0 and tensor.shape == (1,))  # as torch 0.3 saved single numbers
+    ]
+    if wrong:
+        raise ModelError(f"{name} does not fit the network: it has {_some(wrong, 3)}")
 
 
 def _refuse_values(state: StateDict, own: Mapping[str, Tensor], name: str) -> None:

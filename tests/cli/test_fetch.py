@@ -136,8 +136,10 @@ def test_fetch_verify_list_and_remove(mirror: Loopback, environment: Path) -> No
     with pytest.raises(FetchError, match=r"1 of 1 in the cache are wrong \(Wong2020Fast\)"):
         run("--verify")
 
+    path.with_name("Wong2020Fast.pt.rejected").write_bytes(b"an older wrong one")
+    path.with_name("Wong2020Fast.pt.part").write_bytes(b"half")
     assert "1 file removed" in run("--remove", "Wong2020")
-    assert not path.exists()
+    assert [one.name for one in path.parent.iterdir() if not one.name.startswith(".")] == []
     assert json.loads((environment / "hashes.json").read_text()) == {}
     assert "Nothing of this is cached" in run("--verify")
 
@@ -195,7 +197,8 @@ def test_one_that_fails_does_not_stop_the_others(mirror: Loopback, environment: 
     mirror.faults["/m/cifar-10-python.tar.gz"] = [status(404)]
     arguments = ["fetch", "cifar10", "Wong2020", "--mirror", mirror.url("/m")]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DATASETS._values, "cifar10", replace(DATASETS["cifar10"], archive_url=""))
+        nowhere = replace(DATASETS["cifar10"], archive_url="", parquet_url="")
+        patch.setitem(DATASETS._values, "cifar10", nowhere)
         result = CliRunner().invoke(app, arguments)
     assert "1 of 2 could not be fetched (cifar10)" in str(result.exception)
     assert (environment / "models/cifar10/Linf/Wong2020Fast.pt").exists()

@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -400,3 +401,57 @@ def test_a_killed_download_is_completed_by_the_next(server: Loopback, tmp_path: 
     process.wait()
     assert not (tmp_path / "net.pt").exists()
     assert bring(server, tmp_path).read_bytes() == CONTENT
+
+
+KILLS = """
+import os, random, signal, sys
+from pathlib import Path
+from dentbench.zoo.cache import fetch_file
+
+url, folder = sys.argv[1], Path(sys.argv[2])
+
+def fetch_until(place, last):
+    count = 0
+    def trace(frame, event, _):
+        nonlocal count
+        if "dentbench" not in frame.f_code.co_filename:
+            return None
+        if event == "line":
+            count += 1
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+        return trace
+    sys.settrace(trace)
+    fetch_file([url], folder / place / "net.pt")
+    sys.settrace(None)
+    return count
+
+lines = fetch_until("whole", None)
+for number, last in enumerate(random.Random(6).sample(range(1, lines + 1), 20)):
+    child = os.fork()
+    if not child:
+        fetch_until(str(number), last)
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL, (number, last, status)
+"""
+"""Fetches, each killed before one line of ours, of all lines that a whole fetch executes."""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="kills are of forked processes")
+def test_after_a_kill_at_any_of_twenty_points_the_next_fetch_completes(
+    server: Loopback, tmp_path: Path
+) -> None:
+    subprocess.run([sys.executable, "-c", KILLS, server.url(PATH), str(tmp_path)], check=True)
+    states = set()
+    for number in range(20):
+        folder = tmp_path / str(number)
+        path = folder / "net.pt"
+        states |= leftovers(folder) if folder.exists() else {"nothing"}
+        assert not path.exists() or path.read_bytes() == CONTENT
+        assert bring(server, folder, sha256=None).read_bytes() == CONTENT
+        entry = json.loads((folder / "hashes.json").read_text())["net.pt"]
+        assert (entry["sha256"], entry["size"]) == (SHA256, len(CONTENT))
+        assert leftovers(folder) == {"net.pt", "hashes.json"}
+    assert {"nothing", "net.pt.part", "net.pt"} <= states  # before, in the middle, at the end
+    assert any(asked for _, asked in server.requests), "none was continued"

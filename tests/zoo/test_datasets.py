@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import importlib.util
 import io
 import os
 import pickle
@@ -18,9 +19,12 @@ import torch
 from PIL import Image
 
 from dentbench.errors import DataError, FetchError, UnknownNameError
-from dentbench.zoo import cards, datasets
+from dentbench.zoo import cards, datafiles, datasets
+from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard
-from dentbench.zoo.datasets import Dataset, load_dataset, slice_of
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.sources import is_cached, problems, remove
+from dentbench.zoo.transfer import Policy
 from tests.zoo.loopback import Loopback
 
 RNG = np.random.default_rng(0)
@@ -267,7 +271,8 @@ def official(monkeypatch: pytest.MonkeyPatch) -> DatasetCard:
     monkeypatch.delenv("DENTBENCH_OFFLINE", raising=False)
     monkeypatch.delenv("DENTBENCH_MIRRORS", raising=False)
     md5 = hashlib.md5(batch()).hexdigest()
-    card = dataclasses.replace(DATASETS["cifar10"], file_md5=md5, archive_url="http://127.0.0.1:9/")
+    nowhere = {"archive_url": "http://127.0.0.1:9/", "parquet_url": ""}
+    card = dataclasses.replace(DATASETS["cifar10"], file_md5=md5, **nowhere)
     monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
     return card
 
@@ -363,3 +368,100 @@ def test_a_bad_archive_is_told(
 def test_cifar10_offline_is_told(official: DatasetCard, tmp_path: Path) -> None:
     with pytest.raises(FetchError, match=r"test_batch is not there and offline .* --from FILE"):
         load_dataset("cifar10", cache=tmp_path, offline=True)
+
+
+# ------------------------------------------------------------------ CIFAR from the public parquet
+
+
+def public(folder: Path, labels: Any, *, form: str = "PNG", images: int | None = None) -> bytes:
+    """Two pictures a class in turn, in the public layout; ``form`` as PIL names it."""
+    cells = [{"bytes": encoded(PIXELS[label], form)} for label in labels][:images]
+    path = parquet(folder / "made.parquet", cells=cells, labels=list(labels)[:images])
+    return path.read_bytes()
+
+
+@pytest.fixture
+def small(official: DatasetCard, monkeypatch: pytest.MonkeyPatch) -> DatasetCard:
+    """A card whose set has 40 pictures, the first 20 of which are known."""
+    monkeypatch.setattr(datafiles, "COUNT", 40)
+    labels = [number % 10 for number in range(20)]
+    pixels = PIXELS[labels].transpose(0, 3, 1, 2).tobytes()
+    changed = dataclasses.replace(
+        official,
+        head_sha256=hashlib.sha256(pixels + bytes(labels)).hexdigest(),
+        archive_url="http://127.0.0.1:9/cifar-10-python.tar.gz",
+    )
+    monkeypatch.setitem(cards.DATASETS._values, "cifar10", changed)
+    return changed
+
+
+IN_TURN = [number % 10 for number in range(40)]
+
+
+@pytest.mark.parametrize("how", ["source", "mirror", "by hand"])
+def test_cifar10_from_the_public_parquet(
+    small: DatasetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    content = public(tmp_path, IN_TURN)
+    quick = Policy(tries=1)
+    with Loopback() as server:
+        path = "/m/cifar-10-batches-py/test.parquet" if how == "mirror" else "/hub/test.parquet"
+        server.files[path] = content
+        url = server.url(path) if how == "source" else "http://127.0.0.1:9/x.parquet"
+        card = dataclasses.replace(small, parquet_url=url)
+        monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
+        request = datasets.Request(
+            cache=tmp_path / "c",
+            mirrors=(server.url("/m"),) if how == "mirror" else (),
+            by_hand=str(tmp_path / "made.parquet") if how == "by hand" else None,
+            policy=quick,
+        )
+        datasets.fetch_dataset_file(card, request)
+    data = load_dataset("cifar10", cache=tmp_path / "c", offline=True)
+    assert (data.name, data.labels.tolist()) == ("CIFAR-10 (test)", IN_TURN)
+    expected = torch.from_numpy(PIXELS[IN_TURN]).movedim(3, 1) / 255
+    torch.testing.assert_close(data.images[0:40], expected)
+    assert is_cached(card, tmp_path / "c") and problems(card, tmp_path / "c") == []
+    assert remove(card, tmp_path / "c") == 1
+
+
+@pytest.mark.parametrize(
+    ("labels", "form", "images", "words"),
+    [
+        (IN_TURN, "JPEG", None, "first 20 images are not those of CIFAR-10"),
+        (IN_TURN[::-1], "PNG", None, "first 20 images are not those of CIFAR-10"),
+        ([*IN_TURN[:39], 3], "PNG", None, "it has not 4 images of every class"),
+        (IN_TURN, "PNG", 39, r"images of shape \(39, 3, 32, 32\)"),
+    ],
+)
+def test_another_parquet_is_not_called_cifar10(
+    small: DatasetCard, tmp_path: Path, labels: Any, form: str, images: int | None, words: str
+) -> None:
+    public(tmp_path, labels, form=form, images=images)
+    request = datasets.Request(cache=tmp_path / "c", by_hand=str(tmp_path / "made.parquet"))
+    with pytest.raises(FetchError, match=words):
+        datasets.fetch_dataset_file(small, request)
+    assert not is_cached(small, tmp_path / "c")
+
+
+def test_the_known_first_images_are_those_of_the_sample() -> None:
+    """The only CIFAR test images that a package carries: foolbox's, first 20 of both sets."""
+    foolbox = importlib.util.find_spec("foolbox")
+    if foolbox is None or not foolbox.submodule_search_locations:
+        pytest.skip("foolbox (extra dentbench[sample]) is not installed")
+    folder = Path(foolbox.submodule_search_locations[0]) / "data"
+    for name in ("cifar10", "cifar100"):
+        paths = sorted(folder.glob(f"{name}_[0-9][0-9]_*.png"))
+        labels = bytes(int(path.stem.rpartition("_")[2]) for path in paths)
+        pixels = datafiles.read_pictures(paths).tobytes()
+        assert hashlib.sha256(pixels + labels).hexdigest() == DATASETS[name].head_sha256
+
+
+def test_all_sources_that_failed_are_named(
+    small: DatasetCard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Loopback() as server:
+        urls = {"archive_url": server.url("/a.tar.gz"), "parquet_url": server.url("/b.parquet")}
+        card = dataclasses.replace(small, **urls)
+        with pytest.raises(FetchError, match=r"a\.tar\.gz: .*404.*then as pictures: .*b\.parquet"):
+            datasets.fetch_dataset_file(card, datasets.Request(cache=tmp_path))

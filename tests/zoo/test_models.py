@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import pickle
 import sys
@@ -266,7 +267,7 @@ def broken(change: str) -> dict[str, Tensor]:
     [
         ("missing", r"2 missing \(conv.weight, bn.running_mean\)"),
         ("unexpected", r"1 unexpected \(fc.weight\)"),
-        ("shape", r"size mismatch for linear.weight"),
+        ("shape", r"linear.weight of shape \(100, 4\), not \(10, 4\)"),
         ("type", r"linear.weight as torch.int64"),
         ("nan", r"bn.weight that are not finite"),
     ],
@@ -341,6 +342,109 @@ def test_a_hostile_download_is_kept_aside(wong: nn.Module, tmp_path: Path) -> No
     assert not target.exists()
     left = {path.name for path in (tmp_path / "cache/models/cifar10/Linf").glob("Wong*")}
     assert left == {"Wong2020Fast.pt.rejected", "Wong2020Fast.pt.rejected.txt"}
+
+
+class Storage:
+    """Pickles into a storage that declares ``count`` numbers."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+
+class Declared:
+    """Pickles into a tensor of any shape and strides over a storage of any declared size."""
+
+    def __init__(self, count: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+        self.arguments = (Storage(count), 0, shape, stride, False, OrderedDict())
+
+    def __reduce__(self) -> tuple[Any, tuple[object, ...]]:
+        return torch._utils._rebuild_tensor_v2, self.arguments
+
+
+class DeclaringPickler(pickle.Pickler):
+    def persistent_id(self, value: Any) -> Any:
+        if isinstance(value, Storage):
+            return "storage", torch.FloatStorage, "0", "cpu", value.count
+        return None
+
+
+def declaring(path: Path, value: object, prefix: str = "archive/") -> Path:
+    """Write a checkpoint in torch's zip format whose only storage has 16 bytes."""
+    pickled = io.BytesIO()
+    DeclaringPickler(pickled, protocol=2).dump(value)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in {
+            "data.pkl": pickled.getvalue(),
+            "byteorder": b"little",
+            "data/0": bytes(16),
+            "version": b"3\n",
+        }.items():
+            archive.writestr(prefix + name, content)
+    return path
+
+
+HUGE = 10**12
+
+
+@pytest.mark.parametrize("count", [5, 10**4, HUGE])
+def test_a_storage_that_declares_more_than_it_has_is_refused(tmp_path: Path, count: int) -> None:
+    path = declaring(tmp_path / "bomb.pt", {"w": Declared(count, (count,), (1,))})
+    with pytest.raises(ModelError, match=r"bomb\.pt is not a checkpoint that can be read"):
+        read_checkpoint(path)
+
+
+def test_the_guard_does_not_need_a_recent_torch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = declaring(tmp_path / "bomb.pt", {"w": Declared(4, (4,), (1,))})
+    assert read_checkpoint(path)["w"].shape == (4,)
+    huge = {"nested": [{"w": torch.empty(path.stat().st_size // 4 + 1)}]}
+    monkeypatch.setattr(torch, "load", lambda *_, **__: huge)
+    with pytest.raises(ModelError, match=r"it declares [\d,]+ bytes of tensors in"):
+        read_checkpoint(path)
+
+
+def test_a_tensor_that_repeats_itself_is_refused_by_its_shape(tmp_path: Path) -> None:
+    """A trillion numbers by declared shape, in 16 bytes: nothing looks at their values."""
+    state = {"linear.weight": Declared(4, (HUGE // 10**6, 10**6), (0, 0))}
+    path = declaring(tmp_path / "bomb.pt", state)
+    with pytest.raises(ModelError, match=r"linear.weight of shape \(1000000, 1000000\)"):
+        load_state(Small(), state_dict_of(read_checkpoint(path), "bomb.pt"), "bomb.pt")
+
+
+@pytest.mark.parametrize("prefix", ["/etc/", "../../", "/"])
+def test_absolute_paths_in_an_archive_write_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefix: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = declaring(tmp_path / "odd.pt", {"w": Declared(4, (4,), (1,))}, prefix)
+    before = {one: one.stat().st_mtime_ns for one in (tmp_path, tmp_path.parent, Path("/etc"))}
+    try:
+        assert read_checkpoint(path)["w"].tolist() == [0, 0, 0, 0]
+    except ModelError as error:
+        assert str(error).startswith("odd.pt is not a checkpoint")
+    assert before == {one: one.stat().st_mtime_ns for one in before}
+    assert [one.name for one in tmp_path.iterdir()] == ["odd.pt"]
+
+
+def test_a_lying_directory_of_an_archive_is_refused(tmp_path: Path) -> None:
+    """The central directory claims four gigabytes for the member of 16 bytes."""
+    path = declaring(tmp_path / "bomb.pt", {"w": Declared(4, (4,), (1,))})
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"archive/data/0") - 46
+    assert content[place : place + 4] == b"PK\x01\x02"
+    content[place + 20 : place + 28] = b"\xfe\xff\xff\xff" * 2
+    path.write_bytes(content)
+    with pytest.raises(ModelError, match=r"bomb\.pt is not a checkpoint that can be read"):
+        read_checkpoint(path)
+
+
+def test_a_container_that_holds_itself_is_told(tmp_path: Path) -> None:
+    value: dict[str, Any] = {"w": torch.zeros(1), "v": torch.zeros(1), "more": []}
+    value["more"].append(value)
+    value["more"].append([value["more"]] * 10)
+    path = save(tmp_path / "loop.pt", value)
+    assert list(state_dict_of(read_checkpoint(path), "loop.pt")) == ["w", "v"]
 
 
 def test_a_compressed_checkpoint_is_refused(tmp_path: Path) -> None:

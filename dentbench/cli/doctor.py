@@ -1,0 +1,36 @@
+"""``dentbench doctor``: the installation in a few lines, to be pasted into a bug report."""
+
+from __future__ import annotations
+
+import typer
+
+from dentbench.cli import options as opt
+
+WRONG = 2
+"""The exit code when something required does not work."""
+
+
+def doctor(cache: opt.Cache = None, as_json: opt.AsJson = False) -> None:
+    """Say what is installed, what works and what to do about the rest. Paste it into bug reports.
+
+    Fetches and changes nothing. Ends with exit code 2 if something required does not work.
+    """
+    import json
+    from dataclasses import asdict
+
+    from dentbench.doctor import findings
+
+    wrong = False
+    found = []
+    for one in findings(cache):
+        wrong = wrong or one.ok is False
+        found.append(asdict(one))
+        if not as_json:
+            mark = {True: "ok", False: "WRONG", None: "-"}[one.ok]
+            typer.echo(f"{mark:5} {one.what:12} {one.found}")
+            if one.advice:
+                typer.echo(f"{'':18} -> {one.advice}")
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    if wrong:
+        raise typer.Exit(WRONG)

@@ -1,0 +1,137 @@
+"""From raw arrays to a checked data set, and from a data set to a slice of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any, Final, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dentbench.errors import DataError
+from dentbench.spec import DataSpec
+from dentbench.zoo.datafiles import RawData
+
+MOST_CLASSES: Final = 100_000
+
+
+class Images(Protocol):
+    """Images in order, of which a slice is a tensor: a tensor, or files decoded when asked for."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def __getitem__(self, part: slice, /) -> Tensor:
+        """Return images (n, C, H, W), float32 in [0, 1]."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Dataset:
+    """Images (N, C, H, W), float32 in [0, 1]; labels (N,), int64 in [0, classes); a name."""
+
+    name: str
+    images: Images
+    labels: Tensor
+    classes: int
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def slice_of(
+    dataset: Dataset, first: int = 0, count: int | None = None, *, order: str = "given"
+) -> tuple[Tensor, Tensor, DataSpec]:
+    """Return ``count`` images and labels from number ``first`` on (all that follow by default).
+
+    They come in ``order`` (see :class:`~dentbench.spec.DataSpec`). The third value is the slice's
+    spec; its hash is over the slice's shape, images and labels. Raises
+    :class:`~dentbench.errors.DataError` beyond the end, SpecError for a bad order.
+    """
+    size = len(dataset)
+    count = size - first if count is None else count
+    if first < 0 or count < 1 or first + count > size:
+        raise DataError(
+            f"{dataset.name} has {size:,} images; {count:,} from number {first:,} on are not there"
+        )
+    images = dataset.images[first : first + count].contiguous()
+    labels = dataset.labels[first : first + count].contiguous()
+    spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)
+    if spec.window is not None:
+        places = label_windows(labels, spec.window)
+        images, labels = images[places], labels[places]
+    total = hashlib.sha256(f"{tuple(images.shape)} {images.dtype} {labels.dtype}\n".encode())
+    total.update(images.numpy().data)
+    total.update(labels.numpy().data)
+    return images, labels, replace(spec, sha256=total.hexdigest())
+
+
+def label_windows(labels: Tensor, window: int) -> Tensor:
+    """Return the order (N,) that sorts ``labels`` (N,) within windows of ``window`` images.
+
+    Images of one label keep their order; the last window may be shorter. Source: the code of
+    Chen et al., ICLR 2022 (arXiv 2110.14735), with windows of 256 and batches of 128.
+    """
+    parts = torch.arange(len(labels)).split(window)
+    return torch.cat([part[torch.argsort(labels[part], stable=True)] for part in parts])
+
+
+def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> Dataset:
+    """Return raw arrays as a :class:`Dataset`, or raise ``DataError`` with what is wrong.
+
+    ``raw.images`` is (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 in [0, 255] or
+    floating-point in [0, 1]; ``raw.labels`` (N,) integers in [0, classes). ``file`` is how messages
+    call the source.
+    """
+    images, labels = _images(raw.images, file), _labels(raw.labels, file)
+    if len(images) != len(labels):
+        raise DataError(f"{file} has {len(images):,} images but {len(labels):,} labels")
+    classes = classes or raw.classes or int(labels.max()) + 1
+    wrong = int(((labels < 0) | (labels >= min(classes, MOST_CLASSES))).sum())
+    if wrong:
+        raise DataError(
+            f"{file} has {wrong:,} labels out of range, from {int(labels.min())} to "
+            f"{int(labels.max())}; they must be 0 to {min(classes, MOST_CLASSES) - 1}"
+        )
+    return Dataset(name=name, images=images, labels=labels, classes=classes)
+
+
+def _images(array: Any, file: str) -> Tensor:
+    if array.ndim != 4 or 0 in array.shape:
+        raise DataError(
+            f"{file} has images of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
+        )
+    array = _channels_first(array, file)
+    if array.dtype == np.uint8:
+        return torch.from_numpy(np.array(array, order="C")).float().div_(255)
+    if array.dtype.kind != "f":
+        raise DataError(f"{file} has images of type {array.dtype}; uint8 or floats are wanted")
+    images = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    if not bool(torch.isfinite(images).all()):
+        raise DataError(f"{file} has pixels that are not finite numbers")
+    low, high = float(images.min()), float(images.max())
+    if low < 0 or high > 1:
+        raise DataError(
+            f"{file} has pixels from {low:g} to {high:g}; they must be in [0, 1], not normalized"
+        )
+    return images
+
+
+def _channels_first(array: Any, file: str) -> Any:
+    first, last = array.shape[1] in (1, 3), array.shape[3] in (1, 3)
+    if first == last:
+        raise DataError(
+            f"{file} has images of shape {tuple(array.shape)}, where "
+            f"{'both the second and the last' if first else 'neither the second nor the last'} "
+            "size can be the number of channels (1 or 3)"
+        )
+    return array if first else array.transpose(0, 3, 1, 2)
+
+
+def _labels(array: Any, file: str) -> Tensor:
+    if array.ndim != 1 or array.size == 0:
+        raise DataError(f"{file} has labels of shape {tuple(array.shape)}; (N,) is wanted")
+    if array.dtype.kind not in "iu":
+        raise DataError(f"{file} has labels of type {array.dtype}; whole numbers are wanted")
+    return torch.from_numpy(np.array(array, dtype=np.int64))

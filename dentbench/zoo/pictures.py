@@ -1,0 +1,209 @@
+"""Folders of pictures: one folder per class, and RobustBench's 5,000 images of ImageNet."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dentbench.errors import DataError
+from dentbench.zoo.cards import DatasetCard
+
+SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """What is done to a picture: resized, then its middle cut out; None leaves a step out.
+
+    ``short``: pixels of its shorter side after resizing; ``both``: of both sides. ``crop``: of both
+    sides of what is cut out, filled up with black where the picture is smaller.
+    """
+
+    short: int | None = None
+    both: int | None = None
+    crop: int | None = None
+    bicubic: bool = False
+
+    def __call__(self, picture: Any) -> Any:
+        """Return the picture, a PIL image, resized and cut as torchvision does it."""
+        if self.short is not None or self.both is not None:
+            picture = picture.resize(self._size(*picture.size), 3 if self.bicubic else 2)
+        return picture if self.crop is None else _middle(picture, self.crop)
+
+    def _size(self, width: int, height: int) -> tuple[int, int]:
+        if self.both is not None:
+            return self.both, self.both
+        assert self.short is not None
+        if width <= height:
+            return self.short, int(self.short * height / width)
+        return int(self.short * width / height), self.short
+
+
+def _middle(picture: Any, size: int) -> Any:
+    from PIL import ImageOps
+
+    width, height = picture.size
+    missing_x, missing_y = max(size - width, 0), max(size - height, 0)
+    if missing_x or missing_y:
+        border = (missing_x // 2, missing_y // 2, (missing_x + 1) // 2, (missing_y + 1) // 2)
+        picture = ImageOps.expand(picture, border)
+        width, height = picture.size
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return picture.crop((left, top, left + size, top + size))
+
+
+PREPROCESSINGS: Final = MappingProxyType(
+    {
+        "Res256Crop224": Preprocessing(short=256, crop=224),
+        "BicubicRes256Crop224": Preprocessing(short=256, crop=224, bicubic=True),
+        "BicubicRes224Crop224": Preprocessing(short=224, crop=224, bicubic=True),
+        "Res224": Preprocessing(both=224),
+        "Crop288": Preprocessing(crop=288),
+    }
+)
+"""What RobustBench does to the pictures of ImageNet, by its names (the third is of timm's XCiT)."""
+
+
+class Pictures:
+    """Files of pictures in order, decoded when they are asked for: (n, C, H, W) in [0, 1].
+
+    All of one size after ``preprocessing``; of three channels, or all ``gray`` and of one.
+    """
+
+    def __init__(
+        self, paths: Sequence[Path], preprocessing: Preprocessing | None, *, gray: bool = False
+    ) -> None:
+        self.paths = tuple(paths)
+        self.preprocessing = preprocessing
+        self.gray = gray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, part: slice) -> Tensor:
+        """Decode some of them; raises :class:`~dentbench.errors.DataError`."""
+        paths = self.paths[part]
+        arrays = [self._decoded(path) for path in paths]
+        for path, array in zip(paths, arrays, strict=True):
+            if array.shape != arrays[0].shape:
+                raise DataError(
+                    f"{paths[0].name} is of size {_size(arrays[0])} and {path.name} of "
+                    f"{_size(array)}; name what makes them one size with --preprocess, one of "
+                    f"{', '.join(PREPROCESSINGS)}"
+                )
+        pixels = np.stack(arrays)
+        pixels = pixels[:, None] if self.gray else pixels.transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
+
+    def _decoded(self, path: Path) -> Any:
+        """Return a picture's pixels, uint8 (H, W, 3), or (H, W) of a gray one."""
+        from PIL import Image
+
+        try:
+            with Image.open(path) as picture:
+                if self.gray and picture.mode != "L":
+                    raise ValueError("it has colors, and the first one is gray")
+                plain = picture.convert("L" if self.gray else "RGB")
+                return np.asarray(self.preprocessing(plain) if self.preprocessing else plain)
+        except Exception as error:  # PIL raises many kinds for damaged files
+            words = " ".join(str(error).split()) or type(error).__name__
+            raise DataError(f"{path} is not a picture that can be read ({words})") from error
+
+
+def _size(pixels: Any) -> str:
+    return f"{pixels.shape[1]}x{pixels.shape[0]}"
+
+
+def is_gray(path: Path) -> bool:
+    """Return whether a picture has one channel; False for what is no picture."""
+    from PIL import Image
+
+    try:
+        with Image.open(path) as picture:
+            return bool(picture.mode == "L")
+    except Exception:  # told when it is decoded
+        return False
+
+
+def preprocessing_named(name: str | None) -> Preprocessing | None:
+    """Return what a name stands for; "" and None stand for nothing."""
+    if name and name not in PREPROCESSINGS:
+        raise DataError(f"preprocess is {name!r}; allowed: {', '.join(PREPROCESSINGS)}")
+    return PREPROCESSINGS[name] if name else None
+
+
+def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
+    """Return pictures, labels and the number of classes of a folder with one folder per class.
+
+    Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does.
+    """
+    classes = sorted(path for path in folder.iterdir() if path.is_dir())
+    paths: list[Path] = []
+    labels: list[int] = []
+    for number, below in enumerate(classes):
+        found = sorted(path for path in below.rglob("*") if path.suffix.lower() in SUFFIXES)
+        paths += found
+        labels += [number] * len(found)
+    if not paths:
+        raise DataError(
+            f"{folder} has no pictures in folders of their classes (such as cat/1.png); "
+            f"pictures end in {', '.join(sorted(SUFFIXES))}"
+        )
+    return paths, labels, len(classes)
+
+
+# --- ImageNet -------------------------------------------------------------------------------------
+
+
+def robustbench_list() -> list[tuple[str, int]]:
+    """Return RobustBench's 5,000 validation images: path below ``val/``, and class number.
+
+    Read from the installed package, which is not imported. Raises
+    :class:`~dentbench.errors.DataError` where it is not there.
+    """
+    spec = importlib.util.find_spec("robustbench")
+    places = list(spec.submodule_search_locations or ()) if spec is not None else []
+    try:
+        folder = Path(places[0]) / "helper_files"
+        names = (folder / "imagenet_test_image_ids.txt").read_text(encoding="utf-8").split()
+        numbers = json.loads((folder / "imagenet_class_to_id_map.json").read_text(encoding="utf-8"))
+        return [(name, int(numbers[name.partition("/")[0]])) for name in names]
+    except (IndexError, OSError, ValueError, KeyError) as error:
+        raise DataError(
+            "the list of RobustBench's 5,000 ImageNet images comes with the package robustbench, "
+            "and the installed one lacks it; install robustbench>=1.1.1"
+        ) from error
+
+
+def imagenet(card: DatasetCard, place: Path) -> tuple[list[Path], list[int]]:
+    """Return the pictures and labels of RobustBench's list, found below ``place``.
+
+    They lie in ``val/SYNSET/NAME.JPEG`` as RobustBench wants them, or in ``val/`` as the archive
+    unpacks, in ``place`` itself or in its folder ``imagenet``.
+    """
+    listed = robustbench_list()
+    for folder in (place / "val", place, place / "imagenet" / "val", place / "imagenet"):
+        for flat in (False, True):
+            paths = [folder / (name.rpartition("/")[2] if flat else name) for name, _ in listed]
+            if not paths[0].is_file():
+                continue
+            lacking = [path for path in paths if not path.is_file()]
+            if lacking:
+                raise DataError(
+                    f"{len(lacking):,} of the {len(paths):,} images of {card.name} are not in "
+                    f"{folder}, for one {lacking[0].name}; unpack the whole validation set"
+                )
+            return paths, [number for _, number in listed]
+    raise DataError(
+        f"the images of {card.name} are not below {place}; ImageNet is not free to download: get "
+        "ILSVRC2012_img_val.tar from image-net.org, unpack it and name its folder with --data-dir"
+    )

@@ -1,0 +1,107 @@
+"""``dentbench doctor``: true versions, advice for what is wrong, and nothing private."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer import Typer
+from typer.testing import CliRunner
+
+from dentbench import doctor
+from dentbench.cli.doctor import doctor as command
+
+app = Typer()
+app.command("doctor")(command)
+
+
+@app.callback()
+def main() -> None:
+    """Keep ``doctor`` a subcommand."""
+
+
+@pytest.fixture(autouse=True)
+def no_robustbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Spare its import, which is tested elsewhere, and look at a cache of the test's own."""
+    from dentbench.zoo import robustbench_shim
+
+    monkeypatch.setattr(robustbench_shim, "model_dicts", dict)
+    monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "cache"))
+    for name in ("DENTBENCH_OFFLINE", "DENTBENCH_MIRRORS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def by_name() -> dict[str, Any]:
+    return {one.what: one for one in doctor.findings()}
+
+
+def test_versions_are_true() -> None:
+    found = by_name()
+    for name in ("torch", "numpy", "typer", "pyautoattack", "safetensors"):
+        assert found[name].found == metadata.version(name) and found[name].ok
+    assert f"cpu ({torch.get_num_threads()} of" in found["devices"].found
+
+
+def test_it_fits_a_bug_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "me"))
+    monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "me/secret/cache"))
+    monkeypatch.setenv("DENTBENCH_MIRRORS", "https://me:password@mirror.org/zoo?key=1")
+    result = CliRunner().invoke(app, ["doctor"])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert len(lines) < 30 and max(map(len, lines)) < 200
+    assert str(tmp_path) not in result.output and "password" not in result.output
+    assert "~/secret/cache (writable" in result.output
+    assert "https://mirror.org/zoo" in result.output
+
+
+def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, version = importlib.import_module, metadata.version
+
+    def broken(name: str) -> Any:
+        if name == "torchvision":
+            raise RuntimeError("operator torchvision::nms does not exist")
+        return real(name)
+
+    def missing(name: str) -> str:
+        if name in ("ray", "pyarrow"):
+            raise metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(doctor.importlib, "import_module", broken)
+    monkeypatch.setattr(doctor.metadata, "version", missing)
+    found = by_name()
+    assert found["torchvision"].ok is False
+    assert "cannot be imported: operator torchvision::nms" in found["torchvision"].found
+    assert "same build as torch" in found["torchvision"].advice
+    assert found["pyarrow"].ok is False and found["pyarrow"].found == "not installed"
+    assert found["ray"].ok is None and "--executor ray" in found["ray"].advice
+    result = CliRunner().invoke(app, ["doctor", "--json"])
+    assert result.exit_code == 2
+    facts = {one["what"]: one for one in json.loads(result.output)}
+    assert facts["torchvision"]["ok"] is False
+
+
+def test_the_cache_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "cache"
+    assert by_name()["cached"].found.startswith("nothing yet")
+    assert not folder.exists()
+    path = folder / "models/cifar10/Linf/Wong2020Fast.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(3_000_000))
+    path.with_name("x.pt.part").write_bytes(b"1")
+    path.with_name("x.pt.rejected").write_bytes(b"1")
+    (folder / "hashes.json").write_text("{")
+    found = by_name()
+    assert found["cached"].found == "Wong2020Fast (3 MB); 1 unfinished; 1 set aside"
+    assert found["hashes"].ok is False
+    monkeypatch.setenv("DENTBENCH_OFFLINE", "1")
+    assert "offline" in by_name()["network"].found
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "file"))
+    assert by_name()["cache"].ok is False and "--cache" in by_name()["cache"].advice

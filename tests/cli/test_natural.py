@@ -1,0 +1,174 @@
+"""Runs without an attack, of corruption sets above all: records, table, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import dentbench
+from dentbench.adapt.dent import Dent
+from dentbench.defenses.norm import norm
+from dentbench.defenses.tent import tent
+from dentbench.errors import SpecError
+from dentbench.spec import AttackSpec, DentSpec
+from dentbench.store import read
+from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.models import load_model
+from tests.cli.test_evaluate import Run
+
+MODEL = "cifar10-resnet20-robust"
+ROWS = 6
+NAMES = ("fog", "gaussian_noise")
+
+
+@pytest.fixture
+def command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> Iterator[Run]:
+    """The command, in a folder with two small corruptions in Zenodo's layout."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "sets" / "CIFAR-10-C"
+    folder.mkdir(parents=True)
+    for name in NAMES:
+        array = rng.integers(0, 256, (5 * ROWS, 32, 32, 3), dtype=np.uint8)
+        np.save(folder / f"{name}.npy", array)
+    np.save(folder / "labels.npy", np.tile(np.arange(ROWS), 5))
+    yield Run(monkeypatch, capsys, tmp_path)
+
+
+SHORT = ["evaluate", "--model", MODEL, "--dataset", "cifar10-c", "--data-dir", "sets"]
+SHORT += ["--data-name", "small", "--batch-size", "4"]
+
+
+def right(network: torch.nn.Module, corruption: str, severity: int) -> dict[str, int]:
+    """Images right under each defense, counted here: batches of four, then two."""
+    array = np.load(f"sets/CIFAR-10-C/{corruption}.npy")[(severity - 1) * ROWS : severity * ROWS]
+    x = torch.from_numpy(array).movedim(3, 1) / 255
+    y = torch.arange(ROWS)
+    defenses = {
+        "none": network,
+        "norm": norm(network),
+        "tent": tent(network),
+        "dent": Dent(network, DentSpec()),
+    }
+    return {
+        name: sum(
+            int((defense(a).argmax(1) == b).sum())
+            for a, b in zip(x.split(4), y.split(4), strict=True)
+        )
+        for name, defense in defenses.items()
+    }
+
+
+def test_corruptions_under_static_norm_tent_and_dent(command: Run) -> None:
+    corruptions = [part for name in NAMES for part in ("--corruption", name)]
+    code, out, err = command(*SHORT, *corruptions, "--severity", "2", "5")
+    assert code == 0, err
+    network = load_model(MODEL).network
+    records = read(command.results)
+    assert len(records) == 2 * 2 * 4
+    for record in records:
+        corruption, severity = record.dataset.removeprefix("small ").split(", severity ")
+        expected = right(network, corruption, int(severity))
+        assert record.natural_correct == record.robust_correct == expected[record.defense]
+        assert (record.attack, record.eps, record.protocol) == ("none", "0", "")
+        if record.mode != "static":
+            gain = record.natural_correct - expected["none"]
+            assert (record.gained or 0) - (record.lost or 0) == gain
+    for words in ("Natural accuracy", "instance-wise", "tent", "mean of 2"):
+        assert words in out
+    code, again, _ = command("report", "--table", "natural")
+    assert code == 0 and "gaussian_noise" in again and "mean of 2" in again
+    assert command(*SHORT, *corruptions, "--severity", "2", "5")[0] == 0
+    assert len(read(command.results)) == len(records)
+
+
+def test_the_mean_is_of_the_corruptions() -> None:
+    from dentbench.report.natural import natural
+    from tests.report.conftest import make
+
+    shares = {"fog": 50, "frost": 70, "snow": 90}
+    records = [
+        make(
+            number,
+            count,
+            {"published": 0},
+            dataset=f"CIFAR-10-C {name}, severity 3",
+            attack="none",
+            protocol="",
+            by_protocol="{}",
+            n=100,
+        )
+        for number, (name, count) in enumerate(shares.items())
+    ]
+    rows = [[cell.text for cell in row] for row in natural(records).rows]
+    assert [row[4:] for row in rows] == [
+        ["snow", "90.0% (90/100)"],  # in the catalogue's order
+        ["frost", "70.0% (70/100)"],
+        ["fog", "50.0% (50/100)"],
+        ["mean of 3", "70.0%"],
+    ]
+
+
+def test_natural_accuracy_of_any_data_set(command: Run) -> None:
+    more = ["--attack", "none", "--examples", "20", "--defense", "tent", "--json"]
+    code, out, err = command("evaluate", *more)
+    assert code == 0, err
+    found = json.loads(out)
+    static, tented = found["records"]
+    assert found["verdicts"] == []
+    assert static["dataset"] == "UCI digits (test)" and static["by_protocol"] == "{}"
+    assert tented["forwards"] == 20 * 2
+    code, out, _ = command("report", "--table", "all")
+    assert code == 0 and "no attack: natural accuracy alone" in out
+    assert command("report", "--table", "1")[0] == 0
+    assert "20" not in {row["n"] for row in command.rows() if row["protocol"]}
+    code, out, _ = command("evaluate", "--attack", "none", "--examples", "20", "--dry-run")
+    assert code == 0 and "natural" in out and "published" not in out
+
+
+def test_natural_accuracy_from_python(tmp_path: Path) -> None:
+    network = load_model("digits-robust").network
+    x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
+    attack = AttackSpec(name="none")
+    assert (attack.norm, attack.eps) == ("Linf", Fraction(0))
+    static, dent = dentbench.evaluate(network, x, y, attack=attack, results=tmp_path)
+    assert (static.protocol, dent.protocol, dent.worst_protocol) == ("", "", "")
+    with pytest.raises(SpecError, match="attack none has no iterations"):
+        AttackSpec(name="none", iterations=3)
+
+
+def test_what_makes_no_sense_is_told(command: Run) -> None:
+    fog = ["--corruption", "fog"]
+    mistakes = {
+        (*SHORT, "--corruption", "frog"): "did you mean fog",
+        (*SHORT, *fog, "--severity", "0"): "severity is 0; allowed: 1 to 5",
+        (*SHORT, *fog, "--eps", "8/255"): "there is no attack, so --norm, --eps",
+        (*SHORT, *fog, "--protocol", "bpda"): "there is no attack, so --protocol",
+        (*SHORT, *fog, "--require-gain", "1"): "there is no attack",
+        (*SHORT, "--corruption", "snow"): "snow.npy of CIFAR-10-C is not below sets",
+        ("evaluate", *fog): "are for cifar10-c and cifar100-c",
+        ("evaluate", "--data-dir", "sets", "--attack", "none"): "--data-dir is for imagenet",
+        ("ablate", "--dataset", "cifar10-c"): "for natural accuracy alone",
+        ("ablate", "--attack", "none"): "for natural accuracy alone",
+    }
+    for arguments, words in mistakes.items():
+        code, out, err = command(*arguments)
+        assert code == 2, (arguments, out, err)
+        assert words in err and err.count("\n") == 1, (arguments, err)
+
+
+def test_attacked_on_request(command: Run) -> None:
+    """A corruption set can be attacked too, at the default threat model of its card."""
+    attack = ["--attack", "apgd-ce", "--iterations", "1", "--mode", "static"]
+    code, _, err = command(*SHORT, "--corruption", "fog", *attack, "--examples", "2")
+    assert code == 0, err
+    (row,) = command.rows()
+    assert (row["attack"], row["norm"], row["eps"]) == ("apgd-ce", "Linf", "8/255")
+    assert DATASETS["cifar10-c"].eps == "8/255"

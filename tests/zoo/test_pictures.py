@@ -1,0 +1,207 @@
+"""Folders of pictures: classes by folder, ImageNet by RobustBench's list, torchvision's sizes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dentbench.errors import DataError, FetchError
+from dentbench.zoo import pictures
+from dentbench.zoo.arrays import slice_of
+from dentbench.zoo.cards import DATASETS, MODELS
+from dentbench.zoo.datasets import Choice, load_dataset
+from dentbench.zoo.pictures import PREPROCESSINGS, Pictures, robustbench_list
+from dentbench.zoo.sources import Request, fetch_dataset_file
+
+RNG = np.random.default_rng(0)
+
+
+def picture(path: Path, height: int = 8, width: int = 8, *, gray: bool = False) -> Any:
+    """Write a picture and return its pixels."""
+    shape = (height, width) if gray else (height, width, 3)
+    pixels = RNG.integers(0, 256, shape, dtype=np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+@pytest.fixture
+def animals(tmp_path: Path) -> tuple[Path, list[Any]]:
+    folder = tmp_path / "animals"
+    names = ("cat/b.png", "cat/a.png", "dog/c.PNG", "ant/z.png")
+    made = {name: picture(folder / name) for name in names}
+    (folder / "cat" / "notes.txt").write_text("not a picture")
+    order = ("ant/z.png", "cat/a.png", "cat/b.png", "dog/c.PNG")
+    return folder, [made[name] for name in order]
+
+
+def test_classes_are_folders_in_order(animals: tuple[Path, list[Any]]) -> None:
+    folder, pixels = animals
+    data = load_dataset(str(folder))
+    assert (data.name, data.classes, len(data)) == ("animals", 3, 4)
+    assert data.labels.tolist() == [0, 1, 1, 2]
+    expected = torch.from_numpy(np.stack(pixels)).movedim(3, 1) / 255
+    torch.testing.assert_close(data.images[0:4], expected)
+    assert load_dataset(str(folder), data_name="mine").name == "mine"
+
+
+def test_it_is_torchvisions_image_folder(animals: tuple[Path, list[Any]]) -> None:
+    pytest.importorskip("torchvision")
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import ToTensor
+
+    data = load_dataset(str(animals[0]))
+    theirs = ImageFolder(animals[0], ToTensor())
+    assert [label for _, label in theirs] == data.labels.tolist()
+    torch.testing.assert_close(torch.stack([image for image, _ in theirs]), data.images[0:4])
+
+
+def test_a_slice_decodes_its_own_pictures_only(
+    animals: tuple[Path, list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[Path] = []
+    decode = Pictures._decoded
+
+    def noting(self: Pictures, path: Path) -> Any:
+        opened.append(path)
+        return decode(self, path)
+
+    monkeypatch.setattr(Pictures, "_decoded", noting)
+    images, labels, spec = slice_of(load_dataset(str(animals[0])), 1, 2)
+    assert (len(images), labels.tolist(), spec.name, spec.count) == (2, [1, 1], "animals", 2)
+    assert [path.name for path in opened] == ["a.png", "b.png"]
+
+
+def test_gray_pictures_have_one_channel(tmp_path: Path) -> None:
+    pixels = [picture(tmp_path / f"x/{number}.png", gray=True) for number in range(2)]
+    data = load_dataset(str(tmp_path))
+    torch.testing.assert_close(data.images[0:2], torch.from_numpy(np.stack(pixels))[:, None] / 255)
+    picture(tmp_path / "x/9.png")
+    with pytest.raises(DataError, match=r"9\.png is not .*it has colors"):
+        load_dataset(str(tmp_path)).images[0:3]
+
+
+def test_sizes_and_damage_are_told(tmp_path: Path) -> None:
+    picture(tmp_path / "x/a.png", 10, 12)
+    picture(tmp_path / "x/b.png", 12, 10)
+    with pytest.raises(DataError, match=r"a\.png is of size 12x10 and b\.png of 10x12; .*Res224"):
+        load_dataset(str(tmp_path)).images[0:2]
+    both = load_dataset(str(tmp_path), Choice(preprocess="Res224")).images[0:2]
+    assert both.shape == (2, 3, 224, 224)
+    assert load_dataset(str(tmp_path), Choice(resize="Crop288")).images[0:1].shape[-1] == 288
+    with pytest.raises(DataError, match="preprocess is 'Res9'; allowed"):
+        load_dataset(str(tmp_path), Choice(preprocess="Res9"))
+    (tmp_path / "x/b.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"b\.png is not a picture that can be read"):
+        load_dataset(str(tmp_path)).images[0:2]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="no pictures in folders of their classes"):
+        load_dataset(str(tmp_path / "empty"))
+
+
+@pytest.mark.parametrize("size", [(300, 400), (401, 299), (224, 224), (200, 500), (260, 260)])
+@pytest.mark.parametrize("name", PREPROCESSINGS)
+def test_preprocessing_is_torchvisions(name: str, size: tuple[int, int]) -> None:
+    transforms = pytest.importorskip("torchvision.transforms")
+    bicubic = transforms.InterpolationMode.BICUBIC
+    theirs = {
+        "Res256Crop224": [transforms.Resize(256), transforms.CenterCrop(224)],
+        "BicubicRes256Crop224": [transforms.Resize(256, bicubic), transforms.CenterCrop(224)],
+        "BicubicRes224Crop224": [transforms.Resize(224, bicubic), transforms.CenterCrop(224)],
+        "Res224": [transforms.Resize([224, 224])],
+        "Crop288": [transforms.CenterCrop(288)],
+    }
+    shape = (*size, 3)
+    image = Image.fromarray(RNG.integers(0, 256, shape, dtype=np.uint8))
+    expected = transforms.Compose(theirs[name])(image)
+    assert np.array_equal(np.asarray(PREPROCESSINGS[name](image)), np.asarray(expected))
+
+
+def test_every_imagenet_card_names_its_preprocessing() -> None:
+    found = {card.resize for card in MODELS.values() if card.dataset == "imagenet"}
+    assert found <= set(PREPROCESSINGS) and len(found) == 5
+    assert not any(card.resize for card in MODELS.values() if card.dataset != "imagenet")
+
+
+def test_robustbench_and_timm_name_the_same() -> None:
+    pytest.importorskip("timm")
+    from dentbench.zoo.robustbench_shim import model_dicts
+
+    model_dicts()
+    data = sys.modules["robustbench.data"]
+    assert set(data.PREPROCESSINGS) - {None} == set(PREPROCESSINGS) - {"BicubicRes224Crop224"}
+    import timm
+
+    for size in "sml":
+        name = f"debenedetti2022light_xcit_{size}12_imagenet_linf"
+        with torch.device("meta"):
+            network = timm.create_model(name)
+        config = getattr(network, "model", network).default_cfg
+        assert (config["crop_pct"], config["interpolation"]) == (1.0, "bicubic")
+        assert config["input_size"] == (3, 224, 224)
+
+
+# ------------------------------------------------------------------ ImageNet
+
+
+LIST = [("n02/B.JPEG", 1), ("n01/A.JPEG", 0), ("n02/C.JPEG", 1)]
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "robustbench_list", lambda: LIST)
+
+
+def test_the_list_is_read_from_the_package() -> None:
+    pytest.importorskip("timm")
+    found = robustbench_list()
+    assert len(found) == len(set(found)) == 5000
+    assert all(name.startswith("n") and name.endswith(".JPEG") for name, _ in found)
+    assert {number for _, number in found} <= set(range(1000))
+    theirs = dict(found)
+    assert theirs["n09468604/ILSVRC2012_val_00015253.JPEG"] == 979  # "valley"
+
+
+@pytest.mark.parametrize("below", ["", "val", "imagenet/val"])
+@pytest.mark.parametrize("flat", [False, True])
+def test_imagenet_in_any_layout(listed: None, tmp_path: Path, below: str, flat: bool) -> None:
+    for name, _ in LIST:
+        picture(tmp_path / below / (Path(name).name if flat else name), 300, 280)
+    picture(tmp_path / below / "n01/not-listed.JPEG")
+    data = load_dataset("imagenet", Choice(folder=tmp_path, resize="Crop288"))
+    assert (data.name, data.classes, len(data)) == ("ImageNet (RobustBench's 5,000)", 1000, 3)
+    assert data.labels.tolist() == [1, 0, 1]
+    assert data.images[1:3].shape == (2, 3, 288, 288)
+    assert load_dataset("imagenet", Choice(folder=tmp_path)).images[0:1].shape[-1] == 224
+
+
+def test_imagenet_that_is_not_there_is_told(listed: None, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"not free to download: .* --data-dir"):
+        load_dataset("imagenet", cache=tmp_path)
+    picture(tmp_path / "data/val/n02/B.JPEG")
+    with pytest.raises(DataError, match=r"2 of the 3 images .* for one A\.JPEG"):
+        load_dataset("imagenet", cache=tmp_path)
+    with pytest.raises(FetchError, match="not free to download"):
+        fetch_dataset_file(DATASETS["imagenet"], Request(cache=tmp_path))
+
+
+def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="comes with the package robustbench"):
+        robustbench_list()
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
+    for name, choice, words in (
+        ("digits", Choice(folder=tmp_path), "--data-dir is for imagenet"),
+        ("digits", Choice(preprocess="Res224"), "--preprocess is for pictures"),
+        (str(tmp_path), Choice(folder=tmp_path), "a path needs none"),
+    ):
+        with pytest.raises(DataError, match=words):
+            load_dataset(name, choice)
