@@ -10,7 +10,8 @@ from typing import Final
 
 from dentbench.checkpoint import RunFolder, read_note
 from dentbench.errors import StoreError
-from dentbench.outcome import NATURAL, BatchOutcome, worst_case
+from dentbench.outcome import NATURAL, BatchOutcome
+from dentbench.summary import worst_case
 
 NOTE: Final = "breakdown"
 """The name of the note that keeps it."""

@@ -24,7 +24,7 @@ from dentbench.checkpoint import RunFolder
 from dentbench.errors import DataError
 from dentbench.executor import Placement, make_executor
 from dentbench.observe import observations
-from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns, summarize, worst_case
+from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns
 from dentbench.picturing import keep_gallery
 from dentbench.provenance import provenance
 from dentbench.spec import (
@@ -32,6 +32,7 @@ from dentbench.spec import (
     DefenseSpec,
     EvalSpec,
 )
+from dentbench.summary import summarize, worst_case
 from dentbench.worker import Subject, Task, Worker
 
 _log = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ LAYERS: Final = (
     ("defensespec", "dentspec", "protocolspec"),
     ("spec",),
     ("outcome",),
+    ("summary",),
     ("adapt", "attacks", "zoo"),
     ("defenses",),
     ("store", "provenance"),

@@ -9,19 +9,16 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dentbench.outcome import (
     NATURAL,
     BatchOutcome,
     Record,
-    batch_worst,
     column_names,
     eps_of,
     spec_columns,
-    summarize,
-    worst_case,
 )
 from dentbench.spec import (
     AttackSpec,
@@ -33,6 +30,7 @@ from dentbench.spec import (
     ProtocolSpec,
     field_names,
 )
+from dentbench.summary import batch_worst, summarize, worst_case
 
 SPEC = EvalSpec(
     model=ModelSpec(name="net", sha256="ab"),
@@ -77,6 +75,7 @@ situations = st.integers(1, 9).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(situations)
 def test_counts_equal_a_slow_count(flags: tuple[list[bool], ...]) -> None:
     natural, published, transfer, static = flags
@@ -159,6 +158,7 @@ def test_the_attacks_own_flags_and_who_broke_what_are_kept_apart_from_our_judgem
     assert json.loads(summary["broken_by"]) == {"apgd-ce": 1, "natural": 1, "square": 1}
 
 
+@settings(deadline=None)
 @given(situations)
 def test_the_worst_of_every_batch_equals_a_slow_count(flags: tuple[list[bool], ...]) -> None:
     natural, published, transfer, _ = flags
@@ -174,6 +174,13 @@ def test_the_worst_of_every_batch_equals_a_slow_count(flags: tuple[list[bool], .
     coupled = summarize(stages, separable=False)
     assert coupled["batch_worst_correct"] == total >= coupled["robust_correct"]
     assert summarize(stages)["batch_worst_correct"] is None
+
+
+def test_the_passes_of_every_stage_are_told() -> None:
+    stages = {NATURAL: split(NATURAL, [True] * 3), "published": split("published", [True] * 3)}
+    summary = summarize(stages)
+    assert json.loads(summary["passes"]) == {NATURAL: 10 + 12, "published": 10 + 12}
+    assert summary["forwards"] + summary["backwards"] == 44
 
 
 def test_a_batch_is_judged_as_a_whole() -> None:

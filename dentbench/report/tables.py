@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterable, Sequence
 
 from dentbench.outcome import Record
@@ -160,8 +161,18 @@ def _caption(static: Record, defended: Record) -> str:
         f"{defended.n:,} images.{_order(static, defended)}",
         f"Settings of the protocols: {own}." if own else "",
         skipped_text(defended),
+        _cost(defended),
     )
     return " ".join(filter(None, parts))
+
+
+def _cost(defended: Record) -> str:
+    """Say what all protocols cost beside the published one; "" where that was not both run."""
+    passes = json.loads(defended.passes or "{}")
+    total, published = sum(passes.values()), passes.get(setting.PUBLISHED)
+    if not published or len(defended.protocol_counts) < 2:
+        return ""
+    return f"{total:,} passes of one image, {total / published:.2f} times those of published."
 
 
 def _order(static: Record, defended: Record) -> str:

@@ -30,6 +30,14 @@ def coupled(make_record: Make, **changes: Any) -> Record:
     return make_record(2, 98, COUNTS, **{**DENT, **mates, **changes})
 
 
+def test_the_cost_of_the_whole_is_told_beside_that_of_published(make_record: Make) -> None:
+    static = make_record(1, 99, {"published": 50}, n=100)
+    passes = {"natural": 100, "published": 100_000, "batch-mates": 40_000}
+    run = coupled(make_record, passes=json.dumps(passes))
+    text = render(tables.summary(static, run), "markdown")
+    assert "140,100 passes of one image, 1.40 times those of published." in text
+
+
 def test_the_queries_of_decision_are_told(make_record: Make) -> None:
     run = make_record(2, 98, {"published": 80, "decision": 70}, **DENT, decision_queries=1500)
     assert "(1,500 queries)" in render(tables.protocols([run]), "markdown")
