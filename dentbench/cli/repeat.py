@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentbench.errors import SpecError, StoreError
+from dentbench.spec import NO_ATTACK
 
 if TYPE_CHECKING:
     from dentbench.outcome import Record
@@ -80,7 +81,7 @@ def options(record: Record) -> list[str]:
     chosen = ["--model", record.model, *_data(record)]
     for column, option in _OPTIONS.items():
         value = getattr(record, column)
-        if value is not None:
+        if value is not None and not (record.attack == NO_ATTACK and column in ("norm", "eps")):
             chosen += [option, str(value)]
     chosen += _defense(record)
     if record.mode != "static":
@@ -97,10 +98,13 @@ def options(record: Record) -> list[str]:
 
 def _data(record: Record) -> list[str]:
     from dentbench.zoo.cards import DATASETS
+    from dentbench.zoo.corruptions import parse_title
 
+    name, corruption, severity = parse_title(record.dataset) or (record.dataset, "", 0)
+    part = ["--corruption", corruption, "--severity", str(severity)] if corruption else []
     for card in DATASETS.values():
-        if card.name == record.dataset:
-            return ["--dataset", card.id]
+        if card.name == name:
+            return ["--dataset", card.id, *part]
     return ["--data-name", record.dataset]  # a file: the user says which with --data
 
 

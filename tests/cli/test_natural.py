@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
@@ -87,6 +90,24 @@ def test_corruptions_under_static_norm_tent_and_dent(command: Run) -> None:
     assert code == 0 and "gaussian_noise" in again and "mean of 2" in again
     assert command(*SHORT, *corruptions, "--severity", "2", "5")[0] == 0
     assert len(read(command.results)) == len(records)
+
+
+def test_a_corruptions_record_is_repeated(
+    command: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    known = {
+        name: hashlib.md5((tmp_path / f"sets/CIFAR-10-C/{name}.npy").read_bytes()).hexdigest()
+        for name in (*NAMES, "labels")
+    }
+    card = replace(DATASETS["cifar10-c"], corruptions=MappingProxyType(known))
+    monkeypatch.setitem(DATASETS._values, "cifar10-c", card)
+    run = [*SHORT[:-4], "--batch-size", "4", "--corruption", "fog", "--severity", "3"]
+    assert command(*run, "--mode", "instance", "--defense", "dent")[0] == 0
+    before = command.rows()
+    key = before[-1]["key"]
+    code, _, err = command("evaluate", "--from-record", key, "--data-dir", "sets")
+    assert code == 0, err
+    assert [row["key"] for row in command.rows()] == [row["key"] for row in before]
 
 
 def test_the_mean_is_of_the_corruptions() -> None:
