@@ -20,7 +20,7 @@ def _write(folder: Path, record: Record, start: int, count: int, barrier: Any) -
 def _read(folder: Path, record: Record, barrier: Any, stop: Any, seen: Any) -> None:
     barrier.wait()
     last = 0
-    while not stop.is_set():
+    while not stop.wait(0.1):
         found = store.read(folder)
         assert len(found) >= last
         assert all(replace(one, key=record.key) == record for one in found)
