@@ -6,29 +6,23 @@ moved to ``results.csv.torn`` by the next writer. A file that is not ours, was c
 is of a newer schema is refused and left as it is; one of an older schema is rewritten with the
 present columns, those that it lacked left empty.
 
-How a value is written: None is empty, booleans are ``true`` and ``false``, floats have as many
-digits as their exact value needs. A text that a spreadsheet would run as a formula (it begins with
-``= + - @`` or white space), that holds a line break or another control character, or that begins
-with an apostrophe itself is written as an apostrophe followed by Python's ``unicode_escape`` of
-it; any other text is written as it is. Reading undoes this exactly.
+How a value is written: see ``cells.py``.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
-import operator
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import Field, dataclass, fields
+from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Final
 
+from dentbench.cells import READERS, TYPES, to_row
 from dentbench.errors import StoreError
 from dentbench.outcome import SCHEMA, Record, column_names
 
@@ -39,11 +33,6 @@ LOCK_SECONDS: Final = 60.0
 """How long a writer waits for its turn."""
 
 _log = logging.getLogger(__name__)
-
-# Full-width forms of = + - @ count too: some spreadsheets run them.
-_HAZARD: Final = re.compile(
-    r"[\s'=+\-@\uff1d\uff0b\uff0d\uff20]|.*[\x00-\x1f\x7f-\x9f\ud800-\udfff]"
-)
 
 
 def append(results_dir: str | Path, record: Record) -> bool:
@@ -126,103 +115,6 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         _sync_folder(target.parent)
 
 
-def escape(text: str) -> str:
-    """Return a text as it is written into a CSV cell: safe for spreadsheets, on one line."""
-    if _HAZARD.match(text) is None:
-        return text
-    return "'" + text.encode("unicode_escape").decode("ascii")
-
-
-def unescape(cell: str) -> str:
-    """Return the text that :func:`escape` wrote; raises ``ValueError`` for a broken escape."""
-    if not cell.startswith("'"):
-        return cell
-    return cell[1:].encode("ascii").decode("unicode_escape")
-
-
-def to_row(record: Record) -> list[str]:
-    """Return a record's cells in column order; raises ``TypeError`` for a value of a wrong type."""
-    return [write(getattr(record, name)) for name, write in _WRITERS.items()]
-
-
-# --- types of cells -------------------------------------------------------------------------------
-
-
-def _write_text(value: str) -> str:
-    return escape("".join([value]))
-
-
-_NUMBER: Final = (int, float, type(None))
-_ANY: Final = (str, int, float, bool, type(None), list, dict)
-_COUNTS: Final = {str: (int,)}
-_SHAPES: Final[Mapping[str, Any]] = {
-    "by_protocol": _COUNTS,
-    "broken_by": _COUNTS,
-    "rechecked": _COUNTS,
-    "skipped": {str: (str,)},
-    "versions": {str: (str,)},
-    "checks": {str: {"passed": (bool, type(None)), "value": _NUMBER, "sentence": (str,)}},
-    "diagnostics": {str: {"images": (int,), "flips": (int,), str: _NUMBER}},
-    "batch_mates": {"compositions": {str: _COUNTS}, "invading": {str: _COUNTS}},
-}
-"""What JSON columns hold: a tuple of types, or what is under each name; ``str`` is any other."""
-
-
-def _fits(value: Any, shape: Any) -> bool:
-    if isinstance(shape, tuple):
-        return type(value) in shape
-    named = [name for name in shape if name is not str]
-    return (
-        isinstance(value, dict)
-        and all(name in value for name in named)
-        and (str in shape or len(value) == len(named))
-        and all(_fits(one, shape.get(name, shape.get(str))) for name, one in value.items())
-    )
-
-
-def _json_reader(name: str) -> Callable[[str], str]:
-    def read_json(cell: str) -> str:
-        text = unescape(cell)
-        value = json.loads(text)
-        if not isinstance(value, dict) or not _fits(value, _SHAPES.get(name, {str: _ANY})):
-            raise ValueError(cell)
-        return text
-
-    return read_json
-
-
-def _read_bool(cell: str) -> bool:
-    if cell not in ("true", "false"):
-        raise ValueError(cell)
-    return cell == "true"
-
-
-_PLAIN: Final[Mapping[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] = {
-    "str": (unescape, _write_text),
-    "int": (int, lambda value: str(operator.index(value))),
-    "float": (float, lambda value: repr(float(value))),
-    "bool": (_read_bool, lambda value: {True: "true", False: "false"}[value]),
-}
-
-
-def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any], str]]:
-    kind = str(column.type)
-    base = kind.removesuffix(" | None")
-    reader, writer = _PLAIN[base]
-    if column.metadata["doc"].endswith("JSON object"):
-        reader = _json_reader(column.name)
-    if base == kind:
-        return reader, writer
-    # An empty cell is None; the empty text is an apostrophe alone.
-    return (
-        lambda cell: reader(cell) if cell else None,
-        lambda value: "" if value is None else writer(value) or "'",
-    )
-
-
-_TYPES: Final = {column.name: str(column.type) for column in fields(Record)}
-_READERS: Final = {column.name: _converters(column)[0] for column in fields(Record)}
-_WRITERS: Final = {column.name: _converters(column)[1] for column in fields(Record)}
 _SAME: Final = (
     *("key", "n", "natural_correct", "robust_correct", "gained", "lost"),
     *("natural_given_correct", "time_ratio", "diagnostics", "checks"),
@@ -232,7 +124,7 @@ _PROTOCOL_INDEX: Final = column_names().index("protocol")
 
 
 def _identity(row: Sequence[str]) -> tuple[object, ...]:
-    if len(row) != len(_TYPES):
+    if len(row) != len(TYPES):
         return ()
     return (*(row[index] for index in _SAME_INDEXES), frozenset(row[_PROTOCOL_INDEX].split()))
 
@@ -266,7 +158,7 @@ class _Sheet:
         columns = []
         for name, cells in zip(self.names, zip(*self.rows, strict=True), strict=False):
             try:  # a column repeats few values, so each is read once
-                values = {cell: _READERS[name](cell) for cell in set(cells)}
+                values = {cell: READERS[name](cell) for cell in set(cells)}
                 columns.append([values[cell] for cell in cells])
             except ValueError:
                 columns.append(self._read_carefully(path, name, cells))
@@ -280,10 +172,10 @@ class _Sheet:
         for number, (cell, row) in enumerate(zip(cells, self.rows, strict=True), start=2):
             old = not cell and _schema_of(row, self.names) < SCHEMA
             try:
-                values.append(None if old else _READERS[name](cell))
+                values.append(None if old else READERS[name](cell))
             except ValueError:
                 raise StoreError(
-                    f"{path}, line {number}: {name} is {cell!r}, not {_TYPES[name]}; "
+                    f"{path}, line {number}: {name} is {cell!r}, not {TYPES[name]}; "
                     "correct the line or move the file away"
                 ) from None
         return values

@@ -26,6 +26,7 @@ LAYERS: Final = (
     ("summary",),
     ("adapt", "attacks", "zoo"),
     ("defenses",),
+    ("cells",),
     ("store", "provenance"),
     ("checkpoint",),
     ("breakdown", "gallery"),

@@ -17,7 +17,7 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dentbench import store
+from dentbench import cells, store
 from dentbench.errors import StoreError
 from dentbench.outcome import Record, column_names
 
@@ -98,8 +98,8 @@ def test_records_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, rec
 
 @given(TEXT)
 def test_escaped_text_is_no_formula_and_comes_back(text: str) -> None:
-    cell = store.escape(text)
-    assert store.unescape(cell) == text
+    cell = cells.escape(text)
+    assert cells.unescape(cell) == text
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", " "))
     assert cell.isprintable() or cell == text
     cell.encode()
@@ -139,7 +139,7 @@ def test_an_equal_record_is_not_added_again(tmp_path: Path) -> None:
 WRITER = """
 import sys
 sys.path.insert(0, {root!r})
-from dentbench import store
+from dentbench import cells, store
 from dentbench.outcome import Record
 records = store.read({seed!r})
 start = int(sys.argv[1])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
+from dentbench.cells import to_row
 from dentbench.errors import SpecError, StoreError
 from dentbench.outcome import Record, column_names
 from dentbench.registry import SHOWN, Registry
 from dentbench.report.pairs import pair_up
 from dentbench.report.published import README, TABLE1
 from dentbench.spec import parse_eps
-from dentbench.store import to_row
 
 COLUMNS: Final[Registry[int]] = Registry("column")
 """The columns that ``--where`` takes, each with its place in a row."""

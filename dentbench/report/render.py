@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final
 
+from dentbench.cells import escape
 from dentbench.errors import SpecError
 from dentbench.report.latex import spans, to_latex
 from dentbench.report.numbers import Number
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.text import markdown, printable
-from dentbench.store import escape
 
 
 def render(table: Table, name: str, *, standalone: bool = False, cite: bool = False) -> str:

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dentbench import store
+from dentbench import cells, store
 from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
 from dentbench.outcome import Record
@@ -235,7 +235,7 @@ def test_no_results(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_rows_are_quick_and_load_nothing_heavy(tmp_path: Path) -> None:
-    rows = [store.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
+    rows = [cells.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
     store.write_atomic(tmp_path / "results.csv", store._lines([store.column_names(), *rows]))
     code = (
         "import sys, time, typer; from dentbench.cli.report import report; "
