@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
     from dentbench.outcome import Record
+    from dentbench.report.table import Table
     from dentbench.spec import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DentSpec",
     "ProtocolSpec",
     "Record",
+    "Table",
     "evaluate",
 ]
 
@@ -32,6 +34,7 @@ _HOMES = {
     "DentSpec": "dentbench.spec",
     "ProtocolSpec": "dentbench.spec",
     "Record": "dentbench.outcome",
+    "Table": "dentbench.report.table",
     "evaluate": "dentbench.api",
 }
 

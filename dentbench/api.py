@@ -75,6 +75,22 @@ def evaluate(
     Records and per-image flags are written to
     the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
+
+    >>> import tempfile, torch
+    >>> from fractions import Fraction
+    >>> from dentbench.report import tables
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+    ...                         nn.Linear(144, 10)).eval()
+    >>> images = torch.rand(6, 3, 8, 8)
+    >>> labels = network(images).argmax(1)
+    >>> attack = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     static, dent = evaluate(network, images, labels, defense=DentSpec(steps=1),
+    ...                             attack=attack, results=folder)
+    >>> static.natural_correct, dent.n, sorted(dent.protocol_counts)
+    (6, 6, ['published', 'transfer'])
+    >>> tables.summary(static, dent).title  # a notebook shows the table itself
+    'my model on my data, Linf 1/255, instance-wise dent, 1 step'
     """
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
     run = choose_protocols(protocols, settings)

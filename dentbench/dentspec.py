@@ -71,6 +71,12 @@ class DentSpec:
     ``gamma_lr`` and ``beta_lr`` >= 0 override (None where they are the same); ``sigma_lr`` > 0
     is sigma's. Fields left out take the default of the mode or of the blur. Raises
     :class:`~dentbench.errors.SpecError` for bad values and for settings that would be ignored.
+
+    >>> spec = DentSpec()
+    >>> spec.mode, spec.steps, spec.loss, spec.statistics, spec.optimizer, spec.lr
+    ('instance', 6, 'shot', 'running', 'adamod', 0.006)
+    >>> DentSpec(mode="batch").steps
+    30
     """
 
     mode: str = "instance"

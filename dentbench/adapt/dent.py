@@ -47,6 +47,17 @@ class Dent(nn.Module):
     in the released code, the images given. Raises :class:`~dentbench.errors.ModelError` for a
     model without BatchNorm2d. Source: the paper (arXiv 2105.08714) and its released code, which
     has no blur; see :mod:`dentbench.adapt.blur` for where that is from.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+    ...                         nn.LazyLinear(10)).eval()
+    >>> images = torch.rand(2, 3, 8, 8)
+    >>> _ = network(images)
+    >>> dent = Dent(network, DentSpec(steps=2))
+    >>> adaptation = dent.adapt(images)
+    >>> tuple(adaptation.affine.shape), tuple(adaptation.losses.shape)
+    ((2, 8), (2,))
+    >>> torch.equal(dent.predict(images, adaptation), dent(images))
+    True
     """
 
     def __init__(

@@ -49,8 +49,18 @@ class Table:
 
     ``rows`` may hold plain values; they become :class:`Cell`. The first ``stub`` columns name a
     row: where they repeat the row above, people's formats leave them out and rule a line between
-    one name and the next. ``notes`` hold for the whole table. Raises ``ValueError`` for a row
-    that has not as many cells as there are columns.
+    one name and the next. ``notes`` hold for the whole table. A notebook shows it as HTML.
+    Raises ``ValueError`` for a row that has not as many cells as there are columns.
+
+    >>> from dentbench.report.numbers import Share
+    >>> from dentbench.report.render import render
+    >>> table = Table.of("Right", [Column("model"), Column("right", "right")],
+    ...                  [["digits-robust", Share(176, 256)]])
+    >>> print(render(table, "csv"), end="")
+    model,right,notes
+    digits-robust,68.75,
+    >>> table.rows[0][1].text
+    '68.8% (176/256)'
     """
 
     title: str
@@ -78,6 +88,11 @@ class Table:
                     f"row {number} of {self.title!r} has {len(row)} cells for "
                     f"{len(self.columns)} columns"
                 )
+
+    def _repr_html_(self) -> str:
+        from dentbench.report.render import render
+
+        return render(self, "html")
 
     @cached_property
     def footnotes(self) -> dict[str, str]:

@@ -1,0 +1,79 @@
+"""The package as others meet it: examples in docstrings, notebooks, and a wheel elsewhere."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import dentbench
+from dentbench import store
+from dentbench.report.table import Column, Table
+from tests.cli.test_report import ROOT, record
+
+DOCUMENTED = (
+    "dentbench.adapt.dent",
+    "dentbench.dentspec",
+    "dentbench.api",
+    "dentbench.report.table",
+)
+
+
+@pytest.mark.parametrize("module", DOCUMENTED)
+def test_the_examples_in_docstrings_are_right(module: str) -> None:
+    found = doctest.testmod(
+        importlib.import_module(f"dentbench.{module}"), optionflags=doctest.ELLIPSIS
+    )
+    assert found.attempted >= 3 and found.failed == 0
+
+
+def test_every_public_name_is_there() -> None:
+    assert all(getattr(dentbench, name).__doc__ for name in dentbench.__all__)
+
+
+def test_a_notebook_shows_a_table() -> None:
+    table = Table.of("<t>", [Column("c")], [["<script>"]])
+    assert table._repr_html_().startswith("<figure") and "<script>" not in table._repr_html_()
+
+
+def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
+    source = tmp_path / "source"  # a build leaves files behind
+    shutil.copytree(ROOT / "dentbench", source / "dentbench")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
+    built = subprocess.run(
+        [*build, "-w", str(tmp_path), str(source)], capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    (wheel,) = tmp_path.glob("dentbench-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+        archive.extractall(tmp_path / "site")
+    assert "dentbench/py.typed" in names and any("licenses/LICENSE" in name for name in names)
+    store.append(tmp_path / "results", record(1))
+    script = "import sys; sys.path.insert(0, 'site'); from dentbench.cli.app import main; main()"
+    arguments = ("report", "--format", "html", "--out", "report.html")
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
+    where = "import sys; sys.path.insert(0, 'site'); import dentbench; print(dentbench.__file__)"
+    shown = subprocess.run(
+        [sys.executable, "-I", "-c", where],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        check=True,
+    )
+    assert Path(shown.stdout.strip()).is_relative_to(tmp_path)
