@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,12 +19,7 @@ from dentbench import store
 from dentbench.report.table import Column, Table
 from tests.cli.test_report import ROOT, record
 
-DOCUMENTED = (
-    "dentbench.adapt.dent",
-    "dentbench.dentspec",
-    "dentbench.api",
-    "dentbench.report.table",
-)
+DOCUMENTED = ("adapt.dent", "dentspec", "api", "report.table")
 
 
 @pytest.mark.parametrize("module", DOCUMENTED)
@@ -77,3 +74,38 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
         check=True,
     )
     assert Path(shown.stdout.strip()).is_relative_to(tmp_path)
+
+
+def recipes() -> dict[str, str]:
+    """The Python files of the README's recipes, by the name in their first line."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```python\n(# (\w+\.py).*?)```", text, re.DOTALL)
+    return {name: block for block, name in blocks}
+
+
+def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
+    found = recipes()
+    assert sorted(found) == ["my_attacks.py", "my_model.py"]
+    for name, text in found.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (command,) = re.findall(
+        r"^ +dentbench (evaluate --model my_model:make .*)$", readme, re.MULTILINE
+    )
+    for arguments in (["my_model.py"], ["my_attacks.py"], ["-m", "dentbench", *command.split()]):
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+        )
+        assert done.returncode == 0, done.stderr
+    rows = store.read(tmp_path / "results")
+    assert {row.model for row in rows} == {"my model", "my_model:make"}
+    assert [row.protocol for row in rows if row.mode != "static"] == [
+        "published transfer noise",
+        "published transfer",
+    ]
+    assert {row.attack for row in rows} == {"short", "apgd-ce"}

@@ -80,6 +80,13 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
     about = "right without an attack and under all of these"
     rows.append([*stub, "worst case", worst, worst.interval, paired, about, None])
     for name, reason in json.loads(record.skipped or "{}").items():
-        card = PROTOCOLS[name]
-        rows.append([*stub, name, "skipped", None, None, f"skipped: {reason}", card.source])
+        source = _about(name)[1]
+        rows.append([*stub, name, "skipped", None, None, f"skipped: {reason}", source])
     return rows
+
+
+def _about(name: str) -> tuple[str, str]:
+    """Return what a protocol does and where it is from; nothing for one of the user's own."""
+    if name not in PROTOCOLS:
+        return "", ""
+    return PROTOCOLS[name].summary, PROTOCOLS[name].source
