@@ -9,11 +9,11 @@ from dentbench.outcome import NATURAL, Record, eps_of
 from dentbench.report import setting
 from dentbench.report.intervals import difference
 from dentbench.report.numbers import Points, Share, signed
-from dentbench.report.pairs import FOUND
+from dentbench.report.pairs import CHOSEN
 from dentbench.report.table import Column, Table
 
-IGNORED = FOUND | {"seed", "first", "count", "model_sha256", "data_sha256", "attack_label"}
-"""The columns in which two runs may differ and still be set beside each other."""
+IDENTITY = CHOSEN - {"protocol", "seed", "first", "count", "model_sha256", "data_sha256"}
+"""The columns that tell runs apart; in the others two may differ and be set beside each other."""
 
 
 def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path, Path]) -> Table:
@@ -56,7 +56,7 @@ def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path
 def _by_run(records: Sequence[Record]) -> dict[tuple[object, ...], Record]:
     """Return the last record of each run, by what was chosen for it but its seed and images."""
     return {
-        tuple(value for name, value in vars(one).items() if name not in IGNORED | {"protocol"}): one
+        tuple(value for name, value in vars(one).items() if name in IDENTITY): one
         for one in records
     }
 

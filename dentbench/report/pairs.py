@@ -8,9 +8,10 @@ from fractions import Fraction
 from typing import Final
 
 from dentbench.errors import SpecError
-from dentbench.outcome import Record
+from dentbench.outcome import Record, spec_columns
 from dentbench.report.cells import best
 from dentbench.report.verdict import Verdict, verdict
+from dentbench.spec import DataSpec, DentSpec, EvalSpec, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,15 @@ def _packing(record: Record) -> tuple[object, ...]:
     return record.batch_size, record.batching, record.seed
 
 
-FOUND: Final = frozenset(
-    {
-        *("schema", "key", "time", "skipped", "n", "natural_correct", "robust_correct"),
-        *("worst_protocol", "by_protocol", "autoattack_correct", "broken_by", "gained", "lost"),
-        *("natural_given_correct", "forwards", "backwards", "seconds", "time_ratio"),
-        *("diagnostics", "checks", "device", "versions", "git_revision"),
-    }
-)
-"""The columns that a run finds; the others were chosen."""
+def _chosen() -> frozenset[str]:
+    """Return the columns that were chosen for a run; all others are what it found."""
+    model, data = ModelSpec(name="", sha256=""), DataSpec(name="", sha256="", first=0, count=1)
+    columns = {*spec_columns(EvalSpec(model=model, data=data, defense=DentSpec()))}
+    return frozenset(columns - {"key"} | {"defense_settings", "defense_sha256", "protocol"})
+
+
+CHOSEN: Final = _chosen()
+"""The columns that were chosen for a run; the others are what it found, and its key."""
 
 
 def series(
@@ -90,7 +91,7 @@ def series(
     groups: dict[tuple[object, ...], dict[Fraction | int, Pair]] = {}
     for pair in pairs:
         columns = vars(pair.defended)
-        chosen = tuple(columns[name] for name in columns if name not in {*FOUND, column})
+        chosen = tuple(columns[name] for name in columns if name in CHOSEN - {column})
         place = value(pair.defended)
         if place is not None:
             groups.setdefault(chosen, {})[place] = pair

@@ -19,10 +19,10 @@ import pytest
 from dentbench import breakdown, gallery
 from dentbench.breakdown import Breakdown
 from dentbench.gallery import Gallery
-from dentbench.outcome import Record
+from dentbench.outcome import Record, column_names
 from dentbench.report import charts, tables
 from dentbench.report.page import to_page
-from dentbench.report.pairs import pair_up
+from dentbench.report.pairs import CHOSEN, pair_up
 from dentbench.report.svg import described, to_svg
 from dentbench.store import write_atomic
 
@@ -177,6 +177,7 @@ def grid(records: list[Record]) -> list[Record]:
                 "by_protocol": f'{{"published": {right + steps}, "transfer": {right + 2}}}',
             }
             key = f"b{number:010}{steps:05}"
+            own |= {"forwards": number + steps, "seconds": steps, "device": key}
             found.append(replace(dent, key=key, steps=steps, gained=6, lost=4, eps=eps, **own))
     return found
 
@@ -192,6 +193,18 @@ def test_curves_are_the_series_that_differ_in_one_thing(records: list[Record]) -
     assert [share.count for _, share in worst.points] == [507, 407, 349]
     assert [line.role for line in steps.lines] == ["natural", "static", "published", "worst"]
     assert [share.count for _, share in steps.lines[2].points] == [348, 350, 353]
+
+
+def test_every_column_is_either_chosen_or_found(records: list[Record]) -> None:
+    found = {
+        *("schema", "key", "time", "n", "seconds", "device", "versions", "git_revision"),
+        *(
+            name
+            for name in column_names()
+            if name.startswith(("natural_", "robust_", "by_", "passes"))
+        ),
+    }
+    assert set(column_names()) >= CHOSEN and not found & CHOSEN
 
 
 def test_one_pair_stands_for_all_of_its_series(records: list[Record]) -> None:
