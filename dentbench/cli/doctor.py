@@ -11,9 +11,14 @@ WRONG = 2
 
 
 def doctor(cache: opt.Cache = None, as_json: opt.AsJson = False) -> None:
-    """Say what is installed, what works and what to do about the rest. Paste it into bug reports.
+    """Say what is installed, what works and what to do about the rest.
 
-    Fetches and changes nothing. Ends with exit code 2 if something required does not work.
+    Made to be pasted into bug reports. Fetches and changes nothing; ends with exit code 2 if
+    something required does not work. Examples:
+
+    dentbench doctor
+
+    dentbench doctor --cache /data/dentbench --json
     """
     import json
     from dataclasses import asdict

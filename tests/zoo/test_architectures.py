@@ -17,6 +17,7 @@ from dentbench.spec import DentSpec
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 from dentbench.zoo.models import build, load_model
 from dentbench.zoo.pictures import PREPROCESSINGS
+from dentbench.zoo.robustbench_shim import model_dicts
 
 pytest.importorskip("timm")
 
@@ -52,6 +53,7 @@ def one_of_each() -> list[ModelCard]:
 
 
 def built(card: ModelCard, device: str) -> torch.nn.Module:
+    model_dicts()  # what is imported on the meta device would keep its constants there
     if device == "meta":
         with torch.device("meta"):
             return build(card)
