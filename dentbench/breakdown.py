@@ -87,9 +87,13 @@ def _count(flags: Sequence[object], labels: Sequence[int], classes: int) -> Coun
     return tuple(counts)
 
 
-def save(folder: RunFolder, breakdown: Breakdown) -> None:
-    """Write a breakdown beside a run's outcomes."""
-    folder.save_note(NOTE, asdict(breakdown))
+def save(folder: RunFolder, breakdown: Breakdown) -> bool:
+    """Write a breakdown beside a run's outcomes; return False where it is there already."""
+    value = json.loads(json.dumps(asdict(breakdown)))
+    if folder.load_note(NOTE) == value:
+        return False
+    folder.save_note(NOTE, value)
+    return True
 
 
 def load(results: Path, key: str) -> Breakdown | None:

@@ -139,6 +139,10 @@ class RunFolder:
         self._describe()
         write_atomic(path, buffer.getvalue())
 
+    def has(self, name: str) -> bool:
+        """Return whether a file of this name is in the folder."""
+        return (self.path / name).exists()
+
     def load_note(self, name: str) -> Any:
         """Return what :meth:`save_note` wrote under a name, or None when it is not there."""
         path = self.path / f"{name}.json"

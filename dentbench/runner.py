@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dentbench import breakdown, cascade, examine, store
+from dentbench import breakdown, cascade, examine, gallery, store
 from dentbench.attacks.base import Classifier, offers
 from dentbench.attacks.budget import decision_queries
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
@@ -148,8 +148,8 @@ class Evaluation:
         """Keep the counts by class and, where points are saved, a few images for the eye."""
         labels = self.subject.labels.tolist()
         found = breakdown.break_down(outcomes, labels, self.worker.classes)
-        breakdown.save(self._folder(spec), found)
-        if self.options.save_adversarial:
+        changed = breakdown.save(self._folder(spec), found)
+        if self.options.save_adversarial and (changed or not self._folder(spec).has(gallery.FILE)):
             keep_gallery(self, spec, outcomes)
 
     def _natural_check(self, spec: EvalSpec) -> Check:

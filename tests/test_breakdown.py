@@ -109,3 +109,12 @@ def test_a_run_keeps_its_counts_and_images(tmp_path: Path) -> None:
         assert kept.predicted[row].tolist() == [int(one) for one in wanted]
         shown = (adversarial[image] * 255).round().permute(1, 2, 0).byte()
         assert torch.equal(torch.from_numpy(kept.adversarial[row]), shown)
+
+
+def test_a_repeated_run_rewrites_nothing(tmp_path: Path) -> None:
+    defense = DentSpec(mode="batch", steps=1)
+    evaluated(tmp_path, defense)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    evaluated(tmp_path, defense)
+    after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*") if path.is_file()}
+    assert before == after and any(path.name == gallery.FILE for path in before)
