@@ -9,8 +9,8 @@ from typing import Any, Final
 
 from dentbench.checks import require_choice, require_count, require_number
 from dentbench.errors import SpecError
+from dentbench.registry import Registry
 
-LOSSES: Final = ("shot", "entropy")
 STATISTICS: Final = ("running", "batch", "mix:ALPHA")
 OPTIMIZERS: Final = ("adamod", "adamod-paper", "adam", "sgd")
 DELTAS: Final = ("affine", "none")
@@ -45,6 +45,24 @@ BLUR_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
 """Each kind of blur with the defaults of the settings that it has; it has no others."""
 
 _FLOATS: Final = ("lr", "gamma_lr", "beta_lr", "sigma", "sigma_lr", "beta1", "beta2", "beta3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossCard:
+    """A loss that dent minimizes.
+
+    ``function``: ``module:name`` of a function of logits (B, C) and the number of images that a
+    mean is over, which returns a scalar. ``separable``: whether it is a mean over the images, so
+    that each image's gradient is its own.
+    """
+
+    function: str
+    separable: bool = False
+
+
+LOSSES: Final[Registry[LossCard]] = Registry("loss")
+LOSSES.add("shot", LossCard(function="dentbench.adapt.losses:shot"))
+LOSSES.add("entropy", LossCard(function="dentbench.adapt.losses:entropy", separable=True))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +127,7 @@ class DentSpec:
             if getattr(self, name) is BY_MODE:
                 self._set(name, default)
         require_count("steps", self.steps, 0)
-        require_choice("loss", self.loss, LOSSES)
+        require_choice("loss", self.loss, tuple(LOSSES))
         self._set("statistics", _one_writing(self.statistics))
         self._check_blur()
         self._check_optimizer()
@@ -127,7 +145,8 @@ class DentSpec:
         per-image loss and frozen statistics; the number of images that the mean loss is over is
         then a fixed constant.
         """
-        alone = self.mode == "instance" and self.loss == "entropy" and self.statistics == "running"
+        alone = self.mode == "instance" and LOSSES[self.loss].separable
+        alone = alone and self.statistics == "running"
         return alone or self.steps == 0
 
     def with_steps(self, steps: int) -> DentSpec:

@@ -85,7 +85,7 @@ def recipes() -> dict[str, str]:
 
 def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
     found = recipes()
-    assert sorted(found) == ["my_attacks.py", "my_model.py"]
+    assert sorted(found) == ["my_attacks.py", "my_loss.py", "my_model.py"]
     for name, text in found.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
@@ -93,7 +93,8 @@ def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
     (command,) = re.findall(
         r"^ +dentbench (evaluate --model my_model:make .*)$", readme, re.MULTILINE
     )
-    for arguments in (["my_model.py"], ["my_attacks.py"], ["-m", "dentbench", *command.split()]):
+    evaluate = ["-m", "dentbench", *command.split()]
+    for arguments in (["my_model.py"], ["my_attacks.py"], ["my_loss.py"], evaluate):
         done = subprocess.run(
             [sys.executable, *arguments],
             capture_output=True,
@@ -107,5 +108,7 @@ def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
     assert [row.protocol for row in rows if row.mode != "static"] == [
         "published transfer noise",
         "published transfer",
+        "published transfer",
     ]
+    assert [row.loss for row in rows if row.mode != "static"] == ["shot", "least-likely", "shot"]
     assert {row.attack for row in rows} == {"short", "apgd-ce"}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dentbench.adapt import affine, prefix
 from dentbench.adapt.blur import gaussian_blur
-from dentbench.adapt.losses import LOSSES
+from dentbench.adapt.losses import load_loss
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.adapt.unrolling import unrolled
 from dentbench.errors import ModelError
@@ -75,7 +75,7 @@ class Dent(nn.Module):
         prefix.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers for _ in range(2)]
-        self._loss = LOSSES[self.spec.loss]
+        self._loss = load_loss(self.spec.loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
         initial = torch.cat([part.detach() for _, m in layers for part in (m.weight, m.bias)])
         sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)

@@ -137,7 +137,7 @@ def test_every_combination_runs_or_is_refused() -> None:
     refused = 0
     for number, values in enumerate(itertools.product(*switches.values())):
         settings = {k: v for k, v in zip(switches, values, strict=True) if v is not None}
-        settings["loss"] = LOSSES[number % len(LOSSES)]
+        settings["loss"] = [*LOSSES][number % len(LOSSES)]
         settings["optimizer"] = OPTIMIZERS[number % len(OPTIMIZERS)]
         try:
             spec = DentSpec(**settings)
