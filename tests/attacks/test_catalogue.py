@@ -10,7 +10,7 @@ from pyautoattack import AutoAttack
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, attack_label
 from dentbench.attacks.protocols import load_protocol
-from dentbench.errors import UnknownNameError
+from dentbench.errors import SpecError, UnknownNameError
 from dentbench.spec import AttackSpec
 
 SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
@@ -18,7 +18,7 @@ PRESETS = ("standard", "plus", "rand")
 
 
 def test_the_names() -> None:
-    assert set(ATTACKS) == {*PRESETS, "quick", *SINGLE}
+    assert set(ATTACKS) == {*PRESETS, "quick", *SINGLE, "none"}
     assert DEFAULT_PROTOCOLS == ("published", "transfer")
     assert set(DEFAULT_PROTOCOLS) <= set(PROTOCOLS)
 
@@ -46,7 +46,7 @@ def test_only_an_unchanged_preset_is_called_autoattack() -> None:
 
 
 @pytest.mark.parametrize("budget", [{"iterations": 50}, {"queries": 100}, {"targets": 3}])
-@pytest.mark.parametrize("name", list(ATTACKS))
+@pytest.mark.parametrize("name", [name for name in ATTACKS if name != "none"])
 def test_a_changed_budget_is_told(name: str, budget: dict[str, Any]) -> None:
     label = attack_label(AttackSpec(name=name, **budget))
     ((what, value),) = budget.items()
@@ -64,3 +64,9 @@ def test_an_unknown_attack_is_told_with_its_neighbour() -> None:
 def test_every_protocol_can_be_loaded(name: str) -> None:
     assert callable(load_protocol(name))
     assert PROTOCOLS[name].summary
+
+
+def test_no_attack_has_no_budget() -> None:
+    assert ATTACKS["none"].parts == ()
+    with pytest.raises(SpecError, match="attack none has no iterations"):
+        AttackSpec(name="none", iterations=3)

@@ -45,7 +45,7 @@ def counted(spec: AttackSpec, classes: int, images: int = 2) -> Passes:
     ("name", "norm"),
     [
         *((name, norm) for name in ("standard", "quick") for norm in NORMS),
-        *((name, "L2") for name in ATTACKS if name not in ("standard", "quick")),
+        *((name, "L2") for name in ATTACKS if name not in ("standard", "quick", "none")),
         ("plus", "L1"),
         ("rand", "L1"),
     ],
