@@ -20,6 +20,8 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.checkpoint import RunFolder
 from dentbench.errors import DentBenchError, ModelError
 from dentbench.outcome import NATURAL
+from dentbench.report.render import render
+from dentbench.report.tables import all_records
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from dentbench.worker import Subject, Task
@@ -243,3 +245,50 @@ def test_nothing_is_written_but_in_the_results_folder(tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
     assert {path.name for path in tmp_path.iterdir()} == {"home", "here", "results"}
     assert store.read(results)[0].dataset == "../../../etc/passwd"
+
+
+@pytest.mark.parametrize(
+    ("name", "markdown", "latex", "html", "csv"),
+    [
+        (
+            "=cmd|' /C calc'!A0",
+            r"=cmd\|' /C calc'\!A0",
+            "=cmd",
+            "=cmd|",
+            "'=cmd|' /C calc'!A0",
+        ),
+        (
+            r"\input{/etc/passwd}",
+            r"\\input{/etc/passwd}",
+            r"\textbackslash{}input\{/etc/passwd\}",
+            r"\input{/etc/passwd}",
+            r"\input{/etc/passwd}",
+        ),
+        (
+            "<script>alert(1)</script>",
+            "&lt;script&gt;",
+            r"\textless{}script\textgreater{}",
+            "&lt;script&gt;",
+            "<script>",
+        ),
+    ],
+)
+def test_what_users_named_is_escaped_in_every_format(
+    tmp_path: Path, name: str, markdown: str, latex: str, html: str, csv: str
+) -> None:
+    records = [replace(record, model=name) for record in evaluated(tmp_path)]
+    table = all_records(records, None)
+    for kind, expected in {"markdown": markdown, "latex": latex, "html": html, "csv": csv}.items():
+        text = render(table, kind)
+        assert expected in text, (kind, text)
+        if kind == "latex":
+            assert r"\input{" not in text
+        if kind in ("markdown", "html"):
+            assert "<script" not in text
+    assert [row.model for row in _stored(tmp_path / "named", records)] == [name] * len(records)
+
+
+def _stored(results: Path, records: list[Any]) -> list[Any]:
+    for record in records:
+        store.append(results, record)
+    return store.read(results)
