@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import subprocess
 import sys
@@ -204,3 +205,8 @@ def test_every_module_says_what_it_is(module: str) -> None:
     path = modules()[module]
     empty_room = path.name == "__init__.py" and not path.read_text().strip()
     assert empty_room or ast.get_docstring(ast.parse(path.read_text()))
+
+
+@pytest.mark.parametrize("name", ["tests.benchmarks.__main__", "tests.soak.__main__"])
+def test_what_only_make_runs_can_be_imported(name: str) -> None:
+    importlib.import_module(name)

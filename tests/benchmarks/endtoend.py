@@ -28,7 +28,8 @@ from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
 from dentbench.store import append, read
 from dentbench.worker import Subject, Worker
-from dentbench.zoo.datasets import load_dataset, slice_of
+from dentbench.zoo.arrays import slice_of
+from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from tests.benchmarks.pairs import ratio, timed
 from tests.benchmarks.released import ReleasedDent
