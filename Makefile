@@ -18,7 +18,7 @@ test: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2
 
-# Takes about ten minutes on two idle cores, and writes results/benchmarks/.
+# Wants idle cores; writes results/benchmarks/.
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
 

@@ -225,7 +225,8 @@ class RayCluster:
         """Yield what becomes of each task; Ray itself carries out again what a death lost."""
         pending: list[Any] = []
         while True:
-            for task in islice(tasks, self.placement.count * AHEAD - len(pending)):
+            # No task ahead: a cluster with more processors would start it at once.
+            for task in islice(tasks, self.placement.count - len(pending)):
                 pending.append(self.remote.remote(self.blueprint, *self.fixed, task))
             if not pending:
                 return

@@ -75,7 +75,7 @@ def workers(rounds: int = 3) -> dict[str, Any]:
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    subject, static = digits(256, 16, 40)
+    subject, static = digits(256, 16)
     spec = replace(static, defense=DentSpec(lr=0.02))
     flags = {}
 
