@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dentbench.cli import options as opt
+from dentbench.progress import Display
 
 
 def ablate(
@@ -66,7 +67,7 @@ def ablate(
         typer.Option("--time/--no-time", help="Measure inference time beside the static model's."),
     ] = True,
     dry_run: opt.DryRun = False,
-    progress: opt.Progress = opt.Display.AUTO,
+    progress: opt.Progress = Display.AUTO,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
     force: opt.Force = False,
@@ -163,7 +164,7 @@ def ablate(
             diagnostics=diagnostics,
             dry_run=dry_run,
             force=force,
-            progress=opt.Display.NONE if quiet else progress,
+            progress=Display.NONE if quiet else progress,
         ),
     )
     from dentbench.cli import showing

@@ -9,6 +9,7 @@ import typer
 
 from dentbench.cli import options as opt
 from dentbench.cli.config import keep
+from dentbench.progress import Display
 
 if TYPE_CHECKING:
     from dentbench.cli import running
@@ -87,7 +88,7 @@ def evaluate(
     save_adversarial: opt.SaveAdversarial = False,
     diagnostics: opt.Diagnostics = False,
     dry_run: opt.DryRun = False,
-    progress: opt.Progress = opt.Display.AUTO,
+    progress: opt.Progress = Display.AUTO,
     quiet: opt.Quiet = False,
     as_json: opt.AsJson = False,
     force: opt.Force = False,
@@ -201,7 +202,7 @@ def evaluate(
             diagnostics=diagnostics,
             dry_run=dry_run,
             force=force,
-            progress=opt.Display.NONE if quiet else progress,
+            progress=Display.NONE if quiet else progress,
         ),
     )
     from dentbench.cli import repeat, showing

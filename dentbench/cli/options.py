@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from dentbench.cli import config
-
-
-class Display(StrEnum):
-    """How progress is shown; auto: bars on a terminal, lines elsewhere."""
-
-    AUTO = "auto"
-    BARS = "bars"
-    LINES = "lines"
-    JSON = "json"
-    NONE = "none"
+from dentbench.progress import Display
 
 
 def _completing(module: str, registry: str) -> Callable[[str], list[str]]:

@@ -14,8 +14,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import typer
 
-from dentbench.cli.options import Display
-from dentbench.cli.progress import shown_progress
 from dentbench.errors import (
     NOT_GAINED,
     InterruptedRunError,
@@ -23,6 +21,7 @@ from dentbench.errors import (
     StoreError,
     TerminatedRunError,
 )
+from dentbench.progress import Display, shown_progress
 from dentbench.spec import DentSpec, EvalSpec
 
 if TYPE_CHECKING:

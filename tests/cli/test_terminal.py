@@ -20,11 +20,10 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from dentbench import store
+from dentbench import progress, store
 from dentbench.attacks.telling import tell
-from dentbench.cli import app, progress
-from dentbench.cli.options import Display
-from dentbench.cli.progress import Bars, shown_progress
+from dentbench.cli import app
+from dentbench.progress import Bars, Display, shown_progress
 from tests.cli.test_report import ROOT, record
 
 COMMANDS = sorted(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]

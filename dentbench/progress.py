@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 from rich.console import Console
@@ -21,8 +22,18 @@ from rich.progress import (
 )
 
 from dentbench.attacks.telling import LOGGER
-from dentbench.cli.options import Display
 from dentbench.outcome import NATURAL
+
+
+class Display(StrEnum):
+    """How progress is shown; auto: bars on a terminal, lines elsewhere."""
+
+    AUTO = "auto"
+    BARS = "bars"
+    LINES = "lines"
+    JSON = "json"
+    NONE = "none"
+
 
 SECONDS = 1.0
 """How often JSON lines tell of passes at most."""
