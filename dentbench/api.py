@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from dentbench.attacks.base import Defense
+from dentbench.attacks.soundness import failed
 from dentbench.choices import Normalization, OwnModel
 from dentbench.contenders import choose_defenses
 from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
 from dentbench.executor import Placement
 from dentbench.outcome import Record
+from dentbench.progress import DISPLAYS, shown_progress
+from dentbench.report import tables
+from dentbench.report.render import render
+from dentbench.report.table import Table
+from dentbench.report.verdict import Verdict, verdict
 from dentbench.runner import Evaluation, Progress, RunOptions
 from dentbench.spec import (
     AttackSpec,
@@ -33,6 +41,31 @@ from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.models import normalized
 from dentbench.zoo.weights import weights_sha256
+
+
+class Evaluated(NamedTuple):
+    """The static and the defended record of one evaluation; a notebook shows their table."""
+
+    static: Record
+    defended: Record
+
+    @property
+    def table(self) -> Table:
+        """The short table: natural, each protocol, and the worst case beside the static model's."""
+        return tables.summary(self.static, self.defended)
+
+    @property
+    def verdict(self) -> Verdict:
+        """What the evaluation says of the defense."""
+        return verdict(self.static, self.defended)
+
+    def _repr_html_(self) -> str:
+        said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"]
+        said += [
+            f"<p>Check {escape(check.name)} failed: {escape(check.sentence)}.</p>"
+            for check in failed(self.defended.checks)
+        ]
+        return "\n".join([render(self.table, "html"), *said])
 
 
 def evaluate(
@@ -53,8 +86,8 @@ def evaluate(
     data_name: str = "my data",
     results: str | Path = "results",
     device: str = "cpu",
-    progress: Progress | None = None,
-) -> tuple[Record, Record]:
+    progress: Progress | str | None = "auto",
+) -> Evaluated:
     """Attack a model without and with a defense; return the static and the defended record.
 
     ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
@@ -72,25 +105,29 @@ def evaluate(
     that brings a network of its own has none. Unless it has ``separable = True`` its answers are
     taken to depend on the batch. One that cannot be pickled is evaluated anew every time.
 
-    Records and per-image flags are written to
-    the folder ``results``, from where a second call goes on. Raises
+    ``progress`` is what ``--progress`` takes: "auto" shows bars on a terminal, a single output
+    in a notebook and lines elsewhere, "json" lines for schedulers, "none" or None nothing; or
+    an object with the methods of :class:`~dentbench.runner.Progress`. Records and per-image flags
+    are written to the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
 
     >>> import tempfile, torch
     >>> from fractions import Fraction
-    >>> from dentbench.report import tables
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
     ...                         nn.Linear(144, 10)).eval()
     >>> images = torch.rand(6, 3, 8, 8)
     >>> labels = network(images).argmax(1)
     >>> attack = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     static, dent = evaluate(network, images, labels, defense=DentSpec(steps=1),
-    ...                             attack=attack, results=folder)
+    ...     found = evaluate(network, images, labels, defense=DentSpec(steps=1),
+    ...                             attack=attack, results=folder, progress="none")
+    >>> static, dent = found
     >>> static.natural_correct, dent.n, sorted(dent.protocol_counts)
     (6, 6, ['published', 'transfer'])
-    >>> tables.summary(static, dent).title  # a notebook shows the table itself
+    >>> found.table.title  # a notebook shows the table itself
     'my model on my data, Linf 1/255, instance-wise dent, 1 step'
+    >>> found.verdict.kind
+    'undecided'
     """
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
     run = choose_protocols(protocols, settings)
@@ -115,10 +152,16 @@ def evaluate(
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     options = RunOptions(results=Path(results), placement=Placement(devices=(device,)))
-    evaluation = Evaluation(subject, options, progress, given)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
-    baseline, defended = evaluation.run(specs, run)
-    return baseline, defended
+    with _shown(progress) as shown:
+        return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
+
+
+def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress]:
+    """Return what shows progress for the time of a run: a display by its name, or the object."""
+    if progress is not None and not isinstance(progress, str):
+        return nullcontext(progress)
+    return shown_progress(DISPLAYS["none" if progress is None else progress])
 
 
 def _spec_of(defense: Any) -> DentSpec | DefenseSpec:

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from html import escape
 from typing import Any
 
 from dentbench.spec import DefenseSpec, EvalSpec, format_eps
@@ -146,6 +147,19 @@ class Record:
         """Images right under each protocol, by name."""
         counts: dict[str, int] = json.loads(self.by_protocol)
         return counts
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every column that holds something, and what it means."""
+        cell = '<td style="text-align: left; overflow-wrap: anywhere">{}</td>'
+        rows = [
+            (one.name, value, one.metadata["doc"])
+            for one in fields(self)
+            if (value := getattr(self, one.name)) not in (None, "")
+        ]
+        lines = [
+            f"<tr>{''.join(cell.format(escape(str(text))) for text in row)}</tr>" for row in rows
+        ]
+        return "\n".join(["<table>", *lines, "</table>"])
 
 
 def column_names() -> tuple[str, ...]:

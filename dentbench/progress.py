@@ -1,7 +1,8 @@
-"""How a run goes on, on the error stream: bars, lines, JSON lines, or nothing."""
+"""How a run goes on: bars, lines or JSON lines on the error stream, or one output of a notebook."""
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import time
@@ -23,10 +24,11 @@ from rich.progress import (
 
 from dentbench.attacks.telling import LOGGER
 from dentbench.outcome import NATURAL
+from dentbench.registry import Registry
 
 
 class Display(StrEnum):
-    """How progress is shown; auto: bars on a terminal, lines elsewhere."""
+    """How progress is shown; auto: bars on a terminal or in a notebook, lines elsewhere."""
 
     AUTO = "auto"
     BARS = "bars"
@@ -35,8 +37,16 @@ class Display(StrEnum):
     NONE = "none"
 
 
+DISPLAYS: Registry[Display] = Registry("progress display")
+"""Every display by its name."""
+for _one in Display:
+    DISPLAYS.add(_one.value, _one)
+
 SECONDS = 1.0
-"""How often JSON lines tell of passes at most."""
+"""How often JSON lines and notebooks tell of passes at most."""
+
+WIDTH = 80
+"""Columns of the bars in a notebook."""
 
 
 @dataclass
@@ -107,11 +117,15 @@ class Bars(Shown):
     def begin(self, title: str, passes: int) -> None:
         """Start a stage's bar; a model is named once."""
         super().begin(title, passes)
-        model, _, rest = title.partition(" ")
+        model, rest = _parts(title)
         if model != self._model:
             self._model = model
-            self._bars.console.print(model, style="bold", highlight=False, markup=False)
+            self.head(model)
         self._task = self._bars.add_task(rest, total=self.stage.total, attack="", right="", rate="")
+
+    def head(self, model: str) -> None:
+        """Name the model above its bars."""
+        self._bars.console.print(model, style="bold", highlight=False, markup=False)
 
     def advance(self, passes: int) -> None:
         """Move the bar."""
@@ -134,6 +148,59 @@ class Bars(Shown):
             right=f"{done}/{units} {right}",
             attack="",
         )
+
+
+class Notebook(Bars):
+    """Bars in a single output of a notebook, which is written anew now and then.
+
+    It needs no widgets, and a notebook that is kept holds how the run ended.
+    """
+
+    def __init__(self) -> None:
+        off_screen = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
+        super().__init__(Progress(*columns(), console=off_screen, auto_refresh=False))
+        self._heading = ""
+        self._output: Any = None
+        self._written = 0.0
+
+    def begin(self, title: str, passes: int) -> None:
+        """Start a stage's bar."""
+        super().begin(title, passes)
+        self._write()
+
+    def head(self, model: str) -> None:
+        """Name the model above all bars."""
+        self._heading = model
+
+    def advance(self, passes: int) -> None:
+        """Move the bar."""
+        super().advance(passes)
+        if time.perf_counter() - self._written >= SECONDS:
+            self._write()
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """Show how many images are right so far."""
+        super().unit_done(done, units, correct, judged)
+        self._write()
+
+    def _write(self) -> None:
+        from IPython.display import display
+
+        page = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
+        page.print(self._heading, style="bold", highlight=False, markup=False)
+        page.print(self._bars.get_renderable())
+        told = {
+            "text/plain": page.export_text(clear=False),
+            "text/html": page.export_html(inline_styles=True, code_format=_PRE),
+        }
+        self._written = time.perf_counter()
+        if self._output is None:
+            self._output = display(told, raw=True, display_id=True)
+        else:
+            self._output.update(told, raw=True)
+
+
+_PRE = '<pre style="line-height: normal; font-family: Menlo, Consolas, monospace">{code}</pre>'
 
 
 class Lines(Shown):
@@ -200,6 +267,12 @@ class JsonLines(Shown):
         self._write(json.dumps({"event": event, "stage": self.stage.title, **values}))
 
 
+def _parts(title: str) -> tuple[str, str]:
+    """Return the model of a stage's title, whose name may have blanks, and the rest."""
+    model, *rest = title.rsplit(" ", 2)
+    return model, " ".join(rest)
+
+
 def _short(rate: float) -> str:
     return f"{rate:.0f}" if rate < 1000 else f"{rate / 1000:.1f}k"
 
@@ -231,11 +304,14 @@ def columns() -> tuple[ProgressColumn, ...]:
 
 @contextmanager
 def shown_progress(display: Display = Display.AUTO) -> Iterator[Shown]:
-    """Show progress on the error stream for the time of a run."""
+    """Show progress for the time of a run, on the error stream or in a notebook's output."""
     console = Console(stderr=True)
     if display is Display.AUTO:
-        display = Display.BARS if console.is_terminal else Display.LINES
-    if display is Display.BARS:
+        watched = console.is_terminal or console.is_jupyter
+        display = Display.BARS if watched else Display.LINES
+    if display is Display.BARS and console.is_jupyter:
+        yield from _listening(Notebook())
+    elif display is Display.BARS:
         with Progress(*columns(), console=console, refresh_per_second=4) as bars:
             yield from _listening(Bars(bars))
     elif display is Display.LINES:

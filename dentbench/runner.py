@@ -188,11 +188,12 @@ class Evaluation:
         outcomes = {unit: outcome for unit, outcome in found.items() if outcome is not None}
         missing = [unit for unit in found if unit not in outcomes]
         with self._watched(spec, stage, [units[unit] for unit in missing]):
-            computed: list[BatchOutcome] = []
-            for outcome in self._computed(spec, stage, missing):
+            right: list[bool] = []
+            for done, outcome in enumerate(self._computed(spec, stage, missing), 1):
                 outcomes[outcome.index] = outcome
-                computed.append(outcome)
-                self._tell(len(missing), computed)
+                if self.progress is not None:
+                    right += self._right(spec, outcome)
+                    self.progress.unit_done(done, len(missing), sum(right), len(right))
         return [outcomes[unit] for unit in found]
 
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
@@ -278,10 +279,11 @@ class Evaluation:
         finally:
             counter.listen = lambda: None
 
-    def _tell(self, units: int, outcomes: Sequence[BatchOutcome]) -> None:
-        if self.progress is not None:
-            flags = [flag for outcome in outcomes for flag in outcome.correct]
-            self.progress.unit_done(len(outcomes), units, sum(flags), len(flags))
+    def _right(self, spec: EvalSpec, outcome: BatchOutcome) -> list[bool]:
+        """Return which images of a batch count as right: naturally too."""
+        natural = self._folder(spec).load(NATURAL, outcome.index)
+        assert natural is not None, "the natural stage comes first"
+        return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]
 
 
 def baseline_of(spec: EvalSpec) -> EvalSpec:

@@ -1,4 +1,4 @@
-"""The package as others meet it: examples in docstrings, notebooks, and a wheel elsewhere."""
+"""The package as others meet it: examples in docstrings, recipes, and a wheel elsewhere."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 
 import dentbench
 from dentbench import store
-from dentbench.report.table import Column, Table
 from tests.cli.test_report import ROOT, record
 
 DOCUMENTED = ("adapt.dent", "dentspec", "api", "report.table")
@@ -32,11 +31,6 @@ def test_the_examples_in_docstrings_are_right(module: str) -> None:
 
 def test_every_public_name_is_there() -> None:
     assert all(getattr(dentbench, name).__doc__ for name in dentbench.__all__)
-
-
-def test_a_notebook_shows_a_table() -> None:
-    table = Table.of("<t>", [Column("c")], [["<script>"]])
-    assert table._repr_html_().startswith("<figure") and "<script>" not in table._repr_html_()
 
 
 def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:

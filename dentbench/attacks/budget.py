@@ -93,6 +93,9 @@ _WARM = {
     "eot": (0.5, (("dlr", 0, "best"),)),
 }
 
+BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", "decision", "batch-mates")
+"""The protocols whose cost is known before they are run, published and transfer aside."""
+
 
 def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
     """The margin, untargeted from random starts and towards every target, as in Chen et al."""

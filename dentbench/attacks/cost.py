@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import (
+    BUDGETED,
     NATURAL_PARTS,
     ascents_of,
     decision_queries,
@@ -71,12 +72,15 @@ def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
 
 
 def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
-    """Return the most passes that one image can cost in a stage, final judgement included."""
+    """Return the most passes that one image can cost in a stage, final judgement included.
+
+    A protocol of one's own is taken to cost as much as the published one.
+    """
     judged = adapted(Passes(1, 0), spec.defense)
-    if stage == "published":
-        return adapted(attack_passes(spec.attack, classes), spec.defense) + judged
     if stage in ("natural", "transfer"):
         return judged
+    if stage not in BUDGETED:
+        return adapted(attack_passes(spec.attack, classes), spec.defense) + judged
     card = PROTOCOLS[stage]
     known = len(card.after) if spec.protocols.cascade and stage != "decision" else 1
     overhead = judged * (known + 1 + (not spec.separable))

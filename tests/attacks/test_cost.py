@@ -136,3 +136,13 @@ def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: P
         passes = stage_passes(spec, stage, classes)
         assert sum(outcome.forwards for outcome in outcomes) == passes.forwards * images, stage
         assert sum(outcome.backwards for outcome in outcomes) == passes.backwards * images, stage
+
+
+def test_a_protocol_of_ones_own_is_taken_to_cost_as_much_as_the_published() -> None:
+    spec = EvalSpec(
+        model=ModelSpec(name="m", sha256="0"),
+        data=DataSpec(name="d", sha256="1", first=0, count=4),
+        attack=AttackSpec(name="quick"),
+        defense=DentSpec(steps=2),
+    )
+    assert stage_passes(spec, "noise", 10) == stage_passes(spec, "published", 10)
