@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench soak clean
+.PHONY: demo test bench soak pictures clean
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
@@ -25,6 +25,10 @@ bench: $(STAMP)
 # Takes about ten minutes, and writes results/reliability.md.
 soak: $(STAMP)
 	$(BIN)/python -m tests.soak
+
+# The README's pictures, of real runs; wants Chromium for the report's.
+pictures: $(STAMP)
+	$(BIN)/python -m tests.pictures
 
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -150,15 +150,16 @@ class Record:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: every column that holds something, and what it means."""
-        cell = '<td style="text-align: left; overflow-wrap: anywhere">{}</td>'
-        rows = [
-            (one.name, value, one.metadata["doc"])
-            for one in fields(self)
-            if (value := getattr(self, one.name)) not in (None, "")
-        ]
-        lines = [
-            f"<tr>{''.join(cell.format(escape(str(text))) for text in row)}</tr>" for row in rows
-        ]
+        styles = ("white-space: nowrap", "max-width: 36em; overflow-wrap: anywhere", "")
+        lines = []
+        for one in fields(self):
+            texts = (one.name, getattr(self, one.name), one.metadata["doc"])
+            if texts[1] not in (None, ""):
+                cells = (
+                    f'<td style="text-align: left; {style}">{escape(str(text))}</td>'
+                    for style, text in zip(styles, texts, strict=True)
+                )
+                lines.append(f"<tr>{''.join(cells)}</tr>")
         return "\n".join(["<table>", *lines, "</table>"])
 
 

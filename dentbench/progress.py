@@ -314,6 +314,7 @@ def shown_progress(display: Display = Display.AUTO) -> Iterator[Shown]:
     elif display is Display.BARS:
         with Progress(*columns(), console=console, refresh_per_second=4) as bars:
             yield from _listening(Bars(bars))
+        console.print()
     elif display is Display.LINES:
         yield from _listening(Lines(console))
     elif display is Display.JSON:

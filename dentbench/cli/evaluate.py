@@ -104,7 +104,7 @@ def evaluate(
 
     dentbench evaluate --model Carmon2019 --mode instance --steps 6
 
-    dentbench evaluate --protocol all --attack quick --examples 256 --save-adversarial
+    dentbench evaluate --protocol all --attack quick --save-adversarial
 
     dentbench evaluate --eps-grid 0..16/255 --progress json 2> progress.jsonl
 

@@ -35,11 +35,13 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
         for defended in others:
             of = f"{heading(defended)}. " if len(records) > 2 else ""
             sentence = verdict(static, defended).sentence
-            console.print(Text(f"{of}{sentence}", style="bold"))
+            console.print(Text(f"\n{of}{sentence}", style="bold"))
             _checks(defended, console)
             if defended.batch_mates:
+                console.print()
                 print_table(tables.batch_mates([defended]), console)
             if defended.diagnostics:
+                console.print()
                 print_table(diagnosed.diagnostics(defended), console)
     _where(results, console)
 
@@ -91,4 +93,4 @@ def _notes(study: Study, console: Console) -> None:
 
 
 def _where(results: Path, console: Console) -> None:
-    console.print(Text(f"Records: {results / 'results.csv'}", style="dim"))
+    console.print(Text(f"\nRecords: {results / 'results.csv'}", style="dim"))

@@ -117,8 +117,8 @@ def summary(static: Record, defended: Record) -> Table:
     clean = Share(static.natural_correct, static.n)
     who = setting.defense_name(defended)
     rows = [
-        _accuracy("static model, natural", clean),
-        _accuracy("static model, attacked", base, notes=notes),
+        _accuracy("static, natural", clean),
+        _accuracy("static, attacked", base, notes=notes),
         _accuracy(f"{who}, natural", Share(defended.natural_correct, n), clean),
         *(
             _accuracy(f"{who}, {name}", Share(count, n), base, notes)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from dentbench.attacks.telling import tell
 from dentbench.cli import app
 from dentbench.progress import Bars, Display, shown_progress
 from tests.cli.test_report import ROOT, record
+from tests.pictures.terminal import typed
 
 COMMANDS = sorted(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
 EVALUATE = ("evaluate", "--attack", "apgd-ce", "--iterations", "2", "--examples", "4")
@@ -126,35 +126,13 @@ def test_lines_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
 # --- colors ---------------------------------------------------------------------------------------
 
 
-def in_terminal(arguments: Sequence[str], environment: Mapping[str, str]) -> str:
-    """What a command writes to a terminal."""
-    master, slave = pty.openpty()
-    base = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
-    base |= {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color", "COLUMNS": "80", **environment}
-    command = [sys.executable, "-m", "dentbench", *arguments]
-    process = subprocess.Popen(command, stdout=slave, stderr=slave, env=base)
-    os.close(slave)
-    parts = []
-    while True:
-        try:
-            part = os.read(master, 65536)
-        except OSError:  # the other end is closed
-            break
-        if not part:
-            break
-        parts.append(part)
-    assert process.wait() == 0
-    os.close(master)
-    return b"".join(parts).decode()
-
-
 def test_a_terminal_has_colors_unless_no_color_is_set(tmp_path: Path) -> None:
     store.append(tmp_path, record(1))
     store.append(tmp_path, replace(record(2), model="Carmon2019Unlabeled"))
     arguments = ("report", "--results", str(tmp_path))
     color = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
-    assert color.search(in_terminal(arguments, {}))
-    assert not color.search(in_terminal(arguments, {"NO_COLOR": "1"}))
+    assert color.search(typed(arguments, tmp_path))
+    assert not color.search(typed(arguments, tmp_path, {"NO_COLOR": "1"}))
 
 
 # --- completion -----------------------------------------------------------------------------------

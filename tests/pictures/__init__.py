@@ -1,0 +1,1 @@
+"""The README's pictures, made of real runs: ``make pictures``."""
