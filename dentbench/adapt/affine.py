@@ -9,26 +9,36 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from dentbench.adapt import prefix
+from dentbench.adapt.scaling import scaled
 from dentbench.errors import ModelError
 
 AffinePairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]
 """Scale and shift of each adapted layer, each (C,) for the batch or (B, C) for the images."""
 
+
+class _Active(NamedTuple):
+    pairs: AffinePairs
+    folded: bool
+
+
 # A context variable, not an attribute: calls that overlap in threads never see each other's.
-_active: ContextVar[AffinePairs | None] = ContextVar("active affine parameters", default=None)
+_active: ContextVar[_Active | None] = ContextVar("active affine parameters", default=None)
 
 
 @contextmanager
-def active(pairs: AffinePairs) -> Iterator[None]:
-    """Let the converted layers use ``pairs`` inside the ``with`` block, in this context only."""
-    token = _active.set(pairs)
+def active(pairs: AffinePairs, *, folded: bool = False) -> Iterator[None]:
+    """Let the converted layers use ``pairs`` inside the ``with`` block, in this context only.
+
+    ``folded``: they are (B, C), and the running statistics are in them already.
+    """
+    token = _active.set(_Active(pairs, folded))
     try:
         yield
     finally:
@@ -66,10 +76,12 @@ class AdaptiveForward:
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, C, H, W) normalized, scaled and shifted by the active pair."""
-        pairs = _active.get()
-        assert pairs is not None
-        scale, shift = pairs[self.index]
+        current = _active.get()
+        assert current is not None
+        scale, shift = current.pairs[self.index]
         layer = self.layer
+        if current.folded:
+            return scaled(x, scale, shift)
         if scale.ndim == 1 and self.batch_share in (0, 1):
             # Not F.batch_norm: that one refuses a single value per channel.
             running = self.batch_share == 0
@@ -85,7 +97,7 @@ class AdaptiveForward:
             mean, var = self._statistics(x)
             scale = scale * torch.rsqrt(var + layer.eps)
             shift = shift - mean * scale
-        return torch.addcmul(shift[..., None, None], x, scale[..., None, None])
+        return scaled(x, scale.expand(len(x), -1), shift.expand(len(x), -1))
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance (C,): the running ones, mixed with those of ``x`` if need be.
@@ -146,3 +158,12 @@ def convert(network: nn.Module, batch_share: float) -> list[tuple[str, nn.BatchN
         # On the instance, so that the layer keeps its type, attributes and hooks.
         layer.__dict__["forward"] = AdaptiveForward(name, layer, index, batch_share)
     return layers
+
+
+def running_statistics(layers: Sequence[tuple[str, nn.BatchNorm2d]]) -> Tensor:
+    """Return the running means of all channels, and the inverse standard deviations: (2, C)."""
+    parts = []
+    for _, layer in layers:
+        assert layer.running_mean is not None and layer.running_var is not None
+        parts.append(torch.stack([layer.running_mean, torch.rsqrt(layer.running_var + layer.eps)]))
+    return torch.cat(parts, 1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -74,15 +74,20 @@ class Dent(nn.Module):
         layers = affine.convert(self.network, self.spec.batch_share)
         prefix.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
-        self._sizes = [layer.num_features for _, layer in layers for _ in range(2)]
+        self._sizes = [layer.num_features for _, layer in layers]
         self._loss = load_loss(self.spec.loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
-        initial = torch.cat([part.detach() for _, m in layers for part in (m.weight, m.bias)])
+        initial = torch.cat(
+            [*(m.weight.detach() for _, m in layers), *(m.bias.detach() for _, m in layers)]
+        )
         sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)
+        running = None if self.spec.batch_share else affine.running_statistics(layers)
         self._initial: Tensor
+        self._running: Tensor | None
         self._sigma: Tensor | None
         self._rates: Tensor
         self.register_buffer("_initial", initial, persistent=False)
+        self.register_buffer("_running", running, persistent=False)
         self.register_buffer("_sigma", sigma, persistent=False)
         self.register_buffer("_rates", self._learning_rates(), persistent=False)
 
@@ -201,15 +206,14 @@ class Dent(nn.Module):
     def _learning_rates(self) -> Tensor:
         """Return the learning rate of every parameter, in the order of :meth:`_start`."""
         spec = self.spec
-        rates = self._initial.new_zeros(0)
+        rates = [self._initial.new_zeros(0)]
         if spec.delta == "affine":
-            pair = [spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr)]
-            by_part = rates.new_tensor(pair).repeat(len(self._sizes) // 2)
-            sizes = torch.tensor(self._sizes, device=rates.device)
-            rates = by_part.repeat_interleave(sizes, output_size=sum(self._sizes))
+            half = len(self._initial) // 2
+            pair = (spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr))
+            rates += [self._initial.new_full((half,), lr) for lr in pair]
         if spec.blur == "dynamic":
-            rates = torch.cat([rates, rates.new_tensor([spec.sigma_lr])])
-        return rates
+            rates.append(self._initial.new_tensor([spec.sigma_lr]))
+        return torch.cat(rates)
 
     def _start(self, images: int) -> Tensor:
         """Return the parameters to adapt in one tensor, one row per image where each has its own.
@@ -232,9 +236,18 @@ class Dent(nn.Module):
             flat = parameters
         return flat, sigma
 
-    def _pairs(self, flat: Tensor) -> affine.AffinePairs:
-        parts = torch.split(flat, self._sizes, dim=-1)
-        return list(zip(parts[::2], parts[1::2], strict=True))
+    def _pairs(self, flat: Tensor, *, folded: bool = False) -> affine.AffinePairs:
+        """Return the scales and the shifts, layer by layer.
+
+        ``folded``: such that they normalize by the running statistics too, for all layers at once.
+        """
+        scale, shift = flat.chunk(2, -1)
+        if folded:
+            assert self._running is not None
+            mean, inverse = self._running
+            scale = scale * inverse
+            shift = torch.addcmul(shift, scale, mean, value=-1)
+        return list(zip(scale.split(self._sizes, -1), shift.split(self._sizes, -1), strict=True))
 
     def _shown(self, x: Tensor) -> Tensor:
         """Return images as every step begins with them: under a static blur, blurred already."""
@@ -249,9 +262,15 @@ class Dent(nn.Module):
     def _forward(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
         x = self._blurred(x, sigma)
         prefix.begin()
-        with nullcontext() if flat is None else affine.active(self._pairs(flat)):
+        with self._active(flat):
             logits: Tensor = self.network(x)
         return logits
+
+    def _active(self, flat: Tensor | None) -> AbstractContextManager[None]:
+        if flat is None:
+            return nullcontext()
+        folded = self._running is not None and flat.ndim > 1
+        return affine.active(self._pairs(flat, folded=folded), folded=folded)
 
 
 def _require_finite(losses: Tensor) -> None:

@@ -1,0 +1,76 @@
+"""A scale and a shift for every image and channel, computed in few passes over the memory.
+
+A large tensor does not fit a processor's cache, and every operation on it reads it from memory
+anew. So on processors all that is done to some images is done before the next ones are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+PART: Final = 4 * 2**20
+"""How many bytes of float32 to work on at a time: what a processor's cache holds."""
+
+
+def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """Return ``x`` (B, C, H, W) times ``scale`` plus ``shift``, both (B, C), in the type of ``x``.
+
+    It is computed in the type of ``scale``, which is the wider one in mixed precision.
+    Differentiable any number of times.
+    """
+    small = x.dtype == scale.dtype and x.is_cpu and 4 * x.numel() <= PART
+    if small or torch.compiler.is_compiling():  # the plain way has less to do beside the numbers
+        return _plain(x, scale, shift)
+    y: Tensor = _Scaled.apply(x, scale, shift)
+    return y
+
+
+def _plain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    return torch.addcmul(shift[..., None, None], x, scale[..., None, None]).to(x.dtype)
+
+
+class _Scaled(torch.autograd.Function):
+    """The same as :func:`_plain`, in parts."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        ctx.save_for_backward(x, scale)
+        if x.dtype == scale.dtype:
+            return _plain(x, scale, shift)
+        y = torch.empty_like(x)
+        for some in _parts(x):
+            y[some] = _plain(x[some].to(scale.dtype), scale[some], shift[some])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        (grad,) = grads
+        x, scale = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a gradient of this gradient is wanted
+            return grad * scale[..., None, None], (grad * x).sum((2, 3)), grad.sum((2, 3))
+        of_x, of_scale, of_shift = ctx.needs_input_grad
+        to_x = torch.empty_like(x) if of_x else None
+        to_scale = torch.empty_like(scale) if of_scale else None
+        to_shift = torch.empty_like(scale) if of_shift else None
+        for some in _parts(x):
+            part = grad[some].to(scale.dtype)
+            if to_shift is not None:
+                torch.sum(part, (2, 3), out=to_shift[some])
+            if to_scale is not None:
+                torch.sum(part * x[some].to(scale.dtype), (2, 3), out=to_scale[some])
+            if to_x is not None:
+                to_x[some] = part * scale[some, :, None, None]
+        return to_x, to_scale, to_shift
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    """Yield slices of the images: all at once where there is no processor's cache to keep to."""
+    size = len(x)
+    if x.device.type == "cpu":
+        size = max(1, PART // max(1, 4 * x[0].numel()))
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)
