@@ -1,4 +1,4 @@
-"""How a network is computed, where that is free to choose: its memory's layout, and precision.
+"""How a network is computed, where that is free to choose: memory, its layout, and precision.
 
 Measured on processors, forward and gradient take about 0.85 of the time in channels_last, on the
 embedded networks and on a ResNet-18 alike. The choice is a rule, not a timed probe: a probe could
@@ -8,11 +8,31 @@ choose otherwise when a run is resumed, and the last bits of its logits with it.
 from __future__ import annotations
 
 import copy
+import ctypes
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+
+M_TRIM_THRESHOLD: Final = -1
+M_MMAP_MAX: Final = -4
+"""Two parameters of glibc's ``mallopt`` (its ``malloc.h``)."""
+
+
+def keep_freed_memory() -> bool:
+    """Let this process keep the memory that it frees, and use it again; return whether it can.
+
+    By default glibc hands large blocks back to the system at once, and every activation of every
+    forward pays for fresh pages: up to a fifth of the time on two cores. What a run takes at most
+    grows by less than a tenth. Only glibc has this setting.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def prepared(network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:

@@ -22,7 +22,7 @@ from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
-from dentbench.engine import Bfloat16, prepared, tensor_float32
+from dentbench.engine import Bfloat16, keep_freed_memory, prepared, tensor_float32
 from dentbench.errors import DataError, ModelError, SpecError
 from dentbench.outcome import NATURAL, BatchOutcome
 from dentbench.spec import DataSpec, DefenseSpec, EvalSpec, derive_seed
@@ -79,6 +79,8 @@ class Worker:
         self.subject = subject
         self.device = torch.device(device)
         self.counter = CallCounter()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         network = prepared(subject.network, self.device, subject.images[:1])
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)

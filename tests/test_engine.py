@@ -1,9 +1,13 @@
-"""The layout of a network's memory and its precision: faster, and the same answers."""
+"""Memory, a network's layout in it, and its precision: faster, and the same answers."""
 
 from __future__ import annotations
 
 import copy
 import json
+import platform
+import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -18,7 +22,7 @@ from dentbench import Dent, DentSpec
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.views import BatchView
 from dentbench.checkpoint import RunFolder
-from dentbench.engine import Bfloat16, prepared, tensor_float32
+from dentbench.engine import Bfloat16, keep_freed_memory, prepared, tensor_float32
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
@@ -47,6 +51,36 @@ def network(flatten: Callable[[Tensor], Tensor]) -> nn.Module:
 def is_channels_last(model: nn.Module) -> bool:
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+FRESH_PAGES = """
+import resource, sys
+import torch
+from dentbench.engine import keep_freed_memory
+if sys.argv[1] == "kept":
+    assert keep_freed_memory()
+for _ in range(10):
+    torch.ones(2**24)  # 64 MiB
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    torch.ones(2**24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the setting is glibc's")
+def test_memory_that_was_freed_is_used_again_without_fresh_pages() -> None:
+    command = [sys.executable, "-c", FRESH_PAGES]
+    kept, given_back = (
+        int(subprocess.run([*command, how], check=True, capture_output=True).stdout)
+        for how in ("kept", "given back")
+    )
+    assert kept < 5 * 2**26 / resource.getpagesize() / 100 < given_back
+
+
+def test_without_glibc_memory_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
+    assert not keep_freed_memory()
 
 
 @pytest.mark.parametrize("spec", [None, DentSpec(), DentSpec(mode="batch", blur="dynamic")])
