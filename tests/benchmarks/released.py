@@ -59,13 +59,17 @@ class ReleasedDent(nn.Module):
         parameters = [one for layer in self.layers for one in (layer.scale, layer.shift)]
         optimizer = AdaMod(parameters, lr=self.lr, betas=(0.99, 0.999), beta3=0.6)
         for _ in range(self.steps):
-            p = self.model(x).softmax(1)
-            mean = p.mean(0)
-            loss = -(p * torch.log(p + 1e-5)).sum(1).mean() + (mean * torch.log(mean + 1e-5)).sum()
-            optimizer.zero_grad()
-            loss.backward(retain_graph=True)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                optimizer.step()
+            self.adapt(x, optimizer)
         logits: Tensor = self.model(x)
         return logits
+
+    def adapt(self, x: Tensor, optimizer: AdaMod) -> None:
+        """Make one update; the graph, although retained, is gone when this returns."""
+        p = self.model(x).softmax(1)
+        mean = p.mean(0)
+        loss = -(p * torch.log(p + 1e-5)).sum(1).mean() + (mean * torch.log(mean + 1e-5)).sum()
+        optimizer.zero_grad()
+        loss.backward(retain_graph=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            optimizer.step()
