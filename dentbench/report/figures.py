@@ -49,6 +49,7 @@ _STYLE: Final[Any] = {  # matplotlib types the names of settings one by one
     "text.parse_math": False,  # a name may hold dollar signs
     "savefig.dpi": 300,
 }
+_TICKS: Final = (0, 25, 50, 75, 100)
 _DATES: Final = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}}
 
 
@@ -60,7 +61,7 @@ def draw(records: Sequence[Record], results: Path, folder: Path) -> list[Path]:
     :class:`~dentbench.errors.StoreError` where there is nothing to draw or no place for it.
     """
     try:
-        import matplotlib
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise SpecError(
             f"--figures needs matplotlib, which cannot be loaded ({error}); "
@@ -76,9 +77,8 @@ def draw(records: Sequence[Record], results: Path, folder: Path) -> list[Path]:
     except OSError as error:
         raise StoreError(f"cannot make the folder {folder}: {error.strerror}") from error
     written = []
-    with matplotlib.rc_context(_STYLE):
-        for chart in drawn:
-            written += _written(chart, folder)
+    for chart in drawn:
+        written += _written(chart, folder)
     captions = [
         f"{chart.name}\n  {printable(chart.title)}. {printable(chart.subtitle)}\n"
         f"  {printable(described(chart))}\n"
@@ -96,29 +96,42 @@ def _charts(records: Sequence[Record], results: Path) -> Iterator[Chart]:
     yield from charts.over_steps(pairs)
 
 
+def drawing(chart: Chart) -> Figure:
+    """Return a chart as a matplotlib figure, a column wide and as high as it needs to be."""
+    import matplotlib
+
+    with matplotlib.rc_context(_STYLE):
+        return _bars(chart) if isinstance(chart, BarChart) else _lines(chart)
+
+
 def _written(chart: Chart, folder: Path) -> list[Path]:
     import io
 
-    figure = _bars(chart) if isinstance(chart, BarChart) else _lines(chart)
+    import matplotlib
+
+    figure = drawing(chart)
     paths = []
     for suffix in SUFFIXES:
         data = io.BytesIO()
-        figure.savefig(data, format=suffix, metadata=_DATES[suffix])
+        with matplotlib.rc_context(_STYLE):
+            figure.savefig(data, format=suffix, metadata=_DATES[suffix])
         paths.append(folder / f"{chart.name}.{suffix}")
         write_atomic(paths[-1], data.getvalue())
     return paths
 
 
-def _new(chart: Chart, left: float, right: float, inches: float) -> tuple[Figure, Axes]:
+def _new(
+    chart: Chart, left: float, right: float, bottom: float, inches: float
+) -> tuple[Figure, Axes]:
     """Return a figure of one column's width with axes ``inches`` high, its texts above them.
 
-    ``left`` and ``right``: inches beside the axes.
+    ``left``, ``right``, ``bottom``: inches beside and below the axes.
     """
     from matplotlib.figure import Figure as NewFigure
 
-    title = textwrap.wrap(printable(chart.title), 52)
-    small = textwrap.wrap(printable(chart.subtitle), 72)
-    top, bottom = 0.08 + 0.14 * len(title) + 0.11 * len(small), 0.62 if left < 1 else 0.42
+    title = _wrapped(printable(chart.title), INCHES - 0.08, 8)
+    small = _wrapped(printable(chart.subtitle), INCHES - 0.08, 6)
+    top = 0.08 + 0.14 * len(title) + 0.11 * len(small)
     height = top + inches + bottom
     figure = NewFigure(figsize=(INCHES, height))
     width = INCHES - left - right
@@ -130,8 +143,29 @@ def _new(chart: Chart, left: float, right: float, inches: float) -> tuple[Figure
     return figure, axes
 
 
+def _inches(text: str, size: float) -> float:
+    """Return how wide a line of text is at a font size in points."""
+    from matplotlib.textpath import TextPath
+
+    return float(TextPath((0, 0), text, size=size).get_extents().width) / 72 if text else 0.0
+
+
+def _wrapped(text: str, inches: float, size: float) -> list[str]:
+    """Return a text as lines of at most so many inches at a font size in points."""
+    per_character = max(_inches(text, size) / max(len(text), 1), size / 200)
+    for room in range(max(int(inches / per_character) + 4, 8), 7, -1):
+        lines = textwrap.wrap(text, room)
+        if all(_inches(line, size) <= inches for line in lines):
+            return lines
+    return textwrap.wrap(text, 7)
+
+
 def _bars(chart: BarChart) -> Figure:
-    figure, axes = _new(chart, 1.05, 0.85, 0.2 * len(chart.bars))
+    labels = [_wrapped(printable(bar.label), 1.2, 7) for bar in chart.bars]
+    left = 0.15 + max(_inches(line, 7) for lines in labels for line in lines)
+    right = 0.11 + max(_inches(str(bar.share), 6) for bar in chart.bars)
+    row_height = max(0.2, 0.04 + 0.12 * max(map(len, labels)))
+    figure, axes = _new(chart, left, right, 0.42, row_height * len(chart.bars))
     for row, bar in enumerate(chart.bars):
         percent, interval = bar.share.percent, bar.share.interval
         axes.barh(row, percent, height=0.7, color=COLORS[bar.role])
@@ -139,18 +173,21 @@ def _bars(chart: BarChart) -> Figure:
         axes.errorbar(percent, row, xerr=error, color="black", linewidth=0.8, capsize=2)
         if bar.published is not None:
             axes.plot(bar.published, row, "D", markersize=4, color="white", mec="black", mew=0.8)
-        axes.annotate(str(bar.share), (103, row), va="center", fontsize=6, annotation_clip=False)
+        place, beside = ("axes fraction", "data"), "offset points"
+        axes.annotate(str(bar.share), (1, row), (5, 0), place, beside, va="center", fontsize=6)
     if chart.reference is not None:
         axes.axvline(chart.reference.percent, color="black", linestyle="--", linewidth=0.8)
-    axes.set_yticks(range(len(chart.bars)), [bar.label for bar in chart.bars])
+    axes.set_yticks(range(len(chart.bars)), ["\n".join(lines) for lines in labels])
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.set_xlabel("images (%)")
+    axes.set_xticks(_TICKS)
+    marked = any(bar.published is not None for bar in chart.bars)
+    axes.set_xlabel("images (%); diamond: published" if marked else "images (%)", fontsize=7)
     return figure
 
 
 def _lines(chart: LineChart) -> Figure:
-    figure, axes = _new(chart, 0.5, 0.12, 1.7)
+    figure, axes = _new(chart, 0.5, 0.12, 0.62, 1.7)
     for line in chart.lines:
         places = [x for x, _ in line.points]
         shares = [share for _, share in line.points]
@@ -173,5 +210,6 @@ def _lines(chart: LineChart) -> Figure:
     axes.set_xlabel(chart.axis)
     axes.set_ylabel("images right (%)")
     axes.set_ylim(0, 101)
+    axes.set_yticks(_TICKS)
     axes.legend(frameon=False, fontsize=7)
     return figure

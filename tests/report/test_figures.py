@@ -1,16 +1,29 @@
-"""Figures: every chart in every format, equal for equal records, whatever the names are."""
+"""Figures: every chart in every format, equal for equal records, whatever the names are.
+
+The golden file tells what is in the figures, read back from matplotlib, since the bytes change
+with its version; the figures were looked at when it was written.
+"""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import combinations
 from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 
 from dentbench.errors import SpecError, StoreError
 from dentbench.outcome import Record
-from dentbench.report.figures import CAPTIONS, SUFFIXES, draw
+from dentbench.report import charts
+from dentbench.report.chart import BarChart, Chart
+from dentbench.report.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
+from dentbench.report.pairs import pair_up
+from tests.report.test_formats import check
+from tests.report.test_page import grid
 
 HEADS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
@@ -32,6 +45,108 @@ def test_every_chart_is_written_in_every_format_and_the_same_twice(
     assert (
         "dent, published: 82.3% (8230/10000), 95% interval 81.5-83.0, published 82.3%" in captions
     )
+
+
+# --- what is drawn --------------------------------------------------------------------------------
+
+
+def drawn(records: list[Record]) -> list[Chart]:
+    """Charts of every kind: beside published numbers, every protocol, over eps and over steps."""
+    pairs = pair_up(records)
+    curves = pair_up(grid(records))
+    bars = [charts.accuracies(pairs[0]), charts.accuracies(pairs[-1]), charts.protocols(pairs[0])]
+    return [*bars, *charts.over_eps(curves), *charts.over_steps(curves)]
+
+
+def numbers(values: Any) -> str:
+    return " ".join(f"{value:.2f}".replace("-0.00", "0.00") for value in np.ravel(values))
+
+
+def told(chart: Chart) -> Iterator[str]:
+    """What a figure holds, in the units of its axes, one thing a line."""
+    from matplotlib.collections import LineCollection
+    from matplotlib.colors import to_hex
+
+    figure = drawing(chart)
+    (axes,) = figure.axes
+    yield f"{chart.name}: {numbers(figure.get_size_inches())} inches"
+    texts = [*figure.texts, *axes.texts, axes.xaxis.label, axes.yaxis.label]
+    texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    legend = axes.get_legend()
+    texts += [] if legend is None else legend.get_texts()
+    yield from (f"  text: {text.get_text()!r}" for text in texts if text.get_text())
+    yield f"  axes: x {numbers(axes.get_xlim())}, y {numbers(axes.get_ylim())}"
+    for bar in axes.patches:
+        ends = (bar.get_x(), bar.get_x() + bar.get_width(), bar.get_y() + bar.get_height() / 2)
+        yield f"  bar: {numbers(ends)}, {to_hex(bar.get_facecolor())}"
+    lines = []
+    for line in axes.lines:
+        look = f"{line.get_linestyle()} {line.get_marker()} {to_hex(line.get_color())}"
+        lines.append(f"  line: {numbers(line.get_xydata())}, {look}")
+    yield from sorted(lines)
+    for one in axes.collections:
+        kind = "interval" if isinstance(one, LineCollection) else "band"
+        for path in one.get_paths():
+            low, high = path.vertices.min(0), path.vertices.max(0)
+            yield f"  {kind}: {numbers([*low, *high])}, {to_hex(one.get_edgecolor()[0])}"
+
+
+def test_golden_figures(records: list[Record]) -> None:
+    pytest.importorskip("matplotlib")
+    check("figures.txt", "\n".join(line for chart in drawn(records) for line in told(chart)) + "\n")
+
+
+def long_named(make_record: Callable[..., Record]) -> BarChart:
+    """The accuracies of a defense, model and data set with long names, on many images."""
+    name, n = "Gowal2021Improving_R18_ddpm_100m_and_a_very_long_name_of_my_own", 50_000
+    static = make_record(1, n, {"published": n - 1}, model=name, dataset=name, n=n)
+    own = {"defense": "my_very_long_module_name:make_the_defense", "mode": "other", "n": n}
+    defended = make_record(
+        2, n, {"published": n - 1}, model=name, dataset=name, gained=0, lost=0, **own
+    )
+    return charts.accuracies(pair_up([static, defended])[0])
+
+
+def test_texts_are_whole_and_apart(
+    records: list[Record], make_record: Callable[..., Record]
+) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    for chart in (*drawn(records), long_named(make_record)):
+        figure = drawing(chart)
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        figure.draw(renderer)
+        (axes,) = figure.axes
+        texts = [*figure.texts, *axes.texts, axes.xaxis.label, axes.yaxis.label]
+        texts += [*axes.get_xticklabels(), *axes.get_yticklabels()]
+        boxes = [
+            (text.get_text(), text.get_window_extent(renderer)) for text in texts if text.get_text()
+        ]
+        for text, box in boxes:
+            inside = figure.bbox.padded(1)
+            assert inside.x0 <= box.x0 and box.x1 <= inside.x1, f"{text!r} is cut off"
+            assert inside.y0 <= box.y0 and box.y1 <= inside.y1, f"{text!r} is cut off"
+        for (text, box), (other, beside) in combinations(boxes, 2):
+            assert not box.padded(-1).overlaps(beside.padded(-1)), f"{text!r} is on {other!r}"
+
+
+def test_the_files_have_the_texts_and_the_size(records: list[Record], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    written = draw(records[:2], tmp_path, tmp_path)
+    svg = next(path for path in written if path.suffix == ".svg")
+    root = ElementTree.fromstring(svg.read_bytes())
+    assert float(root.attrib["width"].removesuffix("pt")) == pytest.approx(72 * INCHES)
+    texts = {text.text for text in root.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"static, attacked", "59.5% (5950/10000)", "images (%); diamond: published"} <= texts
+    png = svg.with_suffix(".png").read_bytes()
+    assert int.from_bytes(png[16:20], "big") == round(300 * INCHES)
+    pdf = svg.with_suffix(".pdf").read_bytes()
+    assert b"/FontFile2" in pdf or b"/TrueType" in pdf or b"/Type0" in pdf
+    assert b"/Type3" not in pdf
+
+
+# --- names and errors -----------------------------------------------------------------------------
 
 
 def test_names_are_neither_formulas_nor_paths(
