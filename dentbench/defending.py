@@ -70,12 +70,10 @@ class Defenders:
         """Return the defense as it is after the natural images of the units before."""
         key = (spec.defense, spec.batches, "carried")
         states: list[Any] = self._made.setdefault(key, [made])
-        counter = self.network.counter
-        forwards, backwards = counter.forwards, counter.backwards
         device = next((p.device for p in self.network.parameters()), self.images.device)
-        for before in spec.batches.ranges(spec.data.count)[len(states) - 1 : unit]:
-            batch = self.images[before.start : before.stop].to(device)
-            states.append(states[-1].after(batch))
-        counter.forwards, counter.backwards = forwards, backwards
+        with self.network.counter.uncounted():
+            for before in spec.batches.ranges(spec.data.count)[len(states) - 1 : unit]:
+                batch = self.images[before.start : before.stop].to(device)
+                states.append(states[-1].after(batch))
         state: Classifier = states[unit]
         return state

@@ -29,6 +29,10 @@ class ModelError(DentBenchError):
     """A model that cannot be loaded, converted or evaluated."""
 
 
+class DeviceMemoryError(DentBenchError):
+    """A batch that does not fit into the memory of its device, and must not be cut."""
+
+
 class DataError(DentBenchError):
     """A data set or data file that cannot be read or does not hold what it should."""
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 class StageEstimate:
     """The most that one stage can cost: every image surviving every attack.
 
-    ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
+    ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated. ``memory``:
+    bytes for one batch, beside the model; None where they cannot be told.
     """
 
     mode: str
@@ -30,13 +31,16 @@ class StageEstimate:
     forwards: int
     backwards: int
     seconds: float
+    memory: int | None
 
 
 def estimate(
     evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]
 ) -> list[StageEstimate]:
     """Return what each stage of one spec would cost at most, after timing two batches of it."""
-    forward, gradient = _time_two_batches(evaluation, spec)
+    forward, gradient = evaluation.worker.fit(
+        spec, "published", lambda: _time_two_batches(evaluation, spec)
+    )
     stages = [NATURAL, *_stages(evaluation, spec, protocols)]
     once = adapted(Passes(1, 1), spec.defense)
     a_pass = gradient / (once.forwards + once.backwards)
@@ -57,6 +61,7 @@ def estimate(
                 forwards=total.forwards,
                 backwards=total.backwards,
                 seconds=seconds,
+                memory=evaluation.worker.need(spec, stage),
             )
         )
     return found

@@ -44,7 +44,7 @@ def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
     if known is None:
         counter = evaluation.worker.counter
         before = counter.forwards, counter.backwards
-        checks = probe(_probe_of(evaluation, spec))
+        checks = evaluation.worker.fit(spec, NOTE, lambda: probe(_probe_of(evaluation, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
@@ -61,10 +61,12 @@ def found_random(evaluation: Evaluation, spec: EvalSpec) -> bool:
 
 def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
     first = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
-    defense, seed = evaluation.classifier(spec), derive_seed(spec.seed, "defense", "checks")
+    worker, seed = evaluation.worker, derive_seed(spec.seed, "defense", "checks")
 
     def make(after: SeededDefense | None = None) -> Classifier:
-        fresh = SeededDefense(_anew(evaluation, spec) or defense, seed, evaluation.worker.device)
+        new = _anew(evaluation, spec)
+        defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
+        fresh = SeededDefense(defense, seed, worker.device)
         if after is not None:
             fresh.draw_as(after)
         return fresh

@@ -76,9 +76,13 @@ def _measured_once(evaluation: Evaluation, spec: EvalSpec) -> float:
     """Return the relative time, which does not depend on the attack, measured if need be."""
     key = "time " + replace(spec, attack=AttackSpec()).key()
     if key not in evaluation.shared:
-        static = evaluation.classifier(replace(spec, defense=None))
         batch = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
-        ratio = time_ratio(static, evaluation.classifier(spec), batch)
+        static = replace(spec, defense=None)
+        ratio = evaluation.worker.fit(
+            spec,
+            NATURAL,
+            lambda: time_ratio(evaluation.classifier(static), evaluation.classifier(spec), batch),
+        )
         evaluation.shared[key] = round(ratio, 3)
     measured: float = evaluation.shared[key]
     return measured
@@ -137,10 +141,16 @@ def _diagnose(
     evaluation: Evaluation, spec: EvalSpec, points: Tensor, labels: Tensor, name: str
 ) -> Diagnosis | None:
     """Adapt to one batch, write down what that did and return it."""
-    defense = evaluation.classifier(spec)
-    if not isinstance(defense, Dent):
+    worker = evaluation.worker
+    dent = worker.defenders.of(spec)
+    if not isinstance(dent, Dent):
         return None
-    found = diagnose(defense, points, defense.adapt(points))
+
+    def diagnosed() -> Diagnosis:
+        parts = points.split(worker.room.size(spec) or len(points))
+        return diagnose(dent, [(part, dent.adapt(part)) for part in parts])
+
+    found = worker.fit(spec, NATURAL, diagnosed)
     found["images"] = len(labels)
     found["labels"] = torch.bincount(labels, minlength=evaluation.worker.classes).tolist()
     RunFolder(evaluation.options.results, spec).save_note(name, found)

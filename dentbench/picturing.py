@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dentbench import gallery
-from dentbench.adapt.dent import Dent
-from dentbench.attacks.base import Classifier
 from dentbench.attacks.views import SeededDefense
 from dentbench.checkpoint import RunFolder
 from dentbench.gallery import SIZE, Gallery
 from dentbench.outcome import NATURAL, BatchOutcome
-from dentbench.spec import EvalSpec, derive_seed
+from dentbench.spec import DentSpec, EvalSpec, derive_seed
 
 if TYPE_CHECKING:
     from dentbench.runner import Evaluation
@@ -42,10 +40,9 @@ def keep_gallery(
     }
     if spec.defense is None or points.keys() != set(protocols):
         return
-    counter = evaluation.worker.counter
-    before = counter.forwards, counter.backwards
-    gallery.save(evaluation.options.results, spec.key(), _made(evaluation, spec, stages, points))
-    counter.forwards, counter.backwards = before
+    with evaluation.worker.counter.uncounted():
+        made = evaluation.worker.fit(spec, NATURAL, lambda: _made(evaluation, spec, stages, points))
+    gallery.save(evaluation.options.results, spec.key(), made)
 
 
 def _made(
@@ -115,15 +112,16 @@ def _seen(
     defense = worker.classifier(spec, 0)
     seeded = SeededDefense(defense, derive_seed(spec.seed, "defense", stage, 0), worker.device)
     with torch.no_grad():
-        found = worker.network(x).cpu(), seeded(x).cpu()
-    return (*found, _blurred(defense, x))
+        found = worker.shown(spec, worker.network)(x).cpu(), seeded(x).cpu()
+    return (*found, _blurred(spec, defense, x))
 
 
-def _blurred(defense: Classifier, x: Tensor) -> Tensor | None:
-    if not isinstance(defense, Dent) or defense.spec.blur == "none":
+def _blurred(spec: EvalSpec, defense: Any, x: Tensor) -> Tensor | None:
+    if not isinstance(spec.defense, DentSpec) or spec.defense.blur == "none":
         return None
     with torch.no_grad():
-        return defense.preprocess(x, defense.adapt(x)).cpu()
+        blurred: Tensor = defense.preprocess(x, defense.adapt(x)).cpu()
+    return blurred
 
 
 def _stacked(batches: Sequence[Tensor], rows: Sequence[int]) -> Tensor:

@@ -226,7 +226,13 @@ class Evaluation:
 
     def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
         """Gather what one stage on one batch takes over from the stages before it."""
-        task = Task(spec=spec, stage=stage, unit=unit, keep=self._keeps_points(spec, stage))
+        task = Task(
+            spec=spec,
+            stage=stage,
+            unit=unit,
+            keep=self._keeps_points(spec, stage),
+            at_a_time=self.worker.room.size(spec),
+        )
         if stage == NATURAL:
             return task
         folder = self._folder(spec)

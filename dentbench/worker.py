@@ -8,24 +8,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from dentbench import cascade
+from dentbench import cascade, memory
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.parts import InParts
 from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
 from dentbench.engine import Bfloat16, keep_freed_memory, prepared, tensor_float32
-from dentbench.errors import DataError, ModelError, SpecError
+from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
+from dentbench.footprint import HEAVY, needed
 from dentbench.outcome import NATURAL, BatchOutcome
 from dentbench.spec import DataSpec, DefenseSpec, EvalSpec, derive_seed
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +58,8 @@ class Task:
     ``natural`` (B flags): which images are right without an attack; empty for the natural stage
     itself. ``static_points`` (B, C, H, W): the static model's adversarial points, where the
     protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
-    the final points are wanted back.
+    the final points are wanted back. ``at_a_time``: how many images there is memory for at a time,
+    where less than all of a batch was found to be all.
     """
 
     spec: EvalSpec
@@ -63,6 +69,7 @@ class Task:
     static_points: Points | None = None
     inherited: cascade.Inheritance = cascade.NOTHING
     keep: bool = False
+    at_a_time: int | None = None
 
 
 class Worker:
@@ -81,20 +88,56 @@ class Worker:
         self.counter = CallCounter()
         if self.device.type == "cpu":
             keep_freed_memory()
-        network = prepared(subject.network, self.device, subject.images[:1])
+        with memory.told("the model", device):
+            network = prepared(subject.network, self.device, subject.images[:1])
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         self.defenders = Defenders(self.network, subject.images, given)
         self._low = Defenders(
             CountedNetwork(Bfloat16(network), self.counter), subject.images, given
         )
+        self.room = memory.Room(self.device, self.counter)
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it.
 
         ``unit``: in which unit of work, for a defense that goes on from batch to batch.
         """
-        return self.defenders.of(spec, unit)
+        return self.shown(spec, self.defenders.of(spec, unit))
+
+    def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
+        """Return a classifier of a spec, in parts where there is no room for all of a batch."""
+        size = self.room.size(spec)
+        return classify if size is None else InParts(classify, size, self.counter)
+
+    def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
+        """Return what ``work`` does with the spec's classifiers, in parts if memory runs out.
+
+        Raises :class:`~dentbench.errors.DeviceMemoryError` where that would change an answer.
+        """
+
+        def why_whole() -> str:
+            with self.counter.uncounted():
+                return memory.why_whole(spec, self.defenders.of(spec), self._few())
+
+        try:
+            return self.room.fit(spec, work, why_whole, lambda: self.need(spec, stage))
+        except DeviceMemoryError as error:
+            less = "; other protocols need less (--protocol)" if stage in HEAVY else ""
+            raise DeviceMemoryError(f"{spec.label} {stage}: {error}{less}") from error
+
+    def need(self, spec: EvalSpec, stage: str) -> int | None:
+        """Return about how many bytes a stage takes for one whole batch, see :func:`needed`.
+
+        None where that cannot be found out, as for a defense that takes no few images.
+        """
+        attacked = self.attacked(spec)
+        with self.counter.uncounted(), suppress(Exception):
+            return needed(spec, stage, attacked.of(spec), attacked.network, self._few())
+        return None
+
+    def _few(self) -> Tensor:
+        return self.subject.images[: memory.FEW].to(self.device)
 
     def attacked(self, spec: EvalSpec) -> Defenders:
         """Return the defenses as the attacks of a spec compute them: in its precision."""
@@ -110,19 +153,23 @@ class Worker:
         if defense is None or defense.steps < 2:
             return None
         attacked = self.attacked(spec)
-        return lambda steps: attacked.of(replace(spec, defense=defense.with_steps(steps)), unit)
+        return lambda steps: self.shown(
+            spec, attacked.of(replace(spec, defense=defense.with_steps(steps)), unit)
+        )
 
     def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
         """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points.
 
         Raises :class:`~dentbench.errors.ModelError`, with the batch named, for logits that are
-        not finite and for an adaptation that diverges.
+        not finite and for an adaptation that diverges, and
+        :class:`~dentbench.errors.DeviceMemoryError` for a batch that does not fit into memory.
         """
-        units = task.spec.batches.ranges(task.spec.data.count)
+        spec, units = task.spec, task.spec.batches.ranges(task.spec.data.count)
+        self.room.learn(spec, task.at_a_time)
         try:
-            return self._carried_out(task, units[task.unit])
+            return self.fit(spec, task.stage, lambda: self._carried_out(task, units[task.unit]))
         except ModelError as error:
-            where = f"{task.spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
+            where = f"{spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
             raise ModelError(f"{where}: {error}") from error
 
     def _carried_out(self, task: Task, images: range) -> tuple[BatchOutcome, Points | None]:
@@ -144,7 +191,7 @@ class Worker:
         else:
             attacked = defense
             if spec.precision != "fp32":
-                low = self.attacked(spec).of(spec, task.unit)
+                low = self.shown(spec, self.attacked(spec).of(spec, task.unit))
                 attacked = SeededDefense(low, seed, self.device)
             situation = self._situation(task, x, y, attacked)
             with tensor_float32(spec.precision == "tf32"):
@@ -187,7 +234,7 @@ class Worker:
             classes=self.classes,
             defense=defense,
             static_points=self._tensor(task.static_points),
-            network=self.attacked(spec).network,
+            network=self.shown(spec, self.attacked(spec).network),
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
@@ -15,9 +16,11 @@ Diagnosis: TypeAlias = dict[str, float | int | list[int] | None]
 
 
 @torch.no_grad()
-def diagnose(dent: Dent, x: Tensor, adaptation: Adaptation) -> Diagnosis:
-    """Return what ``adaptation`` did to the images ``x`` (B, C, H, W); costs three forwards.
+def diagnose(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> Diagnosis:
+    """Return what adaptations did to images (B, C, H, W), each part's its own; three forwards.
 
+    A batch is one part, unless its images do not depend on each other and there is no room for
+    all of them at a time.
     ``loss_before``, ``loss_after`` and the mean entropy (nats) ``entropy_before``,
     ``entropy_after``: before the first update (start parameters, but the blur and the statistics
     of the defense) and after the last. ``sigma``: mean over the images, in pixels; None without a
@@ -25,16 +28,18 @@ def diagnose(dent: Dent, x: Tensor, adaptation: Adaptation) -> Diagnosis:
     ``flips``: images whose predicted class is not the undefended model's. ``classes`` (one count
     per class): the predictions of the adapted model.
     """
-    static = dent.network(x)
-    before, after = (dent.predict(x, one) for one in (dent.start(), adaptation))
+    static = torch.cat([dent.network(x) for x, _ in parts])
+    before = torch.cat([dent.predict(x, dent.start()) for x, _ in parts])
+    after = torch.cat([dent.predict(x, adaptation) for x, adaptation in parts])
     predicted = after.argmax(1)
-    gamma, beta = _moved(dent, adaptation)
+    sigmas = [adaptation.sigma.flatten() for _, adaptation in parts if adaptation.sigma is not None]
+    gamma, beta = _moved(dent, parts)
     return {
         "loss_before": dent.loss(before).item(),
         "loss_after": dent.loss(after).item(),
-        "entropy_before": entropy(before, len(x)).item(),
-        "entropy_after": entropy(after, len(x)).item(),
-        "sigma": None if adaptation.sigma is None else adaptation.sigma.mean().item(),
+        "entropy_before": entropy(before, len(before)).item(),
+        "entropy_after": entropy(after, len(after)).item(),
+        "sigma": torch.cat(sigmas).mean().item() if sigmas else None,
         "gamma_moved": gamma,
         "beta_moved": beta,
         "flips": int((predicted != static.argmax(1)).sum()),
@@ -42,12 +47,13 @@ def diagnose(dent: Dent, x: Tensor, adaptation: Adaptation) -> Diagnosis:
     }
 
 
-def _moved(dent: Dent, adaptation: Adaptation) -> tuple[float, float]:
+def _moved(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> tuple[float, float]:
     """Return the mean absolute change of all scales, and of all shifts."""
     initial = dent.affine_parameters(dent.start())
-    changes = [
-        [abs(new - old) for new, old in zip(pair, initial[name], strict=True)]
-        for name, pair in dent.affine_parameters(adaptation).items()
-    ]
-    gamma, beta = (torch.cat(parts, -1).mean().item() for parts in zip(*changes, strict=True))
-    return gamma, beta
+    changes: list[list[Tensor]] = [[], []]
+    for x, adaptation in parts:
+        for name, pair in dent.affine_parameters(adaptation).items():
+            for change, new, old in zip(changes, pair, initial[name], strict=True):
+                change.append((new - old).abs().expand(len(x), -1))
+    gamma, beta = (torch.cat([one.flatten() for one in change]).mean() for change in changes)
+    return gamma.item(), beta.item()

@@ -20,7 +20,7 @@ from dentbench.attacks.protocols import Situation
 from dentbench.attacks.search import Search, through
 from dentbench.attacks.views import BatchView
 from dentbench.errors import SpecError
-from dentbench.spec import AttackSpec, derive_seed
+from dentbench.spec import AttackSpec, EvalSpec, derive_seed
 
 
 def surrogate(situation: Situation) -> AttackResult:
@@ -52,21 +52,20 @@ def unrolled(situation: Situation) -> AttackResult:
     not evaluated in this way before.
     """
     search = Search(situation, "unrolled")
-    whole = unrolled_defense(situation)
+    whole = unrolled_defense(situation.defense, situation.spec)
     search.ascend_all(through(search.shown(whole), judges=True), _ascents(situation, "unrolled"))
     return search.result()
 
 
-def unrolled_defense(situation: Situation) -> Classifier:
+def unrolled_defense(defense: Any, spec: EvalSpec) -> Classifier:
     """Return the defense as a function that has its exact gradient, or that of the last steps."""
-    defense: Any = situation.defense
-    last = situation.spec.protocols.last
+    last = spec.protocols.last
     if not _takes_last(defense.unroll):
         if last is not None:
             raise SpecError("the defense's unroll takes no last, so its gradient is not truncated")
         return lambda x: defense.predict(x, defense.unroll(x))
     # Said even where it is all of them: dent then needs the memory of one step only.
-    last = last or max(getattr(situation.spec.defense, "steps", 0), 1)
+    last = last or max(getattr(spec.defense, "steps", 0), 1)
     return lambda x: defense.predict(x, defense.unroll(x, last=last))
 
 

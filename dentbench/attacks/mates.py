@@ -124,7 +124,7 @@ def _invade(situation: Situation, count: int) -> dict[str, int]:
     rows = torch.randperm(len(images), generator=generator)[:count].to(labels.device)
     victims = torch.ones_like(labels, dtype=torch.bool).index_fill(0, rows, False)
     exact = hasattr(situation.defense, "unroll")
-    whole = unrolled_defense(situation) if exact else situation.defense
+    whole = unrolled_defense(situation.defense, situation.spec) if exact else situation.defense
     right: list[int] = []
 
     def oracle(points: Tensor, loss: Loss) -> Look:

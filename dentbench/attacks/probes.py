@@ -94,7 +94,7 @@ def _answers(what: Probe) -> tuple[Check, ...]:
     """Ask twice, then about the images in other company."""
     defense, x = what.make(), what.images
     first, second = defense(x), defense(x)
-    change = _change(second, first)
+    change = relative_change(second, first)
     repeatable = Check(
         names.REPEATABLE,
         change <= SAME,
@@ -115,7 +115,9 @@ def _separable(what: Probe, defense: Classifier, first: Tensor, noise: float) ->
         alone = torch.cat([defense(image[None]) for image in x[:ALONE]])
     except (RuntimeError, ValueError) as error:
         return Check(names.SEPARABLE, None, None, f"it does not take a single image: {error}")
-    change = max(_change(alone, first[:ALONE]), _change(defense(x[half]), first[half]))
+    change = max(
+        relative_change(alone, first[:ALONE]), relative_change(defense(x[half]), first[half])
+    )
     if noise > SAME:
         text = "random answers hide whether they depend on batch mates"
         return Check(names.SEPARABLE, None, change, text)
@@ -152,7 +154,7 @@ def _stateless(what: Probe) -> Check:
     used = what.make()
     used(x)
     fresh = what.make(used)
-    change = _change(used(near), fresh(near))
+    change = relative_change(used(near), fresh(near))
     sentence = (
         "an answer does not depend on earlier questions"
         if change <= SAME
@@ -169,7 +171,7 @@ def _in_range(images: Tensor) -> Check:
     return Check(names.IN_RANGE, inside, max(-low, high - 1, 0.0), text)
 
 
-def _change(ours: Tensor, theirs: Tensor) -> float:
+def relative_change(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference of two answers as a share of the range of logits."""
     span = float(theirs.max() - theirs.min())
     return float((ours - theirs).abs().max()) / max(span, 1e-12)

@@ -133,6 +133,10 @@ class CallCounter:
     def __deepcopy__(self, memo: object) -> CallCounter:
         return self  # A copied network is still counted by the same counter.
 
+    def uncounted(self) -> Uncounted:
+        """Forget the passes that are made inside a ``with`` block; it may be entered again."""
+        return Uncounted(self)
+
     def forward(self, images: int) -> None:
         self.forwards += images
         self.listen()
@@ -140,6 +144,20 @@ class CallCounter:
     def backward(self, images: int) -> None:
         self.backwards += images
         self.listen()
+
+
+class Uncounted:
+    """What :meth:`CallCounter.uncounted` returns."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        self.counter = counter
+        self._before: list[tuple[int, int]] = []
+
+    def __enter__(self) -> None:
+        self._before.append((self.counter.forwards, self.counter.backwards))
+
+    def __exit__(self, *error: object) -> None:
+        self.counter.forwards, self.counter.backwards = self._before.pop()
 
 
 class CountedNetwork(nn.Module):

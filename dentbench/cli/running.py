@@ -181,6 +181,7 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
 
     from dentbench.attacks.catalogue import attack_label
     from dentbench.estimate import estimate
+    from dentbench.footprint import in_words
     from dentbench.loading import prepare
     from dentbench.report.setting import threat_text
     from dentbench.report.table import Column, Table
@@ -193,20 +194,23 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
         evaluation, specs = prepare(study, source, options)
         for spec in specs:
             for part in estimate(evaluation, spec, study.protocols):
+                memory = "" if part.memory is None else in_words(part.memory)
                 cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
+                cost.append(memory)
                 threat = threat_text(spec.attack.norm, spec.attack.eps)
                 stub = [spec.model.name, threat, _described(spec), part.stage]
                 rows.append([*stub, f"{part.images:,}", *cost])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         *map(Column, ("model", "threat", "defense", "stage")),
-        *(Column(name, "right") for name in ("images", "forwards", "backwards", "time")),
+        *(Column(name, "right") for name in ("images", "forwards", "backwards", "time", "memory")),
     )
     table = Table.of(
         f"Dry run: {'; '.join(labels)}",
         columns,
         rows,
-        caption="At most: every image surviving every attack; time extrapolated from two batches.",
+        caption="At most: every image surviving every attack; time extrapolated from two batches, "
+        "memory of one batch from four images, beside the model.",
         stub=3,
     )
     print_table(table, Console())

@@ -25,7 +25,7 @@ def test_numbers_of_a_jointly_adapted_batch(mode: str, images: Tensor) -> None:
     spec = DentSpec(mode=mode, loss="entropy", blur="dynamic", steps=8, lr=0.05)
     dent = Dent(model, spec)
     adaptation = dent.adapt(images)
-    found = diagnose(dent, images, adaptation)
+    found = diagnose(dent, [(images, adaptation)])
     logits = dent(images)
 
     assert found["loss_before"] == pytest.approx(adaptation.losses[0].item(), abs=1e-12)
@@ -46,7 +46,7 @@ def test_numbers_of_a_jointly_adapted_batch(mode: str, images: Tensor) -> None:
 
 def test_nothing_happens_without_steps(images: Tensor) -> None:
     dent = Dent(tiny_network().double(), DentSpec(steps=0))
-    found = diagnose(dent, images, dent.adapt(images))
+    found = diagnose(dent, [(images, dent.adapt(images))])
     assert found["loss_before"] == found["loss_after"]
     assert found["entropy_before"] == found["entropy_after"]
     assert (found["gamma_moved"], found["beta_moved"], found["flips"]) == (0, 0, 0)
@@ -56,7 +56,7 @@ def test_nothing_happens_without_steps(images: Tensor) -> None:
 def test_movement_is_told_apart(images: Tensor) -> None:
     dent = Dent(tiny_network().double(), DentSpec(mode="batch", steps=1, beta_lr=0))
     adaptation = dent.adapt(images)
-    found = diagnose(dent, images, adaptation)
+    found = diagnose(dent, [(images, adaptation)])
     assert found["gamma_moved"] > 0
     assert found["beta_moved"] == 0
 
@@ -69,4 +69,14 @@ def test_flips_count_against_the_undefended_model(images: Tensor) -> None:
     predicted = dent.predict(images, adaptation).argmax(1)
     expected = (predicted != model(images).argmax(1)).sum().item()
     assert expected > 0
-    assert diagnose(dent, images, adaptation)["flips"] == expected
+    assert diagnose(dent, [(images, adaptation)])["flips"] == expected
+
+
+@pytest.mark.parametrize("blur", ["none", "static", "dynamic"])
+def test_parts_of_a_separable_batch_add_up(blur: str, images: Tensor) -> None:
+    spec = DentSpec(loss="entropy", blur=blur, steps=3, lr=0.05)
+    dent = Dent(tiny_network().double(), spec, batch_size=len(images))
+    whole = diagnose(dent, [(images, dent.adapt(images))])
+    parts = diagnose(dent, [(part, dent.adapt(part)) for part in images.split(4)])
+    for name, value in whole.items():
+        assert parts[name] == (value if value is None else pytest.approx(value, abs=1e-12)), name

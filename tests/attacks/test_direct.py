@@ -127,7 +127,7 @@ def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
     dent = Dent(network, spec.defense)
     y = labels_of(network, x)
     situation = situation_of(dent, network, x, y, spec)
-    oracle = through(unrolled_defense(situation), judges=True)
+    oracle = through(unrolled_defense(situation.defense, situation.spec), judges=True)
     loss = make_loss("margin", y)
     look = oracle(x, loss)
     torch.testing.assert_close(look.logits, dent(x))
