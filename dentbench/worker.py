@@ -24,7 +24,9 @@ from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
-from dentbench.engine import Bfloat16, keep_freed_memory, prepared, tensor_float32
+from dentbench.engine.allocator import keep_freed_memory
+from dentbench.engine.plan import prepared
+from dentbench.engine.precision import Bfloat16, tensor_float32
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.footprint import HEAVY, needed
 from dentbench.outcome import NATURAL, BatchOutcome

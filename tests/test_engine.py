@@ -22,7 +22,9 @@ from dentbench import Dent, DentSpec
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.views import BatchView
 from dentbench.checkpoint import RunFolder
-from dentbench.engine import Bfloat16, keep_freed_memory, prepared, tensor_float32
+from dentbench.engine.allocator import keep_freed_memory
+from dentbench.engine.plan import prepared
+from dentbench.engine.precision import Bfloat16, tensor_float32
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
@@ -56,7 +58,7 @@ def is_channels_last(model: nn.Module) -> bool:
 FRESH_PAGES = """
 import resource, sys
 import torch
-from dentbench.engine import keep_freed_memory
+from dentbench.engine.allocator import keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
 for _ in range(10):

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
-from dentbench.engine import Bfloat16, keep_freed_memory, prepared
+from dentbench.engine.allocator import keep_freed_memory
+from dentbench.engine.plan import prepared
+from dentbench.engine.precision import Bfloat16
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
 from tests.benchmarks.pairs import Work, ratio, timed
