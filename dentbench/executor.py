@@ -20,7 +20,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from dentbench.checks import require_choice, require_count
-from dentbench.errors import SpecError, WorkerError
+from dentbench.errors import DentBenchError, SpecError, WorkerError
 
 if TYPE_CHECKING:
     from dentbench.checkpoint import Points
@@ -233,14 +233,22 @@ class RayCluster:
             (done, *_), pending = self.ray.wait(pending, num_returns=1)
             try:
                 yield self.ray.get(done)
-            except self.ray.exceptions.WorkerCrashedError:
+            except (
+                self.ray.exceptions.WorkerCrashedError,
+                self.ray.exceptions.OutOfMemoryError,
+            ):
                 raise _gave_up() from None
+            except self.ray.exceptions.RayTaskError as error:
+                if isinstance(error.cause, DentBenchError):
+                    raise error.cause from None  # Ray's own text is a traceback
+                raise
 
 
 def _gave_up() -> WorkerError:
     return WorkerError(
         f"worker processes died {RETRIES + 1} times, for lack of memory perhaps; every finished "
-        "batch is kept, so run the same command again with fewer workers or a smaller --batch-size"
+        "batch is kept, so run the same command again with fewer workers; a smaller --batch-size "
+        "is another defense where batch mates matter"
     )
 
 

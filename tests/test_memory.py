@@ -119,9 +119,11 @@ def test_parts_give_the_same_record(
         assert pair[0] == pair[1]
 
 
-@pytest.mark.parametrize(
-    "placement", [Placement(workers=2, threads=1), Placement(executor="ray", workers=2, threads=1)]
-)
+LOCAL = Placement(workers=2, threads=1)
+RAY = Placement(executor="ray", workers=2, threads=1)
+
+
+@pytest.mark.parametrize("placement", [LOCAL, RAY])
 def test_workers_find_room_too(placement: Placement, tmp_path: Path) -> None:
     if placement.executor == "ray":
         pytest.importorskip("ray")
@@ -211,9 +213,11 @@ def test_a_defense_without_a_gradient_has_none_in_parts() -> None:
 # --- what must not be cut -------------------------------------------------------------------------
 
 
-def refusal(folder: Path, spec: EvalSpec, network: nn.Module, *protocols: str) -> str:
+def refusal(
+    folder: Path, spec: EvalSpec, network: nn.Module, *protocols: str, **options: Any
+) -> str:
     with pytest.raises(DeviceMemoryError) as refused:
-        run(folder, spec, network, protocols or ("published",))
+        run(folder, spec, network, protocols or ("published",), **options)
     assert refused.value.exit_code == 2
     return str(refused.value)
 
@@ -235,6 +239,16 @@ def test_a_coupled_batch_is_not_cut(defense: DentSpec, tmp_path: Path) -> None:
     again = run(tmp_path / "full", spec, Cramped(100), ("published",))
     assert outcomes(tmp_path / "full") == finished
     assert list(map(compared, again)) == list(map(compared, records))
+
+
+@pytest.mark.parametrize("placement", [LOCAL, RAY])
+def test_a_worker_says_it_in_one_sentence_too(placement: Placement, tmp_path: Path) -> None:
+    if placement.executor == "ray":
+        pytest.importorskip("ray")
+    spec = spec_of(WORSE, batches=BatchPlan(size=4), attack=AttackSpec(name="none"))
+    said = refusal(tmp_path, spec, Cramped(3, since=2), placement=placement)
+    assert said.startswith("batch natural: out of memory with a batch of 4 images")
+    assert "Error" not in said and "\n" not in said
 
 
 def test_other_protocols_are_named_where_one_needs_more(tmp_path: Path) -> None:
