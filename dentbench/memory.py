@@ -120,7 +120,7 @@ class Room:
             why = "that is with one image at a time, which cannot be cut further"
         if why:
             bytes_ = need()
-            needs = f", which needs about {in_words(bytes_)}" if bytes_ else ""
+            needs = f", which needs at least {in_words(bytes_)}" if bytes_ else ""
             raise DeviceMemoryError(
                 f"out of memory with a batch of {_images(whole)}{needs} (asked for {asked}); "
                 f"{there(self.device)}; {why}; every finished batch is kept, and the same command "

@@ -61,7 +61,7 @@ class Task:
     itself. ``static_points`` (B, C, H, W): the static model's adversarial points, where the
     protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
     the final points are wanted back. ``at_a_time``: how many images there is memory for at a time,
-    where less than all of a batch was found to be all.
+    where it is known to be less than a batch.
     """
 
     spec: EvalSpec

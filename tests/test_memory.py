@@ -231,7 +231,7 @@ def test_a_coupled_batch_is_not_cut(defense: DentSpec, tmp_path: Path) -> None:
     said = refusal(tmp_path / "full", spec, Cramped(5, since=int(roomy.calls) - 40))
     assert f"{spec.label} published: out of memory with a batch of 6 images" in said
     assert "answers depend on batch mates" in said and "another defense" in said
-    assert "needs about" in said and "asked for 20.00 MiB more" in said
+    assert "needs at least" in said and "asked for 20.00 MiB more" in said
     assert "same command goes on" in said and "\n" not in said
     kept = outcomes(tmp_path / "full")
     finished = outcomes(tmp_path / "roomy")
@@ -445,4 +445,4 @@ def test_with_a_real_limit_a_coupled_batch_is_refused(tmp_path: Path) -> None:
     cramped = limited(tmp_path, "batch", 120)
     assert cramped.returncode == 1
     assert "DeviceMemoryError: batch checks: out of memory with a batch of 64" in cramped.stderr
-    assert "which needs about 2" in cramped.stderr  # hundred MiB and more
+    assert "which needs at least 2" in cramped.stderr  # hundred MiB and more

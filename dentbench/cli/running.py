@@ -210,7 +210,7 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
         columns,
         rows,
         caption="At most: every image surviving every attack; time extrapolated from two batches, "
-        "memory of one batch from four images, beside the model.",
+        "memory, at least, of one batch from four images, beside the model.",
         stub=3,
     )
     print_table(table, Console())

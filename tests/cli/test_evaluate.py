@@ -124,6 +124,7 @@ def test_dry_run_writes_nothing(dentbench: Run) -> None:
     code, out, _ = dentbench("evaluate", *SHORT, "--dry-run", "--steps", "2")
     assert code == 0
     assert "published" in out
+    assert "memory" in out and "iB" in out
     assert not dentbench.results.exists()
 
 
