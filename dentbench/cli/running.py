@@ -209,8 +209,8 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
         f"Dry run: {'; '.join(labels)}",
         columns,
         rows,
-        caption="At most: every image surviving every attack; time extrapolated from two batches, "
-        "memory, at least, of one batch from four images, beside the model.",
+        caption="At most: every image surviving every attack; time extrapolated from two batches. "
+        "Memory: what the tensors of a batch take at least, beside the model, from four images.",
         stub=3,
     )
     print_table(table, Console())
