@@ -52,15 +52,18 @@ class Evaluated(NamedTuple):
     @property
     def table(self) -> Table:
         """The short table: natural, each protocol, and the worst case beside the static model's."""
+        if not self.defended.protocol:
+            return tables.natural(self)
         return tables.summary(self.static, self.defended)
 
     @property
     def verdict(self) -> Verdict:
-        """What the evaluation says of the defense."""
+        """What the evaluation says of the defense; without an attack there is none: SpecError."""
         return verdict(self.static, self.defended)
 
     def _repr_html_(self) -> str:
-        said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"]
+        attacked = bool(self.defended.protocol)
+        said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"] if attacked else []
         said += [
             f"<p>Check {escape(check.name)} failed: {escape(check.sentence)}.</p>"
             for check in failed(self.defended.checks)

@@ -9,6 +9,8 @@ from typing import Final, TypeAlias
 from dentbench.outcome import Record, eps_of
 from dentbench.report import setting
 from dentbench.report.cells import (
+    ACCURACY,
+    IMAGES,
     INTERVALS,
     MODES,
     NOT_ROBUSTBENCH,
@@ -30,8 +32,8 @@ PAPER_THREATS: Final = (("Linf", parse_eps("1.5/255")), ("L2", parse_eps("0.2"))
 """The threat models of Table 2: Linf 1.5/255 and L2 0.2."""
 
 CAPTION: Final = (
-    "Accuracy in percent (images right/images); time relative to the static model. Under attack: "
-    "the published protocol, then the worst case over all that were run."
+    f"{ACCURACY}; time relative to the static model. Under attack: the published protocol, then "
+    "the worst case over all that were run."
 )
 
 
@@ -74,7 +76,7 @@ def table2(
         "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
         _columns(threats),
         rows,
-        caption=CAPTION,
+        caption=f"{CAPTION} {IMAGES}",
         notes=(
             f"Published: {TABLE2_SOURCE}; ours are other models, so no difference is taken.",
             *(WORST, INTERVALS, NOT_ROBUSTBENCH),

@@ -24,6 +24,9 @@ WORST_BATCH: Final = (
     "as one attacker of the batch would choose; the worst case per image lets every image have an "
     "attacker of its own, who gives it the mates that are worst for it."
 )
+ACCURACY: Final = "Accuracy in percent (images right/images) with 95% Wilson intervals"
+"""How captions that say what the numbers are begin."""
+IMAGES: Final = "CIFAR-10, 10,000 test images unless marked."
 INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
 MODES: Final = setting.MODES
 

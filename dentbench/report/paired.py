@@ -9,6 +9,8 @@ from typing import Final
 from dentbench.outcome import Record
 from dentbench.report import setting
 from dentbench.report.cells import (
+    ACCURACY,
+    IMAGES,
     INTERVALS,
     MODES,
     NOT_ROBUSTBENCH,
@@ -90,7 +92,8 @@ def _paired_table(
         f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})",
         PAIRED_COLUMNS,
         rows,
-        caption="Accuracy in percent (images right/images), natural and under attack.",
+        caption=f"{ACCURACY}, natural and under attack: the published protocol and, last, the "
+        f"worst case over all that were run. {IMAGES}",
         notes=tuple(notes),
         stub=2,
     )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.outcome import Record, eps_of
 from dentbench.report import setting
-from dentbench.report.cells import INTERVALS, WORST
+from dentbench.report.cells import ACCURACY, INTERVALS, WORST
 from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.pairs import by_images, static_for
 from dentbench.report.table import Cell, Column, Table
@@ -40,7 +40,7 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
         "Protocols",
         COLUMNS,
         rows,
-        caption="Accuracy in percent (images right/images) under each protocol.",
+        caption=f"{ACCURACY}, under each protocol.",
         notes=(
             WORST,
             f"{INTERVALS} A protocol after the first two starts from the points found before it, "

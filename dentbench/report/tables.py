@@ -10,6 +10,7 @@ from dentbench.report import setting
 from dentbench.report.ablation import table2
 from dentbench.report.beside import skipped_text
 from dentbench.report.cells import (
+    ACCURACY,
     INTERVALS,
     NOT_ROBUSTBENCH,
     WORST,
@@ -68,7 +69,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         "All records",
         columns,
         [row for rows in grouped.values() for row in rows],
-        caption="Accuracy in percent (images right/images), natural and under each protocol.",
+        caption=f"{ACCURACY} of the worst case, natural and under each protocol.",
         notes=(
             WORST,
             f"{INTERVALS} Minus static: worst case against worst case, images gained and lost, "

@@ -159,7 +159,9 @@ def test_natural_accuracy_from_python(tmp_path: Path) -> None:
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     attack = AttackSpec(name="none")
     assert (attack.norm, attack.eps) == ("Linf", Fraction(0))
-    static, dent = dentbench.evaluate(network, x, y, attack=attack, results=tmp_path)
+    found = dentbench.evaluate(network, x, y, attack=attack, results=tmp_path)
+    static, dent = found
+    assert "Natural accuracy" in found._repr_html_()
     assert (static.protocol, dent.protocol, dent.worst_protocol) == ("", "", "")
     with pytest.raises(SpecError, match="attack none has no iterations"):
         AttackSpec(name="none", iterations=3)

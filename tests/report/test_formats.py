@@ -11,6 +11,8 @@ import html.parser
 import io
 import json
 import re
+import shutil
+import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from io import StringIO
@@ -32,14 +34,38 @@ from dentbench.report.page import to_page
 from dentbench.report.render import FORMATS, render
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.terminal import print_table
+from tests.report.conftest import DENT, make
+from tests.report.test_mates import coupled
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}
+
+
+def batch_mates(records: list[Record]) -> Table:
+    """The table of batch mates of a record that has them."""
+    return tables.batch_mates([*records, coupled(make)])
+
+
+def natural(records: list[Record]) -> Table:
+    """The table of natural accuracy: two corruptions without and with dent, and no corruption."""
+    names = ("CIFAR-10-C fog, severity 3", "CIFAR-10-C snow, severity 3", "CIFAR-10 (test)")
+    plain = {"attack": "none", "attack_label": "no attack: natural accuracy alone", "n": 200}
+    plain |= {"protocol": "", "by_protocol": "{}", "count": 200}
+    found = [
+        make(10 * number + bool(dent), 150 + number, {"none": 0}, dataset=name, **plain, **dent)
+        for number, name in enumerate(names)
+        for dent in ({}, {**DENT, "gained": 0, "lost": 0})
+    ]
+    return tables.natural(found)
+
+
 TABLES = {
     "table1": tables.table1,
     "table2": tables.table2,
     "readme": tables.readme,
     "protocols": tables.protocols,
+    "batch-mates": batch_mates,
+    "natural": natural,
     "all": tables.all_records,
 }
 HOSTILE = "\\{}_%&#$~^|<>\"'`[]*--,,=é中\u202e\x1b[31m\n\t\ud800"
@@ -113,7 +139,7 @@ def brace_depth(text: str) -> int:
     return depth
 
 
-def check_latex(text: str, columns: int) -> None:
+def check_latex(text: str) -> None:
     """Check braces, environments, cells per row and that no raw special character is left."""
     assert brace_depth(text) == 0
     stack = []
@@ -123,11 +149,13 @@ def check_latex(text: str, columns: int) -> None:
         else:
             assert stack.pop() == name
     assert not stack
-    bodies = re.findall(r"\\toprule(.*?)\\bottomrule", text, re.DOTALL)
-    for line in "".join(bodies).splitlines():
-        if line.endswith(r"\\"):
-            spans = [int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d+)\}", line)]
-            assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == columns - 1
+    tables = r"\\begin\{tabular\}\{(.*?)\}\n\\toprule(.*?)\\bottomrule"
+    for preamble, body in re.findall(tables, text, re.DOTALL):
+        columns = len(re.sub(r">\{.*?\}p\{\d+em\}", "l", preamble))
+        for line in body.splitlines():
+            if line.endswith(r"\\"):
+                spans = [int(width) - 1 for width in re.findall(r"\\multicolumn\{(\d+)\}", line)]
+                assert len(re.findall(r"(?<!\\)&", line)) + sum(spans) == columns - 1
     assert all(char < "\x7f" or "\xc0" <= char <= "\xff" or char == "\n" for char in text)
 
 
@@ -136,14 +164,29 @@ def check_latex(text: str, columns: int) -> None:
 def test_latex_structure(records: list[Record], name: str, standalone: bool) -> None:
     table = TABLES[name](records)
     text = render(table, "latex", standalone=standalone)
-    check_latex(text, len(table.columns))
+    check_latex(text)
     assert text.count(r"\begin{document}") == standalone
-    assert "siunitx" not in text and text.count(r"\toprule") == -(-len(table.rows) // LONG)
+    assert "siunitx" not in text and text.count(r"\toprule") == text.count(r"\bottomrule")
+
+
+@pytest.mark.skipif(not shutil.which("pdflatex"), reason="no pdflatex is installed")
+@pytest.mark.parametrize("name", TABLES)
+def test_latex_compiles_onto_its_pages(records: list[Record], name: str, tmp_path: Path) -> None:
+    own = "my_research_package.models.wide_resnet:make_adversarially_trained_wide_resnet_28_10"
+    changed = {"model": own, "model_sha256": "1" * 64}
+    named = [replace(one, **changed) for one in records[:3]]
+    table = TABLES[name]([*records, *named])
+    (tmp_path / "t.tex").write_text(render(table, "latex", standalone=True, cite=True))
+    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "t.tex"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:]
+    log = (tmp_path / "t.log").read_text(encoding="latin-1")
+    assert not re.findall("Overfull.*|Float too large.*|Missing character.*", log)
 
 
 @given(st.lists(TEXT, min_size=2, max_size=4), st.sampled_from([1, LONG + 1]), st.integers(0, 2))
 def test_latex_of_hostile_names(texts: list[str], rows: int, stub: int) -> None:
-    check_latex(render(small(*texts, rows=rows, stub=stub), "latex"), len(texts))
+    check_latex(render(small(*texts, rows=rows, stub=stub), "latex"))
 
 
 def test_latex_escapes_every_special_character() -> None:
