@@ -6,6 +6,7 @@ import os
 import sys
 import weakref
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -120,7 +121,10 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-# --- in words -------------------------------------------------------------------------------------
+# --- what a device has ----------------------------------------------------------------------------
+
+_GROUP: Final = Path("/sys/fs/cgroup")
+"""Where a container's limits are, if it has any."""
 
 
 def there(device: str | torch.device) -> str:
@@ -142,11 +146,25 @@ def _machine() -> int:
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
         found.append(soft)
-    group = Path("/sys/fs/cgroup/memory.max")  # of a container
-    text = group.read_text().strip() if group.is_file() else ""
-    if text.isdigit():
-        found.append(int(text))
+    with suppress(OSError, ValueError):
+        found.append(int((_GROUP / "memory.max").read_text()))
     return min(found)
+
+
+def free() -> int | None:
+    """Return the bytes that the machine could still give to its processes; None if unknown.
+
+    Less where a container's limit leaves less. Linux alone tells.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = next(int(line.split()[1]) * 2**10 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return None
+    with suppress(OSError, ValueError):  # of no container, or of one without a limit
+        limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found = min(found, max(limit - used, 0))
+    return found
 
 
 def in_words(size: int) -> str:

@@ -21,8 +21,8 @@ from dentbench.attacks.base import Classifier
 from dentbench.attacks.probes import SAME, relative_change
 from dentbench.attacks.views import CallCounter
 from dentbench.errors import DeviceMemoryError
-from dentbench.footprint import in_words, there
-from dentbench.spec import EvalSpec
+from dentbench.footprint import free, in_words, there
+from dentbench.spec import DefenseSpec, EvalSpec
 
 Result = TypeVar("Result")
 
@@ -37,6 +37,12 @@ _SAID: Final = (
 )
 """What errors say, in lower case, that are of no type of their own: of the processor's allocator,
 of C++, cuDNN and cuBLAS, and of oneDNN, which says no more than that."""
+
+_SUSPECT: Final = 30_000
+"""What a network may take of a processor's memory, in units of its images: far more than most."""
+
+_SCRATCH: Final = 2
+"""What a processor's libraries take, at most, for each byte of tensors that are kept."""
 
 _log = logging.getLogger(__name__)
 
@@ -70,6 +76,7 @@ class Room:
         self.device = device
         self.counter = counter
         self._sizes: dict[Any, int] = {}
+        self._foreseen: set[Any] = set()
 
     def size(self, spec: EvalSpec) -> int | None:
         """Return how many images of a spec are shown at a time; None while all of a batch are."""
@@ -105,6 +112,43 @@ class Room:
             self.counter.forwards, self.counter.backwards = before
             self._free()
             self._halve(spec, asked, why_whole, need)
+
+    def foresee(
+        self,
+        spec: EvalSpec,
+        stage: str,
+        image: Tensor,
+        why_whole: Callable[[], str],
+        need: Callable[[], int | None],
+    ) -> None:
+        """Cut a batch beforehand where a processor's memory would not do, or warn.
+
+        A full GPU says so; a full machine ends the process. Only what is large beside what is
+        free is measured, once for every stage, and no defense of one's own, which may remember
+        that it was asked. ``image``: one of the spec's.
+        """
+        known = (_kind(spec), stage)
+        own = isinstance(spec.defense, DefenseSpec) and spec.defense.sha256
+        if self.device.type != "cpu" or own or known in self._foreseen:
+            return
+        self._foreseen.add(known)
+        whole = min(spec.batches.size, spec.data.count)
+        there_is = free()
+        if there_is is None or image.nbytes * whole * _SUSPECT < there_is:
+            return
+        wanted = _SCRATCH * (need() or 0)
+        size = now = self.size(spec) or whole
+        while size > 1 and wanted * size > there_is * whole:
+            size //= 2
+        if size == now:
+            return
+        said = f"{spec.label} {stage}: {_images(whole)} may need {in_words(wanted)}, and "
+        said += f"{in_words(there_is)} are free; "
+        if why_whole():
+            _log.warning("%sthe system may end this process", said)
+            return
+        self._sizes[_kind(spec)] = size
+        _log.warning("%sgoing on with %d at a time (same answers)", said, size)
 
     def _halve(
         self,
@@ -181,7 +225,7 @@ def why_whole(spec: EvalSpec, classify: Classifier, images: Tensor) -> str:
         try:
             alone = torch.cat([classify(image[None]) for image in images[:FEW]])
             together = _together(classify, images[:FEW])
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, MemoryError) as error:
             if is_out_of_memory(error):  # of one image: that is told as what it is
                 return ""
             return coupled  # as of batch normalization with statistics of the batch

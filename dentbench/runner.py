@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from dentbench import breakdown, cascade, examine, gallery, store
+from dentbench import breakdown, cascade, examine, gallery, memory, store
 from dentbench.attacks.base import Classifier, offers
 from dentbench.attacks.budget import decision_queries
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
@@ -105,7 +105,8 @@ class Evaluation:
         for spec in specs:
             if spec.data.count != found:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
-            self.classifier(spec)  # what the defense refuses is told before hours are spent
+            with memory.told(f"the defense {spec.label}", self.worker.device):
+                self.classifier(spec)  # what it refuses is told before hours are spent
             if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]

@@ -122,8 +122,12 @@ class Worker:
             with self.counter.uncounted():
                 return memory.why_whole(spec, self.defenders.of(spec), self._few())
 
+        def need() -> int | None:
+            return self.need(spec, stage)
+
+        self.room.foresee(spec, stage, self.subject.images[0], why_whole, need)
         try:
-            return self.room.fit(spec, work, why_whole, lambda: self.need(spec, stage))
+            return self.room.fit(spec, work, why_whole, need)
         except DeviceMemoryError as error:
             less = "; other protocols need less (--protocol)" if stage in HEAVY else ""
             raise DeviceMemoryError(f"{spec.label} {stage}: {error}{less}") from error

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 import dentbench
+from dentbench import memory
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.parts import InParts
@@ -160,6 +161,28 @@ def test_what_was_cut_is_told_once_and_remembered(
         "static: out of memory with 4 images at a time; going on with 2 (same answers)",
         "static: out of memory with 2 images at a time; going on with 1 (same answers)",
     ]
+
+
+@pytest.mark.parametrize("defense", [DENT_ALONE, WORSE])
+def test_a_full_machine_is_foreseen(
+    defense: DentSpec,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """No allocation fails: it is what is free that tells, for the system would end the process."""
+    spec = spec_of(defense, batches=BatchPlan(size=4))
+    run(tmp_path / "roomy", spec)
+    assert memory.free() is None or memory.free() > 0
+    monkeypatch.setattr(memory, "free", lambda: 12_000)
+    run(tmp_path / "full", spec)
+    require_same(tmp_path / "full", tmp_path / "roomy")
+    said = "\n".join(one.getMessage() for one in caplog.records if "free" in one.getMessage())
+    assert "static checks: 4 images may need" in said
+    assert ("instance checks: 4 images may need" in said) is defense.separable
+    assert ("batch checks: 4 images may need" in said) is not defense.separable
+    assert ("the system may end this process" in said) is not defense.separable
+    assert "11.7 KiB are free; going on with" in said
 
 
 # --- one part's graph at a time -------------------------------------------------------------------
