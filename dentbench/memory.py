@@ -20,6 +20,7 @@ from torch import Tensor
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.probes import SAME, relative_change
 from dentbench.attacks.views import CallCounter
+from dentbench.engine.allocator import hand_back_memory
 from dentbench.errors import DeviceMemoryError
 from dentbench.footprint import free, in_words, there
 from dentbench.spec import DefenseSpec, EvalSpec
@@ -64,7 +65,7 @@ def told(what: str, device: str | torch.device) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(
-            f"{what} does not fit into memory (asked for {_asked(error)}); {there(device)}; every "
+            f"{what} does not fit into memory ({_asked(error)}); {there(device)}; every "
             "finished batch is kept, and the same command goes on from there"
         ) from None
 
@@ -166,7 +167,7 @@ class Room:
             bytes_ = need()
             needs = f", which needs at least {in_words(bytes_)}" if bytes_ else ""
             raise DeviceMemoryError(
-                f"out of memory with a batch of {_images(whole)}{needs} (asked for {asked}); "
+                f"out of memory with a batch of {_images(whole)}{needs} ({asked}); "
                 f"{there(self.device)}; {why}; every finished batch is kept, and the same command "
                 "goes on from there where there is more memory"
             )
@@ -183,6 +184,8 @@ class Room:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
+        else:
+            hand_back_memory()
 
 
 def _kind(spec: EvalSpec) -> Any:
@@ -190,12 +193,12 @@ def _kind(spec: EvalSpec) -> Any:
 
 
 def _asked(error: BaseException) -> str:
-    """Return what was asked of memory last, in words: of what torch's allocators say."""
-    found = re.search(r"tried to allocate ([\d.]+) ?(\w+)", str(error), re.IGNORECASE)
+    """Return what was asked of memory last, in words, where the error says it; else what it says."""
+    found = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
     if found is None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     plain = found[2] == "bytes"
-    return f"{in_words(int(found[1].rstrip('.'))) if plain else ' '.join(found.groups())} more"
+    return f"asked for {in_words(int(found[1])) if plain else ' '.join(found.groups())} more"
 
 
 def _images(count: int) -> str:

@@ -10,6 +10,8 @@ M_TRIM_THRESHOLD: Final = -1
 M_MMAP_MAX: Final = -4
 """Two parameters of glibc's ``mallopt`` (its ``malloc.h``)."""
 
+_DEFAULTS: Final = {M_TRIM_THRESHOLD: 128 * 2**10, M_MMAP_MAX: 2**16}
+
 
 def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, and use it again; return whether it can.
@@ -22,3 +24,18 @@ def keep_freed_memory() -> bool:
         return False
     libc = ctypes.CDLL(None)
     return bool(libc.mallopt(M_MMAP_MAX, 0) and libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
+
+
+def hand_back_memory() -> bool:
+    """Undo :func:`keep_freed_memory`, and give the system what is free; return whether it can.
+
+    For a process that runs out: a free block in the midst of others is of no use to libraries that
+    ask the system for pages, as oneDNN does for the code that it generates.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    for parameter, value in _DEFAULTS.items():
+        libc.mallopt(parameter, value)
+    libc.malloc_trim(0)
+    return True
