@@ -193,7 +193,7 @@ def _kind(spec: EvalSpec) -> Any:
 
 
 def _asked(error: BaseException) -> str:
-    """Return what was asked of memory last, in words, where the error says it; else what it says."""
+    """Return what was asked of memory last, where the error says it; else what it says."""
     found = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
     if found is None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
