@@ -202,13 +202,14 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _read(choice: Choice) -> list[Record]:
     from dentbench.report import filters
-    from dentbench.store import read
+    from dentbench.store import RESULTS_FILE, read
 
     records = read(choice.results)
     if not records:
-        raise StoreError(
-            f"there are no results in {choice.results} yet; run dentbench evaluate first"
-        )
+        text = f"there are no results in {choice.results} yet; run dentbench evaluate first"
+        others = sorted(path.parent for path in choice.results.glob(f"*/{RESULTS_FILE}"))
+        more = f", or name another folder: --results {others[0]}" if others else ""
+        raise StoreError(text + more)
     return filters.latest(records) if choice.latest else records
 
 

@@ -123,4 +123,4 @@ def provenance(records: Sequence[Record]) -> Table:
         ]
         for one in records
     ]
-    return Table.of("Provenance", columns, rows, stub=1)
+    return Table.of("Runs", columns, rows, stub=1)

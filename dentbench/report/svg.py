@@ -19,6 +19,7 @@ _LEFT, _RIGHT = 104.0, 250.0  # where bars begin and where 100 percent is
 _ROW = 26.0
 _PLOT = (40.0, 346.0, 12.0, 190.0)  # left, right, top and bottom of a line chart's plane
 _LEGEND_ROW = 18.0
+_CHARACTER = 5.6  # how wide one is at the most, on average, in a bar's texts
 
 
 def to_svg(chart: Chart) -> str:
@@ -89,7 +90,8 @@ def _bar(svg: Element, bar: Bar, top: float) -> None:
     middle = top + _ROW / 2 - 2
     row = _add(svg, "g", "row")
     _add(row, "title", "", _bar_text(bar))
-    _add(row, "text", "name", bar.label, x=_LEFT - 6, y=middle + 4, text_anchor="end")
+    label, fit = _fitted(bar.label, _LEFT - 6)
+    _add(row, "text", "name", label, x=_LEFT - 6, y=middle + 4, text_anchor="end", **fit)
     width = _x_of(bar.share.percent) - _LEFT
     _add(row, "rect", f"fill {bar.role}", x=_LEFT, y=top, width=width, height=_ROW - 6)
     interval = bar.share.interval
@@ -99,7 +101,18 @@ def _bar(svg: Element, bar: Bar, top: float) -> None:
         _add(row, "line", "whisker", x1=x, x2=x, y1=middle - 4, y2=middle + 4)
     if bar.published is not None:
         _diamond(row, _x_of(bar.published), middle, "marker")
-    _add(row, "text", "value", str(bar.share), x=_RIGHT + 6, y=middle + 4)
+    value, fit = _fitted(str(bar.share), WIDTH - _RIGHT - 6)
+    _add(row, "text", "value", value, x=_RIGHT + 6, y=middle + 4, **fit)
+
+
+def _fitted(text: str, room: float) -> tuple[str, dict[str, float | str]]:
+    """Return a text, its middle left out where it is long, and how to squeeze it into a room."""
+    most = int(room / 4.2)
+    if len(text) > most:
+        text = f"{text[: most // 2 - 2]}...{text[-(most - most // 2 - 1) :]}"
+    if len(text) * _CHARACTER <= room:
+        return text, {}
+    return text, {"textLength": room, "lengthAdjust": "spacingAndGlyphs"}
 
 
 def _x_of(percent: float) -> float:

@@ -133,6 +133,15 @@ def ablation_records(batch: dict[str, Any]) -> list[Record]:
     ]
 
 
+def long_named() -> list[Record]:
+    """Return a static and a defended record of long names, on many images."""
+    name, n = "Gowal2021Improving_R18_ddpm_100m_and_a_very_long_name_of_my_own", 50_000
+    own = {"defense": "my_very_long_module_name:make_the_defense", "mode": "other"}
+    names = {"model": name, "dataset": name, "n": n, "count": n}
+    static = make(61, n, {"published": n - 1}, **names)
+    return [static, make(62, n, {"published": n - 1}, gained=0, lost=0, **names, **own)]
+
+
 @pytest.fixture
 def records() -> list[Record]:
     """The fixed records."""

@@ -19,9 +19,10 @@ import pytest
 from dentbench.errors import SpecError, StoreError
 from dentbench.outcome import Record
 from dentbench.report import charts
-from dentbench.report.chart import BarChart, Chart
+from dentbench.report.chart import Chart
 from dentbench.report.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
 from dentbench.report.pairs import pair_up
+from tests.report.conftest import long_named
 from tests.report.test_formats import check
 from tests.report.test_page import grid
 
@@ -96,24 +97,11 @@ def test_golden_figures(records: list[Record]) -> None:
     check("figures.txt", "\n".join(line for chart in drawn(records) for line in told(chart)) + "\n")
 
 
-def long_named(make_record: Callable[..., Record]) -> BarChart:
-    """The accuracies of a defense, model and data set with long names, on many images."""
-    name, n = "Gowal2021Improving_R18_ddpm_100m_and_a_very_long_name_of_my_own", 50_000
-    static = make_record(1, n, {"published": n - 1}, model=name, dataset=name, n=n)
-    own = {"defense": "my_very_long_module_name:make_the_defense", "mode": "other", "n": n}
-    defended = make_record(
-        2, n, {"published": n - 1}, model=name, dataset=name, gained=0, lost=0, **own
-    )
-    return charts.accuracies(pair_up([static, defended])[0])
-
-
-def test_texts_are_whole_and_apart(
-    records: list[Record], make_record: Callable[..., Record]
-) -> None:
+def test_texts_are_whole_and_apart(records: list[Record]) -> None:
     pytest.importorskip("matplotlib")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    for chart in (*drawn(records), long_named(make_record)):
+    for chart in (*drawn(records), charts.accuracies(pair_up(long_named())[0])):
         figure = drawing(chart)
         renderer = FigureCanvasAgg(figure).get_renderer()
         figure.draw(renderer)

@@ -12,6 +12,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from dentbench.report.page import to_page
 from dentbench.report.pairs import CHOSEN, pair_up
 from dentbench.report.svg import described, to_svg
 from dentbench.store import write_atomic
+from tests.report.conftest import long_named
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -263,10 +265,16 @@ frame.onload = () => {
   const small = [...page.querySelectorAll("svg text")].filter(
     (one) => parseFloat(getComputedStyle(one).fontSize)
       * one.ownerSVGElement.getBoundingClientRect().width / 360 < 8);
+  const cut = [...page.querySelectorAll("svg text")].filter((one) => {
+    const inside = one.getBoundingClientRect();
+    const around = one.ownerSVGElement.getBoundingClientRect();
+    return inside.left < around.left - 1 || inside.right > around.right + 1;
+  });
   document.querySelector("#found").textContent = JSON.stringify({
     overflow: root.scrollWidth - frame.clientWidth,
     wide: wide.map((one) => one.outerHTML.slice(0, 120)),
     small: small.length,
+    cut: cut.map((one) => one.textContent),
     charts: [...page.querySelectorAll("svg")].filter((one) => one.clientHeight > 50).length,
     pictures: [...page.images].filter((one) => one.naturalWidth > 0).length,
     focusable: page.querySelectorAll("a[href], summary, [tabindex='0']").length,
@@ -278,6 +286,22 @@ frame.onload = () => {
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
+    found = in_a_browser(text, tmp_path, width)
+    assert found["wide"] == found["cut"] == [] and found["overflow"] <= 0
+    assert found["small"] == 0 and found["pictures"] == 6
+    assert found["charts"] == len(Page(text).named("svg")) and found["focusable"] > 3
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
+def test_long_names_in_a_browser(tmp_path: Path) -> None:
+    records = long_named()
+    text = to_page(records, [tables.all_records(records)], tmp_path)
+    found = in_a_browser(text, tmp_path, 390)
+    assert found["wide"] == found["cut"] == [] and found["overflow"] <= 0
+
+
+def in_a_browser(text: str, tmp_path: Path, width: int) -> dict[str, Any]:
+    """What a browser finds on a page of a width; PROBE says what it looks for."""
     path = tmp_path / "probe.html"
     path.write_text(PROBE % (width, html.escape(text)), encoding="utf-8")
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
@@ -287,7 +311,5 @@ def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
     )
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match is not None
-    found = json.loads(html.unescape(match[1]))
-    assert found["wide"] == [] and found["overflow"] <= 0
-    assert found["small"] == 0 and found["pictures"] == 6
-    assert found["charts"] == len(Page(text).named("svg")) and found["focusable"] > 3
+    found: dict[str, Any] = json.loads(html.unescape(match[1]))
+    return found
