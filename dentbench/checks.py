@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Collection
 from fractions import Fraction
@@ -12,7 +13,16 @@ from dentbench.errors import SpecError
 def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
     """Raise :class:`SpecError` unless ``value`` is one of ``allowed``."""
     if value not in allowed:
-        raise SpecError(f"{name} is {value!r}; allowed: {', '.join(allowed)}")
+        raise SpecError(
+            f"{name} is {value!r}; allowed: {', '.join(allowed)}{suggestion(str(value), allowed)}"
+        )
+
+
+def suggestion(name: str, known: Collection[str]) -> str:
+    """Return "; did you mean ...?" with the names nearest to one, or "" where none is near."""
+    near = difflib.get_close_matches(name.lower(), {one.lower(): one for one in known}, 3, 0.5)
+    names = dict.fromkeys(one for match in near for one in known if one.lower() == match)
+    return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
 def require_number(

@@ -12,7 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from dentbench.checks import require_count, require_number
+from dentbench.checks import require_count, require_number, suggestion
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
 from dentbench.spec import (
@@ -206,6 +206,7 @@ def parse_settings(texts: Sequence[str], *, once: bool = False) -> dict[str, Any
                 f"--set {text!r}: {name} has an option of its own, --{name.replace('_', '-')}"
                 if own
                 else f"--set {text!r}: write NAME=VALUE, NAME one of {', '.join(SET_NAMES)}"
+                f"{suggestion(name, SET_NAMES)}"
             )
         found.setdefault(name, []).append(_value_of(name, value))
     twice = [name for name, values in found.items() if len(values) > 1]

@@ -227,7 +227,7 @@ def _one_writing(statistics: object) -> str:
         return str(statistics)
     kind, _, share = str(statistics).partition(":")
     if kind != "mix" or not isinstance(statistics, str):
-        raise SpecError(f"statistics is {statistics!r}; allowed: {', '.join(STATISTICS)}")
+        require_choice("statistics", statistics, STATISTICS)
     try:
         alpha = float(share)
     except ValueError:

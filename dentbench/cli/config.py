@@ -15,6 +15,7 @@ from typing import Any
 
 import typer
 
+from dentbench.checks import suggestion
 from dentbench.errors import SpecError
 
 Values = dict[str, Any]
@@ -97,8 +98,9 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
     defaults: Values = {}
     for name, value in chosen.items():
         if name not in known or name == "config":
-            names = ", ".join(sorted(known.keys() - {"config", "help"}))
-            raise SpecError(f"config file {path} sets {name!r}, which is no option; known: {names}")
+            names = sorted(known.keys() - {"config", "help"})
+            near = suggestion(name, names) or f"; known: {', '.join(names)}"
+            raise SpecError(f"config file {path} sets {name!r}, which is no option{near}")
         defaults[str(known[name].name)] = _as_written(name, value, known[name], path)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
 import typer
 
+from dentbench.checks import require_choice
 from dentbench.cli import config
+from dentbench.errors import SpecError
 from dentbench.progress import Display
 
 
@@ -21,6 +24,26 @@ def _completing(module: str, registry: str) -> Callable[[str], list[str]]:
         return [name for name in names if name.lower().startswith(incomplete.lower())]
 
     return complete
+
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def one_of(kind: str, values: type[E]) -> dict[str, Any]:
+    """Return what makes an option take one of a few names, completed and with suggestions."""
+    names = [one.value for one in values]
+
+    def parse(text: str) -> E:
+        try:
+            require_choice(kind, text, names)
+        except SpecError as error:
+            raise typer.BadParameter(str(error)) from None
+        return values(text)
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return {"parser": parse, "autocompletion": complete}
 
 
 Config = Annotated[
@@ -394,6 +417,7 @@ Progress = Annotated[
     typer.Option(
         "--progress",
         metavar="HOW",
+        **one_of("progress", Display),
         help="On the error stream: bars, lines, json (one object a line), none; auto: bars on a "
         "terminal, else lines.",
     ),

@@ -68,9 +68,12 @@ def find(folder: Path, key: str) -> Record:
     """Return the last record whose key begins with ``key``, in a results folder."""
     from dentbench.store import read
 
-    found = [record for record in read(folder) if key and record.key.startswith(key)]
+    records = read(folder)
+    found = [record for record in records if key and record.key.startswith(key)]
     if not found:
-        raise StoreError(f"no record in {folder} has the key {key!r}; dentbench report lists none")
+        newest = ", ".join(dict.fromkeys(record.key for record in records[:-4:-1]))
+        told = f"the newest are {newest} (column key of results.csv)" if newest else "it has none"
+        raise StoreError(f"no record in {folder} has the key {key!r}; {told}")
     if len({record.key for record in found}) > 1:
         raise StoreError(f"several records in {folder} have keys that begin with {key!r}")
     return found[-1]

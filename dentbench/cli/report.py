@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dentbench.cli.options import one_of
 from dentbench.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ def report(
         TableName,
         typer.Option(
             metavar="NAME",
+            **one_of("table", TableName),
             help="1 and 2: the paper's; readme: the released README's, all three beside the "
             "published numbers; protocols: one row per attack on a defense; batch-mates: other "
             "batches and malicious mates; natural: accuracy without an attack, by corruption; "
@@ -81,6 +83,7 @@ def report(
         Format | None,
         typer.Option(
             metavar="FORMAT",
+            **one_of("format", Format),
             help="terminal, markdown, latex, csv, json, or html: one page with verdicts, charts, "
             "images and tables. Default: by --out's suffix, else terminal on a terminal and "
             "markdown in a pipe.",

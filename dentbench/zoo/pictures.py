@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dentbench.checks import suggestion
 from dentbench.errors import DataError
 from dentbench.zoo.cards import DatasetCard
 
@@ -137,7 +138,10 @@ def is_gray(path: Path) -> bool:
 def preprocessing_named(name: str | None) -> Preprocessing | None:
     """Return what a name stands for; "" and None stand for nothing."""
     if name and name not in PREPROCESSINGS:
-        raise DataError(f"preprocess is {name!r}; allowed: {', '.join(PREPROCESSINGS)}")
+        raise DataError(
+            f"preprocess is {name!r}; allowed: {', '.join(PREPROCESSINGS)}"
+            f"{suggestion(name, PREPROCESSINGS)}"
+        )
     return PREPROCESSINGS[name] if name else None
 
 

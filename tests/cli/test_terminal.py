@@ -123,6 +123,61 @@ def test_lines_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert second == "toy static published: batch 2 of 2, 75.0% of 8 right"
 
 
+# --- names ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("evalute", "evaluate"),
+        ("evaluate --modle x", "--model"),
+        ("evaluate --model Carmon2091", "Carmon2019Unlabeled"),
+        ("evaluate --dataset cifar01", "cifar10"),
+        ("evaluate --dataset cifar10-c --corruption frog", "fog"),
+        ("evaluate --attack aggd-ce", "apgd-ce"),
+        ("evaluate --norm L-inf", "Linf"),
+        ("evaluate --protocol tranfer", "transfer"),
+        ("evaluate --protocol-set round=5", "rounds"),
+        ("evaluate --defense tnet", "tent"),
+        ("evaluate --mode instanc", "instance"),
+        ("evaluate --delta afine", "affine"),
+        ("evaluate --loss entrpy", "entropy"),
+        ("evaluate --statistics runing", "running"),
+        ("evaluate --optimizer adamd", "adamod"),
+        ("evaluate --blur dynmic", "dynamic"),
+        ("evaluate --blur static --padding reflct", "reflect"),
+        ("evaluate --set bta1=0.9", "beta1"),
+        ("evaluate --batching declard", "declared"),
+        ("evaluate --precision fp23", "fp32"),
+        ("evaluate --executor rya", "ray"),
+        ("evaluate --progress bar", "bars"),
+        ("evaluate --config study.toml", "model"),
+        ("report --table protocol", "protocols"),
+        ("report --format latx", "latex"),
+        ("report --where mod=batch", "mode"),
+        ("report --model digts", "digits-robust"),
+        ("fetch Carmon2091", "Carmon2019Unlabeled"),
+        ("ablate --los shot", "--loss"),
+    ],
+)
+def test_every_name_that_is_mistaken_has_one_that_is_meant(
+    words: str,
+    meant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "study.toml").write_text('modle = "digits-robust"\n')
+    store.append(tmp_path / "results", replace(record(1), model="digits-robust"))
+    monkeypatch.setattr(sys, "argv", ["dentbench", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        app.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert re.search(rf"([Dd]id you mean|Possible options:).*{re.escape(meant)}", said), said
+
+
 # --- colors ---------------------------------------------------------------------------------------
 
 
@@ -159,6 +214,8 @@ def test_completion_is_installed_by_one_command(tmp_path: Path) -> None:
         ("dentbench evaluate --model Carm", ["Carmon2019Unlabeled"]),
         ("dentbench evaluate --protocol gm", ["gmsa-avg", "gmsa-min"]),
         ("dentbench evaluate --attack apgd-t", ["apgd-t"]),
+        ("dentbench report --table pro", ["protocols"]),
+        ("dentbench evaluate --progress j", ["json"]),
     ],
 )
 def test_completion(words: str, found: list[str]) -> None:
