@@ -205,11 +205,11 @@ def looks() -> dict[str, Callable[[Any, Tensor], Tensor]]:
 @pytest.mark.parametrize("look", looks())
 def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: str) -> None:
     counter = CallCounter()
-    network = CountedNetwork(WIDE, counter)
+    network = CountedNetwork(copy.deepcopy(WIDE).double(), counter)
     dent = Dent(network, DentSpec(steps=2, loss="entropy", lr=0.05), batch_size=32)
     found = []
     for defense in (dent, InParts(dent, 4, counter)):
-        x = tiny_images(32, shape=(3, 16, 16)).requires_grad_()
+        x = tiny_images(32, shape=(3, 16, 16)).double().requires_grad_()
         counter.forwards = counter.backwards = 0
         logits = looks()[look](defense, x)
         gradients = [
@@ -221,7 +221,7 @@ def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: st
         found.append((logits, *gradients, *passes, taken))
     (*tensors, forwards, backwards, whole), (*same, ours, theirs, parts) = found
     for one, other in zip(tensors, same, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
     assert (ours, theirs) == (forwards, backwards)
     assert parts < whole / 5
 
