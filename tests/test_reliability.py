@@ -279,7 +279,7 @@ def test_what_users_named_is_escaped_in_every_format(
     records = [replace(record, model=name) for record in evaluated(tmp_path)]
     table = all_records(records, None)
     for kind, expected in {"markdown": markdown, "latex": latex, "html": html, "csv": csv}.items():
-        text = render(table, kind)
+        text = render(table, kind).replace(r"\allowbreak{}", "")
         assert expected in text, (kind, text)
         if kind == "latex":
             assert r"\input{" not in text

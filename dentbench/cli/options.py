@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated
 
 import typer
 
-from dentbench.checks import require_choice
 from dentbench.cli import config
-from dentbench.errors import SpecError
+from dentbench.cli.names import names_of, one_of
 from dentbench.progress import Display
-
-
-def _completing(module: str, registry: str) -> Callable[[str], list[str]]:
-    """Return what completes a name on the command line: those of a registry, loaded then."""
-
-    def complete(incomplete: str) -> list[str]:
-        names = getattr(importlib.import_module(module), registry)
-        return [name for name in names if name.lower().startswith(incomplete.lower())]
-
-    return complete
-
-
-E = TypeVar("E", bound=StrEnum)
-
-
-def one_of(kind: str, values: type[E]) -> dict[str, Any]:
-    """Return what makes an option take one of a few names, completed and with suggestions."""
-    names = [one.value for one in values]
-
-    def parse(text: str) -> E:
-        try:
-            require_choice(kind, text, names)
-        except SpecError as error:
-            raise typer.BadParameter(str(error)) from None
-        return values(text)
-
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
-
-    return {"parser": parse, "autocompletion": complete}
-
 
 Config = Annotated[
     Path | None,
@@ -70,7 +35,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        autocompletion=_completing("dentbench.zoo.cards", "MODELS"),
+        autocompletion=names_of("dentbench.zoo.cards", "MODELS"),
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
         "repeatable. Default: the embedded digits-robust (ablate: digits-nominal).",
     ),
@@ -105,7 +70,7 @@ Dataset = Annotated[
         "--dataset",
         "--data",
         metavar="NAME|FILE",
-        autocompletion=_completing("dentbench.zoo.cards", "DATASETS"),
+        autocompletion=names_of("dentbench.zoo.cards", "DATASETS"),
         help="Data set by name, a .parquet, .npz or CIFAR file, or a folder of pictures with one "
         "folder per class. Default: the model's own.",
     ),
@@ -201,7 +166,7 @@ Defenses = Annotated[
     typer.Option(
         "--defense",
         metavar="NAME|MODULE:CALLABLE",
-        autocompletion=_completing("dentbench.defenses.catalogue", "DEFENSES"),
+        autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
         help="dent (default), none, norm, tent, tent-online, anti-adversary, hedge, or "
         "module:callable that makes one from the network; settings after commas, as in "
         "tent,steps=10; repeatable.",
@@ -262,7 +227,7 @@ Attack = Annotated[
     typer.Option(
         "--attack",
         metavar="NAME",
-        autocompletion=_completing("dentbench.attacks.catalogue", "ATTACKS"),
+        autocompletion=names_of("dentbench.attacks.catalogue", "ATTACKS"),
         help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
         "quick (short, not AutoAttack); none (natural accuracy alone). Default: standard, on "
         "corruption sets none.",
@@ -284,7 +249,7 @@ Protocols = Annotated[
     typer.Option(
         "--protocol",
         metavar="NAME",
-        autocompletion=_completing("dentbench.attacks.catalogue", "PROTOCOLS"),
+        autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
         help="How the defense is attacked; repeatable. Default: published, transfer.",
     ),
 ]

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dentbench.cli.options import one_of
+from dentbench.cli.names import one_of
 from dentbench.errors import SpecError, StoreError
 
 if TYPE_CHECKING:

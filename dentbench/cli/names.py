@@ -1,0 +1,42 @@
+"""Names on the command line: completed in the shell, and the nearest told for a mistaken one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any, TypeVar
+
+import typer
+
+from dentbench.checks import require_choice
+from dentbench.errors import SpecError
+
+E = TypeVar("E", bound=StrEnum)
+
+
+def one_of(kind: str, values: type[E]) -> dict[str, Any]:
+    """Return what makes an option take one of a few names, completed and with suggestions."""
+    names = [one.value for one in values]
+
+    def parse(text: str) -> E:
+        try:
+            require_choice(kind, text, names)
+        except SpecError as error:
+            raise typer.BadParameter(str(error)) from None
+        return values(text)
+
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return {"parser": parse, "autocompletion": complete}
+
+
+def names_of(module: str, registry: str) -> Callable[[str], list[str]]:
+    """Return what completes a name on the command line: those of a registry, loaded then."""
+
+    def complete(incomplete: str) -> list[str]:
+        names = getattr(importlib.import_module(module), registry)
+        return [name for name in names if name.lower().startswith(incomplete.lower())]
+
+    return complete
