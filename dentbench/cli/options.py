@@ -250,7 +250,9 @@ Protocols = Annotated[
         "--protocol",
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
-        help="How the defense is attacked; repeatable. Default: published, transfer.",
+        help="How the defense is attacked: published, transfer, surrogate, warm, few-steps, bpda, "
+        "fpa, gmsa-avg, gmsa-min, unrolled, eot, decision, batch-mates, or all; repeatable. "
+        "Default: published, transfer.",
     ),
 ]
 ProtocolSettings = Annotated[

@@ -20,8 +20,10 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from dentbench import progress, store
+from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
 from dentbench.attacks.telling import tell
 from dentbench.cli import app
+from dentbench.defenses.catalogue import DEFENSES
 from dentbench.progress import Bars, Display, shown_progress
 from tests.cli.test_report import ROOT, record
 from tests.pictures.terminal import typed
@@ -57,6 +59,12 @@ def test_the_help_documents_exit_codes_and_completion() -> None:
         assert words in text
     assert "--install-completion" in text
     assert CliRunner().invoke(app.app, ["--version"]).stdout.startswith("dentbench 0.")
+
+
+def test_the_help_lists_every_attack_protocol_and_defense() -> None:
+    text = "".join(CliRunner().invoke(app.app, ["evaluate", "--help"]).stdout.split())
+    for registry in (ATTACKS, PROTOCOLS, DEFENSES):
+        assert [name for name in registry if name not in text] == []
 
 
 # --- progress -------------------------------------------------------------------------------------
