@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -187,7 +188,13 @@ def test_a_stopped_run_is_resumable(sent: signal.Signals, code: int, tmp_path: P
     command = [sys.executable, "-m", "dentbench", "evaluate", "--attack", "apgd-ce"]
     command += ["--examples", "500", "--batch-size", "5", "--steps", "1"]
     with subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env=_environment()
+        command,
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=_environment(),
+        # Who runs tests in the background of a shell has them ignore Ctrl-C.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     ) as process:
         deadline = time.monotonic() + 120
         while not list(tmp_path.glob("results/runs/*/published/*.npz")):
