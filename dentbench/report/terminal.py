@@ -58,7 +58,7 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
         else:
             parts.append(_grid(table, rows, widths, show_header=number == 0))
     marked = [f"[{mark}] {printable(note)}" for note, mark in table.footnotes.items()]
-    parts.append(Text(""))
+    parts.extend([Text("")] if marked or notes else [])
     parts.extend(Text(line, style="dim") for line in (*marked, *map(printable, notes)))
     return Group(*parts)
 
