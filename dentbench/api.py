@@ -83,6 +83,7 @@ def evaluate(
     batch_size: int = 128,
     seed: int = 0,
     precision: str = "fp32",
+    compiling: str = "auto",
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     expect_clean: float | None = None,
     name: str = "my model",
@@ -108,10 +109,11 @@ def evaluate(
     that brings a network of its own has none. Unless it has ``separable = True`` its answers are
     taken to depend on the batch. One that cannot be pickled is evaluated anew every time.
 
-    ``progress`` is what ``--progress`` takes: "auto" shows bars on a terminal, a single output
-    in a notebook and lines elsewhere, "json" lines for schedulers, "none" or None nothing; or
-    an object with the methods of :class:`~dentbench.runner.Progress`. Records and per-image flags
-    are written to the folder ``results``, from where a second call goes on. Raises
+    ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
+    what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
+    lines elsewhere, "json" lines for schedulers, "none" or None nothing; or an object with the
+    methods of :class:`~dentbench.runner.Progress`. Records and per-image flags are written to the
+    folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
 
     >>> import tempfile, torch
@@ -154,7 +156,8 @@ def evaluate(
     chosen = _spec_of(defense)
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
-    options = RunOptions(results=Path(results), placement=Placement(devices=(device,)))
+    placement = Placement(devices=(device,), compiling=compiling)
+    options = RunOptions(results=Path(results), placement=placement)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.views import CountedNetwork
 from dentbench.defenses.build import build
+from dentbench.engine.captured import Captured
 from dentbench.errors import SpecError
 from dentbench.spec import DefenseSpec, EvalSpec
 
@@ -22,15 +24,22 @@ class Defenders:
     """The defenses of a run, each made once.
 
     ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
-    ``given``: the objects that specs of defenses given from Python stand for.
+    ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
+    whether dent's adaptations are recorded as CUDA graphs.
     """
 
     def __init__(
-        self, network: CountedNetwork, images: Tensor, given: Mapping[DefenseSpec, Any] | None
+        self,
+        network: CountedNetwork,
+        images: Tensor,
+        given: Mapping[DefenseSpec, Any] | None,
+        *,
+        captured: bool = False,
     ) -> None:
         self.network = network
         self.images = images
         self.given = given
+        self.captured = captured
         self._made: dict[Any, Any] = {}
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
@@ -56,7 +65,8 @@ class Defenders:
         assert spec.defense is not None
         if not isinstance(spec.defense, DefenseSpec):
             size = spec.batches.size if spec.separable else None
-            return Dent(self.network, spec.defense, batch_size=size)
+            recorded = partial(Captured, counter=self.network.counter) if self.captured else None
+            return Dent(self.network, spec.defense, batch_size=size, recorded=recorded)
         device = next((p.device for p in self.network.parameters()), self.images.device)
         made = build(spec.defense, self.network, self.images[:TRIAL].to(device), self.given)
         if hasattr(made, "after") and spec.batches.batching != "declared":

@@ -24,11 +24,13 @@ from dentbench.errors import DentBenchError, SpecError, WorkerError
 
 if TYPE_CHECKING:
     from dentbench.checkpoint import Points
+    from dentbench.engine.plan import Engine
     from dentbench.outcome import BatchOutcome
     from dentbench.spec import DefenseSpec
     from dentbench.worker import Subject, Task, Worker
 
 EXECUTORS: Final = ("local", "ray")
+COMPILING: Final = ("auto", "on", "off")
 
 RETRIES: Final = 3
 """How often work goes on after a worker process has died."""
@@ -48,6 +50,7 @@ class Placement:
     or "cuda:N". ``workers``: how many at a time; by default one per device. ``threads`` of each,
     by default torch's own choice for one worker, an equal share of the cores for several.
     ``address``: of a Ray cluster that is there; by default one is started for the run.
+    ``compiling``: one of :data:`COMPILING`; "auto" compiles on GPUs alone.
     """
 
     executor: str = "local"
@@ -55,9 +58,11 @@ class Placement:
     workers: int | None = None
     threads: int | None = None
     address: str | None = None
+    compiling: str = "auto"
 
     def __post_init__(self) -> None:
         require_choice("executor", self.executor, EXECUTORS)
+        require_choice("compile", self.compiling, COMPILING)
         for name in ("workers", "threads"):
             value = getattr(self, name)
             if value is not None:
@@ -86,21 +91,25 @@ class Executor(Protocol):
 
 
 def make_executor(
-    placement: Placement, worker: Worker, given: Mapping[DefenseSpec, Any] | None
+    placement: Placement,
+    worker: Worker,
+    engine: Engine,
+    given: Mapping[DefenseSpec, Any] | None,
 ) -> Executor:
     """Return what carries out tasks where they are to be; ``worker`` is this process's own.
 
+    All compute with ``engine``.
     Raises :class:`~dentbench.errors.SpecError` where Ray is asked for and not installed, and
     :class:`~dentbench.errors.WorkerError` where the model cannot be sent to other processes.
     """
     if placement.executor == "ray":
-        return RayCluster((worker.subject, given), placement)
+        return RayCluster((worker.subject, engine, given), placement)
     if placement.count == 1:
         return Serial(worker)
-    return Processes((worker.subject, given), placement)
+    return Processes((worker.subject, engine, given), placement)
 
 
-Blueprint: TypeAlias = "tuple[Subject, Mapping[DefenseSpec, Any] | None]"
+Blueprint: TypeAlias = "tuple[Subject, Engine, Mapping[DefenseSpec, Any] | None]"
 """What a worker is made of."""
 
 
@@ -282,7 +291,7 @@ def _worker(name: str, blueprint: bytes, device: str, threads: int | None) -> Wo
 
         if threads is not None:
             torch.set_num_threads(threads)
-        subject, given = pickle.loads(blueprint)
+        subject, engine, given = pickle.loads(blueprint)
         _workers.clear()
-        _workers[name] = Worker(subject, device, given)
+        _workers[name] = Worker(subject, device, engine, given)
     return _workers[name]

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
+
+import torch
 
 from dentbench import breakdown, cascade, examine, gallery, memory, store
 from dentbench.attacks.base import Classifier, offers
@@ -21,6 +23,7 @@ from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.soundness import Check
 from dentbench.checkpoint import RunFolder
+from dentbench.engine.plan import Engine
 from dentbench.errors import DataError
 from dentbench.executor import Placement, make_executor
 from dentbench.observe import observations
@@ -34,8 +37,12 @@ from dentbench.spec import (
 )
 from dentbench.summary import summarize, worst_case
 from dentbench.worker import Subject, Task, Worker
+from dentbench.zoo.cache import default_cache
 
 _log = logging.getLogger(__name__)
+
+SAMPLE: Final = 8
+"""How many images the choice of an engine is timed on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +97,17 @@ class Evaluation:
         self.progress = progress
         self.subject = subject
         placement = options.placement
-        self.worker = Worker(subject, placement.devices[0], given)
-        self.executor = make_executor(placement, self.worker, given)
+        device = placement.devices[0]
+        with memory.told("the model", device):
+            engine = Engine.chosen(
+                subject.network,
+                torch.device(device),
+                subject.images[:SAMPLE],
+                placement.compiling,
+                default_cache(),
+            )
+        self.worker = Worker(subject, device, engine, given)
+        self.executor = make_executor(placement, self.worker, engine, given)
         self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
 
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:

@@ -24,8 +24,7 @@ from dentbench.attacks.protocols import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
-from dentbench.engine.allocator import keep_freed_memory
-from dentbench.engine.plan import prepared
+from dentbench.engine.plan import Engine
 from dentbench.engine.precision import Bfloat16, tensor_float32
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.footprint import HEAVY, needed
@@ -77,26 +76,30 @@ class Task:
 class Worker:
     """A model and images on one device, and the defenses around the model.
 
-    ``given``: the objects that specs of defenses given from Python stand for.
+    ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
+    from Python stand for.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
     """
 
     def __init__(
-        self, subject: Subject, device: str, given: Mapping[DefenseSpec, Any] | None = None
+        self,
+        subject: Subject,
+        device: str,
+        engine: Engine,
+        given: Mapping[DefenseSpec, Any] | None = None,
     ) -> None:
         self.subject = subject
         self.device = torch.device(device)
         self.counter = CallCounter()
-        if self.device.type == "cpu":
-            keep_freed_memory()
         with memory.told("the model", device):
-            network = prepared(subject.network, self.device, subject.images[:1])
+            network = engine.prepare(subject.network, self.device, subject.images[:1])
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
-        self.defenders = Defenders(self.network, subject.images, given)
-        self._low = Defenders(
-            CountedNetwork(Bfloat16(network), self.counter), subject.images, given
+        low = CountedNetwork(Bfloat16(network), self.counter)
+        self.defenders, self._low = (
+            Defenders(one, subject.images, given, captured=engine.captured)
+            for one in (self.network, low)
         )
         self.room = memory.Room(self.device, self.counter)
 

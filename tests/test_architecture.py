@@ -25,6 +25,7 @@ LAYERS: Final = (
     ("spec",),
     ("outcome",),
     ("summary",),
+    ("engine",),
     ("adapt", "attacks", "zoo"),
     ("defenses",),
     ("cells",),

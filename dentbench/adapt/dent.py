@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -15,6 +16,8 @@ from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.losses import load_loss
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.adapt.unrolling import unrolled
+from dentbench.engine.captured import Work
+from dentbench.engine.compiled import plainly
 from dentbench.errors import ModelError
 from dentbench.spec import DentSpec
 
@@ -44,9 +47,11 @@ class Dent(nn.Module):
     ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. Raises :class:`~dentbench.errors.ModelError` for a
-    model without BatchNorm2d. Source: the paper (arXiv 2105.08714) and its released code, which
-    has no blur; see :mod:`dentbench.adapt.blur` for where that is from.
+    in the released code, the images given. ``recorded``: what makes something faster of the work
+    of :meth:`adapt`, such as :class:`~dentbench.engine.captured.Captured`. Raises
+    :class:`~dentbench.errors.ModelError` for a model without BatchNorm2d. Source: the paper (arXiv
+    2105.08714) and its released code, which has no blur; see :mod:`dentbench.adapt.blur` for where
+    that is from.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
     ...                         nn.LazyLinear(10)).eval()
@@ -61,7 +66,12 @@ class Dent(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, spec: DentSpec | None = None, *, batch_size: int | None = None
+        self,
+        model: nn.Module,
+        spec: DentSpec | None = None,
+        *,
+        batch_size: int | None = None,
+        recorded: Callable[[Work], Work] | None = None,
     ) -> None:
         super().__init__()
         self.spec = DentSpec() if spec is None else spec
@@ -77,6 +87,7 @@ class Dent(nn.Module):
         self._sizes = [layer.num_features for _, layer in layers]
         self._loss = load_loss(self.spec.loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
+        self._descent = self._descend if recorded is None else recorded(self._descend)
         initial = torch.cat(
             [*(m.weight.detach() for _, m in layers), *(m.bias.detach() for _, m in layers)]
         )
@@ -140,22 +151,35 @@ class Dent(nn.Module):
     def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
         if self.spec.steps == 0:
             return self.start()
+        work = self._unrolled if differentiable else self._descent
+        parameters, losses = work(x)
+        flat, sigma = self._parts(parameters)
+        _require_finite(losses.detach())
+        return Adaptation(affine=flat, losses=losses, sigma=sigma)
+
+    def _descend(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the parameters after the last update, and the loss before each, with no graph."""
+        parameters = self._start(len(x))
+        state = initial_state(parameters)
+        losses = []
+        shown = self._shown(x)
+        with prefix.remembered():
+            for _ in range(self.spec.steps):
+                parameters = parameters.detach().requires_grad_()
+                parameters, state, loss = self._step(shown, parameters, state, False)
+                losses.append(loss.detach())
+        return parameters.detach(), torch.stack(losses)
+
+    def _unrolled(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same, with the graph of all updates."""
         parameters = self._start(len(x)).requires_grad_()
         state = initial_state(parameters)
         losses = []
         shown = self._shown(x)
-        with nullcontext() if differentiable else prefix.remembered():
-            for _ in range(self.spec.steps):
-                if not differentiable:
-                    parameters = parameters.detach().requires_grad_()
-                parameters, state, loss = self._step(shown, parameters, state, differentiable)
-                losses.append(loss if differentiable else loss.detach())
-        if not differentiable:
-            parameters = parameters.detach()
-        flat, sigma = self._parts(parameters)
-        found = torch.stack(losses)
-        _require_finite(found.detach())
-        return Adaptation(affine=flat, losses=found, sigma=sigma)
+        for _ in range(self.spec.steps):
+            parameters, state, loss = self._step(shown, parameters, state, True)
+            losses.append(loss)
+        return parameters, torch.stack(losses)
 
     def _step(
         self, x: Tensor, parameters: Tensor, state: OptimizerState, differentiable: bool
@@ -165,7 +189,9 @@ class Dent(nn.Module):
         ``x``: the images as :meth:`_shown` gives them.
         """
         flat, sigma = self._parts(parameters)
-        loss = self.loss(self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None))
+        with plainly() if differentiable else nullcontext():
+            logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
+        loss = self.loss(logits)
         (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
             change, state = self._update(grad, state, self.spec, self._rates)

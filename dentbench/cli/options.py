@@ -339,6 +339,14 @@ Address = Annotated[
         help="Ray cluster that is there, or auto. Default: one is started for the run.",
     ),
 ]
+Compiling = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        metavar="auto|on|off",
+        help="torch.compile, and on GPUs CUDA graphs of whole adaptations. auto: on GPUs alone.",
+    ),
+]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]
 Cache = Annotated[
     Path | None,

@@ -48,6 +48,7 @@ class How:
     workers: int | None = None
     threads: int | None = None
     address: str | None = None
+    compiling: str = "auto"
     cache: Path | None = None
     mirrors: tuple[str, ...] = ()
     offline: bool = False
@@ -115,6 +116,7 @@ def _placement(how: How) -> Placement:
         workers=how.workers,
         threads=how.threads,
         address=how.address,
+        compiling=how.compiling,
     )
     if placement.threads is not None:
         import torch

@@ -1,44 +1,65 @@
-"""A network made ready to be computed, where that is free to choose: its layout in memory.
-
-Measured on processors, forward and gradient take about 0.85 of the time in channels_last, on the
-embedded networks and on a ResNet-18 alike. The choice is a rule, not a timed probe: a probe could
-choose otherwise when a run is resumed, and the last bits of its logits with it.
-"""
+"""What is free to choose in how a network is computed: chosen once, the same in all workers."""
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from dentbench.engine.allocator import keep_freed_memory
+from dentbench.engine.compiled import compiled_if_right
+from dentbench.engine.layout import is_channels_last_faster
 
-def prepared(network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
-    """Return the network on ``device``, in eval mode, without gradients to its weights.
 
-    ``images`` (B, C, H, W) in [0, 1]: some to try it on. The network itself is moved, and its
-    convolutions are laid out channels_last where that is faster and the network can be run so.
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How networks are computed; it changes the last bits of what they compute, and no more.
+
+    ``channels_last``: the layout of convolutions. ``compiled``: by torch.compile. ``captured``:
+    whole adaptations are recorded as CUDA graphs (:mod:`dentbench.engine.captured`).
     """
-    network = network.to(device).eval().requires_grad_(False)
-    if device.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # it is by default, and fp32 is to mean fp32
-    if device.type == "cpu" and _runs_channels_last(network, images.to(device)):
-        network = network.to(memory_format=torch.channels_last)
-    return network
+
+    channels_last: bool = False
+    compiled: bool = False
+    captured: bool = False
+
+    @classmethod
+    def chosen(
+        cls,
+        network: nn.Module,
+        device: torch.device,
+        images: Tensor,
+        compiling: str = "off",
+        cache: Path | None = None,
+    ) -> Engine:
+        """Return what is faster for a network on a device.
+
+        ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "on", "off", or
+        "auto" for GPUs alone. ``cache``: where what was timed is remembered; None times nothing.
+        """
+        gpu = device.type == "cuda"
+        return cls(
+            channels_last=is_channels_last_faster(_ready(network, device), device, images, cache),
+            compiled=compiling == "on" or (compiling == "auto" and gpu),
+            captured=compiling != "off" and gpu,
+        )
+
+    def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
+        """Return the network on ``device``, in eval mode, without gradients to its weights.
+
+        ``images`` (B, C, H, W) in [0, 1]: some to try it on. The network itself is moved.
+        """
+        network = _ready(network, device)
+        if device.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # it is by default, and fp32 is to mean fp32
+        else:
+            keep_freed_memory()
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        return compiled_if_right(network, images.to(device)) if self.compiled else network
 
 
-def _runs_channels_last(network: nn.Module, images: Tensor) -> bool:
-    """Return whether a copy of the network has convolutions, and a gradient when laid out so.
-
-    Some networks flatten with ``view``, which refuses what is not contiguous.
-    """
-    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
-        return False
-    try:
-        trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
-        with torch.random.fork_rng(), torch.enable_grad():
-            x = images.clone().requires_grad_()
-            torch.autograd.grad(trial(x).sum(), x)
-    except Exception:  # whatever it is: the plain layout tells it in its own place
-        return False
-    return True
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).eval().requires_grad_(False)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
-from dentbench.engine.allocator import keep_freed_memory
-from dentbench.engine.plan import prepared
+from dentbench.engine.plan import Engine
 from dentbench.engine.precision import Bfloat16
+from dentbench.zoo.cache import default_cache
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
 from tests.benchmarks.pairs import Work, ratio, timed
@@ -66,9 +66,8 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
     """Return the median seconds of one network's works, and the ratios that matter."""
     plain, x = subject(name, device)
     beside = ReleasedDent(plain, STEPS)
-    if device.type == "cpu":
-        keep_freed_memory()
-    network = prepared(plain, device, x[:1])
+    engine = Engine.chosen(plain, device, x[:8], cache=default_cache())
+    network = engine.prepare(plain, device, x[:1])
     ours, low = Dent(network, DentSpec(steps=STEPS)), Dent(Bfloat16(network), DentSpec(steps=STEPS))
     with torch.no_grad():
         assert (ours(x) - beside(x)).abs().mean() < 1e-2  # the same algorithm, on noise

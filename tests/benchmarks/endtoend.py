@@ -22,6 +22,7 @@ from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.views import BatchView
 from dentbench.defending import Defenders
+from dentbench.engine.plan import Engine
 from dentbench.executor import Placement
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
@@ -52,8 +53,9 @@ def against_released(rounds: int = 3) -> dict[str, Any]:
     """Time the quick attack on dent, as DentBench computes it and by the released algorithm."""
     subject, static = digits(128, 128)
     spec = replace(static, defense=DentSpec(lr=0.02))
-    worker = Worker(replace(subject, network=copy.deepcopy(subject.network)), "cpu")
-    ours = Defenders(worker.network, subject.images, None).of(spec)
+    ours = replace(subject, network=copy.deepcopy(subject.network))
+    worker = Worker(ours, "cpu", Engine(channels_last=True))
+    dent = Defenders(worker.network, subject.images, None).of(spec)
     released = ReleasedDent(subject.network.eval(), lr=0.02)
 
     def attack(defense: Any) -> None:
@@ -62,7 +64,7 @@ def against_released(rounds: int = 3) -> dict[str, Any]:
         natural = torch.ones(len(subject.labels), dtype=torch.bool)
         run_attack(view, spec.attack, natural, 10, seed_of=lambda *_: 0, chunk=128)
 
-    seconds = timed({"ours": lambda: attack(ours), "released": lambda: attack(released)}, rounds)
+    seconds = timed({"ours": lambda: attack(dent), "released": lambda: attack(released)}, rounds)
     return {
         "images": 128,
         "seconds": {name: round(median(found), 2) for name, found in seconds.items()},

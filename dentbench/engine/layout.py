@@ -1,0 +1,148 @@
+"""A network's layout in memory: which is faster on this machine, timed once and remembered.
+
+Remembered, because the layouts differ in the last bits: a run that is resumed, and all workers of
+a run, are to compute in the same one. Where nothing can be remembered, a rule decides.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import logging
+import os
+import platform
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Final
+
+import torch
+from filelock import FileLock
+from torch import Tensor, nn
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "layouts.json"
+"""What is remembered, in the cache folder: whether channels_last, by machine and network."""
+
+ROUNDS: Final = 5
+SECONDS: Final = 2.0
+"""How often each layout is timed, and after how long no further round begins."""
+
+CLEARLY: Final = 0.95
+"""The layout that is not the rule's must take at most this part of the time of the rule's."""
+
+
+def is_channels_last_faster(
+    network: nn.Module, device: torch.device, images: Tensor, cache: Path | None
+) -> bool:
+    """Return whether a network's forward and gradient are faster in channels_last.
+
+    ``images`` (B, C, H, W): some to time it on. ``cache``: the folder where what was found is
+    remembered; without one nothing is timed, and the rule is: on processors, where the network
+    can be run so. Never true of a network that has no convolution, or that cannot be run so.
+    """
+    rule = device.type == "cpu"
+    laid_out = _laid_out(network, images.to(device))
+    if laid_out is None:
+        return False
+    if cache is None:
+        return rule
+    path = cache / FILE
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            return _remembered(path, network, device, images, laid_out, rule)
+    except (OSError, RuntimeError) as error:  # no place to remember it, or too little memory
+        _log.debug("what is faster is not known: %s", error)
+        return rule
+
+
+def _remembered(
+    path: Path,
+    network: nn.Module,
+    device: torch.device,
+    images: Tensor,
+    laid_out: nn.Module,
+    rule: bool,
+) -> bool:
+    known = _read(path)
+    key = _key(network, device, images)
+    if key not in known:
+        plain, last = _timed(copy.deepcopy(network), laid_out, images.to(device))
+        known[key] = last <= plain / CLEARLY if rule else last <= CLEARLY * plain
+        _log.debug("channels_last %.4f s, plain %.4f s", last, plain)
+        new = path.with_suffix(f".{os.getpid()}")
+        new.write_text(json.dumps(known, indent=0))
+        new.replace(path)
+    return known[key]
+
+
+def _read(path: Path) -> dict[str, bool]:
+    """Return what is remembered; nothing if the file is not there or not sound."""
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    sound = isinstance(known, dict) and all(isinstance(one, bool) for one in known.values())
+    return known if sound else {}
+
+
+def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
+    """Return a copy of the network in channels_last, if it has convolutions and can be run so.
+
+    Some networks flatten with ``view``, which refuses what is not contiguous.
+    """
+    if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
+        return None
+    try:
+        trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
+        with torch.random.fork_rng():
+            _work(trial, images[:1])()
+    except Exception:  # whatever it is: the plain layout tells it in its own place
+        return None
+    return trial
+
+
+def _work(network: nn.Module, images: Tensor) -> Callable[[], None]:
+    def forward_and_gradient() -> None:
+        with torch.enable_grad():
+            x = images.clone().requires_grad_()
+            torch.autograd.grad(network(x).sum(), x)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+
+    return forward_and_gradient
+
+
+def _timed(plain: nn.Module, laid_out: nn.Module, images: Tensor) -> tuple[float, float]:
+    """Return the median seconds of the two, which take turns after one round to warm up."""
+    works = [_work(one, images) for one in (plain, laid_out)]
+    found: list[list[float]] = [[], []]
+    started = time.perf_counter()
+    with torch.random.fork_rng():
+        for turn in range(ROUNDS + 1):
+            if turn > 1 and time.perf_counter() - started > SECONDS:
+                break
+            for work, seconds in zip(works, found, strict=True):
+                begun = time.perf_counter()
+                work()
+                if turn:
+                    seconds.append(time.perf_counter() - begun)
+    return median(found[0]), median(found[1])
+
+
+def _key(network: nn.Module, device: torch.device, images: Tensor) -> str:
+    """Return what the answer depends on: the machine, torch, and what the network is made of."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} {os.cpu_count()}"
+    )
+    made_of = [
+        (type(module).__qualname__, str(module.extra_repr())) for module in network.modules()
+    ]
+    parts = (name, torch.get_num_threads(), torch.__version__, tuple(images.shape[1:]), made_of)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

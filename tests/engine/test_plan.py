@@ -1,0 +1,81 @@
+"""The choice of how networks are computed, and whole runs that are computed so."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dentbench import DentSpec
+from dentbench.engine import plan
+from dentbench.engine.compiled import Compiled
+from dentbench.engine.plan import Engine
+from dentbench.errors import SpecError
+from dentbench.executor import Placement
+from dentbench.outcome import Record
+from dentbench.runner import Evaluation, RunOptions
+from dentbench.spec import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
+from dentbench.worker import Subject
+from tests.engine.networks import network
+
+
+@pytest.mark.parametrize(
+    ("device", "compiling", "compiled", "captured"),
+    [
+        ("cpu", "auto", False, False),
+        ("cpu", "on", True, False),
+        ("cpu", "off", False, False),
+        ("cuda", "auto", True, True),
+        ("cuda:1", "on", True, True),
+        ("cuda", "off", False, False),
+    ],
+)
+def test_what_is_compiled_where(
+    device: str, compiling: str, compiled: bool, captured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "is_channels_last_faster", lambda *_: True)
+    monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
+    found = Engine.chosen(network(), torch.device(device), torch.rand(1, 3, 6, 6), compiling)
+    assert found == Engine(channels_last=True, compiled=compiled, captured=captured)
+
+
+def run(results: Path, compiling: str) -> tuple[Evaluation, list[Record]]:
+    """Run dent against a short attack on images that the network is right about."""
+    torch.manual_seed(0)
+    model, images = network(), torch.rand(8, 3, 6, 6)
+    labels = model(images).argmax(1)
+    static = EvalSpec(
+        model=ModelSpec(name="net", sha256="0" * 64),
+        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=8),
+        batches=BatchPlan(size=8),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 100), iterations=3),
+    )
+    evaluation = Evaluation(
+        Subject(network=model, images=images, labels=labels),
+        RunOptions(results=results, placement=Placement(compiling=compiling)),
+    )
+    defended = replace(static, defense=DentSpec(steps=2, loss="entropy"))
+    return evaluation, evaluation.run([static, defended], ["published", "transfer", "unrolled"])
+
+
+def test_a_compiled_run_finds_what_a_plain_one_finds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    evaluation, found = run(tmp_path / "on", "on")
+    plain, right = run(tmp_path / "off", "off")
+    assert isinstance(evaluation.worker.network.network, Compiled)
+    assert not isinstance(plain.worker.network.network, Compiled)
+    for one, other in zip(found, right, strict=True):
+        assert one.protocol_counts == other.protocol_counts
+        assert (one.forwards, one.backwards) == (other.forwards, other.backwards)
+
+
+def test_a_bad_choice_is_refused() -> None:
+    with pytest.raises(SpecError, match="compile is 'yes'; allowed: auto, on, off"):
+        Placement(compiling="yes")
