@@ -21,6 +21,7 @@ from dentbench.attacks.probes import Probe, probe
 from dentbench.attacks.soundness import Check
 from dentbench.attacks.views import SeededDefense
 from dentbench.checkpoint import RunFolder
+from dentbench.engine.compiled import plainly
 from dentbench.errors import ModelError
 from dentbench.report.intervals import mcnemar, wilson
 from dentbench.spec import EvalSpec, derive_seed
@@ -44,7 +45,8 @@ def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
     if known is None:
         counter = evaluation.worker.counter
         before = counter.forwards, counter.backwards
-        checks = evaluation.worker.fit(spec, NOTE, lambda: probe(_probe_of(evaluation, spec)))
+        with plainly():  # each copy of the defense would be compiled for itself
+            checks = evaluation.worker.fit(spec, NOTE, lambda: probe(_probe_of(evaluation, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)

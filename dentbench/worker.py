@@ -93,7 +93,7 @@ class Worker:
         self.device = torch.device(device)
         self.counter = CallCounter()
         with memory.told("the model", device):
-            network = engine.prepare(subject.network, self.device, subject.images[:1])
+            network = engine.prepare(subject.network, self.device, subject.images[:2])
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         low = CountedNetwork(Bfloat16(network), self.counter)

@@ -65,13 +65,21 @@ class Compiled(nn.Module):
         if self._compiled is None:
             self._compiled = _compile(self.network)
         try:
-            return self._compiled(x)
+            return self._run(self._compiled, x)
         except Exception as error:
             # What is wrong with the network or the memory, and not with compiling, is raised here.
             logits = self.network(x)
             self._failed = True
             _warn(str(error) or type(error).__name__)
             return logits
+
+    @staticmethod
+    def _run(compiled: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        """Run it in one grad mode always: another mode would be compiled for itself."""
+        if torch.is_grad_enabled():
+            return compiled(x)
+        with torch.enable_grad():
+            return compiled(x.detach()).detach()
 
 
 def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:

@@ -52,9 +52,9 @@ class Engine:
         ``images`` (B, C, H, W) in [0, 1]: some to try it on. The network itself is moved.
         """
         network = _ready(network, device)
-        if device.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # it is by default, and fp32 is to mean fp32
-        else:
+        # It is True by default, and fp32 is to mean fp32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        if device.type == "cpu":
             keep_freed_memory()
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
