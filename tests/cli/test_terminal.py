@@ -6,6 +6,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -203,12 +204,12 @@ def test_a_terminal_has_colors_unless_no_color_is_set(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
 def test_completion_is_installed_by_one_command(tmp_path: Path) -> None:
-    dentbench("--install-completion", "bash", environment={"HOME": str(tmp_path)})
-    done = subprocess.run(
-        ["bash", "-c", "source ~/.bashrc; complete -p dentbench"],
+    install = shlex.join([sys.executable, "-m", "dentbench", "--install-completion"])
+    done = subprocess.run(  # which shell it is, it finds among the processes above it
+        ["bash", "-c", f"{install}; source ~/.bashrc; complete -p dentbench"],
         capture_output=True,
         text=True,
-        env={**os.environ, "HOME": str(tmp_path)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)},
         check=True,
     )
     assert "_dentbench_completion" in done.stdout
