@@ -41,7 +41,7 @@ from dentbench.zoo.cache import default_cache
 
 _log = logging.getLogger(__name__)
 
-SAMPLE: Final = 8
+SAMPLE: Final = 32
 """How many images the choice of an engine is timed on."""
 
 

@@ -10,18 +10,27 @@ import torch
 
 Work = Callable[[], object]
 
+PAUSE = 0.05
+"""Seconds."""
 
-def timed(works: Mapping[str, Work], rounds: int = 7) -> dict[str, list[float]]:
-    """Return the wall-clock seconds of each work in each round, after one round to warm up."""
+
+def timed(works: Mapping[str, Work], rounds: int = 7, *, calls: int = 1) -> dict[str, list[float]]:
+    """Return the wall-clock seconds of a call of each work in each round, after one to warm up.
+
+    ``calls`` in a row are timed together, as a run makes them. Before them there is a pause: the
+    threads of another process wait actively for a while.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for turn in range(rounds + 1):
         for name, work in works.items():
+            time.sleep(PAUSE)
             started = time.perf_counter()
-            work()
+            for _ in range(calls):
+                work()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn:
-                seconds[name].append(time.perf_counter() - started)
+                seconds[name].append((time.perf_counter() - started) / calls)
     return seconds
 
 
