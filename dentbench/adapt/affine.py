@@ -36,7 +36,7 @@ _active: ContextVar[_Active | None] = ContextVar("active affine parameters", def
 def active(pairs: AffinePairs, *, folded: bool = False) -> Iterator[None]:
     """Let the converted layers use ``pairs`` inside the ``with`` block, in this context only.
 
-    ``folded``: they are (B, C), and the running statistics are in them already.
+    ``folded``: they are (B, C, 1, 1), and the running statistics are in them already.
     """
     token = _active.set(_Active(pairs, folded))
     try:
@@ -97,7 +97,8 @@ class AdaptiveForward:
             mean, var = self._statistics(x)
             scale = scale * torch.rsqrt(var + layer.eps)
             shift = shift - mean * scale
-        return scaled(x, scale.expand(len(x), -1), shift.expand(len(x), -1))
+        scale, shift = (one.expand(len(x), -1)[..., None, None] for one in (scale, shift))
+        return scaled(x, scale, shift)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return mean and variance (C,): the running ones, mixed with those of ``x`` if need be.

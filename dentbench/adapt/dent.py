@@ -265,7 +265,8 @@ class Dent(nn.Module):
     def _pairs(self, flat: Tensor, *, folded: bool = False) -> affine.AffinePairs:
         """Return the scales and the shifts, layer by layer.
 
-        ``folded``: such that they normalize by the running statistics too, for all layers at once.
+        ``folded``: such that they normalize by the running statistics too, each (B, C, 1, 1); for
+        all layers at once, since small operations cost more than their numbers.
         """
         scale, shift = flat.chunk(2, -1)
         if folded:
@@ -273,7 +274,9 @@ class Dent(nn.Module):
             mean, inverse = self._running
             scale = scale * inverse
             shift = torch.addcmul(shift, scale, mean, value=-1)
-        return list(zip(scale.split(self._sizes, -1), shift.split(self._sizes, -1), strict=True))
+            scale, shift = scale[..., None, None], shift[..., None, None]
+        parts = (one.split(self._sizes, 1 if folded else -1) for one in (scale, shift))
+        return list(zip(*parts, strict=True))
 
     def _shown(self, x: Tensor) -> Tensor:
         """Return images as every step begins with them: under a static blur, blurred already."""

@@ -17,8 +17,9 @@ PART: Final = 4 * 2**20
 
 
 def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    """Return ``x`` (B, C, H, W) times ``scale`` plus ``shift``, both (B, C), in the type of ``x``.
+    """Return ``x`` (B, C, H, W) times ``scale`` plus ``shift``, in the type of ``x``.
 
+    ``scale`` and ``shift`` are (B, C, 1, 1).
     It is computed in the type of ``scale``, which is the wider one in mixed precision.
     Differentiable any number of times.
     """
@@ -30,7 +31,7 @@ def scaled(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
 
 
 def _plain(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(shift[..., None, None], x, scale[..., None, None]).to(x.dtype)
+    return torch.addcmul(shift, x, scale).to(x.dtype)
 
 
 class _Scaled(torch.autograd.Function):
@@ -51,7 +52,7 @@ class _Scaled(torch.autograd.Function):
         (grad,) = grads
         x, scale = ctx.saved_tensors
         if torch.is_grad_enabled():  # a gradient of this gradient is wanted
-            return grad * scale[..., None, None], (grad * x).sum((2, 3)), grad.sum((2, 3))
+            return grad * scale, (grad * x).sum((2, 3), True), grad.sum((2, 3), True)
         of_x, of_scale, of_shift = ctx.needs_input_grad
         to_x = torch.empty_like(x) if of_x else None
         to_scale = torch.empty_like(scale) if of_scale else None
@@ -59,11 +60,11 @@ class _Scaled(torch.autograd.Function):
         for some in _parts(x):
             part = grad[some].to(scale.dtype)
             if to_shift is not None:
-                torch.sum(part, (2, 3), out=to_shift[some])
+                torch.sum(part, (2, 3), True, out=to_shift[some])
             if to_scale is not None:
-                torch.sum(part * x[some].to(scale.dtype), (2, 3), out=to_scale[some])
+                torch.sum(part * x[some].to(scale.dtype), (2, 3), True, out=to_scale[some])
             if to_x is not None:
-                to_x[some] = part * scale[some, :, None, None]
+                to_x[some] = part * scale[some]
         return to_x, to_scale, to_shift
 
 

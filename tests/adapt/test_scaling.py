@@ -22,7 +22,7 @@ def operands(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor
     torch.manual_seed(0)
     x, grad = torch.randn(2, 5, 3, 4, 6)
     layout = torch.channels_last
-    scale, shift = torch.randn(2, 5, 3)
+    scale, shift = torch.randn(2, 5, 3, 1, 1)
     return (
         x.to(dtype).contiguous(memory_format=layout).requires_grad_(),
         scale.requires_grad_(),
@@ -34,8 +34,9 @@ def operands(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor
 def formula(x: Tensor, scale: Tensor, shift: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Return the output and the gradients of x, scale and shift, from their definitions."""
     x, scale, shift, grad = (one.detach().double() for one in (x, scale, shift, grad))
-    y = x * scale[:, :, None, None] + shift[:, :, None, None]
-    return y, grad * scale[:, :, None, None], (grad * x).sum((2, 3)), grad.sum((2, 3))
+    y = x * scale + shift
+    sums = [one.sum((2, 3))[:, :, None, None] for one in (grad * x, grad)]
+    return y, grad * scale, *sums
 
 
 @pytest.mark.parametrize(
@@ -75,7 +76,7 @@ def test_gradients_of_gradients(images_at_a_time: int) -> None:
     torch.manual_seed(0)
     given = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
-        for shape in ((3, 3, 4, 6), (3, 3), (3, 3))
+        for shape in ((3, 3, 4, 6), (3, 3, 1, 1), (3, 3, 1, 1))
     ]
     assert torch.autograd.gradcheck(scaled, given)
     assert torch.autograd.gradgradcheck(scaled, given)
