@@ -31,7 +31,7 @@ SUBJECTS = {
 }
 """Each network's batch, image shape, and how many calls in a row are timed together."""
 
-ROUNDS = 7
+ROUNDS = 5
 
 
 def attack_gradient(classify: nn.Module, x: Tensor) -> None:
