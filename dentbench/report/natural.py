@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from dentbench.defenses.catalogue import built_in
 from dentbench.outcome import Record
 from dentbench.report import setting
+from dentbench.report.intervals import wilson
 from dentbench.report.numbers import Percent, Share
 from dentbench.report.table import Column, Table
 from dentbench.spec import NO_ATTACK
@@ -50,8 +51,20 @@ def natural(records: Sequence[Record], models: Collection[str] | None = None) ->
         rows,
         caption="Accuracy without an attack in percent (images right/images). The mean is over the "
         "corruptions of one severity.",
+        notes=_intervals([cells for parts in groups.values() for cells in parts.values()]),
         stub=4,
     )
+
+
+def _intervals(rows: Sequence[Mapping[str, Share]]) -> tuple[str, ...]:
+    """Return how far the intervals of these accuracies reach: one number for all of them."""
+    reach = 0.0
+    for share in (share for cells in rows for share in cells.values() if share.total):
+        low, high = (100 * end for end in wilson(share.count, share.total))
+        reach = max(reach, share.percent - low, high - share.percent)
+    if not reach:
+        return ()
+    return (f"95% Wilson intervals reach {reach:.1f} points up or down at most.",)
 
 
 def _place(record: Record) -> tuple[tuple[object, ...], str]:
