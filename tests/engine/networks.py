@@ -1,11 +1,16 @@
-"""A small network to be computed in many ways."""
+"""A small network to be computed in many ways, and what attacks it briefly."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from dentbench.spec import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
+from dentbench.worker import Subject
 
 
 def network(flatten: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)) -> nn.Module:
@@ -24,3 +29,16 @@ def network(flatten: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)) -> nn.
         Flatten(),
         nn.Linear(8 * 36, 10),
     ).eval()
+
+
+def attacked_network(count: int, iterations: int, **how: Any) -> tuple[Subject, EvalSpec]:
+    """Return the network with so many images that it is right about, and a spec of an attack."""
+    model, images = network(), torch.rand(count, 3, 6, 6)
+    static = EvalSpec(
+        model=ModelSpec(name="net", sha256="0" * 64),
+        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=count),
+        batches=BatchPlan(size=8),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 100), iterations=iterations),
+        **how,
+    )
+    return Subject(network=model, images=images, labels=model(images).argmax(1)), static

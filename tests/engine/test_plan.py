@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 
@@ -19,9 +18,7 @@ from dentbench.errors import SpecError
 from dentbench.executor import Placement
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
-from dentbench.worker import Subject
-from tests.engine.networks import network
+from tests.engine.networks import attacked_network, network
 
 
 @pytest.mark.parametrize(
@@ -46,17 +43,9 @@ def test_what_is_compiled_where(
 
 def run(results: Path, compiling: str) -> tuple[Evaluation, list[Record]]:
     """Run dent against a short attack on images that the network is right about."""
-    torch.manual_seed(0)
-    model, images = network(), torch.rand(8, 3, 6, 6)
-    labels = model(images).argmax(1)
-    static = EvalSpec(
-        model=ModelSpec(name="net", sha256="0" * 64),
-        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=8),
-        batches=BatchPlan(size=8),
-        attack=AttackSpec(name="quick", eps=Fraction(1, 100), iterations=3),
-    )
+    subject, static = attacked_network(8, iterations=3)
     evaluation = Evaluation(
-        Subject(network=model, images=images, labels=labels),
+        subject,
         RunOptions(results=results, placement=Placement(compiling=compiling)),
     )
     defended = replace(static, defense=DentSpec(steps=2, loss="entropy"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +16,16 @@ from dentbench.engine.precision import Bfloat16, tensor_float32
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
-from dentbench.worker import Subject
-from tests.engine.networks import network
+from dentbench.spec import EvalSpec
+from tests.engine.networks import attacked_network, network
 
 
 def attacked(results: Path, **how: Any) -> tuple[Evaluation, EvalSpec, Record]:
     """Run dent against a short attack on images that the network is right about."""
-    model, images = network(), torch.rand(16, 3, 6, 6)
-    labels = model(images).argmax(1)
-    static = EvalSpec(
-        model=ModelSpec(name="net", sha256="0" * 64),
-        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=16),
-        batches=BatchPlan(size=8),
-        attack=AttackSpec(name="quick", eps=Fraction(1, 100), iterations=4),
-        **how,
-    )
+    subject, static = attacked_network(16, iterations=4, **how)
     spec = replace(static, defense=DentSpec(steps=2))
     evaluation = Evaluation(
-        Subject(network=model, images=images, labels=labels),
+        subject,
         RunOptions(results=results, save_adversarial=True),
     )
     return evaluation, spec, evaluation.run([static, spec], ["published", "transfer"])[1]
