@@ -188,7 +188,8 @@ class _Sheet:
 def _parse(path: Path, whole: bytes) -> _Sheet:
     """Return the sheet that whole lines hold, or raise StoreError for a file that is refused."""
     try:
-        header, *rows = csv.reader(io.StringIO(whole.decode(), newline=""), strict=True)
+        lines = io.TextIOWrapper(io.BytesIO(whole), "utf-8", newline="")
+        header, *rows = csv.reader(lines, strict=True)
     except (UnicodeDecodeError, csv.Error, ValueError):
         raise _foreign(path) from None
     names, known = tuple(header), column_names()

@@ -108,10 +108,10 @@ def commands(record: Record, rows: int = 10_000) -> dict[str, Any]:
         keyed = [row.replace(record.key, f"{number:016x}") for number in range(rows)]
         (results / "results.csv").write_text(header + "".join(keyed))
         assert len(read(results)) == rows
-        works = {
-            "help": ["--help"],
-            f"report of {rows:,} rows": ["report", "--results", folder, "--format", "csv"],
-        }
+        report = ["report", "--results", folder, "--format"]
+        formats = ("csv", "markdown", "latex", "html")
+        works = {"help": ["--help"]}
+        works |= {f"report of {rows:,} rows, {name}": [*report, name] for name in formats}
         command = [sys.executable, "-m", "dentbench"]
         seconds = timed(
             {

@@ -23,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
+from tabulate import tabulate
 
 from dentbench.errors import SpecError
 from dentbench.outcome import Record
@@ -245,6 +246,15 @@ def test_html_never_runs_a_name() -> None:
     name = '<script>alert(1)</script>" onload="x'
     page = Tags(render(small(name, name), "html"))
     assert "script" not in page.seen and name in page.texts
+
+
+@given(st.lists(st.lists(st.text("ab1.%é", max_size=9), min_size=3, max_size=3), max_size=5))
+def test_markdown_is_laid_out_as_by_tabulate(rows: list[list[str]]) -> None:
+    sides = ("left", "right", "center")
+    columns = [Column(f"{side} side", side) for side in sides]
+    shown = render(Table.of("title", columns, rows), "markdown").split("\n\n")[1].rstrip("\n")
+    titles = [column.title for column in columns]
+    assert shown == tabulate(rows, titles, tablefmt="pipe", colalign=sides, disable_numparse=True)
 
 
 @given(st.lists(TEXT, min_size=2, max_size=4), st.integers(0, 2))
