@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from dentbench.spec import DentSpec
-from dentbench.zoo.networks import NETWORKS, Normalize
+from dentbench.zoo.networks import NETWORKS, Normalize, _EveryNth
 from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, count_natural, read_digits
 from dentbench.zoo.train import DIGITS as DIGITS_SOURCE
 from dentbench.zoo.training import perturb
@@ -63,6 +63,30 @@ def test_logits_and_a_contiguous_input_gradient(name: str) -> None:
     (gradient,) = torch.autograd.grad(logits.sum(), x)
     assert gradient.shape == x.shape
     assert gradient.is_contiguous()
+
+
+@pytest.mark.parametrize("name", list(NETWORKS))
+def test_gradients_keep_the_layout_of_the_activations(name: str) -> None:
+    model = NETWORKS[name]().eval().to(memory_format=torch.channels_last)
+    kept = []
+
+    def watch(_: nn.Module, __: Any, output: Tensor) -> None:
+        if output.ndim == 4 and output.shape[1] > 1:
+            output.register_hook(lambda grad: kept.append(grad.stride(1) == 1))
+
+    for module in model.modules():
+        module.register_forward_hook(watch)
+    x = torch.rand(3, *SHAPES[name]).contiguous(memory_format=torch.channels_last)
+    model(x.requires_grad_()).sum().backward()
+    assert len(kept) > 10 and all(kept)
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_every_nth_is_differentiable_as_indexing_is(n: int) -> None:
+    x = torch.rand(2, 3, 5, 7, dtype=torch.float64, requires_grad=True)
+    assert torch.equal(_EveryNth.apply(x, n), x[:, :, ::n, ::n])
+    assert torch.autograd.gradgradcheck(lambda x: _EveryNth.apply(x, n), x)
+    assert torch.autograd.gradcheck(lambda x: _EveryNth.apply(x.square(), n), x)
 
 
 @pytest.mark.parametrize("name", list(NETWORKS))
