@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import resource
@@ -16,23 +15,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
-
 from dentbench.attacks.autoattack import run_attack
-from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
-from dentbench.defending import Defenders
-from dentbench.engine.plan import Engine
 from dentbench.executor import Placement
 from dentbench.outcome import Record
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
 from dentbench.store import append, read
-from dentbench.worker import Subject, Worker
+from dentbench.worker import Subject
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
-from tests.benchmarks.pairs import ratio, timed
+from tests.benchmarks.elsewhere import elsewhere
+from tests.benchmarks.pairs import Work, ratio, timed
 from tests.benchmarks.released import ReleasedDent
 
 
@@ -49,26 +45,55 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
     return Subject(network=model.network, images=images, labels=labels), spec
 
 
-def against_released(rounds: int = 3) -> dict[str, Any]:
-    """Time the quick attack on dent, as DentBench computes it and by the released algorithm."""
-    subject, static = digits(128, 128)
-    spec = replace(static, defense=DentSpec(lr=0.02))
-    ours = replace(subject, network=copy.deepcopy(subject.network))
-    worker = Worker(ours, "cpu", Engine(channels_last=True))
-    dent = Defenders(worker.network, subject.images, None).of(spec)
-    released = ReleasedDent(subject.network.eval(), lr=0.02)
+def attacked(images: int, iterations: int) -> tuple[Subject, EvalSpec]:
+    """Return digits in batches of 128, and dent under the quick attack with so many iterations."""
+    subject, static = digits(images, 128, iterations)
+    return subject, replace(static, defense=DentSpec(lr=0.02))
 
-    def attack(defense: Any) -> None:
-        threat = ThreatModel.of(spec.attack)
-        view = BatchView(defense, subject.images, subject.labels, threat, whole=True)
-        natural = torch.ones(len(subject.labels), dtype=torch.bool)
+
+def run_ours(images: int, iterations: int, workers: int) -> None:
+    """Count what dent gets right, naturally and under attack, as ``dentbench evaluate`` does."""
+    subject, spec = attacked(images, iterations)
+    with tempfile.TemporaryDirectory() as folder:
+        options = RunOptions(results=Path(folder), placement=Placement(workers=workers))
+        Evaluation(subject, options).outcomes(spec, "published")
+
+
+def run_released(images: int, iterations: int) -> None:
+    """Do the same with the released algorithm, in PyTorch as it comes."""
+    subject, spec = attacked(images, iterations)
+    defense = ReleasedDent(subject.network.eval(), lr=0.02)
+    threat = ThreatModel.of(spec.attack)
+    for batch in spec.batches.ranges(images):
+        x, y = (one[batch.start : batch.stop] for one in (subject.images, subject.labels))
+        natural = judge(defense, x, y)
+        view = BatchView(defense, x, y, threat, whole=True)
         run_attack(view, spec.attack, natural, 10, seed_of=lambda *_: 0, chunk=128)
 
-    seconds = timed({"ours": lambda: attack(dent), "released": lambda: attack(released)}, rounds)
+
+def released_runs(*given: int) -> dict[str, Work]:
+    return {"released": lambda: run_released(*given)}
+
+
+def against_released(images: int = 256, iterations: int = 100, rounds: int = 2) -> dict[str, Any]:
+    """Time the same run with ours, with one worker and with one per core, and as released.
+
+    The start of several workers is in their time. The released code has none.
+    """
+    works = {
+        f"ours, workers {count}": lambda count=count: run_ours(images, iterations, count)
+        for count in sorted({1, os.cpu_count() or 1})
+    }
+    with elsewhere(released_runs, images, iterations) as released:
+        seconds = timed({**works, **released}, rounds)
     return {
-        "images": 128,
+        "images": images,
+        "iterations": iterations,
         "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
-        "released over ours": round(ratio(seconds["released"], seconds["ours"]), 2),
+        **{
+            f"released over {name}": round(ratio(seconds["released"], seconds[name]), 2)
+            for name in works
+        },
     }
 
 
