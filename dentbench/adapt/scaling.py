@@ -67,7 +67,9 @@ class _Scaled(torch.autograd.Function):
                 torch.sum(part, (2, 3), True, out=to_shift[some])
             if to_scale is not None:
                 torch.sum(part * x[some].to(scale.dtype), (2, 3), True, out=to_scale[some])
-            if to_x is not None:
+            if to_x is not None and x.dtype == scale.dtype:
+                torch.mul(part, scale[some], out=to_x[some])
+            elif to_x is not None:  # another type is much slower as ``out``
                 to_x[some] = part * scale[some]
         return to_x, to_scale, to_shift
 
