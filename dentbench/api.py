@@ -18,8 +18,8 @@ from dentbench.choices import Normalization, OwnModel
 from dentbench.contenders import choose_defenses
 from dentbench.defenses.own import spec_of_object
 from dentbench.errors import ModelError, SpecError
-from dentbench.executor import Placement
 from dentbench.outcome import Record
+from dentbench.placement import Placement
 from dentbench.progress import DISPLAYS, shown_progress
 from dentbench.report import tables
 from dentbench.report.render import render

@@ -310,20 +310,26 @@ def shown_progress(display: Display = Display.AUTO) -> Iterator[Shown]:
         watched = console.is_terminal or console.is_jupyter
         display = Display.BARS if watched else Display.LINES
     if display is Display.BARS and console.is_jupyter:
-        yield from _listening(Notebook())
+        with listening(Notebook()) as shown:
+            yield shown
     elif display is Display.BARS:
-        with Progress(*columns(), console=console, refresh_per_second=4) as bars:
-            yield from _listening(Bars(bars))
+        bars = Progress(*columns(), console=console, refresh_per_second=4)
+        with bars, listening(Bars(bars)) as shown:
+            yield shown
         console.print()
     elif display is Display.LINES:
-        yield from _listening(Lines(console))
+        with listening(Lines(console)) as shown:
+            yield shown
     elif display is Display.JSON:
-        yield from _listening(JsonLines(lambda line: print(line, file=console.file, flush=True)))
+        with listening(JsonLines(lambda line: print(line, file=console.file, flush=True))) as shown:
+            yield shown
     else:
         yield Shown()
 
 
-def _listening(shown: Shown) -> Iterator[Shown]:
+@contextmanager
+def listening(shown: Shown) -> Iterator[Shown]:
+    """Tell a progress what attacks tell, for the time of a run."""
     logger = logging.getLogger(LOGGER)
     handler, level, propagate = _Told(shown), logger.level, logger.propagate
     logger.addHandler(handler)

@@ -25,10 +25,11 @@ from dentbench.attacks.soundness import Check
 from dentbench.checkpoint import RunFolder
 from dentbench.engine.plan import Engine
 from dentbench.errors import DataError
-from dentbench.executor import Placement, make_executor
+from dentbench.executor import make_executor
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns
 from dentbench.picturing import keep_gallery
+from dentbench.placement import Placement
 from dentbench.provenance import provenance
 from dentbench.spec import (
     AttackSpec,

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -14,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dentbench import executor
+from dentbench import processes
 from dentbench.checkpoint import RunFolder
 from dentbench.errors import SpecError, WorkerError
-from dentbench.executor import Placement
+from dentbench.placement import Placement
+from dentbench.progress import Shown, listening
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.worker import Subject
@@ -28,9 +32,19 @@ LOCAL = Placement(workers=2, threads=1)
 
 
 class Net(nn.Module):
-    """A small network; where ``dies`` names a file that is not there, it makes it and dies."""
+    """A small network; where ``dies`` names a file that is not there, it makes it and dies.
 
-    def __init__(self, dies: Path | None = None, always: bool = False) -> None:
+    ``born``: a folder in which every process that shows it a batch leaves a file. ``seconds``: how
+    long it takes at least in other processes.
+    """
+
+    def __init__(
+        self,
+        dies: Path | None = None,
+        always: bool = False,
+        born: Path | None = None,
+        seconds: float = 0,
+    ) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.layers = nn.Sequential(
@@ -43,10 +57,17 @@ class Net(nn.Module):
         )
         self.dies = dies
         self.always = always
-        self.born = os.getpid()
+        self.born = born
+        self.seconds = seconds
+        self.home = os.getpid()
 
     def forward(self, x: Tensor) -> Tensor:
-        mortal = self.dies and os.getpid() != self.born and len(x) > 1
+        away = os.getpid() != self.home and len(x) > 1
+        if away:
+            time.sleep(self.seconds)
+        if away and self.born:
+            (self.born / str(os.getpid())).touch()
+        mortal = self.dies and away
         if self.dies and mortal and (self.always or not self.dies.exists()):
             self.dies.touch()
             os.kill(os.getpid(), signal.SIGKILL)
@@ -54,7 +75,27 @@ class Net(nn.Module):
         return logits
 
 
-def evaluated(results: Path, placement: Placement, network: nn.Module | None = None) -> Any:
+class Recorder(Shown):
+    """Keeps all that a progress is told: the passes of each stage, and the attacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: dict[str, list[int]] = {}
+        self.attacks: list[tuple[str, str, int, int]] = []
+
+    def advance(self, passes: int) -> None:
+        self.passes.setdefault(self.stage.title, []).append(passes)
+
+    def attack(self, name: str, left: int, images: int) -> None:
+        self.attacks.append((self.stage.title, name, left, images))
+
+
+def evaluated(
+    results: Path,
+    placement: Placement,
+    network: nn.Module | None = None,
+    progress: Recorder | None = None,
+) -> Any:
     """Run a static and a coupled and a separable dent; return all that is on disk of it."""
     torch.manual_seed(1)
     images, network = torch.rand(4 * BATCHES - 1, 3, 6, 6), network or Net()
@@ -69,7 +110,8 @@ def evaluated(results: Path, placement: Placement, network: nn.Module | None = N
     defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
     specs = [static, *(replace(static, defense=defense) for defense in defenses)]
     options = RunOptions(results=results, placement=placement)
-    evaluation = Evaluation(Subject(network=network, images=images, labels=labels), options)
+    subject = Subject(network=network, images=images, labels=labels)
+    evaluation = Evaluation(subject, options, progress)
     protocols = ["published", "transfer", "surrogate"]
     evaluation.run(specs, protocols)
     found = {}
@@ -99,6 +141,60 @@ def ray() -> Iterator[Any]:
 @pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
 def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
     assert evaluated(tmp_path, placement) == serial
+
+
+def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between batches too, and by the end of a stage every pass, as where there is one process."""
+    monkeypatch.setattr(processes, "LOOK", 1e-3)
+    alone, shared = Recorder(), Recorder()
+    found = []
+    for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
+        with listening(recorder):
+            folder = tmp_path / str(placement.count)
+            found.append(evaluated(folder, placement, Net(seconds=0.002), recorder))
+    assert found[0] == found[1]
+    assert shared.passes.keys() == alone.passes.keys()
+    for title, told in shared.passes.items():
+        assert told == sorted(told) and told[-1] == alone.passes[title][-1]
+    assert len(shared.passes["net instance published"]) > 2 * BATCHES
+    assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
+def test_workers_end_with_the_process_that_asks(tmp_path: Path) -> None:
+    """Killed without warning, it leaves no process behind that works for nobody."""
+    born = tmp_path / "born"
+    born.mkdir()
+    arguments = (tmp_path / "results", LOCAL, Net(born=born, seconds=0.05))
+    process = multiprocessing.get_context("spawn").Process(target=evaluated, args=arguments)
+    process.start()
+
+    def workers() -> list[int]:
+        found = {int(one.name) for one in born.iterdir()} - {process.pid}
+        return list(found) if len(found) == LOCAL.count else []
+
+    pids = until(workers)
+    assert all(map(runs, pids))
+    process.kill()
+    process.join()
+    until(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Return what is found once it is anything; fail if that takes a minute."""
+    limit = time.monotonic() + 60
+    while not (it := found()):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    return it
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -133,7 +229,7 @@ def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.M
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(executor.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(SpecError, match=r"pip install 'dentbench\[ray\]'"):
         evaluated(tmp_path, RAY)
 

@@ -30,10 +30,10 @@ from dentbench.attacks.parts import InParts
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.cli import app
 from dentbench.errors import DeviceMemoryError
-from dentbench.executor import Placement
 from dentbench.footprint import HEAVY, in_words, look_of, needed, peak
 from dentbench.memory import is_out_of_memory
 from dentbench.outcome import Record
+from dentbench.placement import Placement
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.attacks.toys import small_network, tiny_images

@@ -145,6 +145,12 @@ class CallCounter:
         self.backwards += images
         self.listen()
 
+    def add(self, forwards: int, backwards: int) -> None:
+        """Count passes that were made elsewhere."""
+        self.forwards += forwards
+        self.backwards += backwards
+        self.listen()
+
 
 class Uncounted:
     """What :meth:`CallCounter.uncounted` returns."""

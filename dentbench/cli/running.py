@@ -27,9 +27,9 @@ from dentbench.spec import DentSpec, EvalSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dentbench.executor import Placement
     from dentbench.loading import Source
     from dentbench.outcome import Record
+    from dentbench.placement import Placement
     from dentbench.runner import RunOptions
     from dentbench.study import Study
 
@@ -108,7 +108,7 @@ def _check_writable(results: Path) -> None:
 
 def _placement(how: How) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
-    from dentbench.executor import Placement
+    from dentbench.placement import Placement
 
     placement = Placement(
         executor=how.executor,

@@ -18,8 +18,8 @@ from typing import Any
 from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
-from dentbench.executor import Placement
 from dentbench.outcome import Record
+from dentbench.placement import Placement
 from dentbench.runner import Evaluation, RunOptions
 from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
 from dentbench.store import append, read

@@ -15,8 +15,8 @@ from dentbench.engine import plan
 from dentbench.engine.compiled import Compiled
 from dentbench.engine.plan import Engine
 from dentbench.errors import SpecError
-from dentbench.executor import Placement
 from dentbench.outcome import Record
+from dentbench.placement import Placement
 from dentbench.runner import Evaluation, RunOptions
 from tests.engine.networks import attacked_network, network
 
