@@ -7,9 +7,11 @@ writes anything down.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
-from collections.abc import Iterator, Mapping
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dentbench.errors import DentBenchError, SpecError, WorkerError
@@ -24,10 +26,10 @@ from dentbench.processes import (
 )
 
 if TYPE_CHECKING:
-    from dentbench.engine.plan import Engine
     from dentbench.placement import Placement
-    from dentbench.spec import DefenseSpec
     from dentbench.worker import Task, Worker
+
+_log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
@@ -37,23 +39,20 @@ class Executor(Protocol):
         """Yield what becomes of each task, as soon as it is done."""
 
 
-def make_executor(
-    placement: Placement,
-    worker: Worker,
-    engine: Engine,
-    given: Mapping[DefenseSpec, Any] | None,
-) -> Executor:
+def make_executor(placement: Placement, worker: Worker, *, or_alone: bool = False) -> Executor:
     """Return what carries out tasks where they are to be; ``worker`` is this process's own.
 
-    All compute with ``engine``.
+    The others are made of the same. ``or_alone``: where they cannot do it, this process does.
     Raises :class:`~dentbench.errors.SpecError` where Ray is asked for and not installed, and
     :class:`~dentbench.errors.WorkerError` where the model cannot be sent to other processes.
     """
     if placement.executor == "ray":
-        return RayCluster((worker.subject, engine, given), placement)
+        return RayCluster(worker.blueprint, placement)
     if placement.count == 1:
         return Serial(worker)
-    return Processes((worker.subject, engine, given), placement, worker.counter)
+    if or_alone:
+        return OrAlone(worker, lambda: Processes(worker.blueprint, placement, worker.counter))
+    return Processes(worker.blueprint, placement, worker.counter)
 
 
 class Serial:
@@ -65,6 +64,40 @@ class Serial:
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
         """Yield what becomes of each task, in order."""
         return map(self.worker.carry_out, tasks)
+
+
+class OrAlone:
+    """What others carry out as long as they can, and then this process's own worker."""
+
+    def __init__(self, worker: Worker, others: Callable[[], Executor]) -> None:
+        self.alone = Serial(worker)
+        self.others: Executor | None = None
+        with self._falling_back():
+            self.others = others()
+
+    def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
+        """Yield what becomes of each task; what the others left is carried out here."""
+        left: dict[tuple[str, int], Task] = {}
+
+        def handed_out() -> Iterator[Task]:
+            for task in tasks:
+                left[task.stage, task.unit] = task
+                yield task
+
+        if self.others is not None:
+            with self._falling_back():
+                for finished in self.others.map(handed_out()):
+                    del left[finished[0].stage, finished[0].index]
+                    yield finished
+        yield from self.alone.map(chain([*left.values()], tasks))
+
+    @contextmanager
+    def _falling_back(self) -> Iterator[None]:
+        try:
+            yield
+        except WorkerError as error:
+            _log.warning("%s; going on with one worker", str(error).partition(";")[0])
+            self.others = None
 
 
 class RayCluster:

@@ -135,10 +135,10 @@ def there(device: str | torch.device) -> str:
         return f"{device} has {in_words(total)}, {in_words(free)} of them free"
     if sys.platform == "win32":
         return "see what this machine has"
-    return f"this process may use {in_words(_machine())}"
+    return f"this process may use {in_words(machine())}"
 
 
-def _machine() -> int:
+def machine() -> int:
     """Return the bytes that this process may use: the machine's, or a limit's that is lower."""
     import resource  # there is none on Windows
 

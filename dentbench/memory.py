@@ -42,7 +42,7 @@ of C++, cuDNN and cuBLAS, and of oneDNN, which says no more than that."""
 _SUSPECT: Final = 30_000
 """What a network may take of a processor's memory, in units of its images: far more than most."""
 
-_SCRATCH: Final = 2
+SCRATCH: Final = 2
 """What a processor's libraries take, at most, for each byte of tensors that are kept."""
 
 _log = logging.getLogger(__name__)
@@ -137,7 +137,7 @@ class Room:
         there_is = free()
         if there_is is None or image.nbytes * whole * _SUSPECT < there_is:
             return
-        wanted = _SCRATCH * (need() or 0)
+        wanted = SCRATCH * (need() or 0)
         size = now = self.size(spec) or whole
         while size > 1 and wanted * size > there_is * whole:
             size //= 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from dentbench.checks import require_choice, require_count
 from dentbench.errors import SpecError
@@ -12,21 +12,25 @@ from dentbench.errors import SpecError
 EXECUTORS: Final = ("local", "ray")
 COMPILING: Final = ("auto", "on", "off")
 
+AUTO: Final = "auto"
+"""As many workers as are faster, see :mod:`dentbench.sharing`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
     """Where tasks are carried out.
 
     ``executor``: one of :data:`EXECUTORS`. ``devices``: of the workers, in turns; "cpu", "cuda"
-    or "cuda:N". ``workers``: how many at a time; by default one per device. ``threads`` of each,
-    by default torch's own choice for one worker, an equal share of the cores for several.
+    or "cuda:N". ``workers``: how many at a time; by default one per device, and with "auto" on
+    processors as many as are faster. ``threads`` of each, by default torch's own choice for one
+    worker, an equal share of the cores for several.
     ``address``: of a Ray cluster that is there; by default one is started for the run.
     ``compiling``: one of :data:`COMPILING`; "auto" compiles on GPUs alone.
     """
 
     executor: str = "local"
     devices: tuple[str, ...] = ("cpu",)
-    workers: int | None = None
+    workers: int | Literal["auto"] | None = None
     threads: int | None = None
     address: str | None = None
     compiling: str = "auto"
@@ -36,15 +40,15 @@ class Placement:
         require_choice("compile", self.compiling, COMPILING)
         for name in ("workers", "threads"):
             value = getattr(self, name)
-            if value is not None:
+            if value is not None and (name, value) != ("workers", AUTO):
                 require_count(name, value, 1)
         if self.address is not None and self.executor != "ray":
             raise SpecError("address is of a Ray cluster; it needs --executor ray")
 
     @property
     def count(self) -> int:
-        """How many workers there are."""
-        return self.workers or len(self.devices)
+        """How many workers there are; one per device where that is still to be found out."""
+        return self.workers if isinstance(self.workers, int) else len(self.devices)
 
     @property
     def threads_each(self) -> int | None:

@@ -53,24 +53,28 @@ WIDTH = 80
 class Stage:
     """Where a stage is: passes done of those expected, batches, and images right so far.
 
-    The bound on the passes assumes that every image survives; once a batch is finished, the rest
-    is expected to cost what the finished ones did.
+    ``most``: the bound on the passes, which assumes that every image survives; once a batch is
+    finished, the rest is expected to cost what the finished ones did, within that bound.
     """
 
     title: str
-    total: int
+    most: int
     started: float
+    total: int = 0
     passes: int = 0
     done: int = 0
     units: int = 0
     correct: int = 0
     judged: int = 0
 
+    def __post_init__(self) -> None:
+        self.total = self.most
+
     def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
         """Take note of a finished batch."""
         self.done, self.units, self.correct, self.judged = done, units, correct, judged
         if self.passes:
-            self.total = max(self.passes * units // done, 1)
+            self.total = min(self.passes * units // done, max(self.most, self.passes))
 
     @property
     def rate(self) -> float:

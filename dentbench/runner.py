@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -25,17 +26,14 @@ from dentbench.attacks.soundness import Check
 from dentbench.checkpoint import RunFolder
 from dentbench.engine.plan import Engine
 from dentbench.errors import DataError
-from dentbench.executor import make_executor
+from dentbench.executor import Executor, make_executor
 from dentbench.observe import observations
 from dentbench.outcome import NATURAL, BatchOutcome, Record, spec_columns
 from dentbench.picturing import keep_gallery
-from dentbench.placement import Placement
+from dentbench.placement import AUTO, Placement
 from dentbench.provenance import provenance
-from dentbench.spec import (
-    AttackSpec,
-    DefenseSpec,
-    EvalSpec,
-)
+from dentbench.sharing import shared_out
+from dentbench.spec import AttackSpec, DefenseSpec, EvalSpec
 from dentbench.summary import summarize, worst_case
 from dentbench.worker import Subject, Task, Worker
 from dentbench.zoo.cache import default_cache
@@ -108,8 +106,21 @@ class Evaluation:
                 default_cache(),
             )
         self.worker = Worker(subject, device, engine, given)
-        self.executor = make_executor(placement, self.worker, engine, given)
+        self._wanted: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
+        if placement.workers != AUTO:
+            _ = self.executor  # what is wrong with it is told before hours are spent
         self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
+
+    @cached_property
+    def executor(self) -> Executor:
+        """What carries out tasks; where nobody said by how many workers, for what is to be run."""
+        asked = self.options.placement
+        settled = shared_out(asked, self.worker, *self._wanted, default_cache())
+        return make_executor(settled, self.worker, or_alone=asked.workers == AUTO)
+
+    def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Say what is to be run, before anything is: how many workers are faster depends on it."""
+        self._wanted = specs, protocols
 
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
         """Return one record per spec, in order, written to the results file as they are made.
@@ -119,6 +130,7 @@ class Evaluation:
         they are to be compared with it.
         """
         found = len(self.subject.images)
+        self.plan(specs, protocols)
         for spec in specs:
             if spec.data.count != found:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
@@ -236,7 +248,7 @@ class Evaluation:
                 self._folder(spec).save(known, None)
                 yield known
         tasks = (self._task(spec, stage, unit) for unit in left)
-        for outcome, points in self.executor.map(tasks):
+        for outcome, points in self.executor.map(tasks) if left else ():
             self._folder(spec).save(outcome, points)
             if stage == NATURAL:
                 self.shared[natural, outcome.index] = outcome

@@ -89,6 +89,7 @@ class Worker:
         engine: Engine,
         given: Mapping[DefenseSpec, Any] | None = None,
     ) -> None:
+        self.blueprint = subject, engine, given
         self.subject = subject
         self.device = torch.device(device)
         self.counter = CallCounter()

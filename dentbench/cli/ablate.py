@@ -52,7 +52,7 @@ def ablate(
     seed: opt.Seed = 0,
     device: opt.Device = "auto",
     executor: opt.Executor = "local",
-    workers: opt.Workers = None,
+    workers: opt.Workers = "auto",
     threads: opt.Threads = None,
     address: opt.Address = None,
     compiling: opt.Compiling = "auto",

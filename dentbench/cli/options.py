@@ -316,11 +316,12 @@ Executor = Annotated[
     ),
 ]
 Workers = Annotated[
-    int | None,
+    str,
     typer.Option(
         "--workers",
-        metavar="N",
-        help="Batches worked on at a time, each in a process. Default: one per device.",
+        metavar="N|auto",
+        help="Batches worked on at a time, each in a process. auto: one per GPU; on processors as "
+        "many as are faster, where the run is long enough.",
     ),
 ]
 Threads = Annotated[

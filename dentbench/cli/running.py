@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
 
@@ -45,7 +45,7 @@ class How:
     results: Path
     device: str
     executor: str = "local"
-    workers: int | None = None
+    workers: str = "auto"
     threads: int | None = None
     address: str | None = None
     compiling: str = "auto"
@@ -113,7 +113,7 @@ def _placement(how: How) -> Placement:
     placement = Placement(
         executor=how.executor,
         devices=tuple(_device(name.strip()) for name in how.device.split(",")),
-        workers=how.workers,
+        workers=_workers(how.workers),
         threads=how.threads,
         address=how.address,
         compiling=how.compiling,
@@ -123,6 +123,14 @@ def _placement(how: How) -> Placement:
 
         torch.set_num_threads(placement.threads)
     return placement
+
+
+def _workers(text: str) -> int | Literal["auto"]:
+    if text == "auto":
+        return "auto"
+    if not text.isdecimal() or not int(text):
+        raise SpecError(f"workers is {text!r}; allowed: auto, or a whole number from 1")
+    return int(text)
 
 
 def _device(name: str) -> str:

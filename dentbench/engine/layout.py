@@ -7,19 +7,16 @@ a run, are to compute in the same one. Where nothing can be remembered, a rule d
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 import logging
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import torch
-from filelock import FileLock
 from torch import Tensor, nn
+
+from dentbench.engine.remembered import key_of, remembered
 
 _log = logging.getLogger(__name__)
 
@@ -49,44 +46,19 @@ def is_channels_last_faster(
         return False
     if cache is None:
         return rule
-    path = cache / FILE
+    images = images.to(device)
+    key = key_of(network, device, tuple(images.shape[1:]))
+
+    def find() -> bool:
+        plain, last = _timed(copy.deepcopy(network), laid_out, images)
+        _log.debug("channels_last %.4f s, plain %.4f s", last, plain)
+        return last <= plain / CLEARLY if rule else last <= CLEARLY * plain
+
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            return _remembered(path, network, device, images, laid_out, rule)
+        return bool(remembered(cache / FILE, key, find, lambda one: isinstance(one, bool)))
     except (OSError, RuntimeError) as error:  # no place to remember it, or too little memory
         _log.debug("what is faster is not known: %s", error)
         return rule
-
-
-def _remembered(
-    path: Path,
-    network: nn.Module,
-    device: torch.device,
-    images: Tensor,
-    laid_out: nn.Module,
-    rule: bool,
-) -> bool:
-    known = _read(path)
-    key = _key(network, device, images)
-    if key not in known:
-        plain, last = _timed(copy.deepcopy(network), laid_out, images.to(device))
-        known[key] = last <= plain / CLEARLY if rule else last <= CLEARLY * plain
-        _log.debug("channels_last %.4f s, plain %.4f s", last, plain)
-        new = path.with_suffix(f".{os.getpid()}")
-        new.write_text(json.dumps(known, indent=0))
-        new.replace(path)
-    return known[key]
-
-
-def _read(path: Path) -> dict[str, bool]:
-    """Return what is remembered; nothing if the file is not there or not sound."""
-    try:
-        known = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    sound = isinstance(known, dict) and all(isinstance(one, bool) for one in known.values())
-    return known if sound else {}
 
 
 def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
@@ -99,13 +71,15 @@ def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
     try:
         trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
         with torch.random.fork_rng():
-            _work(trial, images[:1])()
+            work_on(trial, images[:1])()
     except Exception:  # whatever it is: the plain layout tells it in its own place
         return None
     return trial
 
 
-def _work(network: nn.Module, images: Tensor) -> Callable[[], None]:
+def work_on(network: nn.Module, images: Tensor) -> Callable[[], None]:
+    """Return what is timed: a forward, and the gradient of ``images`` (B, C, H, W)."""
+
     def forward_and_gradient() -> None:
         with torch.enable_grad():
             x = images.clone().requires_grad_()
@@ -121,7 +95,7 @@ def _timed(plain: nn.Module, laid_out: nn.Module, images: Tensor) -> tuple[float
 
     The least: other work on the machine only ever adds to them.
     """
-    works = [_work(one, images) for one in (plain, laid_out)]
+    works = [work_on(one, images) for one in (plain, laid_out)]
     found: list[list[float]] = [[], []]
     started = time.perf_counter()
     with torch.random.fork_rng():
@@ -134,17 +108,3 @@ def _timed(plain: nn.Module, laid_out: nn.Module, images: Tensor) -> tuple[float
                 if turn:
                     seconds.append(time.perf_counter() - begun)
     return min(found[0]), min(found[1])
-
-
-def _key(network: nn.Module, device: torch.device, images: Tensor) -> str:
-    """Return what the answer depends on: the machine, torch, and what the network is made of."""
-    name = (
-        torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{platform.machine()} {os.cpu_count()}"
-    )
-    made_of = [
-        (type(module).__qualname__, str(module.extra_repr())) for module in network.modules()
-    ]
-    parts = (name, torch.get_num_threads(), torch.__version__, tuple(images.shape[1:]), made_of)
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]

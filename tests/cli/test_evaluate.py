@@ -160,6 +160,8 @@ def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
         ("--batching", "none"): "batching is 'none'",
         ("--device", "tpu"): "device is 'tpu'",
         ("--examples", "0"): "examples is 0",
+        ("--workers", "0"): "workers is '0'; allowed: auto, or a whole number from 1",
+        ("--workers", "many"): "workers is 'many'",
         ("--examples", "501"): "has 500 images",
         ("--first", "-3"): "first is -3",
         ("--batch-size", "0"): "batch size is 0",

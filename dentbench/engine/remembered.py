@@ -1,0 +1,61 @@
+"""What was timed on this machine, kept in the cache folder, so that it is timed once.
+
+Remembered, because what is chosen by it changes the last bits: a run that is resumed is to compute
+as before.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from torch import nn
+
+
+def remembered(
+    path: Path, key: str, find: Callable[[], Any], is_sound: Callable[[Any], bool]
+) -> Any:
+    """Return what the JSON file ``path`` holds for ``key``; if nothing sound, what is found now.
+
+    What else is not sound is dropped. One process at a time. Raises :class:`OSError` where the
+    file cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_suffix(".lock")):
+        known = {name: one for name, one in _read(path).items() if is_sound(one)}
+        if key not in known:
+            known[key] = find()
+            new = path.with_suffix(f".{os.getpid()}")
+            new.write_text(json.dumps(known, indent=0))
+            new.replace(path)
+        return known[key]
+
+
+def key_of(network: nn.Module, device: torch.device, shape: tuple[int, ...]) -> str:
+    """Return what a timing depends on: the machine, torch, the input, the network's make."""
+    name = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{platform.machine()} {os.cpu_count()}"
+    )
+    made_of = [
+        (type(module).__qualname__, str(module.extra_repr())) for module in network.modules()
+    ]
+    parts = (name, torch.get_num_threads(), torch.__version__, shape, made_of)
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return what is remembered; nothing if the file is not there or not sound."""
+    try:
+        known = json.loads(path.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
