@@ -45,55 +45,71 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
     return Subject(network=model.network, images=images, labels=labels), spec
 
 
-def attacked(images: int, iterations: int) -> tuple[Subject, EvalSpec]:
-    """Return digits in batches of 128, and dent under the quick attack with so many iterations."""
-    subject, static = digits(images, 128, iterations)
-    return subject, replace(static, defense=DentSpec(lr=0.02))
+RUNS = {"digits-robust": (256, 100), "cifar10-resnet20-robust": (20, 50)}
+"""Each embedded model's images, and the iterations of the quick attack on them."""
 
 
-def run_ours(images: int, iterations: int, placement: Placement) -> None:
+def attacked(name: str) -> tuple[Subject, EvalSpec]:
+    """Return one of :data:`RUNS`: embedded images in batches of 128, and dent under attack."""
+    images, iterations = RUNS[name]
+    if name == "digits-robust":
+        subject, static = digits(images, 128, iterations)
+        return subject, replace(static, defense=DentSpec(lr=0.02))
+    model = load_model(name)
+    x, y, data = slice_of(load_dataset("cifar10-sample"), 0, images)
+    spec = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        defense=DentSpec(),
+        attack=AttackSpec(name="quick", eps=Fraction(8, 255), iterations=iterations),
+    )
+    return Subject(network=model.network, images=x, labels=y), spec
+
+
+def run_ours(name: str, placement: Placement) -> None:
     """Count what dent gets right, naturally and under attack, as ``dentbench evaluate`` does."""
-    subject, spec = attacked(images, iterations)
+    subject, spec = attacked(name)
     with tempfile.TemporaryDirectory() as folder:
         evaluation = Evaluation(subject, RunOptions(results=Path(folder), placement=placement))
         evaluation.plan([spec], ["published"])
         evaluation.outcomes(spec, "published")
 
 
-def run_released(images: int, iterations: int) -> None:
+def run_released(name: str) -> None:
     """Do the same with the released algorithm, in PyTorch as it comes."""
-    subject, spec = attacked(images, iterations)
-    defense = ReleasedDent(subject.network.eval(), lr=0.02)
+    subject, spec = attacked(name)
+    assert isinstance(spec.defense, DentSpec)
+    defense = ReleasedDent(subject.network.eval(), lr=spec.defense.lr)
     threat = ThreatModel.of(spec.attack)
-    for batch in spec.batches.ranges(images):
+    for batch in spec.batches.ranges(spec.data.count):
         x, y = (one[batch.start : batch.stop] for one in (subject.images, subject.labels))
         natural = judge(defense, x, y)
         view = BatchView(defense, x, y, threat, whole=True)
         run_attack(view, spec.attack, natural, 10, seed_of=lambda *_: 0, chunk=128)
 
 
-def released_runs(*given: int) -> dict[str, Work]:
-    return {"released": lambda: run_released(*given)}
+def released_runs(name: str) -> dict[str, Work]:
+    return {"released": lambda: run_released(name)}
 
 
-def against_released(images: int = 256, iterations: int = 100, rounds: int = 2) -> dict[str, Any]:
+def against_released(name: str, rounds: int = 3) -> dict[str, Any]:
     """Time the same run with ours, as it comes and in one process, and as released.
 
     As it comes, ours has as many workers as are faster; their start is in the time.
     """
     placements = {"ours": Placement(workers="auto"), "ours, one worker": Placement(workers=1)}
-    works = {
-        name: lambda one=one: run_ours(images, iterations, one) for name, one in placements.items()
-    }
-    with elsewhere(released_runs, images, iterations) as released:
+    works = {kind: lambda one=one: run_ours(name, one) for kind, one in placements.items()}
+    with elsewhere(released_runs, name) as released:
         seconds = timed({**works, **released}, rounds)
+    images, iterations = RUNS[name]
     return {
         "images": images,
         "iterations": iterations,
-        "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
+        "rounds": rounds,
+        "seconds": {kind: round(median(found), 2) for kind, found in seconds.items()},
         **{
-            f"released over {name}": round(ratio(seconds["released"], seconds[name]), 2)
-            for name in works
+            f"released over {kind}": round(ratio(seconds["released"], seconds[kind]), 2)
+            for kind in works
         },
     }
 
