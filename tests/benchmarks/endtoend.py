@@ -45,7 +45,7 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
     return Subject(network=model.network, images=images, labels=labels), spec
 
 
-RUNS = {"digits-robust": (256, 100), "cifar10-resnet20-robust": (20, 50)}
+RUNS = {"digits-robust": (256, 100), "cifar10-resnet20-robust": (20, 20)}
 """Each embedded model's images, and the iterations of the quick attack on them."""
 
 
