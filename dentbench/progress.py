@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -60,7 +60,7 @@ class Stage:
     title: str
     most: int
     started: float
-    total: int = 0
+    total: int = field(init=False)
     passes: int = 0
     done: int = 0
     units: int = 0

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.engine.remembered import key_of, remembered
+from dentbench.engine.timing import least_seconds, work_on
 
 _log = logging.getLogger(__name__)
 
@@ -77,34 +76,8 @@ def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
     return trial
 
 
-def work_on(network: nn.Module, images: Tensor) -> Callable[[], None]:
-    """Return what is timed: a forward, and the gradient of ``images`` (B, C, H, W)."""
-
-    def forward_and_gradient() -> None:
-        with torch.enable_grad():
-            x = images.clone().requires_grad_()
-            torch.autograd.grad(network(x).sum(), x)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
-
-    return forward_and_gradient
-
-
 def _timed(plain: nn.Module, laid_out: nn.Module, images: Tensor) -> tuple[float, float]:
-    """Return the least seconds of the two, which take turns after one round to warm up.
-
-    The least: other work on the machine only ever adds to them.
-    """
+    """Return the least seconds of the two."""
     works = [work_on(one, images) for one in (plain, laid_out)]
-    found: list[list[float]] = [[], []]
-    started = time.perf_counter()
-    with torch.random.fork_rng():
-        for turn in range(ROUNDS + 1):
-            if turn > 1 and time.perf_counter() - started > SECONDS:
-                break
-            for work, seconds in zip(works, found, strict=True):
-                begun = time.perf_counter()
-                work()
-                if turn:
-                    seconds.append(time.perf_counter() - begun)
-    return min(found[0]), min(found[1])
+    first, second = least_seconds(works, ROUNDS, SECONDS)
+    return first, second

@@ -7,16 +7,16 @@ from many threads, and what is between them gains nothing.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch import Tensor, nn
 
-from dentbench.engine.layout import work_on
 from dentbench.engine.remembered import key_of, remembered
+from dentbench.engine.timing import least_seconds, work_on
 
 _log = logging.getLogger(__name__)
 
@@ -76,25 +76,15 @@ def fastest(seconds: Mapping[int, float], batches: int) -> int:
 
 
 def _timed(network: nn.Module, images: Tensor, counts: list[int]) -> list[float]:
-    """Return the least seconds with each share of the cores; they take turns.
-
-    The least: other work on the machine only ever adds to them.
-    """
+    """Return the least seconds with each share of the cores."""
     cores = torch.get_num_threads()
     work = work_on(network, images)
-    found: list[list[float]] = [[] for _ in counts]
-    started = time.perf_counter()
+
+    def on_a_share(count: int) -> None:
+        torch.set_num_threads(cores // count)
+        work()
+
     try:
-        with torch.random.fork_rng():
-            for turn in range(ROUNDS + 1):
-                if turn > 1 and time.perf_counter() - started > SECONDS:
-                    break
-                for count, seconds in zip(counts, found, strict=True):
-                    torch.set_num_threads(cores // count)
-                    begun = time.perf_counter()
-                    work()
-                    if turn:
-                        seconds.append(time.perf_counter() - begun)
+        return least_seconds([partial(on_a_share, count) for count in counts], ROUNDS, SECONDS)
     finally:
         torch.set_num_threads(cores)
-    return [min(seconds) for seconds in found]
