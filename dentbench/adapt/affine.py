@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
@@ -45,6 +46,39 @@ def active(pairs: AffinePairs, *, folded: bool = False) -> Iterator[None]:
         _active.reset(token)
 
 
+def folded(flat: Tensor, running: Tensor, sizes: Sequence[int]) -> AffinePairs:
+    """Return the scales and shifts that normalize by the running statistics too, layer by layer.
+
+    ``flat`` (B, P): each image's scales of all layers, then its shifts. ``running`` (2, P / 2): the
+    means, and the inverse standard deviations. ``sizes``: the channels of each layer. Each scale
+    and shift is (B, C, 1, 1). Differentiable in ``flat`` any number of times.
+    """
+    parts = _Folded.apply(flat, running, sizes)
+    return list(zip(parts[: len(sizes)], parts[len(sizes) :], strict=True))
+
+
+class _Folded(torch.autograd.Function):
+    """All layers at once, back too: small operations cost more than their numbers."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: Tensor, running: Tensor, sizes: Sequence[int]) -> Any:
+        ctx.save_for_backward(running)
+        mean, inverse = running
+        scale, shift = flat.chunk(2, 1)
+        scale = scale * inverse
+        shift = torch.addcmul(shift, scale, mean, value=-1)
+        parts = (one[..., None, None].split(sizes, 1) for one in (scale, shift))
+        return tuple(chain(*parts))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        (running,) = ctx.saved_tensors
+        mean, inverse = running
+        of_scale, of_shift = torch.cat(grads, 1)[..., 0, 0].chunk(2, 1)
+        of_scale = torch.addcmul(of_scale, of_shift, mean, value=-1) * inverse
+        return torch.cat([of_scale, of_shift], 1), None, None
+
+
 class AdaptiveForward:
     """The forward of a converted layer; ``index`` is its place in the active pairs.
 
@@ -73,6 +107,16 @@ class AdaptiveForward:
                 f"layer {self.name} ({kind}) does not call batch_norm; cannot adapt it"
             )
         return output
+
+    def rectified(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        """Return ReLU(this layer's answer to ``x`` + ``other``), all (B, C, H, W)."""
+        current = _active.get()
+        fits = other is None or (other.shape == x.shape and other.dtype == x.dtype)
+        if self.plain and fits and current is not None and current.folded:
+            prefix.passed()
+            return scaled(x, *current.pairs[self.index], other, rectified=True)
+        y = self(x)
+        return torch.relu(y if other is None else y + other)
 
     def normalize(self, x: Tensor) -> Tensor:
         """Return ``x`` (B, C, H, W) normalized, scaled and shifted by the active pair."""

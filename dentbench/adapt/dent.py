@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dentbench.adapt import affine, prefix
 from dentbench.adapt.blur import gaussian_blur
-from dentbench.adapt.losses import load_loss
+from dentbench.adapt.losses import load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.adapt.unrolling import unrolled
 from dentbench.engine.captured import Work
@@ -86,6 +86,7 @@ class Dent(nn.Module):
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers]
         self._loss = load_loss(self.spec.loss)
+        self._loss_and_gradient = with_gradient(self._loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
         self._descent = self._descend if recorded is None else recorded(self._descend)
         initial = torch.cat(
@@ -191,15 +192,24 @@ class Dent(nn.Module):
         flat, sigma = self._parts(parameters)
         with plainly() if differentiable else nullcontext():
             logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
-        loss = self.loss(logits)
-        (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
+        if differentiable:
+            loss = self.loss(logits)
+            (grad,) = torch.autograd.grad(loss, parameters, create_graph=True)
+        else:
+            with torch.no_grad():
+                loss, of_logits = self._loss_and_gradient(logits, self._counted(logits))
+            (grad,) = torch.autograd.grad(logits, parameters, of_logits)
         with torch.set_grad_enabled(differentiable):
             change, state = self._update(grad, state, self.spec, self._rates)
             return parameters + change, state, loss
 
     def loss(self, logits: Tensor) -> Tensor:
         """Return the scalar that adaptation minimizes, for a batch's logits (B, classes)."""
-        return self._loss(logits, len(logits) if self.batch_size is None else self.batch_size)
+        return self._loss(logits, self._counted(logits))
+
+    def _counted(self, images: Tensor) -> int:
+        """Return how many images the mean of a separable loss is over."""
+        return len(images) if self.batch_size is None else self.batch_size
 
     def predict(self, x: Tensor, adaptation: Adaptation) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W) under a given adaptation.
@@ -265,17 +275,12 @@ class Dent(nn.Module):
     def _pairs(self, flat: Tensor, *, folded: bool = False) -> affine.AffinePairs:
         """Return the scales and the shifts, layer by layer.
 
-        ``folded``: such that they normalize by the running statistics too, each (B, C, 1, 1); for
-        all layers at once, since small operations cost more than their numbers.
+        ``folded``: such that they normalize by the running statistics too, each (B, C, 1, 1).
         """
-        scale, shift = flat.chunk(2, -1)
         if folded:
             assert self._running is not None
-            mean, inverse = self._running
-            scale = scale * inverse
-            shift = torch.addcmul(shift, scale, mean, value=-1)
-            scale, shift = scale[..., None, None], shift[..., None, None]
-        parts = (one.split(self._sizes, 1 if folded else -1) for one in (scale, shift))
+            return affine.folded(flat, self._running, self._sizes)
+        parts = (one.split(self._sizes, -1) for one in flat.chunk(2, -1))
         return list(zip(*parts, strict=True))
 
     def _shown(self, x: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
+from dentbench.engine.answers import answers
+
 _log = logging.getLogger(__name__)
 
 RECOMPILATIONS: Final = 64
@@ -103,7 +105,7 @@ def compiled_if_right(network: nn.Module, images: Tensor) -> nn.Module:
     compiled = Compiled(network)
     try:
         with torch.random.fork_rng(), torch.enable_grad():
-            found, right = (_answers(one, images) for one in (compiled, network))
+            found, right = (answers(one, images) for one in (compiled, network))
     except Exception as error:
         _warn(str(error) or type(error).__name__)
         return network
@@ -114,14 +116,6 @@ def compiled_if_right(network: nn.Module, images: Tensor) -> nn.Module:
             _warn("it computes other values then")
             return network
     return compiled
-
-
-def _answers(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the logits, and the gradient of a function of them."""
-    x = images.clone().requires_grad_()
-    logits = network(x)
-    (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), x)
-    return logits.detach(), gradient
 
 
 def _warn(reason: str) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dentbench.engine.allocator import keep_freed_memory
 from dentbench.engine.compiled import compiled_if_right
+from dentbench.engine.joined import joined_if_same
 from dentbench.engine.layout import is_channels_last_faster
 
 
@@ -58,7 +59,8 @@ class Engine:
             keep_freed_memory()
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        return compiled_if_right(network, images.to(device)) if self.compiled else network
+        faster = compiled_if_right if self.compiled else joined_if_same
+        return faster(network, images.to(device))
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

@@ -60,6 +60,18 @@ class _EveryNth(torch.autograd.Function):
         return whole, None
 
 
+class _Subsample(nn.Module):
+    """Every nth row and column of (B, C, H, W)."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__()
+        self.n = n
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = _EveryNth.apply(x, self.n)
+        return y
+
+
 def _spatial_mean(x: Tensor) -> Tensor:
     """(B, C, H, W) -> (B, C); unlike that of ``mean``, the gradient fits any layout."""
     return x.sum(dim=(2, 3)) / x[0, 0].numel()
@@ -129,14 +141,14 @@ class _BasicBlock(nn.Module):
         self.bn1 = nn.BatchNorm2d(outputs)
         self.conv2 = _conv3x3(outputs, outputs)
         self.bn2 = nn.BatchNorm2d(outputs)
-        self.stride = stride
+        self.subsample = _Subsample(stride) if stride != 1 else None
         self.padding = (outputs - inputs) // 2
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
         residual: Tensor = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        if self.stride != 1:
-            x = _EveryNth.apply(x, self.stride)
+        if self.subsample is not None:
+            x = self.subsample(x)
         if self.padding:
             x = F.pad(x, (0, 0, 0, 0, self.padding, self.padding))
         return F.relu(residual + x)

@@ -80,3 +80,36 @@ def test_gradients_of_gradients(images_at_a_time: int) -> None:
     ]
     assert torch.autograd.gradcheck(scaled, given)
     assert torch.autograd.gradgradcheck(scaled, given)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("wanted", [(0, 1, 2), (0, 1, 2, 3), (1, 2), (3,)], ids=str)
+def test_what_follows_is_as_by_itself(
+    images_at_a_time: int, dtype: torch.dtype, rectified: bool, wanted: tuple[int, ...]
+) -> None:
+    """A sum and a ReLU together with the scale and shift, and after it: the same bits."""
+    *given, grad = operands(dtype)
+    given.append(torch.randn_like(given[0]))
+    given = [one.detach().requires_grad_(place in wanted) for place, one in enumerate(given)]
+    asked = [given[place] for place in wanted]
+    at_once = scaled(*given, rectified=rectified)
+    found = torch.autograd.grad(at_once, asked, grad)
+    after = scaled(*given[:3]) + given[3]
+    after = after.relu() if rectified else after
+    assert torch.equal(at_once, after)
+    for one, other in zip(found, torch.autograd.grad(after, asked, grad), strict=True):
+        assert torch.equal(one, other)
+        assert one.dtype == other.dtype
+
+
+def test_gradients_of_gradients_of_what_follows(images_at_a_time: int) -> None:
+    torch.manual_seed(0)
+    shapes = ((3, 3, 4, 6), (3, 3, 1, 1), (3, 3, 1, 1), (3, 3, 4, 6))
+    given = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+
+    def all_of_it(*given: Tensor) -> Tensor:
+        return scaled(*given, rectified=True)
+
+    assert torch.autograd.gradcheck(all_of_it, given)
+    assert torch.autograd.gradgradcheck(all_of_it, given)

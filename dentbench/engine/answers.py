@@ -1,0 +1,14 @@
+"""What a network answers, to compare one way of computing it with another."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def answers(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the logits of ``images`` (B, C, H, W), and the gradient of a function of them."""
+    x = images.clone().requires_grad_()
+    logits = network(x)
+    (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), x)
+    return logits.detach(), gradient

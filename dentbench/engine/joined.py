@@ -1,0 +1,178 @@
+"""Networks whose normalizations are computed together with what follows: a sum, and a ReLU.
+
+What runs between convolutions costs time by its reading and writing of memory, so the fewer
+operations the better. A network is traced (torch.fx) to learn what follows what; its layers stay
+its own, under their names.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import operator
+from collections.abc import Iterator
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from dentbench.engine.answers import answers
+
+_log = logging.getLogger(__name__)
+
+_RELUS: Final = (F.relu, torch.relu, torch.relu_)
+_SUMS: Final = (operator.add, operator.iadd, torch.add)
+
+
+def rectified(norm: nn.Module, x: Tensor, other: Tensor | None = None) -> Tensor:
+    """Return ReLU(``norm(x)`` + ``other``), by the layer's own way of doing that, if it has one.
+
+    ``x`` and ``other`` (B, C, H, W). The layer's way is an attribute ``rectified`` of its forward;
+    a layer with hooks is called, such that they are.
+    """
+    at_once = getattr(norm.forward, "rectified", None)
+    if at_once is not None and not _has_hooks(norm):
+        y: Tensor = at_once(x, other)
+        return y
+    y = norm(x)
+    return F.relu(y if other is None else y + other)
+
+
+def joined_if_same(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return the network with its steps joined, if its logits and gradients keep every bit.
+
+    ``images`` (B, C, H, W): some to try it on. It is a network of its own with the same layers;
+    where it cannot be traced, has nothing to be joined, or answers otherwise then, it is itself.
+    """
+    try:
+        with torch.random.fork_rng():
+            joined = _joined(network)
+        if joined is None or not _is_same(joined, network, images):
+            return network
+    except Exception as error:  # whatever it is: the network itself tells it in its own place
+        _log.debug("the steps of the network are not joined: %s", error)
+        return network
+    return joined
+
+
+class JoinedForward:
+    """The forward of a network, as traced, with ``steps`` of it joined."""
+
+    def __init__(self, network: nn.Module, graph: fx.Graph, steps: int) -> None:
+        self.network = network
+        self.steps = steps
+        self.traced = type(fx.GraphModule(network, graph)).forward
+
+    def __call__(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.traced(self.network, x)
+        return logits
+
+
+class _Tracer(fx.Tracer):
+    """Looks into what holds a normalization; all else stays a call."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        del module_qualified_name
+        return isinstance(m, nn.BatchNorm2d) or not any(_normalizations(m))
+
+
+def _normalizations(module: nn.Module) -> Iterator[nn.Module]:
+    return (one for one in module.modules() if isinstance(one, nn.BatchNorm2d))
+
+
+def _joined(network: nn.Module) -> nn.Module | None:
+    """Return the network with all that can be joined; None if there is nothing."""
+    if not any(_normalizations(network)):
+        return None
+    joined = copy.copy(network)  # for its own forward, and for what tracing leaves on it
+    graph = _Tracer().trace(joined)
+    layers = dict(network.named_modules())
+    steps = sum(_join(graph, node, layers) for node in list(graph.nodes))
+    if not steps:
+        return None
+    # On the instance, so that the network keeps its type, attributes and hooks.
+    joined.__dict__["forward"] = JoinedForward(joined, graph, steps)
+    return joined
+
+
+def _join(graph: fx.Graph, node: fx.Node, layers: dict[str, nn.Module]) -> bool:
+    """Replace a ReLU of a normalization, or of its sum with something; tell whether it was one."""
+    before = _rectifies(node, layers)
+    if before is None or len(before.users) > 1:
+        return False
+    norm, other = _summands(before, layers)
+    if norm is None:
+        return False
+    with graph.inserting_before(node):
+        layer = graph.get_attr(str(norm.target))
+        args = (layer, norm.args[0], *other)
+        node.replace_all_uses_with(graph.call_function(rectified, args))
+    graph.erase_node(node)
+    graph.erase_node(before)
+    if other:
+        graph.erase_node(norm)
+    return True
+
+
+def _summands(
+    node: fx.Node, layers: dict[str, nn.Module]
+) -> tuple[fx.Node | None, tuple[fx.Node, ...]]:
+    """Return the normalization that a node is, or is the sum of and something, and that."""
+    if _normalizes(node, layers):
+        return node, ()
+    is_sum = node.op == "call_function" and node.target in _SUMS and not node.kwargs
+    sides = [side for side in node.args if isinstance(side, fx.Node)] if is_sum else []
+    if len(sides) != 2:
+        return None, ()
+    # What is added in place changes the left side, which must be the normalization's own then.
+    ways = [sides] if node.target is operator.iadd else [sides[::-1], sides]
+    for norm, other in ways:
+        if _normalizes(norm, layers):
+            return norm, (other,)
+    return None, ()
+
+
+def _rectifies(node: fx.Node, layers: dict[str, nn.Module]) -> fx.Node | None:
+    """Return what a node is the ReLU of."""
+    if node.op == "call_module":
+        layer = layers[str(node.target)]
+        is_relu = type(layer) is nn.ReLU and not _has_hooks(layer)
+    elif node.op == "call_method":
+        is_relu = node.target in ("relu", "relu_")
+    else:
+        is_relu = node.op == "call_function" and node.target in _RELUS
+    first = node.args[0] if is_relu and node.args else None
+    return first if isinstance(first, fx.Node) else None
+
+
+def _normalizes(node: object, layers: dict[str, nn.Module]) -> bool:
+    """Tell whether a node is a normalization that nothing else looks at."""
+    return (
+        isinstance(node, fx.Node)
+        and node.op == "call_module"
+        and isinstance(layers[str(node.target)], nn.BatchNorm2d)
+        and len(node.users) == 1
+        and len(node.args) == 1
+        and not node.kwargs
+    )
+
+
+def _has_hooks(layer: nn.Module) -> bool:
+    return any(
+        (
+            layer._forward_hooks,
+            layer._forward_pre_hooks,
+            layer._backward_hooks,
+            layer._backward_pre_hooks,
+        )
+    )
+
+
+def _is_same(joined: nn.Module, network: nn.Module, images: Tensor) -> bool:
+    """Tell whether two calls of each answer the same: what is remembered or drawn goes on too."""
+    found = []
+    for one in (network, joined):
+        with torch.random.fork_rng(), torch.enable_grad():
+            found.append([part for _ in range(2) for part in answers(one, images)])
+    return all(torch.equal(one, other) for one, other in zip(*found, strict=True))
