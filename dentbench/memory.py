@@ -40,7 +40,7 @@ _SAID: Final = (
 of C++, cuDNN and cuBLAS, and of oneDNN, which says no more than that."""
 
 _SUSPECT: Final = 30_000
-"""What a network may take of a processor's memory, in units of its images: far more than most."""
+"""See :func:`suspected`."""
 
 SCRATCH: Final = 2
 """What a processor's libraries take, at most, for each byte of tensors that are kept."""
@@ -68,6 +68,11 @@ def told(what: str, device: str | torch.device) -> Iterator[None]:
             f"{what} does not fit into memory ({_asked(error)}); {there(device)}; every "
             "finished batch is kept, and the same command goes on from there"
         ) from None
+
+
+def suspected(image: Tensor, count: int) -> int:
+    """Return far more bytes than most networks take of a processor's memory for so many images."""
+    return _SUSPECT * count * image.nbytes
 
 
 class Room:
@@ -135,7 +140,7 @@ class Room:
         self._foreseen.add(known)
         whole = min(spec.batches.size, spec.data.count)
         there_is = free()
-        if there_is is None or image.nbytes * whole * _SUSPECT < there_is:
+        if there_is is None or suspected(image, whole) < there_is:
             return
         wanted = SCRATCH * (need() or 0)
         size = now = self.size(spec) or whole

@@ -139,6 +139,10 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         count, devices = self.placement.count, self.placement.devices
         self._places = context.RawArray(Place, count)
+        # In memory that is shared: what is sent with a process makes the start of the next one
+        # wait until this one has imported everything and reads it.
+        blueprint = context.RawArray(ctypes.c_char, len(self.blueprint))
+        blueprint.raw = self.blueprint
         self._seen = [(0, 0, 0)] * count
         numbers = context.SimpleQueue()
         for number in range(count):
@@ -147,7 +151,7 @@ class Processes:
             count,
             context,
             initializer=_begin,
-            initargs=(self.blueprint, numbers, self.placement.threads_each, self._places),
+            initargs=(blueprint, numbers, self.placement.threads_each, self._places),
         )
 
     def _look(self) -> None:
@@ -194,13 +198,13 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
     return _workers[name]
 
 
-def _begin(blueprint: bytes, numbers: Any, threads: int | None, places: Any) -> None:
+def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> None:
     """Make this process's worker, on the next device, and let it tell how far it is."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(ValueError):  # Ctrl-C is for the process that asks, which ends this one
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     number, device = numbers.get()
-    worker = worker_of("", blueprint, device, threads)
+    worker = worker_of("", blueprint.raw, device, threads)
     place, counter = places[number], worker.counter
 
     def listen() -> None:

@@ -18,7 +18,7 @@ from dentbench.attacks.catalogue import with_prerequisites
 from dentbench.attacks.cost import stage_passes
 from dentbench.engine.pace import fastest, seconds_by_workers
 from dentbench.footprint import machine
-from dentbench.memory import SCRATCH
+from dentbench.memory import SCRATCH, suspected
 from dentbench.outcome import NATURAL
 from dentbench.placement import AUTO, Placement
 from dentbench.spec import EvalSpec
@@ -83,9 +83,17 @@ def _passes(spec: EvalSpec, protocols: Sequence[str], classes: int) -> int:
 
 
 def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> int:
-    """Return how many workers half of the machine's memory is enough for; at least one."""
+    """Return how many workers half of the machine's memory is enough for; at least one.
+
+    What each takes is measured only where it may matter: the first measurement takes a second.
+    """
+    half = machine() // 2
+    largest = max(min(spec.batches.size, spec.data.count) for spec in specs)
+    enough = half // (EACH + suspected(worker.subject.images[0], largest))
+    if enough >= torch.get_num_threads():
+        return enough
     needs = [worker.need(spec, stage) for spec in specs for stage in _stages(spec, protocols)]
     known = [need for need in needs if need is not None]
     if len(known) < len(needs):
         return 1
-    return max(1, machine() // 2 // (EACH + SCRATCH * max(known)))
+    return max(1, half // (EACH + SCRATCH * max(known)))

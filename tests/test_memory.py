@@ -284,7 +284,7 @@ def test_other_protocols_are_named_where_one_needs_more(tmp_path: Path) -> None:
 
 def test_one_image_that_does_not_fit(tmp_path: Path) -> None:
     spec = spec_of(None, batches=BatchPlan(size=2))
-    said = refusal(tmp_path, spec, Cramped(0, since=2))  # the first two calls make the worker
+    said = refusal(tmp_path, spec, Cramped(0, since=3))  # the first three calls make the worker
     assert "one image at a time" in said
 
 

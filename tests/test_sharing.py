@@ -104,6 +104,7 @@ def test_one_worker_is_enough_for_one_batch_and_for_a_short_run(
 
 @pytest.mark.usefixtures("four_cores")
 def test_workers_fit_into_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "suspected", lambda image, count: 2**40)
     assert settled(batch=2, need=None) == ALONE
     each = sharing.EACH + sharing.SCRATCH * 2**20
     monkeypatch.setattr(sharing, "machine", lambda: 2 * 4 * each)
@@ -111,6 +112,14 @@ def test_workers_fit_into_half_of_the_memory(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(sharing, "machine", lambda: 2 * 4 * each - 1)
     assert settled(batch=2).workers == 2
     assert settled(batch=2, protocols=("published", "unrolled")) == ALONE
+
+
+@pytest.mark.usefixtures("four_cores")
+def test_small_images_are_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "machine", lambda: 2 * 4 * (sharing.EACH + 2 * 432 * 30_000))
+    assert settled(batch=2, need=2**50).workers == 4
+    monkeypatch.setattr(sharing, "machine", lambda: 2 * 4 * (sharing.EACH + 2 * 432 * 30_000) - 1)
+    assert settled(batch=2, need=2**50) == ALONE
 
 
 @pytest.fixture
