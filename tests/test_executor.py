@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
+import pickle
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import processes
+from dentbench.attacks.views import CallCounter
 from dentbench.checkpoint import RunFolder
+from dentbench.engine.plan import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.placement import Placement
 from dentbench.progress import Shown, listening
@@ -158,6 +161,22 @@ def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
         assert told == sorted(told) and told[-1] == alone.passes[title][-1]
     assert len(shared.passes["net instance published"]) > 2 * BATCHES
     assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
+
+
+def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe takes 64 KiB: with more, each process would wait for the start of the one before."""
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        processes, "ProcessPoolExecutor", lambda *_, initargs, **__: sent.extend(initargs)
+    )
+    network, noise = nn.Linear(200, 200), torch.zeros(1)
+    blueprint = Subject(network=network, images=noise, labels=noise), Engine(), None
+    pool = processes.Processes(blueprint, LOCAL, CallCounter())
+    pool._started()
+    assert len(pool.blueprint) > 2**16
+    assert not any(isinstance(one, bytes | str) for one in sent)
+    subject, *_ = pickle.loads(sent[0].raw)
+    assert torch.equal(subject.network.weight, network.weight)
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")

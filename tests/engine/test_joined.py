@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -72,6 +74,11 @@ UNJOINED: dict[str, Callable[[Made, Tensor], Tensor]] = {
     "the sum in place of another": sum_in_place_of_another,
     "a branch": lambda net, x: F.relu(net.bn1(x)) if x.sum() > 0 else x,
     "drawn": lambda net, x: F.relu(net.bn1(x)) + torch.randn(1),
+    "drawn like the images": lambda net, x: F.relu(net.bn1(x)) + torch.rand_like(x),
+    "drawn, and seldom of any effect": lambda net, x: F.relu(net.bn1(x)) * (torch.rand(()) < 0.999),
+    "drawn elsewhere": lambda net, x: F.relu(net.bn1(x)) * (random.random() < 0.999),
+    "drawn by numpy": lambda net, x: F.relu(net.bn1(x)) * float(np.random.rand() < 0.999),
+    "a constant": lambda net, x: F.relu(net.bn1(x)) * torch.tensor(2.0),
     "without a gradient": lambda net, x: F.relu(net.bn1(x)) * x.detach() + no_gradient(x) * x,
 }
 
@@ -114,6 +121,7 @@ def test_a_network_that_counts_its_calls_stays() -> None:
 
     network = Made(body)
     assert joined_if_same(network, IMAGES[:2]) is network
+    assert network.calls == 0  # a copy of it is tried
 
 
 def test_a_network_without_normalization_stays() -> None:
