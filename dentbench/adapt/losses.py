@@ -66,7 +66,7 @@ def _shot_and_gradient(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
 _WITH_GRADIENT: Final[Mapping[Loss, LossAndGradient]] = MappingProxyType(
     {entropy: _entropy_and_gradient, shot: _shot_and_gradient}
 )
-"""The closed forms: a tenth of the operations that autograd takes, which count for small networks.
+"""The closed forms: fewer operations than autograd takes, which counts for small networks.
 
 Others need none."""
 
