@@ -73,9 +73,9 @@ def test_two_processes_with_the_same_run_do_the_work_once(tmp_path: Path) -> Non
             process.join(60)
             assert process.exitcode == 0
     (alone,), together = calls(tmp_path / "1"), calls(tmp_path / "2")
-    attacks = alone - min(together)  # what only the process that does the work asks
-    assert attacks > 50
-    assert sum(together) == alone + min(together)
+    assert alone - min(together) > 50  # the attacks, which only one of them does
+    # Who does not attack may have been the first at the 12 batches without an attack.
+    assert sum(together) - alone in (min(together), min(together) - 12)
     assert len(store.read(tmp_path / "2")) == 1
     one, two = (RunFolder(tmp_path / name, SPEC) for name in ("1", "2"))
     for stage in (NATURAL, "published"):

@@ -49,8 +49,8 @@ class Calls(list[int]):
         return self
 
 
-FIRST_CALLS = 2
-"""Of every process: the one that tries the layout and the one that tells the number of classes."""
+FIRST_CALLS = 3
+"""Of every process: to try the layout, to see what can be joined, to tell the number of classes."""
 
 
 class Counting(nn.Module):

@@ -47,8 +47,9 @@ def joined_if_same(network: nn.Module, images: Tensor) -> nn.Module:
     """Return the network with its steps joined, if its logits and gradients keep every bit.
 
     ``images`` (B, C, H, W): some to try it on. It is a network of its own with the same layers;
-    where it cannot be traced, has nothing to be joined, draws random numbers, or answers otherwise
-    then, it is itself. Only a copy of it is called.
+    where it cannot be traced, has nothing to be joined, draws random numbers, changes something of
+    itself (a count of its calls), or answers otherwise then, it is itself. Only a copy is called.
+    What the code around its normalizations does elsewhere, as in a file, is done no more.
     """
     if not any(_normalizations(network)):
         return network
@@ -98,10 +99,10 @@ def _normalizations(module: nn.Module) -> Iterator[nn.Module]:
 
 def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
     """Return what the network does with all joined that can be, and how many steps that are."""
-    known, drawn = set(vars(network)), _randomness()
+    before = _standing(network)
     graph = _Tracer().trace(network)
-    # A number that was drawn would be the same for ever, and so would what it decided.
-    if set(vars(network)) != known or _randomness() != drawn:
+    # A number drawn or counted would be the same for ever, and so would what it decided.
+    if _standing(network) != before:
         return graph, 0
     layers = dict(network.named_modules())
     return graph, sum(_join(graph, node, layers) for node in list(graph.nodes))
@@ -111,6 +112,25 @@ def _randomness() -> tuple[object, ...]:
     """Return where the generators of random numbers stand."""
     of_numpy = pickle.dumps(np.random.get_state())
     return bytes(torch.get_rng_state().numpy()), random.getstate(), of_numpy
+
+
+def _standing(network: nn.Module) -> tuple[object, ...]:
+    """Return what a network has written, and drawn from the generators of random numbers."""
+    written = [(id(buffer), buffer._version) for buffer in network.buffers()]
+    return written, [_attributes(module) for module in network.modules()], _randomness()
+
+
+def _attributes(module: nn.Module) -> dict[str, bytes | str]:
+    """Return what a module has beside its layers and tensors, told such that changes are seen."""
+    found: dict[str, bytes | str] = {}
+    for name, value in vars(module).items():
+        if name in ("_modules", "_parameters", "_buffers"):
+            continue
+        try:
+            found[name] = pickle.dumps(value)
+        except Exception:  # whatever it is, like a lambda
+            found[name] = repr(value)
+    return found
 
 
 def _join(graph: fx.Graph, node: fx.Node, layers: dict[str, nn.Module]) -> bool:

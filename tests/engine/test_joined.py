@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -114,7 +117,71 @@ def test_what_cannot_be_joined_stays(name: str) -> None:
     assert joined_if_same(network, IMAGES[:2]) is network
 
 
-def test_a_network_that_counts_its_calls_stays() -> None:
+class Counter(nn.Module):
+    """A network that counts its calls in a way of its own."""
+
+    def __init__(self, count: Callable[[Any], object], start: Any) -> None:
+        super().__init__()
+        self.network = Made(JOINED["sum"][0])
+        self.count = count
+        if isinstance(start, Tensor):
+            self.register_buffer("calls", start)
+        else:
+            self.calls = start
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count(self)
+        logits: Tensor = self.network(x)
+        return logits
+
+
+def increase(counter: Any) -> None:
+    counter.calls += 1
+
+
+COUNTERS: dict[str, tuple[Callable[[Any], object], Any]] = {
+    "a number": (increase, 0),
+    "a list": (lambda counter: counter.calls.append(1), [0]),
+    "an object": (lambda counter: vars(counter.calls).update(made=1), SimpleNamespace(made=0)),
+    "a buffer": (lambda counter: counter.calls.add_(1), torch.zeros(())),
+    "an attribute that is new": (lambda counter: setattr(counter, "called", True), 0),
+}
+
+
+@pytest.mark.parametrize("name", COUNTERS)
+def test_a_network_that_changes_itself_stays(name: str) -> None:
+    count, start = COUNTERS[name]
+    network = nn.Sequential(Counter(count, copy.deepcopy(start)))
+    assert joined_if_same(network, IMAGES[:2]) is network
+
+
+def test_a_network_that_changes_nothing_of_itself_is_joined() -> None:
+    network = nn.Sequential(Counter(lambda counter: counter.calls, [0]))
+    assert steps_joined(joined_if_same(network, IMAGES[:2])) == 2
+
+
+class Head(nn.Module):
+    """Counts its calls, and has no normalization."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x
+
+
+def test_a_layer_beside_the_normalizations_is_called_as_ever() -> None:
+    network = nn.Sequential(Made(JOINED["sum"][0]), head := Head())
+    joined = joined_if_same(network, IMAGES[:2])
+    assert steps_joined(joined) == 2
+    for _ in range(2):
+        joined(IMAGES)
+    assert head.calls == 2
+
+
+def test_a_network_whose_call_count_decides_stays() -> None:
     def body(net: Made, x: Tensor) -> Tensor:
         net.calls += 1
         return F.relu(net.bn1(x)) * net.calls
