@@ -1,7 +1,8 @@
 """A scale and a shift for every image and channel, computed in few passes over the memory.
 
 A large tensor does not fit a processor's cache, and every operation on it reads it from memory
-anew. So on processors all that is done to some images is done before the next ones are looked at.
+anew. So on processors all of it is done at once (:mod:`dentbench.adapt.fused`), or, where that
+cannot be, all that is done to some images is done before the next ones are looked at.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
+
+from dentbench.adapt.fused import fused
 
 PART: Final = 4 * 2**20
 """How many bytes of float32 to work on at a time: what a processor's cache holds."""
@@ -52,7 +55,10 @@ class _Scaled(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None, rectified: bool
     ) -> Tensor:
-        if x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
+        ctx.fused = fused(x, scale, shift, other)
+        if ctx.fused is not None:
+            y: Tensor = ctx.fused.forward(x, scale, shift, other, rectified)
+        elif x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
             y = _follow(torch.addcmul(shift, x, scale), other, rectified)
         else:
             y = torch.empty_like(x)
@@ -70,6 +76,8 @@ class _Scaled(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
         x, scale, y = ctx.saved_tensors
+        if ctx.fused is not None and not torch.is_grad_enabled():
+            return (*ctx.fused.backward(grad, x, scale, y, ctx.needs_input_grad[:4]), None)
         of_x, of_scale, of_shift, of_other, _ = ctx.needs_input_grad
         whole = x.dtype == scale.dtype and _part(x) >= len(x)
         if whole or torch.is_grad_enabled():  # or a gradient of this gradient is wanted

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from dentbench.engine import native
 from dentbench.engine.allocator import keep_freed_memory
 from dentbench.engine.compiled import compiled_if_right
 from dentbench.engine.joined import joined_if_same
@@ -19,12 +20,14 @@ class Engine:
     """How networks are computed; it changes the last bits of what they compute, and no more.
 
     ``channels_last``: the layout of convolutions. ``compiled``: by torch.compile. ``captured``:
-    whole adaptations are recorded as CUDA graphs (:mod:`dentbench.engine.captured`).
+    whole adaptations are recorded as CUDA graphs (:mod:`dentbench.engine.captured`). ``native``:
+    where code in C is compiled and kept (:mod:`dentbench.engine.native`); None: there is none.
     """
 
     channels_last: bool = False
     compiled: bool = False
     captured: bool = False
+    native: Path | None = None
 
     @classmethod
     def chosen(
@@ -38,13 +41,15 @@ class Engine:
         """Return what is faster for a network on a device.
 
         ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "on", "off", or
-        "auto" for GPUs alone. ``cache``: where what was timed is remembered; None times nothing.
+        "auto" for GPUs alone. ``cache``: where what was timed is remembered, and code in C is kept;
+        None times nothing, and compiles none.
         """
         gpu = device.type == "cuda"
         return cls(
             channels_last=is_channels_last_faster(_ready(network, device), device, images, cache),
             compiled=compiling == "on" or (compiling == "auto" and gpu),
             captured=compiling != "off" and gpu,
+            native=None if gpu or cache is None else cache / "native",
         )
 
     def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
@@ -55,6 +60,7 @@ class Engine:
         network = _ready(network, device)
         # It is True by default, and fp32 is to mean fp32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        native.build_in(self.native)
         if device.type == "cpu":
             keep_freed_memory()
         if self.channels_last:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from dentbench import DentSpec
-from dentbench.engine import plan
+from dentbench.engine import native, plan
 from dentbench.engine.compiled import Compiled
 from dentbench.engine.plan import Engine
 from dentbench.errors import SpecError
@@ -39,6 +39,19 @@ def test_what_is_compiled_where(
     monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
     found = Engine.chosen(network(), torch.device(device), torch.rand(1, 3, 6, 6), compiling)
     assert found == Engine(channels_last=True, compiled=compiled, captured=captured)
+
+
+def test_code_in_c_is_kept_in_the_cache_and_only_there(tmp_path: Path) -> None:
+    device, images = torch.device("cpu"), torch.rand(1, 3, 6, 6)
+    engine = Engine.chosen(network(), device, images, cache=tmp_path)
+    source = tmp_path / "one.c"
+    source.write_text("int one(void) { return 1; }\n")
+    engine.prepare(network(), device, images)
+    if native.compiler():
+        assert native.library(source) is not None
+        assert [path.stem[:4] for path in (tmp_path / "native").glob("*.so")] == ["one-"]
+    Engine.chosen(network(), device, images).prepare(network(), device, images)
+    assert native.library(source) is None
 
 
 def run(results: Path, compiling: str) -> tuple[Evaluation, list[Record]]:

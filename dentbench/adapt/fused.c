@@ -1,0 +1,104 @@
+/* A scale and a shift for every image and channel, a sum and a ReLU, in one pass over the memory.
+
+   What scaling.py does by several of PyTorch's operations: each of them reads and writes all of
+   a tensor again. Tensors are float32 in channels_last, the channels a multiple of LANES. Images
+   and blocks of channels are shared among the threads of PyTorch's own OpenMP; every sum is one
+   thread's, so the answer does not depend on how many there are. */
+
+#include <stddef.h>
+
+enum { LANES = 16 };     /* channels at a time: what AVX-512 computes at once */
+enum { ROWS = 64 };      /* pixels that are summed up by themselves, such that errors stay small */
+enum { GRAIN = 32768 };  /* numbers from which threads are worth their start, as in PyTorch */
+
+typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+
+#if defined(__x86_64__) && defined(__linux__) && defined(__has_attribute)
+#if __has_attribute(target_clones)
+#define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
+#endif
+#endif
+#ifndef FOR_EVERY_PROCESSOR
+#define FOR_EVERY_PROCESSOR
+#endif
+
+#define AT(pointer) (*(Lanes *)(pointer))
+#define READ(pointer) (*(const Lanes *)(pointer))
+/* Unless OF <= 0, which a NaN is not: it goes on, as in PyTorch. */
+#define LET_THROUGH(value, of) ((Lanes)((Mask)(value) & ~((of) <= 0)))
+
+FOR_EVERY_PROCESSOR
+static void forward_block(const float *x, const float *scale, const float *shift,
+                          const float *other, float *y, ptrdiff_t stop, ptrdiff_t channels,
+                          int rectified)
+{
+    const Lanes by = READ(scale), plus = READ(shift);
+    for (ptrdiff_t p = 0; p < stop; p += channels) {
+        Lanes value = READ(x + p) * by + plus;
+        if (other)
+            value += READ(other + p);
+        AT(y + p) = rectified ? LET_THROUGH(value, value) : value;
+    }
+}
+
+/* y = x * scale + shift, plus other unless that is NULL, of that the ReLU if it is wanted. */
+void forward(const float *x, const float *scale, const float *shift, const float *other, float *y,
+             ptrdiff_t scale_row, ptrdiff_t shift_row, ptrdiff_t images, ptrdiff_t pixels,
+             ptrdiff_t channels, int rectified, int threads)
+{
+    const ptrdiff_t blocks = channels / LANES, size = pixels * channels;
+#pragma omp parallel for num_threads(threads) if (images * size > GRAIN)
+    for (ptrdiff_t item = 0; item < images * blocks; item++) {
+        const ptrdiff_t image = item / blocks, channel = item % blocks * LANES;
+        const ptrdiff_t at = image * size + channel;
+        forward_block(x + at, scale + image * scale_row + channel,
+                      shift + image * shift_row + channel, other ? other + at : NULL, y + at,
+                      size, channels, rectified);
+    }
+}
+
+FOR_EVERY_PROCESSOR
+static void backward_block(const float *grad, const float *y, const float *x, const float *scale,
+                           float *to_x, float *to_other, float *to_scale, float *to_shift,
+                           ptrdiff_t stop, ptrdiff_t channels)
+{
+    const Lanes by = READ(scale);
+    Lanes scale_sum = {0}, shift_sum = {0};
+    for (ptrdiff_t p = 0; p < stop;) {
+        const ptrdiff_t left = stop - p, rows = ROWS * channels, end = p + (left < rows ? left : rows);
+        Lanes scale_part = {0}, shift_part = {0};
+        for (; p < end; p += channels) {
+            Lanes value = READ(grad + p);
+            if (y)
+                value = LET_THROUGH(value, READ(y + p));
+            scale_part += value * READ(x + p);
+            shift_part += value;
+            if (to_other)
+                AT(to_other + p) = value;
+            if (to_x)
+                AT(to_x + p) = value * by;
+        }
+        scale_sum += scale_part;
+        shift_sum += shift_part;
+    }
+    AT(to_scale) = scale_sum;
+    AT(to_shift) = shift_sum;
+}
+
+/* The gradients of what forward computes, by grad, that of its y; y is NULL if there is no ReLU.
+   to_x and to_other are NULL where they are not wanted; to_scale and to_shift have no gaps. */
+void backward(const float *grad, const float *y, const float *x, const float *scale, float *to_x,
+              float *to_other, float *to_scale, float *to_shift, ptrdiff_t scale_row,
+              ptrdiff_t images, ptrdiff_t pixels, ptrdiff_t channels, int threads)
+{
+    const ptrdiff_t blocks = channels / LANES, size = pixels * channels;
+#pragma omp parallel for num_threads(threads) if (images * size > GRAIN)
+    for (ptrdiff_t item = 0; item < images * blocks; item++) {
+        const ptrdiff_t image = item / blocks, channel = item % blocks * LANES;
+        const ptrdiff_t at = image * size + channel, sum = image * channels + channel;
+        backward_block(grad + at, y ? y + at : NULL, x + at, scale + image * scale_row + channel,
+                       to_x ? to_x + at : NULL, to_other ? to_other + at : NULL, to_scale + sum,
+                       to_shift + sum, size, channels);
+    }
+}

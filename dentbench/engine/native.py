@@ -1,0 +1,93 @@
+"""C code of this package: compiled once by the machine's own compiler, and kept.
+
+For what PyTorch has no single operation for. Where there is no C compiler, or not PyTorch's own
+OpenMP, whose threads are to do that work too, PyTorch's operations do it all.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import logging
+import os
+import shlex
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import torch
+from filelock import FileLock
+
+_log = logging.getLogger(__name__)
+
+FLAGS: Final = ("-O3", "-fPIC", "-fopenmp", "-Wno-psabi")
+SECONDS: Final = 60
+"""How long a compiler may take; they take less than one."""
+
+_folder: Path | None = None
+
+
+def build_in(folder: Path | None) -> None:
+    """Say where this process keeps what is compiled; None: PyTorch's operations do it all."""
+    global _folder
+    _folder = folder
+
+
+def library(source: Path) -> ctypes.CDLL | None:
+    """Return the functions of a C file, compiled when they are first asked for; None: do without.
+
+    None unless :func:`build_in` said where, and where they cannot be compiled.
+    """
+    return None if _folder is None else _library(source, _folder)
+
+
+@cache
+def _library(source: Path, folder: Path) -> ctypes.CDLL | None:
+    command, openmp = compiler(), _openmp()
+    if not command or openmp is None:
+        _log.debug("%s is not compiled: there is no C compiler, or no OpenMP", source.name)
+        return None
+    try:
+        return ctypes.CDLL(str(_built(source, folder, command, openmp)))
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or error
+        _log.debug("%s is not compiled: %s", source.name, told)
+        return None
+
+
+def compiler() -> list[str]:
+    """Return the command of the machine's C compiler; nothing if it has none."""
+    asked = shlex.split(os.environ.get("CC", ""))
+    if asked:
+        return asked
+    found = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))), None)
+    return [found] if found else []
+
+
+def _openmp() -> Path | None:
+    """Return the OpenMP library that PyTorch brings: a second one's threads would be in its way."""
+    return next((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"), None)
+
+
+def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path:
+    """Return the library of a C file, compiled unless it is there. One process at a time."""
+    depends_on = (source.read_text(), *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
+    name = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
+    built = folder / f"{source.stem}-{name}.so"
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(built.with_suffix(".lock")):
+        if not built.exists():
+            with tempfile.TemporaryDirectory(dir=folder) as work:
+                made, new = Path(work, "made.o"), Path(work, "new.so")
+                _run([*command, *FLAGS, "-c", str(source), "-o", str(made)])
+                # Not -fopenmp: that would be another OpenMP than PyTorch's.
+                _run([*command, "-shared", str(made), str(openmp), "-o", str(new)])
+                new.replace(built)
+    return built
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)

@@ -1,0 +1,101 @@
+"""C code compiled by the machine's compiler, and what is done where it cannot be."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dentbench.engine import native
+
+HALF = "double half(double x) { return x / 2; }\n"
+
+
+@pytest.fixture(autouse=True)
+def _afterwards_none() -> Iterator[None]:
+    yield
+    native.build_in(None)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    path = tmp_path / "half.c"
+    path.write_text(HALF)
+    return path
+
+
+def libraries(folder: Path) -> list[str]:
+    return [path.name for path in folder.glob("*.so")]
+
+
+needs_compiler = pytest.mark.skipif(
+    not native.compiler() or native._openmp() is None, reason="this machine has no C compiler"
+)
+
+
+@needs_compiler
+def test_it_is_compiled_once(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = tmp_path / "calls"
+    compiler = tmp_path / "compiler"
+    compiler.write_text(f'#!/bin/sh\necho called >> {calls}\nexec {shutil.which("cc")} "$@"\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CC", str(compiler))
+    native.build_in(tmp_path / "made")
+    for _ in range(2):
+        native._library.cache_clear()  # as in another process
+        assert native.library(source) is not None
+    assert calls.read_text().splitlines() == ["called"] * 2  # compiled, and linked
+    assert len(libraries(tmp_path / "made")) == 1
+
+
+@needs_compiler
+def test_code_that_was_changed_is_compiled_again(tmp_path: Path, source: Path) -> None:
+    native.build_in(tmp_path / "made")
+    assert native.library(source) is not None
+    source.write_text(HALF.replace("2", "3"))
+    native._library.cache_clear()
+    assert native.library(source) is not None
+    assert len(libraries(tmp_path / "made")) == 2
+
+
+def test_nothing_is_compiled_unless_asked(source: Path) -> None:
+    assert native.library(source) is None
+
+
+@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
+def test_without_a_compiler_it_is_done_without(
+    compiler: str, tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CC", compiler)
+    native.build_in(tmp_path / "made")
+    assert native.library(source) is None
+    assert not libraries(tmp_path / "made")
+
+
+def test_no_compiler_is_found(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    native.build_in(tmp_path / "made")
+    assert native.library(source) is None
+
+
+def test_without_the_openmp_of_pytorch_it_is_done_without(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "_openmp", lambda: None)
+    native.build_in(tmp_path / "made")
+    assert native.library(source) is None
+
+
+@pytest.mark.parametrize("text", ["", "this is no C"], ids=["a wrong file", "no C"])
+def test_what_cannot_be_used_is_done_without(text: str, tmp_path: Path, source: Path) -> None:
+    if text:
+        source.write_text(text)
+        native.build_in(tmp_path / "made")
+    else:
+        native.build_in(tmp_path / "half.c" / "made")  # a file is no folder
+    assert native.library(source) is None
