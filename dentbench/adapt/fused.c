@@ -60,19 +60,22 @@ void forward(const float *x, const float *scale, const float *shift, const float
 
 FOR_EVERY_PROCESSOR
 static void backward_block(const float *grad, const float *y, const float *x, const float *scale,
-                           float *to_x, float *to_other, float *to_scale, float *to_shift,
-                           ptrdiff_t stop, ptrdiff_t channels)
+                           const float *shift, float *to_x, float *to_other, float *to_scale,
+                           float *to_shift, ptrdiff_t stop, ptrdiff_t channels)
 {
-    const Lanes by = READ(scale);
+    const Lanes by = READ(scale), plus = shift ? READ(shift) : by;
     Lanes scale_sum = {0}, shift_sum = {0};
     for (ptrdiff_t p = 0; p < stop;) {
         const ptrdiff_t left = stop - p, rows = ROWS * channels, end = p + (left < rows ? left : rows);
         Lanes scale_part = {0}, shift_part = {0};
         for (; p < end; p += channels) {
+            const Lanes of = READ(x + p);
             Lanes value = READ(grad + p);
             if (y)
                 value = LET_THROUGH(value, READ(y + p));
-            scale_part += value * READ(x + p);
+            else if (shift)
+                value = LET_THROUGH(value, of * by + plus);
+            scale_part += value * of;
             shift_part += value;
             if (to_other)
                 AT(to_other + p) = value;
@@ -86,11 +89,13 @@ static void backward_block(const float *grad, const float *y, const float *x, co
     AT(to_shift) = shift_sum;
 }
 
-/* The gradients of what forward computes, by grad, that of its y; y is NULL if there is no ReLU.
+/* The gradients of what forward computes, by grad, that of its y. Of a ReLU, y or shift is given:
+   by the latter it is computed again, which is faster than to read it, where nothing was added.
    to_x and to_other are NULL where they are not wanted; to_scale and to_shift have no gaps. */
-void backward(const float *grad, const float *y, const float *x, const float *scale, float *to_x,
-              float *to_other, float *to_scale, float *to_shift, ptrdiff_t scale_row,
-              ptrdiff_t images, ptrdiff_t pixels, ptrdiff_t channels, int threads)
+void backward(const float *grad, const float *y, const float *x, const float *scale,
+              const float *shift, float *to_x, float *to_other, float *to_scale, float *to_shift,
+              ptrdiff_t scale_row, ptrdiff_t shift_row, ptrdiff_t images, ptrdiff_t pixels,
+              ptrdiff_t channels, int threads)
 {
     const ptrdiff_t blocks = channels / LANES, size = pixels * channels;
 #pragma omp parallel for num_threads(threads) if (images * size > GRAIN)
@@ -98,6 +103,7 @@ void backward(const float *grad, const float *y, const float *x, const float *sc
         const ptrdiff_t image = item / blocks, channel = item % blocks * LANES;
         const ptrdiff_t at = image * size + channel, sum = image * channels + channel;
         backward_block(grad + at, y ? y + at : NULL, x + at, scale + image * scale_row + channel,
+                       shift ? shift + image * shift_row + channel : NULL,
                        to_x ? to_x + at : NULL, to_other ? to_other + at : NULL, to_scale + sum,
                        to_shift + sum, size, channels);
     }

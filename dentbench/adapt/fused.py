@@ -29,7 +29,7 @@ class Fused:
     def __init__(self, library: ctypes.CDLL) -> None:
         self._forward, self._backward = library.forward, library.backward
         self._forward.argtypes = [_POINTER] * 5 + [_SIZE] * 5 + [_INT] * 2
-        self._backward.argtypes = [_POINTER] * 8 + [_SIZE] * 4 + [_INT]
+        self._backward.argtypes = [_POINTER] * 9 + [_SIZE] * 5 + [_INT]
         self._forward.restype = self._backward.restype = None
 
     def forward(
@@ -46,23 +46,33 @@ class Fused:
         return y
 
     def backward(
-        self, grad: Tensor, x: Tensor, scale: Tensor, y: Tensor | None, needs: tuple[bool, ...]
+        self,
+        grad: Tensor,
+        x: Tensor,
+        scale: Tensor,
+        y: Tensor | None,
+        shift: Tensor | None,
+        needs: tuple[bool, ...],
     ) -> tuple[Tensor | None, ...]:
         """Return the gradients of x, scale, shift and other, those that are needed.
 
-        ``grad``: that of the output. ``y``: the output, or None if there is no ReLU.
+        ``grad``: that of the output. Where it is a ReLU ``y`` is it, or ``shift`` what it was
+        computed with and nothing added; both are None where it is none.
         """
         of_x, of_scale, of_shift, of_other = needs
         grad = grad.contiguous(memory_format=torch.channels_last)
+        is_relu = y is not None or shift is not None
         to_x = torch.empty_like(x) if of_x else None
-        to_other = torch.empty_like(x) if of_other and y is not None else None
-        to_scale, to_shift = x.new_empty(2, *scale.shape)
+        to_other = torch.empty_like(x) if of_other and is_relu else None
+        to_scale, to_shift = x.new_empty(scale.shape), x.new_empty(scale.shape)
         images, channels, height, width = x.shape
         self._backward(
-            *map(_pointer, (grad, y, x, scale, to_x, to_other, to_scale, to_shift)),
-            *(scale.stride(0), images, height * width, channels, torch.get_num_threads()),
+            *map(_pointer, (grad, y, x, scale, shift, to_x, to_other, to_scale, to_shift)),
+            scale.stride(0),
+            0 if shift is None else shift.stride(0),
+            *(images, height * width, channels, torch.get_num_threads()),
         )
-        if of_other and y is None:
+        if of_other and not is_relu:
             to_other = grad
         return to_x, to_scale if of_scale else None, to_shift if of_shift else None, to_other
 
@@ -75,7 +85,8 @@ def fused(x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None) -> Fuse
         and x.shape[1] % LANES == 0
         and _is_dense(x)
         and (other is None or (_is_dense(other) and other.shape == x.shape))
-        and all(_is_row(one, x) for one in (scale, shift))
+        and _is_row(scale, x)
+        and _is_row(shift, x)
     )
     return _right(library) if library is not None and fits else None
 
@@ -89,15 +100,18 @@ def _right(library: ctypes.CDLL) -> Fused | None:
         one.contiguous(memory_format=torch.channels_last) for one in (x, other.flip(1), grad.sin())
     )
     scale, shift = torch.linspace(-1, 1, 2 * LANES).reshape(2, 1, LANES, 1, 1)
-    y = found.forward(x, scale, shift, other, True)
-    answers = (y, *found.backward(grad, x, scale, y, (True,) * 4))
-    let_through = grad * (y > 0)
-    sums = ((let_through * one).sum((2, 3), True) for one in (x, torch.ones_like(x)))
-    formula = ((x * scale + shift + other).relu(), let_through * scale, *sums, let_through)
-    for one, other_one in zip(answers, formula, strict=True):
-        if one is None or not torch.allclose(one, other_one, rtol=1e-4, atol=1e-4):
-            _log.warning("%s computes other values here; it is done without", SOURCE.name)
-            return None
+    for added in (other, None):
+        y = found.forward(x, scale, shift, added, True)
+        of_relu = (y, None) if added is not None else (None, shift)
+        answers = (y, *found.backward(grad, x, scale, *of_relu, (True,) * 4))
+        let_through = grad * (y > 0)
+        sums = ((let_through * one).sum((2, 3), True) for one in (x, torch.ones_like(x)))
+        right = (x * scale + shift + (0 if added is None else added)).relu()
+        formula = (right, let_through * scale, *sums, let_through)
+        for one, its in zip(answers, formula, strict=True):
+            if one is None or not torch.allclose(one, its, rtol=1e-4, atol=1e-4):
+                _log.warning("%s computes other values here; it is done without", SOURCE.name)
+                return None
     return found
 
 

@@ -69,15 +69,17 @@ class _Scaled(torch.autograd.Function):
                 else:  # another type is much slower as ``out``
                     part[:] = torch.addcmul(shift[some], x[some].to(scale.dtype), scale[some])
                 _follow(part, None if other is None else other[some], rectified)
-        ctx.save_for_backward(x, scale, y if rectified else None)
+        again = rectified and other is None and ctx.fused is not None
+        ctx.save_for_backward(x, scale, y if rectified else None, shift if again else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, scale, y = ctx.saved_tensors
+        x, scale, y, shift = ctx.saved_tensors
         if ctx.fused is not None and not torch.is_grad_enabled():
-            return (*ctx.fused.backward(grad, x, scale, y, ctx.needs_input_grad[:4]), None)
+            y = y if shift is None else None
+            return (*ctx.fused.backward(grad, x, scale, y, shift, ctx.needs_input_grad[:4]), None)
         of_x, of_scale, of_shift, of_other, _ = ctx.needs_input_grad
         whole = x.dtype == scale.dtype and _part(x) >= len(x)
         if whole or torch.is_grad_enabled():  # or a gradient of this gradient is wanted

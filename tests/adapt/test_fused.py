@@ -100,6 +100,16 @@ def test_a_gradient_that_lies_otherwise() -> None:
         torch.testing.assert_close(one.double(), right, **TIGHT)
 
 
+def test_a_relu_that_is_computed_again_is_the_one_that_was() -> None:
+    """Without a sum it is; with a sum of zeros it is read."""
+    x, scale, shift, other, grad = operands(64, 32)
+    leaves = [one.detach().requires_grad_() for one in (x, scale, shift)]
+    y = scaled(*leaves, rectified=True)
+    summed = scaled(*leaves, torch.zeros_like(other), rectified=True)
+    found, right = (torch.autograd.grad(one, leaves, grad) for one in (y, summed))
+    assert torch.equal(y, summed) and all(map(torch.equal, found, right))
+
+
 def test_the_answer_does_not_depend_on_the_threads() -> None:
     *given, grad = operands(64, 32, 7)
     leaves = [one.detach().requires_grad_() for one in given]
@@ -167,11 +177,23 @@ def test_what_the_code_is_not_made_for(name: str) -> None:
     assert fused(*UNFIT[name]()) is None
 
 
+@pytest.mark.parametrize(
+    ("is_right", "is_wrong"),
+    [
+        ("value * by;", "value * by * 2;"),
+        ("of * by + plus)", "of * by - plus)"),
+        ("value += READ(other + p);", ";"),
+    ],
+)
 def test_code_that_computes_otherwise_is_not_used(
-    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    is_right: str,
+    is_wrong: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     wrong = tmp_path / "wrong.c"
-    wrong.write_text(in_c.SOURCE.read_text().replace("value * by;", "value * by * 2;"))
+    wrong.write_text(in_c.SOURCE.read_text().replace(is_right, is_wrong))
     monkeypatch.setattr(in_c, "SOURCE", wrong)
     assert native.library(wrong) is not None
     assert fused(*operands()[:4]) is None

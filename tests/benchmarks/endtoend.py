@@ -45,13 +45,13 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
     return Subject(network=model.network, images=images, labels=labels), spec
 
 
-RUNS = {"digits-robust": (256, 100), "cifar10-resnet20-robust": (20, 20)}
-"""Each embedded model's images, and the iterations of the quick attack on them."""
+RUNS = {"digits-robust": (256, 100, 3), "cifar10-resnet20-robust": (20, 20, 7)}
+"""Each embedded model's images, the iterations of the quick attack on them, and how many rounds."""
 
 
 def attacked(name: str) -> tuple[Subject, EvalSpec]:
     """Return one of :data:`RUNS`: embedded images in batches of 128, and dent under attack."""
-    images, iterations = RUNS[name]
+    images, iterations, _ = RUNS[name]
     if name == "digits-robust":
         subject, static = digits(images, 128, iterations)
         return subject, replace(static, defense=DentSpec(lr=0.02))
@@ -92,16 +92,16 @@ def released_runs(name: str) -> dict[str, Work]:
     return {"released": lambda: run_released(name)}
 
 
-def against_released(name: str, rounds: int = 3) -> dict[str, Any]:
+def against_released(name: str) -> dict[str, Any]:
     """Time the same run with ours, as it comes and in one process, and as released.
 
     As it comes, ours has as many workers as are faster; their start is in the time.
     """
+    images, iterations, rounds = RUNS[name]
     placements = {"ours": Placement(workers="auto"), "ours, one worker": Placement(workers=1)}
     works = {kind: lambda one=one: run_ours(name, one) for kind, one in placements.items()}
     with elsewhere(released_runs, name) as released:
         seconds = timed({**works, **released}, rounds)
-    images, iterations = RUNS[name]
     return {
         "images": images,
         "iterations": iterations,
