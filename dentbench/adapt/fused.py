@@ -102,8 +102,8 @@ def _right(library: ctypes.CDLL) -> Fused | None:
     scale, shift = torch.linspace(-1, 1, 2 * LANES).reshape(2, 1, LANES, 1, 1)
     for added in (other, None):
         y = found.forward(x, scale, shift, added, True)
-        of_relu = (y, None) if added is not None else (None, shift)
-        answers = (y, *found.backward(grad, x, scale, *of_relu, (True,) * 4))
+        of_y, of_shift = (None, shift) if added is None else (y, None)
+        answers = (y, *found.backward(grad, x, scale, of_y, of_shift, (True,) * 4))
         let_through = grad * (y > 0)
         sums = ((let_through * one).sum((2, 3), True) for one in (x, torch.ones_like(x)))
         right = (x * scale + shift + (0 if added is None else added)).relu()
