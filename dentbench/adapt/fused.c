@@ -66,7 +66,8 @@ static void backward_block(const float *grad, const float *y, const float *x, co
     const Lanes by = READ(scale), plus = shift ? READ(shift) : by;
     Lanes scale_sum = {0}, shift_sum = {0};
     for (ptrdiff_t p = 0; p < stop;) {
-        const ptrdiff_t left = stop - p, rows = ROWS * channels, end = p + (left < rows ? left : rows);
+        const ptrdiff_t left = stop - p, rows = ROWS * channels;
+        const ptrdiff_t end = p + (left < rows ? left : rows);
         Lanes scale_part = {0}, shift_part = {0};
         for (; p < end; p += channels) {
             const Lanes of = READ(x + p);

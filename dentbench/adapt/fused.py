@@ -80,15 +80,11 @@ class Fused:
 def fused(x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None) -> Fused | None:
     """Return the code in C, where there is any and it can work on these tensors."""
     library = native.library(SOURCE)
-    fits = (
-        library is not None
-        and x.shape[1] % LANES == 0
-        and _is_dense(x)
-        and (other is None or (_is_dense(other) and other.shape == x.shape))
-        and _is_row(scale, x)
-        and _is_row(shift, x)
-    )
-    return _right(library) if library is not None and fits else None
+    if library is None or x.shape[1] % LANES or not _is_dense(x):
+        return None
+    if other is not None and not (_is_dense(other) and other.shape == x.shape):
+        return None
+    return _right(library) if _is_row(scale, x) and _is_row(shift, x) else None
 
 
 @cache

@@ -39,7 +39,7 @@ def build_in(folder: Path | None) -> None:
 def library(source: Path) -> ctypes.CDLL | None:
     """Return the functions of a C file, compiled when they are first asked for; None: do without.
 
-    None unless :func:`build_in` said where, and where they cannot be compiled.
+    None where :func:`build_in` did not say where to, or where they cannot be compiled.
     """
     return None if _folder is None else _library(source, _folder)
 
