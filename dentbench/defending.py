@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -12,7 +11,8 @@ from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.views import CountedNetwork
 from dentbench.defenses.build import build
-from dentbench.engine.captured import Captured
+from dentbench.engine.captured import Captured, Work
+from dentbench.engine.repeats import Once, Repeats
 from dentbench.errors import SpecError
 from dentbench.spec import DefenseSpec, EvalSpec
 
@@ -25,7 +25,8 @@ class Defenders:
 
     ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
     ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
-    whether dent's adaptations are recorded as CUDA graphs.
+    whether dent's adaptations are recorded as CUDA graphs. ``repeats``: where those made lately
+    are kept.
     """
 
     def __init__(
@@ -34,12 +35,14 @@ class Defenders:
         images: Tensor,
         given: Mapping[DefenseSpec, Any] | None,
         *,
-        captured: bool = False,
+        captured: bool,
+        repeats: Repeats,
     ) -> None:
         self.network = network
         self.images = images
         self.given = given
         self.captured = captured
+        self.repeats = repeats
         self._made: dict[Any, Any] = {}
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
@@ -65,8 +68,7 @@ class Defenders:
         assert spec.defense is not None
         if not isinstance(spec.defense, DefenseSpec):
             size = spec.batches.size if spec.separable else None
-            recorded = partial(Captured, counter=self.network.counter) if self.captured else None
-            return Dent(self.network, spec.defense, batch_size=size, recorded=recorded)
+            return Dent(self.network, spec.defense, batch_size=size, recorded=self._recorded)
         device = next((p.device for p in self.network.parameters()), self.images.device)
         made = build(spec.defense, self.network, self.images[:TRIAL].to(device), self.given)
         if hasattr(made, "after") and spec.batches.batching != "declared":
@@ -75,6 +77,10 @@ class Defenders:
                 "not AutoAttack's own packing"
             )
         return made
+
+    def _recorded(self, work: Work) -> Work:
+        counter = self.network.counter
+        return Once(Captured(work, counter) if self.captured else work, counter, self.repeats)
 
     def _carried(self, spec: EvalSpec, made: Any, unit: int) -> Classifier:
         """Return the defense as it is after the natural images of the units before."""

@@ -28,7 +28,7 @@ class BatchOutcome:
     ``correct[i]``: our own judgement of image i, made afresh on the stage's final points.
     ``attack_correct[i]``: the attack's own flag. ``broken_by[i]``: the attack that broke image i,
     or "" ("natural" when it was wrong before any attack). ``forwards`` and ``backwards`` count
-    single-image passes through the network; ``seconds`` is wall-clock time.
+    the single-image passes that were asked of the network; ``seconds`` is wall-clock time.
 
     In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how

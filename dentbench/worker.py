@@ -26,6 +26,7 @@ from dentbench.checkpoint import Points
 from dentbench.defending import Defenders
 from dentbench.engine.plan import Engine
 from dentbench.engine.precision import Bfloat16, tensor_float32
+from dentbench.engine.repeats import Repeats
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.footprint import HEAVY, needed
 from dentbench.outcome import NATURAL, BatchOutcome
@@ -98,8 +99,9 @@ class Worker:
         self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
         low = CountedNetwork(Bfloat16(network), self.counter)
+        self.repeats = Repeats()
         self.defenders, self._low = (
-            Defenders(one, subject.images, given, captured=engine.captured)
+            Defenders(one, subject.images, given, captured=engine.captured, repeats=self.repeats)
             for one in (self.network, low)
         )
         self.room = memory.Room(self.device, self.counter)
@@ -176,8 +178,13 @@ class Worker:
         """
         spec, units = task.spec, task.spec.batches.ranges(task.spec.data.count)
         self.room.learn(spec, task.at_a_time)
+
+        def work() -> tuple[BatchOutcome, Points | None]:
+            with self.repeats:
+                return self._carried_out(task, units[task.unit])
+
         try:
-            return self.fit(spec, task.stage, lambda: self._carried_out(task, units[task.unit]))
+            return self.fit(spec, task.stage, work)
         except ModelError as error:
             where = f"{spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
             raise ModelError(f"{where}: {error}") from error

@@ -251,7 +251,7 @@ def test_a_coupled_batch_is_not_cut(defense: DentSpec, tmp_path: Path) -> None:
     spec = spec_of(defense, count=12, batches=BatchPlan(size=6))
     roomy = Cramped(100)
     records = run(tmp_path / "roomy", spec, roomy, ("published",))
-    said = refusal(tmp_path / "full", spec, Cramped(5, since=int(roomy.calls) - 40))
+    said = refusal(tmp_path / "full", spec, Cramped(5, since=int(roomy.calls) - 20))
     assert f"{spec.label} published: out of memory with a batch of 6 images" in said
     assert "answers depend on batch mates" in said and "another defense" in said
     assert "needs at least" in said and "asked for 20.00 MiB more" in said

@@ -43,6 +43,13 @@ class Counts(Protocol):
         """Count backward passes."""
 
 
+def counted(work: Work, x: Tensor, counter: Counts) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
+    """Return what some work finds for images, and its forward and backward passes."""
+    forwards, backwards = counter.forwards, counter.backwards
+    found = work(x)
+    return found, (counter.forwards - forwards, counter.backwards - backwards)
+
+
 class Captured:
     """Does ``work``, and from the third time on by a recording, for the shapes that come most.
 
@@ -74,13 +81,10 @@ class Captured:
             self.counter.forward(forwards)
             self.counter.backward(backwards)
             return found
-        before = self.counter.forwards, self.counter.backwards
-        found = self.work(x)
+        found, passes = counted(self.work, x, self.counter)
         self._asked[kind] += 1
         if self._asked[kind] == OFTEN and len(self._recordings) < MOST and not self._given_up:
-            forwards = self.counter.forwards - before[0]
-            backwards = self.counter.backwards - before[1]
-            self._try(kind, x, found, (forwards, backwards))
+            self._try(kind, x, found, passes)
         return found
 
     def _try(
