@@ -1,10 +1,14 @@
-/* A scale and a shift for every image and channel, a sum and a ReLU, in one pass over the memory.
+/* What dent does between convolutions, in one pass over the memory each.
 
-   What scaling.py does by several of PyTorch's operations: each of them reads and writes all of
-   a tensor again. Tensors are float32 in channels_last, the channels a multiple of LANES. Images
-   and blocks of channels are shared among the threads of PyTorch's own OpenMP; every sum is one
-   thread's, so the answer does not depend on how many there are. */
+   By PyTorch's operations it takes several, and each of them reads and writes all of a tensor
+   again. Numbers are float32. Images and blocks of channels are shared among the threads of
+   PyTorch's own OpenMP; every sum is one thread's, so the answer does not depend on how many there
+   are.
 
+   forward, backward: scaling.py, a scale and a shift for every image and channel, a sum and a ReLU;
+   tensors in channels_last, the channels a multiple of LANES. adamod: optimizers.py, an update. */
+
+#include <math.h>
 #include <stddef.h>
 
 enum { LANES = 16 };     /* channels at a time: what AVX-512 computes at once */
@@ -107,5 +111,50 @@ void backward(const float *grad, const float *y, const float *x, const float *sc
                        shift ? shift + image * shift_row + channel : NULL,
                        to_x ? to_x + at : NULL, to_other ? to_other + at : NULL, to_scale + sum,
                        to_shift + sum, size, channels);
+    }
+}
+
+typedef struct {
+    float old, new; /* parts of what was known and of what is */
+} Mixture;
+
+static Mixture mixture(double beta)
+{
+    return (Mixture){(float)beta, (float)(1 - beta)}; /* 1 - beta of floats would be less exact */
+}
+
+FOR_EVERY_PROCESSOR
+static void adamod_row(const float *restrict grad, const float *restrict mean,
+                       const float *restrict square, const float *restrict rate,
+                       const float *restrict lr, float *restrict to_change,
+                       float *restrict to_mean, float *restrict to_square,
+                       float *restrict to_rate, ptrdiff_t count, float correction, Mixture one,
+                       Mixture two, Mixture three, float eps)
+{
+    for (ptrdiff_t p = 0; p < count; p++) {
+        const float first = one.old * mean[p] + one.new * grad[p];
+        const float second = two.old * square[p] + two.new * (grad[p] * grad[p]);
+        const float current = correction * lr[p] / (sqrtf(second) + eps);
+        const float bound = three.old * rate[p] + three.new * current;
+        to_change[p] = -(current < bound ? current : bound) * first;
+        to_mean[p] = first;
+        to_square[p] = second;
+        to_rate[p] = bound;
+    }
+}
+
+/* AdaMod's change, and its moving averages after it. lr: those of a row, corrected by a factor. */
+void adamod(const float *grad, const float *mean, const float *square, const float *rate,
+            const float *lr, float *to_change, float *to_mean, float *to_square, float *to_rate,
+            ptrdiff_t rows, ptrdiff_t count, double correction, double beta1, double beta2,
+            double beta3, double eps, int threads)
+{
+    const Mixture one = mixture(beta1), two = mixture(beta2), three = mixture(beta3);
+#pragma omp parallel for num_threads(threads) if (rows * count > GRAIN)
+    for (ptrdiff_t row = 0; row < rows; row++) {
+        const ptrdiff_t at = row * count;
+        adamod_row(grad + at, mean + at, square + at, rate + at, lr, to_change + at, to_mean + at,
+                   to_square + at, to_rate + at, count, (float)correction, one, two, three,
+                   (float)eps);
     }
 }

@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
+from dentbench.adapt.fused import fused_update
 from dentbench.spec import DentSpec
 
 
@@ -62,9 +63,16 @@ def adamod(
     It bounds the bias-corrected step size by its own moving average and multiplies by the
     uncorrected first moment (unlike arXiv 1910.12249).
     """
-    step, mean, square = _moments(grad, state, spec)
-    size = lr * (math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step))
-    current = size / (safe_sqrt(square) + spec.optimizer_eps)
+    step = state.step + 1
+    correction = math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step)
+    code = None if torch.is_grad_enabled() else fused_update(grad, state.averages, lr)
+    if code is not None:
+        assert isinstance(lr, Tensor)
+        settings = (spec.beta1, spec.beta2, spec.beta3, spec.optimizer_eps)
+        change, *averages = code.adamod(grad, state.averages, lr, correction, settings)
+        return change, OptimizerState(step, tuple(averages))
+    _, mean, square = _moments(grad, state, spec)
+    current = lr * correction / (safe_sqrt(square) + spec.optimizer_eps)
     rate = torch.lerp(current, state.averages[2], spec.beta3)
     return -torch.minimum(current, rate) * mean, OptimizerState(step, (mean, square, rate))
 

@@ -23,7 +23,7 @@ from filelock import FileLock
 
 _log = logging.getLogger(__name__)
 
-FLAGS: Final = ("-O3", "-fPIC", "-fopenmp", "-Wno-psabi")
+FLAGS: Final = ("-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-Wno-psabi")
 SECONDS: Final = 60
 """How long a compiler may take; they take less than one."""
 

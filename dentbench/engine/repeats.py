@@ -3,8 +3,8 @@
 Attacks ask about the same points more than once: each of APGD's targets begins with the natural
 images, FAB asks for labels and then for gradients, Square goes back to where it was, and what an
 attack hands back is judged afresh. On 64 of the embedded digits these were one adaptation in six to
-eight in runs of all protocols, and one in nine or ten in the published one (AutoAttack standard with
-20 iterations, and the quick attack).
+eight in runs of all protocols, and one in nine to eleven in the published one (the quick attack,
+and AutoAttack standard with 20 iterations).
 """
 
 from __future__ import annotations

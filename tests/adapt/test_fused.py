@@ -1,4 +1,4 @@
-"""Scale, shift, sum and ReLU by the code in C, against the formula in float64 and PyTorch."""
+"""The code in C for scale, shift, sum, ReLU and AdaMod, against formulas in float64 and PyTorch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch import Tensor
 
 from dentbench import Dent, DentSpec
 from dentbench.adapt import fused as in_c
-from dentbench.adapt.fused import fused
+from dentbench.adapt.fused import fused, fused_update
+from dentbench.adapt.optimizers import OptimizerState, adamod, initial_state
 from dentbench.adapt.scaling import scaled
 from dentbench.engine import native
 from dentbench.engine.answers import answers
@@ -175,12 +176,98 @@ def test_what_the_code_is_not_made_for(name: str) -> None:
     assert fused(*UNFIT[name]()) is None
 
 
+SETTINGS = DentSpec(beta1=0.9, beta2=0.999, beta3=0.3, optimizer_eps=1e-8)
+
+
+def gradients(*shape: int) -> Iterator[Tensor]:
+    """Return those of six updates; some are zero, and some tiny."""
+    torch.manual_seed(0)
+    for _ in range(6):
+        grad = torch.randn(shape)
+        grad[..., 1] = 0
+        grad[..., 2] *= 1e-9
+        yield grad
+
+
+def updated(dtype: torch.dtype, *shape: int) -> list[Tensor]:
+    """Return the changes of six updates, and the moving averages at last."""
+    lr = torch.linspace(0, 0.1, shape[-1]).to(dtype)
+    state, found = initial_state(torch.zeros(shape, dtype=dtype)), []
+    for grad in gradients(*shape):
+        with torch.no_grad():
+            change, state = adamod(grad.to(dtype), state, SETTINGS, lr)
+        found.append(change)
+    assert state.step == 6
+    return [*found, *state.averages]
+
+
+@pytest.mark.parametrize("shape", [(7,), (1, 33), (5, 16), (40, 1376)], ids=str)
+def test_updates_are_those_of_pytorch_in_float64(shape: tuple[int, ...]) -> None:
+    state = initial_state(torch.zeros(shape))
+    assert fused_update(torch.ones(shape), state.averages, torch.ones(shape[-1])) is not None
+    found, right = (updated(dtype, *shape) for dtype in (torch.float32, torch.float64))
+    for one, its in zip(found, right, strict=True):
+        torch.testing.assert_close(one.double(), its, rtol=1e-5, atol=1e-7)
+
+
+def test_updates_do_not_depend_on_the_threads() -> None:
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 5):
+            torch.set_num_threads(count)
+            found.append(updated(torch.float32, 40, 1376))
+    finally:
+        torch.set_num_threads(threads)
+    for others in found[1:]:
+        assert all(map(torch.equal, found[0], others))
+
+
+def test_an_update_by_what_is_no_number_is_none() -> None:
+    grad = torch.ones(2, 20)
+    grad[1, 3] = torch.nan
+    change, state = adamod(grad, initial_state(grad), SETTINGS, torch.ones(20))
+    for one in (change, *state.averages):
+        assert one.isnan().nonzero().tolist() == [[1, 3]]
+
+
+def test_an_update_that_is_differentiated_is_pytorchs() -> None:
+    def slope() -> Tensor:
+        grad = torch.linspace(0.1, 1, 20).requires_grad_()
+        before = OptimizerState(1, (torch.full((20,), 0.5),) * 3)
+        change, _ = adamod(grad, before, SETTINGS, torch.ones(20))
+        return torch.autograd.grad(change.square().sum(), grad)[0]
+
+    found = slope()
+    native.build_in(None)
+    assert found.abs().min() > 0 and torch.equal(found, slope())
+
+
+NOT_UPDATED = {
+    "one learning rate": lambda grad, lr: (grad, 0.1),
+    "other learning rates": lambda grad, lr: (grad, lr[:-1]),
+    "precision": lambda grad, lr: (grad.double(), lr),
+    "layout": lambda grad, lr: (grad.T.contiguous().T, lr),
+    "no numbers": lambda grad, lr: (grad.to("meta"), lr),
+}
+
+
+@pytest.mark.parametrize("name", NOT_UPDATED)
+def test_updates_that_the_code_is_not_made_for(name: str) -> None:
+    grad, lr = torch.ones(3, 20), torch.ones(20)
+    averages = initial_state(grad).averages
+    assert fused_update(grad, averages, lr) is not None
+    other, rates = NOT_UPDATED[name](grad, lr)
+    assert fused_update(other, averages, rates) is None
+
+
 @pytest.mark.parametrize(
     ("is_right", "is_wrong"),
     [
         ("value * by;", "value * by * 2;"),
         ("of * by + plus)", "of * by - plus)"),
         ("value += READ(other + p);", ";"),
+        ("-(current < bound", "(current < bound"),
+        ("float bound = three.old", "float bound = two.old"),
     ],
 )
 def test_code_that_computes_otherwise_is_not_used(

@@ -45,7 +45,7 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
     return Subject(network=model.network, images=images, labels=labels), spec
 
 
-RUNS = {"digits-robust": (256, 100, 3), "cifar10-resnet20-robust": (20, 20, 7)}
+RUNS = {"digits-robust": (256, 100, 3), "cifar10-resnet20-robust": (20, 20, 11)}
 """Each embedded model's images, the iterations of the quick attack on them, and how many rounds."""
 
 
