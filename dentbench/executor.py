@@ -133,14 +133,13 @@ class RayCluster:
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
         """Yield what becomes of each task; Ray itself carries out again what a death lost."""
-        pending: list[Any] = []
-        while True:
-            # No task ahead: a cluster with more processors would start it at once.
-            for task in islice(tasks, self.placement.count - len(pending)):
-                pending.append(self.remote.remote(self.blueprint, *self.fixed, task))
-            if not pending:
-                return
+        # No task ahead: a cluster with more processors would start it at once.
+        pending = [self._handed_out(task) for task in islice(tasks, self.placement.count)]
+        while pending:
+            following = next(tasks, None)
             (done, *_), pending = self.ray.wait(pending, num_returns=1)
+            if following is not None:  # before this one is written down: nobody waits for that
+                pending.append(self._handed_out(following))
             try:
                 yield self.ray.get(done)
             except (
@@ -152,6 +151,9 @@ class RayCluster:
                 if isinstance(error.cause, DentBenchError):
                     raise error.cause from None  # Ray's own text is a traceback
                 raise
+
+    def _handed_out(self, task: Task) -> Any:
+        return self.remote.remote(self.blueprint, *self.fixed, task)
 
 
 def _carry_out_on_ray(

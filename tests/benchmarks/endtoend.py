@@ -114,12 +114,12 @@ def against_released(name: str) -> dict[str, Any]:
     }
 
 
-def workers(rounds: int = 3) -> dict[str, Any]:
-    """Time a run of 16 batches on one and on two Ray workers of one thread each, once started."""
+def workers(rounds: int = 5) -> dict[str, Any]:
+    """Time a run of 30 batches on one and on two Ray workers of one thread each, once started."""
     import ray
 
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    subject, static = digits(256, 16)
+    subject, static = digits(480, 16)
     spec = replace(static, defense=DentSpec(lr=0.02))
     flags = {}
 
@@ -135,7 +135,7 @@ def workers(rounds: int = 3) -> dict[str, Any]:
     ray.shutdown()
     assert flags[1] == flags[2]
     return {
-        "batches": 16,
+        "batches": 30,
         "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
         "one over two": round(ratio(seconds["1"], seconds["2"]), 2),
     }
