@@ -9,26 +9,14 @@
    tensors in channels_last, the channels a multiple of LANES. adamod: optimizers.py, an update. */
 
 #include <math.h>
-#include <stddef.h>
 
-enum { LANES = 16 };     /* channels at a time: what AVX-512 computes at once */
+#include "lanes.h"
+
 enum { ROWS = 64 };      /* pixels that are summed up by themselves, such that errors stay small */
 enum { GRAIN = 32768 };  /* numbers from which threads are worth their start, as in PyTorch */
 
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int Mask __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 
-#if defined(__x86_64__) && defined(__linux__) && defined(__has_attribute)
-#if __has_attribute(target_clones)
-#define FOR_EVERY_PROCESSOR __attribute__((target_clones("avx512f", "avx2", "default")))
-#endif
-#endif
-#ifndef FOR_EVERY_PROCESSOR
-#define FOR_EVERY_PROCESSOR
-#endif
-
-#define AT(pointer) (*(Lanes *)(pointer))
-#define READ(pointer) (*(const Lanes *)(pointer))
 /* Unless OF <= 0, which a NaN is not: it goes on, as in PyTorch. */
 #define LET_THROUGH(value, of) ((Lanes)((Mask)(value) & ~((of) <= 0)))
 

@@ -20,13 +20,11 @@ import torch
 from torch import Tensor
 
 from dentbench.engine import native
+from dentbench.engine.native import LANES, is_dense, is_plain, pointer
 
 _log = logging.getLogger(__name__)
 
 SOURCE: Final = Path(__file__).with_suffix(".c")
-
-LANES: Final = 16
-"""What the number of channels must be a multiple of: LANES of the code."""
 
 _POINTER, _SIZE, _INT = ctypes.c_void_p, ctypes.c_ssize_t, ctypes.c_int
 _DOUBLE = ctypes.c_double
@@ -51,7 +49,7 @@ class Fused:
         y = torch.empty_like(x)
         images, channels, height, width = x.shape
         self._forward(
-            *map(_pointer, (x, scale, shift, other, y)),
+            *map(pointer, (x, scale, shift, other, y)),
             *(scale.stride(0), shift.stride(0), images, height * width, channels),
             *(rectified, torch.get_num_threads()),
         )
@@ -79,7 +77,7 @@ class Fused:
         to_scale, to_shift = x.new_empty(scale.shape), x.new_empty(scale.shape)
         images, channels, height, width = x.shape
         self._backward(
-            *map(_pointer, (grad, y, x, scale, shift, to_x, to_other, to_scale, to_shift)),
+            *map(pointer, (grad, y, x, scale, shift, to_x, to_other, to_scale, to_shift)),
             scale.stride(0),
             0 if shift is None else shift.stride(0),
             *(images, height * width, channels, torch.get_num_threads()),
@@ -103,7 +101,7 @@ class Fused:
         """
         found = tuple(torch.empty_like(grad) for _ in range(4))
         rows, count = grad.numel() // len(lr), len(lr)
-        pointers = map(_pointer, (grad, *averages, lr, *found))
+        pointers = map(pointer, (grad, *averages, lr, *found))
         self._adamod(*pointers, rows, count, correction, *settings, torch.get_num_threads())
         return found
 
@@ -111,9 +109,9 @@ class Fused:
 def fused(x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None) -> Fused | None:
     """Return the code in C, where there is any and it can work on these tensors."""
     library = native.library(SOURCE)
-    if library is None or x.shape[1] % LANES or not _is_dense(x):
+    if library is None or x.shape[1] % LANES or not is_dense(x):
         return None
-    if other is not None and not (_is_dense(other) and other.shape == x.shape):
+    if other is not None and not (is_dense(other) and other.shape == x.shape):
         return None
     return _right(library) if _is_row(scale, x) and _is_row(shift, x) else None
 
@@ -123,7 +121,7 @@ def fused_update(grad: Tensor, averages: Sequence[Tensor], lr: Tensor | float) -
     library = native.library(SOURCE)
     if library is None or not isinstance(lr, Tensor) or grad.shape[-1:] != lr.shape:
         return None
-    dense = all(_is_plain(one) and one.is_contiguous() for one in (grad, *averages, lr))
+    dense = all(is_plain(one) and one.is_contiguous() for one in (grad, *averages, lr))
     return _right(library) if dense else None
 
 
@@ -169,15 +167,6 @@ def _updated(code: Fused) -> Iterator[tuple[Tensor, Tensor]]:
     yield from zip(answers, formula, strict=True)
 
 
-def _is_plain(x: Tensor) -> bool:
-    """Tell whether these are numbers in memory, not what stands for some, in float32."""
-    return type(x) is Tensor and x.is_cpu and x.dtype == torch.float32
-
-
-def _is_dense(x: Tensor) -> bool:
-    return _is_plain(x) and x.is_contiguous(memory_format=torch.channels_last)
-
-
 def _is_row(scale: Tensor, x: Tensor) -> bool:
     return (
         type(scale) is Tensor
@@ -185,7 +174,3 @@ def _is_row(scale: Tensor, x: Tensor) -> bool:
         and scale.shape == (*x.shape[:2], 1, 1)
         and scale.stride(1) == 1
     )
-
-
-def _pointer(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()

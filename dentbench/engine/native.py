@@ -14,16 +14,26 @@ import shlex
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 import torch
 from filelock import FileLock
+from torch import Tensor
 
 _log = logging.getLogger(__name__)
 
 FLAGS: Final = ("-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-Wno-psabi")
+HEADER: Final = Path(__file__).with_name("lanes.h")
+"""What C files may include."""
+
+LANES: Final = 16
+"""How many channels they work on at a time, as the header says."""
+
+
 SECONDS: Final = 60
 """How long a compiler may take; they take less than one."""
 
@@ -34,6 +44,17 @@ def build_in(folder: Path | None) -> None:
     """Say where this process keeps what is compiled; None: PyTorch's operations do it all."""
     global _folder
     _folder = folder
+
+
+@contextmanager
+def building_in(folder: Path | None) -> Iterator[None]:
+    """Say the same for the ``with`` block."""
+    before = _folder
+    build_in(folder)
+    try:
+        yield
+    finally:
+        build_in(before)
 
 
 def library(source: Path) -> ctypes.CDLL | None:
@@ -58,6 +79,21 @@ def _library(source: Path, folder: Path) -> ctypes.CDLL | None:
         return None
 
 
+def is_plain(x: Tensor) -> bool:
+    """Tell whether these are numbers in memory, not what stands for some, in float32."""
+    return type(x) is Tensor and x.is_cpu and x.dtype == torch.float32
+
+
+def is_dense(x: Tensor) -> bool:
+    """Tell whether these are such numbers (B, C, H, W) in channels_last, without gaps."""
+    return is_plain(x) and x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def pointer(tensor: Tensor | None) -> int | None:
+    """Return where a tensor's numbers are; None of None, which is NULL in C."""
+    return None if tensor is None else tensor.data_ptr()
+
+
 def compiler() -> list[str]:
     """Return the command of the machine's C compiler; nothing if it has none."""
     asked = shlex.split(os.environ.get("CC", ""))
@@ -74,7 +110,8 @@ def _openmp() -> Path | None:
 
 def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path:
     """Return the library of a C file, compiled unless it is there. One process at a time."""
-    depends_on = (source.read_text(), *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
+    texts = source.read_text(), HEADER.read_text()
+    depends_on = (*texts, *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
     name = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
     built = folder / f"{source.stem}-{name}.so"
     folder.mkdir(parents=True, exist_ok=True)
@@ -82,7 +119,8 @@ def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path
         if not built.exists():
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 made, new = Path(work, "made.o"), Path(work, "new.so")
-                _run([*command, *FLAGS, "-c", str(source), "-o", str(made)])
+                include = f"-I{HEADER.parent}"
+                _run([*command, *FLAGS, include, "-c", str(source), "-o", str(made)])
                 # Not -fopenmp: that would be another OpenMP than PyTorch's.
                 _run([*command, "-shared", str(made), str(openmp), "-o", str(new)])
                 new.replace(built)
