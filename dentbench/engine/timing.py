@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
-def work_on(network: nn.Module, images: Tensor) -> Callable[[], None]:
+def work_on(network: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], None]:
     """Return what is timed: a forward, and the gradient of ``images`` (B, C, H, W)."""
 
     def forward_and_gradient() -> None:
