@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 from collections.abc import Callable, Iterator
@@ -161,10 +162,24 @@ def test_weights_that_were_changed_are_noticed() -> None:
     layer, x = layer_of(), images_of()
     convolve = Convolution(layer)
     before = convolve(x)
-    layer.weight.mul_(2)
-    torch.testing.assert_close(convolve(x), 2 * before)
     layer.weight = nn.Parameter(3 * layer.weight, requires_grad=False)
+    torch.testing.assert_close(convolve(x), 3 * before)
+    layer.weight.mul_(2)
     torch.testing.assert_close(convolve(x), 6 * before)
+
+
+def test_copies_of_a_network_share_what_was_made_of_its_weights() -> None:
+    gc.collect()  # what other tests left behind
+    first, second = (Convolution(copy.deepcopy(layer_of())) for _ in range(2))
+    other = Convolution(layer_of(48, 32))
+    for convolve in (first, second):
+        convolve(images_of())
+    other(images_of(48))
+    kernels = [one._known[-1] for one in (first, second, other) if one._known]
+    assert kernels[0] is kernels[1] is not kernels[2]
+    count = len(winograd._kernels)
+    del first, second, convolve, kernels
+    assert len(winograd._kernels) == count - 1  # kept by nobody else
 
 
 def test_what_was_made_of_the_weights_is_not_sent_along() -> None:
