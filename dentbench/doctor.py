@@ -124,7 +124,7 @@ def _compiler() -> Finding:
     except Exception:  # told above
         return Finding(what="compiler", found="unknown without torch", ok=None)
     name = "".join(Path(word).name for word in compiler()[:1])
-    advice = "" if name else "evaluations on processors are a little faster with a C compiler"
+    advice = "" if name else "evaluations on processors are faster with a C compiler"
     return Finding(what="compiler", found=name or "none", ok=None, advice=advice)
 
 

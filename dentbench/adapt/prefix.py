@@ -78,7 +78,7 @@ def _same(one: Tensor, other: Tensor) -> bool:
 
 
 def convert(network: nn.Module) -> None:
-    """Teach the convolutions of ``network`` to remember; hand in a copy.
+    """Teach the convolutions of ``network`` to remember, and to be quick; hand in a copy.
 
     No other layer is: one that draws random numbers must go on doing so.
     """
