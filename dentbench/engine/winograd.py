@@ -210,7 +210,8 @@ class _Code:
     def __call__(self, x: Tensor, sums: Tensor) -> Tensor:
         images, inputs, height, width = x.shape
         outputs, threads = len(sums) * sums.shape[-1], torch.get_num_threads()
-        y = torch.empty((images, outputs, height, width), memory_format=torch.channels_last)
+        shape = images, outputs, height, width
+        y = torch.empty(shape, dtype=x.dtype, memory_format=torch.channels_last)
         work = x.new_empty(threads * self._room(inputs))
         tensors = map(pointer, (x, sums, y, work))
         self._convolve(*tensors, images, height, width, inputs, outputs, threads)
