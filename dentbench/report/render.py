@@ -127,18 +127,16 @@ def to_html(table: Table) -> str:
     lines = ['<figure class="dentbench-table">', "<table>"]
     lines.append(f"<caption>{_html(table.title)}. {_html(table.caption)}</caption>")
     lines += ["<thead>", *_html_head(table.columns), "</thead>"]
+    columns = table.columns[table.stub :]
+    cells = "".join(f'<td style="text-align: {column.align}">%s</td>' for column in columns)
     for stub, rows in table.groups():
         lines.append("<tbody>")
         for number, row in enumerate(rows):
             span = f' rowspan="{len(rows)}"' if len(rows) > 1 else ""
             names = stub if number == 0 else ()
             heads = (f'<th scope="row"{span}>{_html_cell(table, cell)}</th>' for cell in names)
-            aligned = zip(table.columns[table.stub :], row, strict=True)
-            cells = (
-                f'<td style="text-align: {column.align}">{_html_cell(table, cell)}</td>'
-                for column, cell in aligned
-            )
-            lines.append("".join(["<tr>", *heads, *cells, "</tr>"]))
+            texts = tuple([_html_cell(table, cell) for cell in row])
+            lines.append("".join(["<tr>", *heads, cells % texts, "</tr>"]))
         lines.append("</tbody>")
     lines.append("</table>")
     notes = [f"<sup>{mark}</sup> {_html(note)}" for note, mark in table.footnotes.items()]
@@ -174,7 +172,8 @@ def _html(text: str) -> str:
 
 
 def _html_cell(table: Table, cell: Cell) -> str:
-    return _html(cell.text) + _marks(table, cell, "<sup>{}</sup>")
+    text = _html(cell.text)
+    return text + _marks(table, cell, "<sup>{}</sup>") if cell.notes else text
 
 
 def _marks(table: Table, cell: Cell, pattern: str) -> str:

@@ -75,9 +75,12 @@ class Table:
         cls, title: str, columns: Sequence[Column], rows: Sequence[Sequence[Any]], **rest: Any
     ) -> Table:
         """Return a table whose rows are given as plain values, cells or a mixture."""
+        # Lists first: a generator takes longer for each of many cells.
         cells = tuple(
-            tuple(value if isinstance(value, Cell) else Cell(value) for value in row)
-            for row in rows
+            [
+                tuple([value if isinstance(value, Cell) else Cell(value) for value in row])
+                for row in rows
+            ]
         )
         return cls(title, tuple(columns), cells, **rest)
 
