@@ -49,13 +49,13 @@ class Engine:
         gpu = device.type == "cuda"
         network = _ready(network, device)
         last = is_channels_last_faster(network, device, images, cache)
-        own = None if gpu or cache is None else cache / "native"
+        folder = None if gpu or cache is None else cache / "native"
         return cls(
             channels_last=last,
             compiled=compiling == "on" or (compiling == "auto" and gpu),
             captured=compiling != "off" and gpu,
-            native=own,
-            winograd=last and own is not None and winograd.is_faster(network, own),
+            native=folder,
+            winograd=last and folder is not None and winograd.is_faster(network, folder),
         )
 
     def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:

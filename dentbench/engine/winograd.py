@@ -59,7 +59,7 @@ def is_faster(network: nn.Module, folder: Path) -> bool:
     ``network``: one whose weights need no gradient. ``folder``: where code in C is kept. One
     convolution and its gradient are timed once, and what was found is remembered there, since the
     last bits depend on it. False without such code, where nothing can be remembered, and for a
-    network of other convolutions. The code is made for AVX-512: by AVX2 alone it took 3 to 27 times
+    network of other convolutions. The code is made for AVX-512: by AVX2 alone it took 3 to 28 times
     as long as PyTorch's own.
     """
     convolutions = (one for one in network.modules() if isinstance(one, nn.Conv2d))

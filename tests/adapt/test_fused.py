@@ -20,22 +20,9 @@ from dentbench.engine import native
 from dentbench.engine.answers import answers
 from dentbench.zoo.models import load_model
 
+pytestmark = pytest.mark.usefixtures("native_code")
+
 TIGHT = {"rtol": 1e-5, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("native")
-
-
-@pytest.fixture(autouse=True)
-def code(folder: Path) -> Iterator[None]:
-    """Let this process use the code in C."""
-    native.build_in(folder)
-    if native.library(in_c.SOURCE) is None:
-        pytest.skip("this machine has no C compiler")
-    yield
-    native.build_in(None)
 
 
 def operands(

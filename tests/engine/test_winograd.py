@@ -24,20 +24,11 @@ from dentbench.engine.winograd import FILE, SOURCE, Convolution, is_faster
 from dentbench.zoo.models import load_model
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("native")
-
-
 @pytest.fixture(autouse=True)
-def code(folder: Path) -> Iterator[None]:
-    """Let this process use the code in C, and convolve by it."""
-    native.build_in(folder)
+def used(native_code: None) -> Iterator[None]:
+    """Let this process convolve by the code in C."""
     winograd.use(True)
-    if native.library(SOURCE) is None:
-        pytest.skip("this machine has no C compiler")
     yield
-    native.build_in(None)
     winograd.use(False)
 
 
@@ -272,23 +263,23 @@ def test_code_that_computes_otherwise_is_not_used(
 
 @pytest.mark.parametrize(("ours", "faster"), [(0.8, True), (1.0, False), (1.2, False)])
 def test_what_is_faster_is_remembered(
-    ours: float, faster: bool, folder: Path, monkeypatch: pytest.MonkeyPatch
+    ours: float, faster: bool, native_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (folder / FILE).unlink(missing_ok=True)
+    (native_folder / FILE).unlink(missing_ok=True)
     monkeypatch.setattr(winograd, "least_seconds", lambda *_: [ours, 1.0])
-    assert is_faster(layer_of(), folder) is faster
+    assert is_faster(layer_of(), native_folder) is faster
     monkeypatch.setattr(winograd, "least_seconds", lambda *_: [1.0, ours])  # it would be another
-    assert is_faster(layer_of(), folder) is faster
-    assert list(json.loads((folder / FILE).read_text()).values()) == [faster]
+    assert is_faster(layer_of(), native_folder) is faster
+    assert list(json.loads((native_folder / FILE).read_text()).values()) == [faster]
 
 
-def test_timing_is_real_and_changes_nothing(folder: Path) -> None:
-    (folder / FILE).unlink(missing_ok=True)
+def test_timing_is_real_and_changes_nothing(native_folder: Path) -> None:
+    (native_folder / FILE).unlink(missing_ok=True)
     native.build_in(None)
     winograd.use(False)
     before = torch.random.get_rng_state()
-    faster = is_faster(layer_of(), folder)
-    assert json.loads((folder / FILE).read_text()).popitem()[1] is faster
+    faster = is_faster(layer_of(), native_folder)
+    assert json.loads((native_folder / FILE).read_text()).popitem()[1] is faster
     assert torch.equal(before, torch.random.get_rng_state())
     assert native.library(SOURCE) is None and not winograd._wanted
 
@@ -307,13 +298,13 @@ def test_for_other_convolutions_nothing_is_compiled(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_remembered_it_is_pytorchs(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+    native_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: object) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr(winograd, "remembered", refused)
-    assert not is_faster(layer_of(), folder)
+    assert not is_faster(layer_of(), native_folder)
 
 
 def test_the_engine_says_whether_it_is_done(
