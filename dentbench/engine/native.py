@@ -27,12 +27,9 @@ from torch import Tensor
 _log = logging.getLogger(__name__)
 
 FLAGS: Final = ("-O3", "-fno-math-errno", "-fPIC", "-fopenmp", "-Wno-psabi")
-HEADER: Final = Path(__file__).with_name("lanes.h")
-"""What C files may include."""
 
 LANES: Final = 16
-"""How many channels they work on at a time, as the header says."""
-
+"""How many channels C code works on at a time."""
 
 SECONDS: Final = 60
 """How long a compiler may take; they take less than one."""
@@ -110,8 +107,7 @@ def _openmp() -> Path | None:
 
 def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path:
     """Return the library of a C file, compiled unless it is there. One process at a time."""
-    texts = source.read_text(), HEADER.read_text()
-    depends_on = (*texts, *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
+    depends_on = (source.read_text(), *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
     name = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
     built = folder / f"{source.stem}-{name}.so"
     folder.mkdir(parents=True, exist_ok=True)
@@ -119,8 +115,7 @@ def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path
         if not built.exists():
             with tempfile.TemporaryDirectory(dir=folder) as work:
                 made, new = Path(work, "made.o"), Path(work, "new.so")
-                include = f"-I{HEADER.parent}"
-                _run([*command, *FLAGS, include, "-c", str(source), "-o", str(made)])
+                _run([*command, *FLAGS, "-c", str(source), "-o", str(made)])
                 # Not -fopenmp: that would be another OpenMP than PyTorch's.
                 _run([*command, "-shared", str(made), str(openmp), "-o", str(new)])
                 new.replace(built)

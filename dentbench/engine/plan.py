@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dentbench.engine import native, winograd
+from dentbench.engine import native
 from dentbench.engine.allocator import keep_freed_memory
 from dentbench.engine.compiled import compiled_if_right
 from dentbench.engine.joined import joined_if_same
@@ -22,14 +22,12 @@ class Engine:
     ``channels_last``: the layout of convolutions. ``compiled``: by torch.compile. ``captured``:
     whole adaptations are recorded as CUDA graphs (:mod:`dentbench.engine.captured`). ``native``:
     where code in C is compiled and kept (:mod:`dentbench.engine.native`); None: there is none.
-    ``winograd``: dent's convolutions take fewer products (:mod:`dentbench.engine.winograd`).
     """
 
     channels_last: bool = False
     compiled: bool = False
     captured: bool = False
     native: Path | None = None
-    winograd: bool = False
 
     @classmethod
     def chosen(
@@ -49,13 +47,11 @@ class Engine:
         gpu = device.type == "cuda"
         network = _ready(network, device)
         last = is_channels_last_faster(network, device, images, cache)
-        folder = None if gpu or cache is None else cache / "native"
         return cls(
             channels_last=last,
             compiled=compiling == "on" or (compiling == "auto" and gpu),
             captured=compiling != "off" and gpu,
-            native=folder,
-            winograd=last and folder is not None and winograd.is_faster(network, folder),
+            native=None if gpu or cache is None else cache / "native",
         )
 
     def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
@@ -67,7 +63,6 @@ class Engine:
         # It is True by default, and fp32 is to mean fp32.
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
         native.build_in(self.native)
-        winograd.use(self.winograd)
         if device.type == "cpu":
             keep_freed_memory()
         if self.channels_last:
