@@ -10,9 +10,9 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
-    from dentbench.outcome import Record
+    from dentbench.records.outcome import Record
     from dentbench.report.table import Table
-    from dentbench.spec import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
+    from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
 
 __all__ = [
     "Adaptation",
@@ -28,12 +28,12 @@ __all__ = [
 
 _HOMES = {
     "Adaptation": "dentbench.adapt.dent",
-    "AttackSpec": "dentbench.spec",
-    "DefenseSpec": "dentbench.spec",
+    "AttackSpec": "dentbench.spec.evaluation",
+    "DefenseSpec": "dentbench.spec.evaluation",
     "Dent": "dentbench.adapt.dent",
-    "DentSpec": "dentbench.spec",
-    "ProtocolSpec": "dentbench.spec",
-    "Record": "dentbench.outcome",
+    "DentSpec": "dentbench.spec.evaluation",
+    "ProtocolSpec": "dentbench.spec.evaluation",
+    "Record": "dentbench.records.outcome",
     "Table": "dentbench.report.table",
     "evaluate": "dentbench.api",
 }

@@ -13,20 +13,19 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from dentbench.attacks.base import Defense
-from dentbench.attacks.soundness import failed
-from dentbench.choices import Normalization, OwnModel
-from dentbench.contenders import choose_defenses
-from dentbench.defenses.own import spec_of_object
+from dentbench.attacks.checks import failed
+from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import ModelError, SpecError
-from dentbench.outcome import Record
-from dentbench.placement import Placement
-from dentbench.progress import DISPLAYS, shown_progress
-from dentbench.report import tables
-from dentbench.report.render import render
+from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.progress import DISPLAYS, shown_progress
+from dentbench.evaluation.runner import Evaluation, Progress, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.outcome import Record
+from dentbench.report.formats.render import render
 from dentbench.report.table import Table
+from dentbench.report.tables import records as tables
 from dentbench.report.verdict import Verdict, verdict
-from dentbench.runner import Evaluation, Progress, RunOptions
-from dentbench.spec import (
+from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,
     DefenseSpec,
@@ -35,8 +34,9 @@ from dentbench.spec import (
     ModelSpec,
     ProtocolSpec,
 )
-from dentbench.study import choose_protocols
-from dentbench.worker import Subject
+from dentbench.study.defenses import choose_defenses
+from dentbench.study.parsing import Normalization, OwnModel
+from dentbench.study.study import choose_protocols
 from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.models import normalized
@@ -112,8 +112,8 @@ def evaluate(
     ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
     lines elsewhere, "json" lines for schedulers, "none" or None nothing; or an object with the
-    methods of :class:`~dentbench.runner.Progress`. Records and per-image flags are written to the
-    folder ``results``, from where a second call goes on. Raises
+    methods of :class:`~dentbench.evaluation.runner.Progress`. Records and per-image flags are
+    written to the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
 
     >>> import tempfile, torch

@@ -22,10 +22,10 @@ def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def native_code(native_folder: Path) -> Iterator[None]:
     """Let this process use the code in C for one test, on a machine with a compiler."""
-    from dentbench.engine import native  # late: it imports torch
+    from dentbench.compute.cpu_kernels import c_library  # late: it imports torch
 
-    native.build_in(native_folder)
-    if not native.compiler() or native._openmp() is None:
+    c_library.build_in(native_folder)
+    if not c_library.compiler() or c_library._openmp() is None:
         pytest.skip("this machine has no C compiler")
     yield
-    native.build_in(None)
+    c_library.build_in(None)

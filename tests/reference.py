@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,7 +14,7 @@ import torch
 import dentbench
 from dentbench import AttackSpec, DentSpec
 from dentbench.errors import DataError
-from dentbench.store import read
+from dentbench.records.results_csv import read
 from tests.reference import tiny_network
 
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)

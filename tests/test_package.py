@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import dentbench
-from dentbench import store
+from dentbench.records import results_csv
 from tests.cli.test_report import ROOT, record
 
 DOCUMENTED = ("adapt.dent", "dentspec", "api", "report.table")
@@ -50,7 +50,7 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     files = (path for path in (ROOT / "dentbench").rglob("*") if path.is_file())
     package = {path.relative_to(ROOT).as_posix() for path in files if path.suffix != ".pyc"}
     assert package <= set(names) and any("licenses/LICENSE" in name for name in names)
-    store.append(tmp_path / "results", record(1))
+    results_csv.append(tmp_path / "results", record(1))
     script = "import sys; sys.path.insert(0, 'site'); from dentbench.cli.app import main; main()"
     arguments = ("report", "--format", "html", "--out", "report.html")
     done = subprocess.run(
@@ -99,7 +99,7 @@ def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
             env=environment,
         )
         assert done.returncode == 0, done.stderr
-    rows = store.read(tmp_path / "results")
+    rows = results_csv.read(tmp_path / "results")
     assert {row.model for row in rows} == {"my model", "my_model:make"}
     assert [row.protocol for row in rows if row.mode != "static"] == [
         "published transfer noise",

@@ -19,12 +19,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.soundness import failed
-from dentbench.dentspec import DentSpec
-from dentbench.outcome import NATURAL, Record
+from dentbench.attacks.checks import failed
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.outcome import NATURAL, Record
 from dentbench.report.verdict import Verdict, verdict
-from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import (
+from dentbench.spec.dent import DentSpec
+from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,
     DataSpec,
@@ -33,7 +34,6 @@ from dentbench.spec import (
     ModelSpec,
     ProtocolSpec,
 )
-from dentbench.worker import Subject
 
 COUNT, CLASSES, SIDE = 120, 4, 6
 EPS = Fraction(1, 20)

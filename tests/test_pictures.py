@@ -12,8 +12,8 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dentbench import store
-from dentbench.progress import Bars, columns
+from dentbench.evaluation.progress import Bars, columns
+from dentbench.records import results_csv
 from tests.cli.test_report import record
 from tests.pictures.__main__ import OUT, PICTURES, TERMINAL
 from tests.pictures.terminal import COLUMNS, ROOT, picture, screen, typed
@@ -52,7 +52,7 @@ def test_lines_that_a_live_display_wrote_again_are_there_once() -> None:
 
 
 def test_a_picture_is_what_was_printed_and_loads_nothing(tmp_path: Path) -> None:
-    store.append(tmp_path / "results", record(1))
+    results_csv.append(tmp_path / "results", record(1))
     lines = screen(typed(("report",), tmp_path))
     drawn = picture("dentbench report", lines)
     printed = {word for line in lines for word in PLAIN.sub("", line).split()}

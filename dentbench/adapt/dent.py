@@ -11,15 +11,15 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from dentbench.adapt import affine, prefix
+from dentbench.adapt import batchnorm, prefix_cache
 from dentbench.adapt.blur import gaussian_blur
+from dentbench.adapt.checkpointed_unroll import unrolled
 from dentbench.adapt.losses import load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
-from dentbench.adapt.unrolling import unrolled
-from dentbench.engine.captured import Work
-from dentbench.engine.compiled import plainly
+from dentbench.compute.cuda_graphs import Work
+from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Dent(nn.Module):
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
     in the released code, the images given. ``recorded``: what makes something faster of the work
-    of :meth:`adapt`, such as :class:`~dentbench.engine.captured.Captured`. Raises
+    of :meth:`adapt`, such as :class:`~dentbench.compute.cuda_graphs.Captured`. Raises
     :class:`~dentbench.errors.ModelError` for a model without BatchNorm2d. Source: the paper (arXiv
     2105.08714) and its released code, which has no blur; see :mod:`dentbench.adapt.blur` for where
     that is from.
@@ -81,8 +81,8 @@ class Dent(nn.Module):
         except Exception as error:
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
-        layers = affine.convert(self.network, self.spec.batch_share)
-        prefix.convert(self.network)
+        layers = batchnorm.convert(self.network, self.spec.batch_share)
+        prefix_cache.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers]
         self._loss = load_loss(self.spec.loss)
@@ -93,7 +93,7 @@ class Dent(nn.Module):
             [*(m.weight.detach() for _, m in layers), *(m.bias.detach() for _, m in layers)]
         )
         sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)
-        running = None if self.spec.batch_share else affine.running_statistics(layers)
+        running = None if self.spec.batch_share else batchnorm.running_statistics(layers)
         self._initial: Tensor
         self._running: Tensor | None
         self._sigma: Tensor | None
@@ -164,7 +164,7 @@ class Dent(nn.Module):
         state = initial_state(parameters)
         losses = []
         shown = self._shown(x)
-        with prefix.remembered():
+        with prefix_cache.remembered():
             for _ in range(self.spec.steps):
                 parameters = parameters.detach().requires_grad_()
                 parameters, state, loss = self._step(shown, parameters, state, False)
@@ -272,14 +272,14 @@ class Dent(nn.Module):
             flat = parameters
         return flat, sigma
 
-    def _pairs(self, flat: Tensor, *, folded: bool = False) -> affine.AffinePairs:
+    def _pairs(self, flat: Tensor, *, folded: bool = False) -> batchnorm.AffinePairs:
         """Return the scales and the shifts, layer by layer.
 
         ``folded``: such that they normalize by the running statistics too, each (B, C, 1, 1).
         """
         if folded:
             assert self._running is not None
-            return affine.folded(flat, self._running, self._sizes)
+            return batchnorm.folded(flat, self._running, self._sizes)
         parts = (one.split(self._sizes, -1) for one in flat.chunk(2, -1))
         return list(zip(*parts, strict=True))
 
@@ -295,7 +295,7 @@ class Dent(nn.Module):
 
     def _forward(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
         x = self._blurred(x, sigma)
-        prefix.begin()
+        prefix_cache.begin()
         with self._active(flat):
             logits: Tensor = self.network(x)
         return logits
@@ -304,7 +304,7 @@ class Dent(nn.Module):
         if flat is None:
             return nullcontext()
         folded = self._running is not None and flat.ndim > 1
-        return affine.active(self._pairs(flat, folded=folded), folded=folded)
+        return batchnorm.active(self._pairs(flat, folded=folded), folded=folded)
 
 
 def _require_finite(losses: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The losses that dent minimizes at test time, each with a card in ``dentspec.py``."""
+"""The losses that dent minimizes at test time, each with a card in ``spec/dent.py``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.dentspec import LOSSES
+from dentbench.spec.dent import LOSSES
 
 Loss: TypeAlias = Callable[[Tensor, int], Tensor]
 """Maps logits (B, C) and the number of images that a mean is over to a scalar."""

@@ -15,8 +15,8 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.adapt.fused import fused_update
-from dentbench.spec import DentSpec
+from dentbench.compute.cpu_kernels.elementwise import fused_update
+from dentbench.spec.evaluation import DentSpec
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import ATTACKS, AttackPlan
-from dentbench.attacks.telling import tell
+from dentbench.attacks.events import tell
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
-from dentbench.spec import AttackSpec
+from dentbench.spec.evaluation import AttackSpec
 
 # Without a handler its warnings would go to the terminal, in the middle of a progress bar.
 logging.getLogger("auto-attack").addHandler(logging.NullHandler())

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dentbench.errors import ModelError
-from dentbench.spec import AttackSpec
+from dentbench.spec.evaluation import AttackSpec
 
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) in [0, 1] to logits (B, classes): a network, or a whole defense."""

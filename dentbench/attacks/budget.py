@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.catalogue import ATTACKS
-from dentbench.spec import EvalSpec
+from dentbench.spec.evaluation import EvalSpec
 
 
 @dataclass(frozen=True, kw_only=True)

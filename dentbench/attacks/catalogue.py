@@ -11,7 +11,7 @@ from typing import Final
 
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import NO_ATTACK, AttackSpec, EvalSpec, ProtocolSpec
+from dentbench.spec.evaluation import NO_ATTACK, AttackSpec, EvalSpec, ProtocolSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ def attack_label(spec: AttackSpec) -> str:
 class ProtocolCard:
     """A way to attack a defense.
 
-    ``function``: ``module:name`` of the function that carries it out (see ``protocols.py``).
+    ``function``: ``module:name`` of the function that carries it out (see ``protocols/base.py``).
     ``summary``: what it does, in words. ``source``: where it is from. ``needs_static``: whether
     it uses the static model's adversarial points. ``after``: the stages, in order, that are run
     first in a cascade: it starts from their points and leaves alone the images that they broke.
@@ -147,7 +147,7 @@ _ROUNDS: Final = (*_ASCENTS, "rounds", "restarts")
 PROTOCOLS.add(
     "published",
     ProtocolCard(
-        function="dentbench.attacks.protocols:published",
+        function="dentbench.attacks.protocols.base:published",
         summary="the defense itself is attacked, gradient through the last forward only",
         source="arXiv 2105.08714",
         own_attack=False,
@@ -156,7 +156,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "transfer",
     ProtocolCard(
-        function="dentbench.attacks.protocols:transfer",
+        function="dentbench.attacks.protocols.base:transfer",
         summary="the static model's adversarial points are judged on the defense",
         source=_CARE,
         needs_static=True,
@@ -166,7 +166,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "surrogate",
     ProtocolCard(
-        function="dentbench.attacks.direct:surrogate",
+        function="dentbench.attacks.protocols.gradient:surrogate",
         summary="the static model's gradient is followed; the defense judges every iterate",
         source=_CARE,
         after=("transfer",),
@@ -176,7 +176,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "warm",
     ProtocolCard(
-        function="dentbench.attacks.direct:warm",
+        function="dentbench.attacks.protocols.gradient:warm",
         summary="the published gradient, but started from the best points found so far",
         source="ours",
         after=("transfer", "surrogate"),
@@ -186,7 +186,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "few-steps",
     ProtocolCard(
-        function="dentbench.attacks.direct:few_steps",
+        function="dentbench.attacks.protocols.gradient:few_steps",
         summary="the defense is attacked with fewer adaptation steps than it defends with",
         source=_CARE,
         after=_CHEAP,
@@ -197,7 +197,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "bpda",
     ProtocolCard(
-        function="dentbench.attacks.direct:bpda",
+        function="dentbench.attacks.protocols.gradient:bpda",
         summary="the defense's own logits, but the static model's gradient stands in for theirs",
         source="arXiv 1802.00420",
         after=_CHEAP,
@@ -207,7 +207,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "fpa",
     ProtocolCard(
-        function="dentbench.attacks.ensemble:fpa",
+        function="dentbench.attacks.protocols.gmsa:fpa",
         summary="the newest adapted network is attacked as a fixed one, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -218,7 +218,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "gmsa-avg",
     ProtocolCard(
-        function="dentbench.attacks.ensemble:gmsa_avg",
+        function="dentbench.attacks.protocols.gmsa:gmsa_avg",
         summary="the mean loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -229,7 +229,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "gmsa-min",
     ProtocolCard(
-        function="dentbench.attacks.ensemble:gmsa_min",
+        function="dentbench.attacks.protocols.gmsa:gmsa_min",
         summary="the least loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -240,7 +240,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "unrolled",
     ProtocolCard(
-        function="dentbench.attacks.direct:unrolled",
+        function="dentbench.attacks.protocols.gradient:unrolled",
         summary="the exact gradient, through every adaptation step",
         source="ours",
         after=_CHEAP,
@@ -251,7 +251,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "eot",
     ProtocolCard(
-        function="dentbench.attacks.direct:eot",
+        function="dentbench.attacks.protocols.gradient:eot",
         summary="the mean gradient over random batch mates and the defense's own random numbers",
         source="arXiv 1707.07397",
         after=_CHEAP,
@@ -262,7 +262,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "decision",
     ProtocolCard(
-        function="dentbench.attacks.direct:decision",
+        function="dentbench.attacks.protocols.gradient:decision",
         summary="no gradient: Square, from scratch, by the defense's scores alone; in a cascade "
         "with 5 queries for each iteration of the attack, to keep the whole cheap",
         source="arXiv 1912.00049",
@@ -273,7 +273,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "batch-mates",
     ProtocolCard(
-        function="dentbench.attacks.mates:batch_mates",
+        function="dentbench.attacks.protocols.batch_mates:batch_mates",
         summary="the worst points so far are judged in other batches too, where an image that is "
         "right unperturbed must stay right",
         source="arXiv 2301.12576 for the distribution-invading attack",

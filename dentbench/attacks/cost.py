@@ -13,7 +13,7 @@ from dentbench.attacks.budget import (
     invading_iterations,
 )
 from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
-from dentbench.spec import AttackSpec, DefenseSpec, DentSpec, EvalSpec
+from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 
 
 @dataclass(frozen=True)

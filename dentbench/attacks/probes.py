@@ -15,13 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dentbench.attacks import soundness as names
+from dentbench.attacks import checks as names
 from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.base import Classifier, ThreatModel, margins
 from dentbench.attacks.catalogue import OWN_NORMS
+from dentbench.attacks.checks import Check
 from dentbench.attacks.losses import make_loss
-from dentbench.attacks.search import through
-from dentbench.attacks.soundness import Check
+from dentbench.attacks.protocols.search import through
 
 IMAGES: Final = 16
 """How many images are asked for gradients."""

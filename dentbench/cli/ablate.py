@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dentbench.cli import options as opt
-from dentbench.progress import Display
+from dentbench.evaluation.progress import Display
 
 
 def ablate(
@@ -85,8 +85,11 @@ def ablate(
     dentbench ablate --blur static --sigma 0.5 0.7 1.0 --steps 0 1 10
     """
     del config
-    from dentbench import ablation
-    from dentbench.choices import (
+    from dentbench.cli import running
+    from dentbench.errors import SpecError
+    from dentbench.spec.evaluation import NO_ATTACK, BatchPlan
+    from dentbench.study import table2
+    from dentbench.study.parsing import (
         DataChoice,
         OwnModel,
         is_corrupted,
@@ -94,10 +97,7 @@ def ablate(
         parse_protocol_settings,
         parse_settings,
     )
-    from dentbench.cli import running
-    from dentbench.errors import SpecError
-    from dentbench.spec import NO_ATTACK, BatchPlan
-    from dentbench.study import Request, find_card, make_studies
+    from dentbench.study.study import Request, find_card, make_studies
 
     axes = {
         "mode": mode or (),
@@ -119,8 +119,8 @@ def ablate(
             "corrupted images too: dentbench evaluate --attack none"
         )
     studies = []
-    for name in model or [ablation.DEFAULT_MODEL]:
-        own = () if norm or eps else ablation.threats_of(find_card(name))
+    for name in model or [table2.DEFAULT_MODEL]:
+        own = () if norm or eps else table2.threats_of(find_card(name))
         request = Request(
             models=[name],
             own=OwnModel(
@@ -146,7 +146,7 @@ def ablate(
             seed=seed,
             precision=precision,
         )
-        studies += make_studies(request, lambda card: ablation.choose_defenses(axes, card))
+        studies += make_studies(request, lambda card: table2.choose_defenses(axes, card))
     finished = running.carry_out(
         studies,
         running.How(
@@ -178,4 +178,4 @@ def ablate(
         showing.show_verdicts(finished)
         return
     for study, records in finished:
-        showing.show_ablation(study, records, results, table2=ablation.is_table2(axes))
+        showing.show_ablation(study, records, results, table2=table2.is_table2(axes))

@@ -15,8 +15,8 @@ from typing import Any
 
 import typer
 
-from dentbench.checks import suggestion
 from dentbench.errors import SpecError
+from dentbench.validation import suggestion
 
 Values = dict[str, Any]
 """Options of one run by name, with underscores."""
@@ -108,7 +108,7 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
 
 def keep(path: Path, results: Path) -> None:
     """Store a config file with the results, under a name that its content determines."""
-    from dentbench.store import write_atomic
+    from dentbench.records.results_csv import write_atomic
 
     text = path.read_bytes()
     folder = results / "configs"

@@ -23,7 +23,7 @@ def doctor(cache: opt.Cache = None, as_json: opt.AsJson = False) -> None:
     import json
     from dataclasses import asdict
 
-    from dentbench.doctor import findings
+    from dentbench.cli.installation import findings
 
     wrong = False
     found = []

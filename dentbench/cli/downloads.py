@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dentbench.zoo.cache import is_offline
 from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
-from dentbench.zoo.sources import (
+from dentbench.zoo.download.cache import is_offline
+from dentbench.zoo.download.sources import (
     Request,
     amount,
     cached_paths,
@@ -22,8 +22,8 @@ from dentbench.zoo.sources import (
 )
 
 if TYPE_CHECKING:
-    from dentbench.study import Study
-    from dentbench.zoo.transfer import Progress
+    from dentbench.study.study import Study
+    from dentbench.zoo.download.transfer import Progress
 
 Card = ModelCard | DatasetCard
 
@@ -67,7 +67,7 @@ def bring_lacking(studies: Sequence[Study], request: Request) -> None:
 
 
 def _needed(studies: Sequence[Study]) -> list[Card]:
-    from dentbench.study import data_default
+    from dentbench.study.study import data_default
 
     found: dict[str, Card] = {}
     for study in studies:

@@ -9,7 +9,7 @@ import typer
 
 from dentbench.cli import options as opt
 from dentbench.cli.config import keep
-from dentbench.progress import Display
+from dentbench.evaluation.progress import Display
 
 if TYPE_CHECKING:
     from dentbench.cli import running
@@ -112,8 +112,12 @@ def evaluate(
     Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130 and
     143 stopped by Ctrl-C or SIGTERM (the same command resumes).
     """
-    from dentbench import table1
-    from dentbench.choices import (
+    from dentbench.cli import running
+    from dentbench.errors import SpecError
+    from dentbench.spec.evaluation import NO_ATTACK, BatchPlan
+    from dentbench.study import table1
+    from dentbench.study.defenses import CORRUPTED, choose_defenses
+    from dentbench.study.parsing import (
         DataChoice,
         OwnModel,
         is_corrupted,
@@ -122,11 +126,7 @@ def evaluate(
         parse_protocol_settings,
         parse_settings,
     )
-    from dentbench.cli import running
-    from dentbench.contenders import CORRUPTED, choose_defenses
-    from dentbench.errors import SpecError
-    from dentbench.spec import NO_ATTACK, BatchPlan
-    from dentbench.study import Request, make_studies
+    from dentbench.study.study import Request, make_studies
 
     own = {
         "steps": steps,

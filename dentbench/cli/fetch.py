@@ -11,7 +11,7 @@ import typer
 from dentbench.cli import options as opt
 
 if TYPE_CHECKING:
-    from dentbench.zoo.sources import Request
+    from dentbench.zoo.download.sources import Request
 
 
 def fetch(
@@ -58,7 +58,7 @@ def fetch(
     dentbench fetch Carmon2019 --from cifar10_carmon.pt
     """
     del config
-    from dentbench.zoo.sources import Request
+    from dentbench.zoo.download.sources import Request
 
     chosen = _chosen(names or [], model or [], dataset or [], paper)
     request = Request(cache=cache, offline=offline, mirrors=tuple(mirror or ()), by_hand=by_hand)
@@ -125,7 +125,7 @@ def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
 def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     """Check every cached file; raise where one is wrong, after all are checked."""
     from dentbench.errors import FetchError
-    from dentbench.zoo.sources import cached_paths, is_cached, problems
+    from dentbench.zoo.download.sources import cached_paths, is_cached, problems
 
     present = [card for card in cards if cached_paths(card) and is_cached(card, folder)]
     wrong = {card.id: problems(card, folder) for card in present}
@@ -145,7 +145,7 @@ def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
 
 
 def _remove(cards: Sequence[Any], folder: Path) -> None:
-    from dentbench.zoo.sources import remove
+    from dentbench.zoo.download.sources import remove
 
     for card in cards:
         count = remove(card, folder)

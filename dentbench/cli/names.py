@@ -9,8 +9,8 @@ from typing import Any, TypeVar
 
 import typer
 
-from dentbench.checks import require_choice
 from dentbench.errors import SpecError
+from dentbench.validation import require_choice
 
 E = TypeVar("E", bound=StrEnum)
 

@@ -9,7 +9,7 @@ import typer
 
 from dentbench.cli import config
 from dentbench.cli.names import names_of, one_of
-from dentbench.progress import Display
+from dentbench.evaluation.progress import Display
 
 Config = Annotated[
     Path | None,

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentbench.errors import SpecError, StoreError
-from dentbench.spec import NO_ATTACK
+from dentbench.spec.evaluation import NO_ATTACK
 
 if TYPE_CHECKING:
-    from dentbench.outcome import Record
+    from dentbench.records.outcome import Record
 
 OPTION = "--from-record"
 
@@ -66,7 +66,7 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 def find(folder: Path, key: str) -> Record:
     """Return the last record whose key begins with ``key``, in a results folder."""
-    from dentbench.store import read
+    from dentbench.records.results_csv import read
 
     records = read(folder)
     found = [record for record in records if key and record.key.startswith(key)]
@@ -112,7 +112,7 @@ def _data(record: Record) -> list[str]:
 
 
 def _defense(record: Record) -> list[str]:
-    from dentbench.choices import SET_NAMES
+    from dentbench.study.parsing import SET_NAMES
 
     if record.mode == "static":
         return ["--mode", "static"]

@@ -17,7 +17,7 @@ from dentbench.cli.names import one_of
 from dentbench.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
-    from dentbench.outcome import Record
+    from dentbench.records.outcome import Record
     from dentbench.report.table import Table
 
 TERMINAL_ROWS = 200
@@ -156,7 +156,7 @@ def report(
     chosen = format or _default_format(out)
     _check(chosen, standalone=standalone, fragment=fragment, cite=cite)
     if bibtex:
-        from dentbench.report.latex import bibliography
+        from dentbench.report.formats.latex import bibliography
 
         return _deliver(bibliography(), out)
     choice = Choice(results, model or (), where or (), latest)
@@ -174,7 +174,7 @@ def report(
         elif chosen is Format.TERMINAL:
             return _to_terminal(made, out)
         else:
-            from dentbench.report.render import render
+            from dentbench.report.formats.render import render
 
             text = render(made, chosen.value, standalone=standalone, cite=cite)
     return _deliver(text, out)
@@ -204,8 +204,8 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _read(choice: Choice) -> list[Record]:
+    from dentbench.records.results_csv import RESULTS_FILE, read
     from dentbench.report import filters
-    from dentbench.store import RESULTS_FILE, read
 
     records = read(choice.results)
     if not records:
@@ -229,7 +229,8 @@ def _chosen(choice: Choice, records: Sequence[Record], *, statics: bool) -> list
 
 def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
     """Return the table of that name; raises StoreError where no record is left for it."""
-    from dentbench.report import filters, tables
+    from dentbench.report import filters
+    from dentbench.report.tables import records as tables
 
     makers = {
         TableName.ONE: tables.table1,
@@ -251,22 +252,22 @@ def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
 
 
 def _page(choice: Choice, records: Sequence[Record], table: Table) -> str:
-    from dentbench.report.page import to_page
+    from dentbench.report.formats.page import to_page
 
     return to_page(_chosen(choice, records, statics=True), [table], choice.results)
 
 
 def _figures(choice: Choice, records: Sequence[Record], folder: Path) -> None:
-    from dentbench.report.figures import draw
+    from dentbench.report.formats.figures import draw
 
     for path in draw(_chosen(choice, records, statics=True), choice.results, folder):
         typer.echo(f"wrote {path}", err=True)
 
 
 def _compared(before: Path, after: Path, choice: Choice) -> Table:
+    from dentbench.records.results_csv import RESULTS_FILE, read_file
     from dentbench.report import filters
-    from dentbench.report.compare import compare
-    from dentbench.store import RESULTS_FILE, read_file
+    from dentbench.report.tables.compare import compare
 
     sides = []
     for path in (before, after):
@@ -287,7 +288,7 @@ def _deliver(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return
-    from dentbench.store import write_atomic
+    from dentbench.records.results_csv import write_atomic
 
     write_atomic(out, text)
     typer.echo(f"wrote {out}", err=True)
@@ -298,7 +299,7 @@ def _to_terminal(table: Table, out: Path | None) -> None:
 
     from rich.console import Console
 
-    from dentbench.report.terminal import WIDTH, print_table
+    from dentbench.report.formats.terminal import WIDTH, print_table
 
     if out is None:
         print_table(table, limit=TERMINAL_ROWS)

@@ -21,17 +21,17 @@ from dentbench.errors import (
     StoreError,
     TerminatedRunError,
 )
-from dentbench.progress import Display, shown_progress
-from dentbench.spec import DentSpec, EvalSpec
+from dentbench.evaluation.progress import Display, shown_progress
+from dentbench.spec.evaluation import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from dentbench.loading import Source
-    from dentbench.outcome import Record
-    from dentbench.placement import Placement
-    from dentbench.runner import RunOptions
-    from dentbench.study import Study
+    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.runner import RunOptions
+    from dentbench.records.outcome import Record
+    from dentbench.study.loading import Source
+    from dentbench.study.study import Study
 
 
 Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
@@ -64,8 +64,8 @@ class How:
 def carry_out(studies: Sequence[Study], how: How) -> Finished:
     """Carry out studies one after the other; a dry run tells their cost and ends the command."""
     from dentbench.cli.downloads import bring_lacking
-    from dentbench.loading import Source
-    from dentbench.zoo.sources import Request
+    from dentbench.study.loading import Source
+    from dentbench.zoo.download.sources import Request
 
     where: dict[str, Any] = {"cache": how.cache, "offline": how.offline, "mirrors": how.mirrors}
     bring_lacking(studies, Request(**where))
@@ -79,7 +79,7 @@ def carry_out(studies: Sequence[Study], how: How) -> Finished:
 
 def run_options(how: How) -> RunOptions:
     """Return how to run, once the results folder and the device are known to be usable."""
-    from dentbench.runner import RunOptions
+    from dentbench.evaluation.runner import RunOptions
 
     _check_writable(how.results)
     return RunOptions(
@@ -108,7 +108,7 @@ def _check_writable(results: Path) -> None:
 
 def _placement(how: How) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
-    from dentbench.placement import Placement
+    from dentbench.evaluation.placement import Placement
 
     placement = Placement(
         executor=how.executor,
@@ -179,7 +179,7 @@ def run(
     study: Study, source: Source, options: RunOptions, display: Display = Display.AUTO
 ) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
-    from dentbench.loading import run_study
+    from dentbench.study.loading import run_study
 
     with resumable(options.results), shown_progress(display) as progress:
         return run_study(study, source, options, progress)
@@ -190,13 +190,13 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
     from rich.console import Console
 
     from dentbench.attacks.catalogue import attack_label
-    from dentbench.estimate import estimate
-    from dentbench.footprint import in_words
-    from dentbench.loading import prepare
-    from dentbench.report.setting import threat_text
+    from dentbench.evaluation.dry_run import estimate
+    from dentbench.evaluation.memory_footprint import in_words
+    from dentbench.evaluation.runner import RunOptions
+    from dentbench.report.departures import threat_text
+    from dentbench.report.formats.terminal import print_table
     from dentbench.report.table import Column, Table
-    from dentbench.report.terminal import print_table
-    from dentbench.runner import RunOptions
+    from dentbench.study.loading import prepare
 
     rows: list[list[object]] = []
     for study in studies:
@@ -261,7 +261,7 @@ def compared(finished: Finished) -> list[tuple[Record, Record]]:
 
 def each_steps(settings: Mapping[str, Any], grid: str | None) -> list[Mapping[str, Any]]:
     """Return dent's settings, or those with every number of steps of a grid, as written."""
-    from dentbench.choices import parse_steps_grid
+    from dentbench.study.parsing import parse_steps_grid
 
     if grid is None:
         return [settings]

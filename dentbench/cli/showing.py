@@ -8,14 +8,15 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-from dentbench.attacks.soundness import failed
+from dentbench.attacks.checks import failed
 from dentbench.cli.running import Finished, by_attack, compared
-from dentbench.outcome import Record
-from dentbench.report import ablation, beside, diagnosed, natural, tables
+from dentbench.records.outcome import Record
 from dentbench.report.charts import heading
-from dentbench.report.terminal import print_table
+from dentbench.report.formats.terminal import print_table
+from dentbench.report.tables import ablation, defenses, diagnostics, natural
+from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
-from dentbench.study import Study
+from dentbench.study.study import Study
 
 
 def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
@@ -30,7 +31,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
         if len(others) == 1:
             print_table(tables.summary(static, others[0]), console)
         else:
-            print_table(beside.beside(static, others), console)
+            print_table(defenses.beside(static, others), console)
     for static, *others in groups:
         for defended in others:
             of = f"{heading(defended)}. " if len(records) > 2 else ""
@@ -42,7 +43,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
                 print_table(tables.batch_mates([defended]), console)
             if defended.diagnostics:
                 console.print()
-                print_table(diagnosed.diagnostics(defended), console)
+                print_table(diagnostics.diagnostics(defended), console)
     _where(results, console)
 
 

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.defenses.catalogue import DEFENSES
-from dentbench.defenses.own import load_factory
-from dentbench.defensespec import DefenseSpec
+from dentbench.defenses.user_defined import load_factory
 from dentbench.errors import ModelError
+from dentbench.spec.defense import DefenseSpec
 
 _PARTS = ("adapt", "unroll", "preprocess")
 

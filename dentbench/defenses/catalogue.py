@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
 
-from dentbench.checks import require_count, require_number
-from dentbench.defensespec import DefenseSpec
-from dentbench.dentspec import DentSpec
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec import parse_eps
+from dentbench.spec.defense import DefenseSpec
+from dentbench.spec.dent import DentSpec
+from dentbench.spec.evaluation import parse_eps
+from dentbench.validation import require_count, require_number
 
 DENT: Final = "dent"
 """The defense whose settings have options of their own."""

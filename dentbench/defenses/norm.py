@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from dentbench.adapt.dent import Adaptation, Dent
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 
 
 class Norm(nn.Module):

@@ -11,7 +11,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from dentbench.adapt.dent import Adaptation, Dent, Memory
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 
 
 def tent_spec(steps: int = 1, lr: float = 1e-3) -> DentSpec:

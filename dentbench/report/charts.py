@@ -6,13 +6,13 @@ import re
 from collections.abc import Callable, Sequence
 from fractions import Fraction
 
-from dentbench.outcome import Record, eps_of
-from dentbench.report import setting
+from dentbench.paper import README, TABLE1
+from dentbench.records.outcome import Record, eps_of
+from dentbench.report import departures
 from dentbench.report.chart import Bar, BarChart, Line, LineChart, Role
 from dentbench.report.numbers import Share
-from dentbench.report.pairs import Pair, representatives, series
-from dentbench.report.published import README, TABLE1
-from dentbench.spec import format_eps
+from dentbench.report.pairing import Pair, representatives, series
+from dentbench.spec.evaluation import format_eps
 
 THREAT = ("Linf", Fraction(8, 255))
 """The threat model of the published numbers that a marker shows."""
@@ -25,21 +25,21 @@ def shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 def name_of(kind: str, record: Record) -> str:
     """Return what to call a chart of a defended record where a file name is needed."""
-    threat = setting.threat_text(record.norm, eps_of(record))
-    about = f"{record.model} {threat} {setting.defense_name(record)} {record.mode}"
+    threat = departures.threat_text(record.norm, eps_of(record))
+    about = f"{record.model} {threat} {departures.defense_name(record)} {record.mode}"
     return f"{kind}-{re.sub('[^0-9A-Za-z.]+', '-', about)}-{record.key[:8]}"
 
 
 def heading(record: Record) -> str:
     """Return what a defended record is about: model, threat model and defense."""
-    threat = setting.threat_text(record.norm, eps_of(record))
-    return f"{record.model}, {threat}, {setting.defense_title(record)}"
+    threat = departures.threat_text(record.norm, eps_of(record))
+    return f"{record.model}, {threat}, {departures.defense_title(record)}"
 
 
 def subheading(record: Record) -> str:
     """Return the rest of what a reader must know: data set, images, attack, settings."""
-    attack = setting.attack_departures(record) or (record.attack_label,)
-    parts = (f"{record.dataset}, {record.n:,} images", *attack, setting.settings_text(record))
+    attack = departures.attack_departures(record) or (record.attack_label,)
+    parts = (f"{record.dataset}, {record.n:,} images", *attack, departures.settings_text(record))
     return "; ".join(filter(None, parts))
 
 
@@ -48,14 +48,16 @@ def accuracies(pair: Pair) -> BarChart:
     static, defended = pair.static, pair.defended
     counts, n = defended.protocol_counts, defended.n
     told = _percentages(defended)
-    who = setting.defense_name(defended)
+    who = departures.defense_name(defended)
     bars = [
         _bar("static, natural", static.natural_correct, n, "natural", told[0]),
         _bar(f"{who}, natural", defended.natural_correct, n, "natural", told[1]),
         _bar("static, attacked", static.robust_correct, n, "static", told[2]),
     ]
-    if setting.PUBLISHED in counts:
-        bars.append(_bar(f"{who}, published", counts[setting.PUBLISHED], n, "published", told[3]))
+    if departures.PUBLISHED in counts:
+        bars.append(
+            _bar(f"{who}, published", counts[departures.PUBLISHED], n, "published", told[3])
+        )
     bars.append(_bar(f"{who}, worst case", defended.robust_correct, n, "worst"))
     reference = Share(static.robust_correct, n)
     name = name_of("accuracy", defended)
@@ -66,7 +68,7 @@ def protocols(pair: Pair) -> BarChart:
     """Return the images right under each protocol and under all of them, static as reference."""
     static, defended = pair.static, pair.defended
     bars = [
-        _bar(name, count, defended.n, "published" if name == setting.PUBLISHED else "other")
+        _bar(name, count, defended.n, "published" if name == departures.PUBLISHED else "other")
         for name, count in defended.protocol_counts.items()
     ]
     bars.append(_bar("worst case", defended.robust_correct, defended.n, "worst"))
@@ -84,7 +86,7 @@ def _percentages(record: Record) -> tuple[float | None, ...]:
     slot = (record.mode, record.steps, record.model)
     rows = (row for table in (TABLE1, README) for row in table.rows)
     row = next((row for row in rows if (row.mode, row.steps, row.model) == slot), None)
-    if row is None or not setting.comparable(record, *THREAT):
+    if row is None or not departures.comparable(record, *THREAT):
         return (None,) * 4
     return row.natural_static, row.natural_dent, row.adversarial_static, row.adversarial_dent
 
@@ -113,7 +115,7 @@ def _steps_series(pairs: Sequence[Pair]) -> list[list[Pair]]:
 def _eps_chart(group: Sequence[Pair]) -> LineChart:
     record = group[-1].defended
     ticks = tuple((float(eps_of(one.defended)), format_eps(eps_of(one.defended))) for one in group)
-    title = f"{record.model}, {setting.defense_title(record)}"
+    title = f"{record.model}, {departures.defense_title(record)}"
     return LineChart(
         name_of("eps", record),
         title,
@@ -127,8 +129,8 @@ def _eps_chart(group: Sequence[Pair]) -> LineChart:
 def _steps_chart(group: Sequence[Pair]) -> LineChart:
     record = group[-1].defended
     ticks = tuple((float(one.defended.steps or 0), str(one.defended.steps)) for one in group)
-    threat = setting.threat_text(record.norm, eps_of(record))
-    title = f"{record.model}, {threat}, {setting.defense_name(record)} over steps"
+    threat = departures.threat_text(record.norm, eps_of(record))
+    title = f"{record.model}, {threat}, {departures.defense_name(record)} over steps"
     return LineChart(
         name_of("steps", record),
         title,
@@ -144,7 +146,7 @@ def _steps_chart(group: Sequence[Pair]) -> LineChart:
 def _lines(
     group: Sequence[Pair], place: Callable[[Record], float], roles: Sequence[Role]
 ) -> tuple[Line, ...]:
-    who = setting.defense_name(group[0].defended)
+    who = departures.defense_name(group[0].defended)
     labels = {
         "natural": f"{who}, natural",
         "static": "static, attacked",
@@ -165,7 +167,7 @@ def _share(pair: Pair, role: Role) -> Share | None:
     found: dict[Role, int | None] = {
         "natural": defended.natural_correct,
         "static": pair.static.robust_correct,
-        "published": counts.get(setting.PUBLISHED),
+        "published": counts.get(departures.PUBLISHED),
         "worst": defended.robust_correct,
     }
     count = found[role]

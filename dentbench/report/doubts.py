@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from dentbench.attacks import soundness
-from dentbench.attacks.soundness import Check, from_json
-from dentbench.outcome import Record
-from dentbench.report import setting
+from dentbench.attacks import checks as soundness
+from dentbench.attacks.checks import Check, from_json
+from dentbench.records.outcome import Record
+from dentbench.report import departures
 
 ADAPTIVE: Final = frozenset({"unrolled", "gmsa-avg", "gmsa-min", "fpa", "bpda"})
 """Protocols made against a defense that adapts; one of them must have been withstood."""
@@ -51,7 +51,7 @@ def _run(record: Record) -> set[str]:
 def _missing(record: Record) -> Iterator[Doubt]:
     """The protocols that must be withstood: none of them may be left out."""
     run = _run(record)
-    if run <= {setting.PUBLISHED}:
+    if run <= {departures.PUBLISHED}:
         yield Doubt("only the published protocol was run", "run --protocol all")
         return
     skipped = set(json.loads(record.skipped or "{}"))
@@ -65,8 +65,8 @@ def _missing(record: Record) -> Iterator[Doubt]:
 
 
 def _weak(record: Record) -> Iterator[Doubt]:
-    if record.attack != setting.ATTACK or setting.shortened(record):
-        (what,) = setting.attack_departures(record)
+    if record.attack != departures.ATTACK or departures.shortened(record):
+        (what,) = departures.attack_departures(record)
         yield Doubt(f"the attack is {what}", "run --attack standard")
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Final
 
-from dentbench.cells import to_row
 from dentbench.errors import SpecError, StoreError
-from dentbench.outcome import Record, column_names
+from dentbench.paper import README, TABLE1
+from dentbench.records.csv_codec import to_row
+from dentbench.records.outcome import Record, column_names
 from dentbench.registry import SHOWN, Registry
-from dentbench.report.pairs import pair_up
-from dentbench.report.published import README, TABLE1
-from dentbench.spec import parse_eps
+from dentbench.report.pairing import pair_up
+from dentbench.spec.evaluation import parse_eps
 
 COLUMNS: Final[Registry[int]] = Registry("column")
 """The columns that ``--where`` takes, each with its place in a row."""

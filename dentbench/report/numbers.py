@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dentbench.report.intervals import mcnemar, wilson
+from dentbench.stats import mcnemar, wilson
 
 
 @dataclass(frozen=True)

@@ -53,7 +53,7 @@ class Table:
     Raises ``ValueError`` for a row that has not as many cells as there are columns.
 
     >>> from dentbench.report.numbers import Share
-    >>> from dentbench.report.render import render
+    >>> from dentbench.report.formats.render import render
     >>> table = Table.of("Right", [Column("model"), Column("right", "right")],
     ...                  [["digits-robust", Share(176, 256)]])
     >>> print(render(table, "csv"), end="")
@@ -93,7 +93,7 @@ class Table:
                 )
 
     def _repr_html_(self) -> str:
-        from dentbench.report.render import render
+        from dentbench.report.formats.render import render
 
         return render(self, "html")
 

@@ -28,11 +28,11 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from dentbench.errors import SpecError
-from dentbench.outcome import Record
-from dentbench.report import setting
+from dentbench.records.outcome import Record
+from dentbench.report import departures
 from dentbench.report.doubts import Doubt, doubts
-from dentbench.report.intervals import paired_difference
 from dentbench.report.numbers import Paired, Share, p_text
+from dentbench.stats import paired_difference
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
@@ -138,10 +138,10 @@ def _finding(static: Record, defended: Record) -> str:
     """Say how far the published number falls, under what, and what the static model has."""
     counts, n = defended.protocol_counts, defended.n
     name = defended.worst_protocol
-    who = setting.defense_name(defended)
+    who = departures.defense_name(defended)
     worst = Share(counts.get(name, defended.robust_correct), n)
-    published = Share(counts[setting.PUBLISHED], n) if setting.PUBLISHED in counts else None
-    if name == setting.PUBLISHED and len(counts) == 1:
+    published = Share(counts[departures.PUBLISHED], n) if departures.PUBLISHED in counts else None
+    if name == departures.PUBLISHED and len(counts) == 1:
         text = f"{who} has {worst} under the published protocol alone"
     elif published is None:
         text = f"{who} has {worst} under {name}"
@@ -152,7 +152,7 @@ def _finding(static: Record, defended: Record) -> str:
     if worst.count != defended.robust_correct:
         falls = "to" if " falls to " in text else "falls to"
         text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"
-    for departure in setting.attack_departures(defended):
+    for departure in departures.attack_departures(defended):
         text += f" ({departure})"
     return f"{text}; the static model has {Share(static.robust_correct, n)}"
 

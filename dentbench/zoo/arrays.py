@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dentbench.errors import DataError
-from dentbench.spec import DataSpec
+from dentbench.spec.evaluation import DataSpec
 from dentbench.zoo.datafiles import RawData
 
 MOST_CLASSES: Final = 100_000
@@ -45,8 +45,8 @@ def slice_of(
 ) -> tuple[Tensor, Tensor, DataSpec]:
     """Return ``count`` images and labels from number ``first`` on (all that follow by default).
 
-    They come in ``order`` (see :class:`~dentbench.spec.DataSpec`). The third value is the slice's
-    spec; its hash is over the slice's shape, images and labels. Raises
+    They come in ``order`` (see :class:`~dentbench.spec.evaluation.DataSpec`). The third value is
+    the slice's spec; its hash is over the slice's shape, images and labels. Raises
     :class:`~dentbench.errors.DataError` beyond the end, SpecError for a bad order.
     """
     size = len(dataset)

@@ -20,8 +20,8 @@ from dentbench.zoo import corruptions, pictures
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
 from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet, read_pictures
-from dentbench.zoo.sources import Request, fetch_dataset_file
-from dentbench.zoo.verify import Expected, problem_with
+from dentbench.zoo.download.sources import Request, fetch_dataset_file
+from dentbench.zoo.download.verify import Expected, problem_with
 
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
 
@@ -53,8 +53,8 @@ def load_dataset(
     """Return a data set by name or alias, or from a parquet, npz, CIFAR or pictures' path.
 
     ``choice``, or ``data_name`` alone, says more of it, ``where`` what a
-    :class:`~dentbench.zoo.sources.Request` takes: cache, offline, mirrors, progress. CIFAR test
-    sets that the cache lacks are fetched, unless offline. Raises
+    :class:`~dentbench.zoo.download.sources.Request` takes: cache, offline, mirrors, progress.
+    CIFAR test sets that the cache lacks are fetched, unless offline. Raises
     :class:`~dentbench.errors.DataError` for a file that is missing or does not hold what it
     should, ``UnknownNameError`` or ``FetchError``.
     """

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from dentbench.zoo.cards import DatasetCard, ModelCard
-from dentbench.zoo.sources import expected_bytes, is_cached, size_of
+from dentbench.zoo.download.sources import expected_bytes, is_cached, size_of
 
 
 def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:

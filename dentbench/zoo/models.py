@@ -22,9 +22,9 @@ from torch import nn
 from dentbench.errors import ModelError, UnknownNameError
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
+from dentbench.zoo.download.sources import Request, fetch_model_files
+from dentbench.zoo.download.transfer import Progress
 from dentbench.zoo.networks import NETWORKS, Normalize
-from dentbench.zoo.sources import Request, fetch_model_files
-from dentbench.zoo.transfer import Progress
 from dentbench.zoo.weights import (
     StateDict,
     load_state,

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dentbench.checks import suggestion
 from dentbench.errors import DataError
+from dentbench.validation import suggestion
 from dentbench.zoo.cards import DatasetCard
 
 SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})

@@ -17,7 +17,7 @@ from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.optimizers import adamod, initial_state
 from dentbench.errors import ModelError
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 from tests.reference import golden_cases, golden_network, golden_tensors, slow_dent, tiny_network
 
 

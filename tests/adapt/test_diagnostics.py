@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dentbench.adapt.dent import Adaptation, Dent
 from dentbench.adapt.diagnostics import diagnose
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 from tests.reference import slow_loss, tiny_network
 
 

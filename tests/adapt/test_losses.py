@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from dentbench.adapt.losses import load_loss, with_gradient
-from dentbench.dentspec import LOSSES
+from dentbench.spec.dent import LOSSES
 
 
 @pytest.mark.parametrize("name", LOSSES)

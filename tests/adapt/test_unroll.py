@@ -11,7 +11,7 @@ from torch.autograd import gradcheck
 
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.optimizers import OPTIMIZERS, initial_state, safe_sqrt
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 
 SETTINGS: list[dict[str, Any]] = [
     *({"optimizer": name} for name in OPTIMIZERS),

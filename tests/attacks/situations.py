@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
-from dentbench.attacks.protocols import Situation, load_protocol
-from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import (
+from dentbench.attacks.protocols.base import Situation, load_protocol
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,
     DataSpec,
@@ -23,7 +24,6 @@ from dentbench.spec import (
     ModelSpec,
     ProtocolSpec,
 )
-from dentbench.worker import Subject
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 SEPARABLE = DentSpec(mode="instance", loss="entropy", steps=2, lr=0.05)

@@ -10,7 +10,7 @@ from torch import Tensor
 from dentbench.attacks.apgd import Look, apgd, random_start
 from dentbench.attacks.base import ThreatModel, margins
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
-from dentbench.attacks.search import through
+from dentbench.attacks.protocols.search import through
 from dentbench.errors import SpecError
 from tests.attacks.toys import SHAPE, labels_of, small_network, tiny_images
 

@@ -15,7 +15,7 @@ from dentbench.attacks.base import judge, margins
 from dentbench.attacks.catalogue import ATTACKS
 from dentbench.attacks.views import BatchView, SeededDefense
 from dentbench.errors import DataError, ModelError
-from dentbench.spec import NORMS, AttackSpec
+from dentbench.spec.evaluation import NORMS, AttackSpec
 from tests.attacks.toys import attacked, labels_of, small_network, tiny_images
 
 SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")

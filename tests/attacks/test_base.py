@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel, judge, margins, require_finite
 from dentbench.errors import ModelError
-from dentbench.spec import NORMS, AttackSpec, parse_eps
+from dentbench.spec.evaluation import NORMS, AttackSpec, parse_eps
 from tests.attacks.toys import tiny_images
 
 EPS = {"Linf": 0.1, "L2": 0.5, "L1": 1.5}

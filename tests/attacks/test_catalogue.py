@@ -9,9 +9,9 @@ import torch
 from pyautoattack import AutoAttack
 
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, attack_label
-from dentbench.attacks.protocols import load_protocol
+from dentbench.attacks.protocols.base import load_protocol
 from dentbench.errors import SpecError, UnknownNameError
-from dentbench.spec import AttackSpec
+from dentbench.spec.evaluation import AttackSpec
 
 SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")
 PRESETS = ("standard", "plus", "rand")

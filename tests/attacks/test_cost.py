@@ -12,9 +12,10 @@ import torch
 from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.attacks.views import CallCounter, CountedNetwork
-from dentbench.outcome import NATURAL
-from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import (
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import (
     NORMS,
     AttackSpec,
     BatchPlan,
@@ -23,7 +24,6 @@ from dentbench.spec import (
     EvalSpec,
     ModelSpec,
 )
-from dentbench.worker import Subject
 from tests.attacks.toys import NearlyConstant, attacked, tiny_images
 
 EPS = Fraction(1, 20)

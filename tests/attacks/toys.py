@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.views import BatchView
-from dentbench.spec import AttackSpec
+from dentbench.spec.evaluation import AttackSpec
 
 SHAPE = (3, 5, 5)
 """Square attack in L2 and L1 needs images of 5 pixels or more."""

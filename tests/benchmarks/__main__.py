@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from dentbench.provenance import device_name, git_revision, versions
+from dentbench.records.provenance import device_name, git_revision, versions
 from tests.benchmarks import adaptation, endtoend
 
 PARTS = ("adaptation", "end-to-end", "workers", "commands")

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
-from dentbench.engine.plan import Engine
-from dentbench.engine.precision import Bfloat16
-from dentbench.zoo.cache import default_cache
+from dentbench.compute.backend import Engine
+from dentbench.compute.precision import Bfloat16
+from dentbench.zoo.download.cache import default_cache
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
 from tests.benchmarks.pairs import Work, ratio, timed

@@ -1,6 +1,6 @@
 """Works in a process of their own, as their users would run them; they take turns with ours.
 
-A process that keeps the memory it frees (:func:`dentbench.engine.allocator.keep_freed_memory`) lets
+A process that keeps the memory it frees (:func:`dentbench.compute.malloc.keep_freed_memory`) lets
 everything in it use that. What speed is compared with runs as PyTorch comes.
 """
 

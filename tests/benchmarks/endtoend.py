@@ -18,12 +18,12 @@ from typing import Any
 from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
-from dentbench.outcome import Record
-from dentbench.placement import Placement
-from dentbench.runner import Evaluation, RunOptions
-from dentbench.spec import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
-from dentbench.store import append, read
-from dentbench.worker import Subject
+from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.outcome import Record
+from dentbench.records.results_csv import append, read
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model

@@ -13,7 +13,7 @@ import torch
 from typer import Typer
 from typer.testing import CliRunner
 
-from dentbench import doctor
+from dentbench.cli import installation
 from dentbench.cli.doctor import doctor as command
 
 app = Typer()
@@ -37,7 +37,7 @@ def no_robustbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def by_name() -> dict[str, Any]:
-    return {one.what: one for one in doctor.findings()}
+    return {one.what: one for one in installation.findings()}
 
 
 def test_versions_are_true() -> None:
@@ -82,8 +82,8 @@ def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
             raise metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(doctor.importlib, "import_module", broken)
-    monkeypatch.setattr(doctor.metadata, "version", missing)
+    monkeypatch.setattr(installation.importlib, "import_module", broken)
+    monkeypatch.setattr(installation.metadata, "version", missing)
     found = by_name()
     assert found["torchvision"].ok is False
     assert "cannot be imported: operator torchvision::nms" in found["torchvision"].found

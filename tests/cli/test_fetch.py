@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from dentbench.cli.fetch import fetch
 from dentbench.errors import DentBenchError, FetchError, SpecError, UnknownNameError
 from dentbench.zoo.cards import DATASETS, MODELS
-from tests.zoo.loopback import Loopback, page, status
+from tests.zoo.download.loopback import Loopback, page, status
 
 app = typer.Typer()
 app.command("fetch")(fetch)

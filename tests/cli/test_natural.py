@@ -19,8 +19,8 @@ from dentbench.adapt.dent import Dent
 from dentbench.defenses.norm import norm
 from dentbench.defenses.tent import tent
 from dentbench.errors import SpecError
-from dentbench.spec import AttackSpec, DentSpec
-from dentbench.store import read
+from dentbench.records.results_csv import read
+from dentbench.spec.evaluation import AttackSpec, DentSpec
 from dentbench.zoo.cards import DATASETS
 from dentbench.zoo.models import load_model
 from tests.cli.test_evaluate import Run
@@ -111,7 +111,7 @@ def test_a_corruptions_record_is_repeated(
 
 
 def test_the_mean_is_of_the_corruptions() -> None:
-    from dentbench.report.natural import natural
+    from dentbench.report.tables.natural import natural
     from tests.report.conftest import make
 
     shares = {"fog": 50, "frost": 70, "snow": 90}

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 import dentbench
-from dentbench.spec import AttackSpec
+from dentbench.spec.evaluation import AttackSpec
 from dentbench.zoo.cards import MODELS
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from dentbench.zoo.networks import DigitsResNet, Normalize
 from tests.cli.test_evaluate import Run
-from tests.zoo.loopback import Loopback
+from tests.zoo.download.loopback import Loopback
 
 SHORT = ["--attack", "apgd-ce", "--iterations", "1", "--examples", "60", "--batch-size", "60"]
 MEAN, STD = [0.3053], [0.3760]

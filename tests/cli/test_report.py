@@ -13,12 +13,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dentbench import cells, store
 from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
-from dentbench.outcome import Record
+from dentbench.records import csv_codec, results_csv
+from dentbench.records.outcome import Record
 
-ROOT = Path(store.__file__).parents[1]
+ROOT = Path(results_csv.__file__).parents[2]
 RUNNER = CliRunner()
 
 
@@ -62,9 +62,11 @@ def record(number: int, **changes: Any) -> Record:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     folder = tmp_path / "results"
-    store.append(folder, record(1))
-    store.append(folder, record(2, model="Carmon2019Unlabeled"))
-    store.append(folder, replace(record(1), robust_correct=300, by_protocol='{"published": 300}'))
+    results_csv.append(folder, record(1))
+    results_csv.append(folder, record(2, model="Carmon2019Unlabeled"))
+    results_csv.append(
+        folder, replace(record(1), robust_correct=300, by_protocol='{"published": 300}')
+    )
     return folder
 
 
@@ -197,8 +199,8 @@ def test_where_keeps_the_static_record_that_a_defended_one_needs(tmp_path: Path)
         by_protocol='{"published": 400, "transfer": 348}',
         protocol="published transfer",
     )
-    store.append(tmp_path, record(1))
-    store.append(tmp_path, defended)
+    results_csv.append(tmp_path, record(1))
+    results_csv.append(tmp_path, defended)
     options = ("--results", tmp_path, "--where", "mode=instance")
     page = run(*options, "--format", "html")
     assert "static model has 67.8% (347/512)" in page
@@ -214,7 +216,7 @@ def test_where_keeps_the_static_record_that_a_defended_one_needs(tmp_path: Path)
 def test_compare(results: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     fewer = {"robust_correct": 200, "by_protocol": '{"published": 200}'}
-    store.append(other, replace(record(1), **fewer))
+    results_csv.append(other, replace(record(1), **fewer))
     found = run("--compare", results, other / "results.csv", "--format", "json")
     value = json.loads(found)
     (row,) = value["rows"]
@@ -235,8 +237,10 @@ def test_no_results(tmp_path: Path) -> None:
 
 
 def test_ten_thousand_rows_are_quick_and_load_nothing_heavy(tmp_path: Path) -> None:
-    rows = [cells.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
-    store.write_atomic(tmp_path / "results.csv", store._lines([store.column_names(), *rows]))
+    rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
+    results_csv.write_atomic(
+        tmp_path / "results.csv", results_csv._lines([results_csv.column_names(), *rows])
+    )
     code = (
         "import sys, time, typer; from dentbench.cli.report import report; "
         "app = typer.Typer(); app.command()(report); "

@@ -10,7 +10,7 @@ import typer
 
 from dentbench.cli import app, config, repeat
 from dentbench.errors import SpecError, StoreError
-from dentbench.store import read
+from dentbench.records.results_csv import read
 from tests.cli.test_evaluate import Run, dentbench  # noqa: F401  the fixture
 
 PARAMS = typer.main.get_command(app.app).commands["evaluate"].params  # type: ignore[attr-defined]

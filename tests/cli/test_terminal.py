@@ -20,12 +20,13 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from dentbench import progress, store
 from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
-from dentbench.attacks.telling import tell
+from dentbench.attacks.events import tell
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
-from dentbench.progress import Bars, Display, shown_progress
+from dentbench.evaluation import progress
+from dentbench.evaluation.progress import Bars, Display, shown_progress
+from dentbench.records import results_csv
 from tests.cli.test_report import ROOT, record
 from tests.pictures.terminal import typed
 
@@ -178,7 +179,7 @@ def test_every_name_that_is_mistaken_has_one_that_is_meant(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "study.toml").write_text('modle = "digits-robust"\n')
-    store.append(tmp_path / "results", replace(record(1), model="digits-robust"))
+    results_csv.append(tmp_path / "results", replace(record(1), model="digits-robust"))
     monkeypatch.setattr(sys, "argv", ["dentbench", *words.split()])
     with pytest.raises(SystemExit) as ended:
         app.main()
@@ -191,8 +192,8 @@ def test_every_name_that_is_mistaken_has_one_that_is_meant(
 
 
 def test_a_terminal_has_colors_unless_no_color_is_set(tmp_path: Path) -> None:
-    store.append(tmp_path, record(1))
-    store.append(tmp_path, replace(record(2), model="Carmon2019Unlabeled"))
+    results_csv.append(tmp_path, record(1))
+    results_csv.append(tmp_path, replace(record(2), model="Carmon2019Unlabeled"))
     arguments = ("report", "--results", str(tmp_path))
     color = re.compile(r"\x1b\[[0-9;]*3[0-7]m")
     assert color.search(typed(arguments, tmp_path))

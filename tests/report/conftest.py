@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dentbench.dentspec import BLUR_DEFAULTS, MODE_DEFAULTS
-from dentbench.outcome import Record
+from dentbench.records.outcome import Record
+from dentbench.spec.dent import BLUR_DEFAULTS, MODE_DEFAULTS
 
 CIFAR = {"dataset": "CIFAR-10 (test)", "data_sha256": "c" * 64, "count": 10_000, "n": 10_000}
 FULL = {"attack": "standard", "attack_label": "AutoAttack standard"}

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from dentbench.errors import SpecError, StoreError
-from dentbench.outcome import Record
+from dentbench.records.outcome import Record
 from dentbench.report import charts
 from dentbench.report.chart import Chart
-from dentbench.report.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
-from dentbench.report.pairs import pair_up
+from dentbench.report.formats.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
+from dentbench.report.pairing import pair_up
 from tests.report.conftest import long_named
 from tests.report.test_formats import check
 from tests.report.test_page import grid

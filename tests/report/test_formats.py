@@ -26,17 +26,18 @@ from rich.console import Console
 from tabulate import tabulate
 
 from dentbench.errors import SpecError
-from dentbench.outcome import Record
-from dentbench.report import latex, tables
-from dentbench.report.compare import compare
-from dentbench.report.latex import LONG
+from dentbench.records.outcome import Record
+from dentbench.report.formats import latex
+from dentbench.report.formats.latex import LONG
+from dentbench.report.formats.page import to_page
+from dentbench.report.formats.render import FORMATS, render
+from dentbench.report.formats.terminal import print_table
 from dentbench.report.numbers import Paired, Points, Share
-from dentbench.report.page import to_page
-from dentbench.report.render import FORMATS, render
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.terminal import print_table
+from dentbench.report.tables import records as tables
+from dentbench.report.tables.compare import compare
 from tests.report.conftest import DENT, make
-from tests.report.test_mates import coupled
+from tests.report.test_batch_mates import coupled
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}

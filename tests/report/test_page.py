@@ -17,15 +17,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dentbench import breakdown, gallery
-from dentbench.breakdown import Breakdown
-from dentbench.gallery import Gallery
-from dentbench.outcome import Record, column_names
-from dentbench.report import charts, tables
-from dentbench.report.page import to_page
-from dentbench.report.pairs import CHOSEN, pair_up
-from dentbench.report.svg import described, to_svg
-from dentbench.store import write_atomic
+from dentbench.records import examples, per_class
+from dentbench.records.examples import Gallery
+from dentbench.records.outcome import Record, column_names
+from dentbench.records.per_class import Breakdown
+from dentbench.records.results_csv import write_atomic
+from dentbench.report import charts
+from dentbench.report.formats.page import to_page
+from dentbench.report.formats.svg import described, to_svg
+from dentbench.report.pairing import CHOSEN, pair_up
+from dentbench.report.tables import records as tables
 from tests.report.conftest import long_named
 
 CHROMIUM = next(
@@ -99,7 +100,7 @@ def results(tmp_path: Path, records: list[Record]) -> Path:
         predicted=np.array([[1, 1, 0, 0], [2, 2, 2, 2]]),
         confidence=np.full((2, 4), 0.75, np.float32),
     )
-    gallery.save(tmp_path, defended.key, kept)
+    examples.save(tmp_path, defended.key, kept)
     return tmp_path
 
 
@@ -244,10 +245,10 @@ def test_a_damaged_breakdown_is_refused(tmp_path: Path) -> None:
     run.mkdir(parents=True)
     (run / "breakdown.json").write_text('{"images": 3}')
     with pytest.raises(Exception, match="is not one of dentbench's"):
-        breakdown.load(tmp_path, "k")
+        per_class.load(tmp_path, "k")
     (run / "gallery.npz").write_text("no archive")
     with pytest.raises(Exception, match=r"gallery.npz cannot be read"):
-        gallery.load(tmp_path, "k")
+        examples.load(tmp_path, "k")
 
 
 # --- a real browser -------------------------------------------------------------------------------

@@ -9,14 +9,16 @@ from typing import Any
 
 import pytest
 
-from dentbench.dentspec import BLUR_DEFAULTS, MODE_DEFAULTS
-from dentbench.outcome import Record
-from dentbench.report import published, setting, tables
-from dentbench.report.ablation import PAPER_THREATS, grid
-from dentbench.report.published import README, TABLE1, TABLE2, lookup
-from dentbench.report.render import render
+from dentbench import paper as published
+from dentbench.paper import README, TABLE1, TABLE2, lookup
+from dentbench.records.outcome import Record
+from dentbench.report import departures
+from dentbench.report.formats.render import render
 from dentbench.report.table import Table
-from dentbench.spec import ProtocolSpec
+from dentbench.report.tables import records as tables
+from dentbench.report.tables.ablation import PAPER_THREATS, grid
+from dentbench.spec.dent import BLUR_DEFAULTS, MODE_DEFAULTS
+from dentbench.spec.evaluation import ProtocolSpec
 
 Make = Callable[..., Record]
 DENT = {
@@ -260,27 +262,29 @@ def test_all_records_has_every_record_once(records: list[Record]) -> None:
 
 
 def test_settings_are_told_apart(make_record: Make) -> None:
-    assert setting.settings_text(make_record(1, 1, COUNTS, batch_size=7)) == ""
+    assert departures.settings_text(make_record(1, 1, COUNTS, batch_size=7)) == ""
     batch = {**DENT, "mode": "batch", **MODE_DEFAULTS["batch"]}
-    assert setting.settings_text(make_record(1, 1, COUNTS, **batch)) == ""
+    assert departures.settings_text(make_record(1, 1, COUNTS, **batch)) == ""
     blurred = {**batch, "blur": "static", **BLUR_DEFAULTS["static"], "sigma": 2.0}
-    assert setting.settings_text(make_record(1, 1, COUNTS, **blurred)) == "blur static, sigma 2.0"
-    assert setting.slot_text(make_record(1, 1, COUNTS, **blurred)) == "sigma 2.0"
+    assert (
+        departures.settings_text(make_record(1, 1, COUNTS, **blurred)) == "blur static, sigma 2.0"
+    )
+    assert departures.slot_text(make_record(1, 1, COUNTS, **blurred)) == "sigma 2.0"
     none = {**batch, "steps": 0, "delta": "none", "loss": "shot", "lr": 0.5}
-    assert setting.settings_text(make_record(1, 1, COUNTS, **none)) == ""
+    assert departures.settings_text(make_record(1, 1, COUNTS, **none)) == ""
     sorted_ = make_record(1, 1, COUNTS, **batch, order="label-windows:256")
-    assert setting.settings_text(sorted_) == "order label-windows:256"
-    assert not setting.comparable(sorted_, "Linf", Fraction(8, 255))
+    assert departures.settings_text(sorted_) == "order label-windows:256"
+    assert not departures.comparable(sorted_, "Linf", Fraction(8, 255))
     cold = ProtocolSpec(cascade=False, rounds=5, fractions=(0.01, 0.5))
     own = make_record(1, 1, COUNTS, **batch, protocol_settings=cold.settings_json)
-    assert setting.protocols_text(own) == "no cascade, rounds 5, fractions 0.01 0.5"
-    assert setting.whole_text(own) == f"protocols: {setting.protocols_text(own)}"
-    assert setting.settings_text(own) == "", "it changes no published number"
+    assert departures.protocols_text(own) == "no cascade, rounds 5, fractions 0.01 0.5"
+    assert departures.whole_text(own) == f"protocols: {departures.protocols_text(own)}"
+    assert departures.settings_text(own) == "", "it changes no published number"
     for table in (tables.all_records([own]), tables.summary(make_record(2, 1, COUNTS), own)):
         assert "no cascade, rounds 5" in render(table, "markdown")
     plain = make_record(1, 1, COUNTS, **batch, protocol_settings=ProtocolSpec().settings_json)
-    assert setting.whole_text(plain) == ""
+    assert departures.whole_text(plain) == ""
     changed = {**batch, "statistics": "mix:0.3", "optimizer": "sgd"}
-    assert setting.settings_text(make_record(1, 1, COUNTS, **changed)) == (
+    assert departures.settings_text(make_record(1, 1, COUNTS, **changed)) == (
         "statistics mix:0.3, optimizer sgd"
     )

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from dentbench.attacks.soundness import Check, to_json
+from dentbench.attacks.checks import Check, to_json
 from dentbench.errors import SpecError
-from dentbench.outcome import Record
+from dentbench.records.outcome import Record
 from dentbench.report.verdict import verdict
 
 Make = Callable[..., Record]

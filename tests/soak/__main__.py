@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import torch
 
-from dentbench.outcome import Record
-from dentbench.provenance import git_revision, versions
+from dentbench.records.outcome import Record
+from dentbench.records.provenance import git_revision, versions
+from tests.evaluation.test_runner import evaluated
 from tests.soak import disk, fuzz, kills, rows
-from tests.test_runner import evaluated
 
 OUT: Final = Path("results/reliability.md")
 
@@ -24,7 +24,7 @@ FOUND: Final = (
     "Results files whose JSON cells hold another shape than their column's ended in a traceback "
     "(fuzz); they are checked when read.",
     "Two processes with the same command both did the work; one waits for the other now.",
-    "At eps 0 the record of `batch-mates` could not be made (tests/test_reliability.py).",
+    "At eps 0 the record of `batch-mates` could not be made.",
     "SIGTERM ended a run without a word; it ends as Ctrl-C does, with 143.",
     "NaN logits and diverging adaptations did not name the batch, the step and the loss.",
 )

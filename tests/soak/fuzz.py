@@ -19,10 +19,10 @@ import safetensors.torch
 import torch
 import typer
 
-from dentbench import store
 from dentbench.cli import app
 from dentbench.errors import DentBenchError
-from dentbench.outcome import Record
+from dentbench.records import results_csv
+from dentbench.records.outcome import Record
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 
@@ -188,7 +188,7 @@ def checkpoints(folder: Path) -> dict[str, Any]:
 def results_files(folder: Path, record: Record) -> dict[str, Any]:
     """Return a damage to a results file that is read, and one to a file that is appended to."""
     results = folder / "csv"
-    store.append(results, record)
+    results_csv.append(results, record)
     whole = (results / "results.csv").read_bytes() * 1
 
     def report(path: Path) -> None:

@@ -12,10 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from dentbench import store
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.spec import AttackSpec, BatchPlan, DentSpec, ProtocolSpec
-from tests.test_runner import compared, evaluated, outcomes, spec_of
+from dentbench.records import results_csv
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, ProtocolSpec
+from tests.evaluation.test_runner import compared, evaluated, outcomes, spec_of
 
 DEFENSES = (DentSpec(steps=2, lr=0.05, loss="entropy"), DentSpec(mode="batch", steps=2, lr=0.05))
 """A separable and a coupled one."""
@@ -32,7 +32,7 @@ def evaluate(results: Path) -> None:
 
 def left(results: Path) -> tuple[Any, ...]:
     """Return all that a run leaves but times: records, outcomes with points, and odd files."""
-    records = [compared(record) for record in store.read(results)]
+    records = [compared(record) for record in results_csv.read(results)]
     odd = [path.name for path in results.rglob("*") if path.suffix in (".torn", ".corrupt")]
     return records, outcomes(results), odd
 

@@ -7,21 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from dentbench import store
-from dentbench.outcome import Record
+from dentbench.records import results_csv
+from dentbench.records.outcome import Record
 
 
 def _write(folder: Path, record: Record, start: int, count: int, barrier: Any) -> None:
     barrier.wait()
     for number in range(start, start + count):
-        assert store.append(folder, replace(record, key=f"{number:016x}"))
+        assert results_csv.append(folder, replace(record, key=f"{number:016x}"))
 
 
 def _read(folder: Path, record: Record, barrier: Any, stop: Any, seen: Any) -> None:
     barrier.wait()
     last = 0
     while not stop.wait(0.1):
-        found = store.read(folder)
+        found = results_csv.read(folder)
         assert len(found) >= last
         assert all(replace(one, key=record.key) == record for one in found)
         last = len(found)
@@ -47,7 +47,7 @@ def soak(folder: Path, record: Record, writers: int, count: int) -> dict[str, An
     for process in reading:
         process.join()
     assert all(process.exitcode == 0 for process in (*writing, *reading))
-    keys = [int(one.key, 16) for one in store.read(folder)]
+    keys = [int(one.key, 16) for one in results_csv.read(folder)]
     expected = [1000 * n + number for n in range(writers) for number in range(count)]
     assert sorted(keys) == expected
     assert not (folder / "results.csv.torn").exists()

@@ -13,7 +13,7 @@ import torch
 from dentbench.adapt import dent as dent_module
 from dentbench.adapt.dent import Dent
 from dentbench.errors import ModelError
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 from dentbench.zoo.models import build, load_model
 from dentbench.zoo.pictures import PREPROCESSINGS

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from dentbench.errors import UnknownNameError
-from dentbench.spec import NORMS, parse_eps
+from dentbench.spec.evaluation import NORMS, parse_eps
 from dentbench.zoo.cards import (
     DATASETS,
     HERE,
@@ -103,7 +103,7 @@ def test_licenses_that_are_not_free_are_told() -> None:
 
 def test_cards_load_nothing_heavy() -> None:
     code = (
-        "import sys, dentbench.zoo.cards, dentbench.zoo.sources\n"
+        "import sys, dentbench.zoo.cards, dentbench.zoo.download.sources\n"
         "heavy = {'torch', 'robustbench', 'pandas', 'numpy', 'timm', 'gdown', 'requests'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )

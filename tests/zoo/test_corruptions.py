@@ -19,8 +19,8 @@ from dentbench.zoo import cards
 from dentbench.zoo.cards import DATASETS, DatasetCard
 from dentbench.zoo.corruptions import CORRUPTIONS, FIFTEEN, chosen, parse_title, title
 from dentbench.zoo.datasets import Choice, load_dataset
-from dentbench.zoo.sources import Request, fetch_dataset_file
-from tests.zoo.loopback import Loopback
+from dentbench.zoo.download.sources import Request, fetch_dataset_file
+from tests.zoo.download.loopback import Loopback
 
 RNG = np.random.default_rng(0)
 ROWS = 4

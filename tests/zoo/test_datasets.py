@@ -23,9 +23,9 @@ from dentbench.zoo import cards, datafiles, datasets
 from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.sources import is_cached, problems, remove
-from dentbench.zoo.transfer import Policy
-from tests.zoo.loopback import Loopback
+from dentbench.zoo.download.sources import is_cached, problems, remove
+from dentbench.zoo.download.transfer import Policy
+from tests.zoo.download.loopback import Loopback
 
 RNG = np.random.default_rng(0)
 PIXELS = RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8)

@@ -28,7 +28,7 @@ from dentbench.zoo.weights import (
     state_dict_of,
     weights_sha256,
 )
-from tests.zoo.loopback import Loopback
+from tests.zoo.download.loopback import Loopback
 
 EMBEDDED = [card for card in MODELS.values() if card.source == "embedded"]
 
@@ -333,7 +333,7 @@ def test_a_hostile_download_is_kept_aside(wong: nn.Module, tmp_path: Path) -> No
     with Loopback() as server:
         server.files["/models/cifar10/Linf/Wong2020Fast.pt"] = source.read_bytes()
         with pytest.raises(FetchError, match="nothing in it was executed"):
-            from dentbench.zoo.sources import Request
+            from dentbench.zoo.download.sources import Request
 
             by_hand = server.url("/models/cifar10/Linf/Wong2020Fast.pt")
             models.fetch_model(

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from dentbench.spec import DentSpec
+from dentbench.spec.evaluation import DentSpec
 from dentbench.zoo.networks import NETWORKS, Normalize, _EveryNth
 from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, count_natural, read_digits
 from dentbench.zoo.train import DIGITS as DIGITS_SOURCE

@@ -16,8 +16,8 @@ from dentbench.zoo import pictures
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, MODELS
 from dentbench.zoo.datasets import Choice, load_dataset
+from dentbench.zoo.download.sources import Request, fetch_dataset_file
 from dentbench.zoo.pictures import PREPROCESSINGS, Pictures, robustbench_list
-from dentbench.zoo.sources import Request, fetch_dataset_file
 
 RNG = np.random.default_rng(0)
 

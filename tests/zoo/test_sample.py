@@ -64,7 +64,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_it_is_never_called_cifar10() -> None:
-    from dentbench.report.setting import OFFICIAL_NAMES
+    from dentbench.report.departures import OFFICIAL_NAMES
 
     assert DATASETS["cifar10-sample"].name == NAME
     assert NAME not in OFFICIAL_NAMES

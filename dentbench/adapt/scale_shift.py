@@ -1,0 +1,134 @@
+"""A scale and a shift for every image and channel, computed in few passes over the memory.
+
+A large tensor does not fit a processor's cache, and every operation on it reads it from memory
+anew. So on processors all of it is done at once
+(:mod:`dentbench.compute.cpu_kernels.elementwise`), or, where that cannot be, all that is done to
+some images is done before the next ones are looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dentbench.compute.cpu_kernels.elementwise import fused
+
+PART: Final = 4 * 2**20
+"""How many bytes of float32 to work on at a time: what a processor's cache holds."""
+
+
+def scaled(
+    x: Tensor,
+    scale: Tensor,
+    shift: Tensor,
+    other: Tensor | None = None,
+    *,
+    rectified: bool = False,
+) -> Tensor:
+    """Return ``x`` (B, C, H, W) times ``scale`` plus ``shift``, in the type of ``x``.
+
+    ``scale`` and ``shift`` are (B, C, 1, 1). ``other``, of the shape and the type of ``x``, is
+    added to that. ``rectified``: of all that, the ReLU.
+    It is computed in the type of ``scale``, which is the wider one in mixed precision.
+    Differentiable any number of times.
+    """
+    if torch.compiler.is_compiling():
+        return _plain(x, scale, shift, other, rectified)
+    y: Tensor = _Scaled.apply(x, scale, shift, other, rectified)
+    return y
+
+
+def _plain(
+    x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None, rectified: bool
+) -> Tensor:
+    y = torch.addcmul(shift, x, scale).to(x.dtype)
+    y = y if other is None else y + other
+    return torch.relu(y) if rectified else y
+
+
+class _Scaled(torch.autograd.Function):
+    """The same as :func:`_plain`, in parts, and with fewer operations than autograd's own."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None, rectified: bool
+    ) -> Tensor:
+        ctx.fused = fused(x, scale, shift, other)
+        if ctx.fused is not None:
+            y: Tensor = ctx.fused.forward(x, scale, shift, other, rectified)
+        elif x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
+            y = _follow(torch.addcmul(shift, x, scale), other, rectified)
+        else:
+            y = torch.empty_like(x)
+            for some in _parts(x):
+                part = y[some]
+                if x.dtype == scale.dtype:
+                    torch.addcmul(shift[some], x[some], scale[some], out=part)
+                else:  # another type is much slower as ``out``
+                    part[:] = torch.addcmul(shift[some], x[some].to(scale.dtype), scale[some])
+                _follow(part, None if other is None else other[some], rectified)
+        again = rectified and other is None and ctx.fused is not None
+        ctx.save_for_backward(x, scale, y if rectified else None, shift if again else None)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        (grad,) = grads
+        x, scale, y, shift = ctx.saved_tensors
+        if ctx.fused is not None and not torch.is_grad_enabled():
+            y = y if shift is None else None
+            return (*ctx.fused.backward(grad, x, scale, y, shift, ctx.needs_input_grad[:4]), None)
+        of_x, of_scale, of_shift, of_other, _ = ctx.needs_input_grad
+        whole = x.dtype == scale.dtype and _part(x) >= len(x)
+        if whole or torch.is_grad_enabled():  # or a gradient of this gradient is wanted
+            grad = _let_through(grad, y)
+            to_scale = (grad * x).sum((2, 3), True) if of_scale else None
+            to_shift = grad.sum((2, 3), True) if of_shift else None
+            # What only this function has seen is overwritten.
+            own = y is not None and not of_other and not torch.is_grad_enabled()
+            to_x = (grad.mul_(scale) if own else grad * scale) if of_x else None
+            return to_x, to_scale, to_shift, grad if of_other else None, None
+        to_x = torch.empty_like(x) if of_x else None
+        to_scale = torch.empty_like(scale) if of_scale else None
+        to_shift = torch.empty_like(scale) if of_shift else None
+        to_other = torch.empty_like(x) if of_other else None
+        for some in _parts(x):
+            part = _let_through(grad[some], None if y is None else y[some])
+            if to_other is not None:
+                to_other[some] = part
+            part = part.to(scale.dtype)
+            if to_shift is not None:
+                torch.sum(part, (2, 3), True, out=to_shift[some])
+            if to_scale is not None:
+                torch.sum(part * x[some].to(scale.dtype), (2, 3), True, out=to_scale[some])
+            if to_x is not None and x.dtype == scale.dtype:
+                torch.mul(part, scale[some], out=to_x[some])
+            elif to_x is not None:
+                to_x[some] = part * scale[some]
+        return to_x, to_scale, to_shift, to_other, None
+
+
+def _follow(y: Tensor, other: Tensor | None, rectified: bool) -> Tensor:
+    """Do to ``y``, in place, what follows its scale and shift."""
+    if other is not None:
+        y.add_(other)
+    return y.relu_() if rectified else y
+
+
+def _let_through(grad: Tensor, y: Tensor | None) -> Tensor:
+    """Return the gradient of what a ReLU was shown, by that of its output ``y``; None: no ReLU."""
+    return grad if y is None else torch.ops.aten.threshold_backward.default(grad, y, 0)
+
+
+def _part(x: Tensor) -> int:
+    """Return how many images to take at a time: all where there is no processor's cache."""
+    return max(1, PART // max(1, 4 * x.shape[1:].numel())) if x.is_cpu else len(x)
+
+
+def _parts(x: Tensor) -> Iterator[slice]:
+    size = _part(x)
+    for start in range(0, len(x), size):
+        yield slice(start, start + size)

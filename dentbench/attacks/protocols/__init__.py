@@ -1,0 +1,1 @@
+"""Protocols, one file per family: the ways to attack a defense."""

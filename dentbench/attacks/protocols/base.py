@@ -1,0 +1,107 @@
+"""Protocols: the ways in which a defense is attacked; each is listed in ``catalogue.py``.
+
+Each works on one unit of work (a declared batch) and hands back points; the points are projected,
+clipped and judged afresh by the caller, on the whole unit, with the defense itself.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.autoattack import AttackResult, run_attack
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.views import BatchView
+from dentbench.spec.evaluation import EvalSpec, derive_seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """What a protocol may use on one unit of work.
+
+    ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without
+    an attack. ``defense``: what is judged; where it offers ``adapt``, ``predict`` and ``unroll``,
+    they are methods of it. ``static_points``: the static model's adversarial points (B, C, H, W),
+    there when the protocol asks for them.
+
+    ``network``: the static model. ``starts``: the final points (B, C, H, W) of each earlier stage
+    of a cascade. ``settled_by`` (B names): the earlier stage that broke an image, or "", and
+    ``settled_points`` (B, C, H, W) its points there. ``others`` (M, C, H, W) and
+    ``other_labels`` (M,): natural images of other units. ``with_steps`` returns the
+    defense with so many adaptation steps; None when it has no fewer.
+    """
+
+    spec: EvalSpec
+    unit: int
+    images: Tensor
+    labels: Tensor
+    natural: Tensor
+    classes: int
+    defense: Classifier
+    static_points: Tensor | None = None
+    network: Classifier | None = None
+    starts: tuple[Tensor, ...] = ()
+    settled_by: tuple[str, ...] = ()
+    settled_points: Tensor | None = None
+    others: Tensor | None = None
+    other_labels: Tensor | None = None
+    with_steps: Callable[[int], Classifier] | None = None
+
+    @property
+    def settled(self) -> Tensor:
+        """Which images (B,) an earlier stage broke."""
+        names = self.settled_by or ("",) * len(self.labels)
+        return torch.tensor([bool(name) for name in names], device=self.labels.device)
+
+
+Protocol: TypeAlias = Callable[[Situation], AttackResult]
+"""Finds points for one unit of work."""
+
+
+def load_protocol(name: str) -> Protocol:
+    """Return the function of a protocol in the catalogue."""
+    module, _, function = PROTOCOLS[name].function.partition(":")
+    protocol: Protocol = getattr(importlib.import_module(module), function)
+    return protocol
+
+
+def published(situation: Situation) -> AttackResult:
+    """Attack the defense itself; the gradient goes through the last forward only.
+
+    This is the protocol of the paper's tables.
+    """
+    spec = situation.spec
+    packed = spec.batches.batching == "autoattack"
+    view = BatchView(
+        situation.defense,
+        situation.images,
+        situation.labels,
+        ThreatModel.of(spec.attack),
+        whole=not packed and not spec.separable,
+    )
+    return run_attack(
+        view,
+        spec.attack,
+        situation.natural,
+        situation.classes,
+        seed_of=lambda name, chunk: derive_seed(spec.seed, name, situation.unit, chunk),
+        chunk=spec.batches.size,
+    )
+
+
+def transfer(situation: Situation) -> AttackResult:
+    """Hand the defense the static model's adversarial points, survivors' best points included.
+
+    Source: Croce et al., ICML 2022 (arXiv 2202.13711).
+    """
+    points = situation.static_points
+    assert points is not None
+    everyone = situation.natural
+    broken_by = tuple("" if right else "natural" for right in everyone.tolist())
+    return AttackResult(points, everyone, broken_by)

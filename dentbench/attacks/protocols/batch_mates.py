@@ -1,0 +1,152 @@
+"""Batch mates: the worst points judged in other company, and mates that attack their neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, apgd, random_start
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import ThreatModel, margins, require_finite
+from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
+from dentbench.attacks.losses import Loss, make_loss
+from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.gradient import unrolled_defense
+from dentbench.attacks.protocols.rebatching import divisions, judged_alone, judged_in
+from dentbench.attacks.protocols.search import Search, differentiate
+from dentbench.spec.evaluation import derive_seed
+
+Composition: TypeAlias = Callable[[Situation, Tensor, torch.Generator], Tensor]
+"""Maps points (B, C, H, W) to the logits (B, classes) that they get in other batches."""
+
+
+def _shuffled(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    return judged_in(situation, points, divisions(len(points), generator), generator)
+
+
+def _sorted(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    groups = divisions(len(points), generator, by=situation.labels)
+    return judged_in(situation, points, groups, generator, alike=True)
+
+
+def _natural(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    groups = divisions(len(points), generator, parts=NATURAL_PARTS)
+    return judged_in(situation, points, groups, generator)
+
+
+def _alone(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+    del generator
+    return judged_alone(situation, points)
+
+
+COMPOSITIONS: dict[str, Composition] = {
+    "shuffled": _shuffled,
+    "label-sorted": _sorted,
+    "among-natural": _natural,
+    "alone": _alone,
+}
+"""The other batches: a random half of the unit beside natural images; half of the unit by label
+beside natural images of those labels, which skews the classes as sorting does in arXiv
+2110.14735; an eighth of the unit beside natural images; and every image alone."""
+
+
+def batch_mates(situation: Situation) -> AttackResult:
+    """Judge the worst points so far in other batches, and let malicious mates attack neighbours.
+
+    In every composition the natural images are judged too, beside the same mates in the same
+    order. A composition breaks an image that is right naturally, in its declared batch and in the
+    composition, and wrong there at its worst point. An image that is wrong there without any
+    perturbation is not broken: that is the coupling's failure, not the perturbation's, and is
+    counted apart. The details hold :func:`_counted` of each composition, and :func:`invade`'s
+    numbers, which are of unperturbed images and stay apart too.
+    """
+    search = Search(situation, "batch-mates")
+    result = search.result()
+    seed = derive_seed(situation.spec.seed, "batch-mates", situation.unit)
+    elsewhere = torch.ones_like(situation.natural)
+    counts: dict[str, dict[str, int]] = {}
+    for name, compose in COMPOSITIONS.items():
+        right = {}
+        for kind, points in (("attacked", result.points), ("natural", situation.images)):
+            generator = torch.Generator().manual_seed(seed)
+            with torch.no_grad():
+                logits = require_finite(compose(situation, points, generator), "the defense")
+            right[kind] = logits.argmax(1) == situation.labels
+        counts[name] = _counted(situation, result.robust, right["natural"], right["attacked"])
+        elsewhere &= right["attacked"] | ~right["natural"]
+    details = {"compositions": counts, "invading": invade(situation)}
+    return AttackResult(
+        result.points, result.robust & elsewhere, result.broken_by, elsewhere, details
+    )
+
+
+def _counted(
+    situation: Situation, robust: Tensor, natural: Tensor, attacked: Tensor
+) -> dict[str, int]:
+    """Count images of a composition, given which (B,) are right in it, natural and attacked.
+
+    ``natural``: right in it unperturbed. ``attacked``: right in it unperturbed and at the worst
+    points. ``lost``: right unperturbed in the declared batch, and wrong unperturbed in it.
+    ``broken``: images that nothing has broken before, and that this composition breaks.
+    """
+    found = {
+        "natural": natural,
+        "attacked": natural & attacked,
+        "lost": situation.natural & ~natural,
+        "broken": robust & natural & ~attacked,
+    }
+    return {name: int(flags.sum()) for name, flags in found.items()}
+
+
+def invade(situation: Situation) -> dict[str, dict[str, int]]:
+    """Return what a few malicious batch mates do to the unperturbed images of the batch.
+
+    By share of malicious images, which are drawn at random and move within the threat model:
+    how many there are, how many images are left unperturbed, and how many of those are right
+    before and after. The gradient is the exact one where the defense has it. Source: Wu et al.,
+    ICML 2023 (arXiv 2301.12576).
+    """
+    found = {}
+    for fraction in situation.spec.protocols.fractions:
+        count = invading_mates(fraction, len(situation.images))
+        if count:
+            found[f"{100 * fraction:g}%"] = _invade(situation, count)
+    return found
+
+
+def _invade(situation: Situation, count: int) -> dict[str, int]:
+    images, labels = situation.images, situation.labels
+    seed = derive_seed(situation.spec.seed, "invading", situation.unit, count)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(images), generator=generator)[:count].to(labels.device)
+    victims = torch.ones_like(labels, dtype=torch.bool).index_fill(0, rows, False)
+    exact = hasattr(situation.defense, "unroll")
+    whole = unrolled_defense(situation.defense, situation.spec) if exact else situation.defense
+    right: list[int] = []
+
+    def oracle(points: Tensor, loss: Loss) -> Look:
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = whole(images.index_put((rows,), leaf))[victims]
+            values = loss(logits)
+        right.append(int((margins(logits.detach(), labels[victims]) <= 0).sum()))
+        return Look(values.detach().sum().expand(count), differentiate(values, leaf))
+
+    threat = ThreatModel.of(situation.spec.attack)
+    clean = images[rows]
+    start = random_start(clean, threat, generator)
+    with torch.no_grad():
+        before = int((margins(situation.defense(images)[victims], labels[victims]) <= 0).sum())
+    dlr = make_loss("dlr", labels[victims])
+    # A victim that is wrong by a little is wrong; the ascent is to go on with the others.
+    iterations = invading_iterations(situation.spec)
+    apgd(oracle, lambda logits: dlr(logits).clamp(max=0.1), start, clean, threat, iterations)
+    return {
+        "malicious": count,
+        "unperturbed": int(victims.sum()),
+        "right_before": before,
+        "right_after": min([before, *right]),
+    }

@@ -1,0 +1,133 @@
+"""FPA and GMSA: attacks on fixed networks, the static one and those that the defense made of it.
+
+In every round the fixed networks are attacked, the defense adapts to the points found, and the
+adapted network, kept as an adaptation, joins them. Source: Chen et al., ICLR 2022
+(arXiv 2110.14735) and its code (jfc43/eval-transductive-robustness). Ours: the steps are APGD's, so
+that they fit every eps and norm; the points of every start are judged, not the last round's only;
+GMSA-MIN takes as many steps as the others, not as many times more as there are networks; and in a
+cascade round 0, which attacks the static network alone, is replaced by the best points so far.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import Classifier
+from dentbench.attacks.budget import ascents_of
+from dentbench.attacks.losses import Loss, make_loss
+from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.search import Search, differentiate
+
+Join: TypeAlias = Callable[[Tensor], Tensor]
+"""Maps the losses (networks, n) of some networks to one (n,)."""
+
+
+def fpa(situation: Situation) -> AttackResult:
+    """Attack the newest adapted network only: the fixed-point attack."""
+    return _rounds(situation, "fpa", lambda losses: losses[-1], newest=True)
+
+
+def gmsa_avg(situation: Situation) -> AttackResult:
+    """Attack the mean of the losses over the static and all adapted networks."""
+    return _rounds(situation, "gmsa-avg", lambda losses: losses.mean(0))
+
+
+def gmsa_min(situation: Situation) -> AttackResult:
+    """Attack the least of the losses over the static and all adapted networks."""
+    return _rounds(situation, "gmsa-min", lambda losses: losses.amin(0))
+
+
+def _rounds(situation: Situation, stage: str, join: Join, newest: bool = False) -> AttackResult:
+    """Carry out all rounds; ``newest``: only the newest network is attacked, the others go."""
+    search = Search(situation, stage)
+    networks = _Networks(search, newest=newest)
+    settings = situation.spec.protocols
+    ascents = ascents_of(situation.spec, stage, situation.classes)
+    for number in range(settings.rounds):
+        if not len(search.rows):
+            break
+        if number == 0 and situation.starts:
+            points = search.points.clone()
+        else:
+            oracle = ensemble(networks.fixed(), join)
+            points = _strongest(search, oracle, ascents, number * len(ascents))
+        networks.add(points)
+        search.prune()
+    return search.result()
+
+
+def _strongest(search: Search, oracle: Oracle, ascents: Any, first: int) -> Tensor:
+    """Return, for the whole unit, each image's point of the highest margin in the oracle's eyes."""
+    margin = make_loss("margin", search.labels)
+    clean = search.clean
+    best, highest = clean, oracle(clean, margin).loss
+    for number, ascent in enumerate(ascents, first):
+        points = search.ascend(oracle, ascent, number, blind=True)
+        search.see(points)
+        found = oracle(points, margin).loss
+        best = torch.where((found > highest)[:, None, None, None], points, best)
+        highest = torch.maximum(found, highest)
+    return search.frame.index_put((search.rows,), best)
+
+
+def ensemble(networks: list[Classifier], join: Join) -> Oracle:
+    """Return the oracle that sees the joined loss of fixed networks."""
+
+    def oracle(points: Tensor, loss: Loss) -> Look:
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            values = join(torch.stack([loss(network(leaf)) for network in networks]))
+        return Look(values.detach(), differentiate(values, leaf))
+
+    return oracle
+
+
+class _Networks:
+    """The static network and the defense adapted to points (B, C, H, W) found in each round."""
+
+    def __init__(self, search: Search, *, newest: bool) -> None:
+        self.search = search
+        self.newest = newest
+        self.defense: Any = search.situation.defense
+        self._points: list[Tensor] = []
+        self._adaptations: list[Any] = []
+        self._rows = search.rows
+
+    def add(self, points: Tensor) -> None:
+        """Let the defense adapt to ``points``, judge them, and keep the adaptation."""
+        search = self.search
+        self._refresh()
+        adaptation = self._adapt(points)
+        with torch.no_grad():
+            logits = self._fixed(adaptation)(points[search.rows])
+        search.see(points[search.rows], logits)
+        keep = 0 if self.newest else len(self._points)
+        self._points = [*self._points[:keep], points]
+        self._adaptations = [*self._adaptations[:keep], adaptation]
+
+    def fixed(self) -> list[Classifier]:
+        """Return the networks to attack, as functions of the points of the search's rows."""
+        self._refresh()
+        adapted = [self._fixed(adaptation) for adaptation in self._adaptations]
+        if self.newest and adapted:
+            return adapted
+        assert self.search.situation.network is not None
+        return [self.search.situation.network, *adapted]
+
+    def _refresh(self) -> None:
+        """Adapt anew, to the images that are left: an adaptation has a row for each of them."""
+        if len(self._rows) != len(self.search.rows):
+            self._rows = self.search.rows
+            self._adaptations = [self._adapt(points) for points in self._points]
+
+    def _adapt(self, points: Tensor) -> Any:
+        return self.defense.adapt(self.search.whole(points[self.search.rows]))
+
+    def _fixed(self, adaptation: Any) -> Classifier:
+        return self.search.shown(lambda x: self.defense.predict(x, adaptation))

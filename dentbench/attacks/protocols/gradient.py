@@ -1,0 +1,179 @@
+"""Protocols that attack the defense directly; they differ in where their gradient comes from."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.autoattack import AttackResult, run_attack
+from dentbench.attacks.base import Classifier
+from dentbench.attacks.budget import Ascent, ascents_of, decision_queries, fewer_steps
+from dentbench.attacks.losses import Loss
+from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.rebatching import divisions, judged_in
+from dentbench.attacks.protocols.search import Search, through
+from dentbench.attacks.views import BatchView
+from dentbench.errors import SpecError
+from dentbench.spec.evaluation import AttackSpec, EvalSpec, derive_seed
+
+
+def surrogate(situation: Situation) -> AttackResult:
+    """Follow the static model's gradient and let the defense judge every iterate.
+
+    Source: the transfer attacks of Croce et al., ICML 2022 (arXiv 2202.13711), judged all along.
+    """
+    search = Search(situation, "surrogate")
+    assert situation.network is not None
+    search.ascend_all(through(situation.network), _ascents(situation, "surrogate"))
+    return search.result()
+
+
+def warm(situation: Situation) -> AttackResult:
+    """Follow the published gradient from the best points found so far.
+
+    In a table of attacks, without a cascade, it is our own attack with the published gradient.
+    """
+    search = Search(situation, "warm")
+    oracle = through(search.shown(situation.defense), judges=True)
+    search.ascend_all(oracle, _ascents(situation, "warm"))
+    return search.result()
+
+
+def unrolled(situation: Situation) -> AttackResult:
+    """Follow the exact gradient of the whole defense, through its adaptation steps.
+
+    With ``last`` in the spec, through the last so many steps only. As far as we know, dent was
+    not evaluated in this way before.
+    """
+    search = Search(situation, "unrolled")
+    whole = unrolled_defense(situation.defense, situation.spec)
+    search.ascend_all(through(search.shown(whole), judges=True), _ascents(situation, "unrolled"))
+    return search.result()
+
+
+def unrolled_defense(defense: Any, spec: EvalSpec) -> Classifier:
+    """Return the defense as a function that has its exact gradient, or that of the last steps."""
+    last = spec.protocols.last
+    if not _takes_last(defense.unroll):
+        if last is not None:
+            raise SpecError("the defense's unroll takes no last, so its gradient is not truncated")
+        return lambda x: defense.predict(x, defense.unroll(x))
+    # Said even where it is all of them: dent then needs the memory of one step only.
+    last = last or max(getattr(spec.defense, "steps", 0), 1)
+    return lambda x: defense.predict(x, defense.unroll(x, last=last))
+
+
+def _takes_last(unroll: Any) -> bool:
+    own = unroll.args[0] if isinstance(unroll, partial) else unroll  # seen through SeededDefense
+    return "last" in inspect.signature(own).parameters
+
+
+def bpda(situation: Situation) -> AttackResult:
+    """Take the defense's logits, and the static model's gradient for theirs.
+
+    Backward, the adaptation and the blur count as the identity: the gradient is the static
+    model's at the images that the defense's network is shown, for the loss at the defense's own
+    logits; the surrogate's differs in both. Source: Athalye et al. 2018 (arXiv 1802.00420).
+    """
+    search = Search(situation, "bpda")
+    network: Any = situation.network
+    defense: Any = situation.defense
+    prepares = hasattr(defense, "preprocess") and hasattr(defense, "adapt")
+
+    def answer(x: Tensor) -> Tensor:
+        with torch.no_grad():
+            if not prepares:
+                logits, seen = defense(x), x
+            else:
+                adaptation = defense.adapt(x)
+                logits = defense.predict(x, adaptation)
+                seen = defense.preprocess(x, adaptation)
+        static: Tensor = network(x + (seen - x).detach())
+        stand_in: Tensor = static + (logits - static).detach()
+        return stand_in
+
+    search.ascend_all(through(search.shown(answer), judges=True), _ascents(situation, "bpda"))
+    return search.result()
+
+
+def few_steps(situation: Situation) -> AttackResult:
+    """Attack the defense with fewer adaptation steps than it defends with: one, and half."""
+    search = Search(situation, "few-steps")
+    assert situation.with_steps is not None
+    for steps in fewer_steps(situation.spec):
+        oracle = through(search.shown(situation.with_steps(steps)))
+        search.ascend_all(oracle, _ascents(situation, "few-steps"))
+    return search.result()
+
+
+def eot(situation: Situation) -> AttackResult:
+    """Follow the mean gradient over random batch mates, orders and random numbers.
+
+    For a coupled defense every draw divides the unit at random in two; each half is shown among
+    natural images of other units, in random order. Success is judged on the declared batch.
+    Source: Athalye et al. 2018 (arXiv 1707.07397); the choice of mates is ours.
+    """
+    search = Search(situation, "eot")
+    seed = derive_seed(situation.spec.seed, "eot", situation.unit)
+    generator = torch.Generator().manual_seed(seed)
+
+    def once(x: Tensor) -> Tensor:
+        if not search.coupled:
+            return situation.defense(x)
+        whole = search.whole(x)
+        groups = divisions(len(whole), generator)
+        return judged_in(situation, whole, groups, generator)[search.rows]
+
+    oracle = _mean(through(once), situation.spec.protocols.draws)
+    search.ascend_all(oracle, _ascents(situation, "eot"))
+    return search.result()
+
+
+def _mean(oracle: Oracle, draws: int) -> Oracle:
+    def mean(points: Tensor, loss: Loss) -> Look:
+        looks = [oracle(points, loss) for _ in range(draws)]
+        loss_ = torch.stack([look.loss for look in looks]).mean(0)
+        return Look(loss_, torch.stack([look.gradient for look in looks]).mean(0))
+
+    return mean
+
+
+def decision(situation: Situation) -> AttackResult:
+    """Run Square (arXiv 1912.00049) on the defense, from scratch and without any gradient."""
+    spec = situation.spec
+    search = Search(replace(situation, starts=()), "decision")
+    view = BatchView(
+        situation.defense,
+        situation.images,
+        situation.labels,
+        search.threat,
+        whole=search.coupled,
+    )
+    view.points = search.frame.clone()
+    square = AttackSpec(
+        name="square",
+        norm=spec.attack.norm,
+        eps=spec.attack.eps,
+        queries=decision_queries(spec),
+    )
+    attacked = situation.natural & ~situation.settled
+    result = run_attack(
+        view,
+        square,
+        attacked,
+        situation.classes,
+        seed_of=lambda name, chunk: derive_seed(spec.seed, "decision", situation.unit, chunk),
+        chunk=spec.batches.size,
+    )
+    search.see(result.points[search.rows])
+    return search.result()
+
+
+def _ascents(situation: Situation, stage: str) -> tuple[Ascent, ...]:
+    return ascents_of(situation.spec, stage, situation.classes)

@@ -1,0 +1,201 @@
+"""The search for adversarial points of one unit of work, with the defense as the only judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, Oracle, apgd, no_witness, random_start
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
+from dentbench.attacks.budget import Ascent
+from dentbench.attacks.events import tell
+from dentbench.attacks.losses import Loss, make_loss, ranked_targets
+from dentbench.attacks.protocols.base import Situation
+from dentbench.spec.evaluation import derive_seed
+
+
+class Search:
+    """The best points found so far for the images of a unit that are still to be broken.
+
+    ``rows`` (n,): the images under attack, those right naturally and not broken by an earlier
+    stage. Every point that :meth:`see` is shown is judged by the defense, never by what gave the
+    gradient. For a separable defense an image that is wrong once is broken, and leaves ``rows``
+    at :meth:`prune`. For a coupled one all of ``rows`` are shown together, among the others (broken
+    ones at their adversarial points, naturally wrong ones clean), and what is kept is the whole
+    batch that most are wrong in. ``points``, ``margin`` and ``logits`` hold, for every image of
+    the unit, the point of the highest margin and the defense's answer there.
+    """
+
+    def __init__(self, situation: Situation, stage: str) -> None:
+        self.situation = situation
+        self.stage = stage
+        self.coupled = not situation.spec.separable
+        self.threat = ThreatModel.of(situation.spec.attack)
+        images = situation.images
+        self.rows = (situation.natural & ~situation.settled).nonzero().flatten()
+        self.frame = images.clone()
+        if situation.settled_points is not None:
+            settled = situation.settled[:, None, None, None]
+            self.frame = torch.where(settled, situation.settled_points, images)
+        self.points = self.frame.clone()
+        self.margin = images.new_full((len(images),), -torch.inf)
+        self.logits = images.new_zeros(len(images), situation.classes)
+        self._batch: Tensor | None = None
+        self._batch_margin = self.margin
+        for start in situation.starts or (images,):
+            self.see(self.threat.project(start, images)[self.rows])
+
+    @property
+    def clean(self) -> Tensor:
+        """The clean images (n, C, H, W) of ``rows``."""
+        return self.situation.images[self.rows]
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels (n,) of ``rows``."""
+        return self.situation.labels[self.rows]
+
+    def shown(self, classify: Classifier) -> Classifier:
+        """Return ``classify`` as a function of the points of ``rows`` alone.
+
+        A coupled defense is shown the whole unit, and answers for all of it.
+        """
+        if not self.coupled:
+            return classify
+        return lambda x: classify(self.frame.index_put((self.rows,), x))[self.rows]
+
+    def whole(self, points: Tensor) -> Tensor:
+        """Return what a defense adapts to: ``points`` of ``rows``, among the others if coupled."""
+        return self.frame.index_put((self.rows,), points) if self.coupled else points
+
+    @torch.no_grad()
+    def see(self, points: Tensor, logits: Tensor | None = None) -> None:
+        """Judge points (n, C, H, W) of ``rows``; ``logits``: the defense's answer, if known."""
+        if not len(self.rows):
+            return
+        if logits is None:
+            logits = self.shown(self.situation.defense)(points)
+        require_finite(logits, "the defense")
+        margin = margins(logits, self.labels).to(self.margin.dtype)
+        allowed = self.threat.contains(points, self.clean)
+        better = allowed & (margin > self.margin[self.rows])
+        chosen = self.rows[better]
+        self.points[chosen] = points[better]
+        self.margin[chosen] = margin[better]
+        self.logits[chosen] = logits[better].to(self.logits.dtype)
+        if self.coupled and allowed.all():
+            self._see_batch(points, margin)
+
+    def _see_batch(self, points: Tensor, margin: Tensor) -> None:
+        wrong, before = (margin > 0).sum(), (self._batch_margin > 0).sum()
+        tie = wrong == before and margin.mean() > self._batch_margin.mean()
+        if self._batch is None or wrong > before or tie:
+            self._batch, self._batch_margin = points.clone(), margin
+
+    def sparsely(self, every: int) -> Callable[[Tensor, Tensor | None], None]:
+        """Return a witness that shows the defense every ``every``-th iterate it is given.
+
+        Those whose answer is known are all taken note of.
+        """
+        count = 0
+
+        def witness(points: Tensor, logits: Tensor | None) -> None:
+            nonlocal count
+            if logits is not None or count % every == 0:
+                self.see(points, logits)
+            count += 1
+
+        return witness
+
+    def ascend(self, oracle: Oracle, ascent: Ascent, number: int, *, blind: bool = False) -> Tensor:
+        """Run one ascent, the ``number``-th of the stage; return its points (n, C, H, W).
+
+        They are those of the highest loss in the oracle's eyes. Every iterate is judged, unless
+        the ascent is ``blind``.
+        """
+        loss, start = self.loss(ascent), self.start(ascent, number)
+        witness = no_witness if blind else self.sparsely(self.situation.spec.protocols.every)
+        return apgd(oracle, loss, start, self.clean, self.threat, ascent.iterations, witness)
+
+    def ascend_all(self, oracle: Oracle, ascents: tuple[Ascent, ...]) -> None:
+        """Run ascents one after the other, each on what the ones before left."""
+        for number, ascent in enumerate(ascents):
+            if len(self.rows):
+                left = int((self.margin[self.rows] <= 0).sum())
+                tell(f"run {number + 1} of {len(ascents)}", left, len(self.margin))
+                self.ascend(oracle, ascent, number)
+                self.prune()
+
+    def start(self, ascent: Ascent, number: int) -> Tensor:
+        """Return the points (n, C, H, W) that an ascent starts from.
+
+        Random ones are drawn for the whole unit, so that they do not depend on who is left.
+        """
+        if ascent.start == "best":
+            return self.points[self.rows]
+        situation = self.situation
+        seed = derive_seed(situation.spec.seed, self.stage, situation.unit, number)
+        generator = torch.Generator().manual_seed(seed)
+        return random_start(situation.images, self.threat, generator)[self.rows]
+
+    def loss(self, ascent: Ascent) -> Loss:
+        """Return an ascent's loss; targets are ranked by the defense at the best points."""
+        targets = None
+        if ascent.rank is not None:
+            targets = ranked_targets(self.logits[self.rows], self.labels, ascent.rank)
+        return make_loss(ascent.loss, self.labels, targets)
+
+    def prune(self) -> None:
+        """Leave broken images alone from now on, where that changes nothing for the others."""
+        if not self.coupled:
+            self.rows = self.rows[self.margin[self.rows] <= 0]
+
+    def result(self) -> AttackResult:
+        """Return what was found: for a coupled defense the batch that most are wrong in."""
+        situation = self.situation
+        wrong = self.margin > 0
+        if self.coupled and len(self.rows):
+            self.see(self.points[self.rows])  # the best points of all, together
+            assert self._batch is not None
+            self.points = self.frame.index_put((self.rows,), self._batch)
+            wrong = torch.zeros_like(wrong).index_put((self.rows,), self._batch_margin > 0)
+        robust = situation.natural & ~situation.settled & ~wrong
+        settled_by = situation.settled_by or ("",) * len(wrong)
+        broken_by = tuple(
+            "natural" if not right else settled or ("" if survives else self.stage)
+            for right, settled, survives in zip(
+                situation.natural.tolist(), settled_by, robust.tolist(), strict=True
+            )
+        )
+        return AttackResult(self.points, robust, broken_by)
+
+
+def through(forward: Classifier, *, judges: bool = False) -> Oracle:
+    """Return the oracle that differentiates ``forward`` itself, (n, C, H, W) -> (n, classes).
+
+    ``judges``: whether its logits are the defense's own answers. Where it has no gradient, the
+    gradient is zero.
+    """
+
+    def oracle(points: Tensor, loss: Loss) -> Look:
+        leaf = points.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = forward(leaf)
+            values = loss(logits)
+        gradient = differentiate(values, leaf)
+        return Look(values.detach(), gradient, logits.detach() if judges else None)
+
+    return oracle
+
+
+def differentiate(values: Tensor, leaf: Tensor) -> Tensor:
+    """Return the gradient of the sum of ``values`` with respect to ``leaf``; zero for none."""
+    gradient = None
+    if values.requires_grad:
+        (gradient,) = torch.autograd.grad(values.sum(), leaf, allow_unused=True)
+    if gradient is None:
+        return torch.zeros_like(leaf)
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0)

@@ -1,0 +1,175 @@
+"""What an installation consists of and what is wrong with it; nothing is fetched or changed."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Final
+
+from dentbench import __version__
+from dentbench.errors import DentBenchError
+from dentbench.records.provenance import git_revision
+from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
+from dentbench.zoo.download.sources import cached_paths, is_cached, size_of
+from dentbench.zoo.download.verify import Record
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line: what was looked at, what was found, and what to do unless that is right.
+
+    ``ok`` is None where there is nothing to be right or wrong, or what lacks is optional.
+    """
+
+    what: str
+    found: str
+    ok: bool | None = True
+    advice: str = ""
+
+
+# What is imported for each distribution, and what to do where that fails.
+_REQUIRED: Final = {
+    "torch": ("torch", "pip install torch"),
+    "torchvision": (
+        "torchvision",
+        "it must be of the same build as torch: pip install --force-reinstall torch torchvision",
+    ),
+    "numpy": ("numpy", "pip install numpy"),
+    "pyautoattack": ("pyautoattack", "pip install 'pyautoattack>=0.2.0'"),
+    "robustbench": (
+        "robustbench",
+        "pip install 'robustbench>=1.1.1' 'setuptools<81'; needed for its models only",
+    ),
+    "safetensors": ("safetensors.torch", "pip install safetensors"),
+    "pyarrow": ("pyarrow.parquet", "pip install pyarrow; needed for .parquet files only"),
+    "pillow": ("PIL.Image", "pip install pillow"),
+    "filelock": ("filelock", "pip install filelock"),
+    "rich": ("rich.progress", "pip install rich"),
+    "typer": ("typer", "pip install 'typer>=0.20'"),
+}
+_OPTIONAL: Final = {
+    "gdown": ("gdown", "a second way to Google Drive: pip install gdown"),
+    "foolbox": ("foolbox", "for cifar10-sample: pip install 'dentbench[sample]'"),
+    "ray": ("ray", "for --executor ray: pip install ray"),
+}
+
+
+def findings(cache: Path | None = None) -> Iterator[Finding]:
+    """Yield what there is to know of the installation, the devices and the cache, in order."""
+    revision = git_revision()
+    yield Finding(what="dentbench", found=__version__ + (f" (git {revision})" if revision else ""))
+    system = f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield Finding(what="python", found=f"{platform.python_version()}, {system}")
+    for name, (module, advice) in _REQUIRED.items():
+        yield _library(name, module, advice, required=True)
+    for name, (module, advice) in _OPTIONAL.items():
+        yield _library(name, module, advice, required=False)
+    yield _devices()
+    yield _compiler()
+    yield from _cache(cache or default_cache())
+    yield _connections()
+
+
+def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
+    """Say a library's version, once it was really imported."""
+    try:
+        version = metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return Finding(
+            what=name, found="not installed", ok=False if required else None, advice=advice
+        )
+    try:
+        if name == "robustbench":  # it cannot be imported without help
+            from dentbench.zoo.robustbench_shim import model_dicts
+
+            model_dicts()
+        elif name != "foolbox":  # its files are read, it is never imported
+            importlib.import_module(module)
+    except Exception as error:  # a broken installation raises anything
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        return Finding(
+            what=name, found=f"{version}, cannot be imported: {words}", ok=False, advice=advice
+        )
+    return Finding(what=name, found=version)
+
+
+def _devices() -> Finding:
+    try:
+        import torch
+    except Exception:  # told above
+        return Finding(what="devices", found="unknown without torch", ok=None)
+    cpu = f"cpu ({torch.get_num_threads()} of {os.cpu_count()} threads)"
+    if not torch.cuda.is_available():
+        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
+        advice = f"{built}, but sees no GPU: look at nvidia-smi" if built else ""
+        return Finding(what="devices", found=cpu, ok=None, advice=advice)
+    cards = [
+        f"cuda:{number} ({one.name}, {one.total_memory / 2**30:.0f} GiB)"
+        for number in range(torch.cuda.device_count())
+        for one in [torch.cuda.get_device_properties(number)]
+    ]
+    return Finding(what="devices", found=", ".join([cpu, *cards]))
+
+
+def _compiler() -> Finding:
+    try:
+        from dentbench.compute.cpu_kernels.c_library import compiler
+    except Exception:  # told above
+        return Finding(what="compiler", found="unknown without torch", ok=None)
+    name = "".join(Path(word).name for word in compiler()[:1])
+    advice = "" if name else "evaluations on processors are faster with a C compiler"
+    return Finding(what="compiler", found=name or "none", ok=None, advice=advice)
+
+
+def _cache(folder: Path) -> Iterator[Finding]:
+    """Say where the cache is, whether it can be used, and what is in it."""
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    usable = there.is_dir() and os.access(there, os.W_OK)
+    free = shutil.disk_usage(there).free / 1e9
+    state = "writable" if usable else "cannot be written"
+    yield Finding(
+        what="cache",
+        found=f"{_private(folder)} ({state}, {free:.0f} GB free)",
+        ok=usable,
+        advice="" if usable else "choose another one with --cache or DENTBENCH_CACHE",
+    )
+    known: list[ModelCard | DatasetCard] = [*DATASETS.values(), *MODELS.values()]
+    cards = [card for card in known if cached_paths(card) and is_cached(card, folder)]
+    size = sum(size_of(card, folder) for card in cards) / 1e6
+    names = ", ".join(card.id for card in cards) or "nothing yet"
+    aside = len([*folder.rglob("*.rejected")]) if folder.is_dir() else 0
+    part = len([*folder.rglob("*.part")]) if folder.is_dir() else 0
+    rest = f"; {part} unfinished" * bool(part) + f"; {aside} set aside" * bool(aside)
+    advice = "dentbench fetch --remove NAME clears what was left of one" if rest else ""
+    yield Finding(what="cached", found=f"{names} ({size:.0f} MB){rest}", ok=None, advice=advice)
+    try:
+        Record(folder).read()
+    except DentBenchError as error:
+        words, _, advice = str(error).replace(str(folder), _private(folder)).partition("; ")
+        yield Finding(what="hashes", found=words, ok=False, advice=advice)
+
+
+def _connections() -> Finding:
+    """Say whether connections are made, and where to first; hosts, and no credentials."""
+    if is_offline():
+        return Finding(what="network", found="offline (DENTBENCH_OFFLINE)", ok=None)
+    mirrors = ", ".join(map(shown, all_mirrors())) or "no mirrors"
+    proxy = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy"))
+    return Finding(what="network", found=f"{mirrors}{', a proxy' if proxy else ''}", ok=None)
+
+
+def _private(path: Path) -> str:
+    """Return a path as it can be shown to others: the home folder as ~."""
+    try:
+        return f"~/{path.resolve().relative_to(Path.home().resolve()).as_posix()}"
+    except (ValueError, RuntimeError):
+        return str(path)

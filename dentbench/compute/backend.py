@@ -1,0 +1,76 @@
+"""What is free to choose in how a network is computed: chosen once, the same in all workers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.compute.bn_relu_fusion import joined_if_same
+from dentbench.compute.cpu_kernels import c_library
+from dentbench.compute.malloc import keep_freed_memory
+from dentbench.compute.memory_format import is_channels_last_faster
+from dentbench.compute.torch_compile import compiled_if_right
+
+
+@dataclass(frozen=True, kw_only=True)
+class Engine:
+    """How networks are computed; it changes the last bits of what they compute, and no more.
+
+    ``channels_last``: the layout of convolutions. ``compiled``: by torch.compile. ``captured``:
+    whole adaptations are recorded as CUDA graphs (:mod:`dentbench.compute.cuda_graphs`).
+    ``native``: where code in C is compiled and kept
+    (:mod:`dentbench.compute.cpu_kernels.c_library`); None: there is none.
+    """
+
+    channels_last: bool = False
+    compiled: bool = False
+    captured: bool = False
+    native: Path | None = None
+
+    @classmethod
+    def chosen(
+        cls,
+        network: nn.Module,
+        device: torch.device,
+        images: Tensor,
+        compiling: str = "off",
+        cache: Path | None = None,
+    ) -> Engine:
+        """Return what is faster for a network on a device.
+
+        ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "on", "off", or
+        "auto" for GPUs alone. ``cache``: where what was timed is remembered, and code in C is kept;
+        None times nothing, and compiles none.
+        """
+        gpu = device.type == "cuda"
+        network = _ready(network, device)
+        last = is_channels_last_faster(network, device, images, cache)
+        return cls(
+            channels_last=last,
+            compiled=compiling == "on" or (compiling == "auto" and gpu),
+            captured=compiling != "off" and gpu,
+            native=None if gpu or cache is None else cache / "native",
+        )
+
+    def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
+        """Return the network on ``device``, in eval mode, without gradients to its weights.
+
+        ``images`` (B, C, H, W) in [0, 1]: some to try it on. The network itself is moved.
+        """
+        network = _ready(network, device)
+        # It is True by default, and fp32 is to mean fp32.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        c_library.build_in(self.native)
+        if device.type == "cpu":
+            keep_freed_memory()
+        if self.channels_last:
+            network = network.to(memory_format=torch.channels_last)
+        faster = compiled_if_right if self.compiled else joined_if_same
+        return faster(network, images.to(device))
+
+
+def _ready(network: nn.Module, device: torch.device) -> nn.Module:
+    return network.to(device).eval().requires_grad_(False)

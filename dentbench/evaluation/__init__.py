@@ -1,0 +1,1 @@
+"""The one path from specs to records: batches mapped, reduced and written down."""

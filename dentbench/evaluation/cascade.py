@@ -1,0 +1,84 @@
+"""What a stage takes over from the stages before it: their points, and the images they broke."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.records.checkpoint import Points, RunFolder
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import EvalSpec
+
+STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
+"""The stages whose final points others start from."""
+
+
+def earlier_stages(spec: EvalSpec, stage: str) -> tuple[str, ...]:
+    """Return the stages that must be there before ``stage``, in order; none without a cascade."""
+    if stage not in PROTOCOLS or not spec.protocols.cascade:
+        return ()
+    return PROTOCOLS[stage].after
+
+
+def keeps_points(spec: EvalSpec, stage: str) -> bool:
+    """Return whether a stage of a defense must store its points for others to start from."""
+    return spec.defense is not None and spec.protocols.cascade and stage in STARTING_POINTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inheritance:
+    """What a stage takes over: see :class:`~dentbench.attacks.protocols.base.Situation`."""
+
+    starts: tuple[Points, ...] = ()
+    settled_by: tuple[str, ...] = ()
+    settled_points: Points | None = None
+
+
+NOTHING: Final = Inheritance()
+
+
+def inheritance(folder: RunFolder, spec: EvalSpec, stage: str, unit: int) -> Inheritance:
+    """Return what a stage takes over on a unit of work; the stages before it must be stored.
+
+    An image that several stages broke is settled by the first.
+    """
+    natural = folder.load(NATURAL, unit)
+    assert natural is not None
+    settled_by = [""] * len(natural.correct)
+    starts: list[Points] = []
+    settled_points = None
+    for name in earlier_stages(spec, stage):
+        outcome = folder.load(name, unit, with_points=True)
+        assert outcome is not None
+        points = folder.load_points(name, unit)
+        settled_points = points.copy() if settled_points is None else settled_points
+        starts.append(points)
+        for row, right in enumerate(outcome.correct):
+            if natural.correct[row] and not right and not settled_by[row]:
+                settled_by[row] = name
+                settled_points[row] = points[row]
+    return Inheritance(
+        starts=tuple(starts), settled_by=tuple(settled_by), settled_points=settled_points
+    )
+
+
+def corrected(judged: Tensor, settled_by: tuple[str, ...], elsewhere: Tensor | None) -> Tensor:
+    """Return a stage's flags: right here, right elsewhere, and not broken before."""
+    flags = judged.clone()
+    if elsewhere is not None:
+        flags &= elsewhere
+    if settled_by:
+        flags &= torch.tensor([not name for name in settled_by], device=flags.device)
+    return flags
+
+
+def neighbours(spec: EvalSpec, unit: int) -> list[int]:
+    """Return which images a unit's images may be shown beside: those of the next four units."""
+    total = spec.data.count
+    unit_rows = spec.batches.ranges(total)[unit]
+    count = min(4 * spec.batches.size, total - len(unit_rows))
+    return [(unit_rows.stop + offset) % total for offset in range(count)]

@@ -1,0 +1,95 @@
+"""What a run attacks and judges: for every spec the network itself, or the defense around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from dentbench.adapt.dent import Dent
+from dentbench.attacks.base import Classifier
+from dentbench.attacks.views import CountedNetwork
+from dentbench.compute.adaptation_cache import Once, Repeats
+from dentbench.compute.cuda_graphs import Captured, Work
+from dentbench.defenses.build import build
+from dentbench.errors import SpecError
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+
+TRIAL = 2
+"""How many images a defense of one's own is tried on before anything else."""
+
+
+class Defenders:
+    """The defenses of a run, each made once.
+
+    ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
+    ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
+    whether dent's adaptations are recorded as CUDA graphs. ``repeats``: where those made lately
+    are kept.
+    """
+
+    def __init__(
+        self,
+        network: CountedNetwork,
+        images: Tensor,
+        given: Mapping[DefenseSpec, Any] | None,
+        *,
+        captured: bool,
+        repeats: Repeats,
+    ) -> None:
+        self.network = network
+        self.images = images
+        self.given = given
+        self.captured = captured
+        self.repeats = repeats
+        self._made: dict[Any, Any] = {}
+
+    def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
+        """Return what a spec attacks and judges, in a unit of work or at the start of the run.
+
+        The two differ for a defense with ``after(x)``, which goes on from batch to batch: in a
+        unit it is as the natural images of the units before have left it. So every unit has one
+        answer, whatever was run or resumed before; that attacks on earlier units would have left
+        it otherwise is not evaluated. Its passes on the way there are not counted.
+        """
+        if spec.defense is None:
+            return self.network
+        key = (spec.defense, spec.batches)
+        if key not in self._made:
+            self._made[key] = self.make(spec)
+        made: Classifier = self._made[key]
+        if unit is None or not hasattr(made, "after"):
+            return made
+        return self._carried(spec, made, unit)
+
+    def make(self, spec: EvalSpec) -> Any:
+        """Return the defense of a spec that has one, new, as it is before it is asked anything."""
+        assert spec.defense is not None
+        if not isinstance(spec.defense, DefenseSpec):
+            size = spec.batches.size if spec.separable else None
+            return Dent(self.network, spec.defense, batch_size=size, recorded=self._recorded)
+        device = next((p.device for p in self.network.parameters()), self.images.device)
+        made = build(spec.defense, self.network, self.images[:TRIAL].to(device), self.given)
+        if hasattr(made, "after") and spec.batches.batching != "declared":
+            raise SpecError(
+                f"{spec.defense.name} goes on from batch to batch, so it needs declared batches, "
+                "not AutoAttack's own packing"
+            )
+        return made
+
+    def _recorded(self, work: Work) -> Work:
+        counter = self.network.counter
+        return Once(Captured(work, counter) if self.captured else work, counter, self.repeats)
+
+    def _carried(self, spec: EvalSpec, made: Any, unit: int) -> Classifier:
+        """Return the defense as it is after the natural images of the units before."""
+        key = (spec.defense, spec.batches, "carried")
+        states: list[Any] = self._made.setdefault(key, [made])
+        device = next((p.device for p in self.network.parameters()), self.images.device)
+        with self.network.counter.uncounted():
+            for before in spec.batches.ranges(spec.data.count)[len(states) - 1 : unit]:
+                batch = self.images[before.start : before.stop].to(device)
+                states.append(states[-1].after(batch))
+        state: Classifier = states[unit]
+        return state

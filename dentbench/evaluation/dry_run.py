@@ -1,0 +1,103 @@
+"""What a study would cost: exact bounds in passes, and seconds from two timed batches."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from dentbench.attacks.catalogue import with_prerequisites
+from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import EvalSpec
+
+if TYPE_CHECKING:
+    from dentbench.evaluation.runner import Evaluation
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """The most that one stage can cost: every image surviving every attack.
+
+    ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated. ``memory``:
+    bytes for one batch, beside the model; None where they cannot be told.
+    """
+
+    mode: str
+    stage: str
+    images: int
+    forwards: int
+    backwards: int
+    seconds: float
+    memory: int | None
+
+
+def estimate(
+    evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]
+) -> list[StageEstimate]:
+    """Return what each stage of one spec would cost at most, after timing two batches of it."""
+    forward, gradient = evaluation.worker.fit(
+        spec, "published", lambda: _time_two_batches(evaluation, spec)
+    )
+    stages = [NATURAL, *_stages(evaluation, spec, protocols)]
+    once = adapted(Passes(1, 1), spec.defense)
+    a_pass = gradient / (once.forwards + once.backwards)
+    images = spec.data.count
+    found = []
+    for stage in stages:
+        total = stage_passes(spec, stage, evaluation.worker.classes) * images
+        seconds = (total.forwards + total.backwards) * a_pass
+        if stage == "published":
+            calls = attack_passes(spec.attack, evaluation.worker.classes)
+            seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
+            seconds *= images
+        found.append(
+            StageEstimate(
+                mode=spec.label,
+                stage=stage,
+                images=images,
+                forwards=total.forwards,
+                backwards=total.backwards,
+                seconds=seconds,
+                memory=evaluation.worker.need(spec, stage),
+            )
+        )
+    return found
+
+
+def _stages(evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the protocols that would be run, those that others start from among them."""
+    if spec.attack.is_none:
+        return ()
+    if spec.defense is None:
+        return ("published",)
+    skipped = evaluation.skipped(spec, protocols)
+    return with_prerequisites([name for name in protocols if name not in skipped], spec)
+
+
+def _time_two_batches(evaluation: Evaluation, spec: EvalSpec) -> tuple[float, float]:
+    """Return the seconds per image of the defense's forward, and of forward and input gradient."""
+    classify, device = evaluation.classifier(spec), evaluation.worker.device
+    size = spec.batches.size
+    batches = evaluation.subject.images[: 2 * size].to(device).split(size)
+    with torch.no_grad():
+        classify(batches[0])  # the first call allocates; it is not timed
+        forward = _seconds(lambda: [classify(x) for x in batches], device)
+    leaves = [x.clone().requires_grad_() for x in batches]
+    gradient = _seconds(
+        lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves],
+        device,
+    )
+    images = sum(map(len, batches))
+    return forward / images, gradient / images
+
+
+def _seconds(work: object, device: torch.device) -> float:
+    assert callable(work)
+    started = time.perf_counter()
+    work()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started

@@ -1,0 +1,175 @@
+"""What a batch needs: bytes of memory, measured on a few images; and what a device has."""
+
+from __future__ import annotations
+
+import os
+import sys
+import weakref
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from dentbench.attacks.base import Classifier, offers
+from dentbench.attacks.protocols.gradient import unrolled_defense
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import EvalSpec
+
+_FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "decision")
+"""The stages that ask the defense for answers, and for no gradient."""
+
+HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "batch-mates")
+"""The protocols that take more than one forward's graph at a time."""
+
+
+def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images: Tensor) -> int:
+    """Return about how many bytes a stage's tensors take for one batch, beside the model itself.
+
+    Measured with two and with four of ``images`` (N, C, H, W), on their device, and drawn out in
+    a straight line to the batch's size. ``defense`` and ``network``: those of the spec. On a
+    processor the scratch space of libraries comes on top: on a ResNet-18 the resident memory
+    grew by 1.1 to 1.9 times as much.
+    """
+    count = min(spec.batches.size, spec.data.count)
+    look = look_of(spec, stage, defense, network)
+    gradient = stage not in _FORWARD_ONLY
+    few, more = (min(size, count, len(images)) for size in (2, 4))
+    low = peak(look, images[:few], gradient)
+    if count <= few:
+        return low
+    high = peak(look, images[:more], gradient)
+    each = (high - low) / (more - few) if more > few else low / few
+    return int(low + each * (count - few))
+
+
+def look_of(spec: EvalSpec, stage: str, defense: Any, network: Classifier) -> Classifier:
+    """Return what a stage differentiates at a time, images to logits."""
+    if stage in ("unrolled", "batch-mates") and "unroll" in offers(defense):
+        return unrolled_defense(defense, spec)
+    if not stage.startswith("gmsa"):
+        return defense  # type: ignore[no-any-return]
+
+    def all_networks(x: Tensor) -> Tensor:
+        adaptation = defense.adapt(x)
+        rounds = [defense.predict(x, adaptation) for _ in range(spec.protocols.rounds - 1)]
+        return torch.stack([network(x), *rounds]).sum(0)
+
+    return all_networks
+
+
+def peak(look: Classifier, images: Tensor, gradient: bool = True) -> int:
+    """Return the most bytes that a look at images takes at a time, its gradient taken or not."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        if not images.is_cuda:
+            with _Live() as live:
+                _run(look, images, gradient)
+            return int(live.most)
+        _run(look, images, gradient)  # what a library allocates once is not counted
+        before = torch.cuda.memory_allocated(images.device)
+        torch.cuda.reset_peak_memory_stats(images.device)
+        _run(look, images, gradient)
+        most: int = torch.cuda.max_memory_allocated(images.device)
+        return most - before
+
+
+def _run(look: Classifier, images: Tensor, gradient: bool) -> None:
+    leaf = images.detach().clone().requires_grad_(gradient)
+    with torch.set_grad_enabled(gradient):
+        logits = look(leaf)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), leaf, allow_unused=True)
+
+
+class _Live(TorchDispatchMode):
+    """Adds up the bytes of all tensors made inside the block while they live; ``most`` of them."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.most = 0
+        self._now = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        found = func(*args, **(kwargs or {}))
+        handed_in = {storage._cdata for storage in _storages((args, kwargs))}
+        for storage in _storages(found):
+            if storage._cdata not in handed_in:  # else it is a view, as of weights
+                self._see(storage)
+        return found
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        name, size = storage._cdata, storage.nbytes()
+        if name not in self._known:
+            self._known.add(name)
+            self._now += size
+            self.most = max(self.most, self._now)
+            weakref.finalize(storage, self._forget, name, size)
+
+    def _forget(self, name: int, size: int) -> None:
+        self._known.discard(name)
+        self._now -= size
+
+
+def _storages(values: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+
+
+# --- what a device has ----------------------------------------------------------------------------
+
+_GROUP: Final = Path("/sys/fs/cgroup")
+"""Where a container's limits are, if it has any."""
+
+
+def there(device: str | torch.device) -> str:
+    """Return what memory a device has, in words."""
+    device = torch.device(device)
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return f"{device} has {in_words(total)}, {in_words(free)} of them free"
+    if sys.platform == "win32":
+        return "see what this machine has"
+    return f"this process may use {in_words(machine())}"
+
+
+def machine() -> int:
+    """Return the bytes that this process may use: the machine's, or a limit's that is lower."""
+    import resource  # there is none on Windows
+
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    soft, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if soft != resource.RLIM_INFINITY:
+        found.append(soft)
+    with suppress(OSError, ValueError):
+        found.append(int((_GROUP / "memory.max").read_text()))
+    return min(found)
+
+
+def free() -> int | None:
+    """Return the bytes that the machine could still give to its processes; None if unknown.
+
+    Less where a container's limit leaves less. Linux alone tells.
+    """
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        found = next(int(line.split()[1]) * 2**10 for line in lines if "MemAvailable" in line)
+    except (OSError, StopIteration):
+        return None
+    with suppress(OSError, ValueError):  # of no container, or of one without a limit
+        limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
+        found = min(found, max(limit - used, 0))
+    return found
+
+
+def in_words(size: int) -> str:
+    """Return a number of bytes such as "1.2 GiB"."""
+    for unit, bytes_ in (("GiB", 2**30), ("MiB", 2**20)):
+        if size >= bytes_:
+            return f"{size / bytes_:.1f} {unit}"
+    return f"{size / 2**10:.1f} KiB"

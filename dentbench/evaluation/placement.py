@@ -1,0 +1,58 @@
+"""Where the work of a run is done: on which devices, by how many workers."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from dentbench.errors import SpecError
+from dentbench.validation import require_choice, require_count
+
+EXECUTORS: Final = ("local", "ray")
+COMPILING: Final = ("auto", "on", "off")
+
+AUTO: Final = "auto"
+"""As many workers as are faster, see :mod:`dentbench.evaluation.worker_count`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where tasks are carried out.
+
+    ``executor``: one of :data:`EXECUTORS`. ``devices``: of the workers, in turns; "cpu", "cuda"
+    or "cuda:N". ``workers``: how many at a time; by default one per device, and with "auto" on
+    processors as many as are faster. ``threads`` of each, by default torch's own choice for one
+    worker, an equal share of the cores for several.
+    ``address``: of a Ray cluster that is there; by default one is started for the run.
+    ``compiling``: one of :data:`COMPILING`; "auto" compiles on GPUs alone.
+    """
+
+    executor: str = "local"
+    devices: tuple[str, ...] = ("cpu",)
+    workers: int | Literal["auto"] | None = None
+    threads: int | None = None
+    address: str | None = None
+    compiling: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_choice("executor", self.executor, EXECUTORS)
+        require_choice("compile", self.compiling, COMPILING)
+        for name in ("workers", "threads"):
+            value = getattr(self, name)
+            if value is not None and (name, value) != ("workers", AUTO):
+                require_count(name, value, 1)
+        if self.address is not None and self.executor != "ray":
+            raise SpecError("address is of a Ray cluster; it needs --executor ray")
+
+    @property
+    def count(self) -> int:
+        """How many workers there are; one per device where that is still to be found out."""
+        return self.workers if isinstance(self.workers, int) else len(self.devices)
+
+    @property
+    def threads_each(self) -> int | None:
+        """How many threads a worker has; None leaves it to torch."""
+        if self.threads is not None or (self.count == 1 and self.executor == "local"):
+            return self.threads
+        return max(1, (os.cpu_count() or 1) // self.count)

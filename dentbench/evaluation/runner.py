@@ -1,0 +1,328 @@
+"""The one path from specs to records: map over declared batches, reduce to counts, write down.
+
+For every missing outcome: adapt, attack, project, clip, judge afresh, write one file. Running the
+same specs again finds nothing left to do; an interrupted run goes on at the first missing batch.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import torch
+
+from dentbench.attacks.base import Classifier, offers
+from dentbench.attacks.budget import decision_queries
+from dentbench.attacks.catalogue import PROTOCOLS, attack_label
+from dentbench.attacks.checks import Check
+from dentbench.attacks.cost import stage_passes
+from dentbench.compute.backend import Engine
+from dentbench.errors import DataError
+from dentbench.evaluation import cascade, out_of_memory, sanity_checks
+from dentbench.evaluation.example_images import keep_gallery
+from dentbench.evaluation.executor import Executor, make_executor
+from dentbench.evaluation.measurements import observations
+from dentbench.evaluation.placement import AUTO, Placement
+from dentbench.evaluation.worker import Subject, Task, Worker
+from dentbench.evaluation.worker_count import shared_out
+from dentbench.records import examples, per_class, results_csv
+from dentbench.records.aggregate import summarize, worst_case
+from dentbench.records.checkpoint import RunFolder
+from dentbench.records.outcome import NATURAL, BatchOutcome, Record, spec_columns
+from dentbench.records.provenance import provenance
+from dentbench.spec.evaluation import AttackSpec, DefenseSpec, EvalSpec
+from dentbench.zoo.download.cache import default_cache
+
+_log = logging.getLogger(__name__)
+
+SAMPLE: Final = 32
+"""How many images the choice of an engine is timed on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a run is carried out; none of it changes a number.
+
+    ``results``: the results folder. ``placement``: where the work is done. ``fresh``: forget stored
+    outcomes of these specs first. ``save_adversarial``: keep the final points of every batch and
+    protocol. ``measure_time``: time every defense against the static model. ``diagnostics``: keep
+    what every adaptation did.
+    ``force``: go on where natural accuracy is not the published one.
+    """
+
+    results: Path
+    placement: Placement = field(default_factory=Placement)
+    fresh: bool = False
+    save_adversarial: bool = False
+    measure_time: bool = False
+    diagnostics: bool = False
+    force: bool = False
+
+
+class Progress(Protocol):
+    """Who is told how a run goes on; counts are single-image passes through the network."""
+
+    def begin(self, title: str, passes: int) -> None:
+        """A stage begins that will cost at most so many passes."""
+
+    def advance(self, passes: int) -> None:
+        """So many passes of the stage are done in all."""
+
+    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
+        """A batch of the stage is finished; so many images are right so far."""
+
+
+class Evaluation:
+    """Specs evaluated on one subject; every spec of :meth:`run` has the subject's model and data.
+
+    ``given``: the objects that specs of defenses given from Python stand for.
+    Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
+    network does not fit the images or the labels.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        options: RunOptions,
+        progress: Progress | None = None,
+        given: Mapping[DefenseSpec, Any] | None = None,
+    ) -> None:
+        self.options = options
+        self.progress = progress
+        self.subject = subject
+        placement = options.placement
+        device = placement.devices[0]
+        with out_of_memory.told("the model", device):
+            engine = Engine.chosen(
+                subject.network,
+                torch.device(device),
+                subject.images[:SAMPLE],
+                placement.compiling,
+                default_cache(),
+            )
+        self.worker = Worker(subject, device, engine, given)
+        self._wanted: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
+        if placement.workers != AUTO:
+            _ = self.executor  # what is wrong with it is told before hours are spent
+        self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
+
+    @cached_property
+    def executor(self) -> Executor:
+        """What carries out tasks; where nobody said by how many workers, for what is to be run."""
+        asked = self.options.placement
+        settled = shared_out(asked, self.worker, *self._wanted, default_cache())
+        return make_executor(settled, self.worker, or_alone=asked.workers == AUTO)
+
+    def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Say what is to be run, before anything is: how many workers are faster depends on it."""
+        self._wanted = specs, protocols
+
+    def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
+        """Return one record per spec, in order, written to the results file as they are made.
+
+        A spec with a defense is attacked by every protocol, a static one by "published" alone,
+        neither with the attack "none". A static one is evaluated before the defended ones when
+        they are to be compared with it.
+        """
+        found = len(self.subject.images)
+        self.plan(specs, protocols)
+        for spec in specs:
+            if spec.data.count != found:
+                raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
+            with out_of_memory.told(f"the defense {spec.label}", self.worker.device):
+                self.classifier(spec)  # what it refuses is told before hours are spent
+            if self.options.fresh:
+                self._folder(spec).clear()
+        return [self._record(spec, protocols) for spec in specs]
+
+    def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
+        attacked = not spec.attack.is_none
+        # Before the defense is shown anything else; what they ask matters under attack only.
+        checks = sanity_checks.probed(self, spec) if attacked else ()
+        natural = self._natural_check(spec)
+        wanted = (protocols if spec.defense else ("published",)) if attacked else ()
+        skipped = self.skipped(spec, wanted) if spec.defense else {}
+        run = [name for name in wanted if name not in skipped]
+        for name, reason in skipped.items():
+            _log.warning("%s is skipped: %s", name, reason)
+        stages = [NATURAL, *run]
+        outcomes = {stage: self.outcomes(spec, stage) for stage in stages}
+        static = None
+        if spec.defense is not None:
+            baseline = baseline_of(spec)
+            compared = (NATURAL, "published") if attacked else (NATURAL,)
+            static = worst_case({stage: self.outcomes(baseline, stage) for stage in compared})
+        summary = summarize(outcomes, static, separable=spec.separable)
+        record = Record(
+            **spec_columns(spec),
+            skipped=json.dumps(skipped) if skipped else None,
+            **summary,
+            decision_queries=decision_queries(spec) if "decision" in run else None,
+            checks=sanity_checks.column(checks, summary, spec, natural),
+            **observations(self, spec),
+            **provenance(self.options.placement.devices[0]),
+            attack_label=attack_label(spec.attack),
+        )
+        self._keep_for_reports(spec, outcomes)
+        results_csv.append(self.options.results, record)
+        return record
+
+    def _keep_for_reports(
+        self, spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]
+    ) -> None:
+        """Keep the counts by class and, where points are saved, a few images for the eye."""
+        labels = self.subject.labels.tolist()
+        found = per_class.break_down(outcomes, labels, self.worker.classes)
+        changed = per_class.save(self._folder(spec), found)
+        if self.options.save_adversarial and (changed or not self._folder(spec).has(examples.FILE)):
+            keep_gallery(self, spec, outcomes)
+
+    def _natural_check(self, spec: EvalSpec) -> Check:
+        """Compare the static model's natural accuracy with what it should be; may stop the run."""
+        flags = [
+            flag
+            for outcome in self.outcomes(baseline_of(spec), NATURAL)
+            for flag in outcome.correct
+        ]
+        expected, source = self.subject.published_natural, "published"
+        if self.subject.expected_natural is not None:
+            expected, source = self.subject.expected_natural, "expected"
+        check = sanity_checks.natural_accuracy(sum(flags), len(flags), expected, source)
+        sanity_checks.require_natural(check, force=self.options.force)
+        return check
+
+    def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
+        """Return a stage's outcomes on all batches, computing and storing what is missing."""
+        units = spec.batches.ranges(spec.data.count)
+        found = [self._stored(spec, stage, unit) for unit in range(len(units))]
+        known = [outcome for outcome in found if outcome is not None]
+        if len(known) == len(units):
+            return known
+        if stage != NATURAL:
+            self.outcomes(spec, NATURAL)
+            if PROTOCOLS[stage].needs_static:
+                self.outcomes(baseline_of(spec), "published")
+            for earlier in cascade.earlier_stages(spec, stage):
+                self.outcomes(spec, earlier)
+        with self._folder(spec).exclusive():
+            return self._completed(spec, stage, units)
+
+    def _completed(self, spec: EvalSpec, stage: str, units: Sequence[range]) -> list[BatchOutcome]:
+        """Compute and store what is missing, as the only process at it; return all outcomes."""
+        found = {unit: self._stored(spec, stage, unit) for unit in range(len(units))}
+        outcomes = {unit: outcome for unit, outcome in found.items() if outcome is not None}
+        missing = [unit for unit in found if unit not in outcomes]
+        with self._watched(spec, stage, [units[unit] for unit in missing]):
+            right: list[bool] = []
+            for done, outcome in enumerate(self._computed(spec, stage, missing), 1):
+                outcomes[outcome.index] = outcome
+                if self.progress is not None:
+                    right += self._right(spec, outcome)
+                    self.progress.unit_done(done, len(missing), sum(right), len(right))
+        return [outcomes[unit] for unit in found]
+
+    def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
+        keeps = self._keeps_points(spec, stage)
+        return self._folder(spec).load(stage, unit, with_points=keeps)
+
+    def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
+        # The static model's points are what transfer judges, whoever asks for it and when.
+        shared = spec.defense is None and stage == "published"
+        shared = shared or cascade.keeps_points(spec, stage)
+        return shared or (self.options.save_adversarial and stage != NATURAL)
+
+    def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
+        """Carry out one stage on some batches; yield the outcomes once they are written down."""
+        natural = replace(spec, attack=AttackSpec()).key()  # any attack has the same
+        left = []
+        for unit in units:
+            known = self.shared.get((natural, unit)) if stage == NATURAL else None
+            if known is None:
+                left.append(unit)
+            else:
+                self._folder(spec).save(known, None)
+                yield known
+        tasks = (self._task(spec, stage, unit) for unit in left)
+        for outcome, points in self.executor.map(tasks) if left else ():
+            self._folder(spec).save(outcome, points)
+            if stage == NATURAL:
+                self.shared[natural, outcome.index] = outcome
+            yield outcome
+
+    def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
+        """Gather what one stage on one batch takes over from the stages before it."""
+        task = Task(
+            spec=spec,
+            stage=stage,
+            unit=unit,
+            keep=self._keeps_points(spec, stage),
+            at_a_time=self.worker.room.size(spec),
+        )
+        if stage == NATURAL:
+            return task
+        folder = self._folder(spec)
+        natural = folder.load(NATURAL, unit)
+        assert natural is not None, "the natural stage comes first"
+        static = None
+        if PROTOCOLS[stage].needs_static:
+            static = self._folder(baseline_of(spec)).load_points("published", unit)
+        inherited = cascade.inheritance(folder, spec, stage, unit)
+        return replace(task, natural=natural.correct, static_points=static, inherited=inherited)
+
+    def offers(self, spec: EvalSpec) -> frozenset[str]:
+        """Return what the defense has beside logits, as protocols ask for it."""
+        found = offers(self.classifier(spec))
+        if sanity_checks.found_random(self, spec):
+            found |= {"random"}
+        return found | {"with_steps"} if self.worker.with_steps(spec) else found
+
+    def skipped(self, spec: EvalSpec, protocols: Sequence[str]) -> dict[str, str]:
+        """Return the protocols that cannot attack a spec's defense, with the reason of each."""
+        able = self.offers(spec)
+        reasons = {name: PROTOCOLS[name].reason_to_skip(spec, able) for name in protocols}
+        return {name: reason for name, reason in reasons.items() if reason}
+
+    def classifier(self, spec: EvalSpec) -> Classifier:
+        """Return what a spec attacks and judges: the network itself, or a defense around it."""
+        return self.worker.classifier(spec)
+
+    def _folder(self, spec: EvalSpec) -> RunFolder:
+        return RunFolder(self.options.results, spec)
+
+    @contextmanager
+    def _watched(self, spec: EvalSpec, stage: str, batches: Sequence[range]) -> Iterator[None]:
+        """Tell the progress what is being run, and count its passes."""
+        if self.progress is None:
+            yield
+            return
+        progress = self.progress
+        passes = stage_passes(spec, stage, self.worker.classes)
+        images = sum(map(len, batches))
+        progress.begin(
+            f"{spec.model.name} {spec.label} {stage}",
+            (passes.forwards + passes.backwards) * images,
+        )
+        counter = self.worker.counter
+        start = counter.forwards + counter.backwards
+        counter.listen = lambda: progress.advance(counter.forwards + counter.backwards - start)
+        try:
+            yield
+        finally:
+            counter.listen = lambda: None
+
+    def _right(self, spec: EvalSpec, outcome: BatchOutcome) -> list[bool]:
+        """Return which images of a batch count as right: naturally too."""
+        natural = self._folder(spec).load(NATURAL, outcome.index)
+        assert natural is not None, "the natural stage comes first"
+        return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]
+
+
+def baseline_of(spec: EvalSpec) -> EvalSpec:
+    """Return the spec of the static model."""
+    return replace(spec, defense=None)

@@ -1,0 +1,165 @@
+"""The checks of a run: made once, kept beside its outcomes, and put into its record.
+
+Those that ask the defense are made before it is shown anything else, on a copy of it where it
+can be copied, and their passes are counted in a check of their own, not in the record's.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from dentbench.attacks import checks as soundness
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.catalogue import ATTACKS
+from dentbench.attacks.checks import Check
+from dentbench.attacks.probes import Probe, probe
+from dentbench.attacks.views import SeededDefense
+from dentbench.compute.torch_compile import plainly
+from dentbench.errors import ModelError
+from dentbench.records.checkpoint import RunFolder
+from dentbench.spec.evaluation import EvalSpec, derive_seed
+from dentbench.stats import mcnemar, wilson
+
+if TYPE_CHECKING:
+    from dentbench.evaluation.runner import Evaluation
+
+NOTE = "checks"
+"""The name of the note, beside the outcomes, that keeps the checks that asked the defense."""
+
+POINT = 0.01
+"""How far, beyond its interval, natural accuracy may be from the card's."""
+
+_log = logging.getLogger(__name__)
+
+
+def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
+    """Return the checks that ask the defense, made now if no earlier run left them."""
+    folder = RunFolder(evaluation.options.results, spec)
+    known: str | None = folder.load_note(NOTE)
+    if known is None:
+        counter = evaluation.worker.counter
+        before = counter.forwards, counter.backwards
+        with plainly():  # each copy of the defense would be compiled for itself
+            checks = evaluation.worker.fit(spec, NOTE, lambda: probe(_probe_of(evaluation, spec)))
+        forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
+        text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
+        cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
+        known = soundness.to_json((*checks, cost))
+        folder.save_note(NOTE, known)
+    return tuple(soundness.from_json(known).values())
+
+
+def found_random(evaluation: Evaluation, spec: EvalSpec) -> bool:
+    """Return whether a check has found that the defense answers one question in two ways."""
+    text: str | None = RunFolder(evaluation.options.results, spec).load_note(NOTE)
+    return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
+
+
+def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
+    first = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
+    worker, seed = evaluation.worker, derive_seed(spec.seed, "defense", "checks")
+
+    def make(after: SeededDefense | None = None) -> Classifier:
+        new = _anew(evaluation, spec)
+        defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
+        fresh = SeededDefense(defense, seed, worker.device)
+        if after is not None:
+            fresh.draw_as(after)
+        return fresh
+
+    return Probe(
+        make=make,
+        copies=_anew(evaluation, spec) is not None,
+        images=first,
+        labels=evaluation.subject.labels[: len(first)].to(evaluation.worker.device),
+        threat=ThreatModel.of(spec.attack),
+        separable=spec.separable,
+        steps=getattr(spec.defense, "steps", None),
+        seed=seed,
+    )
+
+
+def _anew(evaluation: Evaluation, spec: EvalSpec) -> Classifier | None:
+    """Return the defense as it is before it is asked anything; None where that cannot be had."""
+    try:
+        if spec.defense is None:
+            return copy.deepcopy(evaluation.worker.network)
+        made: Classifier = evaluation.worker.defenders.make(spec)
+        given = (evaluation.worker.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
+        if given is None or isinstance(given, (type, nn.Module)):
+            return made
+        return copy.deepcopy(made)  # it is the very object that was given
+    except Exception as error:  # what is raised depends on what it holds
+        _log.debug("the defense cannot be had anew: %s", error)
+        return None
+
+
+def natural_accuracy(
+    correct: int, n: int, published: float | None, source: str = "published"
+) -> Check:
+    """Compare natural accuracy with what was published of the model on this data set, in percent.
+
+    It fails when the published accuracy is more than a point outside the 95% Wilson interval of
+    ``correct`` in ``n``. ``source``: what to call it instead, such as "expected".
+    """
+    share = correct / n if n else None
+    name = soundness.NATURAL_ACCURACY
+    if published is None:
+        return Check(name, None, share, "no accuracy was published of this model on this data set")
+    low, high = (100 * end for end in wilson(correct, n))
+    passed = low - 100 * POINT <= published <= high + 100 * POINT
+    text = f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({low:.1f}-{high:.1f}), and "
+    text += f"{published:g}% was {source}"
+    return Check(name, passed, share, text if passed else f"{text}: this is another model or data")
+
+
+def other_batches(batch_mates: str | None, n: int) -> Check:
+    """Compare natural accuracy in other batches of full size with that in the declared ones.
+
+    ``batch_mates``: the column; ``n``: images judged. It fails where significantly more images
+    are lost than won, unperturbed, in a composition (exact McNemar test, level 0.05). An image
+    alone is told of in the record but not compared: statistics of one image mean little.
+    """
+    name = soundness.OTHER_BATCHES
+    if batch_mates is None:
+        return Check(name, None, None, "batch-mates was not run")
+    found = json.loads(batch_mates)["compositions"]
+    declared = found.pop("declared")["natural"]
+    found.pop("alone", None)
+    worst = min(found, key=lambda one: found[one]["natural"])
+    natural, lost = found[worst]["natural"], found[worst]["lost"]
+    won = natural - (declared - lost)
+    passed = lost <= won or mcnemar(won, lost) >= 0.05
+    share = (declared - natural) / max(n, 1)
+    text = f"of {n} images {natural} are right unperturbed in {worst} batches, {declared} in the "
+    text += "declared ones"
+    return Check(name, passed, share, text if passed else f"{text}: it holds in those alone")
+
+
+def require_natural(check: Check, *, force: bool) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` when natural accuracy is off, unless forced."""
+    if check.passed is False and not force:
+        raise ModelError(
+            f"{check.sentence}; look at the weights, the preprocessing and the data, or go on "
+            "with --force"
+        )
+
+
+def column(
+    checks: Sequence[Check], columns: Mapping[str, Any], spec: EvalSpec, natural: Check
+) -> str:
+    """Return the column ``checks`` of a record; ``columns`` are those that its outcomes give."""
+    counted = soundness.count_checks(
+        json.loads(columns["by_protocol"]),
+        json.loads(columns["broken_by"]),
+        ATTACKS[spec.attack.name].parts,
+        columns["n"],
+    )
+    others = other_batches(columns["batch_mates"], columns["n"])
+    return soundness.to_json((*checks, *counted, others, natural))

@@ -1,0 +1,1 @@
+"""Results as values and on disk: outcomes, records, checkpoints, results.csv."""

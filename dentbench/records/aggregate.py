@@ -1,0 +1,133 @@
+"""Outcomes of batches reduced to the columns of a record: counts image by image, never averages."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dentbench.records.outcome import NATURAL, BatchOutcome
+
+
+def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:
+    """Return, image by image, whether it is right naturally and under every protocol."""
+    rows = [
+        [flag for outcome in outcomes for flag in outcome.correct] for outcomes in stages.values()
+    ]
+    return tuple(all(flags) for flags in zip(*rows, strict=True))
+
+
+def batch_worst(stages: Mapping[str, Sequence[BatchOutcome]]) -> int:
+    """Return the images right when the worst final points are chosen for every batch as a whole.
+
+    For each batch it is the fewest images, over the protocols, that are right naturally and, all
+    at the protocol's final points in one declared batch, under it. One attacker of the whole
+    batch reaches this; the worst case per image is of one attacker for each image.
+    """
+    units = range(len(stages[NATURAL]))
+    return sum(
+        min(
+            _right_together(stages[NATURAL][unit], outcomes[unit])
+            for name, outcomes in stages.items()
+            if name != NATURAL
+        )
+        for unit in units
+    )
+
+
+def _right_together(natural: BatchOutcome, outcome: BatchOutcome) -> int:
+    return sum(map(bool.__and__, natural.correct, outcome.judged or outcome.correct))
+
+
+def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return mappings of counts, nested as they may be, added up name by name."""
+    found: dict[str, Any] = {}
+    for name in dict.fromkeys(name for part in parts for name in part):
+        values = [part[name] for part in parts if name in part]
+        found[name] = summed(values) if isinstance(values[0], Mapping) else sum(values)
+    return found
+
+
+def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
+    """Return the details of batch-mates over all batches, the declared ones beside the others."""
+    if "batch-mates" not in stages:
+        return None
+    found = summed([outcome.details for outcome in stages["batch-mates"]])
+    if not found:  # at eps 0 there is nothing to try
+        return None
+    pairs = zip(stages[NATURAL], stages["batch-mates"], strict=True)
+    declared = {
+        "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
+        "attacked": sum(_right_together(*pair) for pair in pairs),
+    }
+    return json.dumps({**found, "compositions": {"declared": declared, **found["compositions"]}})
+
+
+def summarize(
+    stages: Mapping[str, Sequence[BatchOutcome]],
+    static: Sequence[bool] | None = None,
+    *,
+    separable: bool = True,
+) -> dict[str, Any]:
+    """Return the columns that the outcomes determine.
+
+    ``stages`` maps ``"natural"`` and each protocol run to its outcomes in batch order;
+    ``static`` is the static model's :func:`worst_case` on the same images; ``separable`` is the
+    spec's.
+    """
+    natural = [flag for outcome in stages[NATURAL] for flag in outcome.correct]
+    counts = {
+        name: sum(
+            flag and right
+            for flag, right in zip(
+                (flag for outcome in outcomes for flag in outcome.correct), natural, strict=True
+            )
+        )
+        for name, outcomes in stages.items()
+        if name != NATURAL
+    }
+    worst = worst_case(stages)
+    published = stages.get("published", ())
+    everything = [outcome for outcomes in stages.values() for outcome in outcomes]
+    broken = Counter(name for outcome in published for name in outcome.broken_by if name)
+    return {
+        "protocol": " ".join(counts),
+        "n": len(natural),
+        "natural_correct": sum(natural),
+        "robust_correct": sum(worst),
+        "batch_worst_correct": None if separable or not counts else batch_worst(stages),
+        "batch_mates": _batch_mates(stages),
+        "worst_protocol": min(counts, key=lambda name: counts[name]) if counts else "",
+        "by_protocol": json.dumps(counts),
+        "autoattack_correct": (
+            sum(flag for outcome in published for flag in outcome.attack_correct)
+            if published
+            else None
+        ),
+        "broken_by": json.dumps(dict(sorted(broken.items()))),
+        "rechecked": _rechecked(stages),
+        "gained": None if static is None else sum(map(_gained, worst, static)),
+        "lost": None if static is None else sum(map(_gained, static, worst)),
+        "forwards": sum(outcome.forwards for outcome in everything),
+        "backwards": sum(outcome.backwards for outcome in everything),
+        "passes": json.dumps(
+            {
+                name: sum(outcome.forwards + outcome.backwards for outcome in outcomes)
+                for name, outcomes in stages.items()
+            }
+        ),
+        "seconds": round(sum(outcome.seconds for outcome in everything), 3),
+    }
+
+
+def _rechecked(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
+    """Return how many images a lower precision judged otherwise, by stage; None in fp32."""
+    found = {name: [outcome.changed for outcome in stage] for name, stage in stages.items()}
+    known = {name: [one for one in changed if one is not None] for name, changed in found.items()}
+    counts = {name: sum(changed) for name, changed in known.items() if changed}
+    return json.dumps(counts) if counts else None
+
+
+def _gained(ours: bool, theirs: bool) -> bool:
+    return ours and not theirs

@@ -1,0 +1,197 @@
+"""Outcomes on disk: one atomically written file per batch and stage, so that a run resumes.
+
+``<results>/runs/<key>/spec.json`` says what the run is; ``<stage>/<number>.npz`` holds the
+outcome of a batch and, where they are kept, its final points. A file is either whole or not there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+
+from dentbench.errors import StoreError
+from dentbench.records.outcome import BatchOutcome
+from dentbench.records.results_csv import write_atomic
+from dentbench.spec.evaluation import EvalSpec
+
+Points = NDArray[np.float32]
+"""Final points of a batch (B, C, H, W), in [0, 1]."""
+
+_log = logging.getLogger(__name__)
+
+
+def run_path(results: Path, key: str) -> Path:
+    """Return the folder of a run by its key."""
+    return results / "runs" / key
+
+
+def read_note(results: Path, key: str, name: str) -> Any:
+    """Return what :meth:`RunFolder.save_note` wrote of a run, or None when it is not there.
+
+    Changes nothing. Raises :class:`~dentbench.errors.StoreError` for a file that cannot be read.
+    """
+    path = run_path(results, key) / f"{name}.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+class RunFolder:
+    """The checkpoint folder of one run; ``results`` is the results folder."""
+
+    def __init__(self, results: Path, spec: EvalSpec) -> None:
+        self.spec = spec
+        self.path = run_path(results, spec.key())
+
+    def clear(self) -> None:
+        """Forget every outcome of this run."""
+        try:
+            shutil.rmtree(self.path, ignore_errors=False)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(f"cannot clear {self.path}: {error}") from error
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Work on this run as the only process inside the ``with`` block; wait for one that does.
+
+        A process that dies lets go. The lock file lies beside the folder and stays.
+        """
+        path = self.path.with_suffix(".lock")
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                _log.warning("another process is working on run %s; waiting for it", path.stem)
+                lock.acquire()
+        except OSError as error:
+            raise StoreError(f"cannot lock {path}: {error}") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def load(self, stage: str, unit: int, *, with_points: bool = False) -> BatchOutcome | None:
+        """Return a stored outcome, or None when it is not there.
+
+        ``with_points``: an outcome stored without its points counts as not there. A file that
+        cannot be read is kept under another name, and said so in a warning.
+        """
+        path = self._file(stage, unit)
+        try:
+            file = path.open("rb")
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {path}: {error}") from error
+        try:
+            with file, np.load(file, allow_pickle=False) as archive:
+                outcome = _parse(str(archive["outcome"]), stage, unit)
+                found = "points" in archive.files
+        except Exception as error:  # what is raised depends on the byte that is damaged
+            _set_aside(path, error)
+            return None
+        return None if with_points and not found else outcome
+
+    def load_points(self, stage: str, unit: int) -> Points:
+        """Return the points of an outcome that :meth:`load` found with its points.
+
+        Raises :class:`~dentbench.errors.StoreError` when they turn out to be corrupt.
+        """
+        path = self._file(stage, unit)
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                points: Points = archive["points"]
+        except Exception as error:
+            _set_aside(path, error)
+            raise StoreError(f"{path} is corrupt; run again, and the batch is redone") from error
+        return points
+
+    def save(self, outcome: BatchOutcome, points: Points | None) -> None:
+        """Write an outcome, and its points if given, in one atomic step."""
+        arrays: dict[str, Any] = {"outcome": np.array(json.dumps(asdict(outcome)))}
+        if points is not None:
+            arrays["points"] = points
+        buffer = io.BytesIO()
+        np.savez_compressed(buffer, **arrays)
+        path = self._file(outcome.stage, outcome.index)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+        self._describe()
+        write_atomic(path, buffer.getvalue())
+
+    def has(self, name: str) -> bool:
+        """Return whether a file of this name is in the folder."""
+        return (self.path / name).exists()
+
+    def load_note(self, name: str) -> Any:
+        """Return what :meth:`save_note` wrote under a name, or None when it is not there."""
+        path = self.path / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            _set_aside(path, error)
+            return None
+
+    def save_note(self, name: str, value: object) -> None:
+        """Write plain values as JSON beside the outcomes, in one atomic step.
+
+        ``name`` may have a folder, such as "natural/00000".
+        """
+        path = self.path / f"{name}.json"
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+        write_atomic(path, json.dumps(value, indent=1) + "\n")
+
+    def points(self, stage: str, unit: int) -> Points | None:
+        """Return the points kept of a stored outcome, or None when there are none."""
+        kept = self.load(stage, unit, with_points=True)
+        return None if kept is None else self.load_points(stage, unit)
+
+    def _describe(self) -> None:
+        path = self.path / "spec.json"
+        if not path.exists():
+            text = json.dumps(asdict(self.spec), indent=1, default=str) + "\n"
+            write_atomic(path, text)
+
+    def _file(self, stage: str, unit: int) -> Path:
+        return self.path / stage / f"{unit:05d}.npz"
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    aside = path.with_suffix(".corrupt")
+    path.replace(aside)
+    _log.warning("%s is corrupt (%s); kept as %s, to be redone", path, error, aside.name)
+
+
+def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
+    fields = json.loads(text)
+    for name in ("correct", "attack_correct", "broken_by", "judged"):
+        fields[name] = tuple(fields.get(name, ()))
+    outcome = BatchOutcome(**fields)
+    if (outcome.stage, outcome.index) != (stage, unit):
+        raise ValueError(f"it holds {outcome.stage} {outcome.index}")
+    return outcome

@@ -1,0 +1,219 @@
+"""What an evaluation leaves behind: outcomes of batches, and the record that they add up to.
+
+Counts, never averages; no torch. A record's fields are the columns of ``results.csv``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from fractions import Fraction
+from html import escape
+from typing import Any
+
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
+
+SCHEMA = 1
+"""Version of the columns of ``results.csv``."""
+
+NATURAL = "natural"
+"""The stage that judges the natural images; every other stage is a protocol."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchOutcome:
+    """What one stage (the natural pass or one protocol) found on one declared batch.
+
+    ``correct[i]``: our own judgement of image i, made afresh on the stage's final points.
+    ``attack_correct[i]``: the attack's own flag. ``broken_by[i]``: the attack that broke image i,
+    or "" ("natural" when it was wrong before any attack). ``forwards`` and ``backwards`` count
+    the single-image passes that were asked of the network; ``seconds`` is wall-clock time.
+
+    In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
+    judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
+    many images a lower precision, where the attack computed in one, judges otherwise. ``details``:
+    further numbers of the protocol.
+    """
+
+    stage: str
+    index: int
+    correct: tuple[bool, ...]
+    attack_correct: tuple[bool, ...]
+    broken_by: tuple[str, ...]
+    forwards: int
+    backwards: int
+    seconds: float
+    judged: tuple[bool, ...] = ()
+    changed: int | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+def column(doc: str, default: Any = None) -> Any:
+    """Return a record field with its documentation."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row of ``results.csv``: a model, static or defended, under one attack.
+
+    Everything but ``time``, ``seconds``, ``time_ratio``, ``device``, ``versions`` and
+    ``git_revision`` is equal bit for bit between an uninterrupted and a resumed run.
+    """
+
+    schema: int = column("version of these columns", SCHEMA)
+    key: str = column("identity of the run: hash of all that determines its numbers")
+    time: str = column("when the record was written, UTC, ISO 8601")
+    model: str = column("model")
+    model_sha256: str = column("SHA-256 of the model's weights")
+    dataset: str = column("data set, by its honest name")
+    data_sha256: str = column("SHA-256 of the images and labels evaluated")
+    first: int = column("number of the first image in the data set")
+    count: int = column("number of images asked for")
+    order: str = column("order of the images: given, or label-windows:N")
+    defense: str = column("defense: none, dent, another built in, or module:callable", "none")
+    defense_settings: str | None = column("settings of a defense that is not dent, JSON object")
+    defense_sha256: str | None = column("SHA-256 of the source of a defense of one's own")
+    mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
+    steps: int | None = column("updates per batch")
+    delta: str | None = column("dent: affine where scale and shift are adapted, or none")
+    loss: str | None = column("dent: shot or entropy")
+    statistics: str | None = column("dent: running, batch, or mix:ALPHA for the batch's share")
+    blur: str | None = column("dent: blur of the images: none, static or dynamic")
+    sigma: float | None = column("dent: the blur's sigma in pixels, or where a dynamic one starts")
+    padding: str | None = column("dent: the blur's padding: zeros, reflect or replicate")
+    optimizer: str | None = column("dent: adamod, adamod-paper, adam or sgd")
+    lr: float | None = column("dent: learning rate")
+    gamma_lr: float | None = column("dent: learning rate of the scales, where it is another")
+    beta_lr: float | None = column("dent: learning rate of the shifts, where it is another")
+    sigma_lr: float | None = column("dent: learning rate of a dynamic blur's sigma")
+    beta1: float | None = column("dent: optimizer's beta1")
+    beta2: float | None = column("dent: optimizer's beta2")
+    beta3: float | None = column("dent: AdaMod's beta3")
+    optimizer_eps: float | None = column("dent: optimizer's eps")
+    momentum: float | None = column("dent: SGD's momentum")
+    nesterov: bool | None = column("dent: SGD's Nesterov momentum")
+    separable: bool = column("whether an image's answer is independent of its batch mates")
+    attack: str = column("attack or preset")
+    attack_label: str = column("what the attack is, in words; says when it is not AutoAttack")
+    iterations: int | None = column("override of the attack's iterations")
+    queries: int | None = column("override of the attack's queries")
+    targets: int | None = column("override of the attack's target classes")
+    norm: str = column("norm of the threat model: Linf, L2 or L1")
+    eps: str = column("radius of the threat model, exact")
+    batch_size: int = column("images per declared batch")
+    batching: str = column("declared, or autoattack for AutoAttack's own packing")
+    precision: str = column("what attacks compute in: fp32, tf32 or bf16; judged in fp32", "fp32")
+    protocol: str = column("protocols run, separated by spaces")
+    protocol_settings: str | None = column("settings of the protocols, JSON object")
+    skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
+    seed: int = column("seed of the run")
+    n: int = column("images judged")
+    natural_correct: int = column("images right without an attack")
+    robust_correct: int = column("images right without an attack and under every protocol run")
+    batch_worst_correct: int | None = column(
+        "images right with every batch at the points worst for it as a whole, where mates matter"
+    )
+    worst_protocol: str = column("the protocol that leaves the fewest images right")
+    by_protocol: str = column("images right under each protocol, JSON object")
+    batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
+    decision_queries: int | None = column("decision: queries allowed for each image")
+    autoattack_correct: int | None = column("images right by the attack's own flags (published)")
+    broken_by: str = column("images broken by each attack (published), JSON object")
+    rechecked: str | None = column(
+        "images that fp32 judged otherwise than the attack's lower precision, by stage, JSON object"
+    )
+    gained: int | None = column("images right in the worst case here, wrong for the static model")
+    lost: int | None = column("images wrong in the worst case here, right for the static model")
+    natural_given_correct: int | None = column(
+        "images right without an attack in the given order, where the order is another"
+    )
+    forwards: int = column("single-image forward passes through the network")
+    backwards: int = column("single-image backward passes through the network")
+    passes: str | None = column("passes, both kinds, that each stage took, JSON object")
+    seconds: float = column("wall-clock seconds of all batches together")
+    time_ratio: float | None = column(
+        "inference time in units of the static model's, measured side by side"
+    )
+    diagnostics: str | None = column("what the adaptations did, by stage, JSON object")
+    checks: str | None = column("checks of the evaluation, by name, JSON object")
+    device: str = column("device")
+    versions: str = column("versions of dentbench, Python and the libraries, JSON object")
+    git_revision: str = column("git revision of dentbench, when it runs from a checkout")
+
+    @property
+    def protocol_counts(self) -> dict[str, int]:
+        """Images right under each protocol, by name."""
+        counts: dict[str, int] = json.loads(self.by_protocol)
+        return counts
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: every column that holds something, and what it means."""
+        styles = ("white-space: nowrap", "max-width: 36em; overflow-wrap: anywhere", "")
+        lines = []
+        for one in fields(self):
+            texts = (one.name, getattr(self, one.name), one.metadata["doc"])
+            if texts[1] not in (None, ""):
+                cells = (
+                    f'<td style="text-align: left; {style}">{escape(str(text))}</td>'
+                    for style, text in zip(styles, texts, strict=True)
+                )
+                lines.append(f"<tr>{''.join(cells)}</tr>")
+        return "\n".join(["<table>", *lines, "</table>"])
+
+
+def column_names() -> tuple[str, ...]:
+    """Return the columns of ``results.csv``, in order."""
+    return tuple(column.name for column in fields(Record))
+
+
+def spec_columns(spec: EvalSpec) -> dict[str, Any]:
+    """Return the columns that a spec determines."""
+    attack = spec.attack
+    return {
+        "key": spec.key(),
+        "model": spec.model.name,
+        "model_sha256": spec.model.sha256,
+        "dataset": spec.data.name,
+        "data_sha256": spec.data.sha256,
+        "first": spec.data.first,
+        "count": spec.data.count,
+        "order": spec.data.order,
+        **_defense_columns(spec),
+        "mode": spec.mode,
+        "separable": spec.separable,
+        "attack": attack.name,
+        "iterations": attack.iterations,
+        "queries": attack.queries,
+        "targets": attack.targets,
+        "norm": attack.norm,
+        "eps": format_eps(attack.eps),
+        "batch_size": spec.batches.size,
+        "batching": spec.batches.batching,
+        "precision": spec.precision,
+        "protocol_settings": spec.protocols.settings_json if spec.defense else None,
+        "seed": spec.seed,
+    }
+
+
+def _defense_columns(spec: EvalSpec) -> dict[str, Any]:
+    defense = spec.defense
+    if defense is None:
+        return {"defense": "none"}
+    if isinstance(defense, DefenseSpec):
+        return {
+            "defense": defense.name,
+            "defense_settings": defense.settings_json,
+            "defense_sha256": defense.sha256 or None,
+            "steps": defense.steps,
+        }
+    settings = {name: value for name, value in vars(defense).items() if name != "mode"}
+    return {"defense": "dent", **settings}
+
+
+def eps_of(record: Record) -> Fraction:
+    """Return a record's eps as the exact fraction."""
+    from dentbench.spec.evaluation import parse_eps
+
+    return parse_eps(record.eps)

@@ -1,0 +1,66 @@
+"""Where a record comes from: versions, device and revision; no torch until it is asked for."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from functools import cache
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from dentbench import __version__
+
+LIBRARIES = ("torch", "torchvision", "pyautoattack", "robustbench")
+
+
+@cache
+def versions() -> str:
+    """Return the versions of dentbench, Python and the libraries that matter, as JSON."""
+    found = {"dentbench": __version__, "python": platform.python_version()}
+    for library in LIBRARIES:
+        try:
+            found[library] = metadata.version(library)
+        except metadata.PackageNotFoundError:
+            continue
+    return json.dumps(found)
+
+
+@cache
+def git_revision() -> str:
+    """Return the revision of the checkout that dentbench runs from, "+" when changed, or ""."""
+    package = Path(__file__).resolve().parents[1]
+    if not (package.parent / ".git").exists():
+        return ""
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(package), "describe", "--always", "--dirty=+", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return described.stdout.strip()
+
+
+def device_name(device: str) -> str:
+    """Return a device in words: "cpu" with its threads, or the GPU's name."""
+    import torch
+
+    if device.startswith("cuda"):
+        return f"{device} ({torch.cuda.get_device_name(device)})"
+    return f"{device} ({torch.get_num_threads()} threads)"
+
+
+def provenance(device: str) -> dict[str, Any]:
+    """Return the columns of a record that say when, where and with what it was made."""
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": device_name(device),
+        "versions": versions(),
+        "git_revision": git_revision(),
+    }

@@ -1,0 +1,207 @@
+"""How a record's setting differs from the published one, in the words of a footnote."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Final
+
+from dentbench.records.outcome import Record
+from dentbench.spec.evaluation import (
+    BatchPlan,
+    DentSpec,
+    ProtocolSpec,
+    field_names,
+    format_eps,
+    parse_eps,
+)
+
+DATASET: Final = "CIFAR-10"
+"""The data set of every published number."""
+
+OFFICIAL_NAMES: Final = frozenset({DATASET, f"{DATASET} (test)"})
+"""What records call that data set; any other name is another one, such as a JPEG copy."""
+
+IMAGES: Final = 10_000
+"""The number of images of every published number."""
+
+ATTACK: Final = "standard"
+"""The attack of every published number: AutoAttack's standard version."""
+
+NOT_AUTOATTACK: Final = "not AutoAttack"
+"""What the label of every attack says that is not one of AutoAttack's own versions."""
+
+MODES: Final = {"static": "static", "batch": "batch-wise", "instance": "instance-wise"}
+"""What the modes of dent are called."""
+
+OTHER: Final = "other"
+"""The mode of a defense that is not dent."""
+
+PUBLISHED: Final = "published"
+"""The protocol of every published number of a defense."""
+
+
+_USED_BY_NO_STEPS: Final = ("padding", "sigma")
+"""The settings that dent has a use for in 0 steps, beside the kind of blur."""
+
+
+@lru_cache
+def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
+    spec = DentSpec(mode=mode, steps=steps, blur=blur)
+    names = field_names(DentSpec) if steps else _USED_BY_NO_STEPS
+    own = ("mode", "steps", "blur")
+    return {name: getattr(spec, name) for name in names if name not in own}
+
+
+def defense_name(record: Record) -> str:
+    """Return what to call a defended record's defense in a sentence: dent, or its own name."""
+    return record.defense if record.mode == OTHER else "dent"
+
+
+def defense_title(record: Record) -> str:
+    """Return a defended record's defense as a title: the mode and the steps of dent too."""
+    if record.mode == OTHER:
+        return record.defense
+    plural = "" if record.steps == 1 else "s"
+    return f"{MODES[record.mode]} dent, {record.steps} step{plural}"
+
+
+def _odd_settings(record: Record) -> list[str]:
+    """Return dent's settings that are not the default ones, or all settings of another defense."""
+    if record.mode == OTHER:
+        found = json.loads(record.defense_settings or "{}")
+    else:
+        defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
+        found = {name: getattr(record, name) for name in defaults}
+        found = {name: value for name, value in found.items() if value != defaults[name]}
+    return [f"{name.replace('_', ' ')} {value}" for name, value in found.items()]
+
+
+def slot_text(record: Record) -> str:
+    """Return what of a run's settings is not the default of its mode, steps and blur; else ""."""
+    odd = []
+    if record.mode != "static":
+        odd = _odd_settings(record)
+        if record.batch_size != BatchPlan.size:
+            odd.append(f"batches of {record.batch_size}")
+        if (record.order or "given") != "given":
+            odd.append(f"order {record.order}")
+    if record.precision != "fp32":
+        odd.append(f"attacked in {record.precision}")
+    return ", ".join(odd)
+
+
+def settings_text(record: Record) -> str:
+    """Return what of a run's settings is not its mode's default, such as ``lr 0.02``; else ""."""
+    blurred = record.mode != "static" and record.blur not in (None, "none")
+    return ", ".join(filter(None, (f"blur {record.blur}" if blurred else "", slot_text(record))))
+
+
+@lru_cache
+def _protocol_settings(text: str) -> str:
+    changed = ProtocolSpec.from_json(text).changed
+    parts = [] if changed.pop("cascade", True) else ["no cascade"]
+    for name, value in changed.items():
+        shown = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else value
+        parts.append(f"{name} {shown}")
+    return ", ".join(parts)
+
+
+def protocols_text(record: Record) -> str:
+    """Return which settings of the protocols are not the default ones; else ""."""
+    return _protocol_settings(record.protocol_settings or "{}")
+
+
+def whole_text(record: Record) -> str:
+    """Return :func:`settings_text` and, marked as such, :func:`protocols_text`; else ""."""
+    own = protocols_text(record)
+    return "; ".join(filter(None, (settings_text(record), f"protocols: {own}" if own else "")))
+
+
+def shortened(record: Record) -> bool:
+    """Return whether the attack's own budget was overridden."""
+    return any((record.iterations, record.queries, record.targets))
+
+
+def attack_departures(record: Record) -> tuple[str, ...]:
+    """Name in few words an attack that is not AutoAttack's standard version; else nothing."""
+    if record.attack == ATTACK and not shortened(record):
+        return ()
+    if NOT_AUTOATTACK not in record.attack_label:
+        return (f"{record.attack_label}, {NOT_AUTOATTACK} {ATTACK}",)
+    return (f"{'shortened ' if shortened(record) else ''}{record.attack}, {NOT_AUTOATTACK}",)
+
+
+def attack_notes(record: Record) -> tuple[str, ...]:
+    """Return the footnote of an attack that is not AutoAttack's standard version: what it is."""
+    departures = attack_departures(record)
+    known = NOT_AUTOATTACK in record.attack_label
+    return (record.attack_label,) if departures and known else departures
+
+
+_exact = lru_cache(parse_eps)
+
+
+def threat_text(norm: str, eps: Fraction) -> str:
+    """Return a threat model in words, eps in its shorter exact writing: Linf 8/255, L2 0.2."""
+    short = f"{float(eps):.6g}"
+    exact = "e" not in short and Fraction(short) == eps
+    return f"{norm} {min(format_eps(eps), short, key=len) if exact else format_eps(eps)}"
+
+
+def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
+    """Say how the threat model is not the given one; nothing when it is."""
+    found = _exact(record.eps)
+    return () if record.norm == norm and found == eps else (threat_text(record.norm, found),)
+
+
+def model_departures(record: Record, *, slot: bool = False) -> tuple[str, ...]:
+    """Say how the data set and dent's settings are not the published ones.
+
+    ``slot``: but for what adapts and the kind of blur, which a row of Table 2 says itself.
+    """
+    data = () if record.dataset in OFFICIAL_NAMES else (f"not {DATASET} but {record.dataset}",)
+    settings = slot_text(record) if slot else settings_text(record)
+    return (*data, settings) if settings else data
+
+
+def count_marks(record: Record) -> tuple[str, ...]:
+    """Say that there are fewer images than published; nothing when there are as many."""
+    if record.dataset not in OFFICIAL_NAMES:
+        return (f"{record.n:,} images",)
+    return () if record.n == IMAGES else (f"{record.n:,} of {IMAGES:,} images",)
+
+
+def natural_marks(record: Record, *, slot: bool = False) -> tuple[str, ...]:
+    """Return the footnote of an accuracy without an attack, if it needs one."""
+    return _joined(*model_departures(record, slot=slot), *count_marks(record))
+
+
+def attacked_marks(
+    record: Record, norm: str, eps: Fraction, *, slot: bool = False
+) -> tuple[str, ...]:
+    """Return the footnote of an accuracy under attack, against a published threat model."""
+    return _joined(
+        *model_departures(record, slot=slot),
+        *count_marks(record),
+        *threat_departures(record, norm, eps),
+        *attack_departures(record),
+    )
+
+
+def _joined(*parts: str) -> tuple[str, ...]:
+    return ("; ".join(parts),) if parts else ()
+
+
+def comparable(record: Record, norm: str, eps: Fraction) -> bool:
+    """Return whether a record's numbers may stand beside published ones of this threat model.
+
+    The data set, the attack, the threat model and dent's settings must be the published ones;
+    the number of images may be smaller and is then marked.
+    """
+    return not (
+        model_departures(record)
+        or threat_departures(record, norm, eps)
+        or attack_departures(record)
+    )

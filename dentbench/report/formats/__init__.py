@@ -1,0 +1,1 @@
+"""Tables and charts to text and files, one file per format."""

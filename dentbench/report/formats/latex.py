@@ -1,0 +1,268 @@
+"""A table as LaTeX with booktabs; as text in a paper or as a document that compiles."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from dentbench.report.formats.escape import latex
+from dentbench.report.numbers import Interval, Paired, Points
+from dentbench.report.table import Cell, Column, Table
+
+LONG: Final = 38
+"""A table of more lines than this, notes and rules counted, is set in parts."""
+
+WIDE: Final = 185
+"""A table of more characters side by side than this has its stub in lines of its own."""
+
+_NAME: Final = 34
+_PROSE: Final = 56
+"""Texts on the left of more characters than these, in the stub and beside it, are broken."""
+
+_SYMBOLS: Final = {
+    "Delta": r"$\Delta$",
+    "Sigma": r"$\Sigma$",
+    "Linf": r"$\ell_\infty$",
+    "L2": r"$\ell_2$",
+}
+
+_CITED: Final = {
+    "arXiv 2105.08714": "wang2021fighting",
+    "arXiv 2202.13711": "croce2022evaluating",
+    "arXiv 2110.14735": "chen2022towards",
+    "arXiv 2301.12576": "wu2023uncovering",
+    "arXiv 1802.00420": "athalye2018obfuscated",
+    "arXiv 1707.07397": "athalye2018synthesizing",
+    "arXiv 1912.00049": "andriushchenko2020square",
+    "AutoAttack": "croce2020reliable",
+}
+"""What is cited where it is named, each with its key in ``references.bib``."""
+
+_DOCUMENT: Final = r"""\documentclass{article}
+\usepackage[T1]{fontenc}
+\usepackage[utf8]{inputenc}
+\usepackage{textcomp}
+\usepackage{array,booktabs}
+\usepackage{graphicx}
+\usepackage[a4paper,landscape,hmargin=15mm,vmargin=12mm]{geometry}
+%s\begin{document}
+%s%s\end{document}
+"""
+
+_BIBLIOGRAPHY: Final = r"""\bibliographystyle{plain}
+\bibliography{dentbench-references}
+"""
+
+
+def bibliography() -> str:
+    """Return the BibTeX entries of everything that is cited."""
+    return Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
+
+
+def to_latex(table: Table, *, standalone: bool = False, cite: bool = False) -> str:
+    """Return a ``table`` environment, or a document of it.
+
+    ``cite``: the sources that it names are cited; a document then writes its own bibliography
+    file, for bibtex. Needs array, booktabs and graphicx; T1 fonts and textcomp for straight
+    quotes. Long texts are broken into lines; of a very wide table the stub stands above its rows;
+    one still wider than the page is scaled down to it, and one of more than ``LONG`` lines becomes
+    several, a page each, under one number.
+    """
+    layout = _Layout.of(table)
+    parts = _parts(table, layout)
+    floats = (_float(table, layout, part, number) for number, part in enumerate(parts))
+    body = "".join(f"{one}\\clearpage\n" if len(parts) > 1 else one for one in floats)
+    needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,array,booktabs,graphicx}"
+    if cite:
+        body = _cited(body)
+    if not standalone:
+        return f"{needs}\n{body}"
+    if r"\cite{" not in body:
+        return _DOCUMENT % ("", body, "")
+    file = f"\\begin{{filecontents*}}[overwrite]{{dentbench-references.bib}}\n{bibliography()}"
+    return _DOCUMENT % (f"{file}\\end{{filecontents*}}\n", body, _BIBLIOGRAPHY)
+
+
+def _cited(body: str) -> str:
+    """Return LaTeX with a citation after the first mention of each source."""
+    for name, key in _CITED.items():
+        body = body.replace(name, rf"{name}~\cite{{{key}}}", 1)
+    return body
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How a table is set, of all its rows.
+
+    ``widths``: the characters of a line in each column, where longer texts are broken into lines.
+    ``above``: how many columns, the stub of a very wide table, stand above their rows.
+    ``preamble``: how the others are aligned.
+    """
+
+    widths: tuple[int, ...]
+    above: int
+    preamble: str
+
+    @classmethod
+    def of(cls, table: Table) -> _Layout:
+        widths, kinds, total = [], [], 0
+        for place, column in enumerate(table.columns):
+            longest = max((len(row[place].text) for row in table.rows), default=0)
+            most = _NAME if place < table.stub else _PROSE
+            broken = column.align == "left" and longest > most
+            widths.append(most if broken else max(longest, 1))
+            kinds.append(_PARAGRAPH % (most // 2) if broken else column.align[0])
+            total += max(widths[-1], len(column.title)) + 2
+        wide = total > WIDE and table.stub < len(table.columns)
+        above = table.stub if wide else 0
+        return cls(tuple(widths), above, "".join(kinds[above:]))
+
+
+_PARAGRAPH: Final = r">{\raggedright\arraybackslash}p{%dem}"
+
+
+def _parts(table: Table, layout: _Layout) -> list[Table]:
+    """Return a table as parts of at most ``LONG`` lines, the notes under the first.
+
+    Rows of one stub stay together where they fit on a page.
+    """
+    parts: list[list[tuple[Cell, ...]]] = [[]]
+    notes = (*table.footnotes, *table.notes)
+    left = LONG - 0.8 * sum(1 + len(note) // 180 for note in notes)
+    for _, group in groupby(table.rows, key=lambda row: row[: table.stub]):
+        rows = list(group)
+        heights = [_height(row, layout) for row in rows]
+        heights[0] += 1.4 if layout.above else 0.4
+        together = sum(heights) if sum(heights) <= LONG else 0
+        for row, height in zip(rows, heights, strict=True):
+            if max(height, together) > left and parts[-1]:
+                parts.append([])
+                left = LONG
+            together = 0
+            parts[-1].append(row)
+            left -= height
+    return [replace(table, rows=tuple(rows)) for rows in parts]
+
+
+def _height(row: Sequence[Cell], layout: _Layout) -> float:
+    """Return how many lines a row takes."""
+    cells = list(zip(row, layout.widths, strict=True))[layout.above :]
+    return max(1.0, *(-(-len(cell.text) // width) for cell, width in cells))
+
+
+def _float(table: Table, layout: _Layout, part: Table, number: int) -> str:
+    """Return the environment of a part; marks and notes are the whole table's."""
+    lines = [
+        r"\begin{table}[tp]",
+        r"\centering",
+        r"\addtocounter{table}{-1}" if number else "",
+        rf"\caption{{{_caption(table)}{' (continued)' if number else ''}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{layout.preamble}}}",
+        r"\toprule",
+        *_head(table.columns[layout.above :]),
+        r"\midrule",
+        *_body(table, layout, part),
+        r"\bottomrule",
+        r"\end{tabular}}",
+        *([] if number else _notes(table)),
+        r"\end{table}",
+    ]
+    return "\n".join(line for line in lines if line) + "\n"
+
+
+def _caption(table: Table) -> str:
+    return " ".join(filter(None, (f"{latex(table.title)}.", latex(table.caption))))
+
+
+def _head(columns: Sequence[Column]) -> list[str]:
+    titles = " & ".join(" ".join(map(_word, column.title.split())) for column in columns)
+    if not any(column.group for column in columns):
+        return [rf"{titles} \\"]
+    cells, rules, start = [], [], 1
+    for group, width in spans(columns):
+        if group:
+            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}")
+            rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
+        else:
+            cells.append(" & ".join([""] * width))
+        start += width
+    return [" & ".join(cells) + r" \\", " ".join(rules), rf"{titles} \\"]
+
+
+def _word(word: str) -> str:
+    return _SYMBOLS.get(word, latex(word))
+
+
+def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return each run of columns under one shared heading: the heading and how many."""
+    runs: list[tuple[str, int]] = []
+    for column in columns:
+        if runs and runs[-1][0] == column.group:
+            runs[-1] = (column.group, runs[-1][1] + 1)
+        else:
+            runs.append((column.group, 1))
+    return runs
+
+
+def _body(table: Table, layout: _Layout, part: Table) -> list[str]:
+    lines: list[str] = []
+    ruled, wide = table.stub > 0, layout.above > 0
+    for stub, rows in part.groups():
+        if lines and ruled:
+            lines.append(r"\midrule")
+        names = [] if wide else [_cell(table, cell) for cell in stub]
+        if wide:
+            width = len(table.columns) - table.stub
+            lines.append(rf"\multicolumn{{{width}}}{{l}}{{{_heading(table, stub)}}} \\")
+        for row in rows:
+            lines.append(" & ".join([*names, *(_cell(table, cell) for cell in row)]) + r" \\")
+            names = [""] * len(names)
+    return lines
+
+
+def _heading(table: Table, stub: Sequence[Cell]) -> str:
+    """Return the line above the rows of a stub: each of its cells after its title."""
+    return ", ".join(
+        rf"{latex(column.title)} \textbf{{{_cell(table, cell)}}}"
+        for column, cell in zip(table.columns, stub, strict=False)
+        if cell.text
+    )
+
+
+def _cell(table: Table, cell: Cell) -> str:
+    if not cell.notes:
+        return _value(cell)
+    marks = ",".join(sorted(table.footnotes[note] for note in cell.notes))
+    return rf"{_value(cell)}\textsuperscript{{{marks}}}"
+
+
+def _value(cell: Cell) -> str:
+    value = cell.value
+    if isinstance(value, Interval):
+        return str(value).replace("-", "--")
+    if isinstance(value, Points):
+        return f"${value}$"
+    if isinstance(value, Paired):
+        points, rest = str(value).split(" (")
+        counts, p_value = rest.removesuffix(")").split(", ")
+        gained, lost = counts.split()
+        return f"${points}$ (${gained}$ ${lost}$, ${p_value}$)"
+    return " ".join(map(_breakable, cell.text.split(" ")))
+
+
+def _breakable(word: str) -> str:
+    """Return a word as LaTeX; a long one may be broken after its punctuation."""
+    if len(word) <= _NAME // 2:
+        return latex(word)
+    return r"\allowbreak{}".join(map(latex, re.findall(r"[^_/.:=-]*[_/.:=-]+|[^_/.:=-]+", word)))
+
+
+def _notes(table: Table) -> list[str]:
+    notes = [rf"\textsuperscript{{{mark}}}~{latex(note)}" for note, mark in table.footnotes.items()]
+    notes += map(latex, table.notes)
+    return [r"\par\smallskip", *(rf"{{\footnotesize\raggedright {note}\par}}" for note in notes)]

@@ -1,0 +1,126 @@
+"""The report as one HTML page that needs nothing else: verdicts, charts, images, tables.
+
+No script and no address in it: the page forbids itself both. Whatever a user named is escaped by
+the template engine, which escapes all but what our own renderers made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from dentbench.records.outcome import Record
+from dentbench.report import charts, run_details
+from dentbench.report.chart import COLORS, ROLES, Chart
+from dentbench.report.formats.escape import printable
+from dentbench.report.formats.render import to_html
+from dentbench.report.formats.svg import to_svg
+from dentbench.report.pairing import Pair, pair_up
+from dentbench.report.table import Column, Table
+from dentbench.report.tables.cells import NOT_ROBUSTBENCH, WORST
+
+SECTIONS: Final = 60
+"""How many evaluations have sections of their own at most: the last ones."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One evaluation on the page: its verdict, charts, tables and images."""
+
+    anchor: str
+    heading: str
+    subheading: str
+    pair: Pair
+    charts: tuple[Chart, ...]
+    tables: tuple[Table, ...]
+    specimens: tuple[run_details.Specimen, ...]
+
+
+def to_page(records: Sequence[Record], tables: Sequence[Table], results: Path) -> str:
+    """Return the page of records and tables; images are those kept in the folder ``results``."""
+    pairs = pair_up(records)
+    shown = charts.shown_pairs(pairs)
+    sections = [_section(pair, results) for pair in reversed(shown[-SECTIONS:])]
+    template = _environment().get_template("page.html.jinja")
+    text: str = template.render(
+        records=records,
+        sections=sections,
+        hidden=len(shown) - len(sections),
+        curves=[*charts.over_eps(pairs), *charts.over_steps(pairs)],
+        tables=tables,
+        provenance=provenance(records),
+        notes=(WORST, NOT_ROBUSTBENCH),
+        roles=ROLES,
+        colors=COLORS,
+        latest=max((record.time for record in records), default=""),
+    )
+    return text
+
+
+def _environment() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters["svg"] = lambda chart: Markup(to_svg(chart))
+    environment.filters["table"] = lambda table: Markup(to_html(table))
+    return environment
+
+
+def _section(pair: Pair, results: Path) -> Section:
+    defended = pair.defended
+    return Section(
+        anchor=f"run-{defended.key}",
+        heading=charts.heading(defended),
+        subheading=charts.subheading(defended),
+        pair=pair,
+        charts=tuple(run_details.charts_of(pair, results)),
+        tables=tuple(run_details.tables_of(pair, results)),
+        specimens=tuple(run_details.specimens(results, pair)),
+    )
+
+
+def provenance(records: Sequence[Record]) -> Table:
+    """Return where every record comes from: when, what, with which software, at what cost."""
+    columns = (
+        Column("run"),
+        Column("time"),
+        Column("model"),
+        Column("defense"),
+        Column("seed", "right"),
+        Column("passes forward", "right"),
+        Column("passes backward", "right"),
+        Column("seconds", "right"),
+        Column("device"),
+        Column("versions"),
+        Column("revision"),
+        Column("SHA-256 of model and data"),
+    )
+    rows = [
+        [
+            one.key,
+            one.time,
+            one.model,
+            one.defense,
+            one.seed,
+            f"{one.forwards:,}",
+            f"{one.backwards:,}",
+            f"{one.seconds:.1f}",
+            one.device,
+            ", ".join(f"{name} {value}" for name, value in json.loads(one.versions).items()),
+            one.git_revision,
+            f"{one.model_sha256[:12]} {one.data_sha256[:12]}",
+        ]
+        for one in records
+    ]
+    return Table.of("Runs", columns, rows, stub=1)

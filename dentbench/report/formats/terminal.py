@@ -1,0 +1,144 @@
+"""A table for a terminal, by rich: at most as wide as asked, whatever the names are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import accumulate
+
+from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from dentbench.report.formats.escape import printable
+from dentbench.report.table import NOT_RUN, Cell, Column, Table
+
+WIDTH = 80
+"""Columns of a terminal that a table fits unless told otherwise."""
+
+_GAP = 2
+
+
+def print_table(table: Table, console: Console | None = None, limit: int | None = None) -> None:
+    """Print a table on a console (by default standard output), within the console's width.
+
+    ``limit``: show only the last so many rows and say so.
+    """
+    console = console or Console()
+    console.print(to_rich(table, min(console.width, 2 * WIDTH), limit))
+
+
+def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> RenderableType:
+    """Return a table as a rich renderable of at most ``width`` columns.
+
+    Rows are headed by their stub. A table whose words do not fit side by side is turned: a line
+    per column, rows side by side. ``limit``: show only the last so many rows and say so.
+    """
+    notes = list(table.notes)
+    if limit is not None and len(table.rows) > limit:
+        hidden = len(table.rows) - limit
+        notes.append(f"The last {limit} rows; {hidden:,} older ones are in the other formats.")
+        table = replace(table, rows=table.rows[-limit:])
+    parts: list[RenderableType] = [Text(printable(table.title), style="bold")]
+    if table.caption:
+        parts.append(Text(printable(table.caption), style="dim"))
+    widths = _widths(table, width)
+    for number, (stub, rows) in enumerate(table.groups()):
+        if stub:
+            heading = ", ".join(
+                f"{_title(column)} {_shown(cell, table)}".strip()
+                for column, cell in zip(table.columns, stub, strict=False)
+                if cell.text
+            )
+            parts.append(Text(f"\n{heading}", style="bold cyan"))
+        if widths is None:
+            parts.extend(_turned(table, rows, width))
+        else:
+            parts.append(_grid(table, rows, widths, show_header=number == 0))
+    marked = [f"[{mark}] {printable(note)}" for note, mark in table.footnotes.items()]
+    parts.extend([Text("")] if marked or notes else [])
+    parts.extend(Text(line, style="dim") for line in (*marked, *map(printable, notes)))
+    return Group(*parts)
+
+
+def _shown(cell: Cell, table: Table) -> str:
+    marks = ",".join(sorted(table.footnotes[note] for note in cell.notes))
+    return printable(cell.text) + (f" [{marks}]" if marks else "")
+
+
+def _grid(
+    table: Table, rows: Sequence[Sequence[Cell]], widths: Sequence[int], show_header: bool
+) -> RichTable:
+    # One column of padding and one of the box make the gap.
+    grid = RichTable(
+        box=box.SIMPLE_HEAD,
+        show_header=show_header,
+        show_edge=False,
+        pad_edge=False,
+        padding=(0, _GAP - 1, 0, 0),
+    )
+    for column, width in zip(table.columns[table.stub :], widths, strict=True):
+        grid.add_column(Text(_title(column)), justify=column.align, width=width, overflow="fold")
+    for row in rows:
+        cells = (_shown(cell, table) for cell in row)
+        grid.add_row(*(Text(text, style="dim" if text == NOT_RUN else "") for text in cells))
+    return grid
+
+
+def _turned(table: Table, rows: Sequence[Sequence[Cell]], width: int) -> list[RenderableType]:
+    """Return grids with a line per column and as many rows side by side as fit."""
+    titles = [_title(column) for column in table.columns[table.stub :]]
+    label = min(max(map(cell_len, titles)), width // 3)
+    room = width - label - _GAP
+    texts = [[_shown(cell, table) for cell in row] for row in rows]
+    widths = _share_out(texts, room)
+    if widths is None:
+        widths = [min(max(map(cell_len, row)), room) for row in texts]
+    parts: list[RenderableType] = []
+    while texts:
+        taken = accumulate(widths, lambda total, one: total + _GAP + one)
+        fit = max(1, sum(total <= room for total in taken))
+        grid = RichTable.grid(padding=(0, _GAP, 0, 0))
+        for one in (label, *widths[:fit]):
+            grid.add_column(width=one, overflow="fold")
+        for title, *cells in zip(titles, *texts[:fit], strict=True):
+            if any(cells):
+                grid.add_row(Text(title, style="dim"), *map(Text, cells))
+        parts += [grid, Text("")] if texts[fit:] else [grid]
+        texts, widths = texts[fit:], widths[fit:]
+    return parts
+
+
+def _title(column: Column) -> str:
+    return printable(column.full_title)
+
+
+def _widths(table: Table, width: int) -> list[int] | None:
+    """Return the width of every column past the stub, or None where words do not fit."""
+    places = range(table.stub, len(table.columns))
+    return _share_out(
+        [
+            [_title(table.columns[place]), *(_shown(row[place], table) for row in table.rows)]
+            for place in places
+        ],
+        width,
+    )
+
+
+def _share_out(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """Return widths, gaps left between, that break no word, or None where there are none."""
+    longest = [max(map(cell_len, texts)) for texts in columns]
+    widths = [
+        max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in columns
+    ]
+    spare = width - _GAP * (len(columns) - 1) - sum(widths)
+    if spare < 0:
+        return None
+    wants = [most - least for most, least in zip(longest, widths, strict=True)]
+    for place in sorted(range(len(columns)), key=wants.__getitem__):
+        given = min(spare, wants[place])
+        widths[place] += given
+        spare -= given
+    return widths

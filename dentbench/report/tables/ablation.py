@@ -1,0 +1,206 @@
+"""Ablations: the paper's Table 2 with ours above the published rows, and grids of settings."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from fractions import Fraction
+from typing import Final, TypeAlias
+
+from dentbench.paper import TABLE2, TABLE2_SOURCE, AblationRow
+from dentbench.records.outcome import Record, eps_of
+from dentbench.report import departures
+from dentbench.report.numbers import Percent, Ratio
+from dentbench.report.table import NOT_RUN, Cell, Column, Table
+from dentbench.report.tables.cells import (
+    ACCURACY,
+    IMAGES,
+    INTERVALS,
+    MODES,
+    NOT_ROBUSTBENCH,
+    WORST,
+    attacked_cell,
+    best,
+    interval_cell,
+    natural_cell,
+)
+from dentbench.spec.evaluation import parse_eps
+
+Threat: TypeAlias = tuple[str, Fraction]
+"""A norm and an eps."""
+
+PAPER_THREATS: Final = (("Linf", parse_eps("1.5/255")), ("L2", parse_eps("0.2")))
+"""The threat models of Table 2: Linf 1.5/255 and L2 0.2."""
+
+CAPTION: Final = (
+    f"{ACCURACY}; time relative to the static model. Under attack: the published protocol, then "
+    "the worst case over all that were run."
+)
+
+
+def _columns(threats: Sequence[Threat], *more: Column) -> tuple[Column, ...]:
+    return (
+        *(Column("Delta"), Column("Sigma"), Column("step", "right"), *more, Column("row")),
+        *(Column("time", "right"), Column("natural", "right")),
+        *(Column(departures.threat_text(*threat), "right") for threat in threats),
+    )
+
+
+def table2(
+    records: Sequence[Record],
+    models: Collection[str] | None = None,
+    *,
+    threats: Sequence[Threat] = PAPER_THREATS,
+    run_only: bool = False,
+) -> Table:
+    """Return the paper's Table 2, the published row under ours for every model that was run.
+
+    Ours are static and batch-wise records at ``threats``; a model whose ablation was run at
+    other eps of the same norms stands there too, marked. ``run_only``: leave out rows that were
+    not run. The paper's model is not established, so no difference is taken.
+    """
+    chosen = [one for one in records if models is None or one.model in models]
+    chosen = [one for one in chosen if one.protocol]  # natural accuracy has a table of its own
+    ablated = _by_model(chosen, threats)
+    rows: list[list[object]] = []
+    for row in TABLE2:
+        stub = ["yes" if row.delta else "no", row.sigma, row.steps]
+        ours: list[list[object]] = []
+        for (model, _), columns in ablated.items():
+            found = [_pick(group, row) for group in columns]
+            if any(found):
+                ours += [[*stub, *line] for line in _lines(model, found, threats)]
+        if ours or not run_only:
+            rows += ours or [[*stub, "ours", *[NOT_RUN] * (2 + len(threats))]]
+            rows.append([*stub, *_published(row, threats)])
+    return Table.of(
+        "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
+        _columns(threats),
+        rows,
+        caption=f"{CAPTION} {IMAGES}",
+        notes=(
+            f"Published: {TABLE2_SOURCE}; ours are other models, so no difference is taken.",
+            *(WORST, INTERVALS, NOT_ROBUSTBENCH),
+        ),
+        stub=3,
+    )
+
+
+def grid(records: Sequence[Record], threats: Sequence[Threat]) -> Table:
+    """Return one model's ablation with every setting that was run, in order of appearance."""
+    several = len({one.mode for one in records if one.mode != "static"}) > 1
+    rows: list[list[object]] = []
+    groups: dict[tuple[object, ...], list[Record]] = {}
+    for one in records:
+        groups.setdefault(_defense(one), []).append(one)
+    for group in groups.values():
+        delta, sigma, steps = slot_of(group[0])
+        mode = MODES[group[0].mode] if several and group[0].mode != "static" else ""
+        text = ", ".join(filter(None, (mode, departures.slot_text(group[0]))))
+        stub = ["yes" if delta else "no", sigma, steps, text]
+        found = [best([r for r in group if _is_threat(r, threat)]) for threat in threats]
+        rows += [[*stub, *line] for line in _lines("ours", found, threats, marked=False)]
+    first = records[0]
+    return Table.of(
+        f"Ablation of dent on {first.model}, {first.dataset}, {first.n:,} images, "
+        f"{first.attack_label}",
+        _columns(threats, Column("settings")),
+        rows,
+        caption=CAPTION,
+        notes=(WORST, INTERVALS, NOT_ROBUSTBENCH),
+        stub=4,
+    )
+
+
+def slot_of(record: Record) -> tuple[bool, str, int]:
+    """Return a record's Delta, Sigma and steps, as the rows of Table 2 have them."""
+    if record.mode == "static":
+        return False, "none", 0
+    steps = record.steps or 0
+    return record.delta != "none" and steps > 0, record.blur or "none", steps
+
+
+def _by_model(
+    records: Iterable[Record], threats: Sequence[Threat]
+) -> dict[tuple[str, str], list[list[Record]]]:
+    """Return, by model and data set, the records of each column; those of one eps per column."""
+    groups: dict[tuple[str, str], list[Record]] = {}
+    for one in records:
+        if one.mode in ("static", "batch"):
+            groups.setdefault((one.model, one.dataset), []).append(one)
+    wanted = {(row.delta, row.sigma, row.steps) for row in TABLE2}
+    found = {}
+    for name, group in groups.items():
+        ablated = [one for one in group if one.mode == "batch" and slot_of(one) in wanted]
+        columns = []
+        for norm, eps in threats:
+            there = any(_is_threat(one, (norm, eps)) for one in group)
+            others = [eps_of(one) for one in ablated if one.norm == norm]
+            taken = eps if there or not others else others[-1]
+            columns.append([one for one in group if _is_threat(one, (norm, taken))])
+        if any(columns):
+            found[name] = columns
+    return found
+
+
+def _is_threat(record: Record, threat: Threat) -> bool:
+    return not departures.threat_departures(record, *threat)
+
+
+def _defense(record: Record) -> tuple[object, ...]:
+    return (record.mode, *slot_of(record), departures.slot_text(record), record.batching)
+
+
+def _pick(records: Sequence[Record], row: AblationRow) -> Record | None:
+    """Return the record of a row: with the default settings if there is one, else the best."""
+    fitting = [one for one in records if slot_of(one) == (row.delta, row.sigma, row.steps)]
+    plain = [one for one in fitting if not departures.slot_text(one)]
+    return best(plain or fitting)
+
+
+def _lines(
+    name: str, found: Sequence[Record | None], threats: Sequence[Threat], *, marked: bool = True
+) -> list[list[object]]:
+    """Return ours: accuracies, their intervals and, where other protocols were run, worst cases."""
+    natural = best([record for record in found if record is not None])
+
+    def cells(worst: bool) -> list[Cell]:
+        pairs = zip(found, threats, strict=True)
+        kept = [attacked_cell(one, threat, worst, slot=True) for one, threat in pairs]
+        return kept if marked else [Cell(cell.value) for cell in kept]
+
+    plain = natural_cell(natural, slot=True)
+    ours = [plain if marked else Cell(plain.value), *cells(worst=False)]
+    lines: list[list[object]] = [
+        [name, _time(found), *ours],
+        ["95% interval", None, *map(interval_cell, ours)],
+    ]
+    worst = cells(worst=True)
+    if any(cell.value != NOT_RUN for cell in worst) and any(one and _others(one) for one in found):
+        lines.append(["worst case", None, None, *worst])
+    return lines
+
+
+def _others(record: Record) -> bool:
+    return set(record.protocol_counts) != {departures.PUBLISHED}
+
+
+def _time(found: Iterable[Record | None]) -> object:
+    there = [record for record in found if record is not None]
+    if any(one.mode == "static" for one in there):
+        return Ratio(1.0)
+    return next((Ratio(one.time_ratio) for one in there if one.time_ratio), "not measured")
+
+
+def _published(row: AblationRow, threats: Sequence[Threat]) -> list[object]:
+    """Return the published row; an accuracy at another eps than the column's is marked."""
+    numbers = dict(zip(("Linf", "L2"), (row.linf, row.l2), strict=True))
+    cells: list[object] = []
+    for threat in threats:
+        if threat[0] not in numbers:
+            cells.append(None)
+            continue
+        paper = next(one for one in PAPER_THREATS if one[0] == threat[0])
+        notes = () if threat == paper else (f"at {departures.threat_text(*paper)}",)
+        cells.append(Cell(Percent(numbers[threat[0]]), notes))
+    name = Cell("published", ("another model, on the CIFAR-10 test set",))
+    return [name, Ratio(row.time), Percent(row.natural), *cells]

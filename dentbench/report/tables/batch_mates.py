@@ -1,0 +1,73 @@
+"""What other batches than the declared ones, and malicious batch mates, do to a defense."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+from typing import Any, Final
+
+from dentbench.records.outcome import Record
+from dentbench.report import departures
+from dentbench.report.numbers import Share
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.tables.cells import INTERVALS
+
+CAPTION: Final = (
+    "The worst points so far judged in other batches. Natural: right there unperturbed; under "
+    "attack: and at the worst point. Lost: right in the declared batch, wrong there, unperturbed; "
+    "no attack broke those. Broken: right in both, broken by nothing before, wrong there at the "
+    "worst point; these count in the worst case."
+)
+INVADED: Final = "natural accuracy of the unperturbed images, before and after their mates attack"
+NAMES: Final = {
+    "declared": "declared",
+    "shuffled": "shuffled",
+    "label-sorted": "sorted by label",
+    "among-natural": "among natural images",
+    "alone": "alone",
+}
+"""What the compositions of ``dentbench/attacks/protocols/batch_mates.py`` are called."""
+
+
+def batch_mates(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return a row for every composition and share of malicious mates of every record with any."""
+    rows = [
+        [one.model, one.dataset, _defense(one), *row]
+        for one in records
+        if one.batch_mates and (models is None or one.model in models)
+        for row in _rows(json.loads(one.batch_mates), one.n)
+    ]
+    return Table.of(
+        "Batch mates: other batches, and mates that attack their neighbours",
+        (
+            *(Column("model"), Column("data set"), Column("defense")),
+            *(Column("batches"), Column("natural", "right"), Column("under attack", "right")),
+            *(Column("95% interval", "right"), Column("lost", "right"), Column("broken", "right")),
+        ),
+        rows,
+        caption=CAPTION,
+        notes=(INTERVALS,),
+        stub=3,
+    )
+
+
+def _defense(record: Record) -> str:
+    return ", ".join(
+        filter(None, (departures.defense_title(record), departures.whole_text(record)))
+    )
+
+
+def _rows(found: dict[str, Any], n: int) -> list[list[object]]:
+    rows: list[list[object]] = []
+    for name, counts in found["compositions"].items():
+        attacked = Share(counts["attacked"], n)
+        shares = [Share(counts["natural"], n), attacked, attacked.interval]
+        rows.append([NAMES.get(name, name), *shares, counts.get("lost"), counts.get("broken")])
+    for share, counts in found["invading"].items():
+        total = counts["unperturbed"]
+        after = Share(counts["right_after"], total)
+        title = Cell(f"{share} malicious ({counts['malicious']})", (INVADED,))
+        rows.append(
+            [title, Share(counts["right_before"], total), after, after.interval, None, None]
+        )
+    return rows

@@ -1,0 +1,87 @@
+"""Two results files beside each other: which cells changed by more than chance explains."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from dentbench.records.outcome import NATURAL, Record, eps_of
+from dentbench.report import departures
+from dentbench.report.numbers import Points, Share, signed
+from dentbench.report.pairing import CHOSEN
+from dentbench.report.table import Column, Table
+from dentbench.stats import difference
+
+IDENTITY = CHOSEN - {"protocol", "seed", "first", "count", "model_sha256", "data_sha256"}
+"""The columns that tell runs apart; in the others two may differ and be set beside each other."""
+
+
+def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path, Path]) -> Table:
+    """Return the cells of the runs in both files whose difference is not explained by chance.
+
+    A cell is the accuracy without an attack, under one protocol, or in the worst case; it changed
+    when the 95% interval of the difference of the two shares (Newcombe 1998) does not hold 0. The
+    images count as two samples, for the files do not say which ones were right.
+    """
+    old, new = _by_run(before), _by_run(after)
+    both = [run for run in old if run in new]
+    rows: list[list[object]] = []
+    cells = 0
+    for run in both:
+        for name, one, two in _cells(old[run], new[run]):
+            cells += 1
+            low, high = difference((one.count, one.total), (two.count, two.total))
+            if low <= 0 <= high:
+                continue
+            points = Points(two.percent - one.percent)
+            interval = f"{signed(100 * low)} to {signed(100 * high)}"
+            rows.append([*_stub(new[run]), name, one, two, points, interval])
+    notes = [
+        "Interval of the difference: Newcombe 1998, 95%; the images count as two samples.",
+        *_alone(names[0], [old[run] for run in old if run not in new]),
+        *_alone(names[1], [new[run] for run in new if run not in old]),
+    ]
+    caption = f"{len(rows)} of {cells} cells of {len(both)} runs changed beyond the interval."
+    columns = (
+        *(Column(name) for name in ("model", "defense", "cell")),
+        Column("before", "right"),
+        Column("after", "right"),
+        Column("difference", "right"),
+        Column("95% interval", "right"),
+    )
+    title = f"{names[0]} and {names[1]}"
+    return Table.of(title, columns, rows, caption=caption, notes=tuple(notes), stub=2)
+
+
+def _by_run(records: Sequence[Record]) -> dict[tuple[object, ...], Record]:
+    """Return the last record of each run, by what was chosen for it but its seed and images."""
+    return {
+        tuple(value for name, value in vars(one).items() if name in IDENTITY): one
+        for one in records
+    }
+
+
+def _cells(old: Record, new: Record) -> Iterator[tuple[str, Share, Share]]:
+    """Yield the name of each cell that both have, and both shares."""
+    yield NATURAL, Share(old.natural_correct, old.n), Share(new.natural_correct, new.n)
+    counts = new.protocol_counts
+    for name, count in old.protocol_counts.items():
+        if name in counts:
+            yield name, Share(count, old.n), Share(counts[name], new.n)
+    if counts.keys() == old.protocol_counts.keys() and len(counts) > 1:
+        yield "worst case", Share(old.robust_correct, old.n), Share(new.robust_correct, new.n)
+
+
+def _stub(record: Record) -> list[str]:
+    threat = departures.threat_text(record.norm, eps_of(record))
+    model = f"{record.model}, {record.dataset}, {threat}, {record.attack}"
+    if record.mode == "static":
+        return [model, "static model"]
+    title, settings = departures.defense_title(record), departures.settings_text(record)
+    return [model, f"{title}, {settings}" if settings else title]
+
+
+def _alone(name: Path, records: Sequence[Record]) -> Iterator[str]:
+    if records:
+        runs = "; ".join(", ".join(_stub(one)) for one in records)
+        yield f"Only in {name}: {runs}."

@@ -1,0 +1,74 @@
+"""Several defenses of one model beside each other, and what could not attack each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from dentbench.records.outcome import Record
+from dentbench.report import departures
+from dentbench.report.numbers import Paired, Share
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.tables.cells import INTERVALS, WORST
+from dentbench.report.verdict import kind_of
+
+
+def beside(static: Record, defended: Sequence[Record]) -> Table:
+    """Return one row per defense of a model under one attack, the static model's first."""
+    protocols = list(dict.fromkeys(name for one in defended for name in one.protocol_counts))
+    columns = (
+        Column("defense"),
+        Column("settings"),
+        Column("natural", "right"),
+        *(Column(name, "right", "robust") for name in protocols),
+        Column("worst", "right"),
+        Column("95% interval", "right"),
+        Column("minus static", "right"),
+        Column("verdict"),
+    )
+    rows = [_row(static, protocols), *(_row(one, protocols) for one in defended)]
+    skipped = filter(None, (skipped_text(one, named=True) for one in defended))
+    return Table.of(
+        f"{static.model} on {static.dataset}, {static.norm} {static.eps}",
+        columns,
+        rows,
+        caption=" ".join((f"{static.n:,} images. Accuracy in percent.", *skipped)),
+        notes=(WORST, INTERVALS),
+    )
+
+
+def _row(record: Record, protocols: Sequence[str]) -> list[object]:
+    counts, n = record.protocol_counts, record.n
+    notes = departures.attack_notes(record)
+    worst = Share(record.robust_correct, n)
+    paired = None
+    if record.gained is not None and record.lost is not None:
+        paired = Paired(record.gained, record.lost, n)
+    static = record.mode == "static"
+    return [
+        "static model" if static else departures.defense_title(record),
+        departures.whole_text(record),
+        Share(record.natural_correct, n),
+        *(
+            Cell(Share(counts[name], n), notes) if name in counts and not static else None
+            for name in protocols
+        ),
+        Cell(worst, notes),
+        worst.interval,
+        paired,
+        None if static else kind_of(record),
+    ]
+
+
+def skipped_text(record: Record, *, named: bool = False) -> str:
+    """Say which protocols could not attack a defense, and why; "" when all could.
+
+    ``named``: with the defense's name.
+    """
+    reasons: dict[str, list[str]] = {}
+    for name, reason in json.loads(record.skipped or "{}").items():
+        reasons.setdefault(reason, []).append(name)
+    if not reasons:
+        return ""
+    what = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return f"Skipped{f' for {departures.defense_name(record)}' if named else ''}: {what}."

@@ -1,0 +1,92 @@
+"""The table of protocols: what each did to a defense, beside what it is and where it is from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Sequence
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.records.outcome import Record, eps_of
+from dentbench.report import departures
+from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report.pairing import by_images, static_for
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.tables.cells import ACCURACY, INTERVALS, WORST
+
+COLUMNS = (
+    Column("model"),
+    Column("defense"),
+    Column("protocol"),
+    Column("right", "right"),
+    Column("95% interval", "right"),
+    Column("minus static", "right"),
+    Column("what is done"),
+    Column("source"),
+)
+
+
+def protocols(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return a row for each protocol of each defended record, in the order in which they were run.
+
+    Protocols that could not attack a defense have a row too, with the reason.
+    """
+    records = [one for one in records if models is None or one.model in models]
+    statics = by_images(one for one in records if one.mode == "static")
+    rows: list[list[object]] = []
+    for one in records:
+        if one.mode != "static":
+            rows += _rows(one, static_for(one, statics))
+    return Table.of(
+        "Protocols",
+        COLUMNS,
+        rows,
+        caption=f"{ACCURACY}, under each protocol.",
+        notes=(
+            WORST,
+            f"{INTERVALS} A protocol after the first two starts from the points found before it, "
+            "and its count includes what they broke.",
+        ),
+        stub=2,
+    )
+
+
+def _rows(record: Record, static: Record | None) -> list[list[object]]:
+    threat = departures.threat_text(record.norm, eps_of(record))
+    settings = departures.whole_text(record)
+    title = departures.defense_title(record) + (f", {settings}" if settings else "")
+    model = f"{record.model}, {record.dataset}, {threat}"
+    stub = [Cell(model, departures.attack_notes(record)), title]
+    base = None if static is None else Share(static.robust_correct, static.n)
+    rows: list[list[object]] = []
+    if base is not None:
+        about = "the static model itself is attacked"
+        rows.append([*stub, "static model", base, base.interval, None, about, None])
+    for name, count in record.protocol_counts.items():
+        card, share = PROTOCOLS[name], Share(count, record.n)
+        minus = None if base is None else Points(share.percent - base.percent)
+        about = card.summary
+        if name == "decision" and record.decision_queries:
+            about += f" ({record.decision_queries:,} queries)"
+        rows.append([*stub, name, share, share.interval, minus, about, card.source])
+    if record.batch_worst_correct is not None:
+        share = Share(record.batch_worst_correct, record.n)
+        minus = None if base is None else Points(share.percent - base.percent)
+        about = "every batch at the points worst for it as a whole"
+        rows.append([*stub, "worst per batch", share, share.interval, minus, about, None])
+    worst = Share(record.robust_correct, record.n)
+    paired = None
+    if record.gained is not None and record.lost is not None:
+        paired = Paired(record.gained, record.lost, record.n)
+    about = "right without an attack and under all of these"
+    rows.append([*stub, "worst case", worst, worst.interval, paired, about, None])
+    for name, reason in json.loads(record.skipped or "{}").items():
+        source = _about(name)[1]
+        rows.append([*stub, name, "skipped", None, None, f"skipped: {reason}", source])
+    return rows
+
+
+def _about(name: str) -> tuple[str, str]:
+    """Return what a protocol does and where it is from; nothing for one of the user's own."""
+    if name not in PROTOCOLS:
+        return "", ""
+    return PROTOCOLS[name].summary, PROTOCOLS[name].source

@@ -1,0 +1,157 @@
+"""Static models beside dent: the paper's Table 1 and the table of the released README."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
+from typing import Final
+
+from dentbench.paper import README, TABLE1, PairedRow, PairedTable
+from dentbench.records.outcome import Record
+from dentbench.report import departures
+from dentbench.report.numbers import Percent, Points, Share
+from dentbench.report.pairing import by_images, static_for
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.tables.cells import (
+    ACCURACY,
+    IMAGES,
+    INTERVALS,
+    MODES,
+    NOT_ROBUSTBENCH,
+    WORST,
+    attacked_cell,
+    best,
+    interval_cell,
+    natural_cell,
+)
+
+THREAT: Final = ("Linf", Fraction(8, 255))
+"""The threat model of Table 1 and of the released README."""
+
+DECLARED: Final = (
+    "Ours on declared batches, the only ones that the defense sees; the published runs let "
+    "AutoAttack re-pack them (--batching autoattack)."
+)
+
+PAIRED_COLUMNS: Final = (
+    Column("mode"),
+    Column("model"),
+    Column("row"),
+    Column("static", "right", "natural"),
+    Column("dent", "right", "natural"),
+    Column("static", "right", "adversarial"),
+    Column("dent", "right", "adversarial"),
+    Column("dent, worst", "right", "adversarial"),
+)
+
+
+def table1(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return the paper's Table 1: modes x models, static and dent, ours beside published.
+
+    Records that match the paper's setting stand beside a published number; others of the same
+    mode and steps follow in rows of their own, every number marked. ``models``: only these.
+    """
+    return _paired_table(TABLE1, records, models, others=lambda record: True)
+
+
+def readme(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return the table of the released README: its seven models, instance-wise, 6 steps."""
+    names = {row.model for row in README.rows}
+    return _paired_table(README, records, models, others=lambda record: record.model in names)
+
+
+def _paired_table(
+    table: PairedTable,
+    records: Sequence[Record],
+    models: Collection[str] | None,
+    others: Callable[[Record], bool],
+) -> Table:
+    records = [one for one in records if models is None or one.model in models]
+    records = [one for one in records if one.protocol]  # natural accuracy has a table of its own
+    wanted = [row for row in table.rows if models is None or row.model in models]
+    settings = {(row.mode, row.steps) for row in table.rows}
+    defended = [one for one in records if (one.mode, one.steps) in settings]
+    statics = by_images(one for one in records if one.mode == "static")
+    rows: list[list[object]] = []
+    used: list[Record | None] = []
+    for row in wanted:
+        ours = best([one for one in defended if _slot(one) == _slot(row) and _fits(one)])
+        alone = [one for group in statics.values() for one in group if one.model == row.model]
+        static = static_for(ours, statics) or best([one for one in alone if _fits(one)])
+        rows += _paired_rows(row, table.decimals, static, ours)
+        used.append(ours)
+    published = {_slot(row) for row in table.rows}
+    rest = [r for r in defended if others(r) and not (_slot(r) in published and _fits(r))]
+    for ours in _distinct(rest):
+        rows += _paired_rows(None, table.decimals, static_for(ours, statics), ours)
+        used.append(ours)
+    notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
+    if any(one and one.batching == "declared" and not one.separable for one in used):
+        notes.append(DECLARED)
+    return Table.of(
+        f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})",
+        PAIRED_COLUMNS,
+        rows,
+        caption=f"{ACCURACY}, natural and under attack: the published protocol and, last, the "
+        f"worst case over all that were run. {IMAGES}",
+        notes=tuple(notes),
+        stub=2,
+    )
+
+
+def _slot(row: Record | PairedRow) -> tuple[str, int | None, str]:
+    return row.mode, row.steps, row.model
+
+
+def _fits(record: Record) -> bool:
+    return departures.comparable(record, *THREAT)
+
+
+def _distinct(records: Sequence[Record]) -> list[Record]:
+    """Return the best record of each model, data set, attack, threat model and setting."""
+    slots: dict[tuple[object, ...], list[Record]] = {}
+    for one in records:
+        attack = (one.attack, one.iterations, one.queries, one.targets, one.norm, one.eps)
+        slot = (*_slot(one), one.dataset, *attack, departures.settings_text(one), one.batching)
+        slots.setdefault(slot, []).append(one)
+    return [found for group in slots.values() if (found := best(group)) is not None]
+
+
+def _paired_rows(
+    row: PairedRow | None, decimals: int, static: Record | None, dent: Record | None
+) -> list[list[object]]:
+    """Return the rows of one mode and model: ours, interval, published and difference."""
+    slot = row or dent
+    assert slot is not None
+    # A row with no published one is marked at its name already.
+    notes = departures.attacked_marks(dent, *THREAT) if dent and not row else ()
+    stub = [f"{MODES[slot.mode]}, {slot.steps} steps", Cell(slot.model, notes)]
+    ours = [
+        natural_cell(static),
+        natural_cell(dent),
+        attacked_cell(static, THREAT),
+        attacked_cell(dent, THREAT),
+        attacked_cell(dent, THREAT, worst=True),
+    ]
+    rows: list[list[object]] = [[*stub, "ours", *ours]]
+    run = any(isinstance(cell.value, Share) for cell in ours)
+    if run:
+        rows.append([*stub, "95% interval", *map(interval_cell, ours)])
+    if row is not None:
+        values = (
+            row.natural_static,
+            row.natural_dent,
+            row.adversarial_static,
+            row.adversarial_dent,
+        )
+        rows.append([*stub, "published", *(Percent(value, decimals) for value in values), None])
+        if run:
+            pairs = zip(ours, values, strict=False)
+            rows.append([*stub, "difference", *(_minus(*pair, decimals) for pair in pairs), None])
+    return rows
+
+
+def _minus(cell: Cell, published: float, decimals: int) -> Cell:
+    if not isinstance(cell.value, Share):
+        return Cell(None)
+    return Cell(Points(round(cell.value.percent - published, 6), decimals), cell.notes)

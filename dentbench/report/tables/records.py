@@ -1,0 +1,187 @@
+"""Records to tables: the paper's Table 1 and 2, the released README's, and one row per record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+
+from dentbench.records.outcome import Record
+from dentbench.report import departures
+from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report.table import NOT_RUN, Cell, Column, Table
+from dentbench.report.tables.ablation import table2
+from dentbench.report.tables.batch_mates import batch_mates
+from dentbench.report.tables.cells import (
+    ACCURACY,
+    INTERVALS,
+    NOT_ROBUSTBENCH,
+    WORST,
+    WORST_BATCH,
+    interval_cell,
+)
+from dentbench.report.tables.defenses import skipped_text
+from dentbench.report.tables.natural import natural
+from dentbench.report.tables.protocols import protocols
+from dentbench.report.tables.published import readme, table1
+from dentbench.report.verdict import kind_of
+
+__all__ = [
+    "all_records",
+    "batch_mates",
+    "natural",
+    "protocols",
+    "readme",
+    "summary",
+    "table1",
+    "table2",
+]
+
+# --- one row per record ---------------------------------------------------------------------------
+
+
+def all_records(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+    """Return a table of one row per record, those of one model, data set and attack together."""
+    records = [one for one in records if models is None or one.model in models]
+    protocols = _protocols(records)
+    columns = (
+        Column("model"),
+        Column("data set"),
+        Column("attack"),
+        Column("norm"),
+        Column("eps"),
+        Column("images", "right"),
+        Column("mode"),
+        Column("steps", "right"),
+        Column("settings"),
+        Column("natural", "right"),
+        *(Column(name, "right", "robust") for name in protocols),
+        Column("worst", "right"),
+        Column("95% interval", "right"),
+        Column("worst under"),
+        Column("minus static", "right"),
+        Column("verdict"),
+    )
+    grouped: dict[tuple[object, ...], list[list[object]]] = {}
+    for one in records:
+        stub = (one.model, one.dataset, _attack(one), one.norm, one.eps, one.n)
+        grouped.setdefault(stub, []).append([*stub, *_record_cells(one, protocols)])
+    return Table.of(
+        "All records",
+        columns,
+        [row for rows in grouped.values() for row in rows],
+        caption=f"{ACCURACY} of the worst case, natural and under each protocol.",
+        notes=(
+            WORST,
+            f"{INTERVALS} Minus static: worst case against worst case, images gained and lost, "
+            "exact McNemar p-value; the verdict's rule is ours.",
+            NOT_ROBUSTBENCH,
+        ),
+        stub=6,
+    )
+
+
+def _attack(record: Record) -> Cell:
+    notes = departures.attack_notes(record)
+    return Cell(record.attack if notes else record.attack_label, notes)
+
+
+def _protocols(records: Iterable[Record]) -> list[str]:
+    """Return every protocol that a record has, in order of first appearance."""
+    return list(dict.fromkeys(name for one in records for name in one.protocol.split()))
+
+
+def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
+    counts, n = record.protocol_counts, record.n
+    notes = departures.attack_notes(record)
+    worst = Cell(Share(record.robust_correct, n) if counts else NOT_RUN, notes if counts else ())
+    paired = None
+    if record.gained is not None and record.lost is not None:
+        paired = Paired(record.gained, record.lost, n)
+    return [
+        record.defense if record.mode == departures.OTHER else record.mode,
+        record.steps,
+        departures.whole_text(record),
+        Share(record.natural_correct, n),
+        *(Cell(Share(counts[name], n), notes) if name in counts else None for name in protocols),
+        worst,
+        interval_cell(worst),
+        record.worst_protocol,
+        Cell(paired, notes if paired else ()),
+        kind_of(record),
+    ]
+
+
+def summary(static: Record, defended: Record) -> Table:
+    """Return the short table of one evaluation: natural, each protocol and the worst cases."""
+    n, notes = defended.n, departures.attack_notes(defended)
+    base = Share(static.robust_correct, static.n)
+    clean = Share(static.natural_correct, static.n)
+    who = departures.defense_name(defended)
+    rows = [
+        _accuracy("static, natural", clean),
+        _accuracy("static, attacked", base, notes=notes),
+        _accuracy(f"{who}, natural", Share(defended.natural_correct, n), clean),
+        *(
+            _accuracy(f"{who}, {name}", Share(count, n), base, notes)
+            for name, count in defended.protocol_counts.items()
+        ),
+    ]
+    if defended.batch_worst_correct is not None:
+        share = Share(defended.batch_worst_correct, n)
+        rows.append(_accuracy(f"{who}, worst per batch", share, base, notes))
+    worst = _accuracy(f"{who}, worst case", Share(defended.robust_correct, n), base, notes)
+    if defended.gained is not None and defended.lost is not None:
+        worst[-1] = Paired(defended.gained, defended.lost, n)
+    rows.append(worst)
+    return Table.of(
+        f"{defended.model} on {defended.dataset}, {defended.norm} {defended.eps}, "
+        f"{departures.defense_title(defended)}",
+        (
+            Column(""),
+            Column("images right", "right"),
+            Column("95% interval", "right"),
+            Column("minus static", "right"),
+        ),
+        rows,
+        caption=_caption(static, defended),
+        notes=(WORST,) if defended.batch_worst_correct is None else (WORST, WORST_BATCH),
+    )
+
+
+def _accuracy(
+    title: str, share: Share, static: Share | None = None, notes: tuple[str, ...] = ()
+) -> list[object]:
+    """Return a row: an accuracy, its interval and, beside the static model's, the difference."""
+    gain = None if static is None else Points(share.percent - static.percent)
+    return [title, Cell(share, notes), share.interval, gain]
+
+
+def _caption(static: Record, defended: Record) -> str:
+    own = departures.protocols_text(defended)
+    parts = (
+        f"{defended.n:,} images.{_order(static, defended)}",
+        f"Settings of the protocols: {own}." if own else "",
+        skipped_text(defended),
+        _cost(defended),
+    )
+    return " ".join(filter(None, parts))
+
+
+def _cost(defended: Record) -> str:
+    """Say what all protocols cost beside the published one; "" where that was not both run."""
+    passes = json.loads(defended.passes or "{}")
+    total, published = sum(passes.values()), passes.get(departures.PUBLISHED)
+    if not published or len(defended.protocol_counts) < 2:
+        return ""
+    return f"{total:,} passes of one image, {total / published:.2f} times those of published."
+
+
+def _order(static: Record, defended: Record) -> str:
+    """Say what the accuracies are in the given order, where the order is another."""
+    if static.natural_given_correct is None or defended.natural_given_correct is None:
+        return ""
+    natural = [Share(one.natural_given_correct or 0, one.n) for one in (static, defended)]
+    return (
+        f" Order: {defended.order}. Natural in the given order: static {natural[0]}, "
+        f"{departures.defense_name(defended)} {natural[1]}."
+    )

@@ -1,0 +1,1 @@
+"""Specs: frozen, torch-free values that hold everything that determines a number."""

@@ -1,0 +1,266 @@
+"""Specs: frozen, torch-free values that hold everything that determines a number.
+
+The hash of an :class:`EvalSpec` is a run's identity: its checkpoint folder and its key in the
+results file. *How* a run is carried out (device, folders, workers) is never part of a spec.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from dataclasses import asdict, dataclass, field, fields
+from fractions import Fraction
+from typing import Final
+
+from dentbench.errors import SpecError
+from dentbench.spec.defense import DefenseSpec
+from dentbench.spec.dent import DentSpec
+from dentbench.spec.protocol import ProtocolSpec
+from dentbench.validation import require_choice, require_count, require_number
+
+__all__ = [
+    "BATCHINGS",
+    "MODES",
+    "NORMS",
+    "NO_ATTACK",
+    "ORDERS",
+    "AttackSpec",
+    "BatchPlan",
+    "DataSpec",
+    "DefenseSpec",
+    "DentSpec",
+    "EvalSpec",
+    "ModelSpec",
+    "ProtocolSpec",
+    "derive_seed",
+    "digest",
+    "field_names",
+    "format_eps",
+    "parse_eps",
+    "require_choice",
+    "require_count",
+    "require_number",
+    "require_order",
+]
+
+MODES: Final = ("static", "batch", "instance")
+NORMS: Final = ("Linf", "L2", "L1")
+PRECISIONS: Final = ("fp32", "tf32", "bf16")
+BATCHINGS: Final = ("declared", "autoattack")
+ORDERS: Final = ("given", "label-windows:N")
+
+NO_ATTACK: Final = "none"
+"""The name of the attack that leaves images as they are: natural accuracy alone is counted."""
+
+_FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
+
+
+def parse_eps(text: str) -> Fraction:
+    """Return the exact value of an eps written as ``8/255``, ``1.5/255``, ``0.5`` or ``0``.
+
+    Raises :class:`SpecError` for anything else, negative and non-finite values included.
+    """
+    match = _FRACTION.fullmatch(text)
+    if match is None or (match[2] is not None and Fraction(match[2]) == 0):
+        raise SpecError(
+            f"eps is {text!r}; write a number or a fraction of two numbers, such as 8/255 or 0.5"
+        )
+    return Fraction(match[1]) / Fraction(match[2] or 1)
+
+
+def format_eps(eps: Fraction) -> str:
+    """Return the shortest exact writing of eps: a decimal, or 255ths, or a fraction.
+
+    ``parse_eps(format_eps(eps)) == eps`` for every eps that :func:`parse_eps` returns.
+    """
+    if eps.denominator == 1:
+        return str(eps.numerator)
+    in_255ths = eps * 255
+    for scaled, suffix in ((eps, ""), (in_255ths, "/255")):
+        decimal = f"{float(scaled):.10g}"
+        if "e" not in decimal and len(decimal) <= 6 and Fraction(decimal) == scaled:
+            return decimal + suffix
+    return f"{eps.numerator}/{eps.denominator}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackSpec:
+    """The threat model and the attack: a name of ``attacks/catalogue.py``, a norm and an eps.
+
+    ``eps`` is an exact fraction of the [0, 1] pixel range (in L2 and L1 the norm's radius).
+    ``iterations``, ``queries`` and ``targets`` override the attack's own budget, and with any of
+    them a preset is no longer AutoAttack. The attack "none" leaves the images as they are: norm
+    and eps say nothing then, and are Linf and 0.
+    """
+
+    name: str = "standard"
+    norm: str = "Linf"
+    eps: Fraction = Fraction(8, 255)
+    iterations: int | None = None
+    queries: int | None = None
+    targets: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.is_none:
+            if self.shortened:
+                raise SpecError("attack none has no iterations, queries or targets; leave them out")
+            object.__setattr__(self, "norm", "Linf")
+            object.__setattr__(self, "eps", Fraction(0))
+        require_choice("norm", self.norm, NORMS)
+        require_number("eps", self.eps, 0)
+        if not isinstance(self.eps, Fraction):
+            raise SpecError(
+                f"eps is {self.eps!r}; give an exact fraction, such as Fraction(8, 255)"
+            )
+        least = {"iterations": 2 if self.norm == "L1" else 1}  # APGD's three stages in L1
+        for name in ("iterations", "queries", "targets"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), least.get(name, 1))
+
+    @property
+    def is_none(self) -> bool:
+        """Whether nothing is attacked."""
+        return self.name == NO_ATTACK
+
+    @property
+    def shortened(self) -> bool:
+        """Whether the attack's own budget is overridden."""
+        return any((self.iterations, self.queries, self.targets))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSpec:
+    """A model: its canonical name and the SHA-256 of its weights."""
+
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSpec:
+    """A slice of a data set: ``count`` images from number ``first`` on, and their SHA-256.
+
+    ``order`` in which they are cut into batches: "given", or "label-windows:N" for the images
+    sorted by label within windows of N >= 2 consecutive ones, which takes the balance of classes
+    from a batch (Chen et al., ICLR 2022, with 256). The hash is over the images in this order.
+    """
+
+    name: str
+    sha256: str
+    first: int
+    count: int
+    order: str = "given"
+
+    def __post_init__(self) -> None:
+        require_count("first", self.first, 0)
+        require_count("examples", self.count, 1)
+        object.__setattr__(self, "order", require_order(self.order))
+
+    @property
+    def window(self) -> int | None:
+        """The N of "label-windows:N"; None for the given order."""
+        return None if self.order == "given" else int(self.order.partition(":")[2])
+
+
+def require_order(order: str) -> str:
+    """Return the one writing of an order of images, or raise :class:`SpecError`."""
+    kind, _, size = order.partition(":")
+    if order == "given":
+        return order
+    if kind != "label-windows" or not size.isdecimal() or int(size) < 2:
+        raise SpecError(
+            f"order is {order!r}; allowed: {' or '.join(ORDERS)}, with N at least 2, "
+            "such as label-windows:256"
+        )
+    return f"{kind}:{int(size)}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How the slice is cut into the batches that the defense sees.
+
+    "declared": consecutive batches of ``size``; the defense never sees any other. "autoattack":
+    AutoAttack packs and re-packs the whole slice as it likes, for comparison.
+    """
+
+    size: int = 128
+    batching: str = "declared"
+
+    def __post_init__(self) -> None:
+        require_count("batch size", self.size, 1)
+        require_choice("batching", self.batching, BATCHINGS)
+
+    def ranges(self, count: int) -> tuple[range, ...]:
+        """Return the units of work: the image ranges that are attacked together."""
+        if self.batching == "autoattack":
+            return (range(count),)
+        return tuple(
+            range(start, min(start + self.size, count)) for start in range(0, count, self.size)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSpec:
+    """Everything that determines one record; ``defense`` is None for the static model.
+
+    Beside dent's spec it may be another defense's: both have ``mode``, ``steps`` and
+    ``separable``. ``precision``: what attacks compute in, one of :data:`PRECISIONS`; their points
+    are judged in fp32 always.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    batches: BatchPlan = BatchPlan()
+    defense: DentSpec | DefenseSpec | None = None
+    attack: AttackSpec = AttackSpec()
+    protocols: ProtocolSpec = field(default_factory=ProtocolSpec)
+    seed: int = 0
+    precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        require_count("seed", self.seed, 0)
+        require_choice("precision", self.precision, PRECISIONS)
+        if self.defense is None:  # no protocol's settings change what the static model is
+            object.__setattr__(self, "protocols", ProtocolSpec())
+
+    @property
+    def mode(self) -> str:
+        """ "static"; dent's "batch" or "instance"; "other" for any other defense."""
+        return "static" if self.defense is None else self.defense.mode
+
+    @property
+    def label(self) -> str:
+        """What to call it in few words: the mode, or the name of a defense that is not dent."""
+        return self.defense.name if isinstance(self.defense, DefenseSpec) else self.mode
+
+    @property
+    def separable(self) -> bool:
+        """Whether each image's answer is independent of its batch mates."""
+        return self.defense is None or self.defense.separable
+
+    def key(self) -> str:
+        """Return the run's identity: 16 hexadecimal digits of a hash of every field."""
+        return digest(asdict(self))[:16]
+
+
+def digest(value: object) -> str:
+    """Return the SHA-256, in hexadecimal, of a value of plain types in canonical JSON."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, Fraction):
+        return f"{value.numerator}/{value.denominator}"
+    raise TypeError(f"a spec holds a {type(value).__name__}, which has no canonical writing")
+
+
+def derive_seed(*parts: object) -> int:
+    """Return a seed in [0, 2**31) that depends on every part and on their order."""
+    return int(digest([str(part) for part in parts])[:15], 16) % 2**31
+
+
+def field_names(spec: type) -> tuple[str, ...]:
+    """Return the names of a spec class's fields, in order."""
+    return tuple(field.name for field in fields(spec))

@@ -1,0 +1,99 @@
+"""From a study to a loaded subject with its specs, and on to its records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dentbench.evaluation.runner import Evaluation, Progress, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.outcome import Record
+from dentbench.spec.evaluation import EvalSpec, ModelSpec
+from dentbench.study.study import Study, check_names, data_default
+from dentbench.zoo.arrays import slice_of
+from dentbench.zoo.cards import DATASETS, ModelCard
+from dentbench.zoo.datasets import Choice, load_dataset
+from dentbench.zoo.download.transfer import Progress as FetchProgress
+from dentbench.zoo.models import load_model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where models and data are looked for: the cache, and whether to connect at all."""
+
+    cache: Path | None = None
+    offline: bool = False
+    mirrors: tuple[str, ...] = ()
+    progress: FetchProgress | None = None
+
+
+def prepare(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> tuple[Evaluation, list[EvalSpec]]:
+    """Load a study's model and data; return what runs it and its specs.
+
+    For each attack the static spec comes first.
+    """
+    check_names(study)
+    where: dict[str, Any] = vars(source)
+    own = study.own
+    model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
+    dataset = load_dataset(data_default(study), _choice(study), **where)
+    chosen = (dataset, study.data.first, study.data.examples)
+    images, labels, data = slice_of(*chosen)
+    subject = Subject(
+        network=model.network,
+        images=images,
+        labels=labels,
+        published_natural=_published_natural(study.card, data.name),
+        expected_natural=own.expect_clean,
+    )
+    if study.data.order != "given":
+        given = (subject, data)
+        images, labels, data = slice_of(*chosen, order=study.data.order)
+        subject = replace(subject, images=images, labels=labels, given=given)
+    static = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        batches=study.batches,
+        defense=None,
+        attack=study.attacks[0],
+        seed=study.seed,
+        precision=study.precision,
+    )
+    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
+    settings = study.protocol_settings
+    specs = [
+        replace(static, attack=a, defense=d, protocols=settings)
+        for a in study.attacks
+        for d in defenses
+    ]
+    return Evaluation(subject, options, progress), specs
+
+
+def _choice(study: Study) -> Choice:
+    """Return what is said of the data set, and what the model's card says of pictures."""
+    return Choice(
+        data_name=study.data.data_name,
+        folder=study.data.folder,
+        corruption=study.data.corruption,
+        severity=study.data.severity,
+        preprocess=study.data.preprocess,
+        resize=study.card.resize if study.card is not None else "",
+    )
+
+
+def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
+    """Return the natural accuracy on a card, where it is of this very data set, else None."""
+    if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
+        return None
+    return card.clean
+
+
+def run_study(
+    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+) -> list[Record]:
+    """Carry out a study, or what is left of it, and return a record per spec, in order."""
+    evaluation, specs = prepare(study, source, options, progress)
+    return evaluation.run(specs, study.protocols)

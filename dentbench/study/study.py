@@ -1,0 +1,280 @@
+"""From what a user asks for to what is to be run: names, defaults and cards meet here.
+
+Torch-free, so that a bad name or value is told before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
+from dentbench.defenses.catalogue import needs_batchnorm
+from dentbench.errors import ModelError, SpecError
+from dentbench.spec.evaluation import (
+    MODES,
+    NO_ATTACK,
+    NORMS,
+    AttackSpec,
+    BatchPlan,
+    DefenseSpec,
+    DentSpec,
+    ProtocolSpec,
+    field_names,
+    parse_eps,
+    require_choice,
+)
+from dentbench.study.parsing import DataChoice, OwnModel, is_corrupted, parse_threat, parts_of
+from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+
+DEFAULT_MODEL = "digits-robust"
+DEFAULT_BATCH = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One model evaluated without a defense and with each of some, under each of some attacks.
+
+    Checked, nothing loaded yet. ``notes``: what a user should know of what was chosen.
+    """
+
+    model: str
+    card: ModelCard | None
+    defenses: tuple[DentSpec | DefenseSpec | None, ...]
+    attacks: tuple[AttackSpec, ...]
+    data: DataChoice
+    batches: BatchPlan
+    own: OwnModel = field(default_factory=OwnModel)
+    protocols: tuple[str, ...] = DEFAULT_PROTOCOLS
+    protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
+    seed: int = 0
+    precision: str = "fp32"
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What a user asks of every model, as written; None takes the default.
+
+    ``eps_grid``: values in place of ``eps``. ``threats``: such as "Linf:1.5/255", in place of
+    ``norm`` and ``eps``. ``budget``: AttackSpec's ``iterations``, ``targets`` and ``queries``.
+    ``corruptions`` and ``severities``: of a corruption set, each a study of its own, without an
+    attack unless one is named.
+    """
+
+    models: Sequence[str]
+    own: OwnModel = field(default_factory=OwnModel)
+    data: DataChoice = field(default_factory=DataChoice)
+    corruptions: Sequence[str] = ()
+    severities: Sequence[int] = ()
+    attack: str | None = None
+    budget: Mapping[str, int | None] = field(default_factory=dict)
+    norm: str | None = None
+    eps: str | None = None
+    eps_grid: Sequence[str] = ()
+    threats: Sequence[str] = ()
+    batches: BatchPlan = field(default_factory=BatchPlan)
+    protocols: Sequence[str] = ()
+    protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
+    seed: int = 0
+    precision: str = "fp32"
+
+    @property
+    def attack_name(self) -> str:
+        """The attack asked for; AutoAttack standard, or none on a corruption set, where none is."""
+        default = NO_ATTACK if is_corrupted(self.data.dataset) else "standard"
+        return ATTACKS.canonical(self.attack or default)
+
+    def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
+        """Return the attacks on one model: one for each threat model, the same but for that.
+
+        What is left out is the model card's, for a model of one's own the data set's.
+        """
+        if self.attack_name == NO_ATTACK and (
+            self.threats or self.norm or self.eps or self.eps_grid
+        ):
+            raise SpecError("there is no attack, so --norm, --eps and --threat mean nothing")
+        if self.threats and (self.norm or self.eps):
+            raise SpecError("--threat is given beside --norm or --eps; choose one way to say it")
+        if self.eps_grid and self.eps:
+            raise SpecError("--eps is given beside --eps-grid; choose one way to say it")
+        pairs: list[tuple[str | None, str | None]] = [*map(parse_threat, self.threats)]
+        pairs += [(self.norm, eps) for eps in self.eps_grid]
+        default: ModelCard | DatasetCard | None = card
+        if default is None and self.data.dataset is not None and self.data.dataset in DATASETS:
+            default = DATASETS[self.data.dataset]
+        found = [
+            choose_attack(default, name=self.attack_name, norm=norm, eps=eps, **self.budget)
+            for norm, eps in pairs or [(self.norm, self.eps)]
+        ]
+        return tuple(dict.fromkeys(found))
+
+
+Chosen: TypeAlias = tuple[DentSpec | DefenseSpec | None, tuple[str, ...]]
+"""A defense, None for static, and what a user should know of the choice."""
+
+
+def make_studies(
+    request: Request, choose: Callable[[ModelCard | None], Sequence[Chosen]]
+) -> list[Study]:
+    """Return a study of every model asked for, with the defenses that ``choose`` has for it.
+
+    Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
+    """
+    studies = []
+    protocols: tuple[str, ...] = ()
+    if request.attack_name != NO_ATTACK:
+        protocols = choose_protocols(request.protocols, request.protocol_settings)
+    elif request.protocols:
+        raise SpecError("there is no attack, so --protocol means nothing; leave it out")
+    models = request.models or [DEFAULT_MODEL]
+    parts = parts_of(request.data, request.corruptions, request.severities)
+    for name, data in itertools.product(models, parts):
+        card = find_card(name)
+        chosen = choose(card)
+        study = Study(
+            model=name,
+            card=card,
+            defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
+            attacks=request.attacks(card),
+            own=request.own,
+            data=data,
+            batches=request.batches,
+            protocols=protocols,
+            protocol_settings=request.protocol_settings,
+            seed=request.seed,
+            precision=request.precision,
+            notes=tuple(dict.fromkeys(note for _, notes in chosen for note in notes)),
+        )
+        check_model(study)
+        check_names(study)
+        studies.append(study)
+    return studies
+
+
+def find_card(model: str) -> ModelCard | None:
+    """Return a model's card, or None for a file or ``module:callable`` of one's own.
+
+    Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
+    """
+    if model in MODELS or not (":" in model or Path(model).suffix):
+        return MODELS[model]
+    return None
+
+
+def check_model(study: Study) -> None:
+    """Raise for what is said of a model that cannot be, and for one that a defense cannot have."""
+    card, own = study.card, study.own
+    if card is not None and own.normalize is not None:
+        raise SpecError(
+            f"--normalize is for models of your own; {card.id} normalizes its images itself"
+        )
+    if own.arch is not None and (card is not None or ":" in study.model):
+        raise SpecError(f"--arch is for checkpoint files, and {study.model} is none; leave it out")
+    if card is not None and not card.batchnorm:
+        for defense in study.defenses:
+            if defense is not None and needs_batchnorm(defense):
+                name = defense.name if isinstance(defense, DefenseSpec) else "dent"
+                raise ModelError(
+                    f"{card.id} ({card.architecture}) has no BatchNorm2d layer, and {name} adapts "
+                    "nothing else; choose a model that has (see dentbench fetch --list) or "
+                    "another defense"
+                )
+
+
+def choose_attack(
+    card: ModelCard | DatasetCard | None,
+    *,
+    name: str = "standard",
+    norm: str | None = None,
+    eps: str | None = None,
+    **budget: int | None,
+) -> AttackSpec:
+    """Return the attack asked for; norm and eps are the card's when they are left out.
+
+    Raises :class:`~dentbench.errors.SpecError` for an eps that is missing or bad.
+    """
+    name = ATTACKS.canonical(name)
+    if name == NO_ATTACK:
+        return AttackSpec(name=name, norm="Linf", eps=Fraction(0), **budget)
+    if norm is not None:
+        norm = {known.lower(): known for known in ("Linf", "L2", "L1")}.get(norm.lower(), norm)
+    default_norm = card.norm if card is not None and card.norm else "Linf"
+    norm = norm or default_norm
+    require_choice("norm", norm, NORMS)
+    radius: Fraction
+    if eps is not None:
+        radius = parse_eps(eps)
+    elif card is not None and card.eps and norm == default_norm:
+        radius = parse_eps(card.eps)
+    elif card is None and norm == "Linf":
+        radius = Fraction(8, 255)
+    else:
+        raise SpecError(f"there is no default eps in {norm} for this model; give --eps")
+    return AttackSpec(name=name, norm=norm, eps=radius, **budget)
+
+
+def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | None) -> Chosen:
+    """Return the defense asked for, None for static, and what a user should know of the choice.
+
+    ``settings``: DentSpec fields by name, None where the default is to be taken. A card's
+    recommended settings fill in what is left out, and a note says so.
+    """
+    require_choice("mode", mode, MODES)
+    given = {name: value for name, value in settings.items() if value is not None}
+    if mode == "static":
+        if given:
+            raise SpecError(
+                f"{', '.join(given)} given for mode static, which has no dent; "
+                "leave it out, or choose mode batch or instance"
+            )
+        return None, ()
+    recommended: dict[str, Any] = {}
+    if card is not None and card.recommended.get("mode", "instance") == mode:
+        known = field_names(DentSpec)
+        recommended = {
+            name: value
+            for name, value in card.recommended.items()
+            if name in known and name not in given and name != "mode"
+        }
+        if given.get("delta") == "none":
+            recommended.pop("lr", None)  # of the scales and shifts, which stay
+    spec = DentSpec(mode=mode, **{**recommended, **given})
+    released = DentSpec(mode=mode, **given)
+    changed = [f"{k} {v}" for k, v in recommended.items() if getattr(released, k) != v]
+    if not changed or card is None:
+        return spec, ()
+    return spec, (f"{card.id}'s card recommends {', '.join(changed)} for dent; used here",)
+
+
+def choose_protocols(names: Sequence[str], settings: ProtocolSpec) -> tuple[str, ...]:
+    """Return the protocols named, in the catalogue's order; "all" names every one.
+
+    Raises :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
+    """
+    if any(name.lower() == "all" for name in names):
+        return tuple(PROTOCOLS)
+    chosen = {PROTOCOLS.canonical(name) for name in names or DEFAULT_PROTOCOLS}
+    found = tuple(name for name in PROTOCOLS if name in chosen)
+    require_heeded(settings, found)
+    return found
+
+
+def data_default(study: Study) -> str:
+    """Return the name of the data set to use: the one asked for, or the model's own."""
+    if study.data.dataset is not None:
+        return study.data.dataset
+    if study.card is None:
+        raise SpecError(f"no data set is known for {study.model}; give --dataset or --data")
+    return study.card.dataset
+
+
+def check_names(study: Study) -> None:
+    """Raise for an unknown data set, without loading anything."""
+    name = data_default(study)
+    if name not in DATASETS and not ("/" in name or Path(name).suffix or Path(name).exists()):
+        DATASETS.canonical(name)

@@ -1,0 +1,1 @@
+"""Files from elsewhere: where from, moved, verified and cached."""

@@ -1,0 +1,235 @@
+"""The protocols that attack a defense directly, on toys whose truth is known."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dentbench.attacks.base import margins
+from dentbench.attacks.losses import make_loss
+from dentbench.attacks.protocols.gradient import unrolled_defense
+from dentbench.attacks.protocols.search import Search, through
+from dentbench.errors import SpecError
+from dentbench.spec.evaluation import DentSpec
+from tests.attacks.situations import (
+    COUPLED,
+    SEPARABLE,
+    Linear,
+    Quantized,
+    Stale,
+    robust_under,
+    run,
+    situation_of,
+    spec_of,
+)
+from tests.attacks.toys import labels_of, small_network, tiny_images
+
+
+def linear_task(defense: Linear, eps: Fraction, count: int = 24, **more: Any) -> Any:
+    x = 0.3 + 0.4 * tiny_images(count)  # far from the box, so that the optimum is plain
+    y = labels_of(Linear(), x)
+    spec = spec_of(count, eps=eps, cascade=False, iterations=20, **more)
+    return situation_of(defense, Linear(), x, y, spec)
+
+
+def out_of_reach(situation: Any) -> int:
+    """How many images no perturbation in the Linf ball breaks: the closed form."""
+    score = margins(Linear()(situation.images), situation.labels).abs()
+    return int((score > float(situation.spec.attack.eps) * Linear().weight.abs().sum()).sum())
+
+
+@pytest.mark.parametrize("stage", ["surrogate", "warm", "bpda", "decision", "unrolled"])
+def test_a_linear_model_holds_exactly_as_far_as_its_closed_form(stage: str) -> None:
+    """An honest defense: adapting changes nothing."""
+
+    class Honest(Linear):
+        def adapt(self, x: Tensor) -> Tensor:
+            return x.new_zeros(())
+
+        def unroll(self, x: Tensor) -> Tensor:
+            return self.adapt(x)
+
+        def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+            return Linear.forward(self, x) + adaptation
+
+    situation = linear_task(Honest(), Fraction(3, 100), queries=60)
+    expected = out_of_reach(situation)
+    assert 0 < expected < 24
+    robust = robust_under(stage, situation)
+    assert robust >= expected  # never beaten
+    assert robust <= (20 if stage == "decision" else expected)  # Square is slow on pure noise
+
+
+def test_a_defense_that_moves_after_the_attacker() -> None:
+    situation = linear_task(Stale(), Fraction(3, 100))
+    expected = out_of_reach(situation)
+    fooled = {stage: robust_under(stage, situation) for stage in ("warm", "unrolled", "surrogate")}
+    assert fooled["unrolled"] == fooled["surrogate"] == expected
+    assert fooled["warm"] > expected  # the published gradient leads away
+
+
+def test_masked_gradients_do_not_help() -> None:
+    network = small_network()
+    x = tiny_images(24)
+    y = labels_of(Quantized(network), x)
+    spec = spec_of(24, eps=Fraction(1, 20), cascade=False, iterations=10, queries=60)
+    situation = situation_of(Quantized(network), network, x, y, spec)
+    robust = {stage: robust_under(stage, situation) for stage in ("warm", "bpda", "decision")}
+    bare = robust_under("warm", situation_of(network, network, x, y, spec))
+    assert robust["bpda"] <= bare + 2  # as if nothing were masked
+    assert robust["decision"] < robust["warm"]
+    assert robust["bpda"] < robust["warm"]
+
+
+def test_bpda_differs_from_the_surrogate_where_the_images_are_prepared() -> None:
+    """It takes the gradient where the network looks: at what the defense shows it."""
+    network = small_network()
+
+    class Shifted(torch.nn.Module):
+        def adapt(self, x: Tensor) -> float:
+            return 0.25
+
+        def preprocess(self, x: Tensor, adaptation: float) -> Tensor:
+            return 1 - x * (1 - adaptation)
+
+        def predict(self, x: Tensor, adaptation: float) -> Tensor:
+            logits: Tensor = network(self.preprocess(x, adaptation))
+            return logits
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.predict(x, self.adapt(x))
+
+    x = tiny_images(6)
+    defense = Shifted()
+    seen: list[Tensor] = []
+    handle = network[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
+    situation = situation_of(
+        defense, network, x, labels_of(defense, x), spec_of(6, cascade=False, iterations=1)
+    )
+    seen.clear()
+    run("bpda", situation)
+    handle.remove()
+    # Every call of the network, the backward one included, is at prepared images.
+    assert all((image >= 0.25 - 1e-5).all() for image in seen)
+
+
+def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
+    from dentbench.adapt.dent import Dent
+
+    network = small_network().double()
+    network[2] = torch.nn.Softplus()  # type: ignore[operator]
+    x = tiny_images(2).double()
+    spec = spec_of(2, DentSpec(steps=2, lr=0.05), cascade=False)
+    dent = Dent(network, spec.defense)
+    y = labels_of(network, x)
+    situation = situation_of(dent, network, x, y, spec)
+    oracle = through(unrolled_defense(situation.defense, situation.spec), judges=True)
+    loss = make_loss("margin", y)
+    look = oracle(x, loss)
+    torch.testing.assert_close(look.logits, dent(x))
+    step = 1e-6
+    for position in [(0, 0, 1, 2), (0, 2, 4, 0), (1, 1, 3, 3)]:
+        moved = [x.clone(), x.clone()]
+        moved[0][position] += step
+        moved[1][position] -= step
+        high, low = (margins(dent(points), y).sum() for points in moved)
+        expected = (high - low) / (2 * step)
+        torch.testing.assert_close(look.gradient[position], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_a_truncated_gradient_is_refused_where_the_defense_has_none() -> None:
+    situation = linear_task(Stale(), Fraction(1, 100), last=1)
+    with pytest.raises(SpecError, match="unroll takes no last"):
+        run("unrolled", situation)
+
+
+def test_eot_of_a_separable_random_defense_averages_its_answers() -> None:
+    network = small_network()
+
+    class Noisy(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = network(x + 0.1 * torch.randn(x.shape))
+            return logits
+
+    x = tiny_images(12)
+    y = labels_of(network, x)
+    spec = spec_of(12, eps=Fraction(1, 10), cascade=False, draws=3)
+    situation = situation_of(Noisy(), network, x, y, spec)
+    assert robust_under("eot", situation) <= 6
+
+
+@pytest.mark.parametrize("defense", [SEPARABLE, COUPLED])
+def test_the_search_judges_by_the_defense_and_keeps_what_it_saw(defense: DentSpec) -> None:
+    """Whatever gives the gradient, a point counts only if the defense is wrong there."""
+    network = small_network()
+    x = tiny_images(8)
+    y = labels_of(network, x)
+    calls = []
+
+    def stubborn(points: Tensor) -> Tensor:
+        calls.append(len(points))
+        return torch.nn.functional.one_hot(y, 5).float()[: len(points)]
+
+    spec = spec_of(8, defense, eps=Fraction(1, 2), cascade=False)
+    situation = situation_of(stubborn, network, x, y, spec)
+    result = run("surrogate", situation)
+    assert result.robust.all()
+    assert result.broken_by == ("",) * 8
+    assert set(calls) == {8}
+
+
+def test_settled_images_stay_where_they_were_broken() -> None:
+    network = small_network()
+    x = tiny_images(6)
+    y = labels_of(network, x)
+    settled = x + 0.01
+    for defense in (SEPARABLE, COUPLED):
+        shown: list[Tensor] = []
+
+        def defended(points: Tensor, shown: list[Tensor] = shown) -> Tensor:
+            shown.append(points.detach())
+            logits: Tensor = network(points)
+            return logits
+
+        situation = situation_of(
+            defended,
+            network,
+            x,
+            y,
+            spec_of(6, defense),
+            starts=(settled,),
+            settled_by=("transfer", "", "", "surrogate", "", ""),
+            settled_points=settled,
+        )
+        shown.clear()
+        result = run("warm", situation)
+        assert result.broken_by[0] == "transfer"
+        assert result.broken_by[3] == "surrogate"
+        assert not result.robust[[0, 3]].any()
+        assert torch.equal(result.points[[0, 3]], settled[[0, 3]])
+        if defense is COUPLED:  # they are mates at their adversarial points, in every query
+            assert all(torch.equal(batch[[0, 3]], settled[[0, 3]]) for batch in shown)
+        else:
+            assert all(len(batch) <= 4 for batch in shown)
+
+
+def test_a_coupled_search_keeps_the_batch_in_which_most_are_wrong() -> None:
+    network = small_network()
+    x = tiny_images(4)
+    y = labels_of(network, x)
+    situation = situation_of(network, network, x, y, spec_of(4, COUPLED))
+    search = Search(situation, "warm")
+    right, wrong = torch.eye(5)[y], torch.eye(5)[(y + 1) % 5]
+    batches = [x + 0.001 * k for k in range(1, 4)]
+    for points, broken in zip(batches, ([0], [1, 2], [3]), strict=True):
+        logits = right.clone()
+        logits[broken] = wrong[broken]
+        search.see(points, logits)
+    result = search.result()
+    # All best points together break nobody, as the real network judges them: the second stays.
+    assert torch.equal(result.points, batches[1])
+    assert result.robust.tolist() == [True, False, False, True]

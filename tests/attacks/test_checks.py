@@ -1,0 +1,197 @@
+"""The checks: what each finds on defenses made to pass or to fail it, and those from counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.checks import NAMES, Check, count_checks, failed, from_json, to_json
+from dentbench.attacks.probes import Probe, probe
+from dentbench.attacks.views import SeededDefense
+from dentbench.errors import ModelError
+from dentbench.evaluation.sanity_checks import natural_accuracy, require_natural
+from tests.attacks.toys import labels_of, small_network, tiny_images
+
+COUNT = 20
+
+
+def probed(
+    defense: Callable[[], Any], *, separable: bool = True, norm: str = "Linf", copies: bool = True
+) -> dict[str, Check]:
+    """Probe what ``defense`` makes, as the runner does."""
+    x = tiny_images(COUNT)
+
+    def make(after: SeededDefense | None = None) -> Classifier:
+        fresh = SeededDefense(defense(), 3, torch.device("cpu"))
+        if after is not None:
+            fresh.draw_as(after)
+        return fresh
+
+    what = Probe(
+        make=make,
+        copies=copies,
+        images=x,
+        labels=labels_of(small_network(), x),
+        threat=ThreatModel(norm, 0.05),
+        separable=separable,
+        steps=None,
+        seed=1,
+    )
+    return {check.name: check for check in probe(what)}
+
+
+def failing(found: dict[str, Check]) -> set[str]:
+    return {name for name, check in found.items() if check.passed is False}
+
+
+def changed(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Classifier]:
+    """Return what makes a defense: the network's logits, changed by them and the images."""
+    network = small_network()
+    return lambda: lambda x: change(network(x), x)
+
+
+def test_a_network_passes_every_check() -> None:
+    found = probed(small_network)
+    assert failing(found) == set()
+    assert found["exact-gradient"].passed is None
+    assert found["true-gradient"].value == pytest.approx(1, abs=0.2)
+    assert all(check.sentence for check in found.values())
+
+
+@pytest.mark.parametrize("norm", ["L2", "L1"])
+def test_other_norms(norm: str) -> None:
+    found = probed(small_network, norm=norm)
+    assert failing(found) == set()
+    assert (found["ascent"].passed is None) == (norm == "L1")
+
+
+def test_random_answers_are_told_from_a_memory() -> None:
+    found = probed(changed(lambda z, _: z + 0.3 * torch.randn_like(z)))
+    assert "repeatable" in failing(found)
+    assert found["stateless"].passed is True and found["separable"].passed is None
+
+
+def test_a_memory_is_found() -> None:
+    network = small_network()
+
+    def drifting() -> Classifier:
+        asked = [0]
+
+        def answer(x: Tensor) -> Tensor:
+            asked[0] += 1
+            logits: Tensor = network(x) * asked[0]
+            return logits
+
+        return answer
+
+    assert {"stateless", "repeatable"} <= failing(probed(drifting))
+    assert probed(drifting, copies=False)["stateless"].passed is None
+
+
+def test_batch_mates_are_found_and_compared_with_what_is_declared() -> None:
+    coupled = small_network(coupled=True)
+    assert "separable" in failing(probed(lambda: coupled))
+    declared = probed(lambda: coupled, separable=False)["separable"]
+    assert declared.passed is True and declared.sentence.endswith("as declared")
+
+
+def test_one_that_takes_no_single_image_is_not_compared() -> None:
+    def picky(logits: Tensor, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            raise ValueError("expected more than one image")
+        return logits
+
+    assert probed(changed(picky))["separable"].passed is None
+
+
+@pytest.mark.parametrize(
+    ("change", "names"),
+    [
+        (lambda z, _: z.softmax(1), {"logits"}),
+        (lambda z, _: z.detach(), {"gradient", "ascent"}),
+        (lambda z, _: z.detach() + 0 * z, {"gradient", "ascent"}),
+        (lambda z, _: 2 * z.detach() - z, {"true-gradient", "ascent"}),
+    ],
+)
+def test_gradients_and_outputs(change: Callable[[Tensor, Tensor], Tensor], names: set[str]) -> None:
+    assert failing(probed(changed(change))) == names
+
+
+def test_a_stale_gradient_is_compared_with_the_exact_one() -> None:
+    network = small_network()
+
+    class Moving:
+        def unroll(self, x: Tensor) -> Tensor:
+            logits: Tensor = network(x)
+            return 2 * logits
+
+        def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+            return adaptation - network(x)  # type: ignore[no-any-return]
+
+        def __call__(self, x: Tensor) -> Tensor:
+            return self.predict(x, self.unroll(x).detach())
+
+    found = probed(Moving)
+    assert found["exact-gradient"].value == pytest.approx(-1, abs=1e-4)
+    assert {"exact-gradient", "true-gradient"} <= failing(found)
+
+
+def test_the_global_random_state_is_as_before() -> None:
+    before = torch.get_rng_state()
+    probed(changed(lambda z, _: z + torch.randn_like(z)))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+# --- counts ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("counts", "broken_by", "parts", "passed"),
+    [
+        ({"published": 50}, {"apgd-ce": 50}, ("apgd-ce",), (None, None)),
+        ({"published": 50}, {"apgd-ce": 50}, ("apgd-ce", "square"), (True, None)),
+        ({"published": 50}, {"apgd-ce": 30, "square": 20}, ("apgd-ce", "square"), (False, None)),
+        ({"published": 50, "decision": 50}, {}, ("apgd-ce",), (True, None)),
+        ({"published": 50, "decision": 49}, {}, ("apgd-ce",), (False, None)),
+        ({"decision": 49}, {}, ("square",), (None, None)),
+        ({"published": 50, "transfer": 50}, {}, ("apgd-ce",), (None, True)),
+        ({"published": 50, "transfer": 30}, {}, ("apgd-ce",), (None, False)),
+    ],
+)
+def test_counts_decide(
+    counts: dict[str, int],
+    broken_by: dict[str, int],
+    parts: tuple[str, ...],
+    passed: tuple[bool | None, ...],
+) -> None:
+    assert tuple(one.passed for one in count_checks(counts, broken_by, parts, 100)) == passed
+
+
+def test_one_image_in_a_thousand_is_no_failure() -> None:
+    found = count_checks({"published": 500, "transfer": 499}, {}, ("apgd-ce",), 1000)
+    assert found[1].passed is True
+
+
+def test_checks_are_stored_in_one_order_and_read_back() -> None:
+    checks = [Check("transfer", False, 0.1, "b"), Check("repeatable", True, 0.0, "a")]
+    text = to_json(checks)
+    assert list(from_json(text)) == ["repeatable", "transfer"]
+    assert set(from_json(text).values()) == set(checks)
+    assert failed(text) == (checks[0],) and failed(None) == ()
+    assert len(set(NAMES)) == len(NAMES)
+
+
+def test_natural_accuracy_against_the_card() -> None:
+    assert natural_accuracy(90, 100, None).passed is None
+    assert natural_accuracy(90, 100, 89.7).passed is True
+    assert natural_accuracy(9000, 10_000, 89.0).passed is True, "within a point of the interval"
+    off = natural_accuracy(9000, 10_000, 80.0)
+    assert off.passed is False and "80% was published" in off.sentence
+    require_natural(off, force=True)
+    with pytest.raises(ModelError, match="--force"):
+        require_natural(off, force=False)

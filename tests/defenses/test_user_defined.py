@@ -1,0 +1,240 @@
+"""Defenses of one's own: what runs, what is skipped, what is refused, and when a cache is stale."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dentbench
+from dentbench import AttackSpec
+from dentbench.cli import app
+from dentbench.defenses.user_defined import load_factory, spec_of_object
+from dentbench.errors import ModelError, SpecError
+from dentbench.records.outcome import Record
+from dentbench.study.defenses import defense_spec
+from tests.reference import tiny_network
+
+ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)
+IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+PUBLISHED = ("published", "transfer")
+
+
+class Shrunk(nn.Module):
+    """Answers with the logits of a smaller image; nothing but a callable."""
+
+    def __init__(self, network: nn.Module, by: float = 0.9) -> None:
+        super().__init__()
+        self.network = network
+        self.by = by
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(self.by * x)
+        return logits
+
+
+class Centred:
+    """Takes the mean of the batch away, in two parts."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network = network
+
+    def adapt(self, x: Tensor) -> Tensor:
+        return x.detach().mean(0)
+
+    def unroll(self, x: Tensor) -> Tensor:
+        return x.mean(0)
+
+    def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+        logits: Tensor = self.network(x - 0.1 * adaptation)
+        return logits
+
+
+def run(defense: Any, folder: Path, *protocols: str, model: nn.Module | None = None) -> Record:
+    model = tiny_network() if model is None else model
+    with torch.no_grad():
+        labels = model.eval()(IMAGES).argmax(1)
+    _, record = dentbench.evaluate(
+        model,
+        IMAGES,
+        labels,
+        defense=defense,
+        attack=ATTACK,
+        protocols=protocols,
+        batch_size=4,
+        results=folder,
+    )
+    return record
+
+
+def test_a_callable_runs_published_and_transfer_and_the_rest_is_named(tmp_path: Path) -> None:
+    model = tiny_network()
+    defense = Shrunk(model)
+    before = copy.deepcopy(defense.state_dict())
+    record = run(defense, tmp_path, *PUBLISHED, "fpa", "unrolled", "few-steps", model=model)
+    assert record.protocol.split() == [*PUBLISHED]
+    skipped = json.loads(record.skipped or "")
+    assert skipped["fpa"] == "the defense has no adapt and no predict"
+    assert set(skipped) == {"fpa", "unrolled", "few-steps"}
+    assert (record.defense, record.mode, record.separable) == ("Shrunk", "other", False)
+    assert all(torch.equal(value, before[key]) for key, value in defense.state_dict().items())
+
+
+def test_two_parts_run_what_a_callable_cannot(tmp_path: Path) -> None:
+    record = run(Centred, tmp_path, "transfer", "fpa", "unrolled")
+    assert {"transfer", "fpa", "unrolled"} <= set(record.protocol.split())
+    assert record.skipped is None
+    assert record.forwards > 0  # a class is made of the counted network
+
+
+def test_online_tent_is_the_same_resumed_in_any_batch(tmp_path: Path) -> None:
+    whole = run("tent-online,lr=0.1", tmp_path / "whole", *PUBLISHED)
+    run("tent-online,lr=0.1", tmp_path / "torn", *PUBLISHED)
+    folder = tmp_path / "torn" / "runs" / whole.key
+    (folder / "published" / "00001.npz").unlink()
+    again = run("tent-online,lr=0.1", tmp_path / "torn", *PUBLISHED)
+    for name in ("natural_correct", "by_protocol", "forwards", "backwards"):
+        assert getattr(again, name) == getattr(whole, name)
+
+
+def test_a_stored_result_is_never_taken_for_another_defense(tmp_path: Path) -> None:
+    network = tiny_network()
+    assert spec_of_object(Shrunk(network)) == spec_of_object(Shrunk(copy.deepcopy(network)))
+    assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(network, 0.8))
+    assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(tiny_network(seed=1)))
+    function = lambda x: network(x)  # noqa: E731  (cannot be pickled)
+    assert spec_of_object(function) != spec_of_object(function)
+
+
+def test_a_changed_source_is_another_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_helper.py").write_text("BY = 1\n")
+    source = "import own_helper\ndef make(network, k=0):\n    return own_helper.BY, k\n"
+    (tmp_path / "own_defense.py").write_text(source)
+    first = defense_spec("own_defense:make", {"k": "2"})
+    assert load_factory(first)(None, **dict(first.settings)) == (1, 2)
+    assert defense_spec("own_defense:make", {"k": "2"}) == first
+    (tmp_path / "own_helper.py").write_text("BY = 3\n")
+    second = defense_spec("own_defense:make", {"k": "2"})
+    assert second != first
+    assert load_factory(second)(None) == (3, 0)
+    (tmp_path / "own_defense.py").write_text(source + "make.separable = True\n")
+    third = defense_spec("own_defense:make")
+    assert third.separable and not second.separable
+    with pytest.raises(SpecError, match="was changed"):
+        load_factory(first)
+    assert not (tmp_path / "__pycache__").exists()
+
+
+@pytest.mark.parametrize(
+    ("defense", "words"),
+    [
+        (lambda x: x.flatten(1)[:, :3], r"not with logits of shape \(2, 10\)"),
+        (lambda x: [1.0], "list"),
+        (lambda x: x.flatten(1)[:, :10] * float("nan"), "NaN"),
+        (lambda x: x @ x[0, 0, :3], "fails on images of shape"),
+        (lambda: None, "fails on images"),
+        (object(), "must be callable"),
+        ("none", "static model"),
+        ("hedgee", "did you mean hedge"),
+    ],
+)
+def test_what_is_no_defense_is_refused(defense: Any, words: str, tmp_path: Path) -> None:
+    with pytest.raises((ModelError, SpecError), match=words):
+        run(defense, tmp_path)
+
+
+def test_an_answer_without_a_graph_has_a_gradient_of_zero(tmp_path: Path) -> None:
+    model = tiny_network()
+
+    @torch.no_grad()
+    def frozen(x: Tensor) -> Tensor:
+        logits: Tensor = model(x)
+        return logits
+
+    record = run(frozen, tmp_path, *PUBLISHED, model=model)
+    assert record.protocol_counts["transfer"] <= record.protocol_counts["published"]
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+SOURCE = """
+def shrunk(network, by=0.9):
+    return lambda x: network(by * x)
+
+def three(network):
+    return lambda x: network(x)[:, :3]
+
+def nan(network):
+    return lambda x: network(x) * float("nan")
+
+number = 3
+"""
+
+
+@pytest.fixture
+def command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """Runs ``dentbench evaluate`` and returns (exit code, standard output, errors)."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_cli_defense.py").write_text(SOURCE)
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        short = ("--attack", "apgd-ce", "--iterations", "1", "--examples", "4")
+        monkeypatch.setattr(sys, "argv", ["dentbench", "evaluate", *short, *arguments])
+        with pytest.raises(SystemExit) as stopped:
+            app.main()
+        printed = capsys.readouterr()
+        return int(stopped.value.code or 0), printed.out, printed.err
+
+    return call
+
+
+def test_defenses_beside_each_other(command: Any) -> None:
+    names = ("--defense", "tent,steps=2", "--defense", "own_cli_defense:shrunk,by=0.8")
+    protocols = ("--protocol", "transfer", "--protocol", "fpa")
+    code, out, _ = command(*names, *protocols, "--json")
+    assert code == 0
+    static, tent, own = json.loads(out)["records"]
+    assert [one["defense"] for one in (static, tent, own)] == [
+        "none",
+        "tent",
+        "own_cli_defense:shrunk",
+    ]
+    assert json.loads(own["defense_settings"]) == {"by": 0.8}
+    assert own["defense_sha256"] and "fpa" in json.loads(own["skipped"])
+    code, out, _ = command(*names, *protocols)
+    text = " ".join(out.split())
+    assert code == 0
+    assert "Skipped for own_cli_defense:shrunk: fpa (the defense has no adapt" in text
+    assert "static model" in text and "tent" in text and "by 0.8" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--defense", "no_such_module:thing"), "cannot be imported"),
+        (("--defense", "own_cli_defense:missing"), "cannot be imported"),
+        (("--defense", "own_cli_defense:number"), "not callable but of type int"),
+        (("--defense", "own_cli_defense:three"), "not with logits"),
+        (("--defense", "own_cli_defense:nan"), "NaN"),
+        (("--defense", "own_cli_defense:shrunk,foo=1"), "cannot be made"),
+        (("--defense", "tnet"), "did you mean tent"),
+        (("--defense", "tent,steps"), "SETTING=VALUE"),
+        (("--defense", "dent,steps=3"), "options of their own"),
+        (("--defense", "tent", "--steps", "3"), "--steps given"),
+    ],
+)
+def test_a_wrong_defense_is_one_sentence(
+    command: Any, arguments: tuple[str, ...], words: str
+) -> None:
+    code, _, err = command(*arguments)
+    assert code == 2
+    assert words in err
+    assert err.startswith("dentbench: ") and "Traceback" not in err

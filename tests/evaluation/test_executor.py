@@ -1,0 +1,267 @@
+"""Whoever carries the tasks out, and however often one dies at it: the same outcomes."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dentbench.attacks.views import CallCounter
+from dentbench.compute.backend import Engine
+from dentbench.errors import SpecError, WorkerError
+from dentbench.evaluation import process_pool
+from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.progress import Shown, listening
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from dentbench.records.checkpoint import RunFolder
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
+
+BATCHES = 5
+RAY = Placement(executor="ray", workers=2, threads=1)
+LOCAL = Placement(workers=2, threads=1)
+
+
+class Net(nn.Module):
+    """A small network; where ``dies`` names a file that is not there, it makes it and dies.
+
+    ``born``: a folder in which every process that shows it a batch leaves a file. ``seconds``: how
+    long it takes at least in other processes.
+    """
+
+    def __init__(
+        self,
+        dies: Path | None = None,
+        always: bool = False,
+        born: Path | None = None,
+        seconds: float = 0,
+    ) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 8, 3, padding=1),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(8, 4),
+        )
+        self.dies = dies
+        self.always = always
+        self.born = born
+        self.seconds = seconds
+        self.home = os.getpid()
+
+    def forward(self, x: Tensor) -> Tensor:
+        away = os.getpid() != self.home and len(x) > 1
+        if away:
+            time.sleep(self.seconds)
+        if away and self.born:
+            (self.born / str(os.getpid())).touch()
+        mortal = self.dies and away
+        if self.dies and mortal and (self.always or not self.dies.exists()):
+            self.dies.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        logits: Tensor = self.layers(x)
+        return logits
+
+
+class Recorder(Shown):
+    """Keeps all that a progress is told: the passes of each stage, and the attacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passes: dict[str, list[int]] = {}
+        self.attacks: list[tuple[str, str, int, int]] = []
+
+    def advance(self, passes: int) -> None:
+        self.passes.setdefault(self.stage.title, []).append(passes)
+
+    def attack(self, name: str, left: int, images: int) -> None:
+        self.attacks.append((self.stage.title, name, left, images))
+
+
+def evaluated(
+    results: Path,
+    placement: Placement,
+    network: nn.Module | None = None,
+    progress: Recorder | None = None,
+) -> Any:
+    """Run a static and a coupled and a separable dent; return all that is on disk of it."""
+    torch.manual_seed(1)
+    images, network = torch.rand(4 * BATCHES - 1, 3, 6, 6), network or Net()
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    static = EvalSpec(
+        model=ModelSpec(name="net", sha256="0" * 64),
+        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=len(images)),
+        batches=BatchPlan(size=4),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3),
+    )
+    defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
+    specs = [static, *(replace(static, defense=defense) for defense in defenses)]
+    options = RunOptions(results=results, placement=placement)
+    subject = Subject(network=network, images=images, labels=labels)
+    evaluation = Evaluation(subject, options, progress)
+    protocols = ["published", "transfer", "surrogate"]
+    evaluation.run(specs, protocols)
+    found = {}
+    for spec in specs:
+        for stage in ("natural", *(protocols if spec.defense else ["published"])):
+            for unit in range(BATCHES):
+                folder = RunFolder(results, spec)
+                outcome, points = folder.load(stage, unit), folder.points(stage, unit)
+                assert outcome is not None
+                stored = None if points is None else points.tobytes()
+                found[spec.label, stage, unit] = asdict(replace(outcome, seconds=0)), stored
+    return found
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return evaluated(tmp_path_factory.mktemp("serial"), Placement())
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
+def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
+    assert evaluated(tmp_path, placement) == serial
+
+
+def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between batches too, and by the end of a stage every pass, as where there is one process."""
+    monkeypatch.setattr(process_pool, "LOOK", 1e-3)
+    alone, shared = Recorder(), Recorder()
+    found = []
+    for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
+        with listening(recorder):
+            folder = tmp_path / str(placement.count)
+            found.append(evaluated(folder, placement, Net(seconds=0.002), recorder))
+    assert found[0] == found[1]
+    assert shared.passes.keys() == alone.passes.keys()
+    for title, told in shared.passes.items():
+        assert told == sorted(told) and told[-1] == alone.passes[title][-1]
+    assert len(shared.passes["net instance published"]) > 2 * BATCHES
+    assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
+
+
+def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe takes 64 KiB: with more, each process would wait for the start of the one before."""
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        process_pool, "ProcessPoolExecutor", lambda *_, initargs, **__: sent.extend(initargs)
+    )
+    network, noise = nn.Linear(200, 200), torch.zeros(1)
+    blueprint = Subject(network=network, images=noise, labels=noise), Engine(), None
+    pool = process_pool.Processes(blueprint, LOCAL, CallCounter())
+    pool._started()
+    assert len(pool.blueprint) > 2**16
+    assert not any(isinstance(one, bytes | str) for one in sent)
+    subject, *_ = pickle.loads(sent[0].raw)
+    assert torch.equal(subject.network.weight, network.weight)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
+def test_workers_end_with_the_process_that_asks(tmp_path: Path) -> None:
+    """Killed without warning, it leaves no process behind that works for nobody."""
+    born = tmp_path / "born"
+    born.mkdir()
+    arguments = (tmp_path / "results", LOCAL, Net(born=born, seconds=0.05))
+    process = multiprocessing.get_context("spawn").Process(target=evaluated, args=arguments)
+    process.start()
+
+    def workers() -> list[int]:
+        found = {int(one.name) for one in born.iterdir()} - {process.pid}
+        return list(found) if len(found) == LOCAL.count else []
+
+    pids = until(workers)
+    assert all(map(runs, pids))
+    process.kill()
+    process.join()
+    until(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Return what is found once it is anything; fail if that takes a minute."""
+    limit = time.monotonic() + 60
+    while not (it := found()):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    return it
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_ray_leaves_the_same_bits(workers: int, serial: Any, tmp_path: Path, ray: Any) -> None:
+    assert evaluated(tmp_path, replace(RAY, workers=workers)) == serial
+
+
+@pytest.mark.parametrize("placement", [LOCAL, RAY])
+def test_a_death_costs_nothing(
+    placement: Placement, serial: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if placement is RAY:
+        request.getfixturevalue("ray")
+    marker = tmp_path / "died"
+    assert evaluated(tmp_path / "results", placement, Net(marker)) == serial
+    assert marker.exists()
+
+
+def test_a_network_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="died 4 times"):
+        evaluated(tmp_path / "results", LOCAL, Net(tmp_path / "died", always=True))
+
+
+def test_a_network_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    network = Net()
+    network.hook = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(WorkerError, match="cannot be sent"):
+        evaluated(tmp_path, LOCAL, network)
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(SpecError, match=r"pip install 'dentbench\[ray\]'"):
+        evaluated(tmp_path, RAY)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"executor": "slurm"}, "executor is 'slurm'"),
+        ({"workers": 0}, "workers is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"address": "auto"}, "needs --executor ray"),
+    ],
+)
+def test_bad_placements_are_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Placement(**bad)

@@ -1,0 +1,93 @@
+"""Killed without warning in every protocol in turn, an evaluation ends in the same record."""
+
+from __future__ import annotations
+
+import csv
+import multiprocessing
+import os
+import signal
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.views import CallCounter
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.records.checkpoint import RunFolder
+from dentbench.records.outcome import NATURAL, BatchOutcome, Record
+from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec
+from tests.evaluation.test_runner import NOT_COMPARED, compared, outcomes, spec_of, subject
+
+DEFENSES = {
+    "instance": DentSpec(steps=2, lr=0.05),
+    "batch": DentSpec(mode="batch", steps=2, lr=0.05),
+}
+STAGES = (NATURAL, *PROTOCOLS)
+
+
+def specs_of(mode: str) -> list[EvalSpec]:
+    """The static model and a coupled defense, which every protocol but none skips."""
+    short = {
+        "attack": AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1),
+        "protocols": ProtocolSpec(rounds=2, queries=5, fractions=(0.4,)),
+    }
+    return [spec_of(None, **short), spec_of(DEFENSES[mode], **short)]
+
+
+def evaluated(results: Path, mode: str) -> list[Record]:
+    evaluation = Evaluation(subject(), RunOptions(results=results))
+    return evaluation.run(specs_of(mode), tuple(PROTOCOLS))
+
+
+def killed_in(stage: str, results: Path, mode: str) -> None:
+    """Evaluate, and be killed while the defense is asked about the stage's second batch."""
+    save, forward = RunFolder.save, CallCounter.forward
+    calls = [-1]
+
+    def saving(folder: RunFolder, outcome: BatchOutcome, points: Any) -> None:
+        save(folder, outcome, points)
+        if folder.spec.defense is not None and (outcome.stage, outcome.index) == (stage, 0):
+            calls[0] = 0
+
+    def counting(counter: CallCounter, images: int) -> None:
+        forward(counter, images)
+        calls[0] += calls[0] >= 0
+        if calls[0] == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    RunFolder.save, CallCounter.forward = saving, counting  # type: ignore[method-assign]
+    evaluated(results, mode)
+
+
+def rows(results: Path) -> list[dict[str, str]]:
+    """The rows of the results file, cell by cell as they are written, but for times and places."""
+    with (results / "results.csv").open(newline="") as file:
+        return [
+            {name: cell for name, cell in row.items() if name not in NOT_COMPARED}
+            for row in csv.DictReader(file)
+        ]
+
+
+@pytest.mark.parametrize("mode", list(DEFENSES))
+def test_killed_in_every_protocol_it_ends_in_the_same_record(mode: str, tmp_path: Path) -> None:
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    expected = evaluated(whole, mode)
+    assert not expected[1].skipped and set(expected[1].protocol_counts) == set(PROTOCOLS)
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.evaluation.test_killed"])  # so that torch is loaded once
+    for stage in STAGES:
+        process = context.Process(target=killed_in, args=(stage, resumed, mode))
+        process.start()
+        process.join(120)
+        assert process.exitcode == -signal.SIGKILL, stage
+        folder = RunFolder(resumed, specs_of(mode)[1])
+        assert folder.load(stage, 0) is not None and folder.load(stage, 1) is None, stage
+
+    found = evaluated(resumed, mode)
+    assert list(map(compared, found)) == list(map(compared, expected))
+    assert outcomes(resumed) == outcomes(whole)
+    assert rows(resumed) == rows(whole)
+    assert not list(resumed.rglob("*.tmp"))

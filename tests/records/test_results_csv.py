@@ -1,0 +1,385 @@
+"""The results file: exact round trips, one writer at a time, crashes, files that are not ours."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from filelock import FileLock
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from dentbench.errors import StoreError
+from dentbench.records import csv_codec, results_csv
+from dentbench.records.outcome import Record, column_names
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
+INTEGERS = st.integers(-(2**70), 2**70)
+STRATEGIES = {
+    "int": INTEGERS,
+    "int | None": st.none() | INTEGERS,
+    "float": st.floats(allow_nan=False),
+    "float | None": st.none() | st.floats(allow_nan=False),
+    "bool": st.booleans(),
+    "bool | None": st.none() | st.booleans(),
+    "str": TEXT,
+    "str | None": st.none() | TEXT,
+}
+
+
+COUNTS = st.dictionaries(TEXT, INTEGERS, max_size=2)
+CHECK = st.fixed_dictionaries(
+    {"passed": st.none() | st.booleans(), "value": st.none() | INTEGERS, "sentence": TEXT}
+)
+MEASURES = st.fixed_dictionaries({"images": INTEGERS, "flips": INTEGERS, "sigma": INTEGERS})
+JSON: dict[str, st.SearchStrategy[Any]] = {
+    "skipped": st.dictionaries(TEXT, TEXT, max_size=2),
+    "versions": st.dictionaries(TEXT, TEXT, max_size=2),
+    "checks": st.dictionaries(TEXT, CHECK, max_size=2),
+    "diagnostics": st.dictionaries(TEXT, MEASURES, max_size=2),
+    "batch_mates": st.fixed_dictionaries(
+        {part: st.dictionaries(TEXT, COUNTS, max_size=2) for part in ("compositions", "invading")}
+    ),
+}
+
+
+def is_json(column: Any) -> bool:
+    return bool(column.metadata["doc"].endswith("JSON object"))
+
+
+def strategy(column: Any) -> st.SearchStrategy[Any]:
+    if column.name == "schema":
+        return st.just(1)
+    if is_json(column):
+        return JSON.get(column.name, st.dictionaries(TEXT, INTEGERS, max_size=2)).map(json.dumps)
+    return STRATEGIES[column.type]
+
+
+RECORDS = st.builds(Record, **{column.name: strategy(column) for column in fields(Record)})
+
+
+def record(number: int = 1, **changes: Any) -> Record:
+    """Return a record in which every column holds something of its type."""
+    plain = {"int": number, "float": number / 3, "bool": True, "str": f"text {number}"}
+    values = {
+        column.name: "{}" if is_json(column) else plain[column.type.removesuffix(" | None")]
+        for column in fields(Record)
+    }
+    values["batch_mates"] = '{"compositions": {}, "invading": {}}'
+    return Record(**{**values, "schema": 1, "key": f"{number:016x}", **changes})
+
+
+def path_in(folder: Path) -> Path:
+    return folder / results_csv.RESULTS_FILE
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60, deadline=None)
+@given(st.lists(RECORDS, max_size=3, unique_by=lambda record: record.key))
+def test_records_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, records: Any) -> None:
+    folder = tmp_path_factory.mktemp("results")
+    for one in records:
+        assert results_csv.append(folder, one)
+    back = results_csv.read(folder)
+    assert back == records
+    assert [[type(v) for v in vars(r).values()] for r in back] == [
+        [type(v) for v in vars(r).values()] for r in records
+    ]
+    lines = path_in(folder).read_bytes().split(b"\n") if records else [b""]
+    assert len(lines) == len(records) + 1 + bool(records)  # one physical line per row
+
+
+@given(TEXT)
+def test_escaped_text_is_no_formula_and_comes_back(text: str) -> None:
+    cell = csv_codec.escape(text)
+    assert csv_codec.unescape(cell) == text
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n", " "))
+    assert cell.isprintable() or cell == text
+    cell.encode()
+
+
+def test_formulas_in_names_are_escaped_in_the_file(tmp_path: Path) -> None:
+    names = ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(A1)", "\tx", "'quoted", "a,b", 'say "no"']
+    for number, name in enumerate(names):
+        results_csv.append(tmp_path, record(number, model=name, dataset=name))
+    with path_in(tmp_path).open(newline="") as file:
+        cells = [row["model"] for row in csv.DictReader(file)]
+    assert not [cell for cell in cells if cell[0] in "=+-@\t"]
+    assert cells[0] == "'=1+1" and cells[-2:] == names[-2:]
+    assert [one.model for one in results_csv.read(tmp_path)] == names
+
+
+def test_the_header_is_written_once(tmp_path: Path) -> None:
+    assert results_csv.append(tmp_path / "new" / "folder", record(1))
+    assert results_csv.append(tmp_path / "new" / "folder", record(2))
+    lines = path_in(tmp_path / "new" / "folder").read_text().splitlines()
+    assert lines[0] == ",".join(column_names()) and len(lines) == 3
+
+
+def test_an_equal_record_is_not_added_again(tmp_path: Path) -> None:
+    first = record(1, protocol="published transfer")
+    assert results_csv.append(tmp_path, first)
+    before = path_in(tmp_path).read_bytes()
+    assert not results_csv.append(
+        tmp_path, replace(first, time="later", seconds=9.0, device="cuda")
+    )
+    assert not results_csv.append(tmp_path, replace(first, protocol="transfer published"))
+    assert path_in(tmp_path).read_bytes() == before
+    assert results_csv.append(tmp_path, replace(first, protocol="published transfer fpa"))
+    assert results_csv.append(
+        tmp_path, replace(first, robust_correct=7)
+    )  # other counts: another finding
+    assert results_csv.append(tmp_path, replace(first, key="f" * 16))
+    assert len(results_csv.read(tmp_path)) == 4
+
+
+WRITER = """
+import sys
+sys.path.insert(0, {root!r})
+from dentbench.records import csv_codec, results_csv
+from dentbench.records.outcome import Record
+records = results_csv.read({seed!r})
+start = int(sys.argv[1])
+print("ready", flush=True)
+sys.stdin.readline()
+from dataclasses import replace
+for number in range(start, start + 50):
+    assert results_csv.append({folder!r}, replace(records[0], key=f"{{number:016x}}"))
+"""
+
+
+def test_two_processes_append_together(tmp_path: Path) -> None:
+    results_csv.append(tmp_path / "seed", record(1))
+    code = WRITER.format(
+        root=str(Path(results_csv.__file__).parents[2]),
+        seed=str(tmp_path / "seed"),
+        folder=str(tmp_path / "out"),
+    )
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(start)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for start in (1000, 2000)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        writer.communicate("\n", timeout=60)
+        assert writer.returncode == 0
+    keys = [int(one.key, 16) for one in results_csv.read(tmp_path / "out")]
+    assert sorted(keys) == [*range(1000, 1050), *range(2000, 2050)]
+
+
+@pytest.mark.parametrize("left", [1, 40, -1])
+def test_a_torn_last_line_is_set_aside(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    results_csv.append(tmp_path, record(1))
+    whole = path_in(tmp_path).read_bytes()
+    results_csv.append(tmp_path, record(2))
+    torn = path_in(tmp_path).read_bytes()[len(whole) :][:left]
+    path_in(tmp_path).write_bytes(whole + torn)
+
+    assert results_csv.read(tmp_path) == [record(1)]
+    assert "incomplete" in caplog.text and path_in(tmp_path).read_bytes() == whole + torn
+    assert results_csv.append(tmp_path, record(2)) and results_csv.append(tmp_path, record(3))
+    assert results_csv.read(tmp_path) == [record(1), record(2), record(3)]
+    assert (tmp_path / "results.csv.torn").read_bytes() == torn + b"\n"
+    assert "results.csv.torn" in caplog.text
+
+
+def test_a_torn_header_and_an_empty_file_start_anew(tmp_path: Path) -> None:
+    path_in(tmp_path).write_bytes(b"")
+    assert results_csv.read(tmp_path) == [] and results_csv.append(tmp_path, record(1))
+    path_in(tmp_path).write_bytes(b"schema,key,ti")
+    assert results_csv.read(tmp_path) == [] and results_csv.append(tmp_path, record(1))
+    assert results_csv.read(tmp_path) == [record(1)]
+
+
+def edited(folder: Path, old: str, new: str) -> bytes:
+    """Write a results file of two records with a text replaced and return its bytes."""
+    results_csv.append(folder, record(1))
+    results_csv.append(folder, record(2))
+    data = path_in(folder).read_bytes().replace(old.encode(), new.encode())
+    path_in(folder).write_bytes(data)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("schema,key", "a,b", "is not a results file of dentbench"),
+        (",natural_correct", ",natural", "header of .* was changed .*'natural'"),
+        (",natural_correct", "", "header of .* was changed .*'robust_correct'"),
+        ("key,time", "time,key", "header of .* was changed .*'time'"),
+        (",git_revision", ",git_revision,extra", "header of .* was changed .*'extra'"),
+        ("\n1,", "\n7,", r"newer dentbench \(schema 7, this one knows 1\)"),
+        ("schema,key", "schéma,key", "is not a results file"),
+    ],
+)
+def test_a_file_that_is_refused_is_left_as_it_is(
+    tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    data = edited(tmp_path, old, new)
+    for call in (
+        lambda: results_csv.append(tmp_path, record(3)),
+        lambda: results_csv.read(tmp_path),
+    ):
+        with pytest.raises(StoreError, match=message) as error:
+            call()
+        assert "\n" not in str(error.value)
+    assert path_in(tmp_path).read_bytes() == data
+
+
+@pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"name;value\n1;2", b"\n\n", b'"open\n', b"x"])
+def test_foreign_bytes_are_refused_and_left(tmp_path: Path, data: bytes) -> None:
+    path_in(tmp_path).write_bytes(data)
+    with pytest.raises(StoreError, match="not a results file of dentbench"):
+        results_csv.append(tmp_path, record(1))
+    with pytest.raises(StoreError, match="not a results file of dentbench"):
+        results_csv.read(tmp_path)
+    assert path_in(tmp_path).read_bytes() == data
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (",true,", ",TRUE,", "line 2: nesterov is 'TRUE', not bool"),
+        ("text 2,text 2", "text 2", "line 3 has"),
+        ("{}", "[]", r"is '\[\]', not str"),
+        ("text 1", "'\\x", "line 2"),
+        ("\n1,", "\none,", "line 2: schema is 'one'"),
+    ],
+)
+def test_a_broken_cell_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
+    edited(tmp_path, old, new)
+    with pytest.raises(StoreError, match=message):
+        results_csv.read(tmp_path)
+
+
+def test_an_older_schema_is_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results_csv.append(tmp_path, record(1))
+    with path_in(tmp_path).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    lacking = ("lost", "seconds", "git_revision")
+    names = [name for name in column_names() if name not in lacking]
+    with path_in(tmp_path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    monkeypatch.setattr(results_csv, "SCHEMA", 2)
+
+    old = replace(record(1), lost=None, seconds=None, git_revision="")  # type: ignore[arg-type]
+    assert results_csv.read(tmp_path) == [old]
+    assert results_csv.append(tmp_path, record(2, schema=2))
+    assert results_csv.read(tmp_path) == [old, record(2, schema=2)]
+    assert path_in(tmp_path).read_text().splitlines()[0] == ",".join(column_names())
+
+
+def test_line_ends_of_other_systems_are_read(tmp_path: Path) -> None:
+    edited(tmp_path, "\n", "\r\n")
+    assert results_csv.read(tmp_path) == [record(1), record(2)]
+    assert results_csv.append(tmp_path, record(3)) and len(results_csv.read(tmp_path)) == 3
+
+
+def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="there is no results folder"):
+        results_csv.read(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write .*file"):
+        results_csv.append(tmp_path / "file", record(1))
+    with pytest.raises(StoreError, match=r"cannot write .*: "):
+        results_csv.append(tmp_path / "file" / "deeper", record(1))
+    path_in(tmp_path).mkdir()
+    with pytest.raises(StoreError, match=r"cannot read .*: Is a directory"):
+        results_csv.read(tmp_path)
+
+
+def test_a_lock_that_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(results_csv, "LOCK_SECONDS", 0.01)
+    with (
+        FileLock(f"{path_in(tmp_path)}.lock"),
+        pytest.raises(StoreError, match="another process has held"),
+    ):
+        results_csv.append(tmp_path, record(1))
+
+
+def test_a_full_disk_leaves_the_file_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results_csv.append(tmp_path, record(1))
+    before = path_in(tmp_path).read_bytes()
+
+    def full(handle: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StoreError, match="No space left on device"):
+        results_csv.append(tmp_path, record(2))
+    with pytest.raises(StoreError, match="No space left on device"):
+        results_csv.write_atomic(path_in(tmp_path), "new")
+    assert path_in(tmp_path).read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.csv.lock"]
+
+
+def test_write_atomic(tmp_path: Path) -> None:
+    target, link = tmp_path / "target", tmp_path / "link"
+    results_csv.write_atomic(target, "é\r\n")
+    assert target.read_bytes() == "é\r\n".encode()
+    target.chmod(0o640)
+    link.symlink_to(target)
+    results_csv.write_atomic(link, b"\x00new")
+    assert link.is_symlink() and target.read_bytes() == b"\x00new"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
+    with pytest.raises(StoreError, match=r"cannot write .*: No such file or directory"):
+        results_csv.write_atomic(tmp_path / "missing" / "file", "x")
+
+
+def test_values_of_wrong_types_never_reach_the_file(tmp_path: Path) -> None:
+    for wrong in ({"n": 1.5}, {"model": 3}, {"nesterov": "yes"}, {"seconds": "long"}):
+        with pytest.raises((TypeError, KeyError, ValueError)):
+            results_csv.append(tmp_path, record(1, **wrong))
+    assert not path_in(tmp_path).exists()
+
+
+def test_reading_loads_nothing_heavy() -> None:
+    code = (
+        "import sys, dentbench.records.results_csv; "
+        "print([m for m in ('torch', 'pandas', 'numpy', 'filelock', 'rich') if m in sys.modules])"
+    )
+    root = str(Path(results_csv.__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=root, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("column", "text"),
+    [
+        ("by_protocol", '{"published": "many"}'),
+        ("by_protocol", '{"published": true}'),
+        ("checks", '{"repeatable": {"passed": true}}'),
+        ("checks", '{"repeatable": []}'),
+        ("diagnostics", '{"natural": {"images": 3}}'),
+        ("batch_mates", '{"compositions": {}}'),
+        ("skipped", '{"eot": 3}'),
+    ],
+)
+def test_json_that_does_not_hold_what_its_column_does_is_named(
+    tmp_path: Path, column: str, text: str
+) -> None:
+    results_csv.append(tmp_path, record(1, **{column: text}))
+    with pytest.raises(StoreError, match=f"line 2: {column} is"):
+        results_csv.read(tmp_path)

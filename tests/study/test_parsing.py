@@ -1,0 +1,63 @@
+"""Choices written as texts: the settings of the protocols."""
+
+from __future__ import annotations
+
+import pytest
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.errors import SpecError
+from dentbench.spec.evaluation import ProtocolSpec, field_names
+from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_protocol_settings
+from dentbench.study.study import choose_protocols
+
+
+def test_the_protocols_settings_are_typed() -> None:
+    texts = ["rounds=4", "restarts = 0", "fractions=0.1, 0.5", "Iterations=7"]
+    found = parse_protocol_settings(texts, cascade=False)
+    assert found == ProtocolSpec(
+        cascade=False, rounds=4, restarts=0, fractions=(0.1, 0.5), iterations=7
+    )
+    assert parse_protocol_settings([]) == ProtocolSpec()
+    assert {*PROTOCOL_SETTINGS, "cascade"} == set(field_names(ProtocolSpec))
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        (["round=4"], "unknown protocol setting 'round'; did you mean rounds"),
+        (["colour=4"], "unknown protocol setting 'colour'; known: iterations, targets"),
+        (["rounds"], "write NAME=VALUE"),
+        (["rounds="], "write NAME=VALUE"),
+        (["rounds=many"], "rounds=many: it is a whole number"),
+        (["rounds=1.5"], "it is a whole number"),
+        (["rounds=0"], "rounds is 0; it must be a whole number, at least 1"),
+        (["fractions=1;2"], "numbers separated by commas"),
+        (["fractions=0.1,2"], "fraction is 2.0"),
+        (["rounds=1", "rounds=2"], "rounds more than once"),
+        (["cascade=false"], "--no-cascade"),
+    ],
+)
+def test_bad_settings_of_the_protocols_are_refused(texts: list[str], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        parse_protocol_settings(texts)
+
+
+@pytest.mark.parametrize(
+    ("settings", "protocols", "able"),
+    [
+        (ProtocolSpec(rounds=2), [], "fpa, gmsa-avg, gmsa-min"),
+        (ProtocolSpec(cascade=False), ["transfer"], "surrogate, warm"),
+        (ProtocolSpec(last=1), ["fpa", "decision"], "unrolled, batch-mates"),
+        (ProtocolSpec(every=2, cascade=False), ["fpa"], "surrogate, few-steps, eot"),
+    ],
+)
+def test_a_setting_that_nothing_heeds_is_refused(
+    settings: ProtocolSpec, protocols: list[str], able: str
+) -> None:
+    with pytest.raises(SpecError, match=f"heeds it; .* one of {able}"):
+        choose_protocols(protocols, settings)
+    assert choose_protocols(["all"], settings) == tuple(PROTOCOLS)
+
+
+def test_what_a_cascade_runs_first_heeds_its_settings_too() -> None:
+    assert choose_protocols(["fpa"], ProtocolSpec(every=2)) == ("fpa",)
