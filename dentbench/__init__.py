@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
-
-__version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
@@ -13,6 +12,8 @@ if TYPE_CHECKING:
     from dentbench.records.outcome import Record
     from dentbench.report.table import Table
     from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
+
+    __version__: str
 
 __all__ = [
     "Adaptation",
@@ -41,6 +42,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: importing dentbench must not load torch."""
+    if name == "__version__":
+        return metadata.version("dentbench")
     if name not in _HOMES:
         raise AttributeError(f"module 'dentbench' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

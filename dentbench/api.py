@@ -16,9 +16,10 @@ from dentbench.attacks.base import Defense
 from dentbench.attacks.checks import failed
 from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import ModelError, SpecError
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.progress import DISPLAYS, shown_progress
-from dentbench.evaluation.runner import Evaluation, Progress, RunOptions
+from dentbench.evaluation.runner import Evaluation, Progress
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render

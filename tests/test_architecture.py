@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from functools import cache
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -18,32 +19,44 @@ import dentbench
 
 PACKAGE: Final = Path(dentbench.__file__).parent
 
-LAYERS: Final = (
-    ("errors",),
-    ("validation", "registry", "stats", "paper"),
-    ("spec",),
-    ("compute",),
-    ("adapt", "attacks", "zoo", "records"),
-    ("defenses",),
-    ("report",),
-    ("evaluation",),
-    ("study",),
-    ("api", "cli"),
+FOUNDATION: Final = MappingProxyType(
+    {
+        "errors": set(),
+        "stats": set(),
+        "paper": set(),
+        "registry": {"errors"},
+        "validation": {"errors"},
+    }
 )
-"""The folders and top-level modules from the bottom to the top.
+"""The top-level modules that every folder may import, and what they import themselves."""
 
-Each imports from those below and itself; those of one line do not import each other.
-"""
+FOLDERS: Final = MappingProxyType(
+    {
+        "spec": set(),
+        "compute": set(),
+        "adapt": {"spec", "compute"},
+        "attacks": {"spec"},
+        "zoo": {"spec"},
+        "records": {"spec"},
+        "defenses": {"spec", "adapt"},
+        "report": {"spec", "attacks", "zoo", "records", "defenses"},
+        "evaluation": {"spec", "compute", "adapt", "attacks", "zoo", "records", "defenses"},
+        "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
+        "api": {"spec", "attacks", "zoo", "records", "defenses", "evaluation", "study", "report"},
+        "cli": {"spec", "compute", "attacks", "zoo", "records", "evaluation", "study", "report"},
+    }
+)
+"""What each folder, and the module ``api``, may import beside the foundation and itself."""
 
 HOMES: Final = MappingProxyType(
     {
-        # zoo.train and zoo.collect are maintenance commands, no part of an evaluation.
+        # zoo.train is a maintenance command, no part of an evaluation.
         "pyautoattack": {"attacks.autoattack", "zoo.train"},
-        "robustbench": {"zoo.robustbench_shim", "zoo.collect"},
+        "robustbench": {"zoo.robustbench_shim"},
         "typer": {"cli"},
         "ray": {"evaluation.executor"},
         "matplotlib": {"report.formats.figures"},
-        "pandas": {"records", "report"},
+        "pandas": set(),
         "tabulate": {"report"},
         "sklearn": {"zoo"},
         "pyarrow": {"zoo"},
@@ -104,49 +117,55 @@ def imported(path: Path, *, types_too: bool = False) -> frozenset[str]:
     return frozenset(names)
 
 
-def layer_of(module: str) -> tuple[int, str]:
-    """The layer of a module and its room; 0 is the bottom."""
-    room = module.partition(".")[0]
-    known = {name: number for number, names in enumerate(LAYERS) for name in names}
-    return known[room], room
+def folder_of(module: str) -> str:
+    return module.partition(".")[0]
 
 
-def inner_imports(path: Path, known: dict[str, Path]) -> set[str]:
-    """The modules of the package that a module imports."""
-    found = set()
-    for name in imported(path):
-        head, _, rest = name.partition(".")
-        if head == "dentbench" and rest:
-            found.add(rest if rest in known else rest.rpartition(".")[0])
-    return found - {""}  # what is imported of the package itself, such as its version
-
-
-def test_imports_point_one_way() -> None:
+@cache
+def graph() -> dict[str, frozenset[str]]:
+    """The modules of the package that each imports, for types as well."""
     known = modules()
-    upwards = []
+    found = {}
     for module, path in known.items():
-        if module in ("", "__main__"):  # the front doors: they open onto the top
-            continue
-        number, room = layer_of(module)
-        for target in inner_imports(path, known):
-            below, other = layer_of(target)
-            if not (below < number or other == room):
-                upwards.append(f"{module} imports {target}")
-    assert not upwards
+        inner = {name.removeprefix("dentbench.") for name in imported(path, types_too=True)}
+        inner = {name if name in known else name.rpartition(".")[0] for name in inner}
+        found[module] = frozenset(inner & known.keys() - {""})
+    return found
 
 
-def test_the_rooms_do_not_know_each_other() -> None:
-    """Said on its own because it is easily lost: adapt, attacks and zoo are strangers."""
-    known = modules()
-    rooms = ("adapt", "attacks", "zoo")
-    strangers = [
+def test_every_folder_has_a_rule() -> None:
+    folders = {folder_of(module) for module in modules()} - {"", "__main__"}
+    assert folders == {*FOUNDATION, *FOLDERS}
+
+
+@pytest.mark.parametrize("folder", [*FOUNDATION, *FOLDERS])
+def test_a_folder_imports_what_it_may(folder: str) -> None:
+    allowed = {folder} | (
+        FOUNDATION[folder] if folder in FOUNDATION else FOLDERS[folder] | {*FOUNDATION}
+    )
+    assert not [
         f"{module} imports {target}"
-        for module, path in known.items()
-        for target in inner_imports(path, known)
-        if module.startswith(rooms) and target.startswith(rooms)
-        if layer_of(module)[1] != layer_of(target)[1]
+        for module, targets in graph().items()
+        for target in targets
+        if folder_of(module) == folder and folder_of(target) not in allowed
     ]
-    assert not strangers
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    list(TopologicalSorter(graph()).static_order())  # raises CycleError, which names the circle
+
+
+def test_the_rules_have_no_circle() -> None:
+    list(TopologicalSorter(FOLDERS).static_order())
+
+
+def test_a_circle_is_seen() -> None:
+    with pytest.raises(CycleError):
+        list(TopologicalSorter({"a": {"b"}, "b": {"c"}, "c": {"a"}}).static_order())
+
+
+def test_the_listing_is_short() -> None:
+    assert len([*PACKAGE.glob("*.py")]) <= 8
 
 
 def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
@@ -164,13 +183,14 @@ def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize("library", HOMES)
 def test_a_heavy_third_party_has_one_home(library: str) -> None:
     homes = HOMES[library]
-    strays = [
+    users = {
         module
         for module, path in modules().items()
         if any(name.partition(".")[0] == library for name in imported(path, types_too=True))
-        if module not in homes and module.partition(".")[0] not in homes
-    ]
-    assert not strays
+        or f'import_module("{library}' in path.read_text()
+    }
+    assert not {one for one in users if one not in homes and folder_of(one) not in homes}
+    assert all(any(home in (one, folder_of(one)) for one in users) for home in homes)
 
 
 def test_nothing_imports_click() -> None:

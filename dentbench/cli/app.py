@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import typer
 
-from dentbench import __version__
 from dentbench.cli import config, repeat
 from dentbench.cli.ablate import ablate
 from dentbench.cli.doctor import doctor
@@ -37,7 +36,9 @@ app.command("doctor")(doctor)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"dentbench {__version__}")
+        from dentbench.records.provenance import version_of
+
+        typer.echo(f"dentbench {version_of('dentbench')}")
         raise typer.Exit
 
 

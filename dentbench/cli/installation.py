@@ -8,13 +8,11 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Final
 
-from dentbench import __version__
 from dentbench.errors import DentBenchError
-from dentbench.records.provenance import git_revision
+from dentbench.records.provenance import git_revision, version_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
 from dentbench.zoo.download.sources import cached_paths, is_cached, size_of
@@ -64,7 +62,8 @@ _OPTIONAL: Final = {
 def findings(cache: Path | None = None) -> Iterator[Finding]:
     """Yield what there is to know of the installation, the devices and the cache, in order."""
     revision = git_revision()
-    yield Finding(what="dentbench", found=__version__ + (f" (git {revision})" if revision else ""))
+    version = version_of("dentbench") or "not installed"
+    yield Finding(what="dentbench", found=version + (f" (git {revision})" if revision else ""))
     system = f"{platform.system()} {platform.release()} {platform.machine()}"
     yield Finding(what="python", found=f"{platform.python_version()}, {system}")
     for name, (module, advice) in _REQUIRED.items():
@@ -79,9 +78,8 @@ def findings(cache: Path | None = None) -> Iterator[Finding]:
 
 def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
     """Say a library's version, once it was really imported."""
-    try:
-        version = metadata.version(name)
-    except metadata.PackageNotFoundError:
+    version = version_of(name)
+    if not version:
         return Finding(
             what=name, found="not installed", ok=False if required else None, advice=advice
         )

@@ -27,8 +27,8 @@ from dentbench.spec.evaluation import DentSpec, EvalSpec
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.placement import Placement
-    from dentbench.evaluation.runner import RunOptions
     from dentbench.records.outcome import Record
     from dentbench.study.loading import Source
     from dentbench.study.study import Study
@@ -79,7 +79,7 @@ def carry_out(studies: Sequence[Study], how: How) -> Finished:
 
 def run_options(how: How) -> RunOptions:
     """Return how to run, once the results folder and the device are known to be usable."""
-    from dentbench.evaluation.runner import RunOptions
+    from dentbench.evaluation.context import RunOptions
 
     _check_writable(how.results)
     return RunOptions(
@@ -190,9 +190,9 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
     from rich.console import Console
 
     from dentbench.attacks.catalogue import attack_label
+    from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.dry_run import estimate
     from dentbench.evaluation.memory_footprint import in_words
-    from dentbench.evaluation.runner import RunOptions
     from dentbench.report.departures import threat_text
     from dentbench.report.formats.terminal import print_table
     from dentbench.report.table import Column, Table
@@ -203,7 +203,8 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
         options = RunOptions(results=Path(), placement=_placement(how))
         evaluation, specs = prepare(study, source, options)
         for spec in specs:
-            for part in estimate(evaluation, spec, study.protocols):
+            protocols = evaluation.possible(spec, study.protocols)
+            for part in estimate(evaluation.context, spec, protocols):
                 memory = "" if part.memory is None else in_words(part.memory)
                 cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
                 cost.append(memory)

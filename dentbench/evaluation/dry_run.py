@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 
 from dentbench.attacks.catalogue import with_prerequisites
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.evaluation.context import RunContext
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
-
-if TYPE_CHECKING:
-    from dentbench.evaluation.runner import Evaluation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,23 +32,24 @@ class StageEstimate:
     memory: int | None
 
 
-def estimate(
-    evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]
-) -> list[StageEstimate]:
-    """Return what each stage of one spec would cost at most, after timing two batches of it."""
-    forward, gradient = evaluation.worker.fit(
-        spec, "published", lambda: _time_two_batches(evaluation, spec)
+def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> list[StageEstimate]:
+    """Return what each stage of one spec would cost at most, after timing two batches of it.
+
+    ``protocols``: those that can attack the spec's defense.
+    """
+    forward, gradient = context.worker.fit(
+        spec, "published", lambda: _time_two_batches(context, spec)
     )
-    stages = [NATURAL, *_stages(evaluation, spec, protocols)]
+    stages = [NATURAL, *_stages(spec, protocols)]
     once = adapted(Passes(1, 1), spec.defense)
     a_pass = gradient / (once.forwards + once.backwards)
     images = spec.data.count
     found = []
     for stage in stages:
-        total = stage_passes(spec, stage, evaluation.worker.classes) * images
+        total = stage_passes(spec, stage, context.worker.classes) * images
         seconds = (total.forwards + total.backwards) * a_pass
         if stage == "published":
-            calls = attack_passes(spec.attack, evaluation.worker.classes)
+            calls = attack_passes(spec.attack, context.worker.classes)
             seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
             seconds *= images
         found.append(
@@ -61,27 +60,26 @@ def estimate(
                 forwards=total.forwards,
                 backwards=total.backwards,
                 seconds=seconds,
-                memory=evaluation.worker.need(spec, stage),
+                memory=context.worker.need(spec, stage),
             )
         )
     return found
 
 
-def _stages(evaluation: Evaluation, spec: EvalSpec, protocols: tuple[str, ...]) -> tuple[str, ...]:
+def _stages(spec: EvalSpec, protocols: Sequence[str]) -> tuple[str, ...]:
     """Return the protocols that would be run, those that others start from among them."""
     if spec.attack.is_none:
         return ()
     if spec.defense is None:
         return ("published",)
-    skipped = evaluation.skipped(spec, protocols)
-    return with_prerequisites([name for name in protocols if name not in skipped], spec)
+    return with_prerequisites(protocols, spec)
 
 
-def _time_two_batches(evaluation: Evaluation, spec: EvalSpec) -> tuple[float, float]:
+def _time_two_batches(context: RunContext, spec: EvalSpec) -> tuple[float, float]:
     """Return the seconds per image of the defense's forward, and of forward and input gradient."""
-    classify, device = evaluation.classifier(spec), evaluation.worker.device
+    classify, device = context.worker.classifier(spec), context.worker.device
     size = spec.batches.size
-    batches = evaluation.subject.images[: 2 * size].to(device).split(size)
+    batches = context.subject.images[: 2 * size].to(device).split(size)
     with torch.no_grad():
         classify(batches[0])  # the first call allocates; it is not timed
         forward = _seconds(lambda: [classify(x) for x in batches], device)

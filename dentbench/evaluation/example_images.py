@@ -3,34 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from dentbench.attacks.views import SeededDefense
+from dentbench.evaluation.context import RunContext
 from dentbench.records import examples
-from dentbench.records.checkpoint import RunFolder
 from dentbench.records.examples import SIZE, Gallery
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, derive_seed
-
-if TYPE_CHECKING:
-    from dentbench.evaluation.runner import Evaluation
 
 EACH: Final = 4
 """How many images are kept at most of each fate: fell to published, fell to others, survived."""
 
 
 def keep_gallery(
-    evaluation: Evaluation, spec: EvalSpec, stages: Mapping[str, Sequence[BatchOutcome]]
+    context: RunContext, spec: EvalSpec, stages: Mapping[str, Sequence[BatchOutcome]]
 ) -> None:
     """Keep the first images of each fate in the first declared batch; their points must be kept.
 
     The passes that it takes are not counted: they are no part of the evaluation.
     """
-    folder = RunFolder(evaluation.options.results, spec)
+    folder = context.folder(spec)
     protocols = [name for name in stages if name != NATURAL]
     kept = {name: folder.points(name, 0) for name in protocols}
     points = {
@@ -40,23 +37,23 @@ def keep_gallery(
     }
     if spec.defense is None or points.keys() != set(protocols):
         return
-    with evaluation.worker.counter.uncounted():
-        made = evaluation.worker.fit(spec, NATURAL, lambda: _made(evaluation, spec, stages, points))
-    examples.save(evaluation.options.results, spec.key(), made)
+    with context.worker.counter.uncounted():
+        made = context.worker.fit(spec, NATURAL, lambda: _made(context, spec, stages, points))
+    examples.save(context.options.results, spec.key(), made)
 
 
 def _made(
-    evaluation: Evaluation,
+    context: RunContext,
     spec: EvalSpec,
     stages: Mapping[str, Sequence[BatchOutcome]],
     points: Mapping[str, Tensor],
 ) -> Gallery:
     fates = _fates(stages, spec.batches.size)
     rows = _chosen(fates)
-    clean = evaluation.subject.images[: len(fates)]
+    clean = context.subject.images[: len(fates)]
     shown = [fates[row] or next(iter(points)) for row in rows]
-    seen = {NATURAL: _seen(evaluation, spec, NATURAL, clean)}
-    seen |= {name: _seen(evaluation, spec, name, points[name]) for name in dict.fromkeys(shown)}
+    seen = {NATURAL: _seen(context, spec, NATURAL, clean)}
+    seen |= {name: _seen(context, spec, name, points[name]) for name in dict.fromkeys(shown)}
     adversarial = _stacked([points[name] for name in shown], rows)
     before = seen[NATURAL]
     logits = (
@@ -70,7 +67,7 @@ def _made(
     blurred = [one for one in blurs if one is not None]
     return Gallery(
         index=np.array(rows, np.int64),
-        label=evaluation.subject.labels[rows].numpy(),
+        label=context.subject.labels[rows].numpy(),
         protocol=np.array(shown, np.str_),
         survives=np.array([not fates[row] for row in rows], np.bool_),
         clean=_pictures(clean[rows]),
@@ -104,10 +101,10 @@ def _chosen(fates: Sequence[str]) -> list[int]:
 
 
 def _seen(
-    evaluation: Evaluation, spec: EvalSpec, stage: str, batch: Tensor
+    context: RunContext, spec: EvalSpec, stage: str, batch: Tensor
 ) -> tuple[Tensor, Tensor, Tensor | None]:
     """Return the static and the defended logits on a declared batch, and it as blurred."""
-    worker = evaluation.worker
+    worker = context.worker
     x = batch.to(worker.device)
     defense = worker.classifier(spec, 0)
     seeded = SeededDefense(defense, derive_seed(spec.seed, "defense", stage, 0), worker.device)

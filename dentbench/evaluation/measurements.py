@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor
@@ -18,13 +18,11 @@ from torch import Tensor
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.diagnostics import Diagnosis, diagnose
 from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.relative_time import time_ratio
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
-from dentbench.spec.evaluation import AttackSpec, BatchPlan, EvalSpec
-
-if TYPE_CHECKING:
-    from dentbench.evaluation.runner import Evaluation
+from dentbench.spec.evaluation import BatchPlan, EvalSpec
 
 _MEANS: Final = (
     *("loss_before", "loss_after", "entropy_before", "entropy_after"),
@@ -32,81 +30,64 @@ _MEANS: Final = (
 )
 
 
-def observations(evaluation: Evaluation, spec: EvalSpec) -> dict[str, Any]:
+def observations(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
     """Return the columns ``natural_given_correct``, ``time_ratio`` and ``diagnostics``.
 
     Made now where the run's options ask for them, else only what an earlier run left.
     """
     return {
-        "natural_given_correct": _natural_given(evaluation, spec),
-        "time_ratio": _time_ratio(evaluation, spec),
-        "diagnostics": _diagnostics(evaluation, spec),
+        "natural_given_correct": context.natural_given(spec),
+        "time_ratio": _time_ratio(context, spec),
+        "diagnostics": _diagnostics(context, spec),
     }
 
 
-def _natural_given(evaluation: Evaluation, spec: EvalSpec) -> int | None:
-    """Return how many images are right in the given order, where the run has another.
-
-    It is the natural pass of the run on the given order, which has it in common.
-    """
-    from dentbench.evaluation.runner import Evaluation as Runner
-
-    if evaluation.subject.given is None:
-        return None
-    subject, data = evaluation.subject.given
-    if "given" not in evaluation.shared:
-        evaluation.shared["given"] = Runner(subject, evaluation.options, evaluation.progress)
-    twin: Evaluation = evaluation.shared["given"]
-    outcomes = twin.outcomes(replace(spec, data=data), NATURAL)
-    return sum(flag for outcome in outcomes for flag in outcome.correct)
-
-
-def _time_ratio(evaluation: Evaluation, spec: EvalSpec) -> float | None:
+def _time_ratio(context: RunContext, spec: EvalSpec) -> float | None:
     if spec.defense is None:
         return None
-    folder = RunFolder(evaluation.options.results, spec)
+    folder = context.folder(spec)
     ratio: float | None = folder.load_note("time_ratio")
-    if ratio is None and evaluation.options.measure_time:
-        ratio = _measured_once(evaluation, spec)
+    if ratio is None and context.options.measure_time:
+        ratio = _measured_once(context, spec)
         folder.save_note("time_ratio", ratio)
     return ratio
 
 
-def _measured_once(evaluation: Evaluation, spec: EvalSpec) -> float:
+def _measured_once(context: RunContext, spec: EvalSpec) -> float:
     """Return the relative time, which does not depend on the attack, measured if need be."""
-    key = "time " + replace(spec, attack=AttackSpec()).key()
-    if key not in evaluation.shared:
-        batch = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
+    known, key = context.shared.time_ratio, context.shared.key(spec)
+    if key not in known:
+        worker = context.worker
+        batch = context.subject.images[: spec.batches.size].to(worker.device)
         static = replace(spec, defense=None)
-        ratio = evaluation.worker.fit(
+        ratio = worker.fit(
             spec,
             NATURAL,
-            lambda: time_ratio(evaluation.classifier(static), evaluation.classifier(spec), batch),
+            lambda: time_ratio(worker.classifier(static), worker.classifier(spec), batch),
         )
-        evaluation.shared[key] = round(ratio, 3)
-    measured: float = evaluation.shared[key]
-    return measured
+        known[key] = round(ratio, 3)
+    return known[key]
 
 
 # --- diagnostics ----------------------------------------------------------------------------------
 
 
-def _diagnostics(evaluation: Evaluation, spec: EvalSpec) -> str | None:
+def _diagnostics(context: RunContext, spec: EvalSpec) -> str | None:
     """Return the summaries by stage, JSON, of every stage whose batches are all diagnosed.
 
     The natural images are a stage; a protocol is one where its final points were kept.
     """
     if spec.defense is None:
         return None
-    folder = RunFolder(evaluation.options.results, spec)
-    wanted = evaluation.options.diagnostics
+    folder = context.folder(spec)
+    wanted = context.options.diagnostics
     found = {}
     for stage in (NATURAL, *PROTOCOLS):
         diagnoses = [folder.load_note(name) for name in _names(stage, spec)]
         if wanted and None in diagnoses:
             diagnoses = [
-                folder.load_note(name) or _diagnose(evaluation, spec, points, labels, name)
-                for name, points, labels in _batches(evaluation, spec, folder, stage)
+                folder.load_note(name) or _diagnose(context, spec, points, labels, name)
+                for name, points, labels in _batches(context, spec, folder, stage)
             ]
         if diagnoses and None not in diagnoses:
             found[stage] = summarized(diagnoses)
@@ -120,10 +101,10 @@ def _names(stage: str, spec: EvalSpec) -> list[str]:
 
 
 def _batches(
-    evaluation: Evaluation, spec: EvalSpec, folder: RunFolder, stage: str
+    context: RunContext, spec: EvalSpec, folder: RunFolder, stage: str
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield each batch's name, final points (B, C, H, W), if they were kept, and labels (B,)."""
-    subject, size = evaluation.subject, spec.batches.size
+    subject, size = context.subject, spec.batches.size
     if stage == NATURAL:
         points = subject.images
     else:
@@ -134,14 +115,14 @@ def _batches(
         points = torch.cat([torch.from_numpy(one) for one in kept if one is not None])
     parts = zip(_names(stage, spec), points.split(size), subject.labels.split(size), strict=True)
     for name, x, y in parts:
-        yield name, x.to(evaluation.worker.device), y.to(evaluation.worker.device)
+        yield name, x.to(context.worker.device), y.to(context.worker.device)
 
 
 def _diagnose(
-    evaluation: Evaluation, spec: EvalSpec, points: Tensor, labels: Tensor, name: str
+    context: RunContext, spec: EvalSpec, points: Tensor, labels: Tensor, name: str
 ) -> Diagnosis | None:
     """Adapt to one batch, write down what that did and return it."""
-    worker = evaluation.worker
+    worker = context.worker
     dent = worker.defenders.of(spec)
     if not isinstance(dent, Dent):
         return None
@@ -152,8 +133,8 @@ def _diagnose(
 
     found = worker.fit(spec, NATURAL, diagnosed)
     found["images"] = len(labels)
-    found["labels"] = torch.bincount(labels, minlength=evaluation.worker.classes).tolist()
-    RunFolder(evaluation.options.results, spec).save_note(name, found)
+    found["labels"] = torch.bincount(labels, minlength=context.worker.classes).tolist()
+    context.folder(spec).save_note(name, found)
     return found
 
 

@@ -10,9 +10,8 @@ import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 import torch
@@ -25,10 +24,11 @@ from dentbench.attacks.cost import stage_passes
 from dentbench.compute.backend import Engine
 from dentbench.errors import DataError
 from dentbench.evaluation import cascade, out_of_memory, sanity_checks
+from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.example_images import keep_gallery
 from dentbench.evaluation.executor import Executor, make_executor
 from dentbench.evaluation.measurements import observations
-from dentbench.evaluation.placement import AUTO, Placement
+from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
 from dentbench.evaluation.worker_count import shared_out
 from dentbench.records import examples, per_class, results_csv
@@ -36,33 +36,13 @@ from dentbench.records.aggregate import summarize, worst_case
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record, spec_columns
 from dentbench.records.provenance import provenance
-from dentbench.spec.evaluation import AttackSpec, DefenseSpec, EvalSpec
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 from dentbench.zoo.download.cache import default_cache
 
 _log = logging.getLogger(__name__)
 
 SAMPLE: Final = 32
 """How many images the choice of an engine is timed on."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """How a run is carried out; none of it changes a number.
-
-    ``results``: the results folder. ``placement``: where the work is done. ``fresh``: forget stored
-    outcomes of these specs first. ``save_adversarial``: keep the final points of every batch and
-    protocol. ``measure_time``: time every defense against the static model. ``diagnostics``: keep
-    what every adaptation did.
-    ``force``: go on where natural accuracy is not the published one.
-    """
-
-    results: Path
-    placement: Placement = field(default_factory=Placement)
-    fresh: bool = False
-    save_adversarial: bool = False
-    measure_time: bool = False
-    diagnostics: bool = False
-    force: bool = False
 
 
 class Progress(Protocol):
@@ -110,7 +90,13 @@ class Evaluation:
         self._wanted: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
         if placement.workers != AUTO:
             _ = self.executor  # what is wrong with it is told before hours are spent
-        self.shared: dict[Any, Any] = {}  # what specs that differ in the attack have in common
+        self.context = RunContext(
+            subject=subject,
+            worker=self.worker,
+            options=options,
+            outcomes=self.outcomes,
+            natural_given=self._natural_given,
+        )
 
     @cached_property
     def executor(self) -> Executor:
@@ -144,7 +130,7 @@ class Evaluation:
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
         attacked = not spec.attack.is_none
         # Before the defense is shown anything else; what they ask matters under attack only.
-        checks = sanity_checks.probed(self, spec) if attacked else ()
+        checks = sanity_checks.probed(self.context, spec) if attacked else ()
         natural = self._natural_check(spec)
         wanted = (protocols if spec.defense else ("published",)) if attacked else ()
         skipped = self.skipped(spec, wanted) if spec.defense else {}
@@ -165,7 +151,7 @@ class Evaluation:
             **summary,
             decision_queries=decision_queries(spec) if "decision" in run else None,
             checks=sanity_checks.column(checks, summary, spec, natural),
-            **observations(self, spec),
+            **observations(self.context, spec),
             **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
         )
@@ -181,7 +167,7 @@ class Evaluation:
         found = per_class.break_down(outcomes, labels, self.worker.classes)
         changed = per_class.save(self._folder(spec), found)
         if self.options.save_adversarial and (changed or not self._folder(spec).has(examples.FILE)):
-            keep_gallery(self, spec, outcomes)
+            keep_gallery(self.context, spec, outcomes)
 
     def _natural_check(self, spec: EvalSpec) -> Check:
         """Compare the static model's natural accuracy with what it should be; may stop the run."""
@@ -196,6 +182,23 @@ class Evaluation:
         check = sanity_checks.natural_accuracy(sum(flags), len(flags), expected, source)
         sanity_checks.require_natural(check, force=self.options.force)
         return check
+
+    @cached_property
+    def _in_given_order(self) -> Evaluation:
+        """The same images in the data set's own order; its outcomes are the natural ones alone."""
+        assert self.subject.given is not None
+        return Evaluation(self.subject.given[0], self.options, self.progress)
+
+    def _natural_given(self, spec: EvalSpec) -> int | None:
+        """Return how many images are right in the given order, where the run has another.
+
+        It is the natural pass of the run on the given order, which has it in common.
+        """
+        if self.subject.given is None:
+            return None
+        given = replace(spec, data=self.subject.given[1])
+        outcomes = self._in_given_order.outcomes(given, NATURAL)
+        return sum(flag for outcome in outcomes for flag in outcome.correct)
 
     def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
         """Return a stage's outcomes on all batches, computing and storing what is missing."""
@@ -239,10 +242,10 @@ class Evaluation:
 
     def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
         """Carry out one stage on some batches; yield the outcomes once they are written down."""
-        natural = replace(spec, attack=AttackSpec()).key()  # any attack has the same
+        shared, natural = self.context.shared.natural, self.context.shared.key(spec)
         left = []
         for unit in units:
-            known = self.shared.get((natural, unit)) if stage == NATURAL else None
+            known = shared.get((natural, unit)) if stage == NATURAL else None
             if known is None:
                 left.append(unit)
             else:
@@ -252,7 +255,7 @@ class Evaluation:
         for outcome, points in self.executor.map(tasks) if left else ():
             self._folder(spec).save(outcome, points)
             if stage == NATURAL:
-                self.shared[natural, outcome.index] = outcome
+                shared[natural, outcome.index] = outcome
             yield outcome
 
     def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
@@ -278,7 +281,7 @@ class Evaluation:
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""
         found = offers(self.classifier(spec))
-        if sanity_checks.found_random(self, spec):
+        if sanity_checks.found_random(self.context, spec):
             found |= {"random"}
         return found | {"with_steps"} if self.worker.with_steps(spec) else found
 
@@ -287,6 +290,11 @@ class Evaluation:
         able = self.offers(spec)
         reasons = {name: PROTOCOLS[name].reason_to_skip(spec, able) for name in protocols}
         return {name: reason for name, reason in reasons.items() if reason}
+
+    def possible(self, spec: EvalSpec, protocols: Sequence[str]) -> list[str]:
+        """Return the protocols that can attack a spec's defense."""
+        skipped = self.skipped(spec, protocols) if spec.defense else {}
+        return [name for name in protocols if name not in skipped]
 
     def classifier(self, spec: EvalSpec) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it."""

@@ -10,7 +10,7 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
@@ -22,12 +22,9 @@ from dentbench.attacks.probes import Probe, probe
 from dentbench.attacks.views import SeededDefense
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
-from dentbench.records.checkpoint import RunFolder
+from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 from dentbench.stats import mcnemar, wilson
-
-if TYPE_CHECKING:
-    from dentbench.evaluation.runner import Evaluation
 
 NOTE = "checks"
 """The name of the note, beside the outcomes, that keeps the checks that asked the defense."""
@@ -38,15 +35,15 @@ POINT = 0.01
 _log = logging.getLogger(__name__)
 
 
-def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
+def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     """Return the checks that ask the defense, made now if no earlier run left them."""
-    folder = RunFolder(evaluation.options.results, spec)
+    folder = context.folder(spec)
     known: str | None = folder.load_note(NOTE)
     if known is None:
-        counter = evaluation.worker.counter
+        counter = context.worker.counter
         before = counter.forwards, counter.backwards
         with plainly():  # each copy of the defense would be compiled for itself
-            checks = evaluation.worker.fit(spec, NOTE, lambda: probe(_probe_of(evaluation, spec)))
+            checks = context.worker.fit(spec, NOTE, lambda: probe(_probe_of(context, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
@@ -55,18 +52,18 @@ def probed(evaluation: Evaluation, spec: EvalSpec) -> tuple[Check, ...]:
     return tuple(soundness.from_json(known).values())
 
 
-def found_random(evaluation: Evaluation, spec: EvalSpec) -> bool:
+def found_random(context: RunContext, spec: EvalSpec) -> bool:
     """Return whether a check has found that the defense answers one question in two ways."""
-    text: str | None = RunFolder(evaluation.options.results, spec).load_note(NOTE)
+    text: str | None = context.folder(spec).load_note(NOTE)
     return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
 
 
-def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
-    first = evaluation.subject.images[: spec.batches.size].to(evaluation.worker.device)
-    worker, seed = evaluation.worker, derive_seed(spec.seed, "defense", "checks")
+def _probe_of(context: RunContext, spec: EvalSpec) -> Probe:
+    first = context.subject.images[: spec.batches.size].to(context.worker.device)
+    worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
 
     def make(after: SeededDefense | None = None) -> Classifier:
-        new = _anew(evaluation, spec)
+        new = _anew(context, spec)
         defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
         fresh = SeededDefense(defense, seed, worker.device)
         if after is not None:
@@ -75,9 +72,9 @@ def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
 
     return Probe(
         make=make,
-        copies=_anew(evaluation, spec) is not None,
+        copies=_anew(context, spec) is not None,
         images=first,
-        labels=evaluation.subject.labels[: len(first)].to(evaluation.worker.device),
+        labels=context.subject.labels[: len(first)].to(context.worker.device),
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
         steps=getattr(spec.defense, "steps", None),
@@ -85,13 +82,13 @@ def _probe_of(evaluation: Evaluation, spec: EvalSpec) -> Probe:
     )
 
 
-def _anew(evaluation: Evaluation, spec: EvalSpec) -> Classifier | None:
+def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
     """Return the defense as it is before it is asked anything; None where that cannot be had."""
     try:
         if spec.defense is None:
-            return copy.deepcopy(evaluation.worker.network)
-        made: Classifier = evaluation.worker.defenders.make(spec)
-        given = (evaluation.worker.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
+            return copy.deepcopy(context.worker.network)
+        made: Classifier = context.worker.defenders.make(spec)
+        given = (context.worker.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
         if given is None or isinstance(given, (type, nn.Module)):
             return made
         return copy.deepcopy(made)  # it is the very object that was given

@@ -11,21 +11,23 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from dentbench import __version__
-
 LIBRARIES = ("torch", "torchvision", "pyautoattack", "robustbench")
 
 
 @cache
 def versions() -> str:
     """Return the versions of dentbench, Python and the libraries that matter, as JSON."""
-    found = {"dentbench": __version__, "python": platform.python_version()}
-    for library in LIBRARIES:
-        try:
-            found[library] = metadata.version(library)
-        except metadata.PackageNotFoundError:
-            continue
-    return json.dumps(found)
+    found = {"dentbench": version_of("dentbench"), "python": platform.python_version()}
+    found |= {library: version_of(library) for library in LIBRARIES}
+    return json.dumps({name: version for name, version in found.items() if version})
+
+
+def version_of(distribution: str) -> str:
+    """Return the installed version of a distribution, "" where it is not installed."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return ""
 
 
 @cache

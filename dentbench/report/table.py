@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from dentbench.report.numbers import Number
 
 Value = str | int | float | Number | None
 """What a cell holds; None is an empty cell."""
+
+NOTEBOOK: Final = "dentbench.report.formats.html:to_html"
+"""How a notebook shows a table: ``module:function``, loaded then, since formats import tables."""
 
 NOT_RUN = "not run"
 """What stands where a number is still to be measured."""
@@ -93,15 +97,21 @@ class Table:
                 )
 
     def _repr_html_(self) -> str:
-        from dentbench.report.formats.render import render
-
-        return render(self, "html")
+        module, _, function = NOTEBOOK.partition(":")
+        text: str = getattr(importlib.import_module(module), function)(self)
+        return text
 
     @cached_property
     def footnotes(self) -> dict[str, str]:
         """Each footnote's mark (a, b, ... z, aa, ...), in order of first appearance."""
         notes = dict.fromkeys(note for row in self.rows for cell in row for note in cell.notes)
         return {note: _letters(number) for number, note in enumerate(notes)}
+
+    def marks(self, cell: Cell, pattern: str) -> str:
+        """Return the footnote marks of a cell, put into ``pattern``; "" where it has none."""
+        if not cell.notes:
+            return ""
+        return pattern.format(",".join(sorted(self.footnotes[note] for note in cell.notes)))
 
     def groups(self) -> Iterator[tuple[tuple[Cell, ...], list[tuple[Cell, ...]]]]:
         """Yield each run of rows with equal stubs: the stub and the rows, stubs left off."""
@@ -115,6 +125,17 @@ class Table:
             rows.append(row[self.stub :])
         if stub is not None:
             yield stub, rows
+
+
+def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
+    """Return each run of columns under one shared heading: the heading and how many."""
+    runs: list[tuple[str, int]] = []
+    for column in columns:
+        if runs and runs[-1][0] == column.group:
+            runs[-1] = (column.group, runs[-1][1] + 1)
+        else:
+            runs.append((column.group, 1))
+    return runs
 
 
 def _letters(number: int) -> str:

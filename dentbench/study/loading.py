@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dentbench.evaluation.runner import Evaluation, Progress, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation, Progress
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec, ModelSpec

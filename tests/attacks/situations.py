@@ -13,7 +13,8 @@ from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.protocols.base import Situation, load_protocol
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.spec.evaluation import (
     AttackSpec,

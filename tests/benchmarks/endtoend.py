@@ -18,8 +18,9 @@ from typing import Any
 from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import append, read

@@ -83,7 +83,7 @@ def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
         return version(name)
 
     monkeypatch.setattr(installation.importlib, "import_module", broken)
-    monkeypatch.setattr(installation.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     found = by_name()
     assert found["torchvision"].ok is False
     assert "cannot be imported: operator torchvision::nms" in found["torchvision"].found

@@ -15,7 +15,8 @@ from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.compute import adaptation_cache
 from dentbench.compute.adaptation_cache import Once, Repeats
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from tests.compute.networks import attacked_network, network
 from tests.evaluation.test_runner import compared
 

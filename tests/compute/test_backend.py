@@ -16,8 +16,9 @@ from dentbench.compute.backend import Engine
 from dentbench.compute.cpu_kernels import c_library
 from dentbench.compute.torch_compile import Compiled
 from dentbench.errors import SpecError
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
 from tests.compute.networks import attacked_network, network
 

@@ -13,7 +13,8 @@ import torch
 from dentbench import Dent, DentSpec
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from dentbench.errors import SpecError
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec

@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder

@@ -22,9 +22,10 @@ from dentbench.attacks.views import CallCounter
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation import process_pool
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.progress import Shown, listening
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records.checkpoint import RunFolder
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec

@@ -14,7 +14,8 @@ import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.views import CallCounter
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record
 from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from dentbench.adapt.dent import Dent
 from dentbench.evaluation import measurements
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.measurements import balance, summarized
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec

@@ -30,10 +30,11 @@ from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.cli import app
 from dentbench.errors import DeviceMemoryError
 from dentbench.evaluation import out_of_memory
+from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.memory_footprint import HEAVY, in_words, look_of, needed, peak
 from dentbench.evaluation.out_of_memory import is_out_of_memory
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.attacks.toys import small_network, tiny_images
@@ -419,7 +420,8 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import nn
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.evaluation.worker import Subject
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.errors import DentBenchError, ModelError
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject, Task
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder

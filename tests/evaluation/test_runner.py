@@ -20,7 +20,8 @@ from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.compute.adaptation_cache import Repeats
 from dentbench.errors import DataError, ModelError, StoreError
-from dentbench.evaluation.runner import Evaluation, Progress, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation, Progress
 from dentbench.evaluation.worker import Subject, judge_in_batches
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder

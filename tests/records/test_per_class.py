@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from dentbench.adapt.dent import Dent
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records import examples, per_class
 from dentbench.records.checkpoint import RunFolder

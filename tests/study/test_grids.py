@@ -11,7 +11,8 @@ import torch
 
 from dentbench.cli.running import by_attack, each_steps
 from dentbench.errors import SpecError
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.spec.evaluation import (
     AttackSpec,

@@ -11,7 +11,7 @@ from typing import Final
 
 from dentbench.report.formats.escape import latex
 from dentbench.report.numbers import Interval, Paired, Points
-from dentbench.report.table import Cell, Column, Table
+from dentbench.report.table import Cell, Column, Table, spans
 
 LONG: Final = 38
 """A table of more lines than this, notes and rules counted, is set in parts."""
@@ -196,17 +196,6 @@ def _head(columns: Sequence[Column]) -> list[str]:
 
 def _word(word: str) -> str:
     return _SYMBOLS.get(word, latex(word))
-
-
-def spans(columns: Sequence[Column]) -> list[tuple[str, int]]:
-    """Return each run of columns under one shared heading: the heading and how many."""
-    runs: list[tuple[str, int]] = []
-    for column in columns:
-        if runs and runs[-1][0] == column.group:
-            runs[-1] = (column.group, runs[-1][1] + 1)
-        else:
-            runs.append((column.group, 1))
-    return runs
 
 
 def _body(table: Table, layout: _Layout, part: Table) -> list[str]:

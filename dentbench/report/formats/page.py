@@ -16,7 +16,7 @@ from dentbench.records.outcome import Record
 from dentbench.report import charts, run_details
 from dentbench.report.chart import COLORS, ROLES, Chart
 from dentbench.report.formats.escape import printable
-from dentbench.report.formats.render import to_html
+from dentbench.report.formats.html import to_html
 from dentbench.report.formats.svg import to_svg
 from dentbench.report.pairing import Pair, pair_up
 from dentbench.report.table import Column, Table

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
-from dentbench import __version__
-
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there and the bytes in all (None: unknown)."""
 
@@ -146,7 +144,7 @@ def _patiently(url: str, part: Path, name: str, policy: Policy, progress: Progre
 
 def _once(url: str, part: Path, name: str, policy: Policy, progress: Progress | None) -> bool:
     start, validator = _resume_point(url, part)
-    headers = {"User-Agent": f"dentbench/{__version__}", "Accept-Encoding": "identity"}
+    headers = {"User-Agent": "dentbench", "Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
         if validator:
