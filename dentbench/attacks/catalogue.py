@@ -100,8 +100,9 @@ class ProtocolCard:
     first in a cascade: it starts from their points and leaves alone the images that they broke.
     ``needs``: what the defense must offer beside logits. ``own_attack``: whether it runs our own
     attack, which knows declared batches and the norms of ``OWN_NORMS`` only. ``coupled_only``:
-    why a separable defense has no use for it, or "". ``settings``: the fields of the
-    ProtocolSpec, beside ``cascade``, that it heeds.
+    why a separable defense has no use for it, or "". ``counterpart``: whether it is run on the
+    static model too, with the same ascents and queries, so that both face the same. ``settings``:
+    the fields of the ProtocolSpec, beside ``cascade``, that it heeds.
     """
 
     function: str
@@ -112,6 +113,7 @@ class ProtocolCard:
     needs: tuple[str, ...] = ()
     own_attack: bool = True
     coupled_only: str = ""
+    counterpart: bool = False
     settings: tuple[str, ...] = ()
 
     def reason_to_skip(self, spec: EvalSpec, offers: Collection[str]) -> str:
@@ -170,6 +172,7 @@ PROTOCOLS.add(
         summary="the static model's gradient is followed; the defense judges every iterate",
         source=_CARE,
         after=("transfer",),
+        counterpart=True,
         settings=(*_ASCENTS, "every"),
     ),
 )
@@ -180,6 +183,7 @@ PROTOCOLS.add(
         summary="the published gradient, but started from the best points found so far",
         source="ours",
         after=("transfer", "surrogate"),
+        counterpart=True,
         settings=_ASCENTS,
     ),
 )
@@ -267,6 +271,7 @@ PROTOCOLS.add(
         "with 5 queries for each iteration of the attack, to keep the whole cheap",
         source="arXiv 1912.00049",
         after=_CHEAP,
+        counterpart=True,
         settings=("iterations", "queries"),
     ),
 )
@@ -282,6 +287,9 @@ PROTOCOLS.add(
         settings=("iterations", "fractions", "last"),
     ),
 )
+
+COUNTERPARTS: Final = tuple(name for name, card in PROTOCOLS.items() if card.counterpart)
+"""The protocols that are run on the static model too."""
 
 DEFAULT_PROTOCOLS: Final = ("published", "transfer")
 

@@ -12,7 +12,7 @@ from dentbench.attacks.budget import (
     fewer_steps,
     invading_iterations,
 )
-from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
+from dentbench.attacks.catalogue import ATTACKS, COUNTERPARTS, PROTOCOLS
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 
 
@@ -77,13 +77,18 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     A protocol of one's own is taken to cost as much as the published one.
     """
     judged = adapted(Passes(1, 0), spec.defense)
-    if stage in ("natural", "transfer"):
+    if stage == "natural":
         return judged
+    # The static model judges the final points of a defense too.
+    final = judged if spec.defense is None else judged + Passes(1, 0)
+    if stage == "transfer":
+        return final
     if stage not in BUDGETED:
-        return adapted(attack_passes(spec.attack, classes), spec.defense) + judged
+        return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
     known = len(card.after) if spec.protocols.cascade and stage != "decision" else 1
-    overhead = judged * (known + 1 + (not spec.separable))
+    known += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
+    overhead = judged * (known + (not spec.separable)) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)
 
 
@@ -106,12 +111,13 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         for steps in fewer_steps(spec):
             total += _called(steps) * sum(looks) + back * sum(looks) + asked
         return total
-    if stage == "surrogate":
+    if stage == "surrogate" and spec.defense is not None:
         return Passes(1, 1) * sum(looks) + asked
     if stage == "eot":
         halves = 1 if spec.separable else 2
         return (judged + back) * (sum(looks) * spec.protocols.draws * halves) + asked
     look = {
+        "surrogate": judged + back,  # of the static model, which judges as it goes
         "warm": judged + back,
         "bpda": judged + Passes(1, 1),
         "unrolled": _unrolled_look(spec, spec.protocols.last),

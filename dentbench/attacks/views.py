@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, margins, require_finite
-from dentbench.attacks.differentiable import Path, attackable
 
 
 class BatchView(nn.Module):
@@ -168,20 +167,16 @@ class Uncounted:
 
 
 class CountedNetwork(nn.Module):
-    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
+    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted."""
 
-    ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
-    """
-
-    def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
+    def __init__(self, network: nn.Module, counter: CallCounter) -> None:
         super().__init__()
         self.network = network
         self.counter = counter
-        self.path = path
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's logits."""
-        logits = attackable(self.network, x, self.path)
+        logits: Tensor = self.network(x)
         images = len(x)
         self.counter.forward(images)
         if logits.requires_grad:

@@ -127,7 +127,11 @@ def report(
         ),
     ] = None,
     latest: Annotated[
-        bool, typer.Option("--latest/--all-rows", help="Of equal runs only the last, or all rows.")
+        bool,
+        typer.Option(
+            "--latest/--all-rows",
+            help="Of equal runs one row with all that was found, or all rows.",
+        ),
     ] = True,
     compare: Annotated[
         tuple[Path, Path] | None,
@@ -205,7 +209,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 def _read(choice: Choice) -> list[Record]:
     from dentbench.records.results_csv import RESULTS_FILE, read
-    from dentbench.report import filters
+    from dentbench.records.union import united
 
     records = read(choice.results)
     if not records:
@@ -213,7 +217,7 @@ def _read(choice: Choice) -> list[Record]:
         others = sorted(path.parent for path in choice.results.glob(f"*/{RESULTS_FILE}"))
         more = f", or name another folder: --results {others[0]}" if others else ""
         raise StoreError(text + more)
-    return filters.latest(records) if choice.latest else records
+    return united(records) if choice.latest else records
 
 
 def _chosen(choice: Choice, records: Sequence[Record], *, statics: bool) -> list[Record]:
@@ -266,7 +270,7 @@ def _figures(choice: Choice, records: Sequence[Record], folder: Path) -> None:
 
 def _compared(before: Path, after: Path, choice: Choice) -> Table:
     from dentbench.records.results_csv import RESULTS_FILE, read_file
-    from dentbench.report import filters
+    from dentbench.records.union import united
     from dentbench.report.tables.compare import compare
 
     sides = []
@@ -274,7 +278,7 @@ def _compared(before: Path, after: Path, choice: Choice) -> Table:
         file = path / RESULTS_FILE if path.is_dir() else path
         if not file.exists():
             raise StoreError(f"there is no results file {file}")
-        sides.append(_chosen(choice, filters.latest(read_file(file)), statics=False))
+        sides.append(_chosen(choice, united(read_file(file)), statics=False))
     return compare(sides[0], sides[1], names=(before, after))
 
 

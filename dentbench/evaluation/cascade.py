@@ -8,9 +8,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
 from dentbench.records.checkpoint import Points, RunFolder
-from dentbench.records.outcome import NATURAL
+from dentbench.records.outcome import NATURAL, PUBLISHED
 from dentbench.spec.evaluation import EvalSpec
 
 STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
@@ -21,18 +21,29 @@ def earlier_stages(spec: EvalSpec, stage: str) -> tuple[str, ...]:
     """Return the stages that must be there before ``stage``, in order; none without a cascade."""
     if stage not in PROTOCOLS or not spec.protocols.cascade:
         return ()
-    return PROTOCOLS[stage].after
+    after = PROTOCOLS[stage].after
+    if spec.defense is None:  # what a defense is handed, the static model has from its own attack
+        return tuple(PUBLISHED if name == "transfer" else name for name in after)
+    return after
+
+
+def has_counterpart(spec: EvalSpec, stage: str) -> bool:
+    """Return whether a protocol on a defense is run on the static model too."""
+    return spec.defense is not None and stage in COUNTERPARTS
 
 
 def keeps_points(spec: EvalSpec, stage: str) -> bool:
-    """Return whether a stage of a defense must store its points for others to start from."""
-    return spec.defense is not None and spec.protocols.cascade and stage in STARTING_POINTS
+    """Return whether a stage must store its points for others to start from."""
+    if spec.defense is None:  # the defense is shown them, whoever asks for it and when
+        return stage == PUBLISHED or (spec.protocols.cascade and stage in COUNTERPARTS)
+    return spec.protocols.cascade and stage in STARTING_POINTS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inheritance:
     """What a stage takes over: see :class:`~dentbench.attacks.protocols.base.Situation`."""
 
+    counterpart: Points | None = None
     starts: tuple[Points, ...] = ()
     settled_by: tuple[str, ...] = ()
     settled_points: Points | None = None
@@ -41,10 +52,13 @@ class Inheritance:
 NOTHING: Final = Inheritance()
 
 
-def inheritance(folder: RunFolder, spec: EvalSpec, stage: str, unit: int) -> Inheritance:
+def inheritance(
+    folder: RunFolder, static: RunFolder, spec: EvalSpec, stage: str, unit: int
+) -> Inheritance:
     """Return what a stage takes over on a unit of work; the stages before it must be stored.
 
-    An image that several stages broke is settled by the first.
+    An image that several stages broke is settled by the first. ``static``: the static model's
+    folder, where the points of the stage's counterpart are.
     """
     natural = folder.load(NATURAL, unit)
     assert natural is not None
@@ -61,8 +75,14 @@ def inheritance(folder: RunFolder, spec: EvalSpec, stage: str, unit: int) -> Inh
             if natural.correct[row] and not right and not settled_by[row]:
                 settled_by[row] = name
                 settled_points[row] = points[row]
+    counterpart = None
+    if has_counterpart(spec, stage) and spec.protocols.cascade:
+        counterpart = static.load_points(stage, unit)
     return Inheritance(
-        starts=tuple(starts), settled_by=tuple(settled_by), settled_points=settled_points
+        counterpart=counterpart,
+        starts=tuple(starts),
+        settled_by=tuple(settled_by),
+        settled_points=settled_points,
     )
 
 

@@ -10,6 +10,7 @@ import torch
 
 from dentbench.attacks.catalogue import with_prerequisites
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.evaluation.cascade import has_counterpart
 from dentbench.evaluation.context import RunContext
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
@@ -40,13 +41,15 @@ def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
     forward, gradient = context.worker.fit(
         spec, "published", lambda: _time_two_batches(context, spec)
     )
-    stages = [NATURAL, *_stages(spec, protocols)]
+    stages = [(spec, stage) for stage in (NATURAL, *_stages(spec, protocols))]
+    # Run once for all defenses; each of them is told the cost, for it may be the only one.
+    stages += [(one.counterpart, stage) for one, stage in stages if has_counterpart(one, stage)]
     once = adapted(Passes(1, 1), spec.defense)
     a_pass = gradient / (once.forwards + once.backwards)
     images = spec.data.count
     found = []
-    for stage in stages:
-        total = stage_passes(spec, stage, context.worker.classes) * images
+    for one, stage in stages:
+        total = stage_passes(one, stage, context.worker.classes) * images
         seconds = (total.forwards + total.backwards) * a_pass
         if stage == "published":
             calls = attack_passes(spec.attack, context.worker.classes)
@@ -55,12 +58,12 @@ def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
         found.append(
             StageEstimate(
                 mode=spec.label,
-                stage=stage,
+                stage=stage if one is spec else f"static {stage}",
                 images=images,
                 forwards=total.forwards,
                 backwards=total.backwards,
                 seconds=seconds,
-                memory=context.worker.need(spec, stage),
+                memory=context.worker.need(one, stage),
             )
         )
     return found

@@ -32,9 +32,9 @@ from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
 from dentbench.evaluation.worker_count import shared_out
 from dentbench.records import examples, per_class, results_csv
-from dentbench.records.aggregate import summarize, worst_case
+from dentbench.records.aggregate import summarize
 from dentbench.records.checkpoint import RunFolder
-from dentbench.records.outcome import NATURAL, BatchOutcome, Record, spec_columns
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
 from dentbench.records.provenance import provenance
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 from dentbench.zoo.download.cache import default_cache
@@ -132,18 +132,19 @@ class Evaluation:
         # Before the defense is shown anything else; what they ask matters under attack only.
         checks = sanity_checks.probed(self.context, spec) if attacked else ()
         natural = self._natural_check(spec)
-        wanted = (protocols if spec.defense else ("published",)) if attacked else ()
+        wanted = (protocols if spec.defense else (PUBLISHED,)) if attacked else ()
         skipped = self.skipped(spec, wanted) if spec.defense else {}
         run = [name for name in wanted if name not in skipped]
         for name, reason in skipped.items():
             _log.warning("%s is skipped: %s", name, reason)
+        for stage in (NATURAL, *run):
+            self.outcomes(spec, stage)
+        if spec.defense is not None:
+            # What earlier runs of this key found counts too, whatever is asked for now.
+            run = [name for name in PROTOCOLS if name in run or self._complete(spec, name)]
         stages = [NATURAL, *run]
         outcomes = {stage: self.outcomes(spec, stage) for stage in stages}
-        static = None
-        if spec.defense is not None:
-            baseline = baseline_of(spec)
-            compared = (NATURAL, "published") if attacked else (NATURAL,)
-            static = worst_case({stage: self.outcomes(baseline, stage) for stage in compared})
+        static = None if spec.defense is None else self.static_outcomes(spec, stages)
         summary = summarize(outcomes, static, separable=spec.separable)
         record = Record(
             **spec_columns(spec),
@@ -159,6 +160,17 @@ class Evaluation:
         results_csv.append(self.options.results, record)
         return record
 
+    def static_outcomes(
+        self, spec: EvalSpec, stages: Sequence[str]
+    ) -> dict[str, list[BatchOutcome]]:
+        """Return the static model's outcomes, by stage, that the stages of a defense face.
+
+        Its natural accuracy, its own published attack, and the counterparts of the stages.
+        """
+        compared = [NATURAL, *([PUBLISHED] if len(stages) > 1 else [])]
+        compared += [stage for stage in stages if cascade.has_counterpart(spec, stage)]
+        return {stage: self.outcomes(spec.counterpart, stage) for stage in compared}
+
     def _keep_for_reports(
         self, spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]
     ) -> None:
@@ -172,9 +184,7 @@ class Evaluation:
     def _natural_check(self, spec: EvalSpec) -> Check:
         """Compare the static model's natural accuracy with what it should be; may stop the run."""
         flags = [
-            flag
-            for outcome in self.outcomes(baseline_of(spec), NATURAL)
-            for flag in outcome.correct
+            flag for outcome in self.outcomes(spec.static, NATURAL) for flag in outcome.correct
         ]
         expected, source = self.subject.published_natural, "published"
         if self.subject.expected_natural is not None:
@@ -210,7 +220,9 @@ class Evaluation:
         if stage != NATURAL:
             self.outcomes(spec, NATURAL)
             if PROTOCOLS[stage].needs_static:
-                self.outcomes(baseline_of(spec), "published")
+                self.outcomes(spec.static, PUBLISHED)
+            if cascade.has_counterpart(spec, stage):
+                self.outcomes(spec.counterpart, stage)
             for earlier in cascade.earlier_stages(spec, stage):
                 self.outcomes(spec, earlier)
         with self._folder(spec).exclusive():
@@ -230,15 +242,21 @@ class Evaluation:
                     self.progress.unit_done(done, len(missing), sum(right), len(right))
         return [outcomes[unit] for unit in found]
 
+    def _complete(self, spec: EvalSpec, stage: str) -> bool:
+        units = range(len(spec.batches.ranges(spec.data.count)))
+        return all(self._stored(spec, stage, unit) is not None for unit in units)
+
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
         keeps = self._keeps_points(spec, stage)
-        return self._folder(spec).load(stage, unit, with_points=keeps)
+        found = self._folder(spec).load(stage, unit, with_points=keeps)
+        if found is not None and spec.defense is not None and stage != NATURAL:
+            # One of an older version does not say what its points do to the static model.
+            return found if len(found.static_correct) == len(found.correct) else None
+        return found
 
     def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
-        # The static model's points are what transfer judges, whoever asks for it and when.
-        shared = spec.defense is None and stage == "published"
-        shared = shared or cascade.keeps_points(spec, stage)
-        return shared or (self.options.save_adversarial and stage != NATURAL)
+        kept = self.options.save_adversarial and stage != NATURAL
+        return kept or cascade.keeps_points(spec, stage)
 
     def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
         """Carry out one stage on some batches; yield the outcomes once they are written down."""
@@ -274,8 +292,9 @@ class Evaluation:
         assert natural is not None, "the natural stage comes first"
         static = None
         if PROTOCOLS[stage].needs_static:
-            static = self._folder(baseline_of(spec)).load_points("published", unit)
-        inherited = cascade.inheritance(folder, spec, stage, unit)
+            static = self._folder(spec.static).load_points(PUBLISHED, unit)
+        others = self._folder(spec.counterpart)
+        inherited = cascade.inheritance(folder, others, spec, stage, unit)
         return replace(task, natural=natural.correct, static_points=static, inherited=inherited)
 
     def offers(self, spec: EvalSpec) -> frozenset[str]:
@@ -329,8 +348,3 @@ class Evaluation:
         natural = self._folder(spec).load(NATURAL, outcome.index)
         assert natural is not None, "the natural stage comes first"
         return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]
-
-
-def baseline_of(spec: EvalSpec) -> EvalSpec:
-    """Return the spec of the static model."""
-    return replace(spec, defense=None)

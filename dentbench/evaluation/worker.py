@@ -19,13 +19,11 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import InParts
-from dentbench.attacks.differentiable import gradient_path
 from dentbench.attacks.protocols.base import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.compute.adaptation_cache import Repeats
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
-from dentbench.compute.torch_compile import plainly
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.evaluation import cascade, out_of_memory
 from dentbench.evaluation.defense_cache import Defenders
@@ -98,11 +96,9 @@ class Worker:
         self.counter = CallCounter()
         with out_of_memory.told("the model", device):
             network = engine.prepare(subject.network, self.device, subject.images[:2])
+        self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
-        with plainly():
-            path = gradient_path(network, subject.images[:1].to(self.device))
-        self.network = CountedNetwork(network, self.counter, path)
-        low = CountedNetwork(Bfloat16(network), self.counter, path)
+        low = CountedNetwork(Bfloat16(network), self.counter)
         self.repeats = Repeats()
         self.defenders, self._low = (
             Defenders(one, subject.images, given, captured=engine.captured, repeats=self.repeats)
@@ -224,6 +220,11 @@ class Worker:
                 judged = judge_in_batches(defense, points, y, spec.batches.size)
                 changed = int((judged != found).sum())
             correct = cascade.corrected(judged, situation.settled_by, result.elsewhere)
+        static_correct: tuple[bool, ...] = ()
+        if spec.defense is not None and task.stage != NATURAL:
+            static = self.classifier(spec.counterpart)
+            flags = judge_in_batches(static, points, y, spec.batches.size)
+            static_correct = tuple(flags.tolist())
         outcome = BatchOutcome(
             stage=task.stage,
             index=task.unit,
@@ -235,6 +236,7 @@ class Worker:
             seconds=time.perf_counter() - started,
             judged=tuple(judged.tolist()),
             changed=changed,
+            static_correct=static_correct,
             details=result.details,
         )
         return outcome, points.cpu().numpy() if task.keep else None
@@ -246,6 +248,7 @@ class Worker:
         inherited = task.inherited
         needed = PROTOCOLS[task.stage].needs_static
         assert (task.static_points is not None) == needed
+        assert spec.defense is not None or not needed
         return Situation(
             spec=spec,
             unit=unit,
@@ -256,6 +259,7 @@ class Worker:
             defense=defense,
             static_points=self._tensor(task.static_points),
             network=self.shown(spec, self.attacked(spec).network),
+            counterpart=self._tensor(inherited.counterpart),
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dentbench.records.outcome import NATURAL, BatchOutcome
+from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome
 
 
 def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:
@@ -16,6 +16,28 @@ def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]
         [flag for outcome in outcomes for flag in outcome.correct] for outcomes in stages.values()
     ]
     return tuple(all(flags) for flags in zip(*rows, strict=True))
+
+
+def static_cases(
+    stages: Mapping[str, Sequence[BatchOutcome]], static: Mapping[str, Sequence[BatchOutcome]]
+) -> dict[str, tuple[bool, ...]]:
+    """Return, by stage, whether the static model is right on each image, effort for effort.
+
+    ``static``: its own outcomes. Where its points were tried on the defense ("transfer"), the
+    final points of every stage of the defense count for it too, as :data:`TRANSFER_BACK`.
+    """
+    cases = {
+        name: tuple(flag for outcome in outcomes for flag in outcome.correct)
+        for name, outcomes in static.items()
+    }
+    if "transfer" in stages:
+        rows = [
+            [flag for outcome in outcomes for flag in outcome.static_correct]
+            for name, outcomes in stages.items()
+            if name != NATURAL
+        ]
+        cases[TRANSFER_BACK] = tuple(all(flags) for flags in zip(*rows, strict=True))
+    return cases
 
 
 def batch_worst(stages: Mapping[str, Sequence[BatchOutcome]]) -> int:
@@ -66,15 +88,15 @@ def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
 
 def summarize(
     stages: Mapping[str, Sequence[BatchOutcome]],
-    static: Sequence[bool] | None = None,
+    static: Mapping[str, Sequence[BatchOutcome]] | None = None,
     *,
     separable: bool = True,
 ) -> dict[str, Any]:
     """Return the columns that the outcomes determine.
 
     ``stages`` maps ``"natural"`` and each protocol run to its outcomes in batch order;
-    ``static`` is the static model's :func:`worst_case` on the same images; ``separable`` is the
-    spec's.
+    ``static`` maps the static model's stages to its outcomes on the same images; ``separable`` is
+    the spec's.
     """
     natural = [flag for outcome in stages[NATURAL] for flag in outcome.correct]
     counts = {
@@ -89,7 +111,10 @@ def summarize(
     }
     worst = worst_case(stages)
     published = stages.get("published", ())
-    everything = [outcome for outcomes in stages.values() for outcome in outcomes]
+    own = (NATURAL, PUBLISHED)  # the rest was run for this comparison alone
+    beside = {f"static {n}": batches for n, batches in (static or {}).items() if n not in own}
+    counted = {**stages, **beside}
+    everything = [outcome for outcomes in counted.values() for outcome in outcomes]
     broken = Counter(name for outcome in published for name in outcome.broken_by if name)
     return {
         "protocol": " ".join(counts),
@@ -107,17 +132,37 @@ def summarize(
         ),
         "broken_by": json.dumps(dict(sorted(broken.items()))),
         "rechecked": _rechecked(stages),
-        "gained": None if static is None else sum(map(_gained, worst, static)),
-        "lost": None if static is None else sum(map(_gained, static, worst)),
+        **_comparison(worst, None if static is None else static_cases(stages, static)),
         "forwards": sum(outcome.forwards for outcome in everything),
         "backwards": sum(outcome.backwards for outcome in everything),
         "passes": json.dumps(
             {
                 name: sum(outcome.forwards + outcome.backwards for outcome in outcomes)
-                for name, outcomes in stages.items()
+                for name, outcomes in counted.items()
             }
         ),
         "seconds": round(sum(outcome.seconds for outcome in everything), 3),
+    }
+
+
+def _comparison(
+    worst: Sequence[bool], cases: Mapping[str, Sequence[bool]] | None
+) -> dict[str, int | str | None]:
+    """Return the columns that compare the worst case with the static model's, if there is one."""
+    if cases is None:
+        return dict.fromkeys(("static_correct", "static_by_protocol", "gained", "lost"))
+    static = [all(flags) for flags in zip(*cases.values(), strict=True)]
+    right = cases[NATURAL]
+    counts = {
+        name: sum(map(bool.__and__, right, flags))
+        for name, flags in cases.items()
+        if name != NATURAL
+    }
+    return {
+        "static_correct": sum(static),
+        "static_by_protocol": json.dumps(counts),
+        "gained": sum(map(_gained, worst, static)),
+        "lost": sum(map(_gained, static, worst)),
     }
 
 

@@ -21,9 +21,9 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from dentbench.errors import StoreError
-from dentbench.records.outcome import BatchOutcome
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.records.results_csv import write_atomic
-from dentbench.spec.evaluation import EvalSpec
+from dentbench.spec.evaluation import EvalSpec, digest
 
 Points = NDArray[np.float32]
 """Final points of a batch (B, C, H, W), in [0, 1]."""
@@ -174,11 +174,16 @@ class RunFolder:
     def _describe(self) -> None:
         path = self.path / "spec.json"
         if not path.exists():
-            text = json.dumps(asdict(self.spec), indent=1, default=str) + "\n"
+            spec = self.spec.static if self.spec.defense is None else self.spec
+            text = json.dumps(asdict(spec), indent=1, default=str) + "\n"
             write_atomic(path, text)
 
     def _file(self, stage: str, unit: int) -> Path:
-        return self.path / stage / f"{unit:05d}.npz"
+        folder = self.path
+        if self.spec.defense is None and stage not in (NATURAL, PUBLISHED):
+            # A counterpart of a defense's protocol, which has settings; the static key has none.
+            folder /= f"protocols-{digest(asdict(self.spec.protocols))[:8]}"
+        return folder / stage / f"{unit:05d}.npz"
 
 
 def _set_aside(path: Path, error: Exception) -> None:
@@ -189,7 +194,7 @@ def _set_aside(path: Path, error: Exception) -> None:
 
 def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
     fields = json.loads(text)
-    for name in ("correct", "attack_correct", "broken_by", "judged"):
+    for name in ("correct", "attack_correct", "broken_by", "judged", "static_correct"):
         fields[name] = tuple(fields.get(name, ()))
     outcome = BatchOutcome(**fields)
     if (outcome.stage, outcome.index) != (stage, unit):

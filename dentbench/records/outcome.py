@@ -14,11 +14,17 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the columns of ``results.csv``."""
 
 NATURAL = "natural"
 """The stage that judges the natural images; every other stage is a protocol."""
+
+PUBLISHED = "published"
+"""The protocol of the published numbers, and the static model's own attack."""
+
+TRANSFER_BACK = "transfer-back"
+"""What the points that protocols found on a defense do to the static model."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +38,9 @@ class BatchOutcome:
 
     In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
-    many images a lower precision, where the attack computed in one, judges otherwise. ``details``:
-    further numbers of the protocol.
+    many images a lower precision, where the attack computed in one, judges otherwise.
+    ``static_correct[i]``: whether the static model is right at the final points that a protocol
+    found on a defense. ``details``: further numbers of the protocol.
     """
 
     stage: str
@@ -46,6 +53,7 @@ class BatchOutcome:
     seconds: float
     judged: tuple[bool, ...] = ()
     changed: int | None = None
+    static_correct: tuple[bool, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -123,6 +131,12 @@ class Record:
     broken_by: str = column("images broken by each attack (published), JSON object")
     rechecked: str | None = column(
         "images that fp32 judged otherwise than the attack's lower precision, by stage, JSON object"
+    )
+    static_correct: int | None = column(
+        "images right for the static model in the worst case of equal effort, which is compared"
+    )
+    static_by_protocol: str | None = column(
+        "images right for the static model under each protocol that counts for it, JSON object"
     )
     gained: int | None = column("images right in the worst case here, wrong for the static model")
     lost: int | None = column("images wrong in the worst case here, right for the static model")

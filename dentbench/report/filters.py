@@ -1,4 +1,4 @@
-"""Which records a report is of: the last of equal runs, models by name, columns by value."""
+"""Which records a report is of: models by name, columns by value."""
 
 from __future__ import annotations
 
@@ -18,12 +18,6 @@ COLUMNS: Final[Registry[int]] = Registry("column")
 
 for _place, _name in enumerate(column_names()):
     COLUMNS.add(_name, _place)
-
-
-def latest(records: Sequence[Record]) -> list[Record]:
-    """Return the last record of each run key, in the order of the file."""
-    last = {record.key: place for place, record in enumerate(records)}
-    return [record for place, record in enumerate(records) if last[record.key] == place]
 
 
 def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:

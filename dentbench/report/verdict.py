@@ -22,6 +22,7 @@ both; what coupling alone gets wrong there is told apart and, in batches of full
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,7 +121,12 @@ def _paired(static: Record, defended: Record) -> Paired:
     gained, lost = defended.gained, defended.lost
     if gained is None or lost is None or not defended.n:
         raise SpecError("no verdict: the defended record was not compared with a static one")
-    if gained - lost != defended.robust_correct - static.robust_correct:
+    own = json.loads(defended.static_by_protocol or "{}").get(departures.PUBLISHED)
+    compared = defended.static_correct
+    if compared is None:  # a record of an older version
+        own = compared = static.robust_correct
+    same = own is None or own == static.robust_correct
+    if not same or gained - lost != defended.robust_correct - compared:
         raise SpecError("no verdict: the defended record was compared with another static record")
     return Paired(gained, lost, defended.n)
 
@@ -154,7 +160,13 @@ def _finding(static: Record, defended: Record) -> str:
         text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"
     for departure in departures.attack_departures(defended):
         text += f" ({departure})"
-    return f"{text}; the static model has {Share(static.robust_correct, n)}"
+    return f"{text}; the static model has {Share(static_worst(static, defended), n)}"
+
+
+def static_worst(static: Record, defended: Record) -> int:
+    """Return the images right for the static model in the worst case that is compared."""
+    compared = defended.static_correct
+    return static.robust_correct if compared is None else compared
 
 
 def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from typing import Final
 
@@ -221,8 +221,6 @@ class EvalSpec:
     def __post_init__(self) -> None:
         require_count("seed", self.seed, 0)
         require_choice("precision", self.precision, PRECISIONS)
-        if self.defense is None:  # no protocol's settings change what the static model is
-            object.__setattr__(self, "protocols", ProtocolSpec())
 
     @property
     def mode(self) -> str:
@@ -240,8 +238,21 @@ class EvalSpec:
         return self.defense is None or self.defense.separable
 
     def key(self) -> str:
-        """Return the run's identity: 16 hexadecimal digits of a hash of every field."""
-        return digest(asdict(self))[:16]
+        """Return the run's identity: 16 hexadecimal digits of a hash of every field.
+
+        The settings of the protocols are no part of the static model's: see :attr:`static`.
+        """
+        return digest(asdict(self.static if self.defense is None else self))[:16]
+
+    @property
+    def static(self) -> EvalSpec:
+        """The static model's spec, under its own published attack."""
+        return replace(self, defense=None, protocols=ProtocolSpec())
+
+    @property
+    def counterpart(self) -> EvalSpec:
+        """The static model's spec under the counterparts of a defense's protocols."""
+        return replace(self, defense=None)
 
 
 def digest(value: object) -> str:

@@ -15,7 +15,6 @@ from dentbench.attacks.catalogue import PROTOCOLS, with_prerequisites
 from dentbench.attacks.cost import stage_passes
 from dentbench.errors import SpecError
 from dentbench.evaluation import cascade
-from dentbench.evaluation.runner import baseline_of
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, ProtocolSpec
@@ -116,7 +115,7 @@ def test_the_points_of_settled_images_are_handed_on(tmp_path: Path) -> None:
     evaluation = evaluation_of(spec, tmp_path)
     evaluation.outcomes(spec, "warm")
     folder = RunFolder(tmp_path, spec)
-    found = cascade.inheritance(folder, spec, "fpa", 0)
+    found = cascade.inheritance(folder, RunFolder(tmp_path, spec.static), spec, "fpa", 0)
     assert len(found.starts) == 3
     assert any(found.settled_by)
     for row, name in enumerate(found.settled_by):
@@ -168,7 +167,8 @@ def test_resumed_equals_uninterrupted(stage: str, tmp_path: Path) -> None:
 
 def test_the_protocols_settings_do_not_touch_the_static_model() -> None:
     spec = spec_of(4, cascade=False, rounds=7)
-    assert baseline_of(spec) == baseline_of(spec_of(4))
+    assert spec.static == spec_of(4).static
+    assert spec.counterpart.key() == spec.static.key()
     assert spec.key() != spec_of(4).key()
 
 

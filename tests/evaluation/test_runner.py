@@ -51,9 +51,8 @@ class Calls(list[int]):
         return self
 
 
-FIRST_CALLS = 4
-"""Of every process: to try the layout, to see what can be joined, to tell the number of classes,
-and whether there is an input gradient."""
+FIRST_CALLS = 3
+"""Of every process: to try the layout, to see what can be joined, to tell the number of classes."""
 
 
 class Counting(nn.Module):

@@ -53,6 +53,7 @@ def outcome(
         stage=stage,
         index=index,
         correct=tuple(correct),
+        static_correct=(True,) * len(correct),
         attack_correct=tuple(correct if attack_correct is None else attack_correct),
         broken_by=tuple(["" for _ in correct] if broken_by is None else broken_by),
         forwards=10 + index,
@@ -84,7 +85,7 @@ def test_counts_equal_a_slow_count(flags: tuple[list[bool], ...]) -> None:
         "published": split("published", published),
         "transfer": split("transfer", transfer, size=3),
     }
-    summary = summarize(stages, static)
+    summary = summarize(stages, {NATURAL: split(NATURAL, static)})
 
     worst = []
     for right, first, second in zip(natural, published, transfer, strict=True):
@@ -133,7 +134,7 @@ def test_a_static_record_compares_with_nothing() -> None:
 
 def test_without_the_published_protocol_there_are_no_flags_of_autoattack() -> None:
     stages = {NATURAL: split(NATURAL, [True]), "transfer": split("transfer", [False])}
-    summary = summarize(stages, [True])
+    summary = summarize(stages, {NATURAL: split(NATURAL, [True])})
     assert summary["autoattack_correct"] is None
     assert json.loads(summary["broken_by"]) == {}
     assert (summary["worst_protocol"], summary["lost"]) == ("transfer", 1)

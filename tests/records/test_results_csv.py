@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from dentbench.errors import StoreError
 from dentbench.records import csv_codec, results_csv
-from dentbench.records.outcome import Record, column_names
+from dentbench.records.outcome import SCHEMA, Record, column_names
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 INTEGERS = st.integers(-(2**70), 2**70)
@@ -74,7 +74,7 @@ def record(number: int = 1, **changes: Any) -> Record:
         for column in fields(Record)
     }
     values["batch_mates"] = '{"compositions": {}, "invading": {}}'
-    return Record(**{**values, "schema": 1, "key": f"{number:016x}", **changes})
+    return Record(**{**values, "schema": SCHEMA, "key": f"{number:016x}", **changes})
 
 
 def path_in(folder: Path) -> Path:
@@ -223,7 +223,7 @@ def edited(folder: Path, old: str, new: str) -> bytes:
         (",natural_correct", "", "header of .* was changed .*'robust_correct'"),
         ("key,time", "time,key", "header of .* was changed .*'time'"),
         (",git_revision", ",git_revision,extra", "header of .* was changed .*'extra'"),
-        ("\n1,", "\n7,", r"newer dentbench \(schema 7, this one knows 1\)"),
+        (f"\n{SCHEMA},", "\n7,", rf"newer dentbench \(schema 7, this one knows {SCHEMA}\)"),
         ("schema,key", "schéma,key", "is not a results file"),
     ],
 )
@@ -258,7 +258,7 @@ def test_foreign_bytes_are_refused_and_left(tmp_path: Path, data: bytes) -> None
         ("text 2,text 2", "text 2", "line 3 has"),
         ("{}", "[]", r"is '\[\]', not str"),
         ("text 1", "'\\x", "line 2"),
-        ("\n1,", "\none,", "line 2: schema is 'one'"),
+        (f"\n{SCHEMA},", "\none,", "line 2: schema is 'one'"),
     ],
 )
 def test_a_broken_cell_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -277,12 +277,12 @@ def test_an_older_schema_is_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-    monkeypatch.setattr(results_csv, "SCHEMA", 2)
+    monkeypatch.setattr(results_csv, "SCHEMA", SCHEMA + 1)
 
     old = replace(record(1), lost=None, seconds=None, git_revision="")  # type: ignore[arg-type]
     assert results_csv.read(tmp_path) == [old]
-    assert results_csv.append(tmp_path, record(2, schema=2))
-    assert results_csv.read(tmp_path) == [old, record(2, schema=2)]
+    assert results_csv.append(tmp_path, record(2, schema=SCHEMA + 1))
+    assert results_csv.read(tmp_path) == [old, record(2, schema=SCHEMA + 1)]
     assert path_in(tmp_path).read_text().splitlines()[0] == ",".join(column_names())
 
 

@@ -268,8 +268,10 @@ def test_the_key_changes_with_every_field(kind: type, name: str) -> None:
 
 
 def test_the_protocols_settings_are_no_part_of_the_static_model() -> None:
-    static = evaluation(defense=None, protocols=ProtocolSpec(rounds=9))
-    assert static == evaluation(defense=None)
+    spec = evaluation(protocols=ProtocolSpec(rounds=9))
+    assert spec.static == evaluation(defense=None)
+    assert spec.counterpart.protocols.rounds == 9
+    assert spec.counterpart.key() == spec.static.key() != spec.key()
 
 
 def test_the_key_changes_with_the_rest() -> None:

@@ -30,11 +30,13 @@ class Situation:
     they are methods of it. ``static_points``: the static model's adversarial points (B, C, H, W),
     there when the protocol asks for them.
 
-    ``network``: the static model. ``starts``: the final points (B, C, H, W) of each earlier stage
-    of a cascade. ``settled_by`` (B names): the earlier stage that broke an image, or "", and
-    ``settled_points`` (B, C, H, W) its points there. ``others`` (M, C, H, W) and
-    ``other_labels`` (M,): natural images of other units. ``with_steps`` returns the
-    defense with so many adaptation steps; None when it has no fewer.
+    ``network``: the static model. ``counterpart``: its final points (B, C, H, W) under the same
+    protocol, where it has that and there is a cascade: they count for the defense too.
+    ``starts``: the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by``
+    (B names): the earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W)
+    its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
+    units. ``with_steps`` returns the defense with so many adaptation steps; None when it has no
+    fewer.
     """
 
     spec: EvalSpec
@@ -46,6 +48,7 @@ class Situation:
     defense: Classifier
     static_points: Tensor | None = None
     network: Classifier | None = None
+    counterpart: Tensor | None = None
     starts: tuple[Tensor, ...] = ()
     settled_by: tuple[str, ...] = ()
     settled_points: Tensor | None = None

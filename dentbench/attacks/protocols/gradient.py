@@ -30,7 +30,8 @@ def surrogate(situation: Situation) -> AttackResult:
     """
     search = Search(situation, "surrogate")
     assert situation.network is not None
-    search.ascend_all(through(situation.network), _ascents(situation, "surrogate"))
+    judges = situation.spec.defense is None  # it is the network itself that is attacked
+    search.ascend_all(through(situation.network, judges=judges), _ascents(situation, "surrogate"))
     return search.result()
 
 

@@ -45,7 +45,8 @@ class Search:
         self.logits = images.new_zeros(len(images), situation.classes)
         self._batch: Tensor | None = None
         self._batch_margin = self.margin
-        for start in situation.starts or (images,):
+        others = () if situation.counterpart is None else (situation.counterpart,)
+        for start in (*(situation.starts or (images,)), *others):
             self.see(self.threat.project(start, images)[self.rows])
 
     @property

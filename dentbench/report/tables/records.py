@@ -117,9 +117,15 @@ def summary(static: Record, defended: Record) -> Table:
     base = Share(static.robust_correct, static.n)
     clean = Share(static.natural_correct, static.n)
     who = departures.defense_name(defended)
+    faced = static.robust_correct if defended.static_correct is None else defended.static_correct
     rows = [
         _accuracy("static, natural", clean),
         _accuracy("static, attacked", base, notes=notes),
+        *(
+            [_accuracy("static, worst case", Share(faced, n), base, notes)]
+            if faced != static.robust_correct
+            else []
+        ),
         _accuracy(f"{who}, natural", Share(defended.natural_correct, n), clean),
         *(
             _accuracy(f"{who}, {name}", Share(count, n), base, notes)

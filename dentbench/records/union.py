@@ -1,0 +1,45 @@
+"""Rows of one run add up: what any of them found counts, and a later, weaker row hides nothing."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dentbench.records.outcome import Record
+
+
+def united(records: Sequence[Record]) -> list[Record]:
+    """Return one record of each run key, at the place of its last row.
+
+    It is the row that leaves the fewest images right, of equal ones the last of most protocols,
+    with the protocols of all rows: under each the fewest images that a row has. Its worst case is
+    of single rows; where the outcomes are stored, a record has the worst case per image anyway.
+    """
+    groups: dict[str, list[Record]] = {}
+    for record in records:
+        groups.setdefault(record.key, []).append(record)
+    last = {record.key: place for place, record in enumerate(records)}
+    return [_united(groups[key]) for key, _ in sorted(last.items(), key=lambda item: item[1])]
+
+
+def _united(rows: Sequence[Record]) -> Record:
+    if len(rows) == 1:
+        return rows[0]
+    strongest = min(reversed(rows), key=lambda row: (row.robust_correct, -len(row.protocol_counts)))
+    counts: dict[str, int] = {}
+    skipped: dict[str, str] = {}
+    for row in rows:
+        skipped |= json.loads(row.skipped or "{}")
+        for name, count in row.protocol_counts.items():
+            counts[name] = min(count, counts.get(name, count))
+    if counts == strongest.protocol_counts:
+        return strongest
+    skipped = {name: reason for name, reason in skipped.items() if name not in counts}
+    return replace(
+        strongest,
+        protocol=" ".join(counts),
+        by_protocol=json.dumps(counts),
+        worst_protocol=min(counts, key=lambda name: counts[name]),
+        skipped=json.dumps(skipped) if skipped else None,
+    )

@@ -1,0 +1,46 @@
+"""Rows of one key add up, whatever order they were written in."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from typing import Any
+
+from dentbench.records.outcome import Record
+from dentbench.records.union import united
+from tests.report.conftest import DENT, make
+
+STRONG = make(1, 60, {"published": 40, "transfer": 30, "warm": 20}, **DENT, gained=1, lost=6)
+WEAK = replace(
+    make(1, 60, {"published": 40, "decision": 38}, **DENT, gained=19, lost=6),
+    skipped='{"warm": "not now", "unrolled": "it has none"}',
+)
+OTHER = make(2, 50, {"published": 10})
+
+
+def summary(record: Record) -> tuple[Any, ...]:
+    return record.robust_correct, record.protocol_counts, record.worst_protocol
+
+
+def test_a_weaker_row_hides_nothing_in_any_order() -> None:
+    for rows in itertools.permutations([STRONG, WEAK, OTHER]):
+        found = {one.key: one for one in united(rows)}
+        one = found[STRONG.key]
+        assert len(found) == 2 and found[OTHER.key] is OTHER
+        assert one.robust_correct == 20 and (one.gained, one.lost) == (1, 6)
+        assert one.worst_protocol == "warm"
+        counts = {"published": 40, "transfer": 30, "warm": 20, "decision": 38}
+        assert one.protocol_counts == counts and set(one.protocol.split()) == set(counts)
+        assert one.skipped == '{"unrolled": "it has none"}'
+
+
+def test_a_row_stands_at_the_place_of_its_last_one() -> None:
+    assert [one.key for one in united([STRONG, OTHER, WEAK])] == [OTHER.key, STRONG.key]
+    assert united([OTHER, STRONG]) == [OTHER, STRONG] and united([]) == []
+
+
+def test_of_equal_rows_the_last_of_most_protocols_counts() -> None:
+    later = replace(STRONG, time="2027-01-01T00:00:00Z")
+    assert united([STRONG, later]) == [later]
+    fewer = make(1, 60, {"warm": 20}, **DENT)
+    assert united([later, fewer]) == [later]
