@@ -192,6 +192,11 @@ class Dent(nn.Module):
         flat, sigma = self._parts(parameters)
         with plainly() if differentiable else nullcontext():
             logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
+        if not logits.requires_grad:
+            raise ModelError(
+                "dent cannot adapt: the model's logits have no gradient in what it adapts; let "
+                "the model answer without torch.no_grad, argmax and detached values"
+            )
         if differentiable:
             loss = self.loss(logits)
             (grad,) = torch.autograd.grad(loss, parameters, create_graph=True)

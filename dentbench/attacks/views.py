@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, margins, require_finite
+from dentbench.attacks.differentiable import Path, attackable
 
 
 class BatchView(nn.Module):
@@ -167,16 +168,20 @@ class Uncounted:
 
 
 class CountedNetwork(nn.Module):
-    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted."""
+    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
 
-    def __init__(self, network: nn.Module, counter: CallCounter) -> None:
+    ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
+    """
+
+    def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
         super().__init__()
         self.network = network
         self.counter = counter
+        self.path = path
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's logits."""
-        logits: Tensor = self.network(x)
+        logits = attackable(self.network, x, self.path)
         images = len(x)
         self.counter.forward(images)
         if logits.requires_grad:

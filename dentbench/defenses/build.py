@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.defenses.user_defined import load_factory
 from dentbench.errors import ModelError
@@ -70,14 +71,16 @@ class Own:
     """A defense of one's own, every answer checked: logits (B, classes) for B images.
 
     It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
-    ``adapt`` and ``predict`` is their composition, whatever else calling it would do. An answer
-    that carries no graph has a gradient of zero.
+    ``adapt`` and ``predict`` is their composition, whatever else calling it would do. Where
+    its answers do not lead back to the images their gradient is zero.
     """
 
     def __init__(self, name: str, inner: Any, classes: int) -> None:
         self._name = name
         self._inner = inner
         self._classes = classes
+        self._path: Path = "whole"
+        self._part: Path = "whole"  # of predict alone
         self._composed = all(callable(getattr(inner, one, None)) for one in ("adapt", "predict"))
         if not (self._composed or callable(inner)):
             raise ModelError(
@@ -87,6 +90,18 @@ class Own:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
+        return attackable(self._answer, x, self._path)
+
+    def find_path(self, images: Tensor) -> None:
+        """Find out, from a few images (B, C, H, W), whether its logits lead back to them."""
+        self._path = gradient_path(self._answer, images)
+        if self._composed:
+            adaptation = self._inner.adapt(images)
+            self._part = gradient_path(
+                lambda x: self._checked(x, self._inner.predict(x, adaptation)), images
+            )
+
+    def _answer(self, x: Tensor) -> Tensor:
         if self._composed:
             return self._checked(x, self._inner.predict(x, self._inner.adapt(x)))
         return self._checked(x, self._inner(x))
@@ -95,10 +110,17 @@ class Own:
         if name in _PARTS and self._composed:
             return getattr(self._inner, name)
         if name == "predict" and self._composed:
-            return lambda x, adaptation: self._checked(x, self._inner.predict(x, adaptation))
+            return self._predict
         raise AttributeError(name)
 
+    def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
+        def forward(x: Tensor) -> Tensor:
+            return self._checked(x, self._inner.predict(x, adaptation))
+
+        return attackable(forward, x, self._part)
+
     def _checked(self, x: Tensor, logits: Any) -> Tensor:
+        """Return logits if they are finite and of the right shape."""
         shape = (len(x), self._classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
             found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -108,10 +130,7 @@ class Own:
             )
         if not torch.isfinite(logits).all():
             raise ModelError(f"defense {self._name} answered with NaN or infinite logits")
-        answer: Tensor = logits
-        if x.requires_grad and torch.is_grad_enabled() and not answer.requires_grad:
-            answer = answer + 0 * x.flatten(1).sum(1, keepdim=True)
-        return answer
+        return logits
 
 
 def _try(defense: Own, images: Tensor) -> None:
@@ -120,6 +139,7 @@ def _try(defense: Own, images: Tensor) -> None:
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
             defense(images)
+            defense.find_path(images)
     except ModelError:
         raise
     except Exception as error:  # whatever a defense of one's own raises

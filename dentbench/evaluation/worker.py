@@ -19,11 +19,13 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import InParts
+from dentbench.attacks.differentiable import gradient_path
 from dentbench.attacks.protocols.base import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.compute.adaptation_cache import Repeats
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
+from dentbench.compute.torch_compile import plainly
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.evaluation import cascade, out_of_memory
 from dentbench.evaluation.defense_cache import Defenders
@@ -96,9 +98,11 @@ class Worker:
         self.counter = CallCounter()
         with out_of_memory.told("the model", device):
             network = engine.prepare(subject.network, self.device, subject.images[:2])
-        self.network = CountedNetwork(network, self.counter)
         self.classes = _count_classes(network, subject, self.device)
-        low = CountedNetwork(Bfloat16(network), self.counter)
+        with plainly():
+            path = gradient_path(network, subject.images[:1].to(self.device))
+        self.network = CountedNetwork(network, self.counter, path)
+        low = CountedNetwork(Bfloat16(network), self.counter, path)
         self.repeats = Repeats()
         self.defenders, self._low = (
             Defenders(one, subject.images, given, captured=engine.captured, repeats=self.repeats)

@@ -51,8 +51,9 @@ class Calls(list[int]):
         return self
 
 
-FIRST_CALLS = 3
-"""Of every process: to try the layout, to see what can be joined, to tell the number of classes."""
+FIRST_CALLS = 4
+"""Of every process: to try the layout, to see what can be joined, to tell the number of classes,
+and whether there is an input gradient."""
 
 
 class Counting(nn.Module):
