@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench soak pictures clean
+.PHONY: demo test bench gpu soak pictures clean
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
@@ -21,6 +21,10 @@ test: $(STAMP)
 # Wants idle cores; writes results/benchmarks/.
 bench: $(STAMP)
 	$(BIN)/python -m tests.benchmarks
+
+# Wants a GPU, and takes eight minutes at most; writes results/benchmarks/*-gpu.json.
+gpu: $(STAMP)
+	$(BIN)/python -m tests.gpu $(GPU_OPTIONS)
 
 # Takes about ten minutes, and writes results/reliability.md.
 soak: $(STAMP)

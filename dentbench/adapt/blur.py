@@ -36,9 +36,10 @@ def gaussian_blur(x: Tensor, sigma: Tensor, padding: str = "zeros") -> Tensor:
 def gaussian_weights(sigma: Tensor, limit: int) -> Tensor:
     """Return the weights exp(-k^2 / (2 sigma^2)), k = -half..half, normalized to sum 1.
 
-    ``sigma`` (...); returns (..., 2 half + 1), with half that of the largest sigma; a smaller
-    sigma's weights beyond its own half are zero. A sigma's half is max(1, ceil(2 |sigma|)), and
-    at most ``limit``, one less than the image's size: no wider filter could reach another pixel.
+    ``sigma`` (...); returns (..., 2 half + 1), with half that of the largest sigma, or on a GPU
+    ``limit``; a smaller sigma's weights beyond its own half are zero. A sigma's half is
+    max(1, ceil(2 |sigma|)), and at most ``limit``, one less than the image's size: no wider filter
+    could reach another pixel.
 
     The weights depend on sigma^2 only, so a sigma that an optimizer takes below zero blurs as
     |sigma| does, smoothly, and can come back; clamping it would stop its gradient for good.
@@ -46,7 +47,8 @@ def gaussian_weights(sigma: Tensor, limit: int) -> Tensor:
     whole number, as in the source. A sigma that is not a number gives weights that are not.
     """
     halves = torch.ceil(2 * sigma.detach().abs()).nan_to_num(1.0).clamp(min=1).clamp(max=limit)
-    half = int(halves.max())
+    # Asking a GPU for the largest would wait for it, and cannot be recorded as a CUDA graph.
+    half = limit if sigma.is_cuda else int(halves.max())
     distances = torch.arange(-half, half + 1, dtype=sigma.dtype, device=sigma.device).abs()
     sigma, halves = sigma[..., None], halves[..., None]
     tiny = sigma.detach().abs() < IDENTITY_BELOW

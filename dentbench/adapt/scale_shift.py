@@ -8,7 +8,7 @@ some images is done before the next ones are looked at.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import torch
@@ -61,6 +61,8 @@ class _Scaled(torch.autograd.Function):
             y: Tensor = ctx.fused.forward(x, scale, shift, other, rectified)
         elif x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
             y = _follow(torch.addcmul(shift, x, scale), other, rectified)
+        elif not x.is_cpu:
+            y = _follow(_converted(torch.addcmul, x, shift, x, scale), other, rectified)
         else:
             y = torch.empty_like(x)
             for some in _parts(x):
@@ -91,6 +93,8 @@ class _Scaled(torch.autograd.Function):
             own = y is not None and not of_other and not torch.is_grad_enabled()
             to_x = (grad.mul_(scale) if own else grad * scale) if of_x else None
             return to_x, to_scale, to_shift, grad if of_other else None, None
+        if not x.is_cpu:
+            return _mixed_gradients(_let_through(grad, y), x, scale, ctx.needs_input_grad)
         to_x = torch.empty_like(x) if of_x else None
         to_scale = torch.empty_like(scale) if of_scale else None
         to_shift = torch.empty_like(scale) if of_shift else None
@@ -109,6 +113,22 @@ class _Scaled(torch.autograd.Function):
             elif to_x is not None:
                 to_x[some] = part * scale[some]
         return to_x, to_scale, to_shift, to_other, None
+
+
+def _converted(function: Callable[..., Tensor], x: Tensor, *args: Tensor) -> Tensor:
+    """Return what a function of wider numbers finds, in the type of ``x``, by one pass on a GPU."""
+    return function(*args, out=torch.empty_like(x))
+
+
+def _mixed_gradients(
+    grad: Tensor, x: Tensor, scale: Tensor, needs: tuple[bool, ...]
+) -> tuple[Tensor | None, ...]:
+    """Return the gradients where ``x`` is narrower than ``scale``: products narrow, sums wide."""
+    of_x, of_scale, of_shift, of_other, _ = needs
+    to_x = _converted(torch.mul, x, grad, scale) if of_x else None
+    to_scale = (grad * x).sum((2, 3), True, dtype=scale.dtype) if of_scale else None
+    to_shift = grad.sum((2, 3), True, dtype=scale.dtype) if of_shift else None
+    return to_x, to_scale, to_shift, grad if of_other else None, None
 
 
 def _follow(y: Tensor, other: Tensor | None, rectified: bool) -> Tensor:

@@ -345,7 +345,7 @@ Compiling = Annotated[
     typer.Option(
         "--compile",
         metavar="auto|on|off",
-        help="torch.compile, and on GPUs CUDA graphs of whole adaptations. auto: on GPUs alone.",
+        help="torch.compile, and on GPUs CUDA graphs of whole adaptations. auto: the graphs alone.",
     ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]

@@ -12,6 +12,7 @@ from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.cpu_kernels import c_library
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
+from dentbench.compute.precision import full_float32
 from dentbench.compute.torch_compile import compiled_if_right
 
 
@@ -42,15 +43,16 @@ class Engine:
         """Return what is faster for a network on a device.
 
         ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "on", "off", or
-        "auto" for GPUs alone. ``cache``: where what was timed is remembered, and code in C is kept;
-        None times nothing, and compiles none.
+        "auto", which compiles nothing, and records on GPUs. ``cache``: where what was timed is
+        remembered, and code in C is kept; None times nothing, and compiles none.
         """
         gpu = device.type == "cuda"
+        full_float32()  # what is timed is what will be run
         network = _ready(network, device)
         last = is_channels_last_faster(network, device, images, cache)
         return cls(
             channels_last=last,
-            compiled=compiling == "on" or (compiling == "auto" and gpu),
+            compiled=compiling == "on",
             captured=compiling != "off" and gpu,
             native=None if gpu or cache is None else cache / "native",
         )
@@ -61,8 +63,7 @@ class Engine:
         ``images`` (B, C, H, W) in [0, 1]: some to try it on. The network itself is moved.
         """
         network = _ready(network, device)
-        # It is True by default, and fp32 is to mean fp32.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        full_float32()
         c_library.build_in(self.native)
         if device.type == "cpu":
             keep_freed_memory()

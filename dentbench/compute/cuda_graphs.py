@@ -8,6 +8,7 @@ Source: https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 from __future__ import annotations
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeAlias
@@ -30,6 +31,9 @@ TOLERANCE: Final = 1e-3
 """How far, on average, a recording may be from the work itself, relative to its mean size."""
 
 
+_all: weakref.WeakSet[Captured] = weakref.WeakSet()
+
+
 class Counts(Protocol):
     """Counts single-image passes; see :class:`~dentbench.attacks.views.CallCounter`."""
 
@@ -50,6 +54,12 @@ def counted(work: Work, x: Tensor, counter: Counts) -> tuple[tuple[Tensor, ...],
     return found, (counter.forwards - forwards, counter.backwards - backwards)
 
 
+def forget_recordings() -> None:
+    """Give back the memory that all recordings hold; what is asked for again is recorded anew."""
+    for one in _all:
+        one.forget()
+
+
 class Captured:
     """Does ``work``, and from the third time on by a recording, for the shapes that come most.
 
@@ -67,10 +77,21 @@ class Captured:
         self._asked: Counter[tuple[object, ...]] = Counter()
         self._recordings: dict[tuple[object, ...], tuple[Work, int, int]] = {}
         self._given_up = False
+        _all.add(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave recordings behind: they belong to this work."""
         return {**self.__dict__, "_asked": Counter(), "_recordings": {}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Be a copy."""
+        self.__dict__.update(state)
+        _all.add(self)
+
+    def forget(self) -> None:
+        """Drop all recordings."""
+        self._asked.clear()
+        self._recordings.clear()
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the work finds for images (B, C, H, W)."""
@@ -122,14 +143,17 @@ class CudaGraph:
 
     def __init__(self, work: Work, x: Tensor) -> None:
         self._x = x.clone()
-        stream = torch.cuda.Stream(x.device)
-        stream.wait_stream(torch.cuda.current_stream(x.device))
-        with torch.cuda.stream(stream):
-            work(self._x)  # libraries choose their algorithms before anything is recorded
-        torch.cuda.current_stream(x.device).wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._found = work(self._x)
+        # One stream for both, on the images' own device: libraries keep their workspace by stream,
+        # and it must not come from the memory of the graph.
+        with torch.cuda.device(x.device):
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                work(self._x)  # libraries choose their algorithms before anything is recorded
+            torch.cuda.current_stream().wait_stream(stream)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph, stream=stream):
+                self._found = work(self._x)
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return copies: the next call writes into the same memory."""

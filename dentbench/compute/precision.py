@@ -27,6 +27,16 @@ class Bfloat16(nn.Module):
         return logits.float()
 
 
+def full_float32() -> None:
+    """Let a GPU compute float32 in float32, and twice the same: by default it does neither.
+
+    PyTorch's convolutions use TensorFloat-32 unless that is forbidden, and may add up in another
+    order each time (https://pytorch.org/docs/stable/notes/randomness.html).
+    """
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.deterministic = True
+
+
 @contextmanager
 def tensor_float32(allowed: bool) -> Iterator[None]:
     """Let a GPU's convolutions and matrix products use TensorFloat-32, 10 bits, or forbid it."""

@@ -20,6 +20,7 @@ from torch import Tensor
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.probes import SAME, relative_change
 from dentbench.attacks.views import CallCounter
+from dentbench.compute.cuda_graphs import forget_recordings
 from dentbench.compute.malloc import hand_back_memory
 from dentbench.errors import DeviceMemoryError
 from dentbench.evaluation.memory_footprint import free, in_words, there
@@ -188,6 +189,7 @@ class Room:
     def _free(self) -> None:
         gc.collect()
         if self.device.type == "cuda":
+            forget_recordings()
             torch.cuda.empty_cache()
         else:
             hand_back_memory()

@@ -25,7 +25,8 @@ class Placement:
     processors as many as are faster. ``threads`` of each, by default torch's own choice for one
     worker, an equal share of the cores for several.
     ``address``: of a Ray cluster that is there; by default one is started for the run.
-    ``compiling``: one of :data:`COMPILING`; "auto" compiles on GPUs alone.
+    ``compiling``: one of :data:`COMPILING`; "auto" compiles nothing, and
+    records CUDA graphs on GPUs.
     """
 
     executor: str = "local"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
@@ -18,11 +19,13 @@ from typing import Any, Final
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dentbench.errors import DataError
 from dentbench.zoo.datafiles import read_parquet
+from dentbench.zoo.networks import NETWORKS
 from dentbench.zoo.training import Recipe, Split, fit, nominal
 
 ASSETS: Final = Path(__file__).parent / "assets"
@@ -154,9 +157,9 @@ def read_cifar10(path: Path) -> Split:
 
 def count_natural(model: nn.Module, data: Split) -> int:
     """How many of the images the model classifies correctly."""
+    parts = zip(data.images().split(500), data.labels.split(500), strict=True)
     with torch.no_grad():
-        logits = torch.cat([model(x) for x in data.images().split(500)])
-    return int((logits.argmax(1) == data.labels).sum())
+        return sum(int((model(x).argmax(1) == labels).sum()) for x, labels in parts)
 
 
 def count_robust(model: nn.Module, x: Tensor, labels: Tensor, eps: float, attacks: Any) -> int:
@@ -200,7 +203,13 @@ def measure(model: nn.Module, data: Split, source: Source) -> dict[str, Any]:
     return {"data": source.name, "images": source.test, "natural": natural, "robust": robust}
 
 
-def card(recipe: Recipe, model: nn.Module, source: Source, measured: dict[str, Any]) -> Any:
+def card(
+    recipe: Recipe,
+    model: nn.Module,
+    source: Source,
+    measured: dict[str, Any],
+    made: Mapping[str, Any],
+) -> Any:
     """A model's card: the fields of ``cards.ModelCard``, then how it was made and measured."""
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
     counts = [measured["natural"], *measured["robust"]]
@@ -229,25 +238,56 @@ def card(recipe: Recipe, model: nn.Module, source: Source, measured: dict[str, A
             "data": source.name,
             "images": source.train,
             "recipe": asdict(recipe),
-            "torch": torch.__version__.partition("+")[0],
-            "threads": torch.get_num_threads(),
+            **made,
         },
         "measured": measured,
     }
 
 
-def make(recipe: Recipe, source: Source, train: Split, test: Split, out: Path) -> None:
-    """Train, measure and write one model; a checkpoint in ``out`` lets a killed run continue."""
+def trained(recipe: Recipe, data: Split, out: Path) -> tuple[Path, nn.Module]:
+    """Train a network where the data are and write its weights; return their file, and it.
+
+    A checkpoint in ``out`` lets a killed run continue. The file says with what they were made.
+    """
     checkpoint = out / f"{recipe.name}.checkpoint"
-    model, _ = fit(recipe, train, checkpoint, lambda line: print(line, flush=True))
-    weights = out / f"{recipe.name}.safetensors"
-    save_file(model.state_dict(), weights)
-    facts = card(recipe, model, source, measure(model, test, source))
+    model, _ = fit(recipe, data, checkpoint, lambda line: print(line, flush=True))
+    path = out / f"{recipe.name}.safetensors"
+    facts = {"torch": torch.__version__.partition("+")[0], **_made_on(data)}
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    save_file(state, path, {name: str(fact) for name, fact in facts.items()})
+    checkpoint.unlink()
+    return path, model
+
+
+def _made_on(data: Split) -> dict[str, Any]:
+    """Return what the last bits depend on beside the recipe."""
+    device = data.pixels.device
+    if device.type == "cuda":
+        return {"device": torch.cuda.get_device_name(device)}
+    return {"threads": torch.get_num_threads()}
+
+
+def describe(recipe: Recipe, source: Source, test: Split, weights: Path) -> Path:
+    """Measure weights that :func:`trained` wrote and write their card beside them; return it."""
+    model = NETWORKS[recipe.network]()
+    model.load_state_dict(load_file(weights))
+    with safe_open(weights, "pt") as file:
+        made = {name: _number(fact) for name, fact in (file.metadata() or {}).items()}
+    facts = card(recipe, model.eval(), source, measure(model, test, source), made)
     facts["weights_sha256"] = hashlib.sha256(weights.read_bytes()).hexdigest()
-    path = out / f"{recipe.name}.json"
+    path = weights.with_suffix(".json")
     path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
     print(path, json.dumps(facts["measured"]))
-    checkpoint.unlink()
+    return path
+
+
+def _number(text: str) -> int | str:
+    return int(text) if text.isdecimal() else text
+
+
+def calibrated(data: Split) -> tuple[Split, Split]:
+    """Return the images of the CIFAR-10 (JPEG copy) training file to train on, and the rest."""
+    return data.part(slice(-CALIBRATION)), data.part(slice(-CALIBRATION, None))
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -261,31 +301,43 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     commands.add_parser("digits-data", parents=[shared])
     commands.add_parser("digits", parents=[shared])
     cifar10 = commands.add_parser("cifar10", parents=[shared])
-    cifar10.add_argument("--data", type=Path, required=True, help="training parquet file")
+    trained_on = cifar10.add_mutually_exclusive_group(required=True)
+    trained_on.add_argument("--data", type=Path, help="training parquet file")
+    trained_on.add_argument("--weights", type=Path, help="describe these, trained elsewhere")
     cifar10.add_argument("--test", type=Path, required=True, help="test parquet file")
     cifar10.add_argument("--nominal", action="store_true", help="train without an attack")
+    cifar10.add_argument("--device", default="cpu", help="where to train: cpu or cuda")
     return parser.parse_args(arguments)
+
+
+def repeatably(threads: int) -> None:
+    """Let this process train the same network every time: to be said before a GPU is used."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch asks for there
+    torch.use_deterministic_algorithms(True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command."""
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(options.threads)
-    torch.use_deterministic_algorithms(True)
+    repeatably(options.threads)
     changes = {"epochs": options.epochs} if options.epochs else {}
     if options.command == "digits-data":
         write_digits(options.out / "digits.npz")
     elif options.command == "digits":
         robust = replace(DIGITS_ROBUST, **changes)
         for recipe in (robust, nominal(robust)):
-            make(recipe, DIGITS, read_digits("train"), read_digits("test"), options.out)
+            weights, _ = trained(recipe, read_digits("train"), options.out)
+            describe(recipe, DIGITS, read_digits("test"), weights)
     else:
         recipe = replace(CIFAR10_ROBUST, **changes)
         recipe = nominal(recipe) if options.nominal else recipe
-        full = read_cifar10(options.data)
-        train = Split(full.pixels[:-CALIBRATION], full.labels[:-CALIBRATION], full.white)
-        make(recipe, CIFAR10_JPEG, train, read_cifar10(options.test), options.out)
+        weights = options.weights
+        if weights is None:
+            train, _ = calibrated(read_cifar10(options.data))
+            weights, _ = trained(recipe, train.to(options.device), options.out)
+        describe(recipe, CIFAR10_JPEG, read_cifar10(options.test), weights)
 
 
 if __name__ == "__main__":

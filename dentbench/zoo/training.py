@@ -1,11 +1,15 @@
 """Seeded training of the embedded models, nominal or adversarial; tensors in, a network out.
 
-On a CPU the same torch, seed and thread count give the same weights. ``dentbench.zoo.train`` is the
-command that runs it on the data sets, measures the result and writes the model cards.
+On a CPU the same torch, seed and thread count give the same weights, on a GPU the same torch, seed
+and kind of GPU; what is drawn at random is the same on both. ``dentbench.zoo.train`` is the command
+that runs it on the data sets, measures the result and writes the model cards.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +59,14 @@ class Split:
         """The first ``stop`` images (all by default) as float32 in [0, 1]."""
         return self.pixels[:stop].float() / self.white
 
+    def part(self, which: slice) -> Split:
+        """Some of the images."""
+        return Split(self.pixels[which], self.labels[which], self.white)
+
+    def to(self, device: str) -> Split:
+        """The same on a device."""
+        return Split(self.pixels.to(device), self.labels.to(device), self.white)
+
 
 def nominal(recipe: Recipe) -> Recipe:
     """The same recipe without an attack, named accordingly."""
@@ -63,7 +75,10 @@ def nominal(recipe: Recipe) -> Recipe:
 
 
 def augment(pixels: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
-    """Random crops after zero padding, and random mirror images, of (B, C, H, W) pixels."""
+    """Random crops after zero padding, and random mirror images, of (B, C, H, W) pixels.
+
+    ``rng`` is the CPU's, wherever the pixels are.
+    """
     if not recipe.crop and not recipe.flip:
         return pixels
     count, _, height, width = pixels.shape
@@ -73,7 +88,8 @@ def augment(pixels: Tensor, recipe: Recipe, rng: torch.Generator) -> Tensor:
     if recipe.flip:
         mirrored = torch.rand(count, 1, generator=rng) < 0.5
         columns = torch.where(mirrored, columns.flip(1), columns)
-    image = torch.arange(count)[:, None, None]
+    image = torch.arange(count, device=pixels.device)[:, None, None]
+    rows, columns = rows.to(pixels.device), columns.to(pixels.device)
     # Indices around a slice move the channels last; permuting gives (B, C, H, W) in that layout.
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
 
@@ -85,7 +101,8 @@ def perturb(
     if not recipe.steps:
         return x
     eps = recipe.eps
-    delta = torch.empty_like(x).uniform_(-1, 1, generator=rng) * recipe.noise * eps
+    delta = torch.empty_like(x, device="cpu").uniform_(-1, 1, generator=rng).to(x.device)
+    delta = delta * recipe.noise * eps
     for _ in range(recipe.steps):
         point = (x + delta).clamp(0, 1).requires_grad_()
         loss = F.cross_entropy(model(point).float(), labels)
@@ -95,16 +112,21 @@ def perturb(
 
 
 class Training:
-    """A training run whose whole state can be saved and restored between epochs."""
+    """A training run whose whole state can be saved and restored between epochs.
+
+    It is done where the data are, on a CPU or a GPU.
+    """
 
     def __init__(self, recipe: Recipe, data: Split) -> None:
         self.recipe, self.data = recipe, data
+        self.device = data.pixels.device
         self.batches = len(data.labels) // recipe.batch
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             self.model = NETWORKS[recipe.network]()
             self.average = NETWORKS[recipe.network]()
-        self.model.to(memory_format=torch.channels_last)
+        for network in (self.model, self.average):
+            network.to(self.device).to(memory_format=torch.channels_last)
         self.average.load_state_dict(self.model.state_dict())
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), recipe.lr, 0.9, weight_decay=recipe.weight_decay, nesterov=True
@@ -124,11 +146,12 @@ class Training:
         rng = torch.Generator().manual_seed(recipe.seed * 100_003 + len(self.losses))
         order = torch.randperm(len(self.data.labels), generator=rng)
         self.model.train()
-        total = 0.0
-        for chosen in order[: self.batches * recipe.batch].view(-1, recipe.batch):
+        total = torch.zeros((), device=self.device)
+        order = order[: self.batches * recipe.batch].view(-1, recipe.batch)
+        for chosen in order.to(self.device):
             x = augment(self.data.pixels[chosen], recipe, rng).float() / self.data.white
             labels = self.data.labels[chosen]
-            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=recipe.bf16):
                 x = perturb(self.model, x, labels, recipe, rng)
                 loss = F.cross_entropy(self.model(x).float(), labels)
             self.optimizer.zero_grad()
@@ -136,20 +159,22 @@ class Training:
             self.optimizer.step()
             self.schedule.step()
             self._update_average()
-            total += loss.item()
-        self.losses.append(total / self.batches)
+            total += loss.detach()
+        self.losses.append(float(total) / self.batches)
         return self.losses[-1]
 
     def _update_average(self) -> None:
         """Move the averaged weights, and the BatchNorm statistics that belong to them, along."""
         step = self.schedule.last_epoch
         decay = min(self.recipe.ema, step / (step + 9))
-        current = self.model.state_dict()
-        for name, value in self.average.state_dict().items():
-            if value.is_floating_point():
-                value.lerp_(current[name], 1 - decay)
-            else:
-                value.copy_(current[name])
+        pairs = list(zip(_tensors(self.average), _tensors(self.model), strict=True))
+        moved = [pair for pair in pairs if pair[0].is_floating_point()]
+        with torch.no_grad():
+            # All at once: on a GPU each operation costs more than its numbers.
+            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - decay)  # type: ignore[call-overload]
+            for value, current in pairs:
+                if not value.is_floating_point():
+                    value.copy_(current)
 
     def _parts(self) -> tuple[Any, ...]:
         """What holds the state besides the losses, in the order in which it is saved."""
@@ -166,12 +191,16 @@ class Training:
         """Continue from the state at ``path``, if it is there and of the same recipe."""
         if not path.exists():
             return
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, map_location=self.device, weights_only=True)
         if state["recipe"] != asdict(self.recipe):
             raise DataError(f"{path} was written by another recipe: remove it to start afresh")
         for part, saved in zip(self._parts(), state["parts"], strict=True):
             part.load_state_dict(saved)
         self.losses = state["losses"]
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    return chain(model.parameters(), model.buffers())
 
 
 def fit(
@@ -189,4 +218,4 @@ def fit(
         report(f"{recipe.name}: epoch {len(training.losses)}/{recipe.epochs}, loss {loss:.4f}")
         if checkpoint:
             training.save(checkpoint)
-    return training.average.eval(), training.losses
+    return training.average.to(memory_format=torch.contiguous_format).eval(), training.losses

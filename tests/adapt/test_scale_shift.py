@@ -113,3 +113,19 @@ def test_gradients_of_gradients_of_what_follows(images_at_a_time: int) -> None:
 
     assert torch.autograd.gradcheck(all_of_it, given)
     assert torch.autograd.gradgradcheck(all_of_it, given)
+
+
+@pytest.mark.parametrize("wanted", [(True,) * 4, (True, False, True, False)], ids=str)
+def test_what_a_gpu_does_in_mixed_precision(wanted: tuple[bool, ...]) -> None:
+    """In one pass each, where a processor converts beforehand: the same but for the rounding."""
+    x, scale, shift, grad = (one.detach() for one in operands(torch.bfloat16))
+    y, *exact = formula(x, scale, shift, grad)
+    found = scale_shift._converted(torch.addcmul, x, shift, x, scale)
+    gradients = scale_shift._mixed_gradients(grad, x, scale, (*wanted, False))
+    kinds = (torch.bfloat16, torch.float32, torch.float32, torch.bfloat16)
+    rows = zip(gradients, (*exact, grad.double()), kinds, wanted, strict=False)
+    for one, right, kind, is_wanted in [(found, y, torch.bfloat16, True), *rows]:
+        assert (one is not None) == is_wanted
+        if one is not None:
+            assert one.dtype == kind
+            torch.testing.assert_close(one.double(), right, rtol=2**-8, atol=2**-6)

@@ -14,14 +14,20 @@ PAUSE = 0.05
 """Seconds."""
 
 
-def timed(works: Mapping[str, Work], rounds: int = 7, *, calls: int = 1) -> dict[str, list[float]]:
+def timed(
+    works: Mapping[str, Work], rounds: int = 7, *, calls: int = 1, limit: float = float("inf")
+) -> dict[str, list[float]]:
     """Return the wall-clock seconds of a call of each work in each round, after one to warm up.
 
     ``calls`` in a row are timed together, as a run makes them. Before them there is a pause: the
-    threads of another process wait actively for a while.
+    threads of another process wait actively for a while. After ``limit`` seconds no further round
+    begins, once there is one.
     """
     seconds: dict[str, list[float]] = {name: [] for name in works}
+    begun = time.perf_counter()
     for turn in range(rounds + 1):
+        if turn > 1 and time.perf_counter() - begun > limit:
+            break
         for name, work in works.items():
             time.sleep(PAUSE)
             started = time.perf_counter()

@@ -29,7 +29,7 @@ from tests.compute.networks import attacked_network, network
         ("cpu", "auto", False, False),
         ("cpu", "on", True, False),
         ("cpu", "off", False, False),
-        ("cuda", "auto", True, True),
+        ("cuda", "auto", False, True),
         ("cuda:1", "on", True, True),
         ("cuda", "off", False, False),
     ],

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter, CountedNetwork
-from dentbench.compute.cuda_graphs import MOST, OFTEN, Captured, Work
+from dentbench.compute.cuda_graphs import MOST, OFTEN, Captured, Work, forget_recordings
 from tests.compute.networks import network
 
 
@@ -139,3 +139,13 @@ def test_a_copy_leaves_recordings_behind(stand_in: type[StandIn]) -> None:
         changed = recorded.network.network[5].weight
     assert not torch.equal(other.network.network[5].weight, changed)
     assert torch.equal(other(x), Dent(network().requires_grad_(False), DentSpec(steps=1))(x))
+
+
+def test_recordings_are_forgotten_where_memory_is_short(stand_in: type[StandIn]) -> None:
+    plain, recorded, *_ = dents(DentSpec(steps=1), stand_in)
+    x = torch.rand(2, 3, 6, 6)
+    for made in (1, 2):
+        for _ in range(OFTEN + 1):
+            assert torch.equal(recorded(x), plain(x))
+        assert stand_in.made == made
+        forget_recordings()

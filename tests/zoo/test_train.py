@@ -125,11 +125,14 @@ def test_a_model_and_its_card_are_written(
 ) -> None:
     monkeypatch.setattr(train, "count_robust", lambda *_: 7)
     recipe = nominal(replace(TINY, epochs=1))
-    train.make(recipe, train.DIGITS, digits, digits, tmp_path)
+    weights, model = train.trained(recipe, digits, tmp_path)
+    train.describe(recipe, train.DIGITS, digits, weights)
     card = json.loads((tmp_path / "digits-nominal.json").read_text(encoding="utf-8"))
     assert card["measured"]["natural"]["total"] == 96
     assert card["autoattack"] == round(100 * 7 / 96, 2)
+    assert card["measured"]["natural"]["correct"] == train.count_natural(model, digits)
     assert card["training"]["recipe"]["steps"] == 0
+    assert card["training"]["threads"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         "digits-nominal.json",
         "digits-nominal.safetensors",
@@ -170,3 +173,23 @@ def test_the_recipes_differ_from_nominal_ones_by_the_attack_only() -> None:
         plain: Recipe = nominal(recipe)
         assert plain.name.endswith("-nominal")
         assert plain == replace(recipe, name=plain.name, eps=0.0, noise=0.0, step=0.0, steps=0)
+
+
+def test_cifar10_weights_trained_elsewhere_are_described(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a GPU trains them: a function call there, the card made here."""
+    monkeypatch.setattr(train, "count_robust", lambda *_: 7)
+    pixels = torch.randint(256, (32, 3, 32, 32), generator=rng(), dtype=torch.uint8)
+    data = Split(pixels, torch.arange(32) % 10, white=255)
+    recipe = replace(nominal(train.CIFAR10_ROBUST), epochs=1, batch=16)
+    weights, _ = train.trained(recipe, data, tmp_path)
+    monkeypatch.setattr(train, "read_cifar10", lambda path: data)
+    words = ["cifar10", "--nominal", "--weights", str(weights), "--test", "any.parquet"]
+    train.main([*words, "--out", str(tmp_path), "--threads", "1"])
+    card = json.loads((tmp_path / "cifar10-resnet20-nominal.json").read_text(encoding="utf-8"))
+    assert card["id"] == "cifar10-resnet20-nominal"
+    assert card["measured"]["natural"]["total"] == 32
+    assert card["training"]["torch"] == torch.__version__.partition("+")[0]
+    before, after = train.calibrated(Split(torch.zeros(2500, 1, 1, 1), torch.arange(2500), 1))
+    assert (len(before.labels), int(after.labels[0])) == (500, 500)

@@ -1,0 +1,165 @@
+"""Whole evaluations on a GPU: every protocol, twice the same, resumed, short of memory."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.errors import DeviceMemoryError
+from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.records.checkpoint import RunFolder
+from dentbench.records.outcome import Record
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
+from tests.compute.networks import attacked_network
+from tests.gpu.test_cuda_graphs import resnet20
+
+QUICK = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3, targets=1, queries=8)
+
+
+def evaluation(results: Path, **how: object) -> tuple[Evaluation, EvalSpec, EvalSpec]:
+    """Return what evaluates a small network on a GPU; its static spec, and dent's."""
+    subject, static = attacked_network(16, iterations=3)
+    static = replace(static, attack=QUICK)
+    placement = Placement(devices=("cuda",), workers=1)
+    options = RunOptions(results=results, placement=placement, save_adversarial=True)
+    run = Evaluation(subject, replace(options, **how))
+    return run, static, replace(static, defense=DentSpec(steps=2, lr=0.02))
+
+
+def run(results: Path, protocols: list[str], **how: object) -> Record:
+    """Evaluate dent; return its record."""
+    found, static, dent = evaluation(results, **how)
+    return found.run([static, dent], protocols)[1]
+
+
+def points(results: Path, spec: EvalSpec, stage: str) -> list[np.ndarray]:
+    """Return a stage's final points, batch by batch."""
+    return [RunFolder(results, spec).load_points(stage, unit) for unit in range(2)]
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A results folder that the protocols have in common: what they start from is run once."""
+    yield tmp_path_factory.mktemp("results")
+
+
+@pytest.mark.parametrize("name", sorted(PROTOCOLS))
+def test_every_protocol_runs(name: str, shared: Path) -> None:
+    record = run(shared, [name])
+    assert record.n == 16
+    assert name in record.protocol_counts or name in (record.skipped or "")
+
+
+def test_two_runs_find_the_same_points(tmp_path: Path) -> None:
+    folders = tmp_path / "one", tmp_path / "other"
+    records = [run(folder, ["published", "unrolled"]) for folder in folders]
+    assert records[0].protocol_counts == records[1].protocol_counts
+    dent = evaluation(tmp_path / "third")[2]
+    for stage in ("published", "unrolled"):
+        for one, other in zip(*(points(folder, dent, stage) for folder in folders), strict=True):
+            assert np.array_equal(one, other), stage
+
+
+def test_a_resumed_run_finds_the_same_points(tmp_path: Path) -> None:
+    whole = run(tmp_path, ["published"])
+    dent = evaluation(tmp_path)[2]
+    before = points(tmp_path, dent, "published")
+    folder = RunFolder(tmp_path, dent).path
+    (folder / "published" / "00001.npz").unlink()
+    again = run(tmp_path, ["published"])
+    assert again.protocol_counts == whole.protocol_counts
+    for one, other in zip(before, points(tmp_path, dent, "published"), strict=True):
+        assert np.array_equal(one, other)
+    shutil.rmtree(folder)
+
+
+def test_nearly_the_same_images_break_as_on_the_cpu(tmp_path: Path) -> None:
+    placement = Placement(devices=("cpu",), workers=1)
+    on_cpu = run(tmp_path / "cpu", ["published"], placement=placement)
+    on_gpu = run(tmp_path / "gpu", ["published"])
+    assert on_gpu.natural_correct == on_cpu.natural_correct
+    difference = on_gpu.protocol_counts["published"] - on_cpu.protocol_counts["published"]
+    assert abs(difference) <= 2
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_low_precision_is_judged_again(precision: str, tmp_path: Path) -> None:
+    found, static, dent = evaluation(tmp_path)
+    specs = [replace(one, precision=precision) for one in (static, dent)]
+    record = found.run(specs, ["published", "transfer"])[1]
+    assert record.precision == precision
+    assert record.rechecked is not None
+
+
+@pytest.fixture
+def little_memory() -> Iterator[None]:
+    """Give this process 4 GiB of the GPU, of which all but half a GiB is taken."""
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction(4 * 2**30 / total)
+    taken = torch.empty(
+        4 * 2**30 - 2**29 - torch.cuda.memory_reserved(), dtype=torch.uint8, device="cuda"
+    )
+    yield
+    del taken
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    torch.cuda.empty_cache()
+
+
+def large(results: Path, loss: str) -> Record:
+    """Evaluate the embedded network in one batch of 1,024 images, which takes over a GiB."""
+    subject, static = attacked_network(16, iterations=2)
+    network, images = resnet20(), torch.rand(1024, 3, 32, 32)
+    with torch.no_grad():
+        labels = torch.cat([network(part.cuda()).argmax(1).cpu() for part in images.split(128)])
+    subject = replace(subject, network=network, images=images, labels=labels)
+    static = replace(
+        static,
+        data=replace(static.data, count=1024),
+        batches=BatchPlan(size=1024),
+        attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=2),
+    )
+    dent = replace(static, defense=DentSpec(steps=2, loss=loss))
+    placement = Placement(devices=("cuda",), workers=1)
+    options = RunOptions(results=results, placement=placement)
+    return Evaluation(subject, options).run([static, dent], ["published"])[1]
+
+
+def test_parts_after_out_of_memory_answer_the_same(
+    tmp_path: Path, little_memory: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    parts = large(tmp_path / "parts", "entropy")
+    assert "out of GPU memory with 1024 images at a time" in caplog.text
+    assert "going on with 512 (same answers)" in caplog.text
+    torch.cuda.set_per_process_memory_fraction(1.0)
+    whole = large(tmp_path / "whole", "entropy")
+    assert parts.natural_correct == whole.natural_correct
+    difference = parts.protocol_counts["published"] - whole.protocol_counts["published"]
+    assert abs(difference) <= 3  # sums in another order change an image or two of 1,024
+
+
+def test_a_coupled_batch_that_does_not_fit_is_refused_in_words(
+    tmp_path: Path, little_memory: None
+) -> None:
+    with pytest.raises(DeviceMemoryError, match="answers depend on batch mates"):
+        large(tmp_path, "shot")
+
+
+def test_two_workers_on_one_gpu_find_the_same(tmp_path: Path) -> None:
+    alone = run(tmp_path / "one", ["published"])
+    placement = Placement(devices=("cuda:0", "cuda:0"))
+    together = run(tmp_path / "two", ["published"], placement=placement)
+    assert together.protocol_counts == alone.protocol_counts
+    dent = evaluation(tmp_path / "third")[2]
+    found = [points(tmp_path / name, dent, "published") for name in ("one", "two")]
+    for one, other in zip(*found, strict=True):
+        assert np.allclose(one, other, atol=1e-5)
