@@ -40,7 +40,7 @@ from dentbench.study.parsing import Normalization, OwnModel
 from dentbench.study.study import choose_protocols
 from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
-from dentbench.zoo.models import normalized
+from dentbench.zoo.models import code_of, normalized
 from dentbench.zoo.weights import weights_sha256
 
 
@@ -108,7 +108,8 @@ def evaluate(
     that makes such a thing of the network. Protocols that need more than it offers are skipped,
     and the record says so. Passes are counted where they go through the network handed in: one
     that brings a network of its own has none. Unless it has ``separable = True`` its answers are
-    taken to depend on the batch. One that cannot be pickled is evaluated anew every time.
+    taken to depend on the batch. One that holds
+    what has no stable writing is refused.
 
     ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
@@ -141,7 +142,7 @@ def evaluate(
     own = OwnModel(normalize=_plain(normalize), expect_clean=expect_clean)
     network = normalized(_copy(model), own.normalize)
     static = EvalSpec(
-        model=ModelSpec(name=name, sha256=weights_sha256(network)),
+        model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
         data=data[2],
         batches=BatchPlan(size=batch_size),
         attack=AttackSpec() if attack is None else attack,

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from importlib.machinery import PathFinder
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
-from dentbench.defenses.source_hash import fingerprint, sha256_of, source_files
 from dentbench.errors import SpecError
+from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.user_code import load, sha256_of
 from dentbench.spec.defense import DefenseSpec
-
-_imported: dict[str, str] = {}
-"""The hash of the sources that each module was imported with."""
 
 
 def spec_of_factory(text: str, settings: Mapping[str, Any] | None = None) -> DefenseSpec:
@@ -37,7 +31,11 @@ def spec_of_factory(text: str, settings: Mapping[str, Any] | None = None) -> Def
 
 
 def spec_of_object(defense: object) -> DefenseSpec:
-    """Return the spec of an object given from Python; a type is what makes the defense."""
+    """Return the spec of an object given from Python; a type is what makes the defense.
+
+    Raises :class:`~dentbench.errors.ModelError` for one that holds something that has no stable
+    writing: see :func:`dentbench.identity.fingerprint.fingerprint`.
+    """
     kind = defense if isinstance(defense, type) else type(defense)
     named = defense if hasattr(defense, "__qualname__") else kind
     return DefenseSpec(
@@ -56,13 +54,8 @@ def load_factory(spec: DefenseSpec) -> Callable[..., Any]:
 
 
 def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
-    module_name, _, attribute = text.partition(":")
     try:
-        with _working_folder_first():
-            module = _fresh(module_name)
-            found: Any = module
-            for part in attribute.split("."):
-                found = getattr(found, part)
+        found, files = load(text)
     except Exception as error:  # whatever a module of one's own raises when it is imported
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SpecError(f"defense {text!r} cannot be imported ({reason[0]})") from error
@@ -71,54 +64,7 @@ def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
             f"defense {text!r} is not callable but of type {type(found).__name__}; name what "
             "returns the defense when it is called with the network"
         )
-    return found, source_files(Path(module.__file__)) if module.__file__ else ()
-
-
-def _fresh(name: str) -> Any:
-    """Import a module, anew if its source is not what it was imported from in this process."""
-    importlib.invalidate_caches()
-    module = sys.modules.get(name)
-    if module is None or _moved(name.partition(".")[0]):
-        module = _reimport(name)
-    if not getattr(module, "__file__", None):
-        raise ImportError(f"{name} has no source file")
-    digest = sha256_of(source_files(Path(str(module.__file__))))
-    if _imported.setdefault(name, digest) != digest:
-        module = _reimport(name)
-        _imported[name] = digest
-    return module
-
-
-def _moved(top: str) -> bool:
-    """Return whether a module's outermost name now stands for another file."""
-    there = PathFinder.find_spec(top)
-    return there is not None and there.origin != getattr(sys.modules.get(top), "__file__", None)
-
-
-def _reimport(name: str) -> ModuleType:
-    """Import a module and what lies beside it, forgetting what was imported before."""
-    there = PathFinder.find_spec(name.partition(".")[0])
-    files = source_files(Path(there.origin)) if there is not None and there.origin else ()
-    for other, loaded in list(sys.modules.items()):
-        known = Path(getattr(loaded, "__file__", None) or "").resolve()
-        if known in files or other == name:
-            del sys.modules[other]
-    _imported.pop(name, None)
-    return importlib.import_module(name)
-
-
-@contextlib.contextmanager
-def _working_folder_first() -> Iterator[None]:
-    """Import from the working folder, and leave no compiled file there."""
-    folder, writes = str(Path.cwd()), sys.dont_write_bytecode
-    sys.path.insert(0, folder)
-    sys.dont_write_bytecode = True
-    try:
-        yield
-    finally:
-        sys.dont_write_bytecode = writes
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+    return found, files
 
 
 def _plain(value: Any) -> Any:

@@ -131,10 +131,15 @@ class AttackSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSpec:
-    """A model: its canonical name and the SHA-256 of its weights."""
+    """A model: its canonical name, the SHA-256 of its weights, and that of its code.
+
+    ``code``: whatever decides its answers beside the weights, such as the source of its classes,
+    its settings and its architecture.
+    """
 
     name: str
     sha256: str
+    code: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,7 @@ def prepare(
         images, labels, data = slice_of(*chosen, order=study.data.order)
         subject = replace(subject, images=images, labels=labels, given=given)
     static = EvalSpec(
-        model=ModelSpec(name=model.name, sha256=model.sha256),
+        model=ModelSpec(name=model.name, sha256=model.sha256, code=model.code),
         data=data,
         batches=study.batches,
         defense=None,

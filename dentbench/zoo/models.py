@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -20,11 +19,14 @@ import torch
 from torch import nn
 
 from dentbench.errors import ModelError, UnknownNameError
+from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.user_code import load, sha256_of
+from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
 from dentbench.zoo.download.sources import Request, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
-from dentbench.zoo.networks import NETWORKS, Normalize
+from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
 from dentbench.zoo.weights import (
     StateDict,
     load_state,
@@ -72,12 +74,14 @@ _SURPLUS: Final = frozenset(
 class LoadedModel:
     """A network in eval mode on the CPU: images (B, C, H, W) in [0, 1] -> logits (B, classes).
 
-    ``sha256`` is of the weights, whatever file they came in; ``card`` is None for own models.
+    ``sha256`` is of the weights, whatever file they came in; ``code`` is of the code and of all
+    settings that are no weights; ``card`` is None for own models.
     """
 
     network: nn.Module
     name: str
     sha256: str
+    code: str
     card: ModelCard | None
 
 
@@ -100,10 +104,11 @@ def load_model(
     """
     if _is_path(name_or_path):
         path = Path(name_or_path).expanduser()
-        return _finish(normalized(_from_file(path, arch), normalize), path.name, None)
+        network, source = _from_file(path, arch)
+        return _finish(normalized(network, normalize), path.name, source)
     if ":" in name_or_path:
-        network = normalized(_from_factory(name_or_path), normalize)
-        return _finish(network, name_or_path, None)
+        network, source = _from_factory(name_or_path)
+        return _finish(normalized(network, normalize), name_or_path, source)
     card = MODELS[name_or_path]
     request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     if card.source == "robustbench":
@@ -118,6 +123,15 @@ def load_model(
     return _finish(network, card.id, card)
 
 
+def code_of(network: nn.Module, source: str = "") -> str:
+    """Return the SHA-256 of a network's code and of all its settings that are no weights.
+
+    ``source``: whatever else is known of its code. The same in any process as long as the code is.
+    Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing.
+    """
+    return digest([source, fingerprint(network, network.state_dict().keys())])
+
+
 def normalized(
     network: nn.Module, normalize: tuple[Sequence[float], Sequence[float]] | None
 ) -> nn.Module:
@@ -125,9 +139,23 @@ def normalized(
     return network if normalize is None else nn.Sequential(Normalize(*normalize), network)
 
 
-def _finish(network: nn.Module, name: str, card: ModelCard | None) -> LoadedModel:
+def _finish(network: nn.Module, name: str, known: ModelCard | str) -> LoadedModel:
+    """Return a network as loaded; ``known``: its card, or what says where its code is from.
+
+    The code of a card's network is what its card names, whatever the installed files look like.
+    """
     network = network.cpu().eval()
-    return LoadedModel(network=network, name=name, sha256=weights_sha256(network), card=card)
+    if isinstance(known, ModelCard):
+        code = digest([known.source, known.source_id, known.architecture, CODE_VERSION])
+    else:
+        code = code_of(network, known)
+    return LoadedModel(
+        network=network,
+        name=name,
+        sha256=weights_sha256(network),
+        code=code,
+        card=known if isinstance(known, ModelCard) else None,
+    )
 
 
 def build(card: ModelCard) -> nn.Module:
@@ -228,40 +256,32 @@ def _is_path(text: str) -> bool:
     return Path(text).suffix in CHECKPOINT_SUFFIXES and text not in MODELS
 
 
-def _from_file(path: Path, arch: str | None) -> nn.Module:
+def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, str]:
+    """Return a checkpoint's network, and what says where its code is from."""
     if arch is None:
         raise ModelError(
             f"{path.name} is a checkpoint file; name its network with --arch, by a model's name "
             "or module:callable"
         )
-    network = _from_factory(arch) if ":" in arch else build(MODELS[arch])
+    if ":" in arch:
+        network, source = _from_factory(arch)
+    else:
+        network, source = build(MODELS[arch]), MODELS[arch].id
     load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
-    return network
+    return network, source
 
 
-@contextlib.contextmanager
-def _working_folder_importable() -> Iterator[None]:
-    folder = str(Path.cwd())
-    sys.path.insert(0, folder)
+def _from_factory(text: str) -> tuple[nn.Module, str]:
+    """Return the network of ``module:callable``, called without arguments, and its sources' hash.
+
+    It may also name a network.
+    """
     try:
-        yield
-    finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
-
-
-def _from_factory(text: str) -> nn.Module:
-    """The network that ``module:callable`` returns when called without arguments."""
-    module_name, _, attribute = text.partition(":")
-    try:
-        with _working_folder_importable():
-            found: Any = importlib.import_module(module_name)
-            for part in attribute.split("."):
-                found = getattr(found, part)
-            network = found if isinstance(found, nn.Module) else found()
+        found, files = load(text)
+        network = found if isinstance(found, nn.Module) else found()
     except Exception as error:  # whatever a module of one's own raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{text} returned {type(network).__name__}, not a torch.nn.Module")
-    return network
+    return network, sha256_of(files)

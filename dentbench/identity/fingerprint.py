@@ -1,0 +1,422 @@
+"""The identity of a network, or of any object, as a hash: its code, its settings, its tensors.
+
+Two objects have one fingerprint exactly if they are made of the same code with the same settings:
+in any process, whatever the order of dictionaries, wherever the code lies. Functions and classes of
+a user count by what they do, and so does whatever they name, in turn; those of libraries by their
+names (see :func:`~dentbench.identity.user_code.is_library`).
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import logging
+import sys
+import threading
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterable, Mapping
+from concurrent.futures import Executor
+from pathlib import Path
+from queue import SimpleQueue
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MappingProxyType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.utils.hooks import RemovableHandle
+
+from dentbench.identity import code
+from dentbench.identity.user_code import is_installed, is_library
+from dentbench.identity.values import (
+    PLAIN,
+    hash_of,
+    order_of,
+    script_hash,
+    tensor_hash,
+    unwritable,
+)
+
+_EMPTY: Final = (
+    *(type(threading.Lock()), type(threading.RLock()), threading.local, SimpleQueue),
+    *(RemovableHandle, weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
+)
+"""Types that hold nothing that says how a number is computed."""
+
+_HOOKS: Final = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called"),
+    "_forward_pre_hooks_with_kwargs",
+)
+"""Where modules keep hooks: by numbers that count all hooks of the process."""
+
+_UNTOLD: Final = frozenset(
+    {
+        *("training", "_non_persistent_buffers_set", "_is_full_backward_hook"),
+        *("_state_dict_hooks", "_state_dict_pre_hooks"),
+        *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
+    }
+)
+"""What modules keep beside that, and what says nothing of how they answer."""
+
+
+def fingerprint(thing: object, hashed: Collection[str] = ()) -> str:
+    """Return the SHA-256, in hexadecimal, of what an object is made of.
+
+    ``hashed``: the names of tensors of a network that are left out, because another hash has them.
+    Raises :class:`~dentbench.errors.ModelError` for an object that holds something that has no
+    stable writing, such as an open connection: its results could not be told from others'.
+    """
+    return _Writer(frozenset(hashed)).whole(thing)
+
+
+class _Writer:
+    """Writes objects as hashes, each once."""
+
+    def __init__(self, hashed: frozenset[str]) -> None:
+        self.hashed = hashed
+        self.known: dict[int, bytes] = {}
+        self.open: list[int] = []
+        self.kept: list[Any] = []  # so that no two of them have the same id
+        self.numbers: dict[int, int] = {}
+        self.waiting: deque[tuple[Any, str]] = deque()
+        self.networks: dict[int, int] = {}
+        self.told: set[str] = set()
+        self.libraries: dict[str, tuple[bool, bool]] = {}
+
+    def whole(self, thing: object) -> str:
+        """Return the hash of an object, and of all code that it leads to."""
+        total = hashlib.sha256(self.write(thing, ""))
+        while self.waiting:
+            found, where = self.waiting.popleft()
+            tell = self._function if isinstance(found, FunctionType) else self._class
+            total.update(tell(found, where))
+        return total.hexdigest()
+
+    def write(self, value: Any, where: str) -> bytes:
+        """Return the hash of a value; ``where`` it was found is for whoever reads an error."""
+        if type(value) in PLAIN:
+            return hash_of(type(value).__name__, repr(value))
+        if isinstance(value, nn.Module):
+            return self._network(value, where, None)
+        at = id(value)
+        if at in self.known:
+            return self.known[at]
+        if at in self.open:
+            return hash_of("again", str(len(self.open) - self.open.index(at)))
+        self.kept.append(value)
+        self.open.append(at)
+        found = self._told(value, where)
+        self.open.pop()
+        self.known[at] = found
+        return found
+
+    def _told(self, value: Any, where: str) -> bytes:
+        for kinds, tell in _WAYS:
+            if isinstance(value, kinds):
+                return tell(self, value, where)
+        tell_exactly = _CONTAINERS.get(type(value), _Writer._object)
+        return tell_exactly(self, value, where)
+
+    # --- tensors and containers -------------------------------------------------------------------
+
+    def _tensor(self, value: Tensor, where: str) -> bytes:
+        return tensor_hash(value)
+
+    def _array(self, value: np.ndarray[Any, Any] | np.generic, where: str) -> bytes:
+        array = np.asarray(value)
+        if array.dtype.hasobject:
+            return hash_of("array", str(array.shape), self.write(array.tolist(), where))
+        raw = np.ascontiguousarray(array).tobytes()
+        return hash_of("array", array.dtype.str, str(array.shape), raw)
+
+    def _sequence(self, value: Iterable[Any], where: str) -> bytes:
+        parts = (self.write(one, f"{where}[{at}]") for at, one in enumerate(value))
+        return hash_of(type(value).__name__, *parts)
+
+    def _set(self, value: Iterable[Any], where: str) -> bytes:
+        return hash_of(
+            "set", *sorted(self.write(one, where) for one in sorted(value, key=order_of))
+        )
+
+    def _mapping(self, value: Mapping[Any, Any], where: str) -> bytes:
+        items = list(value.items())
+        if all(type(key) in PLAIN or hasattr(key, "__qualname__") for key in value):
+            items.sort(key=lambda item: order_of(item[0]))
+        parts = []
+        for key, one in items:
+            parts += [self.write(key, where), self.write(one, f"{where}[{key!r:.40}]")]
+        return hash_of("mapping", *parts)
+
+    # --- objects ----------------------------------------------------------------------------------
+
+    def _object(self, value: Any, where: str) -> bytes:
+        """Write an object by what its class says how to copy it, else by its attributes."""
+        try:
+            reduced = value.__reduce_ex__(4)
+        except Exception as error:  # whatever a class of a user raises
+            own = getattr(value, "__dict__", None)
+            if own is None or is_library(type(value).__module__):
+                raise unwritable(value, where) from error
+            return hash_of("object", self.write(type(value), where), self._attributes(own, where))
+        if isinstance(reduced, str):
+            return hash_of("name", type(value).__module__, reduced)
+        make, arguments, *rest = reduced
+        state, items, pairs = (*rest, None, None, None)[:3]
+        held = [self.write(make, where), self.write(arguments, where)]
+        if isinstance(state, dict):
+            held.append(self._attributes(state, where))
+        elif state is not None:
+            held.append(self.write(state, where))
+        if items is not None:
+            held.append(self._sequence(list(items), where))
+        if pairs is not None:
+            held.append(self._mapping(dict(pairs), where))
+        return hash_of("object", *held)
+
+    def _attributes(self, held: Mapping[str, Any], where: str) -> bytes:
+        parts: list[str | bytes] = []
+        for name, one in sorted(held.items(), key=lambda item: str(item[0])):
+            parts += [str(name), self.write(one, f"{where}.{name}".lstrip("."))]
+        return hash_of("attributes", *parts)
+
+    def _empty(self, value: Any, where: str) -> bytes:
+        return hash_of("empty", type(value).__name__)
+
+    # --- networks ---------------------------------------------------------------------------------
+
+    def _network(self, module: nn.Module, where: str, name: str | None) -> bytes:
+        """Write a module; ``name`` is its own in the network, with a dot, None outside of it."""
+        if id(module) in self.networks:  # a layer that is used twice is not two layers
+            return hash_of("module again", str(self.networks[id(module)]))
+        self.networks[id(module)] = len(self.networks)
+        name = "" if not where else name
+        compiled = dict(module.named_children()).get("_orig_mod")
+        if compiled is not None and type(module).__module__.startswith("torch._dynamo"):
+            return self._network(compiled, f"{where}._orig_mod", name)
+        if isinstance(module, torch.jit.ScriptModule):
+            return script_hash(module)
+        parts: list[Any] = [self._kind(type(module), where)]
+        if isinstance(module, GraphModule):
+            parts += [module.code]
+        for field, held in sorted(vars(module).items()):
+            if field in _UNTOLD or (isinstance(module, GraphModule) and field not in _OF_GRAPHS):
+                continue
+            inside = f"{where}.{field}".lstrip(".")
+            if field == "_modules":
+                parts += self._layers(held, where, name)
+            elif field in ("_parameters", "_buffers"):
+                parts += self._tensors(held, where, name)
+            elif field in _HOOKS:
+                parts += [field, *(self.write(hook, inside) for hook in held.values())]
+            else:
+                parts += [field, self.write(held, inside)]
+        return hash_of("module", *parts)
+
+    def _layers(self, held: Mapping[str, Any], where: str, name: str | None) -> list[Any]:
+        parts: list[Any] = []
+        for child, layer in held.items():  # in their order, which is that of a Sequential
+            inside = f"{where}.{child}".lstrip(".")
+            path = None if name is None else f"{name}{child}."
+            written = hash_of("none") if layer is None else self._network(layer, inside, path)
+            parts += [child, written]
+        return parts
+
+    def _tensors(self, held: Mapping[str, Any], where: str, name: str | None) -> list[Any]:
+        parts: list[Any] = []
+        for own, tensor in sorted(held.items()):
+            if name is None or f"{name}{own}" not in self.hashed:
+                parts += [own, self.write(tensor, f"{where}.{own}".lstrip("."))]
+        return parts
+
+    def _kind(self, kind: type, where: str) -> bytes:
+        """Write the class of a module: one of a package that nobody knows by its code too."""
+        if is_installed(kind.__module__) and not is_library(kind.__module__):
+            self.told.add(kind.__module__.partition(".")[0])
+        return self.write(kind, where)
+
+    # --- code -------------------------------------------------------------------------------------
+
+    def _code(self, found: type | FunctionType, where: str) -> bytes:
+        """Write a class or function by its number; what it does is written once, at the end."""
+        module = found.__module__ or ""
+        if self._by_name(module):
+            patched = self._patched(found, where) if isinstance(found, type) else []
+            version = "" if is_library(module) else code.version_of(module)
+            number = str(getattr(sys.modules.get(module), "CODE_VERSION", ""))
+            return hash_of("name", module, found.__qualname__, version, number, *patched)
+        if id(found) not in self.numbers:
+            self.numbers[id(found)] = len(self.numbers)
+            self.waiting.append((found, where or found.__qualname__))
+        return hash_of("code", str(self.numbers[id(found)]))
+
+    def _by_name(self, module: str) -> bool:
+        """Return whether what a module defines counts by its name: it is a library's."""
+        top = module.partition(".")[0]
+        if top not in self.libraries:
+            self.libraries[top] = is_library(top), is_installed(top)
+        known, installed = self.libraries[top]
+        return known or (installed and top not in self.told)
+
+    def _patched(self, kind: type, where: str) -> list[bytes]:
+        """Write the methods of a library's class that are not the library's."""
+        found = []
+        for base in kind.__mro__:
+            for name, one in vars(base).items():
+                written = self._is_foreign(one) and one.__code__.co_filename[:1] != "<"
+                if written and self._by_name(base.__module__):
+                    found.append(hash_of(name, self.write(one, where)))
+        return sorted(found)
+
+    def _class(self, kind: type, where: str) -> bytes:
+        parts: list[Any] = [kind.__qualname__]
+        parts += [self.write(base, where) for base in kind.__bases__ if base is not object]
+        parts += [self.write(type(kind), where)] * (type(kind) is not type)
+        for name, one in code.members(kind):
+            parts += [name, self.write(one, f"{kind.__qualname__}.{name}")]
+        return hash_of("class", *parts)
+
+    def _function(self, function: FunctionType, where: str) -> bytes:
+        parts: list[Any] = [self._instructions(function.__code__, where, function.__doc__)]
+        parts.append(self.write(function.__defaults__, where))
+        parts.append(self._attributes(function.__kwdefaults__ or {}, where))
+        parts.append(self._attributes(vars(function), where))
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            try:
+                held = cell.cell_contents
+            except ValueError:  # not filled as yet
+                continue
+            parts += [self.write(held, f"{where} (its {name})")]
+        looked_up, names = code.global_names(function)
+        for name in looked_up:
+            value = function.__globals__[name]
+            parts += [name, self._named(value, names, f"{where} (its {name})")]
+        for imported in code.imported_sources(function):
+            parts += imported
+        return hash_of("function", *parts)
+
+    def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
+        texts, constants = code.instructions(body, doc)
+        return hash_of("instructions", *texts, *(self.write(one, where) for one in constants))
+
+    def _named(self, value: Any, names: Collection[str], where: str) -> bytes:
+        """Write what a function looks up: of a module, what it may take from it."""
+        if not isinstance(value, ModuleType):
+            return self.write(value, where)
+        parts: list[Any] = [value.__name__.rpartition(".")[2]]
+        known = self._by_name(value.__name__)
+        for name in names:
+            held = vars(value).get(name)
+            if isinstance(held, ModuleType):
+                inner = [other for other in names if other != name]
+                if not known:
+                    parts += [name, self._named(held, inner, f"{where}.{name}")]
+            elif held is not None and (not known or self._is_foreign(held)):
+                parts += [name, self.write(held, f"{where}.{name}")]
+        return hash_of("package", *parts)
+
+    def _is_foreign(self, held: Any) -> bool:
+        """Return whether what a library has is a function of a user, put there by a patch."""
+        return isinstance(held, FunctionType) and not self._by_name(held.__module__ or "torch")
+
+    def _module(self, value: ModuleType, where: str) -> bytes:
+        return hash_of("package", value.__name__)
+
+    def _built_in(self, value: BuiltinFunctionType, where: str) -> bytes:
+        owner = value.__self__
+        if owner is None or isinstance(owner, ModuleType):
+            module = value.__module__ or ""
+            file = getattr(sys.modules.get(module), "__file__", None)
+            compiled = b""
+            if file and not self._by_name(module):
+                compiled = hashlib.sha256(Path(file).read_bytes()).digest()
+            return hash_of("built-in", module, value.__qualname__, compiled)
+        return hash_of("built-in of", value.__name__, self.write(owner, where))
+
+    def _method(self, value: MethodType, where: str) -> bytes:
+        return hash_of(
+            "method", self.write(value.__func__, where), self.write(value.__self__, where)
+        )
+
+    def _slot(self, value: Any, where: str) -> bytes:
+        owner = getattr(value, "__self__", None)
+        return hash_of("slot", value.__name__, b"" if owner is None else self.write(owner, where))
+
+    def _wrapped(self, value: Any, where: str) -> bytes:
+        return hash_of(type(value).__name__, self.write(value.__func__, where))
+
+    def _property(self, value: property, where: str) -> bytes:
+        return hash_of("property", *(self.write(f, where) for f in (value.fget, value.fset)))
+
+    def _partial(self, value: Any, where: str) -> bytes:
+        held = (value.func, value.args, value.keywords)
+        return hash_of("partial", *(self.write(one, where) for one in held))
+
+    def _cached(self, value: Any, where: str) -> bytes:
+        return hash_of("cached", self.write(value.__wrapped__, where))
+
+    def _logger(self, value: logging.Logger, where: str) -> bytes:
+        return hash_of("logger", value.name)
+
+    def _executor(self, value: Executor, where: str) -> bytes:
+        return hash_of(type(value).__name__, repr(getattr(value, "_max_workers", None)))
+
+    def _reference(self, value: Any, where: str) -> bytes:
+        return hash_of("reference", self.write(value(), where))
+
+    def _generator(self, value: torch.Generator, where: str) -> bytes:
+        return hash_of("generator", tensor_hash(value.get_state()))
+
+    def _script_function(self, value: Any, where: str) -> bytes:
+        return hash_of("script", value.code)
+
+
+_OF_GRAPHS: Final = ("_modules", "_parameters", "_buffers", *_HOOKS)
+
+_WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
+    (Tensor, _Writer._tensor),
+    ((np.ndarray, np.generic), _Writer._array),
+    (type, _Writer._code),
+    (FunctionType, _Writer._code),
+    (CodeType, _Writer._instructions),
+    (MethodType, _Writer._method),
+    (BuiltinFunctionType, _Writer._built_in),
+    ((MethodWrapperType, WrapperDescriptorType, MethodDescriptorType), _Writer._slot),
+    (ModuleType, _Writer._module),
+    ((staticmethod, classmethod), _Writer._wrapped),
+    (property, _Writer._property),
+    (functools.partial, _Writer._partial),
+    (functools._lru_cache_wrapper, _Writer._cached),
+    (logging.Logger, _Writer._logger),
+    (Executor, _Writer._executor),
+    (_EMPTY, _Writer._empty),
+    (weakref.ReferenceType, _Writer._reference),
+    (torch.Generator, _Writer._generator),
+    (torch.jit.ScriptFunction, _Writer._script_function),
+)
+
+
+_CONTAINERS: Final[Mapping[type, Callable[[_Writer, Any, str], bytes]]] = MappingProxyType(
+    {
+        list: _Writer._sequence,
+        tuple: _Writer._sequence,
+        set: _Writer._set,
+        frozenset: _Writer._set,
+        dict: _Writer._mapping,
+        MappingProxyType: _Writer._mapping,
+    }
+)

@@ -1,0 +1,187 @@
+"""Code of a user: where it lies, and ``module:callable`` imported as its files are now."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import hashlib
+import importlib
+import importlib.util
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from functools import cache
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+_ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
+"""Imported before any code of a user, so no file of a user can have these names."""
+
+_KNOWN: Final = _ALWAYS | {
+    *("torchvision", "torchaudio", "timm", "robustbench", "pyautoattack", "autoattack"),
+    *("scipy", "PIL", "cv2", "sklearn", "skimage", "pandas", "einops", "matplotlib"),
+}
+"""Libraries that are known by their names; a record says which versions of them were used."""
+
+_imported: dict[str, str] = {}
+"""The hash of the sources that each module was imported with."""
+
+
+def is_library(module: str) -> bool:
+    """Return whether a module, by its name, belongs to Python or to a library that is known.
+
+    A file of a user with the name of one of them does not.
+    """
+    top = module.partition(".")[0]
+    if top in _ALWAYS:
+        return True
+    if top in sys.stdlib_module_names:
+        origin = _origin(top)
+        return origin is None or (_stdlib() in origin.parents and not _installed(origin))
+    return top in _KNOWN and is_installed(top)
+
+
+def is_installed(module: str) -> bool:
+    """Return whether a module, by its name, lies where packages are installed."""
+    origin = _origin(module.partition(".")[0])
+    return origin is not None and _installed(origin)
+
+
+def _installed(path: Path) -> bool:
+    return not {"site-packages", "dist-packages"}.isdisjoint(path.parts)
+
+
+def _origin(top: str) -> Path | None:
+    """Return the file of an outermost module; None for one that has none, as a built-in."""
+    file = getattr(sys.modules.get(top), "__file__", None)
+    if top not in sys.modules:
+        with contextlib.suppress(ImportError, ValueError):
+            there = importlib.util.find_spec(top)
+            file = there.origin if there is not None and there.has_location else None
+    return Path(file).resolve() if file else None
+
+
+@cache
+def _stdlib() -> Path:
+    return Path(sysconfig.get_paths()["stdlib"]).resolve()
+
+
+def load(text: str) -> tuple[Any, tuple[Path, ...]]:
+    """Return what ``module:name`` stands for, and the source files of the module.
+
+    The working folder comes first. What was imported from other sources than those that are there
+    now is imported anew. Raises whatever the module raises.
+    """
+    module_name, _, attribute = text.partition(":")
+    with working_folder_first():
+        module = _fresh(module_name)
+        found: Any = module
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    return found, files_of(module)
+
+
+def files_of(module: ModuleType) -> tuple[Path, ...]:
+    """Return the source files of a user's module; none for a library's."""
+    file = getattr(module, "__file__", None)
+    return source_files(Path(file)) if file and not is_library(module.__name__) else ()
+
+
+def source_files(path: Path) -> tuple[Path, ...]:
+    """Return a module's file and the files that it imports from beside it, and they in turn.
+
+    For a package, or a module inside one, all modules of the outermost package. What is imported
+    from elsewhere, or by other means than an import statement, is not followed.
+    """
+    found: set[Path] = set()
+    waiting = [path.resolve()]
+    while waiting:
+        file = waiting.pop()
+        if file in found or file.suffix != ".py" or not file.is_file():
+            continue
+        found.add(file)
+        if (file.parent / "__init__.py").is_file():
+            waiting += (file.parent.parent if _inside(file.parent) else file.parent).rglob("*.py")
+            continue
+        for name in _imports(file) - _ALWAYS:
+            waiting += [file.parent / f"{name}.py", file.parent / name / "__init__.py"]
+    return tuple(sorted(found))
+
+
+def _inside(folder: Path) -> bool:
+    return (folder.parent / "__init__.py").is_file()
+
+
+def _imports(file: Path) -> set[str]:
+    """Return the outermost names that a file imports; none for one that is no Python."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return set()
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module.partition(".")[0])
+    return names
+
+
+def sha256_of(files: Iterable[Path]) -> str:
+    """Return the SHA-256 of files: of their names and contents, wherever they are."""
+    whole = hashlib.sha256()
+    for file in files:
+        whole.update(f"{file.name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _fresh(name: str) -> ModuleType:
+    """Import a module, anew if its source is not what it was imported from in this process."""
+    importlib.invalidate_caches()
+    module = sys.modules.get(name)
+    if module is None or _moved(name.partition(".")[0]):
+        module = _reimport(name)
+    if not getattr(module, "__file__", None):
+        raise ImportError(f"{name} has no source file")
+    digest = sha256_of(files_of(module))
+    if _imported.setdefault(name, digest) != digest:
+        module = _reimport(name)
+        _imported[name] = digest
+    return module
+
+
+def _moved(top: str) -> bool:
+    """Return whether a module's outermost name now stands for another file."""
+    there = PathFinder.find_spec(top)
+    return there is not None and there.origin != getattr(sys.modules.get(top), "__file__", None)
+
+
+def _reimport(name: str) -> ModuleType:
+    """Import a module and what lies beside it, forgetting what was imported before."""
+    if not is_library(name):
+        there = PathFinder.find_spec(name.partition(".")[0])
+        files = source_files(Path(there.origin)) if there is not None and there.origin else ()
+        # By name too: what another folder has under the same name is not what is imported here.
+        beside = {name.partition(".")[0], *(file.stem for file in files)}
+        for other, loaded in list(sys.modules.items()):
+            known = Path(getattr(loaded, "__file__", None) or "").resolve()
+            if known in files or (other.partition(".")[0] in beside and not is_library(other)):
+                del sys.modules[other]
+    _imported.pop(name, None)
+    return importlib.import_module(name)
+
+
+@contextlib.contextmanager
+def working_folder_first() -> Iterator[None]:
+    """Import from the working folder, and leave no compiled file there."""
+    folder, writes = str(Path.cwd()), sys.dont_write_bytecode
+    sys.path.insert(0, folder)
+    sys.dont_write_bytecode = True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = writes
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)

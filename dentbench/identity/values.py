@@ -1,0 +1,72 @@
+"""Values that have one writing, as hashes; and the error for those that have none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+import zipfile
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.errors import ModelError
+
+PLAIN: Final = (
+    *(bool, int, float, complex, str, bytes, range, slice, type(None), type(...)),
+    *(torch.dtype, torch.device, torch.Size, torch.memory_format, torch.layout),
+)
+"""Types whose values ``repr`` writes in full and always in the same way."""
+
+
+def hash_of(*parts: str | bytes | memoryview) -> bytes:
+    """Return the SHA-256 of several texts or bytes, each with its length."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode(errors="surrogatepass") if isinstance(part, str) else part
+        whole.update(f"{len(data)}:".encode())
+        whole.update(data)
+    return whole.digest()
+
+
+def tensor_hash(value: Tensor) -> bytes:
+    """Return the hash of a tensor: of its type, shape and contents."""
+    if value.is_meta or isinstance(value, nn.parameter.UninitializedTensorMixin):  # type: ignore[attr-defined]
+        return hash_of("tensor", str(value.dtype), str(value.device))
+    plain = value.detach().resolve_conj().resolve_neg().cpu()
+    if plain.layout is not torch.strided:
+        plain = plain.to_dense()
+    if plain.is_quantized:
+        return hash_of("quantized", repr(plain.q_scale()), tensor_hash(plain.int_repr()))
+    raw = plain.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return hash_of("tensor", str(value.dtype), str(tuple(value.shape)), raw.data)
+
+
+def order_of(value: Any) -> tuple[str, str]:
+    """Return what to sort a set or the keys of a dictionary by."""
+    name = getattr(value, "__qualname__", "")
+    return type(value).__qualname__, name or (repr(value) if type(value) in PLAIN else "")
+
+
+def script_hash(module: torch.jit.ScriptModule) -> bytes:
+    """Return the hash of a network in TorchScript by its file, without where its source was."""
+    file = io.BytesIO()
+    torch.jit.save(module, file)
+    parts: list[str | bytes] = []
+    with zipfile.ZipFile(file) as archive:
+        for name in sorted(archive.namelist()):
+            told = any(part in name for part in ("code/", "data", "constants"))
+            if told and not name.endswith((".debug_pkl", "serialization_id")):
+                parts += [name, re.sub(rb"___torch_mangle_\d+\.?", b"", archive.read(name))]
+    return hash_of("script", *parts)
+
+
+def unwritable(value: Any, where: str) -> ModelError:
+    """Return the error for a value, found at ``where``, that has no stable writing."""
+    return ModelError(
+        f"{where or 'it'} is a {type(value).__module__}.{type(value).__qualname__}, whose settings "
+        "cannot be written down, so results could not be told from those with other settings; "
+        "take it out, make it where it is used, or give its class a __getstate__ that returns its "
+        "settings"
+    )
