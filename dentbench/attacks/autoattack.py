@@ -17,10 +17,10 @@ from pyautoattack import AutoAttack
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.attacks.catalogue import ATTACKS, AttackPlan
 from dentbench.attacks.events import tell
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
+from dentbench.spec.attack_plans import ATTACKS, AttackPlan
 from dentbench.spec.evaluation import AttackSpec
 
 # Without a handler its warnings would go to the terminal, in the middle of a progress bar.

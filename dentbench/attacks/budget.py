@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from dentbench.attacks.catalogue import ATTACKS
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec
 
 

@@ -1,4 +1,4 @@
-"""Name -> attack and name -> protocol: the one place to add one.
+"""Name -> protocol: the one place to add one; attacks are in ``spec/attack_plans.py``.
 
 Torch-free, so that a bad name is told at once.
 """
@@ -11,69 +11,8 @@ from typing import Final
 
 from dentbench.errors import SpecError
 from dentbench.registry import Registry
-from dentbench.spec.evaluation import NO_ATTACK, AttackSpec, EvalSpec, ProtocolSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class AttackPlan:
-    """What a named attack runs: AutoAttack's parts in order, and their budget.
-
-    ``parts``: names of single attacks, each run on the images that are still right.
-    ``version``: AutoAttack's own preset whose settings the parts take. ``official``: whether the
-    name stands for AutoAttack itself. ``iterations``, ``targets``: overrides of the preset.
-    """
-
-    parts: tuple[str, ...]
-    title: str
-    version: str = "standard"
-    official: bool = False
-    iterations: int | None = None
-    targets: int | None = None
-
-
-ATTACKS: Final[Registry[AttackPlan]] = Registry("attack")
-"""Every attack that ``--attack`` takes."""
-
-ATTACKS.add(
-    "standard",
-    AttackPlan(
-        parts=("apgd-ce", "apgd-t", "fab-t", "square"), title="AutoAttack standard", official=True
-    ),
-)
-ATTACKS.add(
-    "plus",
-    AttackPlan(
-        parts=("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
-        title="AutoAttack plus",
-        version="plus",
-        official=True,
-    ),
-)
-ATTACKS.add(
-    "rand",
-    AttackPlan(
-        parts=("apgd-ce", "apgd-dlr"), title="AutoAttack rand", version="rand", official=True
-    ),
-)
-ATTACKS.add(
-    "quick",
-    AttackPlan(
-        parts=("apgd-ce", "apgd-t"),
-        title="quick: APGD-CE and APGD-T with 3 targets, 10 iterations each",
-        iterations=10,
-        targets=3,
-    ),
-)
-ATTACKS.add(NO_ATTACK, AttackPlan(parts=(), title="no attack: natural accuracy alone"))
-for _part, _title in {
-    "apgd-ce": "APGD-CE",
-    "apgd-dlr": "APGD-DLR",
-    "apgd-t": "APGD-T",
-    "fab": "FAB",
-    "fab-t": "FAB-T",
-    "square": "Square",
-}.items():
-    ATTACKS.add(_part, AttackPlan(parts=(_part,), title=_title))
+from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.evaluation import AttackSpec, EvalSpec, ProtocolSpec
 
 
 def attack_label(spec: AttackSpec) -> str:
@@ -95,7 +34,9 @@ class ProtocolCard:
     """A way to attack a defense.
 
     ``function``: ``module:name`` of the function that carries it out (see ``protocols/base.py``).
-    ``summary``: what it does, in words. ``source``: where it is from. ``needs_static``: whether
+    ``summary``: what it does, in words. ``source``: where it is from. ``version``:
+    the number of its code, raised when its answers change; what was stored of another one is
+    computed anew. ``needs_static``: whether
     it uses the static model's adversarial points. ``after``: the stages, in order, that are run
     first in a cascade: it starts from their points and leaves alone the images that they broke.
     ``needs``: what the defense must offer beside logits. ``own_attack``: whether it runs our own
@@ -108,6 +49,7 @@ class ProtocolCard:
     function: str
     summary: str
     source: str = ""
+    version: int = 1
     needs_static: bool = False
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
@@ -133,6 +75,12 @@ class ProtocolCard:
             return "it attacks declared batches, not AutoAttack's own packing"
         return ""
 
+
+NATURAL_VERSION: Final = 1
+"""The number of what judges the natural images, raised as that of a protocol."""
+
+CHECKS_VERSION: Final = 1
+"""The number of what checks a defense before it is attacked, raised as that of a protocol."""
 
 OWN_NORMS: Final = ("Linf", "L2")
 """The norms of our own APGD; in L1 it would need sparse steps of its own."""

@@ -12,7 +12,8 @@ from dentbench.attacks.budget import (
     fewer_steps,
     invading_iterations,
 )
-from dentbench.attacks.catalogue import ATTACKS, COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 
 

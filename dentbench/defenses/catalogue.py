@@ -26,6 +26,7 @@ class DefenseCard:
     """What a built-in defense is.
 
     ``function``: "module:name" of what makes it, called with the network and the settings.
+    ``version``: the number of its code, raised when its answers change.
     ``settings``: names and defaults; a given value is of the default's type, and positive.
     ``separable``: as of a spec. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
@@ -33,6 +34,7 @@ class DefenseCard:
     function: str
     summary: str
     source: str
+    version: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     separable: bool = False
     batchnorm: bool = False

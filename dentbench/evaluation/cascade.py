@@ -8,10 +8,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.catalogue import COUNTERPARTS, NATURAL_VERSION, PROTOCOLS
+from dentbench.defenses.catalogue import DEFENSES, DENT
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED
-from dentbench.spec.evaluation import EvalSpec
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
 """The stages whose final points others start from."""
@@ -37,6 +38,27 @@ def keeps_points(spec: EvalSpec, stage: str) -> bool:
     if spec.defense is None:  # the defense is shown them, whoever asks for it and when
         return stage == PUBLISHED or (spec.protocols.cascade and stage in COUNTERPARTS)
     return spec.protocols.cascade and stage in STARTING_POINTS
+
+
+def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
+    """Return the numbers of the code that decides a stage's outcomes, by name.
+
+    It is the stage itself, those that it goes on from, and the defense where it is built in.
+    """
+    found = {NATURAL: NATURAL_VERSION}
+    if spec.defense is not None:
+        name = spec.defense.name if isinstance(spec.defense, DefenseSpec) else DENT
+        if name in DEFENSES:
+            found[name] = DEFENSES[name].version
+    for earlier in earlier_stages(spec, stage):
+        found |= versions(spec, earlier)
+    if stage in PROTOCOLS:
+        found[stage] = PROTOCOLS[stage].version
+        if PROTOCOLS[stage].needs_static:
+            found[PUBLISHED] = PROTOCOLS[PUBLISHED].version
+        if has_counterpart(spec, stage):
+            found |= versions(spec.counterpart, stage)
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)

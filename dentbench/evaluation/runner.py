@@ -247,12 +247,11 @@ class Evaluation:
         return all(self._stored(spec, stage, unit) is not None for unit in units)
 
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
+        """Return a stored outcome, if the present code of its stage computed it."""
         keeps = self._keeps_points(spec, stage)
         found = self._folder(spec).load(stage, unit, with_points=keeps)
-        if found is not None and spec.defense is not None and stage != NATURAL:
-            # One of an older version does not say what its points do to the static model.
-            return found if len(found.static_correct) == len(found.correct) else None
-        return found
+        present = found is not None and found.versions == cascade.versions(spec, stage)
+        return found if present else None
 
     def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
         kept = self.options.save_adversarial and stage != NATURAL

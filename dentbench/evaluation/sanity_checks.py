@@ -10,24 +10,28 @@ import copy
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from torch import nn
 
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.base import Classifier, ThreatModel
-from dentbench.attacks.catalogue import ATTACKS
+from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes import Probe, probe
 from dentbench.attacks.views import SeededDefense
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
 from dentbench.evaluation.context import RunContext
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 from dentbench.stats import mcnemar, wilson
 
-NOTE = "checks"
-"""The name of the note, beside the outcomes, that keeps the checks that asked the defense."""
+STAGE: Final = "checks"
+"""What making the checks that ask the defense is called."""
+
+NOTE: Final = f"{STAGE}-{CHECKS_VERSION}"
+"""The name of the note, beside the outcomes, that keeps them: of their present code alone."""
 
 POINT = 0.01
 """How far, beyond its interval, natural accuracy may be from the card's."""
@@ -43,7 +47,7 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
         with plainly():  # each copy of the defense would be compiled for itself
-            checks = context.worker.fit(spec, NOTE, lambda: probe(_probe_of(context, spec)))
+            checks = context.worker.fit(spec, STAGE, lambda: probe(_probe_of(context, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)

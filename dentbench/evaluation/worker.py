@@ -242,6 +242,7 @@ class Worker:
             changed=changed,
             static_correct=static_correct,
             details=result.details,
+            versions=cascade.versions(spec, task.stage),
         )
         return outcome, points.cpu().numpy() if task.keep else None
 

@@ -49,17 +49,24 @@ def order_of(value: Any) -> tuple[str, str]:
     return type(value).__qualname__, name or (repr(value) if type(value) in PLAIN else "")
 
 
+_MANGLED: Final = r"\.?___torch_mangle_\d+"
+"""What TorchScript puts into names, counting the networks of the process."""
+
+
 def script_hash(module: torch.jit.ScriptModule) -> bytes:
-    """Return the hash of a network in TorchScript by its file, without where its source was."""
+    """Return the hash of a network in TorchScript by its graph and by what its file holds.
+
+    Where its source was, and how many others there were before, is left out.
+    """
+    graph = re.sub(_MANGLED, "", re.sub(r"#.*", "", str(module.inlined_graph)))
     file = io.BytesIO()
     torch.jit.save(module, file)
     parts: list[str | bytes] = []
     with zipfile.ZipFile(file) as archive:
         for name in sorted(archive.namelist()):
-            told = any(part in name for part in ("code/", "data", "constants"))
-            if told and not name.endswith((".debug_pkl", "serialization_id")):
-                parts += [name, re.sub(rb"___torch_mangle_\d+\.?", b"", archive.read(name))]
-    return hash_of("script", *parts)
+            if re.search(r"^[^/]*/(data|constants)(/|\.pkl)", name):
+                parts += [name, re.sub(_MANGLED.encode(), b"", archive.read(name))]
+    return hash_of("script", graph, *parts)
 
 
 def unwritable(value: Any, where: str) -> ModelError:

@@ -131,6 +131,7 @@ def summarize(
             else None
         ),
         "broken_by": json.dumps(dict(sorted(broken.items()))),
+        "stage_versions": json.dumps(_versions(everything)),
         "rechecked": _rechecked(stages),
         **_comparison(worst, None if static is None else static_cases(stages, static)),
         "forwards": sum(outcome.forwards for outcome in everything),
@@ -164,6 +165,14 @@ def _comparison(
         "gained": sum(map(_gained, worst, static)),
         "lost": sum(map(_gained, static, worst)),
     }
+
+
+def _versions(outcomes: Sequence[BatchOutcome]) -> dict[str, int]:
+    """Return the numbers of the code that outcomes were computed by, by name."""
+    found: dict[str, int] = {}
+    for outcome in outcomes:
+        found.update(outcome.versions)
+    return found
 
 
 def _rechecked(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:

@@ -125,7 +125,10 @@ class RunFolder:
         return points
 
     def save(self, outcome: BatchOutcome, points: Points | None) -> None:
-        """Write an outcome, and its points if given, in one atomic step."""
+        """Write an outcome, and its points if given, in one atomic step.
+
+        One that other code computed is kept beside it, as "NNNNN.superseded".
+        """
         arrays: dict[str, Any] = {"outcome": np.array(json.dumps(asdict(outcome)))}
         if points is not None:
             arrays["points"] = points
@@ -137,6 +140,9 @@ class RunFolder:
         except OSError as error:
             raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
         self._describe()
+        former = self.load(outcome.stage, outcome.index)
+        if former is not None and former.versions != outcome.versions:
+            path.replace(path.with_suffix(".superseded"))
         write_atomic(path, buffer.getvalue())
 
     def has(self, name: str) -> bool:

@@ -53,6 +53,7 @@ _COUNTS: Final = {str: (int,)}
 _SHAPES: Final[Mapping[str, Any]] = {
     "by_protocol": _COUNTS,
     "broken_by": _COUNTS,
+    "stage_versions": _COUNTS,
     "rechecked": _COUNTS,
     "skipped": {str: (str,)},
     "versions": {str: (str,)},

@@ -14,8 +14,11 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 2
-"""Version of the columns of ``results.csv``."""
+SCHEMA = 3
+"""Version of the columns of ``results.csv``, raised with every change of them.
+
+A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
+"""
 
 NATURAL = "natural"
 """The stage that judges the natural images; every other stage is a protocol."""
@@ -40,7 +43,8 @@ class BatchOutcome:
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
     many images a lower precision, where the attack computed in one, judges otherwise.
     ``static_correct[i]``: whether the static model is right at the final points that a protocol
-    found on a defense. ``details``: further numbers of the protocol.
+    found on a defense. ``details``: further numbers of the protocol. ``versions``: the number of
+    the code of this stage, and of what it goes on from, by name.
     """
 
     stage: str
@@ -55,6 +59,7 @@ class BatchOutcome:
     changed: int | None = None
     static_correct: tuple[bool, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
+    versions: Mapping[str, int] = field(default_factory=dict)
 
 
 def column(doc: str, default: Any = None) -> Any:
@@ -75,6 +80,7 @@ class Record:
     time: str = column("when the record was written, UTC, ISO 8601")
     model: str = column("model")
     model_sha256: str = column("SHA-256 of the model's weights")
+    model_code: str | None = column("SHA-256 of the model's code and of its other settings")
     dataset: str = column("data set, by its honest name")
     data_sha256: str = column("SHA-256 of the images and labels evaluated")
     first: int = column("number of the first image in the data set")
@@ -129,6 +135,9 @@ class Record:
     decision_queries: int | None = column("decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
+    stage_versions: str | None = column(
+        "number of the code that each stage was computed by, JSON object"
+    )
     rechecked: str | None = column(
         "images that fp32 judged otherwise than the attack's lower precision, by stage, JSON object"
     )
@@ -189,6 +198,7 @@ def spec_columns(spec: EvalSpec) -> dict[str, Any]:
         "key": spec.key(),
         "model": spec.model.name,
         "model_sha256": spec.model.sha256,
+        "model_code": spec.model.code or None,
         "dataset": spec.data.name,
         "data_sha256": spec.data.sha256,
         "first": spec.data.first,

@@ -4,7 +4,7 @@ Append-only, UTF-8, one physical line per row, the columns of ``Record`` in orde
 turns on ``results.csv.lock``; a row is one write followed by fsync. What a crash leaves of a row is
 moved to ``results.csv.torn`` by the next writer. A file that is not ours, was changed by hand or
 is of a newer schema is refused and left as it is; one of an older schema is rewritten with the
-present columns, those that it lacked left empty.
+present columns, those that it lacked left empty, and kept as it was as "results.csv.schema-N".
 
 How a value is written: see ``csv_codec.py``.
 """
@@ -18,7 +18,7 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, count, zip_longest
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,6 +57,7 @@ def append(results_dir: str | Path, record: Record) -> bool:
                 write_atomic(path, _lines([column_names(), row]))
                 return True
             if sheet.names != column_names():
+                _keep_older(path, whole, sheet)
                 sheet = sheet.upgraded(path)
                 write_atomic(path, _lines([sheet.names, *sheet.rows]))
             identity = _identity(row)
@@ -117,7 +118,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 _SAME: Final = (
     *("key", "n", "natural_correct", "robust_correct", "gained", "lost"),
-    *("natural_given_correct", "time_ratio", "diagnostics", "checks"),
+    *("natural_given_correct", "time_ratio", "diagnostics", "checks", "stage_versions"),
 )
 _SAME_INDEXES: Final = tuple(column_names().index(name) for name in _SAME)
 _PROTOCOL_INDEX: Final = column_names().index("protocol")
@@ -254,6 +255,19 @@ def _set_aside(path: Path, length: int, torn: bytes) -> None:
         file.truncate(length)
         os.fsync(file.fileno())
     _log.warning("the last line of %s was incomplete; it was moved to %s", path, aside)
+
+
+def _keep_older(path: Path, whole: bytes, sheet: _Sheet) -> None:
+    """Keep a file of an older schema beside the one that takes its place, under a name of its own.
+
+    It is "results.csv.schema-1", with a number where that is taken.
+    """
+    schema = max((_schema_of(row, sheet.names) for row in sheet.rows), default=0)
+    first = path.with_name(f"{path.name}.schema-{schema}")
+    numbered = (path.with_name(f"{first.name}.{number}") for number in count(1))
+    aside = next(one for one in chain([first], numbered) if not one.exists())
+    write_atomic(aside, whole)
+    _log.info("%s had older columns; it is kept as %s", path, aside.name)
 
 
 def _append_bytes(path: Path, data: bytes) -> None:

@@ -26,7 +26,8 @@ class Pair:
 def images_of(record: Record) -> tuple[object, ...]:
     """Return what a static record and its defense share: model, images, attack, threat model."""
     attack = (record.attack, record.iterations, record.queries, record.targets)
-    return (record.model_sha256, record.data_sha256, record.norm, record.eps, *attack)
+    model = (record.model_sha256, record.model_code)
+    return (*model, record.data_sha256, record.norm, record.eps, *attack)
 
 
 def by_images(records: Iterable[Record]) -> dict[tuple[object, ...], list[Record]]:

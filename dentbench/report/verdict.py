@@ -111,7 +111,7 @@ def _paired(static: Record, defended: Record) -> Paired:
         )
     if not defended.protocol:
         raise SpecError("no verdict: nothing was attacked")
-    same = ("model_sha256", "data_sha256", "norm", "eps", "n")
+    same = ("model_sha256", "model_code", "data_sha256", "norm", "eps", "n")
     odd = [name for name in same if getattr(static, name) != getattr(defended, name)]
     if odd:
         raise SpecError(

@@ -11,9 +11,10 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from typing import Final
+from typing import Any, Final
 
 from dentbench.errors import SpecError
+from dentbench.spec.attack_plans import ATTACKS, NO_ATTACK
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 from dentbench.spec.protocol import ProtocolSpec
@@ -49,9 +50,6 @@ NORMS: Final = ("Linf", "L2", "L1")
 PRECISIONS: Final = ("fp32", "tf32", "bf16")
 BATCHINGS: Final = ("declared", "autoattack")
 ORDERS: Final = ("given", "label-windows:N")
-
-NO_ATTACK: Final = "none"
-"""The name of the attack that leaves images as they are: natural accuracy alone is counted."""
 
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
 
@@ -122,6 +120,19 @@ class AttackSpec:
     def is_none(self) -> bool:
         """Whether nothing is attacked."""
         return self.name == NO_ATTACK
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """What the name and the overrides come to: parts, version, iterations, targets, queries.
+
+        Of a name that no registry has, as that of an attack of a user, the overrides alone.
+        """
+        found: dict[str, Any] = {}
+        if self.name in ATTACKS:
+            found = asdict(ATTACKS[self.name])
+            del found["title"]
+        given = {name: getattr(self, name) for name in ("iterations", "queries", "targets")}
+        return found | {name: value for name, value in given.items() if value is not None}
 
     @property
     def shortened(self) -> bool:
@@ -243,11 +254,13 @@ class EvalSpec:
         return self.defense is None or self.defense.separable
 
     def key(self) -> str:
-        """Return the run's identity: 16 hexadecimal digits of a hash of every field.
+        """Return the run's identity: 16 hexadecimal digits of a hash of all that determines it.
 
-        The settings of the protocols are no part of the static model's: see :attr:`static`.
+        That is every field, and what the attack's name stands for. The settings of the protocols
+        are no part of the static model's: see :attr:`static`.
         """
-        return digest(asdict(self.static if self.defense is None else self))[:16]
+        determined = asdict(self.static if self.defense is None else self)
+        return digest({**determined, "plan": self.attack.resolved})[:16]
 
     @property
     def static(self) -> EvalSpec:

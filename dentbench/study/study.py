@@ -12,9 +12,10 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
+from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import (
     MODES,
     NO_ATTACK,

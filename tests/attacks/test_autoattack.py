@@ -12,9 +12,9 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from dentbench.attacks.base import judge, margins
-from dentbench.attacks.catalogue import ATTACKS
 from dentbench.attacks.views import BatchView, SeededDefense
 from dentbench.errors import DataError, ModelError
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import NORMS, AttackSpec
 from tests.attacks.toys import attacked, labels_of, small_network, tiny_images
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 from pyautoattack import AutoAttack
 
-from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS, PROTOCOLS, attack_label
+from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, attack_label
 from dentbench.attacks.protocols.base import load_protocol
 from dentbench.errors import SpecError, UnknownNameError
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec
 
 SINGLE = ("apgd-ce", "apgd-dlr", "apgd-t", "fab", "fab-t", "square")

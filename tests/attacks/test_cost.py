@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 
-from dentbench.attacks.catalogue import ATTACKS, DEFAULT_PROTOCOLS
+from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import NATURAL
+from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import (
     NORMS,
     AttackSpec,

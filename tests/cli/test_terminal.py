@@ -20,13 +20,14 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
-from dentbench.attacks.catalogue import ATTACKS, PROTOCOLS
+from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.events import tell
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation import progress
 from dentbench.evaluation.progress import Bars, Display, shown_progress
 from dentbench.records import results_csv
+from dentbench.spec.attack_plans import ATTACKS
 from tests.cli.test_report import ROOT, record
 from tests.pictures.terminal import typed
 

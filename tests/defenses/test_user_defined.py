@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import socket
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -109,8 +110,10 @@ def test_a_stored_result_is_never_taken_for_another_defense(tmp_path: Path) -> N
     assert spec_of_object(Shrunk(network)) == spec_of_object(Shrunk(copy.deepcopy(network)))
     assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(network, 0.8))
     assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(tiny_network(seed=1)))
-    function = lambda x: network(x)  # noqa: E731  (cannot be pickled)
-    assert spec_of_object(function) != spec_of_object(function)
+    one, other = (lambda x, by=by: network(by * x) for by in (1, 2))
+    assert spec_of_object(one) == spec_of_object(one) != spec_of_object(other)
+    with socket.socket() as connection, pytest.raises(ModelError, match="socket"):
+        spec_of_object(lambda x: connection)
 
 
 def test_a_changed_source_is_another_spec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

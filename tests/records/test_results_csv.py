@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from dentbench.errors import StoreError
 from dentbench.records import csv_codec, results_csv
 from dentbench.records.outcome import SCHEMA, Record, column_names
+from tests import renew
 
 TEXT = st.text(st.characters(exclude_categories=()), max_size=12)
 INTEGERS = st.integers(-(2**70), 2**70)
@@ -57,7 +58,7 @@ def is_json(column: Any) -> bool:
 
 def strategy(column: Any) -> st.SearchStrategy[Any]:
     if column.name == "schema":
-        return st.just(1)
+        return st.just(SCHEMA)
     if is_json(column):
         return JSON.get(column.name, st.dictionaries(TEXT, INTEGERS, max_size=2)).map(json.dumps)
     return STRATEGIES[column.type]
@@ -277,6 +278,7 @@ def test_an_older_schema_is_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+    before = path_in(tmp_path).read_bytes()
     monkeypatch.setattr(results_csv, "SCHEMA", SCHEMA + 1)
 
     old = replace(record(1), lost=None, seconds=None, git_revision="")  # type: ignore[arg-type]
@@ -284,6 +286,36 @@ def test_an_older_schema_is_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert results_csv.append(tmp_path, record(2, schema=SCHEMA + 1))
     assert results_csv.read(tmp_path) == [old, record(2, schema=SCHEMA + 1)]
     assert path_in(tmp_path).read_text().splitlines()[0] == ",".join(column_names())
+    assert (tmp_path / f"results.csv.schema-{SCHEMA}").read_bytes() == before
+
+
+def test_every_backup_of_an_older_file_is_kept(tmp_path: Path) -> None:
+    for number in range(2):
+        path_in(tmp_path).write_text(f"schema,key,protocol\n1,{number},published\n")
+        assert results_csv.append(tmp_path, record(number))
+    kept = [tmp_path / f"results.csv.schema-1{end}" for end in ("", ".1")]
+    assert [path.read_text().splitlines()[1][2] for path in kept] == ["0", "1"]
+
+
+def test_schema_is_raised_with_the_columns() -> None:
+    known = json.loads(renew.COLUMNS.read_text())
+    assert not renew.what_to_do(renew.COLUMNS, renew.columns(), known)
+
+
+@pytest.mark.parametrize("change", ["a new one", "another type", "another order"])
+def test_a_change_of_columns_is_noticed(change: str) -> None:
+    known = renew.columns()
+    now: dict[str, str] = dict(known["columns"])
+    if change == "a new one":
+        now["new"] = "int | None"
+    elif change == "another type":
+        now["seed"] = "str"
+    else:
+        now = dict(reversed(now.items()))
+    asked = renew.what_to_do(renew.COLUMNS, {"schema": SCHEMA, "columns": now}, known)
+    assert asked.startswith("the columns changed: raise SCHEMA")
+    raised = {"schema": SCHEMA + 1, "columns": now}
+    assert "python -m tests.renew columns" in renew.what_to_do(renew.COLUMNS, raised, known)
 
 
 def test_line_ends_of_other_systems_are_read(tmp_path: Path) -> None:

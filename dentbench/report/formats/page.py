@@ -104,7 +104,7 @@ def provenance(records: Sequence[Record]) -> Table:
         Column("device"),
         Column("versions"),
         Column("revision"),
-        Column("SHA-256 of model and data"),
+        Column("SHA-256 of weights, code and data"),
     )
     rows = [
         [
@@ -119,7 +119,11 @@ def provenance(records: Sequence[Record]) -> Table:
             one.device,
             ", ".join(f"{name} {value}" for name, value in json.loads(one.versions).items()),
             one.git_revision,
-            f"{one.model_sha256[:12]} {one.data_sha256[:12]}",
+            " ".join(
+                sha256[:12]
+                for sha256 in (one.model_sha256, one.model_code, one.data_sha256)
+                if sha256
+            ),
         ]
         for one in records
     ]

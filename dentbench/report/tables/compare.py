@@ -12,7 +12,8 @@ from dentbench.report.pairing import CHOSEN
 from dentbench.report.table import Column, Table
 from dentbench.stats import difference
 
-IDENTITY = CHOSEN - {"protocol", "seed", "first", "count", "model_sha256", "data_sha256"}
+_HASHES = {"model_sha256", "model_code", "data_sha256"}
+IDENTITY = CHOSEN - {"protocol", "seed", "first", "count"} - _HASHES
 """The columns that tell runs apart; in the others two may differ and be set beside each other."""
 
 

@@ -1,0 +1,73 @@
+"""Name -> attack: what every attack that has a name runs; the one place to add one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from dentbench.registry import Registry
+
+NO_ATTACK: Final = "none"
+"""The name of the attack that leaves images as they are: natural accuracy alone is counted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttackPlan:
+    """What a named attack runs: AutoAttack's parts in order, and their budget.
+
+    ``parts``: names of single attacks, each run on the images that are still right.
+    ``version``: AutoAttack's own preset whose settings the parts take. ``official``: whether the
+    name stands for AutoAttack itself. ``iterations``, ``targets``: overrides of the preset.
+    """
+
+    parts: tuple[str, ...]
+    title: str
+    version: str = "standard"
+    official: bool = False
+    iterations: int | None = None
+    targets: int | None = None
+
+
+ATTACKS: Final[Registry[AttackPlan]] = Registry("attack")
+"""Every attack that ``--attack`` takes."""
+
+ATTACKS.add(
+    "standard",
+    AttackPlan(
+        parts=("apgd-ce", "apgd-t", "fab-t", "square"), title="AutoAttack standard", official=True
+    ),
+)
+ATTACKS.add(
+    "plus",
+    AttackPlan(
+        parts=("apgd-ce", "apgd-dlr", "fab", "square", "apgd-t", "fab-t"),
+        title="AutoAttack plus",
+        version="plus",
+        official=True,
+    ),
+)
+ATTACKS.add(
+    "rand",
+    AttackPlan(
+        parts=("apgd-ce", "apgd-dlr"), title="AutoAttack rand", version="rand", official=True
+    ),
+)
+ATTACKS.add(
+    "quick",
+    AttackPlan(
+        parts=("apgd-ce", "apgd-t"),
+        title="quick: APGD-CE and APGD-T with 3 targets, 10 iterations each",
+        iterations=10,
+        targets=3,
+    ),
+)
+ATTACKS.add(NO_ATTACK, AttackPlan(parts=(), title="no attack: natural accuracy alone"))
+for _part, _title in {
+    "apgd-ce": "APGD-CE",
+    "apgd-dlr": "APGD-DLR",
+    "apgd-t": "APGD-T",
+    "fab": "FAB",
+    "fab-t": "FAB-T",
+    "square": "Square",
+}.items():
+    ATTACKS.add(_part, AttackPlan(parts=(_part,), title=_title))
