@@ -13,14 +13,29 @@ def united(records: Sequence[Record]) -> list[Record]:
     """Return one record of each run key, at the place of its last row.
 
     It is the row that leaves the fewest images right, of equal ones the last of most protocols,
-    with the protocols of all rows: under each the fewest images that a row has. Its worst case is
-    of single rows; where the outcomes are stored, a record has the worst case per image anyway.
+    with the protocols of all rows: under each the fewest images that a row has. A row that other
+    code computed than the last one is no longer of this run. Its worst case is of single rows; where the outcomes are stored, a record has the worst case per image anyway.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:
         groups.setdefault(record.key, []).append(record)
     last = {record.key: place for place, record in enumerate(records)}
-    return [_united(groups[key]) for key, _ in sorted(last.items(), key=lambda item: item[1])]
+    return [
+        _united(_of_present_code(groups[key]))
+        for key, _ in sorted(last.items(), key=lambda item: item[1])
+    ]
+
+
+def _of_present_code(rows: Sequence[Record]) -> list[Record]:
+    """Return the rows none of whose stages has another number of its code than in the last row."""
+    numbers = [json.loads(row.stage_versions or "{}") for row in rows]
+    present = numbers[-1]
+    return [
+        row
+        for row, found in zip(rows, numbers, strict=True)
+        if bool(found) == bool(present)
+        and all(present.get(name, number) == number for name, number in found.items())
+    ]
 
 
 def _united(rows: Sequence[Record]) -> Record:

@@ -146,24 +146,17 @@ def raised(name: str) -> ProtocolCard:
 def test_outcomes_of_other_code_are_computed_anew(
     command: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    args = [
-        "evaluate",
-        *SHORT,
-        "--model",
-        "digits-robust",
-        "--mode",
-        "instance",
-        "--set",
-        "steps=1",
-    ]
-    args = [*args[:-2], "--steps", "1", "--protocol", "published", "--protocol", "transfer"]
+    dent = ["--model", "digits-robust", "--mode", "instance", "--steps", "1"]
+    args = ["evaluate", *SHORT, *dent, "--protocol", "published", "--protocol", "transfer"]
     assert command(*args)[0] == 0
     folders = {row["mode"]: Path("results/runs") / row["key"] for row in command.rows()}
     files = {path: path.read_bytes() for run in folders.values() for path in run.rglob("*.npz")}
     monkeypatch.setitem(PROTOCOLS._values, "published", raised("published"))
     assert command(*args)[0] == 0
-    static, dent = command.rows()[-2:]
-    assert '"published": 2' in static["stage_versions"] and '"dent": 1' in dent["stage_versions"]
+    static, defended = command.rows()[-2:]
+    assert (
+        '"published": 2' in static["stage_versions"] and '"dent": 1' in defended["stage_versions"]
+    )
     renewed = {path for path, content in files.items() if path.read_bytes() != content}
     stages = {(path.parent.parent, path.parent.name) for path in renewed}
     # The transferred points are those of the static model's published stage.

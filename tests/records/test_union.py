@@ -44,3 +44,12 @@ def test_of_equal_rows_the_last_of_most_protocols_counts() -> None:
     assert united([STRONG, later]) == [later]
     fewer = make(1, 60, {"warm": 20}, **DENT)
     assert united([later, fewer]) == [later]
+
+
+def test_a_row_of_other_code_does_not_count() -> None:
+    old = replace(STRONG, stage_versions='{"natural": 1, "published": 1, "transfer": 1}')
+    new = replace(WEAK, stage_versions='{"natural": 1, "published": 2}')
+    assert united([old, new]) == [new]
+    same = replace(old, stage_versions='{"natural": 1, "published": 2, "transfer": 1}')
+    (one,) = united([same, new])
+    assert one.protocol_counts["transfer"] == 30

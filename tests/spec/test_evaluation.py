@@ -211,6 +211,7 @@ CHANGES: dict[type, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
     ModelSpec: {
         "name": ({"name": "a", "sha256": "b"}, {"name": "b", "sha256": "b"}),
         "sha256": ({"name": "a", "sha256": "b"}, {"name": "a", "sha256": "a"}),
+        "code": ({"name": "a", "sha256": "b"}, {"name": "a", "sha256": "b", "code": "c"}),
     },
     DataSpec: {
         name: ({**vars(DATA)}, {**vars(DATA), name: other})
