@@ -14,7 +14,8 @@ def united(records: Sequence[Record]) -> list[Record]:
 
     It is the row that leaves the fewest images right, of equal ones the last of most protocols,
     with the protocols of all rows: under each the fewest images that a row has. A row that other
-    code computed than the last one is no longer of this run. Its worst case is of single rows; where the outcomes are stored, a record has the worst case per image anyway.
+    code computed than the last one is no longer of this run. Its worst case is of single rows;
+    where the outcomes are stored, a record has the worst case per image anyway.
     """
     groups: dict[str, list[Record]] = {}
     for record in records:

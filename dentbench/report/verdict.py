@@ -125,8 +125,8 @@ def _paired(static: Record, defended: Record) -> Paired:
     compared = defended.static_correct
     if compared is None:  # a record of an older version
         own = compared = static.robust_correct
-    same = own is None or own == static.robust_correct
-    if not same or gained - lost != defended.robust_correct - compared:
+    equal = own is None or own == static.robust_correct
+    if not equal or gained - lost != defended.robust_correct - compared:
         raise SpecError("no verdict: the defended record was compared with another static record")
     return Paired(gained, lost, defended.n)
 
