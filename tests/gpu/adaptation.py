@@ -47,8 +47,8 @@ class Case:
     precision: str
     ways: tuple[str, ...]
     batch: int = 128
-    seconds: float = 6.0
-    at_most: float = 30.0
+    seconds: float = 4.0
+    at_most: float = 40.0
 
     def __str__(self) -> str:
         said = f"{self.network}, batch {self.batch}, {self.steps} steps, {self.precision}"
@@ -56,7 +56,7 @@ class Case:
 
 
 FIRST = ("released", "plain", "graphs")
-COMPILED = {"ways": ("graphs", "compiled", "compiled graphs"), "at_most": 50.0}
+COMPILED = {"ways": ("graphs", "compiled", "compiled graphs"), "at_most": 60.0}
 NO_RELEASED = ("plain", "graphs")
 
 CASES = (

@@ -23,14 +23,14 @@ from tests.compute.networks import attacked_network
 from tests.gpu.test_cuda_graphs import resnet20
 
 QUICK = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3, targets=1, queries=8)
+ON_GPU = Placement(devices=("cuda",), workers=1)
 
 
 def evaluation(results: Path, **how: object) -> tuple[Evaluation, EvalSpec, EvalSpec]:
     """Return what evaluates a small network on a GPU; its static spec, and dent's."""
     subject, static = attacked_network(16, iterations=3)
     static = replace(static, attack=QUICK)
-    placement = Placement(devices=("cuda",), workers=1)
-    options = RunOptions(results=results, placement=placement, save_adversarial=True)
+    options = RunOptions(results=results, placement=ON_GPU, save_adversarial=True)
     run = Evaluation(subject, replace(options, **how))
     return run, static, replace(static, defense=DentSpec(steps=2, lr=0.02))
 
@@ -115,23 +115,29 @@ def little_memory() -> Iterator[None]:
     torch.cuda.empty_cache()
 
 
-def large(results: Path, loss: str) -> Record:
-    """Evaluate the embedded network in one batch of 1,024 images, which takes over a GiB."""
+def on_resnet20(
+    results: Path, count: int, size: int, defense: DentSpec, placement: Placement = ON_GPU
+) -> tuple[Record, EvalSpec]:
+    """Evaluate dent around the embedded network, on noise; return its record and its spec."""
     subject, static = attacked_network(16, iterations=2)
-    network, images = resnet20(), torch.rand(1024, 3, 32, 32)
+    network, images = resnet20(), torch.rand(count, 3, 32, 32)
     with torch.no_grad():
         labels = torch.cat([network(part.cuda()).argmax(1).cpu() for part in images.split(128)])
-    subject = replace(subject, network=network, images=images, labels=labels)
+    subject = replace(subject, network=network.cpu(), images=images, labels=labels)
     static = replace(
         static,
-        data=replace(static.data, count=1024),
-        batches=BatchPlan(size=1024),
+        data=replace(static.data, count=count),
+        batches=BatchPlan(size=size),
         attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=2),
     )
-    dent = replace(static, defense=DentSpec(steps=2, loss=loss))
-    placement = Placement(devices=("cuda",), workers=1)
-    options = RunOptions(results=results, placement=placement)
-    return Evaluation(subject, options).run([static, dent], ["published"])[1]
+    dent = replace(static, defense=defense)
+    options = RunOptions(results=results, placement=placement, save_adversarial=True)
+    return Evaluation(subject, options).run([static, dent], ["published"])[1], dent
+
+
+def large(results: Path, loss: str) -> Record:
+    """Evaluate it in one batch of 1,024 images, which takes over a GiB."""
+    return on_resnet20(results, 1024, 1024, DentSpec(steps=2, loss=loss))[0]
 
 
 def test_parts_after_out_of_memory_answer_the_same(
@@ -155,11 +161,12 @@ def test_a_coupled_batch_that_does_not_fit_is_refused_in_words(
 
 
 def test_two_workers_on_one_gpu_find_the_same(tmp_path: Path) -> None:
-    alone = run(tmp_path / "one", ["published"])
-    placement = Placement(devices=("cuda:0", "cuda:0"))
-    together = run(tmp_path / "two", ["published"], placement=placement)
-    assert together.protocol_counts == alone.protocol_counts
-    dent = evaluation(tmp_path / "third")[2]
-    found = [points(tmp_path / name, dent, "published") for name in ("one", "two")]
-    for one, other in zip(*found, strict=True):
+    two = Placement(devices=("cuda:0", "cuda:0"))
+    found = []
+    for name, placement in (("one", ON_GPU), ("two", two)):
+        torch.manual_seed(0)
+        record, spec = on_resnet20(tmp_path / name, 16, 8, DentSpec(steps=2), placement)
+        found.append((record.protocol_counts, points(tmp_path / name, spec, "published")))
+    assert found[0][0] == found[1][0]
+    for one, other in zip(found[0][1], found[1][1], strict=True):
         assert np.allclose(one, other, atol=1e-5)

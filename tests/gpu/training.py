@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 
@@ -28,8 +29,9 @@ def run(setting: Setting) -> None:
         data, kept = train.calibrated(train.read_cifar10(setting.train_data))
     figures.add("seconds to read", round(time.perf_counter() - started, 1))
     started = time.perf_counter()
-    weights, model = train.trained(recipe, data.to(setting.device), setting.out)
+    weights, model = train.trained(recipe, data.to(setting.device), setting.scratch)
     seconds = time.perf_counter() - started
+    shutil.copyfile(weights, setting.out / weights.name)
     correct = train.count_natural(model, kept.to(setting.device))
     found = {
         "epochs": recipe.epochs,
