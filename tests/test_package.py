@@ -16,7 +16,7 @@ import pytest
 
 import dentbench
 from dentbench.records import results_csv
-from tests.cli.test_report import ROOT, record
+from tests.helpers import ROOT, record
 
 DOCUMENTED = ("adapt.dent", "spec.dent", "api", "report.table")
 

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from dentbench.evaluation.progress import Bars, columns
 from dentbench.records import results_csv
-from tests.cli.test_report import record
+from tests.helpers import record
 from tests.pictures.__main__ import OUT, PICTURES, TERMINAL
 from tests.pictures.terminal import COLUMNS, ROOT, picture, screen, typed
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import signal
@@ -15,43 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dentbench.cli import app
 from dentbench.cli.app import spread
+from tests.helpers import Run
 
 SHORT = ["--attack", "apgd-ce", "--examples", "12", "--batch-size", "8", "--seed", "3"]
-
-
-@pytest.fixture
-def dentbench(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> Run:
-    return Run(monkeypatch, capsys, tmp_path)
-
-
-class Run:
-    """Runs ``dentbench`` in this process and returns (exit code, standard output, errors)."""
-
-    def __init__(
-        self,
-        monkeypatch: pytest.MonkeyPatch,
-        capsys: pytest.CaptureFixture[str],
-        folder: Path,
-    ) -> None:
-        self.monkeypatch = monkeypatch
-        self.capsys = capsys
-        self.results = folder / "results"
-        monkeypatch.chdir(folder)
-
-    def __call__(self, *arguments: str) -> tuple[int, str, str]:
-        self.monkeypatch.setattr(sys, "argv", ["dentbench", *arguments])
-        with pytest.raises(SystemExit) as stopped:
-            app.main()
-        printed = self.capsys.readouterr()
-        return int(stopped.value.code or 0), printed.out, printed.err
-
-    def rows(self) -> list[dict[str, str]]:
-        with (self.results / "results.csv").open(newline="") as file:
-            return list(csv.DictReader(file))
 
 
 def test_static_and_dent_side_by_side(dentbench: Run) -> None:

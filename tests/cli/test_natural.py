@@ -23,7 +23,7 @@ from dentbench.records.results_csv import read
 from dentbench.spec.evaluation import AttackSpec, DentSpec
 from dentbench.zoo.cards import DATASETS
 from dentbench.zoo.models import load_model
-from tests.cli.test_evaluate import Run
+from tests.helpers import Run
 
 MODEL = "cifar10-resnet20-robust"
 ROWS = 6
@@ -112,7 +112,7 @@ def test_a_corruptions_record_is_repeated(
 
 def test_the_mean_is_of_the_corruptions() -> None:
     from dentbench.report.tables.natural import natural
-    from tests.report.conftest import make
+    from tests.report.fixed_records import make
 
     shares = {"fog": 50, "frost": 70, "snow": 90}
     records = [

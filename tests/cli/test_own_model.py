@@ -16,7 +16,7 @@ from dentbench.zoo.cards import MODELS
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from dentbench.zoo.networks import DigitsResNet, Normalize
-from tests.cli.test_evaluate import Run
+from tests.helpers import Run
 from tests.zoo.download.loopback import Loopback
 
 SHORT = ["--attack", "apgd-ce", "--iterations", "1", "--examples", "60", "--batch-size", "60"]

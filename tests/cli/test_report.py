@@ -7,7 +7,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import typer
@@ -16,47 +15,9 @@ from typer.testing import CliRunner
 from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
 from dentbench.records import csv_codec, results_csv
-from dentbench.records.outcome import Record
+from tests.helpers import ROOT, record
 
-ROOT = Path(results_csv.__file__).parents[2]
 RUNNER = CliRunner()
-
-
-def record(number: int, **changes: Any) -> Record:
-    values = {
-        "key": f"{number:016x}",
-        "time": "2026-11-22T08:00:00Z",
-        "model": "digits-robust",
-        "model_sha256": "a" * 64,
-        "dataset": "UCI digits (test)",
-        "data_sha256": "b" * 64,
-        "first": 0,
-        "count": 512,
-        "order": "given",
-        "mode": "static",
-        "separable": True,
-        "attack": "standard",
-        "attack_label": "AutoAttack standard",
-        "norm": "Linf",
-        "eps": "0.15",
-        "batch_size": 128,
-        "batching": "declared",
-        "protocol": "published",
-        "seed": 0,
-        "n": 512,
-        "natural_correct": 505,
-        "robust_correct": 347,
-        "worst_protocol": "published",
-        "by_protocol": '{"published": 347}',
-        "broken_by": "{}",
-        "forwards": 1,
-        "backwards": 1,
-        "seconds": 1.5,
-        "device": "cpu",
-        "versions": "{}",
-        "git_revision": "",
-    }
-    return Record(**{**values, **changes})
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cli.test_evaluate import Run
+from tests.helpers import Run
 from tests.test_panel import planted
 
 OWN = """

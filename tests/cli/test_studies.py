@@ -11,7 +11,7 @@ import typer
 from dentbench.cli import app, config, repeat
 from dentbench.errors import SpecError, StoreError
 from dentbench.records.results_csv import read
-from tests.cli.test_evaluate import Run, dentbench  # noqa: F401  the fixture
+from tests.helpers import Run
 
 PARAMS = typer.main.get_command(app.app).commands["evaluate"].params  # type: ignore[attr-defined]
 
@@ -56,7 +56,7 @@ def test_bad_studies(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_study_runs_whole_is_kept_and_resumes(
-    dentbench: Run,  # noqa: F811
+    dentbench: Run,
     tmp_path: Path,
 ) -> None:
     text = (

@@ -28,7 +28,7 @@ from dentbench.evaluation import progress
 from dentbench.evaluation.progress import Bars, Display, shown_progress
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
-from tests.cli.test_report import ROOT, record
+from tests.helpers import ROOT, record
 from tests.pictures.terminal import typed
 
 COMMANDS = sorted(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]

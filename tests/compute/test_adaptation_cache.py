@@ -18,7 +18,7 @@ from dentbench.compute.adaptation_cache import Once, Repeats
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from tests.compute.networks import attacked_network, network
-from tests.evaluation.test_runner import compared
+from tests.helpers import compared
 
 
 class Work:

@@ -4,79 +4,28 @@ from __future__ import annotations
 
 import importlib
 import multiprocessing
-import os
 import pickle
-import signal
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
-from fractions import Fraction
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dentbench.attacks.views import CallCounter
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation import process_pool
-from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.progress import Shown, listening
-from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
-from dentbench.records.checkpoint import RunFolder
-from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
+from tests.helpers import BATCHES, Net, all_stored
 
-BATCHES = 5
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
-
-
-class Net(nn.Module):
-    """A small network; where ``dies`` names a file that is not there, it makes it and dies.
-
-    ``born``: a folder in which every process that shows it a batch leaves a file. ``seconds``: how
-    long it takes at least in other processes.
-    """
-
-    def __init__(
-        self,
-        dies: Path | None = None,
-        always: bool = False,
-        born: Path | None = None,
-        seconds: float = 0,
-    ) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 8, 3, padding=1),
-            nn.BatchNorm2d(8),
-            nn.ReLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(8, 4),
-        )
-        self.dies = dies
-        self.always = always
-        self.born = born
-        self.seconds = seconds
-        self.home = os.getpid()
-
-    def forward(self, x: Tensor) -> Tensor:
-        away = os.getpid() != self.home and len(x) > 1
-        if away:
-            time.sleep(self.seconds)
-        if away and self.born:
-            (self.born / str(os.getpid())).touch()
-        mortal = self.dies and away
-        if self.dies and mortal and (self.always or not self.dies.exists()):
-            self.dies.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        logits: Tensor = self.layers(x)
-        return logits
 
 
 class Recorder(Shown):
@@ -94,45 +43,9 @@ class Recorder(Shown):
         self.attacks.append((self.stage.title, name, left, images))
 
 
-def evaluated(
-    results: Path,
-    placement: Placement,
-    network: nn.Module | None = None,
-    progress: Recorder | None = None,
-) -> Any:
-    """Run a static and a coupled and a separable dent; return all that is on disk of it."""
-    torch.manual_seed(1)
-    images, network = torch.rand(4 * BATCHES - 1, 3, 6, 6), network or Net()
-    with torch.no_grad():
-        labels = network(images).argmax(1)
-    static = EvalSpec(
-        model=ModelSpec(name="net", sha256="0" * 64),
-        data=DataSpec(name="noise", sha256="0" * 64, first=0, count=len(images)),
-        batches=BatchPlan(size=4),
-        attack=AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3),
-    )
-    defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
-    specs = [static, *(replace(static, defense=defense) for defense in defenses)]
-    options = RunOptions(results=results, placement=placement)
-    subject = Subject(network=network, images=images, labels=labels)
-    evaluation = Evaluation(subject, options, progress)
-    protocols = ["published", "transfer", "surrogate"]
-    evaluation.run(specs, protocols)
-    found = {}
-    for spec in specs:
-        for stage in ("natural", *(protocols if spec.defense else ["published"])):
-            for unit in range(BATCHES):
-                folder = RunFolder(results, spec)
-                outcome, points = folder.load(stage, unit), folder.points(stage, unit)
-                assert outcome is not None
-                stored = None if points is None else points.tobytes()
-                found[spec.label, stage, unit] = asdict(replace(outcome, seconds=0)), stored
-    return found
-
-
 @pytest.fixture(scope="module")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return evaluated(tmp_path_factory.mktemp("serial"), Placement())
+    return all_stored(tmp_path_factory.mktemp("serial"), Placement())
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +57,7 @@ def ray() -> Iterator[Any]:
 
 @pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
 def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
-    assert evaluated(tmp_path, placement) == serial
+    assert all_stored(tmp_path, placement) == serial
 
 
 def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +68,7 @@ def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
         with listening(recorder):
             folder = tmp_path / str(placement.count)
-            found.append(evaluated(folder, placement, Net(seconds=0.002), recorder))
+            found.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
     assert found[0] == found[1]
     assert shared.passes.keys() == alone.passes.keys()
     for title, told in shared.passes.items():
@@ -186,7 +99,7 @@ def test_workers_end_with_the_process_that_asks(tmp_path: Path) -> None:
     born = tmp_path / "born"
     born.mkdir()
     arguments = (tmp_path / "results", LOCAL, Net(born=born, seconds=0.05))
-    process = multiprocessing.get_context("spawn").Process(target=evaluated, args=arguments)
+    process = multiprocessing.get_context("spawn").Process(target=all_stored, args=arguments)
     process.start()
 
     def workers() -> list[int]:
@@ -219,7 +132,7 @@ def until(found: Callable[[], Any]) -> Any:
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
 def test_ray_leaves_the_same_bits(workers: int, serial: Any, tmp_path: Path, ray: Any) -> None:
-    assert evaluated(tmp_path, replace(RAY, workers=workers)) == serial
+    assert all_stored(tmp_path, replace(RAY, workers=workers)) == serial
 
 
 @pytest.mark.parametrize("placement", [LOCAL, RAY])
@@ -229,20 +142,20 @@ def test_a_death_costs_nothing(
     if placement is RAY:
         request.getfixturevalue("ray")
     marker = tmp_path / "died"
-    assert evaluated(tmp_path / "results", placement, Net(marker)) == serial
+    assert all_stored(tmp_path / "results", placement, Net(marker)) == serial
     assert marker.exists()
 
 
 def test_a_network_that_always_dies_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="died 4 times"):
-        evaluated(tmp_path / "results", LOCAL, Net(tmp_path / "died", always=True))
+        all_stored(tmp_path / "results", LOCAL, Net(tmp_path / "died", always=True))
 
 
 def test_a_network_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
     network = Net()
     network.hook = lambda x: x  # type: ignore[assignment]
     with pytest.raises(WorkerError, match="cannot be sent"):
-        evaluated(tmp_path, LOCAL, network)
+        all_stored(tmp_path, LOCAL, network)
 
 
 def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -251,7 +164,7 @@ def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(SpecError, match=r"pip install 'dentbench\[ray\]'"):
-        evaluated(tmp_path, RAY)
+        all_stored(tmp_path, RAY)
 
 
 @pytest.mark.parametrize(

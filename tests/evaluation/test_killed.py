@@ -19,7 +19,7 @@ from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record
 from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec
-from tests.evaluation.test_runner import NOT_COMPARED, compared, outcomes, spec_of, subject
+from tests.helpers import NOT_COMPARED, compared, outcomes, spec_of, subject
 
 DEFENSES = {
     "instance": DentSpec(steps=2, lr=0.05),

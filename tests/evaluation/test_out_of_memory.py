@@ -38,7 +38,7 @@ from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.attacks.toys import small_network, tiny_images
-from tests.evaluation.test_runner import DENT, DENT_ALONE, compared, outcomes, spec_of, subject
+from tests.helpers import DENT, DENT_ALONE, compared, outcomes, spec_of, subject
 
 FULL = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB of "

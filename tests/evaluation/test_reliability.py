@@ -27,7 +27,7 @@ from dentbench.report.formats.render import render
 from dentbench.report.tables.records import all_records
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from dentbench.zoo.weights import weights_sha256
-from tests.evaluation.test_runner import SIZE, compared, evaluated, outcomes, spec_of, subject
+from tests.helpers import SIZE, compared, evaluated, outcomes, spec_of, subject
 from tests.soak import disk, fuzz, kills, rows
 
 ROOT = Path(results_csv.__file__).parents[2]

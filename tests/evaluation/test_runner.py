@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from dentbench.compute.adaptation_cache import Repeats
 from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation, Progress
-from dentbench.evaluation.worker import Subject, judge_in_batches
+from dentbench.evaluation.worker import judge_in_batches
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record
@@ -30,18 +29,21 @@ from dentbench.spec.evaluation import (
     NORMS,
     AttackSpec,
     BatchPlan,
-    DataSpec,
     DentSpec,
-    EvalSpec,
-    ModelSpec,
 )
-from tests.attacks.toys import attacked, labels_of, small_network, tiny_images
-
-COUNT, SIZE = 7, 3
-NOT_COMPARED = {"time", "seconds", "time_ratio", "device", "versions", "git_revision"}
-ATTACK = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1)
-DENT = DentSpec(steps=1, lr=0.05)
-DENT_ALONE = DentSpec(steps=2, lr=0.05, loss="entropy")
+from tests.attacks.toys import attacked, small_network, tiny_images
+from tests.helpers import (
+    ATTACK,
+    COUNT,
+    DENT,
+    DENT_ALONE,
+    SIZE,
+    compared,
+    evaluated,
+    outcomes,
+    spec_of,
+    subject,
+)
 
 
 class Calls(list[int]):
@@ -70,53 +72,6 @@ class Counting(nn.Module):
         self.fail(self.calls[0])
         logits: Tensor = self.network(x)
         return logits
-
-
-def subject(count: int = COUNT, network: nn.Module | None = None) -> Subject:
-    """Images that the network gets right, but for number 2."""
-    x = tiny_images(16)
-    y = labels_of(small_network(), x)
-    y[2] = (y[2] + 1) % 5
-    return Subject(network=network or small_network(), images=x[:count], labels=y[:count])
-
-
-def spec_of(defense: DentSpec | None = DENT, count: int = COUNT, **changes: Any) -> EvalSpec:
-    settings = {"batches": BatchPlan(size=SIZE), "attack": ATTACK, "seed": 4, **changes}
-    return EvalSpec(
-        model=ModelSpec(name="small", sha256="ab"),
-        data=DataSpec(name="noise", sha256=f"of {count}", first=0, count=count),
-        defense=defense,
-        **settings,
-    )
-
-
-def evaluated(
-    results: Path,
-    specs: Sequence[EvalSpec] = (spec_of(None), spec_of()),
-    network: nn.Module | None = None,
-    progress: Progress | None = None,
-    protocols: Sequence[str] = DEFAULT_PROTOCOLS,
-    **options: Any,
-) -> list[Record]:
-    """Evaluate the specs as a process of its own would."""
-    given = subject(specs[0].data.count, network)
-    return Evaluation(given, RunOptions(results=results, **options), progress).run(specs, protocols)
-
-
-def compared(record: Record) -> dict[str, Any]:
-    return {name: value for name, value in asdict(record).items() if name not in NOT_COMPARED}
-
-
-def outcomes(results: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
-    """Every stored outcome but its seconds, and its points, by file."""
-    found = {}
-    for path in sorted(results.glob("runs/*/*/*.npz")):
-        with np.load(path) as archive:
-            outcome = json.loads(str(archive["outcome"]))
-            points = archive["points"].tobytes() if "points" in archive.files else b""
-        del outcome["seconds"]
-        found[str(path.relative_to(results))] = (outcome, points)
-    return found
 
 
 # --- records --------------------------------------------------------------------------------------

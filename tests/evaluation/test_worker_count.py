@@ -17,8 +17,7 @@ from dentbench.evaluation import runner, worker_count
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.worker_count import shared_out
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
-from tests.evaluation.test_executor import Net, evaluated
-from tests.evaluation.test_runner import spec_of
+from tests.helpers import Net, all_stored, spec_of
 
 ASKED = Placement(workers="auto")
 ALONE = Placement()
@@ -140,8 +139,8 @@ def auto(monkeypatch: pytest.MonkeyPatch) -> Placement:
 def test_the_answers_are_those_of_one_worker(auto: Placement, tmp_path: Path) -> None:
     born = tmp_path / "born"
     born.mkdir()
-    expected = evaluated(tmp_path / "alone", Placement())
-    assert evaluated(tmp_path / "shared", auto, Net(born=born)) == expected
+    expected = all_stored(tmp_path / "alone", Placement())
+    assert all_stored(tmp_path / "shared", auto, Net(born=born)) == expected
     assert 1 <= len({one.name for one in born.iterdir()} - {str(os.getpid())}) <= 2
 
 
@@ -154,7 +153,7 @@ def test_where_others_cannot_this_process_goes_on_alone(
     if fault == "cannot be sent":
         network = Net()
         network.hook = lambda x: x  # type: ignore[assignment]
-    found = evaluated(tmp_path / "results", auto, network)
-    assert found == evaluated(tmp_path / "alone", Placement())
+    found = all_stored(tmp_path / "results", auto, network)
+    assert found == all_stored(tmp_path / "alone", Placement())
     assert caplog.messages[0].endswith("going on with one worker")
     assert (tmp_path / "died").exists() is (fault == "dies")

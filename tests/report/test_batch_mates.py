@@ -4,30 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
 
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
 from dentbench.report.tables import records as tables
-from tests.report.conftest import DENT
+from tests.report.fixed_records import DENT, coupled
 
 Make = Callable[..., Record]
-FOUND: dict[str, Any] = {
-    "compositions": {
-        "declared": {"natural": 98, "attacked": 60},
-        "shuffled": {"natural": 97, "attacked": 55, "lost": 2, "broken": 4},
-        "alone": {"natural": 10, "attacked": 9, "lost": 88, "broken": 1},
-    },
-    "invading": {
-        "5%": {"malicious": 5, "unperturbed": 95, "right_before": 94, "right_after": 19},
-    },
-}
-COUNTS = {"published": 80, "batch-mates": 52}
-
-
-def coupled(make_record: Make, **changes: Any) -> Record:
-    mates = {"batch_mates": json.dumps(FOUND), "batch_worst_correct": 56, "n": 100, "count": 100}
-    return make_record(2, 98, COUNTS, **{**DENT, **mates, **changes})
 
 
 def test_the_cost_of_the_whole_is_told_beside_that_of_published(make_record: Make) -> None:

@@ -22,9 +22,7 @@ from dentbench.report import charts
 from dentbench.report.chart import Chart
 from dentbench.report.formats.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
 from dentbench.report.pairing import pair_up
-from tests.report.conftest import long_named
-from tests.report.test_formats import check
-from tests.report.test_page import grid
+from tests.report.fixed_records import check, grid, long_named
 
 HEADS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 

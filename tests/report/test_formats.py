@@ -36,10 +36,8 @@ from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables import records as tables
 from dentbench.report.tables.compare import compare
-from tests.report.conftest import DENT, make
-from tests.report.test_batch_mates import coupled
+from tests.report.fixed_records import DENT, check, coupled, make
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "report"
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}
 
 
@@ -78,15 +76,6 @@ def in_terminal(table: Table, width: int = 80) -> str:
     text = StringIO()
     print_table(table, Console(file=text, width=width, no_color=True))
     return text.getvalue()
-
-
-def check(name: str, text: str) -> None:
-    path = GOLDEN / name
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text.encode())
-        pytest.fail(f"{path} was missing and has been written: read it, then run again")
-    assert text.encode() == path.read_bytes()
 
 
 @pytest.mark.parametrize("form", [*FORMATS, "terminal"])

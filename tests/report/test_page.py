@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
-from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -27,7 +26,7 @@ from dentbench.report.formats.page import to_page
 from dentbench.report.formats.svg import described, to_svg
 from dentbench.report.pairing import CHOSEN, pair_up
 from dentbench.report.tables import records as tables
-from tests.report.conftest import long_named
+from tests.report.fixed_records import grid, long_named
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
@@ -164,25 +163,6 @@ def test_without_a_defense_there_is_no_verdict(records: list[Record], tmp_path: 
 
 
 # --- curves ---------------------------------------------------------------------------------------
-
-
-def grid(records: list[Record]) -> list[Record]:
-    """The sixth and seventh record at three eps, and the latter at two more numbers of steps."""
-    static, dent = records[5], records[6]
-    found = []
-    for number, (eps, lost) in enumerate((("0", 0), ("0.1", 100), ("0.15", 158))):
-        right = 505 - lost
-        counts = {"robust_correct": right, "by_protocol": f'{{"published": {right}}}', "eps": eps}
-        found.append(replace(static, key=f"a{number:015}", **counts))
-        for steps in (6, 1, 3) if eps == "0.15" else (6,):
-            own = {
-                "robust_correct": right + 2,
-                "by_protocol": f'{{"published": {right + steps}, "transfer": {right + 2}}}',
-            }
-            key = f"b{number:010}{steps:05}"
-            own |= {"forwards": number + steps, "seconds": steps, "device": key}
-            found.append(replace(dent, key=key, steps=steps, gained=6, lost=4, eps=eps, **own))
-    return found
 
 
 def test_curves_are_the_series_that_differ_in_one_thing(records: list[Record]) -> None:

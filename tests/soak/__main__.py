@@ -15,7 +15,7 @@ import torch
 
 from dentbench.records.outcome import Record
 from dentbench.records.provenance import git_revision, versions
-from tests.evaluation.test_runner import evaluated
+from tests.helpers import evaluated
 from tests.soak import disk, fuzz, kills, rows
 
 OUT: Final = Path("results/reliability.md")

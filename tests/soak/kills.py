@@ -15,7 +15,7 @@ from typing import Any
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.records import results_csv
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, ProtocolSpec
-from tests.evaluation.test_runner import compared, evaluated, outcomes, spec_of
+from tests.helpers import compared, evaluated, outcomes, spec_of
 
 DEFENSES = (DentSpec(steps=2, lr=0.05, loss="entropy"), DentSpec(mode="batch", steps=2, lr=0.05))
 """A separable and a coupled one."""
