@@ -17,7 +17,7 @@ from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, DataSpec, EvalSpec, ModelSpec
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
-from tests.cli.test_evaluate import Run
+from tests.helpers import Run
 
 SHORT = ["--attack", "apgd-ce", "--iterations", "1", "--examples", "12", "--batch-size", "12"]
 STATIC = ["--dataset", "digits", "--mode", "static"]

@@ -11,7 +11,8 @@ import pytest
 from torch import Tensor, nn
 
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
 from dentbench.records.aggregate import static_cases
 from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome, Record

@@ -8,7 +8,7 @@ from typing import Any
 
 from dentbench.records.outcome import Record
 from dentbench.records.union import united
-from tests.report.conftest import DENT, make
+from tests.report.fixed_records import DENT, make
 
 STRONG = make(1, 60, {"published": 40, "transfer": 30, "warm": 20}, **DENT, gained=1, lost=6)
 WEAK = replace(
