@@ -32,7 +32,10 @@ NAMES: Final = (
 )
 """Every check, in the order in which they are stored and shown."""
 
-GRADIENT_FREE: Final = frozenset({"decision", "transfer", "batch-mates"})
+BLACK_BOX_PROTOCOLS: Final = frozenset({"scores", "decision"})
+"""The protocols that look at the defense's answers alone."""
+
+GRADIENT_FREE: Final = BLACK_BOX_PROTOCOLS | {"transfer", "batch-mates"}
 """The protocols that follow no gradient of the defense or in its place."""
 
 MORE: Final = 0.002
@@ -91,17 +94,18 @@ def count_checks(
 
 
 def _black_box(counts: Mapping[str, int], square: int | None, n: int) -> Check:
-    """Square, alone or as the last part of AutoAttack, must not break more than gradients do."""
+    """What sees no gradient, alone or as AutoAttack's Square, breaks no more than gradients do."""
     followed = [count for name, count in counts.items() if name not in GRADIENT_FREE]
-    if "decision" in counts and followed:
-        square = max(min(followed) - counts["decision"], square or 0)
+    blind = [count for name, count in counts.items() if name in BLACK_BOX_PROTOCOLS]
+    if blind and followed:
+        square = max(min(followed) - min(blind), square or 0)
     if square is None:
         return Check(BLACK_BOX, None, None, "no black box was run beside an attack with gradients")
     passed = square <= MORE * n
     sentence = (
-        "Square breaks no more images than the attacks with gradients"
+        "attacks that see no gradient break no more images than those that do"
         if passed
-        else f"Square, which sees no gradient, breaks {square} of {n} images that the attacks "
+        else f"attacks that see no gradient break {square} of {n} images that the attacks "
         "with gradients leave: the gradients mislead"
     )
     return Check(BLACK_BOX, passed, square / n if n else 0.0, sentence)

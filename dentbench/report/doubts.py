@@ -55,7 +55,13 @@ def _missing(record: Record) -> Iterator[Doubt]:
         yield Doubt("only the published protocol was run", "run --protocol all")
         return
     skipped = set(json.loads(record.skipped or "{}"))
-    needed = ["transfer", "warm", "decision", *([] if record.separable else ["batch-mates"])]
+    needed = [
+        "transfer",
+        "warm",
+        "scores",
+        "decision",
+        *([] if record.separable else ["batch-mates"]),
+    ]
     for name in needed:
         if name not in run:
             why = "cannot be run" if name in skipped else "was not run"
@@ -75,7 +81,7 @@ _ALWAYS: Final = {
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",
     soundness.IN_RANGE: "scale the images to [0, 1]",
-    soundness.BLACK_BOX: "find the gradient that misleads; raise the queries of decision",
+    soundness.BLACK_BOX: "find the gradient that misleads; raise the queries of scores and decision",
     soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }
@@ -84,12 +90,12 @@ _ALWAYS: Final = {
 _UNLESS: Final[dict[str, tuple[Callable[[set[str]], bool], str]]] = {
     soundness.REPEATABLE: (lambda run: "eot" in run, "run eot"),
     soundness.GRADIENT: (
-        lambda run: "decision" in run and bool(run & {"bpda", "surrogate"}),
-        "run decision and bpda",
+        lambda run: {"scores", "decision"} <= run and bool(run & {"bpda", "surrogate"}),
+        "run scores, decision and bpda",
     ),
-    soundness.TRUE_GRADIENT: (lambda run: bool(run & {"unrolled", "decision"}), "run decision"),
+    soundness.TRUE_GRADIENT: (lambda run: bool(run & {"unrolled", "scores"}), "run scores"),
     soundness.EXACT_GRADIENT: (lambda run: "unrolled" in run, "run unrolled"),
-    soundness.ASCENT: (lambda run: "decision" in run, "run decision"),
+    soundness.ASCENT: (lambda run: "scores" in run, "run scores"),
     soundness.TRANSFER: (lambda run: "warm" in run, "run warm, which starts at those points"),
 }
 """The checks whose failure is made up for by other protocols, and by which."""

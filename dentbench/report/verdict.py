@@ -5,7 +5,7 @@ and under every protocol run. The images that the defense gains and loses agains
 are compared by the exact McNemar test.
 
 - ``holds``: more images right than static, p < 0.05, and no doubt about that gain: transfer,
-  warm, decision, an adaptive protocol and (unless the defense is separable) batch-mates were run,
+  warm, scores, decision, an adaptive protocol and (unless the defense is separable) batch-mates were run,
   with AutoAttack standard's budget, and no check failed that these do not make up for. The list
   is in ``doubts.py``; with a doubt the gain is undecided.
 - ``weaker than static``: fewer images right than static, p < 0.05.
