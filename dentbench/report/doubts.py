@@ -55,13 +55,9 @@ def _missing(record: Record) -> Iterator[Doubt]:
         yield Doubt("only the published protocol was run", "run --protocol all")
         return
     skipped = set(json.loads(record.skipped or "{}"))
-    needed = [
-        "transfer",
-        "warm",
-        "scores",
-        "decision",
-        *([] if record.separable else ["batch-mates"]),
-    ]
+    needed = ["transfer", "warm", "scores", "decision"]
+    if not record.separable:
+        needed.append("batch-mates")
     for name in needed:
         if name not in run:
             why = "cannot be run" if name in skipped else "was not run"
@@ -81,7 +77,7 @@ _ALWAYS: Final = {
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",
     soundness.IN_RANGE: "scale the images to [0, 1]",
-    soundness.BLACK_BOX: "find the gradient that misleads; raise the queries of scores and decision",
+    soundness.BLACK_BOX: "find the gradient that misleads; raise the queries (scores, decision)",
     soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }

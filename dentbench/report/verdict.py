@@ -5,9 +5,9 @@ and under every protocol run. The images that the defense gains and loses agains
 are compared by the exact McNemar test.
 
 - ``holds``: more images right than static, p < 0.05, and no doubt about that gain: transfer,
-  warm, scores, decision, an adaptive protocol and (unless the defense is separable) batch-mates were run,
-  with AutoAttack standard's budget, and no check failed that these do not make up for. The list
-  is in ``doubts.py``; with a doubt the gain is undecided.
+  warm, scores, decision, an adaptive protocol and (unless the defense is separable) batch-mates
+  were run, with AutoAttack standard's budget, and no check failed that these do not make up for.
+  The list is in ``doubts.py``; with a doubt the gain is undecided.
 - ``weaker than static``: fewer images right than static, p < 0.05.
 - ``no gain``: neither, and a gain of 5 points would have been seen: the upper end of the 95%
   interval of the paired difference (Bonett and Price 2012) is below 5 points.

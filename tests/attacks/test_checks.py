@@ -158,6 +158,7 @@ def test_the_global_random_state_is_as_before() -> None:
         ({"published": 50}, {"apgd-ce": 30, "square": 20}, ("apgd-ce", "square"), (False, None)),
         ({"published": 50, "decision": 50}, {}, ("apgd-ce",), (True, None)),
         ({"published": 50, "decision": 49}, {}, ("apgd-ce",), (False, None)),
+        ({"published": 50, "scores": 49, "decision": 50}, {}, ("apgd-ce",), (False, None)),
         ({"decision": 49}, {}, ("square",), (None, None)),
         ({"published": 50, "transfer": 50}, {}, ("apgd-ce",), (None, True)),
         ({"published": 50, "transfer": 30}, {}, ("apgd-ce",), (None, False)),

@@ -16,7 +16,7 @@ from dentbench.report.verdict import verdict
 Make = Callable[..., Record]
 DENT = {"mode": "instance", "steps": 6}
 SEPARABLE = {"separable": True}
-ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "decision": 385}
+ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "scores": 385, "decision": 388}
 CHECKS = to_json([Check("repeatable", True, 0.0, "the same")])
 
 
@@ -58,7 +58,7 @@ def test_the_published_protocol_alone_never_holds(make_record: Make) -> None:
     assert not found.meets(0)
 
 
-@pytest.mark.parametrize("name", ["transfer", "warm", "decision", "bpda"])
+@pytest.mark.parametrize("name", ["transfer", "warm", "scores", "decision", "bpda"])
 def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: str) -> None:
     counts = {key: value for key, value in ALL.items() if key != name}
     found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SEPARABLE, checks=CHECKS))
@@ -93,7 +93,7 @@ def test_what_else_a_gain_needs(make_record: Make, changes: dict[str, Any], word
         ("natural-accuracy", {}, False),
         ("repeatable", {}, False),
         ("repeatable", {"eot": 400}, True),
-        ("gradient", {}, True),  # decision and bpda are there
+        ("gradient", {}, True),  # scores, decision and bpda are there
         ("true-gradient", {}, True),
         ("exact-gradient", {}, False),
         ("exact-gradient", {"unrolled": 400}, True),
