@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
+from typing import Final
 
 CONFIDENCE = 0.95
 """The confidence level of every interval that a report shows."""
@@ -17,11 +20,12 @@ def _quantile(confidence: float) -> float:
     return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
-def wilson(count: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def wilson(count: float, total: float, confidence: float = CONFIDENCE) -> tuple[float, float]:
     """Return the Wilson score interval of a share of ``count`` in ``total``, both ends in [0, 1].
 
-    (0, 1) for a total of zero. Raises ``ValueError`` unless 0 <= count <= total. Source: Wilson
-    1927; Brown, Cai, DasGupta 2001, equation 4.
+    Counts divided by a design effect need not be whole. (0, 1) for a total of zero. Raises
+    ``ValueError`` unless 0 <= count <= total. Source: Wilson 1927; Brown, Cai, DasGupta 2001,
+    equation 4.
     """
     if not 0 <= count <= total:
         raise ValueError(f"{count} of {total} is not a share")
@@ -36,29 +40,71 @@ def wilson(count: int, total: int, confidence: float = CONFIDENCE) -> tuple[floa
     return low, high
 
 
-def mcnemar(gained: int, lost: int) -> float:
+def mcnemar(gained: int, lost: int, effect: float = 1.0) -> float:
     """Return the two-sided exact McNemar p-value of two discordant counts, in (0, 1].
 
-    Twice the lower tail of a fair binomial of ``gained + lost`` tosses, at most 1. Raises
-    ``ValueError`` for a negative count. Source: McNemar 1947, exact (binomial) form.
+    Twice the lower tail of a fair binomial of ``gained + lost`` tosses, at most 1. A design
+    ``effect`` above 1 divides both counts; what is not whole then is rounded against the
+    difference. Raises ``ValueError`` for a negative count or an effect below 1. Source: McNemar
+    1947, exact (binomial) form; the division: Rao and Scott 1992.
     """
     if gained < 0 or lost < 0:
         raise ValueError(f"{gained} gained and {lost} lost: a count is negative")
-    tosses = gained + lost
+    if effect < 1:
+        raise ValueError(f"a design effect of {effect} is below 1")
+    more, fewer = max(gained, lost), min(gained, lost)
+    more, fewer = math.floor(more / effect), math.ceil(fewer / effect)
+    tosses = more + fewer
     term = tail = 1
-    for successes in range(min(gained, lost)):
+    for successes in range(min(more, fewer)):
         term = term * (tosses - successes) // (successes + 1)
         tail += term
     doubled, whole = 2 * tail, 1 << tosses
     return 1.0 if doubled >= whole else doubled / whole
 
 
+def more_often_than(count: int, total: int, share: float) -> float:
+    """Return the chance of ``count`` or more in ``total`` when each happens with ``share``.
+
+    The one-sided p-value of the exact binomial test. Raises ``ValueError`` unless
+    0 <= count <= total and 0 < share < 1.
+    """
+    if not 0 <= count <= total or not 0 < share < 1:
+        raise ValueError(f"{count} of {total}, each with chance {share}, cannot be")
+    upper = math.fsum(
+        math.exp(
+            math.lgamma(total + 1)
+            - math.lgamma(number + 1)
+            - math.lgamma(total - number + 1)
+            + number * math.log(share)
+            + (total - number) * math.log1p(-share)
+        )
+        for number in range(count, total + 1)
+    )
+    return min(upper, 1.0)
+
+
+def holm(p_values: Sequence[float]) -> tuple[float, ...]:
+    """Return p-values adjusted for being looked at together, in their order, each at most 1.
+
+    Of m null hypotheses, the chance that any adjusted value falls below a level is at most that
+    level, however they depend on each other. Source: Holm 1979, the step-down procedure.
+    """
+    order = sorted(range(len(p_values)), key=lambda number: p_values[number])
+    adjusted, least = [0.0] * len(p_values), 0.0
+    for rank, number in enumerate(order):
+        least = max(least, min(1.0, (len(p_values) - rank) * p_values[number]))
+        adjusted[number] = least
+    return tuple(adjusted)
+
+
 def paired_difference(
-    gained: int, lost: int, total: int, confidence: float = CONFIDENCE
+    gained: float, lost: float, total: float, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
     """Return the interval of a paired difference of two shares, both ends in [-1, 1].
 
-    ``gained`` and ``lost`` are the discordant counts among ``total`` pairs; one is added to each
+    ``gained`` and ``lost`` are the discordant counts among ``total`` pairs (all divided by the
+    design effect where there is one, and then not whole); one is added to each
     and two to the total before the Wald interval is taken, which keeps it honest for few or no
     discordant pairs. Raises ``ValueError`` for counts that cannot be. Source: Bonett and Price
     2012, the adjusted Wald interval.
@@ -86,3 +132,97 @@ def difference(
         gap - math.hypot(share_2 - low_2, high_1 - share_1),
         gap + math.hypot(high_2 - share_2, share_1 - low_1),
     )
+
+
+def p_text(p_value: float) -> str:
+    """Return a p-value with two digits, or that it is below 0.001."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+# --- images that share batches --------------------------------------------------------------------
+
+LEAST_BATCHES: Final = 4
+"""The fewest batches that a design effect is estimated from."""
+
+
+@dataclass(frozen=True)
+class DesignEffect:
+    """How many times the variance of a count is what independent images would give it.
+
+    ``value``: at least 1; None where fewer than :data:`LEAST_BATCHES` batches say too little.
+    """
+
+    value: float | None
+    batches: int
+
+    @property
+    def divisor(self) -> float:
+        """What counts are divided by: the effect, or 1 where it is not known."""
+        return 1.0 if self.value is None else self.value
+
+
+def share_design_effect(counts: Sequence[int], sizes: Sequence[int]) -> DesignEffect:
+    """Return the design effect of a share, from the count right and the size of every batch.
+
+    The variance of the ratio of both sums, from the batches' residuals, over the binomial one.
+    Source: Rao and Scott 1992 (Biometrics 48, 577-585), section 2, after Kish 1965; t in place of
+    the normal quantile, squared, for few batches (Cameron and Miller 2015). Never below 1.
+    """
+    total = sum(sizes)
+    share = sum(counts) / total if total else 0.0
+    return _design_effect(counts, sizes, share * (1 - share))
+
+
+def paired_design_effect(
+    gained: Sequence[int], lost: Sequence[int], sizes: Sequence[int]
+) -> DesignEffect:
+    """Return the design effect of a paired difference, from every batch's discordant counts.
+
+    As :func:`share_design_effect`, of the totals ``gained - lost``.
+    """
+    total = sum(sizes)
+    gap = (sum(gained) - sum(lost)) / total if total else 0.0
+    rate = (sum(gained) + sum(lost)) / total if total else 0.0
+    totals = [up - down for up, down in zip(gained, lost, strict=True)]
+    return _design_effect(totals, sizes, rate - gap * gap)
+
+
+def _design_effect(totals: Sequence[int], sizes: Sequence[int], independent: float) -> DesignEffect:
+    """Return the effect of batch totals; ``independent``: one image's variance without batches."""
+    batches, total = len(sizes), sum(sizes)
+    if batches < LEAST_BATCHES:
+        return DesignEffect(None, batches)
+    if independent <= 0:  # all images alike: there is nothing to widen
+        return DesignEffect(1.0, batches)
+    mean = sum(totals) / total
+    residuals = math.fsum((one - mean * size) ** 2 for one, size in zip(totals, sizes, strict=True))
+    ratio = batches / (batches - 1) * residuals / (total * independent)
+    few = t_quantile(CONFIDENCE, batches - 1) / _quantile(CONFIDENCE)
+    return DesignEffect(max(1.0, ratio * few**2), batches)
+
+
+@lru_cache
+def t_quantile(confidence: float, freedom: int) -> float:
+    """Return the t below which |T| lies with this confidence, with so many degrees of freedom.
+
+    By bisection of the closed form of integer degrees. Raises ``ValueError`` unless ``freedom``
+    >= 1 and 0 < confidence < 1. Source: Abramowitz and Stegun 1964, 26.7.3 and 26.7.4.
+    """
+    if freedom < 1 or not 0 < confidence < 1:
+        raise ValueError(f"t with {freedom} degrees of freedom at confidence {confidence}")
+    low, high = 0.0, math.pi / 2  # of the angle arctan(t / sqrt(freedom))
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < confidence else (low, middle)
+    return math.tan(low) * math.sqrt(freedom)
+
+
+def _within(angle: float, freedom: int) -> float:
+    """Return the chance that |T| < tan(angle) sqrt(freedom)."""
+    sine, square = math.sin(angle), math.cos(angle) ** 2
+    odd = freedom % 2
+    term, total = (math.cos(angle) if odd else 1.0), 0.0
+    for power in range(1 + odd, freedom, 2):
+        total += term
+        term *= power / (power + 1) * square
+    return 2 / math.pi * (angle + sine * total) if odd else sine * total

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import math
+import random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dentbench.stats import difference, mcnemar, paired_difference, wilson
+from dentbench.stats import (
+    LEAST_BATCHES,
+    DesignEffect,
+    difference,
+    holm,
+    mcnemar,
+    more_often_than,
+    paired_design_effect,
+    paired_difference,
+    share_design_effect,
+    t_quantile,
+    wilson,
+)
 
 Z = 1.959963984540054
 
@@ -113,3 +126,122 @@ def test_difference_against_newcombe(
 ) -> None:
     """Table II of Newcombe 1998 (Statistics in Medicine 17), method 10, all its examples."""
     assert difference(before, after) == pytest.approx((low, high), abs=5e-5)
+
+
+# --- more tests -----------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 40), st.floats(0.01, 0.99), st.data())
+def test_the_binomial_test_equals_a_slow_sum(total: int, share: float, data: st.DataObject) -> None:
+    count = data.draw(st.integers(0, total))
+    slow = sum(
+        math.comb(total, one) * share**one * (1 - share) ** (total - one)
+        for one in range(count, total + 1)
+    )
+    assert more_often_than(count, total, share) == pytest.approx(slow, rel=1e-9)
+
+
+def test_the_binomial_test_of_a_fair_coin_is_half_of_mcnemar() -> None:
+    assert more_often_than(9, 10, 0.5) == pytest.approx(mcnemar(9, 1) / 2)
+    assert more_often_than(0, 0, 0.5) == 1.0
+    assert 0 < more_often_than(900, 1000, 0.02) < 1e-300 or more_often_than(900, 1000, 0.02) == 0
+    with pytest.raises(ValueError, match="cannot be"):
+        more_often_than(3, 2, 0.5)
+
+
+def test_holm_known_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx((0.03, 0.06, 0.06, 0.02))
+    assert holm([0.6, 0.7]) == (1.0, 1.0) and holm([]) == ()
+
+
+@pytest.mark.parametrize(
+    ("freedom", "quantile"),
+    [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (7, 2.3646), (30, 2.0423), (78, 1.9908)],
+)
+def test_t_known_values(freedom: int, quantile: float) -> None:
+    assert t_quantile(0.95, freedom) == pytest.approx(quantile, abs=5e-5)
+
+
+def test_t_of_what_cannot_be() -> None:
+    for bad in ((0.95, 0), (1.0, 3), (0.0, 3)):
+        with pytest.raises(ValueError, match="degrees of freedom"):
+            t_quantile(*bad)
+
+
+# --- images that share batches --------------------------------------------------------------------
+
+
+def test_batches_that_are_all_right_or_all_wrong_count_as_one_image_each() -> None:
+    """The variance of B draws over that of B m: the batch size, and t for normal, B/(B-1)."""
+    batches, size = 10, 32
+    counts = [size, 0] * (batches // 2)
+    few = (t_quantile(0.95, batches - 1) / Z) ** 2
+    found = share_design_effect(counts, [size] * batches)
+    assert found == DesignEffect(
+        pytest.approx(size * batches / (batches - 1) * few),  # type: ignore[arg-type]
+        batches,
+    )
+
+
+@given(
+    st.lists(st.integers(1, 30), min_size=LEAST_BATCHES, max_size=12).flatmap(
+        lambda sizes: st.tuples(
+            st.just(sizes), st.tuples(*(st.integers(0, size) for size in sizes))
+        )
+    )
+)
+def test_the_design_effect_equals_a_slow_one(drawn: tuple[list[int], tuple[int, ...]]) -> None:
+    sizes, counts = drawn
+    total, right, batches = sum(sizes), sum(counts), len(sizes)
+    share = right / total
+    spread = 0.0
+    for count, size in zip(counts, sizes, strict=True):
+        spread += (count - share * size) ** 2
+    variance = batches / (batches - 1) * spread / total**2
+    simple = share * (1 - share) / total
+    few = (t_quantile(0.95, batches - 1) / Z) ** 2
+    expected = max(1.0, variance / simple * few) if simple > 0 else 1.0
+    assert share_design_effect(counts, sizes).value == pytest.approx(expected)
+    lost = [0] * len(sizes)
+    assert paired_design_effect(counts, lost, sizes).value == pytest.approx(expected)
+
+
+def test_few_batches_say_too_little() -> None:
+    assert share_design_effect([3, 4, 5], [8, 8, 8]) == DesignEffect(None, 3)
+    assert paired_design_effect([1], [0], [8]) == DesignEffect(None, 1)
+    assert DesignEffect(None, 3).divisor == 1.0
+
+
+def test_an_effect_widens_the_paired_test_and_never_narrows_it() -> None:
+    assert mcnemar(20, 0, 2.0) == mcnemar(10, 0) > mcnemar(20, 0)
+    assert mcnemar(21, 3, 2.0) == mcnemar(10, 2), "rounded against the difference"
+    assert mcnemar(3, 3, 5.0) == 1.0
+    with pytest.raises(ValueError, match="below 1"):
+        mcnemar(3, 3, 0.5)
+    low, high = paired_difference(20 / 2, 4 / 2, 200 / 2)
+    plain = paired_difference(20, 4, 200)
+    assert low < plain[0] < plain[1] < high
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_the_null_is_rejected_as_seldom_as_stated(coupled: bool) -> None:
+    """2,000 null comparisons in 8 batches of 32, gains and losses alike; seeded."""
+    generator = random.Random(5)
+    times, batches, size, rejected, plain, covered = 2000, 8, 32, 0, 0, 0
+    for _ in range(times):
+        gained, lost = [], []
+        for _ in range(batches):
+            tilt = generator.choice((0.0, 1.0)) if coupled else 0.5
+            changed = sum(generator.random() < 0.15 for _ in range(size))
+            up = sum(generator.random() < tilt for _ in range(changed))
+            gained.append(up)
+            lost.append(changed - up)
+        effect = paired_design_effect(gained, lost, [size] * batches).divisor
+        counts = sum(gained), sum(lost)
+        rejected += mcnemar(*counts, effect) < 0.05
+        plain += mcnemar(*counts) < 0.05
+        low, high = paired_difference(*(one / effect for one in (*counts, batches * size)))
+        covered += low <= 0 <= high
+    assert rejected <= 0.05 * times and covered >= 0.95 * times
+    if coupled:
+        assert plain > 0.2 * times, "without the effect the test would be wrong"

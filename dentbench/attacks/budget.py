@@ -35,8 +35,8 @@ def targets_of(spec: EvalSpec, classes: int) -> int:
     return min(own or ATTACKS[spec.attack.name].targets or 9, classes - 1)
 
 
-def queries_of(spec: EvalSpec) -> int:
-    """Return the queries of the scores protocol, and of decision.
+def decision_queries(spec: EvalSpec) -> int:
+    """Return the queries of the decision protocol.
 
     Alone they are twice Square's own (5,000 in AutoAttack standard). In a cascade that would cost
     more than all other protocols together, so they are 5 for each iteration of the attack (500 in
@@ -48,9 +48,6 @@ def queries_of(spec: EvalSpec) -> int:
         return 5 * iterations_of(spec)
     return 2 * (spec.attack.queries or 50 * iterations_of(spec))
 
-
-WARM_TARGETS = 3
-"""Towards how many targets FPA and GMSA go on from the best points, unless they are told."""
 
 NATURAL_PARTS = 8
 """In how many parts a unit is judged among natural images."""
@@ -96,10 +93,7 @@ _WARM = {
     "eot": (0.5, (("dlr", 0, "best"),)),
 }
 
-BLACK_BOX = ("scores", "decision")
-"""The protocols that look at answers alone: from scratch, with queries for a budget."""
-
-BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOX, "batch-mates")
+BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", "decision", "batch-mates")
 """The protocols whose cost is known before they are run, published and transfer aside."""
 
 
@@ -107,8 +101,6 @@ def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
     """The margin, untargeted from random starts and towards every target, as in Chen et al."""
     cascade, restarts = spec.protocols.cascade, spec.protocols.restarts
     steps = max(iterations // 2, 1) if cascade else iterations
-    if cascade and spec.protocols.targets is None:
-        targets = min(targets, WARM_TARGETS)
     if restarts is None:
         restarts = 0 if cascade else max(round(5 * min(iterations / 100, 1)), 1)
     cold = Ascent(loss="margin", iterations=steps)

@@ -160,7 +160,6 @@ PROTOCOLS.add(
     "fpa",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:fpa",
-        version=2,
         summary="the newest adapted network is attacked as a fixed one, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -172,7 +171,6 @@ PROTOCOLS.add(
     "gmsa-avg",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_avg",
-        version=2,
         summary="the mean loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -184,7 +182,6 @@ PROTOCOLS.add(
     "gmsa-min",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_min",
-        version=2,
         summary="the least loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -215,25 +212,12 @@ PROTOCOLS.add(
     ),
 )
 PROTOCOLS.add(
-    "scores",
+    "decision",
     ProtocolCard(
-        function="dentbench.attacks.protocols.gradient:scores",
+        function="dentbench.attacks.protocols.gradient:decision",
         summary="no gradient: Square, from scratch, by the defense's scores alone; in a cascade "
         "with 5 queries for each iteration of the attack, to keep the whole cheap",
         source="arXiv 1912.00049",
-        after=_CHEAP,
-        counterpart=True,
-        settings=("iterations", "queries"),
-    ),
-)
-PROTOCOLS.add(
-    "decision",
-    ProtocolCard(
-        function="dentbench.attacks.protocols.decision:decision",
-        version=2,
-        summary="the defense's labels alone: RayS in Linf, HopSkipJump in L2; in a cascade with "
-        "5 queries for each iteration of the attack",
-        source="arXiv 2006.12792, arXiv 1904.02144",
         after=_CHEAP,
         counterpart=True,
         settings=("iterations", "queries"),

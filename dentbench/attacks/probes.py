@@ -19,7 +19,7 @@ from dentbench.attacks import checks as names
 from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.base import Classifier, ThreatModel, margins
 from dentbench.attacks.catalogue import OWN_NORMS
-from dentbench.attacks.checks import Check
+from dentbench.attacks.checks import SAME, Check
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.protocols.search import through
 
@@ -28,9 +28,6 @@ IMAGES: Final = 16
 
 ALONE: Final = 8
 """How many images are shown alone."""
-
-SAME: Final = 1e-3
-"""Answers differ when a logit does by more than this share of the logits' range (tf32 passes)."""
 
 COSINE: Final = 0.9
 """The least mean cosine of the published with the exact gradient."""

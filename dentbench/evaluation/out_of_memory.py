@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import Classifier
-from dentbench.attacks.probes import SAME, relative_change
+from dentbench.attacks.checks import SAME
+from dentbench.attacks.probes import relative_change
 from dentbench.attacks.views import CallCounter
 from dentbench.compute.cuda_graphs import forget_recordings
 from dentbench.compute.malloc import hand_back_memory

@@ -17,16 +17,18 @@ from typing import Any, Final, Protocol
 import torch
 
 from dentbench.attacks.base import Classifier, offers
-from dentbench.attacks.budget import queries_of
+from dentbench.attacks.budget import decision_queries
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.checks import Check
 from dentbench.attacks.cost import stage_passes
+from dentbench.attacks.required_budgets import spent
 from dentbench.compute.backend import Engine
 from dentbench.errors import DataError
 from dentbench.evaluation import cascade, out_of_memory, sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.example_images import keep_gallery
 from dentbench.evaluation.executor import Executor, make_executor
+from dentbench.evaluation.flag_checks import Stages
 from dentbench.evaluation.measurements import observations
 from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
@@ -150,8 +152,12 @@ class Evaluation:
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
             **summary,
-            decision_queries=queries_of(spec) if {"scores", "decision"} & {*run} else None,
-            checks=sanity_checks.column(checks, summary, spec, natural),
+            decision_queries=decision_queries(spec) if "decision" in run else None,
+            budgets=_budgets(spec, run) if attacked else None,
+            checks=sanity_checks.column(checks, outcomes, summary["batch_mates"], spec, natural),
+            static_checks=self._static_checks(spec, static, natural)
+            if static and attacked
+            else None,
             **observations(self.context, spec),
             **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
@@ -170,6 +176,13 @@ class Evaluation:
         compared = [NATURAL, *([PUBLISHED] if len(stages) > 1 else [])]
         compared += [stage for stage in stages if cascade.has_counterpart(spec, stage)]
         return {stage: self.outcomes(spec.counterpart, stage) for stage in compared}
+
+    def _static_checks(self, spec: EvalSpec, outcomes: Stages, natural: Check) -> str:
+        """Return what a verdict on a defense must know of its static model's own checks."""
+        checks = sanity_checks.probed(self.context, spec.static)
+        return sanity_checks.static_column(
+            sanity_checks.column(checks, outcomes, None, spec.static, natural)
+        )
 
     def _keep_for_reports(
         self, spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]
@@ -347,3 +360,9 @@ class Evaluation:
         natural = self._folder(spec).load(NATURAL, outcome.index)
         assert natural is not None, "the natural stage comes first"
         return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]
+
+
+def _budgets(spec: EvalSpec, protocols: Sequence[str]) -> str:
+    """Return the column ``budgets``: the published attack's, which the static model has too."""
+    stages = dict.fromkeys((PUBLISHED, *protocols))
+    return json.dumps({stage: spent(spec, stage) for stage in stages})

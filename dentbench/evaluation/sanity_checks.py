@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Final
 
 from torch import nn
 
@@ -23,6 +23,8 @@ from dentbench.attacks.views import SeededDefense
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
 from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.flag_checks import Stages, flag_checks
+from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 from dentbench.stats import mcnemar, wilson
@@ -153,14 +155,32 @@ def require_natural(check: Check, *, force: bool) -> None:
 
 
 def column(
-    checks: Sequence[Check], columns: Mapping[str, Any], spec: EvalSpec, natural: Check
+    checks: Sequence[Check], stages: Stages, batch_mates: str | None, spec: EvalSpec, natural: Check
 ) -> str:
-    """Return the column ``checks`` of a record; ``columns`` are those that its outcomes give."""
-    counted = soundness.count_checks(
-        json.loads(columns["by_protocol"]),
-        json.loads(columns["broken_by"]),
-        ATTACKS[spec.attack.name].parts,
-        columns["n"],
-    )
-    others = other_batches(columns["batch_mates"], columns["n"])
+    """Return the column ``checks`` of a record: those made before, and those of its outcomes."""
+    random = any(one.name == soundness.REPEATABLE and one.passed is False for one in checks)
+    excused = _excused(spec, random=random)
+    counted = flag_checks(stages, ATTACKS[spec.attack.name].parts, excused=excused)
+    judged = sum(len(outcome.correct) for outcome in stages[NATURAL])
+    others = other_batches(batch_mates, judged)
     return soundness.to_json((*checks, *counted, others, natural))
+
+
+def static_column(checks: str) -> str:
+    """Return the column ``static_checks`` from the static model's own column ``checks``.
+
+    It keeps what a verdict asks of the baseline: what failed, and the indispensable ones.
+    """
+    known = soundness.from_json(checks).values()
+    return soundness.to_json(
+        one for one in known if one.passed is False or one.name in soundness.INDISPENSABLE
+    )
+
+
+def _excused(spec: EvalSpec, *, random: bool) -> str:
+    """Return why an attack's own flags need not equal the judgement afresh, or ""."""
+    if random:
+        return "its answers are random"
+    if not spec.separable:
+        return "an answer depends on batch mates, whose points move too"
+    return "" if spec.precision == "fp32" else f"it was attacked in {spec.precision}"

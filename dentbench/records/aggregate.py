@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
-from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome
+from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, WORST, BatchOutcome
 
 
 def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:
@@ -110,6 +111,7 @@ def summarize(
         if name != NATURAL
     }
     worst = worst_case(stages)
+    cases = None if static is None else static_cases(stages, static)
     published = stages.get("published", ())
     own = (NATURAL, PUBLISHED)  # the rest was run for this comparison alone
     beside = {f"static {n}": batches for n, batches in (static or {}).items() if n not in own}
@@ -133,7 +135,8 @@ def summarize(
         "broken_by": json.dumps(dict(sorted(broken.items()))),
         "stage_versions": json.dumps(_versions(everything)),
         "rechecked": _rechecked(stages),
-        **_comparison(worst, None if static is None else static_cases(stages, static)),
+        **_comparison(worst, cases),
+        "by_batch": None if separable else by_batch(stages, cases),
         "forwards": sum(outcome.forwards for outcome in everything),
         "backwards": sum(outcome.backwards for outcome in everything),
         "passes": json.dumps(
@@ -144,6 +147,30 @@ def summarize(
         ),
         "seconds": round(sum(outcome.seconds for outcome in everything), 3),
     }
+
+
+def by_batch(
+    stages: Mapping[str, Sequence[BatchOutcome]], cases: Mapping[str, Sequence[bool]] | None
+) -> str:
+    """Return the counts of every batch: right in each stage and the worst case, gained and lost.
+
+    ``cases``: those of the static model, see :func:`static_cases`; None where there is none.
+    """
+    natural, worst = _flags(stages[NATURAL]), worst_case(stages)
+    rows = {name: list(map(bool.__and__, natural, _flags(one))) for name, one in stages.items()}
+    rows[WORST] = list(worst)
+    if cases is not None:
+        static = [all(flags) for flags in zip(*cases.values(), strict=True)]
+        rows["gained"] = list(map(_gained, worst, static))
+        rows["lost"] = list(map(_gained, static, worst))
+    ends = list(accumulate(len(outcome.correct) for outcome in stages[NATURAL]))
+    batches = list(zip([0, *ends], ends, strict=False))
+    counts = {name: [sum(row[a:b]) for a, b in batches] for name, row in rows.items()}
+    return json.dumps(counts, separators=(",", ":"))
+
+
+def _flags(outcomes: Sequence[BatchOutcome]) -> list[bool]:
+    return [flag for outcome in outcomes for flag in outcome.correct]
 
 
 def _comparison(

@@ -14,7 +14,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 4
+SCHEMA = 3
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
@@ -28,6 +28,9 @@ PUBLISHED = "published"
 
 TRANSFER_BACK = "transfer-back"
 """What the points that protocols found on a defense do to the static model."""
+
+WORST = "worst"
+"""What the worst case over all stages is called among them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +125,7 @@ class Record:
     protocol: str = column("protocols run, separated by spaces")
     protocol_settings: str | None = column("settings of the protocols, JSON object")
     skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
+    budgets: str | None = column("what each protocol had to spend, JSON object")
     seed: int = column("seed of the run")
     n: int = column("images judged")
     natural_correct: int = column("images right without an attack")
@@ -132,7 +136,7 @@ class Record:
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
     batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
-    decision_queries: int | None = column("scores, decision: queries allowed for each image")
+    decision_queries: int | None = column("decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
     stage_versions: str | None = column(
@@ -149,6 +153,9 @@ class Record:
     )
     gained: int | None = column("images right in the worst case here, wrong for the static model")
     lost: int | None = column("images wrong in the worst case here, right for the static model")
+    by_batch: str | None = column(
+        "images right, gained and lost in each batch, where mates matter, JSON object"
+    )
     natural_given_correct: int | None = column(
         "images right without an attack in the given order, where the order is another"
     )
@@ -161,6 +168,9 @@ class Record:
     )
     diagnostics: str | None = column("what the adaptations did, by stage, JSON object")
     checks: str | None = column("checks of the evaluation, by name, JSON object")
+    static_checks: str | None = column(
+        "checks of the static model that failed or that it cannot do without, JSON object"
+    )
     device: str = column("device")
     versions: str = column("versions of dentbench, Python and the libraries, JSON object")
     git_revision: str = column("git revision of dentbench, when it runs from a checkout")

@@ -1,30 +1,48 @@
-"""Why a gain over the static model does not yet mean that a defense holds, and what would decide.
+"""Why a verdict may not be said yet, and what would decide.
 
-A gain is only as good as the attacks that it withstood; what is missing or failed counts in the
-defense's favour and is therefore a doubt. "No gain" needs no such care: more attacks cannot bring
-a gain back. The rule is ours; it follows what Athalye et al. 2018, Tramer et al. 2020 and Croce et
-al. 2022 found to mislead evaluations.
+A gain is only as good as the attacks that it withstood: what is missing, shortened, not made or
+failed counts in the defense's favour and is a doubt, whatever else was run. A loss is only as good
+as its judge and as the static model's attack. Both, and the lack of both, need a static model
+whose own evaluation can be trusted. The rule is ours; it follows what Athalye et al. 2018, Tramer
+et al. 2020 and Croce et al. 2022 found to mislead evaluations.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
 
 from dentbench.attacks import checks as soundness
-from dentbench.attacks.checks import Check, from_json
-from dentbench.records.outcome import Record
-from dentbench.report import departures
+from dentbench.attacks.checks import Check, failed, unsettled
+from dentbench.attacks.required_budgets import shortfalls
+from dentbench.records.outcome import Record, eps_of
+from dentbench.report import coupling, departures
+from dentbench.spec.protocol import ProtocolSpec
+from dentbench.stats import LEAST_BATCHES
+
+NEEDED: Final = ("published", "transfer", "warm", "scores", "decision")
+"""The protocols that must have been withstood, whatever the defense."""
 
 ADAPTIVE: Final = frozenset({"unrolled", "gmsa-avg", "gmsa-min", "fpa", "bpda"})
 """Protocols made against a defense that adapts; one of them must have been withstood."""
 
+LEAST_IMAGES: Final = 20
+"""The fewest images of a gain: with fewer, checks that count images miss three of them."""
+
+_ANSWERS: Final = frozenset(
+    {
+        *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
+        *(soundness.SAME_VERDICT, *soundness.INDISPENSABLE),
+    }
+)
+"""The checks of what the judge's answers mean: they concern a loss as well as a gain."""
+
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason to doubt a gain, and what would decide."""
+    """A reason to doubt a verdict, and what would decide."""
 
     reason: str
     remedy: str
@@ -33,76 +51,156 @@ class Doubt:
         return f"{self.reason}; {self.remedy}"
 
 
-def doubts(defended: Record) -> tuple[Doubt, ...]:
+def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
     """Return every doubt about a gain of a defended record, the weightiest first."""
-    checks = from_json(defended.checks)
     return (
-        *_failed(defended, checks),
+        *_checks(defended),
         *_missing(defended),
-        *_weak(defended),
-        *([] if checks else [Doubt("no checks were made", "run it again")]),
+        *_weak_attack(defended),
+        *_weak_protocols(defended),
+        *_idle(defended),
+        *_coupled(defended),
+        *_baseline(defended),
     )
 
 
-def _run(record: Record) -> set[str]:
-    return set(record.protocol_counts)
+def loss_doubts(defended: Record) -> tuple[Doubt, ...]:
+    """Return every doubt about a loss: about the judge, and about the static model's attack."""
+    return (
+        *_checks(defended, _ANSWERS),
+        *_weak_attack(defended),
+        *_effort(defended),
+        *_coupled(defended),
+        *_baseline(defended),
+    )
+
+
+def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
+    """Return the doubts about finding no difference: a static model that was attacked wrongly."""
+    return tuple(_of_check(check, static=True) for check in failed(defended.static_checks))
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+_REMEDIES: Final = {
+    soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
+    soundness.STATELESS: "evaluate it with no memory of earlier questions",
+    soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
+    soundness.LOGITS: "hand in the logits",
+    soundness.IN_RANGE: "scale the images to [0, 1]",
+    soundness.GRADIENT: "put a differentiable stand-in in the place of the step without a gradient",
+    soundness.TRUE_GRADIENT: "let calling it carry the gradient of the answer that is judged",
+    soundness.EXACT_GRADIENT: "let calling it differentiate through its adaptation, as its unroll",
+    soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
+    soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
+    soundness.TRANSFER: "find why the static model's points do more than its own gradient",
+    soundness.SAME_VERDICT: "find what tells the judge from the attack, and evaluate it without",
+    soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
+    soundness.NATURAL_ACCURACY: "use the model and the data of the card",
+}
+"""What would decide where a check failed."""
+
+_ANEW: Final = "hand in a class or a function that makes it anew"
+"""What lets a check be made that needs the thing as it was before any question."""
+
+
+def _of_check(check: Check, *, static: bool = False) -> Doubt:
+    whose = "the static model's check" if static else "the check"
+    if check.passed is None:
+        return Doubt(f"{whose} {check.name} could not be made: {check.sentence}", _ANEW)
+    remedy = _REMEDIES.get(check.name, "mend what it names and evaluate again")
+    return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy)
+
+
+def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterator[Doubt]:
+    """What failed, and what is indispensable and was not made: no protocol makes up for it."""
+    if record.checks is None:
+        yield Doubt("no checks were made", "run it again")
+        return
+    yield from (_of_check(one) for one in unsettled(record.checks) if one.name in names)
+
+
+def _baseline(record: Record) -> Iterator[Doubt]:
+    if record.static_checks is None:
+        yield Doubt("the record says nothing of the static model's checks", "run it again")
+        return
+    for check in unsettled(record.static_checks):
+        yield _of_check(check, static=True)
+
+
+# --- attacks --------------------------------------------------------------------------------------
 
 
 def _missing(record: Record) -> Iterator[Doubt]:
     """The protocols that must be withstood: none of them may be left out."""
-    run = _run(record)
+    run = set(record.protocol_counts)
     if run <= {departures.PUBLISHED}:
         yield Doubt("only the published protocol was run", "run --protocol all")
         return
-    skipped = set(json.loads(record.skipped or "{}"))
-    needed = ["transfer", "warm", "scores", "decision"]
-    if not record.separable:
-        needed.append("batch-mates")
-    for name in needed:
+    skipped = json.loads(record.skipped or "{}")
+    for name in (*NEEDED, *([] if record.separable else ["batch-mates"])):
         if name not in run:
-            why = "cannot be run" if name in skipped else "was not run"
+            why = f"cannot be run ({skipped[name]})" if name in skipped else "was not run"
             yield Doubt(f"{name} {why}", "run --protocol all in Linf or L2 on declared batches")
     if not run & ADAPTIVE:
         yield Doubt("no adaptive protocol was run", f"run {', '.join(sorted(ADAPTIVE))}")
 
 
-def _weak(record: Record) -> Iterator[Doubt]:
-    if record.attack != departures.ATTACK or departures.shortened(record):
-        (what,) = departures.attack_departures(record)
+def _budgets(record: Record) -> dict[str, dict[str, float]]:
+    """Return what each protocol had to spend, as far as the record says it."""
+    found = json.loads(record.budgets or "{}")
+    return {name: budget for name, budget in found.items() if isinstance(budget, dict)}
+
+
+def _lacking(record: Record) -> dict[str, str]:
+    """Return what each protocol lacked of the budget that it must have, by protocol."""
+    random = any(check.name == soundness.REPEATABLE for check in failed(record.checks))
+    return shortfalls(_budgets(record), random=random)
+
+
+def _weak_attack(record: Record) -> Iterator[Doubt]:
+    if not _budgets(record):
+        yield Doubt("the record does not say what its attacks had to spend", "run it again")
+    elif departures.PUBLISHED in _lacking(record):
+        what = " ".join(departures.attack_departures(record)) or record.attack_label
         yield Doubt(f"the attack is {what}", "run --attack standard")
 
 
-_ALWAYS: Final = {
-    soundness.STATELESS: "evaluate it with no memory of earlier questions",
-    soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
-    soundness.LOGITS: "hand in the logits",
-    soundness.IN_RANGE: "scale the images to [0, 1]",
-    soundness.BLACK_BOX: "find the gradient that misleads; raise the queries (scores, decision)",
-    soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
-    soundness.NATURAL_ACCURACY: "use the model and the data of the card",
-}
-"""The checks whose failure no protocol makes up for, and what would."""
-
-_UNLESS: Final[dict[str, tuple[Callable[[set[str]], bool], str]]] = {
-    soundness.REPEATABLE: (lambda run: "eot" in run, "run eot"),
-    soundness.GRADIENT: (
-        lambda run: {"scores", "decision"} <= run and bool(run & {"bpda", "surrogate"}),
-        "run scores, decision and bpda",
-    ),
-    soundness.TRUE_GRADIENT: (lambda run: bool(run & {"unrolled", "scores"}), "run scores"),
-    soundness.EXACT_GRADIENT: (lambda run: "unrolled" in run, "run unrolled"),
-    soundness.ASCENT: (lambda run: "scores" in run, "run scores"),
-    soundness.TRANSFER: (lambda run: "warm" in run, "run warm, which starts at those points"),
-}
-"""The checks whose failure is made up for by other protocols, and by which."""
+def _weak_protocols(record: Record) -> Iterator[Doubt]:
+    """Protocols with less than their least budget, unless the attack alone is to blame."""
+    lacking = {one: text for one, text in _lacking(record).items() if one != departures.PUBLISHED}
+    changed = ProtocolSpec.from_json(record.protocol_settings or "{}").changed
+    chosen = [name for name in changed if name != "cascade"]
+    if not lacking or (not chosen and departures.PUBLISHED in _lacking(record)):
+        return
+    what = "; ".join(f"{name} ({text})" for name, text in lacking.items())
+    remedy = f"run it without --protocol-set {', '.join(chosen)}" if chosen else "run it in full"
+    yield Doubt(f"less than the least budget was spent on {what}", remedy)
 
 
-def _failed(record: Record, checks: dict[str, Check]) -> Iterator[Doubt]:
-    run = _run(record)
-    for name, check in checks.items():
-        if check.passed is not False:
-            continue
-        if name in _ALWAYS:
-            yield Doubt(f"the check {name} failed: {check.sentence}", _ALWAYS[name])
-        elif name in _UNLESS and not _UNLESS[name][0](run):
-            yield Doubt(f"the check {name} failed: {check.sentence}", _UNLESS[name][1])
+def _effort(record: Record) -> Iterator[Doubt]:
+    if record.static_correct is None:
+        yield Doubt("the static model faced fewer attacks than the defense", "run it again")
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _idle(record: Record) -> Iterator[Doubt]:
+    """Too little was asked of the defense: no room to attack in, or too few images."""
+    if eps_of(record) == 0:
+        yield Doubt("nothing is attacked at eps 0", "run it with a larger --eps")
+    if record.n < LEAST_IMAGES:
+        text = f"{record.n} images are too few for the checks that count them"
+        yield Doubt(text, "run --examples 100 or more")
+
+
+def _coupled(record: Record) -> Iterator[Doubt]:
+    """Images that share batches are no independent draws; how far from it must be estimated."""
+    effect = coupling.paired_effect(record)
+    if effect.value is None and not coupling.measured_independent(record):
+        remedy = "run it again"
+        if effect.batches < LEAST_BATCHES:
+            images, size = LEAST_BATCHES * record.batch_size, max(record.n // LEAST_BATCHES, 1)
+            remedy = f"run --examples {images} or more, or --batch-size {size} if that suits it"
+        yield Doubt(coupling.text(record), remedy)

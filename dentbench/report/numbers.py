@@ -8,15 +8,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from dentbench.stats import mcnemar, wilson
+from dentbench.stats import mcnemar, p_text, paired_difference, wilson
 
 
 @dataclass(frozen=True)
 class Share:
-    """A count of images among ``total``, written as ``59.4% (76/128)``."""
+    """A count of images among ``total``, written as ``59.4% (76/128)``.
+
+    ``effect``: the design effect, at least 1, by which its variance exceeds that of independent
+    images.
+    """
 
     count: int
     total: int
+    effect: float = 1.0
 
     @property
     def percent(self) -> float:
@@ -35,12 +40,12 @@ class Share:
 
     def data(self) -> dict[str, Any]:
         """Return percentage, count, total and the ends of the interval, in percent."""
-        return {"percent": self.percent, **vars(self), **self.interval.data()}
+        return {"percent": self.percent, **_counts(self), **self.interval.data()}
 
     @property
     def interval(self) -> Interval:
-        """The 95% Wilson interval."""
-        low, high = wilson(self.count, self.total)
+        """The 95% Wilson interval, of counts divided by the design effect."""
+        low, high = wilson(self.count / self.effect, self.total / self.effect)
         return Interval(100 * low, 100 * high)
 
 
@@ -121,11 +126,15 @@ class Points:
 
 @dataclass(frozen=True)
 class Paired:
-    """Images gained and lost against the static model, written as ``+1.6 (+3 -1, p = 0.62)``."""
+    """Images gained and lost against the static model, written as ``+1.6 (+3 -1, p = 0.62)``.
+
+    ``effect``: the design effect, at least 1, of images that share batches.
+    """
 
     gained: int
     lost: int
     total: int
+    effect: float = 1.0
 
     @property
     def points(self) -> float:
@@ -134,8 +143,15 @@ class Paired:
 
     @property
     def p_value(self) -> float:
-        """The two-sided exact McNemar p-value."""
-        return mcnemar(self.gained, self.lost)
+        """The two-sided exact McNemar p-value, of counts divided by the design effect."""
+        return mcnemar(self.gained, self.lost, self.effect)
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of the difference, in points (Bonett and Price 2012)."""
+        counts = (self.gained, self.lost, self.total)
+        low, high = paired_difference(*(count / self.effect for count in counts))
+        return Interval(100 * low, 100 * high)
 
     def __str__(self) -> str:
         counts = f"+{self.gained} -{self.lost}"
@@ -147,7 +163,12 @@ class Paired:
 
     def data(self) -> dict[str, Any]:
         """Return the difference in points, its counts and its p-value."""
-        return {"points": self.points, **vars(self), "p": self.p_value}
+        return {"points": self.points, **_counts(self), "p": self.p_value}
+
+
+def _counts(number: Share | Paired) -> dict[str, Any]:
+    """Return the fields of a number, the design effect only where there is one."""
+    return {name: value for name, value in vars(number).items() if (name, value) != ("effect", 1)}
 
 
 Number = Share | Interval | Percent | Ratio | Points | Paired
@@ -163,8 +184,3 @@ def signed(value: float, decimals: int = 1) -> str:
     """Return a number with its sign; one that rounds to zero has none."""
     text = f"{value:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text
-
-
-def p_text(p_value: float) -> str:
-    """Return a p-value with two digits, or that it is below 0.001."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

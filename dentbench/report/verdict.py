@@ -1,23 +1,22 @@
 """The verdict: does a defense hold against its own static model, in the worst case?
 
-The rule is ours, not the paper's. Both sides are worst cases per image: right without an attack
-and under every protocol run. The images that the defense gains and loses against the static model
-are compared by the exact McNemar test.
+The rule is ours, not the paper's. Both sides are worst cases per image of equal effort: right
+without an attack and under everything that was tried on either. The images that the defense gains
+and loses against the static model are compared by the exact McNemar test; where images share
+batches, its counts and the intervals allow for the design effect (``stats.py``).
 
-- ``holds``: more images right than static, p < 0.05, and no doubt about that gain: transfer,
-  warm, scores, decision, an adaptive protocol and (unless the defense is separable) batch-mates
-  were run, with AutoAttack standard's budget, and no check failed that these do not make up for.
-  The list is in ``doubts.py``; with a doubt the gain is undecided.
-- ``weaker than static``: fewer images right than static, p < 0.05.
-- ``no gain``: neither, and a gain of 5 points would have been seen: the upper end of the 95%
-  interval of the paired difference (Bonett and Price 2012) is below 5 points.
-- ``undecided``: a gain with a doubt, or neither, and it would not have been seen; the sentence
-  says what would decide.
+- ``holds``: more images right than static, p < 0.05, and no doubt about that gain is left.
+- ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss.
+- ``no gain``: neither, but a gain of 5 points is excluded: the upper end of the 95% interval of
+  the paired difference (Bonett and Price 2012) is below 5 points.
+- ``undecided``: a difference with a doubt, a static model that was attacked wrongly, or too few
+  images to tell; the sentence says what would decide.
 
-The worst case counts every protocol against the defense, and the static model has fewer of them;
-a small loss is therefore expected, and "weaker" needs the test to say so. Where batch mates
-matter, other batches than the declared ones break an image only if it is right unperturbed in
-both; what coupling alone gets wrong there is told apart and, in batches of full size, a doubt.
+What is a doubt, and of which verdict, is in ``doubts.py``: every check that failed, whatever else
+was run; protocols that are missing; less than the least budget (``required_budgets.py``). Where
+batch mates matter, other batches than the declared ones break an image only if it is right
+unperturbed in both; what coupling alone gets wrong there is told apart and, in batches of full
+size, a doubt.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ from typing import Final, Literal
 
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
-from dentbench.report import departures
-from dentbench.report.doubts import Doubt, doubts
-from dentbench.report.numbers import Paired, Share, p_text
-from dentbench.stats import paired_difference
+from dentbench.report import coupling, departures
+from dentbench.report.doubts import Doubt, baseline_doubts, gain_doubts, loss_doubts
+from dentbench.report.numbers import Paired, Share
+from dentbench.stats import p_text
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
@@ -41,7 +40,7 @@ LEVEL: Final = 0.05
 """The p-value below which a difference counts."""
 
 GAIN_POINTS: Final = 5.0
-"""The gain, in percentage points, that must have been visible before "no gain" is said."""
+"""The gain, in percentage points, that must be excluded before "no gain" is said."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,7 @@ class Verdict:
     ``protocol``: the one that leaves the fewest images right. ``gain_points``: worst case minus
     the static model's, in percentage points, between ``gain_low`` and ``gain_high`` with 95%
     confidence. ``p_value``: exact McNemar, two-sided. ``sentence``: all of this in one sentence.
-    ``doubts``: why a gain would not hold yet, each with what would decide.
+    ``doubts``: why what the counts say is not said yet, each with what would decide.
     """
 
     kind: Kind
@@ -75,32 +74,32 @@ def verdict(static: Record, defended: Record) -> Verdict:
     record of the same model, images and threat model, or were not paired image by image.
     """
     paired = _paired(static, defended)
-    found = doubts(defended)
-    kind = _kind(paired, found)
+    kind, found = _decided(paired, defended)
     opening = kind[0].upper() + kind[1:]
     sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
-    if kind == "undecided":
+    if coupled := coupling.text(defended):
+        sentence += f" ({coupled})"
+    if kind == "holds":
+        natural = [Share(one.natural_correct, one.n) for one in (defended, static)]
+        sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
+    if kind == "undecided" or found:
         sentence += f"; {_would_decide(paired, found)}"
-    low, high = paired_difference(paired.gained, paired.lost, paired.total)
     return Verdict(
         kind=kind,
         protocol=defended.worst_protocol,
         gain_points=paired.points,
         p_value=paired.p_value,
         sentence=f"{sentence}.",
-        gain_low=100 * low,
-        gain_high=100 * high,
+        gain_low=paired.interval.low,
+        gain_high=paired.interval.high,
         doubts=tuple(map(str, found)),
     )
 
 
 def kind_of(defended: Record) -> Kind | None:
     """Return the verdict's kind from a defended record alone, or None for one without pairs."""
-    if defended.gained is None or defended.lost is None or not defended.n or not defended.protocol:
-        return None
-    paired = Paired(defended.gained, defended.lost, defended.n)
-    kind = _kind(paired, ())
-    return _kind(paired, doubts(defended)) if kind == "holds" else kind
+    paired = coupling.paired(defended)
+    return _decided(paired, defended)[0] if paired and defended.protocol else None
 
 
 def _paired(static: Record, defended: Record) -> Paired:
@@ -128,16 +127,23 @@ def _paired(static: Record, defended: Record) -> Paired:
     equal = own is None or own == static.robust_correct
     if not equal or gained - lost != defended.robust_correct - compared:
         raise SpecError("no verdict: the defended record was compared with another static record")
-    return Paired(gained, lost, defended.n)
+    return Paired(gained, lost, defended.n, coupling.paired_effect(defended).divisor)
 
 
-def _kind(paired: Paired, found: Sequence[Doubt]) -> Kind:
-    if paired.p_value < LEVEL and paired.points < 0:
-        return "weaker than static"
+def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]:
+    """Return what may be said, and the doubts about what the counts say beyond it."""
+    found: tuple[Doubt, ...] = ()
+    if paired.p_value < LEVEL and paired.points > 0:
+        found = gain_doubts(defended)
+        return ("undecided" if found else "holds"), found
     if paired.p_value < LEVEL:
-        return "undecided" if found else "holds"
-    _, upper = paired_difference(paired.gained, paired.lost, paired.total)
-    return "no gain" if 100 * upper < GAIN_POINTS else "undecided"
+        found = loss_doubts(defended)
+        if not found:
+            return "weaker than static", ()
+    doubted = baseline_doubts(defended)
+    if not doubted and paired.interval.high < GAIN_POINTS:
+        return "no gain", found
+    return "undecided", doubted or found
 
 
 def _finding(static: Record, defended: Record) -> str:
@@ -171,13 +177,17 @@ def static_worst(static: Record, defended: Record) -> int:
 
 def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
     """Say what to run next: what settles the doubts, or about how many images."""
-    if paired.p_value < LEVEL:
+    if found:
+        what = "the static model's robustness"
+        if paired.p_value < LEVEL:
+            what = "the gain" if paired.points > 0 else "the loss"
         more = f" ({len(found) - 1} more to settle)" if len(found) > 1 else ""
-        return f"the gain is in doubt: {found[0]}{more}"
-    rate = (paired.gained + paired.lost + 2) / (paired.total + 2)
+        return f"{what} is in doubt: {found[0]}{more}"
+    total = paired.total / paired.effect
+    rate = ((paired.gained + paired.lost) / paired.effect + 2) / (total + 2)
     gain = paired.points / 100
     target = max(GAIN_POINTS / 100 - gain, abs(gain))
-    needed = max(1.96**2 * rate / target**2, paired.total + 1)
+    needed = max(1.96**2 * rate / target**2 * paired.effect, paired.total + 1)
     digits = max(0, math.floor(math.log10(needed)) - 1)
     rounded = math.ceil(needed / 10**digits) * 10**digits
-    return f"about {rounded:,} images would decide at this rate of change"
+    return f"about {rounded:,} images would decide at this rate of change (--examples {rounded})"

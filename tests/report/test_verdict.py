@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from dentbench.attacks.checks import Check, to_json
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.checks import INDISPENSABLE, NAMES, PASSES, Check, to_json
+from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
-from dentbench.report.verdict import verdict
+from dentbench.report.verdict import kind_of, verdict
 
 Make = Callable[..., Record]
 DENT = {"mode": "instance", "steps": 6}
-SEPARABLE = {"separable": True}
-ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "scores": 385, "decision": 388}
-CHECKS = to_json([Check("repeatable", True, 0.0, "the same")])
+ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "scores": 388, "decision": 385}
+MADE = [Check(name, True, 0.0, "as it should be") for name in INDISPENSABLE]
+CHECKS = to_json(MADE)
+BUDGETS = {name: dict(least) for name, least in REQUIRED.items()}
+SOUND: dict[str, Any] = {
+    "separable": True,
+    "checks": CHECKS,
+    "static_checks": CHECKS,
+    "budgets": json.dumps(BUDGETS),
+}
+"""What a record has whose evaluation leaves no doubt."""
+
+
+def with_failed(*names: str, passed: bool | None = False) -> str:
+    """The column of checks with some that failed, or could not be made."""
+    odd = [Check(name, passed, 1.0, "something is odd") for name in names]
+    return to_json([*(one for one in MADE if one.name not in names), *odd])
 
 
 def pair(
@@ -42,15 +59,24 @@ def test_no_gain(make_record: Make) -> None:
 
 
 def test_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SEPARABLE, checks=CHECKS))
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND))
     assert found.kind == "holds" and found.p_value < 0.001 and not found.doubts
     assert found.sentence.startswith("Holds: ") and "paired p < 0.001" in found.sentence
+    assert "natural accuracy is 100.0% (512/512), the static model's 100.0%" in found.sentence
     assert found.gain_low < found.gain_points < found.gain_high
     assert found.meets(10) and not found.meets(found.gain_low + 0.1)
 
 
+def test_a_record_alone_says_the_same(make_record: Make) -> None:
+    for changes in ({}, {"checks": with_failed("ascent")}, {"static_checks": None}):
+        for gained, lost in ((90, 10), (10, 90), (6, 4), (30, 20)):
+            static, defended = pair(make_record, 300, ALL, gained, lost, 512, **SOUND | changes)
+            assert kind_of(defended) == verdict(static, defended).kind
+    assert kind_of(make_record(1, 9, {"published": 5})) is None
+
+
 def test_the_published_protocol_alone_never_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512, checks=CHECKS))
+    found = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512, **SOUND))
     assert (found.kind, found.protocol) == ("undecided", "published")
     assert found.sentence.endswith(
         "the gain is in doubt: only the published protocol was run; run --protocol all."
@@ -58,10 +84,10 @@ def test_the_published_protocol_alone_never_holds(make_record: Make) -> None:
     assert not found.meets(0)
 
 
-@pytest.mark.parametrize("name", ["transfer", "warm", "scores", "decision", "bpda"])
+@pytest.mark.parametrize("name", list(ALL))
 def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: str) -> None:
     counts = {key: value for key, value in ALL.items() if key != name}
-    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SEPARABLE, checks=CHECKS))
+    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SOUND))
     assert found.kind == "undecided" and len(found.doubts) == 1
     assert name in found.doubts[0]
 
@@ -69,57 +95,182 @@ def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"attack": "quick", "attack_label": "quick (not AutoAttack)"}, "run --attack standard"),
-        ({"iterations": 20, "attack_label": "x (not AutoAttack)"}, "run --attack standard"),
+        ({"budgets": None}, "the record does not say what its attacks had to spend"),
         ({"separable": False}, "batch-mates was not run"),
         ({"checks": None}, "no checks were made"),
+        ({"checks": "{}"}, "could not be made"),
+        ({"static_checks": None}, "the static model's checks"),
+        ({"eps": "0"}, "a larger --eps"),
     ],
 )
 def test_what_else_a_gain_needs(make_record: Make, changes: dict[str, Any], words: str) -> None:
-    settings = {**SEPARABLE, "checks": CHECKS, **changes}
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND | changes))
     assert found.kind == "undecided"
-    assert words in found.sentence
+    assert words in " ".join(found.doubts)
 
 
-@pytest.mark.parametrize(
-    ("name", "more", "holds"),
-    [
-        ("stateless", {"eot": 400}, False),
-        ("separable", {"eot": 400}, False),
-        ("logits", {}, False),
-        ("in-range", {}, False),
-        ("black-box", {}, False),
-        ("natural-accuracy", {}, False),
-        ("repeatable", {}, False),
-        ("repeatable", {"eot": 400}, True),
-        ("gradient", {}, True),  # scores, decision and bpda are there
-        ("true-gradient", {}, True),
-        ("exact-gradient", {}, False),
-        ("exact-gradient", {"unrolled": 400}, True),
-        ("ascent", {}, True),
-        ("transfer", {}, True),  # warm is there
-    ],
-)
-def test_a_failed_check_weighs_in(
-    make_record: Make, name: str, more: dict[str, int], holds: bool
+@pytest.mark.parametrize(("n", "kind"), [(19, "undecided"), (20, "holds")])
+def test_a_gain_of_few_images_is_undecided(make_record: Make, n: int, kind: str) -> None:
+    found = verdict(*pair(make_record, 5, ALL, 10, 0, n, **SOUND))
+    assert found.kind == kind and (kind == "holds" or "--examples" in found.sentence)
+
+
+# --- checks ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != PASSES])
+def test_no_failed_check_stands_beside_holds(make_record: Make, name: str) -> None:
+    """Whatever else was run: every protocol there is was withstood."""
+    counts = dict.fromkeys(PROTOCOLS, 385)
+    settings = SOUND | {"checks": with_failed(name)}
+    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **settings))
+    assert found.kind == "undecided"
+    assert f"the check {name} failed: something is odd; " in found.sentence
+
+
+@pytest.mark.parametrize("column", ["checks", "static_checks"])
+@pytest.mark.parametrize("name", INDISPENSABLE)
+def test_a_check_that_could_not_be_made_is_a_doubt(
+    make_record: Make, column: str, name: str
 ) -> None:
-    checks = to_json([Check(name, False, 1.0, "something is odd")])
-    counts = {**ALL, **more}
-    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SEPARABLE, checks=checks))
-    assert found.kind == ("holds" if holds else "undecided")
-    assert holds or f"the check {name} failed: something is odd; " in found.sentence
+    settings = SOUND | {column: with_failed(name, passed=None), "static_correct": 300}
+    for counts, kind in (((90, 10), "undecided"), ((10, 90), "no gain")):
+        found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+        assert found.kind == kind and f"check {name} could not be made" in found.sentence
+    even = verdict(*pair(make_record, 300, ALL, 6, 4, 512, **settings))
+    assert even.kind == "no gain"
 
 
 def test_a_failed_check_does_not_save_a_defense(make_record: Make) -> None:
-    checks = to_json([Check("stateless", False, 1.0, "odd")])
-    counts = {"published": 402, "transfer": 349}
-    assert verdict(*pair(make_record, 347, counts, 6, 4, 512, checks=checks)).kind == "no gain"
+    checks = with_failed("stateless")
+    found = verdict(*pair(make_record, 347, ALL, 6, 4, 512, **SOUND | {"checks": checks}))
+    assert found.kind == "no gain"
+
+
+@pytest.mark.parametrize("name", ["logits", "gradient", "black-box", "ascent", "in-range"])
+@pytest.mark.parametrize("counts", [(90, 10), (10, 90), (6, 4)])
+def test_a_static_model_that_was_attacked_wrongly_decides_nothing(
+    make_record: Make, name: str, counts: tuple[int, int]
+) -> None:
+    settings = SOUND | {"static_checks": with_failed(name)}
+    found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+    assert found.kind == "undecided"
+    assert f"the static model's check {name} failed: something is odd; " in found.sentence
+
+
+# --- budgets --------------------------------------------------------------------------------------
+
+
+def spending(**changes: dict[str, float] | None) -> dict[str, Any]:
+    """A record's columns with other budgets; None takes one away."""
+    budgets = {**BUDGETS, **{name.replace("_", "-"): one for name, one in changes.items()}}
+    return SOUND | {"budgets": json.dumps({k: v for k, v in budgets.items() if v is not None})}
+
+
+@pytest.mark.parametrize("name", sorted(REQUIRED.keys() - {"published"}))
+def test_a_protocol_with_less_than_its_least_budget_is_named(make_record: Make, name: str) -> None:
+    least = REQUIRED[name]
+    quantity = next(iter(least))
+    short = {**least, quantity: least[quantity] / 2}
+    chosen = json.dumps({"iterations": 1, "queries": 1})
+    settings = spending(**{name: short}) | {"protocol_settings": chosen}
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert found.kind == "undecided"
+    assert f"spent on {name} ({quantity} {short[quantity]:g} of " in found.sentence
+    assert "run it without --protocol-set iterations, queries" in found.sentence
+
+
+def test_more_than_the_least_budget_is_not_doubted(make_record: Make) -> None:
+    more = {
+        name: {one: 2 * value for one, value in least.items()} for name, least in BUDGETS.items()
+    }
+    label = {"attack": "plus", "attack_label": "AutoAttack plus"}
+    settings = SOUND | label | {"budgets": json.dumps(more)}
+    assert verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings)).kind == "holds"
+
+
+def test_the_attack_is_judged_by_its_budget_and_not_by_its_name(make_record: Make) -> None:
+    mine = {"attack": "mine", "attack_label": "mine (not AutoAttack)"}
+    assert verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND | mine)).kind == "holds"
+    short = {"apgd-ce iterations": 100.0}
+    for label in (mine, {}):
+        settings = spending(published=short) | label
+        for counts, kind in (((90, 10), "undecided"), ((10, 90), "no gain")):
+            found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+            assert found.kind == kind and "run --attack standard" in found.sentence
+
+
+# --- losses ---------------------------------------------------------------------------------------
 
 
 def test_weaker_than_static(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, {"published": 400, "transfer": 250}, 10, 60, 512))
-    assert found.kind == "weaker than static" and found.gain_points < 0
+    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND, static_correct=300))
+    assert found.kind == "weaker than static" and found.gain_points < 0 and not found.doubts
+
+
+@pytest.mark.parametrize(
+    "name", ["repeatable", "stateless", "separable", "in-range", "same-verdict"]
+)
+def test_a_loss_needs_a_judge_that_can_be_trusted(make_record: Make, name: str) -> None:
+    settings = SOUND | {"checks": with_failed(name), "static_correct": 300}
+    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
+    assert found.kind == "no gain" and f"the loss is in doubt: the check {name}" in found.sentence
+
+
+def test_a_loss_needs_a_static_model_that_faced_as_much(make_record: Make) -> None:
+    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND))
+    assert found.kind == "no gain" and "faced fewer attacks" in found.sentence
+
+
+def test_what_hides_a_gradient_makes_no_loss_doubtful(make_record: Make) -> None:
+    settings = SOUND | {"checks": with_failed("gradient", "ascent"), "static_correct": 300}
+    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
+    assert found.kind == "weaker than static"
+
+
+# --- images that share batches --------------------------------------------------------------------
+
+
+def coupled(gained: list[int], lost: list[int], **changes: Any) -> dict[str, Any]:
+    """A record's columns where images share batches of 32."""
+    counts = json.dumps({"gained": gained, "lost": lost})
+    return SOUND | {"separable": False, "batch_size": 32, "by_batch": counts, **changes}
+
+
+MATES = ALL | {"batch-mates": 384}
+
+
+def test_gains_of_single_batches_are_no_significant_gain(make_record: Make) -> None:
+    """30 images of two batches of eight are two draws, not thirty."""
+    spread = coupled([4] * 6 + [3, 3], [0] * 8)
+    found = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **spread))
+    assert found.kind == "holds" and "(design effect 1 of 8 batches)" in found.sentence
+    lumped = coupled([15, 15] + [0] * 6, [0] * 8)
+    found = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **lumped))
+    assert found.kind == "undecided" and found.p_value > 0.05
+    assert "of 8 batches)" in found.sentence and "images would decide" in found.sentence
+
+
+def test_few_batches_are_said_and_decide_nothing(make_record: Make) -> None:
+    settings = coupled([10] * 3, [0] * 3)
+    found = verdict(*pair(make_record, 30, MATES, 30, 0, 96, **settings))
+    assert found.kind == "undecided"
+    text = "no design effect can be estimated from 3 batches, fewer than 4"
+    assert text in found.sentence and found.doubts == (
+        f"{text}; run --examples 128 or more, or --batch-size 24 if that suits it",
+    )
+    measured = to_json([*MADE, Check("separable", True, 1e-6, "it does not depend")])
+    found = verdict(*pair(make_record, 30, MATES, 30, 0, 96, **settings | {"checks": measured}))
+    assert found.kind == "holds" and text in found.sentence
+
+
+def test_counts_that_do_not_fit_the_batches_are_not_used(make_record: Make) -> None:
+    settings = coupled([10] * 5, [0] * 5)
+    found = verdict(*pair(make_record, 100, MATES, 50, 0, 256, **settings))
+    assert found.kind == "undecided" and "no counts of its batches; run it again" in found.sentence
+
+
+# --- sentences ------------------------------------------------------------------------------------
 
 
 def test_undecided_says_what_would_decide(make_record: Make) -> None:

@@ -1,0 +1,133 @@
+"""What every attack must have spent before a gain that it left counts: a table of least budgets.
+
+The numbers are those of AutoAttack standard and of the protocols as they come. A test keeps them
+equal, so that a default that becomes cheaper does not make a verdict cheaper. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+from dentbench.attacks.budget import (
+    ascents_of,
+    decision_queries,
+    invading_iterations,
+)
+from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
+from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.evaluation import AttackSpec, EvalSpec
+
+Budget = Mapping[str, float]
+"""Quantities of a budget by name; more is stronger for every one of them."""
+
+_STANDARD: Final[Budget] = {
+    "apgd-ce iterations": 100,
+    "apgd-t iterations": 100,
+    "apgd-t targets": 9,
+    "fab-t iterations": 100,
+    "fab-t targets": 9,
+    "square queries": 5000,
+}
+_RAND: Final[Budget] = {
+    "apgd-ce iterations": 100,
+    "apgd-ce draws": 20,
+    "apgd-dlr iterations": 100,
+    "apgd-dlr draws": 20,
+}
+_ROUNDS: Final[Budget] = {"rounds": 3, "ascents": 10, "iterations": 50, "targets": 9}
+
+REQUIRED: Final[dict[str, Budget]] = {
+    "published": _STANDARD,
+    "surrogate": {"ascents": 5, "iterations": 100, "targets": 3, "judged iterates": 505},
+    "warm": {"ascents": 3, "iterations": 100, "targets": 2},
+    "few-steps": {"ascents": 1, "iterations": 50, "targets": 1, "judged iterates": 51},
+    "bpda": {"ascents": 1, "iterations": 100, "targets": 1},
+    "fpa": _ROUNDS,
+    "gmsa-avg": _ROUNDS,
+    "gmsa-min": _ROUNDS,
+    "unrolled": {"ascents": 2, "iterations": 100, "targets": 2, "percent of steps": 100},
+    "eot": {"ascents": 1, "iterations": 50, "targets": 1, "judged iterates": 51, "draws": 2},
+    "scores": {"queries": 500},
+    "decision": {"queries": 500},
+    "batch-mates": {"iterations": 50, "shares": 3, "largest share": 0.2},
+}
+"""The least budget of every protocol that has one; transfer takes over the published attack's."""
+
+_MANY: Final = 10**6
+"""More classes than there are targets: a data set of few classes shortens no budget."""
+
+
+def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
+    """Return what a spec gives a protocol to spend; nothing for one that has no budget here."""
+    if stage == "published":
+        return _attack_budget(spec.attack)
+    if stage in BLACK_BOX_PROTOCOLS:
+        return {"queries": decision_queries(spec)}
+    if stage == "batch-mates":
+        shares = spec.protocols.fractions
+        iterations = invading_iterations(spec)
+        return {"iterations": iterations, "shares": len(shares), "largest share": max(shares)}
+    if stage not in REQUIRED:
+        return {}
+    ascents = ascents_of(spec, stage, _MANY)
+    found: dict[str, float] = {
+        "ascents": len(ascents),
+        "iterations": min((one.iterations for one in ascents), default=0),
+        "targets": len({one.rank for one in ascents} - {None}),
+    }
+    if "rounds" in REQUIRED[stage]:
+        found["rounds"] = spec.protocols.rounds
+    if "draws" in REQUIRED[stage]:
+        found["draws"] = spec.protocols.draws
+    if "judged iterates" in REQUIRED[stage]:
+        every = spec.protocols.every
+        found["judged iterates"] = sum(-(-(one.iterations + 1) // every) for one in ascents)
+    if "percent of steps" in REQUIRED[stage]:
+        found["percent of steps"] = _percent_of_steps(spec)
+    return found
+
+
+def _percent_of_steps(spec: EvalSpec) -> float:
+    steps, last = getattr(spec.defense, "steps", 0), spec.protocols.last
+    return 100.0 if last is None or last >= steps else 100 * last / steps
+
+
+def _attack_budget(attack: AttackSpec) -> dict[str, float]:
+    """Return what each part of a named attack has, AutoAttack's own where nobody says otherwise."""
+    plan = ATTACKS[attack.name]
+    found: dict[str, float] = {}
+    for part in plan.parts:
+        if part == "square":
+            found[f"{part} queries"] = attack.queries or 5000
+            continue
+        found[f"{part} iterations"] = attack.iterations or plan.iterations or 100
+        if part in ("apgd-t", "fab-t"):
+            found[f"{part} targets"] = attack.targets or plan.targets or 9
+        elif part in ("apgd-ce", "apgd-dlr"):
+            found[f"{part} draws"] = 20 if plan.version == "rand" else 1
+    return found
+
+
+def shortfalls(budgets: Mapping[str, Budget], *, random: bool = False) -> dict[str, str]:
+    """Return what each protocol lacks of its least budget, in words, by protocol.
+
+    ``budgets``: what the protocols run had, each as :func:`spent` gives it. ``random``: whether
+    the defense's answers are, for which AutoAttack rand counts as much as standard.
+    """
+    found = {}
+    for stage, budget in budgets.items():
+        lacking = _lacking(budget, REQUIRED.get(stage, {}))
+        if stage == "published" and random:
+            lacking = min(lacking, _lacking(budget, _RAND), key=len)
+        if lacking:
+            found[stage] = ", ".join(lacking)
+    return found
+
+
+def _lacking(budget: Budget, least: Budget) -> list[str]:
+    return [
+        f"{name} {budget[name]:g} of {needed:g}" if name in budget else f"no {name}"
+        for name, needed in least.items()
+        if budget.get(name, 0) < needed
+    ]

@@ -1,0 +1,140 @@
+"""The checks that the flags of all images decide, by exact tests at a stated level.
+
+One image more or less is chance; a check says how many there were, and fails where so many are
+rare by chance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from itertools import chain
+from typing import Final
+
+from dentbench.attacks import checks
+from dentbench.attacks.checks import Check
+from dentbench.records.outcome import NATURAL, BatchOutcome
+from dentbench.stats import more_often_than, p_text
+
+Stages = Mapping[str, Sequence[BatchOutcome]]
+"""The outcomes of every stage, "natural" among them, in the order of the batches."""
+
+LEVEL: Final = 0.05
+"""The p-value below which a check fails."""
+
+CHANCE: Final = 0.02
+"""The share of images that may differ by chance: by rounding, or as attacks end elsewhere."""
+
+_PUBLISHED: Final = "published"
+_TRANSFER: Final = "transfer"
+_SQUARE: Final = "square"
+
+
+def flag_checks(stages: Stages, parts: Collection[str], *, excused: str = "") -> tuple[Check, ...]:
+    """Return the checks that outcomes decide.
+
+    ``parts``: those of the published attack. ``excused``: why an attack's own flags need not
+    equal the judgement afresh, or "".
+    """
+    return black_box(stages, parts), transfer(stages), same_verdict(stages, excused)
+
+
+def black_box(stages: Stages, parts: Collection[str]) -> Check:
+    """Compare what black boxes alone break with what attacks that follow gradients break.
+
+    An image counts for the black boxes where Square, alone or as a part of AutoAttack, or another
+    of the protocols that see no gradient broke it, and nothing that follows a gradient did. It
+    fails where there are more of them than of images that gradients alone break (exact one-sided
+    sign test), or more than :data:`CHANCE` of the images right (exact binomial test).
+    """
+    boxes = {name for name in stages if name in checks.BLACK_BOX_PROTOCOLS}
+    followed = {name for name in stages if name not in checks.GRADIENT_FREE | {NATURAL}}
+    published = _PUBLISHED in stages
+    if not (followed - {_PUBLISHED} or (published and set(parts) - {_SQUARE})) or not (
+        boxes or (published and _SQUARE in parts)
+    ):
+        text = "no black box was run beside an attack with gradients"
+        return Check(checks.BLACK_BOX, None, None, text)
+    by_box: set[int] = set()
+    by_gradient: set[int] = set()
+    for name in (*boxes, *followed):
+        own = parts if name == _PUBLISHED else (name,)
+        for row, breaker in _broken(stages[name]):
+            if breaker in own:
+                box = name in boxes or breaker == _SQUARE
+                (by_box if box else by_gradient).add(row)
+    alone, others = len(by_box - by_gradient), len(by_gradient - by_box)
+    right = sum(_right(stages[NATURAL]))
+    p_value = min(
+        more_often_than(alone, alone + others, 0.5), more_often_than(alone, right, CHANCE)
+    )
+    passed = p_value >= LEVEL
+    text = f"black boxes, which see no gradient, alone break {alone} of {right} images"
+    if not passed:
+        text += f" ({p_text(p_value)}): the gradients mislead"
+    return Check(checks.BLACK_BOX, passed, alone / right if right else 0.0, text)
+
+
+def transfer(stages: Stages) -> Check:
+    """Compare what the static model's points break with what the direct attack breaks.
+
+    It fails where significantly more images are right under published and wrong under transfer
+    than the other way round (exact one-sided sign test).
+    """
+    if not {_PUBLISHED, _TRANSFER} <= set(stages):
+        return Check(checks.TRANSFER, None, None, "published and transfer were not both run")
+    rows = zip(*(_right(stages[one]) for one in (NATURAL, _PUBLISHED, _TRANSFER)), strict=True)
+    pairs = [(direct, moved) for right, direct, moved in rows if right]
+    more, fewer = pairs.count((True, False)), pairs.count((False, True))
+    p_value = more_often_than(more, more + fewer, 0.5)
+    passed = p_value >= LEVEL
+    text = f"the static model's points break {more} of {len(pairs)} images that the direct attack "
+    text += f"leaves, and leave {fewer} that it breaks"
+    if not passed:
+        text += f" ({p_text(p_value)}): the published gradient misleads"
+    return Check(checks.TRANSFER, passed, (more - fewer) / max(len(pairs), 1), text)
+
+
+def same_verdict(stages: Stages, excused: str = "") -> Check:
+    """Compare the attacks' own flags with the judgement afresh of the points that they left.
+
+    Of an answer that depends on the image alone both are the same. It fails where, under any
+    protocol, they differ on more than :data:`CHANCE` of the images (exact binomial test).
+    """
+    right = _right(stages[NATURAL])
+    odd = {
+        name: sum(
+            attacked and flag != judged
+            for attacked, flag, judged in zip(
+                right,
+                chain.from_iterable(one.attack_correct for one in outcomes),
+                _right(outcomes),
+                strict=True,
+            )
+        )
+        for name, outcomes in stages.items()
+        if name not in (NATURAL, _TRANSFER)  # they have no flags of their own
+    }
+    if not odd:
+        return Check(checks.SAME_VERDICT, None, None, "no attack with flags of its own was run")
+    worst = max(odd, key=lambda name: odd[name])
+    count, total = odd[worst], sum(right)
+    text = f"the flags of the attack {worst} differ from the judgement on {count} of {total} images"
+    share = count / total if total else 0.0
+    if excused:
+        return Check(checks.SAME_VERDICT, None, share, f"{text}; {excused}")
+    p_value = more_often_than(count, total, CHANCE)
+    passed = p_value >= LEVEL
+    if not passed:
+        text += f" ({p_text(p_value)}): the defense tells the attack from the judge"
+    return Check(checks.SAME_VERDICT, passed, share, text)
+
+
+def _right(outcomes: Sequence[BatchOutcome]) -> list[bool]:
+    return [flag for outcome in outcomes for flag in outcome.correct]
+
+
+def _broken(outcomes: Sequence[BatchOutcome]) -> list[tuple[int, str]]:
+    """Return the images that a stage broke, as judged, and what broke each."""
+    breakers = chain.from_iterable(outcome.broken_by for outcome in outcomes)
+    rows = enumerate(zip(_right(outcomes), breakers, strict=True))
+    return [(row, breaker) for row, (right, breaker) in rows if not right]

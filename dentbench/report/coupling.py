@@ -1,0 +1,98 @@
+"""Images that share batches: by how much their counts vary more than those of independent ones."""
+
+from __future__ import annotations
+
+import json
+from functools import lru_cache
+from typing import Final
+
+from dentbench.attacks import checks
+from dentbench.records.outcome import NATURAL, WORST, Record
+from dentbench.report.numbers import Paired, Share
+from dentbench.stats import (
+    LEAST_BATCHES,
+    DesignEffect,
+    paired_design_effect,
+    share_design_effect,
+)
+
+INDEPENDENT: Final = DesignEffect(1.0, 0)
+"""The design effect of images that do not share batches."""
+
+
+def share(record: Record, name: str) -> Share:
+    """Return a record's share right, its interval widened where images share batches.
+
+    ``name``: "natural", "worst" or a protocol that was run.
+    """
+    counts = {NATURAL: record.natural_correct, WORST: record.robust_correct}
+    count = counts[name] if name in counts else record.protocol_counts[name]
+    return Share(count, record.n, _effect(record, name).divisor)
+
+
+def paired(record: Record) -> Paired | None:
+    """Return images gained and lost against the static model; None where nothing was compared."""
+    if record.gained is None or record.lost is None or not record.n:
+        return None
+    return Paired(record.gained, record.lost, record.n, paired_effect(record).divisor)
+
+
+def paired_effect(record: Record) -> DesignEffect:
+    """Return the design effect of a record's difference to its static model."""
+    counts, sizes = _counts(record), _sizes(record)
+    if "gained" not in counts or "lost" not in counts:
+        return _unknown(record)
+    return paired_design_effect(counts["gained"], counts["lost"], sizes)
+
+
+def _effect(record: Record, name: str) -> DesignEffect:
+    counts = _counts(record)
+    return share_design_effect(counts[name], _sizes(record)) if name in counts else _unknown(record)
+
+
+def _unknown(record: Record) -> DesignEffect:
+    return INDEPENDENT if record.separable else DesignEffect(None, len(_sizes(record)))
+
+
+def measured_independent(record: Record) -> bool:
+    """Return whether an image's answer was measured not to depend on its batch mates."""
+    check = checks.from_json(record.checks).get(checks.SEPARABLE)
+    return bool(check and check.passed and check.value is not None and check.value <= checks.SAME)
+
+
+def text(record: Record) -> str:
+    """Say by how much intervals and p were widened, or why not; "" for independent images."""
+    if record.separable:
+        return ""
+    effect = paired_effect(record)
+    if effect.value is None and effect.batches >= LEAST_BATCHES:
+        return "no design effect: the record has no counts of its batches"
+    if effect.value is None:
+        few = f"{effect.batches} batch" + ("" if effect.batches == 1 else "es")
+        return f"no design effect can be estimated from {few}, fewer than {LEAST_BATCHES}"
+    return f"design effect {effect.value:.2g} of {effect.batches} batches"
+
+
+def _counts(record: Record) -> dict[str, list[int]]:
+    """Return the counts of every batch by what is counted; none where they do not fit."""
+    known = _parsed(record.by_batch or "{}")
+    batches = len(_sizes(record))
+    return {name: counts for name, counts in known.items() if len(counts) == batches}
+
+
+@lru_cache
+def _parsed(text: str) -> dict[str, list[int]]:
+    """Return the lists of counts of the column ``by_batch``, and nothing else of it."""
+    return {
+        name: counts
+        for name, counts in json.loads(text).items()
+        if isinstance(counts, list) and all(type(count) is int for count in counts)
+    }
+
+
+def _sizes(record: Record) -> list[int]:
+    """Return the sizes of the batches that images share."""
+    if record.batching != "declared":
+        return [record.n]
+    whole, rest = divmod(record.n, record.batch_size)
+    return [record.batch_size] * whole + [rest] * bool(rest)
