@@ -1,0 +1,90 @@
+"""Planted defenses that are what they seem: static, truly more robust, of no use, or weaker."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from tests.panel.memory import Around
+from tests.panel.subjects import planted, projected, roughened, smooth
+
+
+class Identity(Around):
+    """The static model itself."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+
+class IdentityInParts(Around):
+    """The static model in two parts, so that every protocol can be run on it."""
+
+    def adapt(self, x: Tensor) -> Tensor:
+        return torch.zeros(())
+
+    def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
+        return torch.zeros(())
+
+    def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(x, self.adapt(x))
+
+
+class CoupledIdentity(Identity):
+    """The static model, which does not say that it answers each image on its own."""
+
+    separable = False
+
+
+class Projection(Around):
+    """Truly helps: smoothing takes away the directions that only the attacker uses."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(smooth(x))
+        return logits
+
+
+class CoupledProjection(Projection):
+    """Truly helps, and leans a little on the mean of its batch."""
+
+    separable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits - 0.02 * logits.mean(0)
+
+
+class Useless(Around):
+    """Smooths for a network that looks at smooth images only: no logit changes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = projected(planted()[0])(smooth(x))
+        return logits
+
+
+class Weaker(Around):
+    """Looks more at the directions that only the attacker uses: truly weaker."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = roughened(planted()[0])(x)
+        return logits
+
+
+class Voting(Around):
+    """Reads its batch mates, the images before and after; alone it is the static model."""
+
+    separable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits + 3 * (logits.roll(1, 0) + logits.roll(-1, 0))
+
+
+class VotingInSecret(Voting):
+    """The same, declared to answer each image on its own."""
+
+    separable = True

@@ -1,0 +1,67 @@
+"""Planted defenses with answers of chance: their truth is an expectation."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tests.panel.memory import Around
+from tests.panel.subjects import reach_of, smooth
+
+
+class Noisy(Around):
+    """Adds noise to the images: on average nothing is gained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x + 0.05 * torch.randn_like(x))
+        return logits
+
+
+class RobustOneInTen(Around):
+    """Truly more robust: it smooths; but it answers at random one time in ten."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(smooth(x))
+        guess = F.one_hot(torch.randint(logits.shape[1], (len(x),)), logits.shape[1])
+        drawn = torch.rand(len(x), 1) < 0.1
+        span = logits.detach().amax() - logits.detach().amin() + 1
+        return torch.where(drawn, span * guess.to(logits), logits)
+
+
+class NoisyProjection(Around):
+    """Truly more robust, and random by a little noise."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(smooth(x + 0.02 * torch.randn_like(x)))
+        return logits
+
+
+class Smoothing(Around):
+    """Randomized smoothing, the mean over 32 noisy copies: truly gains where noise averages waves."""
+
+    draws, sigma = 32, 0.1
+
+    def forward(self, x: Tensor) -> Tensor:
+        many = x.repeat(self.draws, 1, 1, 1)
+        logits: Tensor = self.network(many + self.sigma * torch.randn_like(many))
+        return logits.view(self.draws, len(x), -1).mean(0)
+
+
+class RandomCounterAttack(Around):
+    """Starts at a random point far away and steps against its own confidence from there.
+
+    Unattacked, about half of the images are right in any draw, and few are in all of several.
+    """
+
+    distance = 8.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = 2 * torch.rand_like(x) - 1
+        start = (x.detach() + self.distance * reach_of(x) * noise).requires_grad_()
+        with torch.enable_grad():
+            loss = self.network(start).logsumexp(1).sum()
+            (gradient,) = torch.autograd.grad(loss, start)
+        moved = x + (start.detach() - x.detach()) - reach_of(x) * gradient.sign()
+        logits: Tensor = self.network(moved)
+        return logits

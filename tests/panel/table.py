@@ -1,0 +1,315 @@
+"""The planted defenses as data: the truth of each, and what may be said of it.
+
+Truth is against the same static model: ``gain`` (more images robust), ``none`` (as many) or
+``less``. Never may ``holds`` be said without a gain, ``weaker than static`` but of less, nor
+``no gain`` of a gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Final, Literal
+
+from torch import Tensor, nn
+
+from tests.panel import honest, masking, memory, random_answers, subjects, telling
+from tests.panel.subjects import COUNT, EPS, planted, projected, robust_count
+
+Truth = Literal["gain", "none", "less"]
+
+MAY_SAY: Final[dict[Truth, frozenset[str]]] = {
+    "gain": frozenset({"holds", "undecided"}),
+    "none": frozenset({"no gain", "undecided"}),
+    "less": frozenset({"no gain", "weaker than static", "undecided"}),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What a defense is planted around and how it is attacked."""
+
+    data: Callable[[], tuple[nn.Module, Tensor, Tensor]] = planted
+    count: int = COUNT
+    batch: int = COUNT
+    attack: str = "quick"
+    iterations: int | None = 10
+    eps: Fraction = EPS
+    precision: str = "fp32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plant:
+    """A planted defense.
+
+    ``robust()``: in how many images, at least and at most, its expected answer cannot be, or can
+    be, turned over; None where no closed form is known. ``says``: the verdicts that are right
+    here, fewer than the truth alone allows. ``fails``: checks that must fail. ``broken_by``:
+    protocols one of which must bring it down to its truth. ``difference``: what it and the static
+    model must differ by, in images, where that is known.
+    """
+
+    defense: type[nn.Module]
+    truth: Truth
+    says: tuple[str, ...] = ()
+    robust: Callable[[], tuple[int, int]] | None = None
+    fails: frozenset[str] = frozenset()
+    broken_by: frozenset[str] = frozenset()
+    setting: Setting = Setting()
+    name: str = ""
+    difference: int | None = None
+
+    @property
+    def label(self) -> str:
+        """The name of its test."""
+        return self.name or self.defense.__name__
+
+    @property
+    def allowed(self) -> frozenset[str]:
+        """The verdicts that may be given."""
+        return frozenset(self.says) & MAY_SAY[self.truth] if self.says else MAY_SAY[self.truth]
+
+
+def exactly(count: Callable[[], int]) -> Callable[[], tuple[int, int]]:
+    return lambda: (count(), count())
+
+
+def as_static(count: int = COUNT) -> Callable[[], tuple[int, int]]:
+    return exactly(lambda: robust_count(planted()[0], count))
+
+
+def as_projected(count: int = COUNT) -> Callable[[], tuple[int, int]]:
+    return exactly(lambda: robust_count(projected(planted()[0]), count))
+
+
+STATIC = as_static()
+FEW: Final = Setting(count=24, batch=24, attack="standard", iterations=None)
+"""AutoAttack standard on few images, as ``holds`` requires."""
+
+DIGITS: Final = Setting(
+    data=lambda: subjects.digits(48),
+    count=48,
+    batch=48,
+    iterations=5,
+    eps=subjects.DIGITS_EPS,
+)
+WAVY: Final = Setting(data=lambda: (subjects.wavy(), *planted()[1:]))
+
+NOT_MORE = ("no gain", "undecided")
+
+MEMORY: Final = (
+    Plant(
+        defense=memory.ProcessMemory,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient", "ascent"}),
+    ),
+    Plant(defense=memory.ClassMemory, truth="none", robust=STATIC),
+    Plant(
+        defense=memory.DiskMemory,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient", "ascent"}),
+    ),
+    Plant(defense=memory.LateMemory, truth="none", robust=STATIC),
+    Plant(defense=memory.LateByImages, truth="none", robust=STATIC),
+    Plant(defense=memory.Lagged, truth="none", robust=STATIC),
+    Plant(defense=memory.SharedMean, truth="none", robust=STATIC),
+)
+
+MASKING: Final = (
+    Plant(
+        defense=masking.OtherPlateau,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"true-gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(
+        defense=masking.ZeroPlateau,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(
+        defense=masking.ReversedPlateau,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"true-gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(
+        defense=masking.HardLabels,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(defense=masking.HardLabelsOfOthers, truth="none", robust=STATIC),
+    Plant(defense=masking.Saturated, truth="none", says=("no gain",), robust=STATIC),
+    Plant(
+        defense=masking.Probabilities, truth="none", robust=STATIC, fails=frozenset({"logits"})
+    ),
+    Plant(defense=masking.Cooled, truth="none", says=("no gain",), robust=STATIC),
+    Plant(
+        defense=masking.Quantised,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient", "ascent"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(
+        defense=masking.QuantisedLogits,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+    Plant(
+        defense=masking.NearestPrototype,
+        truth="gain",
+        robust=exactly(lambda: robust_count(subjects.prototypes_as_linear())),
+    ),
+    Plant(
+        defense=masking.NearestStored,
+        truth="gain",
+        robust=exactly(lambda: int(subjects.nearest_stored_robust(COUNT).sum())),
+    ),
+    Plant(defense=masking.CounterStep, truth="none", robust=STATIC),
+    Plant(
+        defense=masking.Shattered,
+        truth="none",
+        robust=lambda: (
+            robust_count(planted()[0], eps=float(EPS) + 0.001),
+            robust_count(planted()[0], eps=float(EPS) - 0.001),
+        ),
+        broken_by=frozenset({"transfer", "surrogate"}),
+    ),
+    Plant(
+        defense=masking.Reversed,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"exact-gradient", "true-gradient"}),
+        broken_by=frozenset({"transfer"}),
+    ),
+)
+
+TELLING: Final = (
+    *(
+        Plant(defense=kind, truth="none", robust=STATIC)
+        for kind in (
+            telling.ByRequiresGrad,
+            telling.ByGradMode,
+            telling.ByBatchSize,
+            telling.ByCallNumber,
+            telling.AfterFewCalls,
+            telling.ByLabelOrder,
+            telling.ByLabelOrderDeclared,
+        )
+    ),
+    Plant(
+        defense=telling.ByPrecision,
+        truth="none",
+        robust=STATIC,
+        setting=Setting(precision="bf16"),
+    ),
+)
+
+RANDOM: Final = (
+    Plant(defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"})),
+    Plant(defense=random_answers.RobustOneInTen, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(
+        defense=random_answers.RobustOneInTen,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=Setting(eps=Fraction(1, 40)),
+        name="RobustOneInTen-small-eps",
+    ),
+    Plant(defense=random_answers.NoisyProjection, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(
+        defense=random_answers.Smoothing,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=WAVY,
+    ),
+    Plant(
+        defense=random_answers.RandomCounterAttack,
+        truth="less",
+        fails=frozenset({"repeatable"}),
+    ),
+)
+
+HONEST: Final = (
+    Plant(defense=honest.Identity, truth="none", says=("no gain",), robust=STATIC, difference=0),
+    Plant(
+        defense=honest.IdentityInParts, truth="none", says=("no gain",), robust=STATIC, difference=0
+    ),
+    Plant(
+        defense=honest.CoupledIdentity, truth="none", says=("no gain",), robust=STATIC, difference=0
+    ),
+    Plant(defense=masking.Scaled, truth="none", says=("no gain",), robust=STATIC, difference=0),
+    Plant(
+        defense=honest.Identity, truth="none", setting=DIGITS, name="Identity-digits", difference=0
+    ),
+    Plant(
+        defense=honest.IdentityInParts,
+        truth="none",
+        setting=DIGITS,
+        name="IdentityInParts-digits",
+        difference=0,
+    ),
+    Plant(
+        defense=honest.CoupledIdentity,
+        truth="none",
+        setting=DIGITS,
+        name="CoupledIdentity-digits",
+        difference=0,
+    ),
+    Plant(defense=masking.Scaled, truth="none", setting=DIGITS, name="Scaled-digits"),
+    Plant(defense=masking.Saturated, truth="none", setting=DIGITS, name="Saturated-digits"),
+    Plant(defense=masking.Cooled, truth="none", setting=DIGITS, name="Cooled-digits"),
+    Plant(defense=honest.Useless, truth="gain", robust=as_projected(), name="BringsOwnNetwork"),
+    Plant(
+        defense=honest.Useless,
+        truth="none",
+        says=("no gain",),
+        robust=as_projected(),
+        setting=Setting(data=lambda: (projected(planted()[0]), *planted()[1:])),
+        difference=0,
+    ),
+    Plant(defense=honest.Weaker, truth="less", robust=exactly(lambda: _rough(COUNT))),
+    Plant(defense=honest.Voting, truth="less"),
+    Plant(defense=honest.VotingInSecret, truth="less", fails=frozenset({"separable"})),
+    Plant(
+        defense=honest.Projection,
+        truth="gain",
+        robust=as_projected(24),
+        says=("holds",),
+        setting=FEW,
+        name="Projection-holds",
+    ),
+    Plant(
+        defense=honest.CoupledProjection,
+        truth="gain",
+        says=("holds",),
+        setting=FEW,
+        name="CoupledProjection-holds",
+    ),
+    Plant(
+        defense=honest.Projection,
+        truth="gain",
+        robust=as_projected(4),
+        says=("undecided",),
+        setting=Setting(count=4, batch=4),
+        name="Projection-too-few",
+    ),
+)
+
+
+def _rough(count: int) -> int:
+    return robust_count(subjects.roughened(planted()[0]), count)
+
+
+PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *RANDOM, *HONEST)

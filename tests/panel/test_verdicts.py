@@ -1,0 +1,94 @@
+"""Every planted defense is evaluated; what is said of it must be allowed by its truth."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentbench.api import Evaluated, evaluate
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.soundness import failed
+from dentbench.spec import AttackSpec, ProtocolSpec
+from tests.panel import memory
+from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
+
+SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
+
+
+@pytest.fixture(autouse=True)
+def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Each test begins with empty memories, and one on disk has a folder of its own."""
+    monkeypatch.setenv("PANEL_FOLDER", str(tmp_path))
+    memory.forget()
+    yield
+    memory.forget()
+
+
+def run(
+    defense: Any,
+    results: Path,
+    setting: Setting = Setting(),
+    protocols: tuple[str, ...] = tuple(PROTOCOLS),
+    settings: ProtocolSpec | None = None,
+) -> Evaluated:
+    """Evaluate a planted defense by every protocol, with short budgets if the attack is short."""
+    network, images, labels = setting.data()
+    attack = AttackSpec(name=setting.attack, eps=setting.eps, iterations=setting.iterations)
+    short = SHORT if setting.attack == "quick" else ProtocolSpec()
+    return evaluate(
+        network,
+        images[: setting.count],
+        labels[: setting.count],
+        defense=defense,
+        attack=attack,
+        protocols=protocols,
+        protocol_settings=settings or short,
+        batch_size=setting.batch,
+        precision=setting.precision,
+        results=results,
+        progress=None,
+        data_name="planted",
+    )
+
+
+def said_of(found: Evaluated) -> str:
+    """Return all that a failure should show."""
+    record = found.defended
+    failures = {check.name: check.sentence for check in failed(record.checks)}
+    return (
+        f"{found.verdict}\nby protocol {record.by_protocol}\nworst case {record.robust_correct}, "
+        f"static {found.static.robust_correct}\nfailed: {json.dumps(failures, indent=1)}"
+    )
+
+
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.label)
+def test_what_is_said_is_allowed_by_the_truth(plant: Plant, tmp_path: Path) -> None:
+    found = run(plant.defense, tmp_path, plant.setting)
+    record, said, text = found.defended, found.verdict, said_of(found)
+    assert said.kind in plant.allowed, text
+    assert plant.fails <= {check.name for check in failed(record.checks)}, text
+    if plant.robust is not None:
+        least, most = plant.robust()
+        assert record.robust_correct >= least, f"what cannot be broken was broken\n{text}"
+        if plant.broken_by:
+            counts = [record.protocol_counts[name] for name in plant.broken_by]
+            assert min(counts) <= most, text
+    if plant.difference is not None:
+        assert record.robust_correct - found.static.robust_correct == plant.difference, text
+    if said.kind == "undecided":
+        assert said.doubts or "would decide" in said.sentence, text
+    if said.p_value < 0.05 and said.gain_points > 0 and plant.truth != "gain":
+        beyond = [one for one in said.doubts if "--attack standard" not in one]
+        assert beyond, f"with a longer attack this would hold\n{text}"
+
+
+def test_the_table_is_whole() -> None:
+    assert len({plant.defense for plant in PLANTS}) >= 24
+    assert len({plant.label for plant in PLANTS}) == len(PLANTS)
+    for plant in PLANTS:
+        assert plant.allowed, plant.label
+        assert plant.allowed <= MAY_SAY[plant.truth]
