@@ -149,9 +149,7 @@ MASKING: Final = (
     ),
     Plant(defense=masking.HardLabelsOfOthers, truth="none", robust=STATIC),
     Plant(defense=masking.Saturated, truth="none", says=("no gain",), robust=STATIC),
-    Plant(
-        defense=masking.Probabilities, truth="none", robust=STATIC, fails=frozenset({"logits"})
-    ),
+    Plant(defense=masking.Probabilities, truth="none", robust=STATIC, fails=frozenset({"logits"})),
     Plant(defense=masking.Cooled, truth="none", says=("no gain",), robust=STATIC),
     Plant(
         defense=masking.Quantised,

@@ -11,8 +11,8 @@ import pytest
 
 from dentbench.api import Evaluated, evaluate
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.soundness import failed
-from dentbench.spec import AttackSpec, ProtocolSpec
+from dentbench.attacks.checks import failed
+from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from tests.panel import memory
 from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
 
