@@ -24,7 +24,7 @@ def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
 
 
 class OtherPlateau(Around):
-    """Honest within a small margin of its boundary; flat beyond, with another network's gradient."""
+    """Honest near its boundary; flat beyond a small margin, with another network's gradient."""
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)

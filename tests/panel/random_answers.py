@@ -38,7 +38,7 @@ class NoisyProjection(Around):
 
 
 class Smoothing(Around):
-    """Randomized smoothing, the mean over 32 noisy copies: truly gains where noise averages waves."""
+    """Randomized smoothing, the mean over 32 noisy copies: it truly averages waves away."""
 
     draws, sigma = 32, 0.1
 

@@ -142,7 +142,7 @@ def prototypes_as_linear() -> Linear:
 
 @cache
 def stored_images() -> Tensor:
-    """Three images of each class (12, 1, 6, 6), the last of the set: what a purifier projects to."""
+    """The last three images of each class (12, 1, 6, 6): what a purifier projects to."""
     return planted()[1][-3 * CLASSES :]
 
 

@@ -16,6 +16,7 @@ from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from tests.panel import memory
 from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
 
+PLAIN = Setting()
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
 
 
@@ -31,7 +32,7 @@ def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 def run(
     defense: Any,
     results: Path,
-    setting: Setting = Setting(),
+    setting: Setting = PLAIN,
     protocols: tuple[str, ...] = tuple(PROTOCOLS),
     settings: ProtocolSpec | None = None,
 ) -> Evaluated:

@@ -1,0 +1,148 @@
+"""The command: prepare, attack, report."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tests.benchmarks import long_attack
+from tests.benchmarks.long_attack.ascent import Restart, State, Target, ascend
+from tests.benchmarks.long_attack.cases import BATCH, CASES, Case, prepare
+
+FOLDER: Final = Path("results/runs/long-attack")
+REPORT: Final = Path("results/benchmarks/long-attack.json")
+
+
+def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
+    """Carry out the restarts of this share that are not done yet, until the time is up."""
+    part, parts = map(int, options.share.split("/"))
+    until = time.monotonic() + options.limit
+    with np.load(folder / f"{case.name}.npz") as found:
+        arrays = dict(found)
+    for first in range(0, len(arrays["labels"]), BATCH):
+        target = Target.of(case, arrays, slice(first, first + BATCH), options.device)
+        known = broken_by_others(folder / case.name, first, target.right)
+        if not (target.right & ~known).any():
+            continue
+        starts = target.starts()
+        # What is stored must have been judged rightly, before anything new is tried.
+        state = State(0, target.images, target.images, torch.zeros_like(target.right), 0.0)
+        for stored in starts:
+            state.broken |= (target.judge(stored) > 0) & target.right
+        if state.broken.any():
+            print(f"{case.name}: {int(state.broken.sum())} images are broken by stored points")
+            state.save(folder / case.name / f"{first:05d}-stored.npz")
+        for number in range(part, options.restarts, parts):
+            restart = Restart(number=number)
+            path = folder / case.name / f"{first:05d}-{number:03d}.npz"
+            if path.exists():
+                state = State.load(path, target.images.device)
+            else:
+                points = target.project(restart.start(target, starts, options.seed))
+                state = State(0, points, torch.zeros_like(points), known.clone(), 0.0)
+            state.broken |= known
+            ascend(target, restart, state, options.steps, until)
+            known |= state.broken
+            state.save(path)
+            left = int((target.right & ~known).sum())
+            print(
+                f"{case.name} batch {first // BATCH + 1}, restart {number} ({restart.loss}, "
+                f"{restart.gradient}): step {state.step}, {left} images are still right",
+                flush=True,
+            )
+            if time.monotonic() >= until:
+                print("the time is up; run it again to go on")
+                return
+
+
+def broken_by_others(folder: Path, first: int, right: Tensor) -> Tensor:
+    """Return which images (B,) of a batch any restart so far broke."""
+    known = torch.zeros_like(right)
+    for path in sorted(folder.glob(f"{first:05d}-*.npz")):
+        known |= State.load(path, right.device).broken
+    return known & right
+
+
+def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
+    """Return what the restarts of a case found, or None for one that was not attacked."""
+    if not (folder / case.name).is_dir():
+        return None
+    with np.load(folder / f"{case.name}.npz") as found:
+        right = torch.from_numpy(found["right"])
+        natural = len(right)
+    broken, states = 0, []
+    for first in range(0, natural, BATCH):
+        batch = right[first : first + BATCH]
+        broken += int(broken_by_others(folder / case.name, first, batch).sum())
+        states += [
+            State.load(path, torch.device("cpu"))
+            for path in sorted((folder / case.name).glob(f"{first:05d}-[0-9]*.npz"))
+        ]
+    still = int(right.sum())
+    return {
+        "images": natural,
+        "worst case right": still,
+        "of them broken by the long attack": broken,
+        "broken in 128": round(128 * broken / max(still, 1), 2),
+        "restarts finished": sum(state.step >= steps for state in states),
+        "steps of a restart": steps,
+        "steps in all": sum(state.step for state in states),
+        "seconds": round(sum(state.seconds for state in states)),
+        **json.loads((folder / f"{case.name}.json").read_text()),
+    }
+
+
+def main(words: list[str] | None = None) -> None:
+    """Run what the command line says."""
+    parser = argparse.ArgumentParser(description=(long_attack.__doc__ or "").split("\n")[0])
+    parser.add_argument("what", choices=("prepare", "attack", "report"))
+    parser.add_argument("--case", choices=tuple(CASES), action="append")
+    parser.add_argument("--folder", type=Path, default=FOLDER)
+    parser.add_argument("--images", type=int, default=BATCH)
+    parser.add_argument("--attack", default="standard", help="of the evaluation")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--restarts", type=int, default=20)
+    parser.add_argument("--share", default="0/1", help="this process's restarts: PART/PARTS")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="seconds")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--report", type=Path, default=REPORT)
+    options = parser.parse_args(words)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    for name in options.case or CASES:
+        if options.what == "prepare":
+            prepare(CASES[name], options.folder, options.images, options.attack, options.device)
+        elif options.what == "attack":
+            attack(CASES[name], options.folder, options)
+    if options.what == "report":
+        report(options)
+
+
+def report(options: argparse.Namespace) -> None:
+    """Write what was found of every case that was attacked; those known before stay."""
+    from dentbench.records.provenance import device_name, git_revision, versions
+
+    known = json.loads(options.report.read_text()) if options.report.exists() else {}
+    for name, case in CASES.items():
+        found = reported(case, options.folder, options.steps)
+        if found is not None:
+            known[name] = {
+                **found,
+                "device": device_name(options.device),
+                "versions": json.loads(versions()),
+                "git_revision": git_revision(),
+            }
+            print(name, json.dumps(found))
+    options.report.parent.mkdir(parents=True, exist_ok=True)
+    options.report.write_text(json.dumps(known, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,96 @@
+"""What is attacked, and what an evaluation by every protocol says of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec
+from dentbench.zoo.cards import MODELS
+from dentbench.zoo.models import load_model
+
+BATCH: Final = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A model, its data set and eps, and dent's mode."""
+
+    model: str
+    dataset: str
+    eps: Fraction
+    mode: str
+
+    @property
+    def name(self) -> str:
+        """What files and options call it."""
+        return f"{self.model}-{self.mode}"
+
+    @property
+    def defense(self) -> DentSpec:
+        """Dent as ``dentbench evaluate`` has it for this model."""
+        return DentSpec(mode=self.mode, **MODELS[self.model].recommended)
+
+
+CASES: Final = {
+    case.name: case
+    for model, dataset, eps in (
+        ("digits-robust", "digits", Fraction(1, 5)),
+        ("cifar10-resnet20-robust", "cifar10-sample", Fraction(8, 255)),
+    )
+    for mode in ("instance", "batch")
+    for case in [Case(model=model, dataset=dataset, eps=eps, mode=mode)]
+}
+
+
+def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> Path:
+    """Evaluate dent by every protocol; keep the images, the worst case and all final points."""
+    from dentbench.attacks.catalogue import PROTOCOLS
+    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.runner import Evaluation, RunOptions
+    from dentbench.evaluation.worker import Subject
+    from dentbench.spec.evaluation import BatchPlan, ModelSpec
+    from dentbench.zoo.arrays import slice_of
+    from dentbench.zoo.datasets import load_dataset
+
+    model = load_model(case.model)
+    dataset = load_dataset(case.dataset)
+    count = min(images, len(dataset.labels))
+    x, y, data = slice_of(dataset, 0, count)
+    static = EvalSpec(
+        model=ModelSpec(name=model.name, sha256=model.sha256),
+        data=data,
+        batches=BatchPlan(size=BATCH),
+        attack=AttackSpec(name=attack, eps=case.eps),
+    )
+    spec = EvalSpec(**{**vars(static), "defense": case.defense})
+    options = RunOptions(
+        results=folder / "evaluation", placement=Placement(devices=(device,)), save_adversarial=True
+    )
+    evaluation = Evaluation(Subject(network=model.network, images=x, labels=y), options)
+    record = evaluation.run([static, spec], tuple(PROTOCOLS))[1]
+    stages = ["natural", *record.protocol_counts]
+    outcomes = {stage: evaluation.outcomes(spec, stage) for stage in stages}
+    flags = [[flag for one in outcomes[stage] for flag in one.correct] for stage in stages]
+    right = np.array(flags).all(0)
+    points = [_points(evaluation, spec, stage, outcomes[stage]) for stage in stages[1:]]
+    path = folder / f"{case.name}.npz"
+    np.savez_compressed(
+        path, images=x.numpy(), labels=y.numpy(), right=right, points=np.stack(points)
+    )
+    told = f"{attack}: {record.protocol_counts}, worst case {record.robust_correct}"
+    path.with_suffix(".json").write_text(json.dumps({"attack": attack, "evaluation": told}) + "\n")
+    print(case.name, told)
+    return path
+
+
+def _points(evaluation: Any, spec: EvalSpec, stage: str, outcomes: list[Any]) -> Any:
+    from dentbench.records.checkpoint import RunFolder
+
+    folder = RunFolder(evaluation.options.results, spec)
+    return np.concatenate([folder.load_points(stage, one.index) for one in outcomes])
