@@ -1,0 +1,55 @@
+"""What ``holds`` requires are budgets; and what was found of a key is never hidden again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dentbench.records.results_csv import read
+from dentbench.spec.evaluation import ProtocolSpec
+from tests.panel import honest, masking
+from tests.panel.table import FEW
+from tests.panel.test_verdicts import run, said_of
+
+PLAIN = ProtocolSpec()
+WEAK = ProtocolSpec(
+    iterations=1, targets=1, queries=1, rounds=1, restarts=0, draws=1, every=100, fractions=(0.01,)
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the static model is attacked once for all of them."""
+    return tmp_path_factory.mktemp("standard")
+
+
+def test_a_gain_holds_under_standard_and_not_under_weakened_protocols(folder: Path) -> None:
+    """The defense is the same and truly holds; what is said depends on what was tried."""
+    full = run(honest.Projection, folder, FEW)
+    assert full.verdict.kind == "holds", said_of(full)
+    weak = run(honest.Projection, folder, FEW, settings=WEAK)
+    assert weak.verdict.p_value < 0.05 and weak.verdict.gain_points > 0, said_of(weak)
+    assert weak.verdict.kind == "undecided" and weak.verdict.doubts, said_of(weak)
+
+
+@pytest.mark.parametrize("later", [("published",), ("transfer",), ("published", "transfer")])
+def test_a_later_weaker_run_hides_nothing(later: tuple[str, ...], tmp_path: Path) -> None:
+    first = run(masking.Quantised, tmp_path, settings=PLAIN)
+    assert first.verdict.kind == "no gain", said_of(first)
+    again = run(masking.Quantised, tmp_path, protocols=later, settings=PLAIN)
+    assert again.defended.protocol_counts == first.defended.protocol_counts
+    assert again.defended.robust_correct == first.defended.robust_correct
+    assert again.verdict.kind == "no gain", said_of(again)
+    newest = [row for row in read(tmp_path) if row.key == first.defended.key][-1]
+    assert newest.robust_correct == first.defended.robust_correct
+    assert newest.protocol_counts == first.defended.protocol_counts
+
+
+def test_a_weaker_run_before_is_added_to(tmp_path: Path) -> None:
+    """Findings add up in whatever order they are made."""
+    before = run(masking.Quantised, tmp_path, protocols=("transfer",), settings=PLAIN)
+    assert set(before.defended.protocol_counts) == {"transfer"}
+    after = run(masking.Quantised, tmp_path, protocols=("published",), settings=PLAIN)
+    assert set(after.defended.protocol_counts) == {"published", "transfer"}
+    assert after.defended.robust_correct == before.defended.robust_correct

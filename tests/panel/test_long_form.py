@@ -1,0 +1,56 @@
+"""The long form of the panel: 96 digits, AutoAttack standard, every protocol. Takes hours.
+
+Asked for by ``pytest -m panel``. The truth of a label-preserving defense is the static network's.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.panel import honest, subjects
+from tests.panel.table import DIGITS, FEW, PLANTS, STATIC, Setting
+from tests.panel.test_verdicts import forgetful, run, said_of
+
+__all__ = ["forgetful"]
+
+pytestmark = pytest.mark.panel
+
+LONG = Setting(
+    data=lambda: subjects.digits(96),
+    count=96,
+    batch=96,
+    attack="standard",
+    iterations=None,
+    eps=subjects.DIGITS_EPS,
+)
+
+PRESERVING = sorted(
+    {
+        plant.defense
+        for plant in PLANTS
+        if (plant.robust is STATIC and plant.truth == "none") or plant.setting is DIGITS
+    },
+    key=lambda kind: kind.__name__,
+)
+"""Every planted defense with the labels of the network that it is around."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the static network is attacked once for all of them."""
+    return tmp_path_factory.mktemp("long")
+
+
+@pytest.mark.parametrize("kind", PRESERVING, ids=lambda kind: kind.__name__)
+def test_on_digits_nothing_holds_and_nothing_is_weaker(kind: type, folder: Path) -> None:
+    found = run(kind, folder, LONG)
+    print(said_of(found))
+    assert found.verdict.kind in ("no gain", "undecided"), said_of(found)
+
+
+def test_a_stronger_attack_is_not_doubted(tmp_path: Path) -> None:
+    stronger = Setting(count=FEW.count, batch=FEW.batch, attack="plus", iterations=None)
+    found = run(honest.Projection, tmp_path, stronger)
+    assert found.verdict.kind == "holds", said_of(found)
