@@ -78,13 +78,23 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     outcomes = {stage: evaluation.outcomes(spec, stage) for stage in stages}
     flags = [[flag for one in outcomes[stage] for flag in one.correct] for stage in stages]
     right = np.array(flags).all(0)
+    if int(right.sum()) != record.robust_correct:
+        raise RuntimeError(
+            f"{record.robust_correct} in the record, {int(right.sum())} by its stages"
+        )
     points = [_points(evaluation, spec, stage, outcomes[stage]) for stage in stages[1:]]
     path = folder / f"{case.name}.npz"
     np.savez_compressed(
         path, images=x.numpy(), labels=y.numpy(), right=right, points=np.stack(points)
     )
-    told = f"{attack}: {record.protocol_counts}, worst case {record.robust_correct}"
-    path.with_suffix(".json").write_text(json.dumps({"attack": attack, "evaluation": told}) + "\n")
+    passes = json.loads(record.passes or "{}")
+    told = {
+        "attack": attack,
+        "right under each protocol": record.protocol_counts,
+        "right in the worst case per image": record.robust_correct,
+        "passes over those of published": round(sum(passes.values()) / passes["published"], 3),
+    }
+    path.with_suffix(".json").write_text(json.dumps(told) + "\n")
     print(case.name, told)
     return path
 
