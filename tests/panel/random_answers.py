@@ -48,6 +48,38 @@ class Smoothing(Around):
         return logits.view(self.draws, len(x), -1).mean(0)
 
 
+class VotedSmoothing(Smoothing):
+    """The votes of 32 noisy copies: the same gain, and no gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        many = x.repeat(self.draws, 1, 1, 1)
+        logits = self.network(many + self.sigma * torch.randn_like(many))
+        votes = F.one_hot(logits.argmax(1), logits.shape[1]).float()
+        return votes.view(self.draws, len(x), -1).mean(0)
+
+
+class RandomNetwork(Around):
+    """Draws for a whole batch whether it smooths or not: a gain on average."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        smoothed = bool(torch.rand(()) < 0.7)
+        logits: Tensor = self.network(smooth(x) if smoothed else x)
+        return logits
+
+
+class HashedNoise(Around):
+    """Noise that the image itself seeds: an attacker may search it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        noise = torch.empty_like(x)
+        for row, image in enumerate(x.detach()):
+            seed = int(image.double().sum().item() * 1e6)
+            generator = torch.Generator().manual_seed(seed)
+            noise[row] = torch.randn(image.shape, generator=generator)
+        logits: Tensor = self.network(x + 0.05 * noise)
+        return logits
+
+
 class RandomCounterAttack(Around):
     """Starts at a random point far away and steps against its own confidence from there.
 

@@ -112,6 +112,7 @@ MEMORY: Final = (
         robust=STATIC,
         fails=frozenset({"gradient", "ascent"}),
     ),
+    Plant(defense=memory.JudgeMemory, truth="none", robust=STATIC),
     Plant(defense=memory.LateMemory, truth="none", robust=STATIC),
     Plant(defense=memory.LateByImages, truth="none", robust=STATIC),
     Plant(defense=memory.Lagged, truth="none", robust=STATIC),
@@ -203,6 +204,7 @@ TELLING: Final = (
             telling.ByBatchSize,
             telling.ByCallNumber,
             telling.AfterFewCalls,
+            telling.ByCaller,
             telling.ByLabelOrder,
             telling.ByLabelOrderDeclared,
         )
@@ -232,6 +234,14 @@ RANDOM: Final = (
         fails=frozenset({"repeatable"}),
         setting=WAVY,
     ),
+    Plant(
+        defense=random_answers.VotedSmoothing,
+        truth="gain",
+        fails=frozenset({"repeatable", "gradient"}),
+        setting=WAVY,
+    ),
+    Plant(defense=random_answers.RandomNetwork, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(defense=random_answers.HashedNoise, truth="less"),
     Plant(
         defense=random_answers.RandomCounterAttack,
         truth="less",

@@ -5,6 +5,8 @@ Each answers the judge with the static model's labels; that is its truth.
 
 from __future__ import annotations
 
+import traceback
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -80,6 +82,13 @@ class ByPrecision(Telling):
 
     def attacked(self, x: Tensor, logits: Tensor) -> bool:
         return bool((logits == logits.bfloat16().float()).all())
+
+
+class ByCaller(Telling):
+    """Reads the call stack: lies to everybody but a function with "judge" in its name."""
+
+    def attacked(self, x: Tensor, logits: Tensor) -> bool:
+        return not any("judge" in frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
 
 
 class ByLabelOrder(Around):
