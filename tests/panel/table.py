@@ -330,9 +330,8 @@ PENDING: Final = {
     "Noisy": "a random defense is judged by its worst draw",
     "RobustOneInTen-small-eps": "a random defense is judged by its worst draw",
     "RandomNetwork": "a random defense is judged by its worst draw",
-    "Identity-digits": "the static model faces fewer attacks",
-    "IdentityInParts-digits": "the static model faces fewer attacks",
-    "CoupledIdentity-digits": "the static model faces fewer attacks",
+    "ClassMemory": "weaker is said beside a failed check of separability",
+    "JudgeMemory": "weaker is said beside a failed check of memory",
 }
 """What is not judged rightly yet, and why."""
 

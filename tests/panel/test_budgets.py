@@ -30,7 +30,6 @@ def test_a_gain_does_not_hold_under_weakened_protocols(tmp_path: Path) -> None:
     assert weak.verdict.kind == "undecided" and weak.verdict.doubts, said_of(weak)
 
 
-@pending("the latest row hides the ones before")
 @pytest.mark.parametrize("later", [("published",), ("transfer",), ("published", "transfer")])
 def test_a_later_weaker_run_hides_nothing(later: tuple[str, ...], tmp_path: Path) -> None:
     first = run(masking.Quantised, tmp_path, settings=PLAIN)
@@ -44,7 +43,6 @@ def test_a_later_weaker_run_hides_nothing(later: tuple[str, ...], tmp_path: Path
     assert newest.protocol_counts == first.defended.protocol_counts
 
 
-@pending("the latest row hides the ones before")
 def test_a_weaker_run_before_is_added_to(tmp_path: Path) -> None:
     """Findings add up in whatever order they are made."""
     before = run(masking.Quantised, tmp_path, protocols=("transfer",), settings=PLAIN)
