@@ -39,7 +39,7 @@ FOLDERS: Final = MappingProxyType(
         "attacks": {"spec"},
         "zoo": {"spec", "identity"},
         "records": {"spec"},
-        "defenses": {"spec", "adapt", "identity"},
+        "defenses": {"spec", "adapt", "attacks", "identity"},
         "report": {"spec", "attacks", "zoo", "records", "defenses"},
         "evaluation": {"spec", "compute", "adapt", "attacks", "zoo", "records", "defenses"},
         "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
