@@ -19,7 +19,7 @@ Answer: TypeAlias = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
-class _Ahead:
+class LazyUnroll:
     """The unrolled adaptation to some images, made when it is needed: it carries a graph."""
 
     unroll: Callable[..., Any]
@@ -27,7 +27,7 @@ class _Ahead:
     settings: Mapping[str, Any]
 
 
-class InParts:
+class Chunked:
     """Shows a defense at most ``size`` images at a time; an attack goes on seeing the whole batch.
 
     The graph of no part is kept: on the way back each part is computed again, alone, so that
@@ -64,7 +64,7 @@ class InParts:
         return tuple(adapt(part) for part in x.split(self.size))
 
     def _unroll(self, unroll: Callable[..., Any], x: Tensor, **settings: Any) -> tuple[Any, ...]:
-        return tuple(_Ahead(unroll, part, settings) for part in x.split(self.size))
+        return tuple(LazyUnroll(unroll, part, settings) for part in x.split(self.size))
 
     def _under(self, answer: Answer, x: Tensor, adaptation: tuple[Any, ...]) -> Tensor:
         """Return what a function of images and an adaptation gives, part by part."""
@@ -72,7 +72,7 @@ class InParts:
         return torch.cat([self._adapted(answer, part, own) for part, own in pairs])
 
     def _adapted(self, answer: Answer, part: Tensor, adaptation: Any) -> Tensor:
-        if not isinstance(adaptation, _Ahead):
+        if not isinstance(adaptation, LazyUnroll):
             return self._answer(lambda x: answer(x, adaptation), part)
         unroll = partial(adaptation.unroll, **adaptation.settings)
         return self._answer(lambda x, seen: answer(x, unroll(seen)), part, adaptation.images)
@@ -80,12 +80,12 @@ class InParts:
     def _answer(self, answer: Answer, *images: Tensor) -> Tensor:
         """Return an answer whose graph, if it has one, is not kept but made again when needed."""
         if torch.is_grad_enabled() and any(part.requires_grad for part in images):
-            found: Tensor = _Again.apply(answer, self.counter, *images)
+            found: Tensor = Recompute.apply(answer, self.counter, *images)
             return found
         return answer(*images)
 
 
-class _Again(torch.autograd.Function):
+class Recompute(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, answer: Answer, counter: CallCounter, *images: Tensor) -> Tensor:
         ctx.save_for_backward(*images)

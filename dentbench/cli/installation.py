@@ -16,7 +16,7 @@ from dentbench.records.provenance import git_revision, version_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
 from dentbench.zoo.download.sources import cached_paths, is_cached, size_of
-from dentbench.zoo.download.verify import Record
+from dentbench.zoo.download.verify import HashFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ def _cache(folder: Path) -> Iterator[Finding]:
     advice = "dentbench fetch --remove NAME clears what was left of one" if rest else ""
     yield Finding(what="cached", found=f"{names} ({size:.0f} MB){rest}", ok=None, advice=advice)
     try:
-        Record(folder).read()
+        HashFile(folder).read()
     except DentBenchError as error:
         words, _, advice = str(error).replace(str(folder), _private(folder)).partition("; ")
         yield Finding(what="hashes", found=words, ok=False, advice=advice)

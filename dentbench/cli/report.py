@@ -58,7 +58,7 @@ SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """Which records: of a results folder, of models, of column values, all or the latest."""
 
     results: Path
@@ -163,7 +163,7 @@ def report(
         from dentbench.report.formats.latex import bibliography
 
         return _deliver(bibliography(), out)
-    choice = Choice(results, model or (), where or (), latest)
+    choice = Selection(results, model or (), where or (), latest)
     with _no_garbage_collection():
         if compare is not None:
             made, page = _compared(*compare, choice), False
@@ -207,7 +207,7 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _read(choice: Choice) -> list[Record]:
+def _read(choice: Selection) -> list[Record]:
     from dentbench.records.results_csv import RESULTS_FILE, read
     from dentbench.records.union import united
 
@@ -220,7 +220,7 @@ def _read(choice: Choice) -> list[Record]:
     return united(records) if choice.latest else records
 
 
-def _chosen(choice: Choice, records: Sequence[Record], *, statics: bool) -> list[Record]:
+def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> list[Record]:
     """Return the records chosen; ``statics``: with those that they were compared with."""
     from dentbench.report import filters
 
@@ -231,7 +231,7 @@ def _chosen(choice: Choice, records: Sequence[Record], *, statics: bool) -> list
     return filters.with_statics(found, records) if statics and choice.conditions else found
 
 
-def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
+def _table(choice: Selection, records: Sequence[Record], name: TableName) -> Table:
     """Return the table of that name; raises StoreError where no record is left for it."""
     from dentbench.report import filters
     from dentbench.report.tables import records as tables
@@ -246,7 +246,7 @@ def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
         TableName.ALL: tables.all_records,
     }
     models = filters.models_named(choice.models, records) if choice.models else None
-    every = Choice(choice.results, (), choice.conditions, choice.latest)
+    every = Selection(choice.results, (), choice.conditions, choice.latest)
     made = makers[name](_chosen(every, records, statics=name is not TableName.ALL), models)
     if not made.rows:
         lacking = {TableName.PROTOCOLS: " of a defense", TableName.NATURAL: " without an attack"}
@@ -255,20 +255,20 @@ def _table(choice: Choice, records: Sequence[Record], name: TableName) -> Table:
     return made
 
 
-def _page(choice: Choice, records: Sequence[Record], table: Table) -> str:
+def _page(choice: Selection, records: Sequence[Record], table: Table) -> str:
     from dentbench.report.formats.page import to_page
 
     return to_page(_chosen(choice, records, statics=True), [table], choice.results)
 
 
-def _figures(choice: Choice, records: Sequence[Record], folder: Path) -> None:
+def _figures(choice: Selection, records: Sequence[Record], folder: Path) -> None:
     from dentbench.report.formats.figures import draw
 
     for path in draw(_chosen(choice, records, statics=True), choice.results, folder):
         typer.echo(f"wrote {path}", err=True)
 
 
-def _compared(before: Path, after: Path, choice: Choice) -> Table:
+def _compared(before: Path, after: Path, choice: Selection) -> Table:
     from dentbench.records.results_csv import RESULTS_FILE, read_file
     from dentbench.records.union import united
     from dentbench.report.tables.compare import compare

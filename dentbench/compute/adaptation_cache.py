@@ -36,7 +36,7 @@ class _Entry:
         return sum(one.nbytes for one in (self.images, *self.found))
 
 
-class Repeats:
+class AdaptationCache:
     """What was found lately, least recently asked for first; inside its ``with`` block alone.
 
     Outside, as where something is timed, measured or probed, all work is done.
@@ -71,7 +71,7 @@ class Repeats:
             size -= self._entries.popitem(last=False)[1].size
 
 
-class Once:
+class CachedAdaptation:
     """Does ``work``; for images that it was shown before it hands out what it found then.
 
     Passes are counted as if it were done again: what an attack costs does not depend on what is
@@ -79,19 +79,19 @@ class Once:
     as that of a network that draws random numbers, is always done.
     """
 
-    def __init__(self, work: Work, counter: Counts, repeats: Repeats) -> None:
+    def __init__(self, work: Work, counter: Counts, adaptations: AdaptationCache) -> None:
         self.work = work
         self.counter = counter
-        self.repeats = repeats
+        self.adaptations = adaptations
         self._repeatable: bool | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the work finds for images (B, C, H, W)."""
-        if not self.repeats.active or self._repeatable is False:
+        if not self.adaptations.active or self._repeatable is False:
             return self.work(x)
         # The sum is there to tell images apart quickly; those kept are compared as a whole.
         key = (self, tuple(x.shape), x.dtype, x.stride(), float(x.sum()))
-        known = self.repeats.get(key, x)
+        known = self.adaptations.get(key, x)
         if known is not None and self._repeatable:
             self.counter.forward(known.passes[0])
             self.counter.backward(known.passes[1])
@@ -101,9 +101,9 @@ class Once:
             self._repeatable = all(map(torch.equal, found, known.found))
             if not self._repeatable:
                 _log.debug("adaptations are always done: the same images gave another one")
-        self.repeats.keep(key, _Entry(x.detach().clone(), found, passes))
+        self.adaptations.keep(key, _Entry(x.detach().clone(), found, passes))
         return found
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave behind what is kept: it belongs to this work."""
-        return {**self.__dict__, "repeats": Repeats()}
+        return {**self.__dict__, "adaptations": AdaptationCache()}

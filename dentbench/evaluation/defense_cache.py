@@ -10,7 +10,7 @@ from torch import Tensor
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.views import CountedNetwork
-from dentbench.compute.adaptation_cache import Once, Repeats
+from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
 from dentbench.compute.cuda_graphs import Captured, Work
 from dentbench.defenses.build import build
 from dentbench.errors import SpecError
@@ -20,12 +20,12 @@ TRIAL = 2
 """How many images a defense of one's own is tried on before anything else."""
 
 
-class Defenders:
+class DefenseCache:
     """The defenses of a run, each made once.
 
     ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
     ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
-    whether dent's adaptations are recorded as CUDA graphs. ``repeats``: where those made lately
+    whether dent's adaptations are recorded as CUDA graphs. ``adaptations``: where those made lately
     are kept.
     """
 
@@ -36,13 +36,13 @@ class Defenders:
         given: Mapping[DefenseSpec, Any] | None,
         *,
         captured: bool,
-        repeats: Repeats,
+        adaptations: AdaptationCache,
     ) -> None:
         self.network = network
         self.images = images
         self.given = given
         self.captured = captured
-        self.repeats = repeats
+        self.adaptations = adaptations
         self._made: dict[Any, Any] = {}
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
@@ -80,7 +80,9 @@ class Defenders:
 
     def _recorded(self, work: Work) -> Work:
         counter = self.network.counter
-        return Once(Captured(work, counter) if self.captured else work, counter, self.repeats)
+        return CachedAdaptation(
+            Captured(work, counter) if self.captured else work, counter, self.adaptations
+        )
 
     def _carried(self, spec: EvalSpec, made: Any, unit: int) -> Classifier:
         """Return the defense as it is after the natural images of the units before."""

@@ -39,10 +39,10 @@ class Executor(Protocol):
         """Yield what becomes of each task, as soon as it is done."""
 
 
-def make_executor(placement: Placement, worker: Worker, *, or_alone: bool = False) -> Executor:
+def make_executor(placement: Placement, worker: Worker, *, fall_back: bool = False) -> Executor:
     """Return what carries out tasks where they are to be; ``worker`` is this process's own.
 
-    The others are made of the same. ``or_alone``: where they cannot do it, this process does.
+    The others are made of the same. ``fall_back``: where they cannot do it, this process does.
     Raises :class:`~dentbench.errors.SpecError` where Ray is asked for and not installed, and
     :class:`~dentbench.errors.WorkerError` where the model cannot be sent to other processes.
     """
@@ -50,8 +50,10 @@ def make_executor(placement: Placement, worker: Worker, *, or_alone: bool = Fals
         return RayCluster(worker.blueprint, placement)
     if placement.count == 1:
         return Serial(worker)
-    if or_alone:
-        return OrAlone(worker, lambda: Processes(worker.blueprint, placement, worker.counter))
+    if fall_back:
+        return FallbackExecutor(
+            worker, lambda: Processes(worker.blueprint, placement, worker.counter)
+        )
     return Processes(worker.blueprint, placement, worker.counter)
 
 
@@ -66,7 +68,7 @@ class Serial:
         return map(self.worker.carry_out, tasks)
 
 
-class OrAlone:
+class FallbackExecutor:
     """What others carry out as long as they can, and then this process's own worker."""
 
     def __init__(self, worker: Worker, others: Callable[[], Executor]) -> None:

@@ -123,12 +123,12 @@ def _diagnose(
 ) -> Diagnosis | None:
     """Adapt to one batch, write down what that did and return it."""
     worker = context.worker
-    dent = worker.defenders.of(spec)
+    dent = worker.defense_cache.of(spec)
     if not isinstance(dent, Dent):
         return None
 
     def diagnosed() -> Diagnosis:
-        parts = points.split(worker.room.size(spec) or len(points))
+        parts = points.split(worker.micro_batcher.size(spec) or len(points))
         return diagnose(dent, [(part, dent.adapt(part)) for part in parts])
 
     found = worker.fit(spec, NATURAL, diagnosed)

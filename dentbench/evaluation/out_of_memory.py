@@ -59,7 +59,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def told(what: str, device: str | torch.device) -> Iterator[None]:
+def raise_on_oom(what: str, device: str | torch.device) -> Iterator[None]:
     """Turn running out of memory into one sentence: ``what`` does not fit."""
     try:
         yield
@@ -77,7 +77,7 @@ def suspected(image: Tensor, count: int) -> int:
     return _SUSPECT * count * image.nbytes
 
 
-class Room:
+class MicroBatcher:
     """How many images at a time there is memory for, by defense; learnt by running out of it."""
 
     def __init__(self, device: torch.device, counter: CallCounter) -> None:
@@ -121,7 +121,7 @@ class Room:
             self._free()
             self._halve(spec, asked, why_whole, need)
 
-    def foresee(
+    def shrink_preemptively(
         self,
         spec: EvalSpec,
         stage: str,

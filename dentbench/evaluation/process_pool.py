@@ -39,7 +39,7 @@ RETRIES: Final = 3
 AHEAD: Final = 2
 """How many tasks per worker are handed out at a time: the next one is there when one is done."""
 
-LOOK: Final = 0.25
+POLL_SECONDS: Final = 0.25
 """How often, in seconds, it is looked how far the workers are."""
 
 Finished: TypeAlias = "tuple[BatchOutcome, Points | None]"
@@ -105,7 +105,7 @@ class Processes:
         try:
             self._submit(pending, tasks)
             while pending:
-                done, _ = wait(pending, LOOK, return_when=FIRST_COMPLETED)
+                done, _ = wait(pending, POLL_SECONDS, return_when=FIRST_COMPLETED)
                 self._look()
                 for future in done:
                     try:

@@ -32,7 +32,7 @@ from dentbench.evaluation.flag_checks import Stages
 from dentbench.evaluation.measurements import observations
 from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
-from dentbench.evaluation.worker_count import shared_out
+from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.records import examples, per_class, results_csv
 from dentbench.records.aggregate import summarize
 from dentbench.records.checkpoint import RunFolder
@@ -80,7 +80,7 @@ class Evaluation:
         self.subject = subject
         placement = options.placement
         device = placement.devices[0]
-        with out_of_memory.told("the model", device):
+        with out_of_memory.raise_on_oom("the model", device):
             engine = Engine.chosen(
                 subject.network,
                 torch.device(device),
@@ -104,8 +104,8 @@ class Evaluation:
     def executor(self) -> Executor:
         """What carries out tasks; where nobody said by how many workers, for what is to be run."""
         asked = self.options.placement
-        settled = shared_out(asked, self.worker, *self._wanted, default_cache())
-        return make_executor(settled, self.worker, or_alone=asked.workers == AUTO)
+        settled = with_worker_count(asked, self.worker, *self._wanted, default_cache())
+        return make_executor(settled, self.worker, fall_back=asked.workers == AUTO)
 
     def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
         """Say what is to be run, before anything is: how many workers are faster depends on it."""
@@ -123,7 +123,7 @@ class Evaluation:
         for spec in specs:
             if spec.data.count != found:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
-            with out_of_memory.told(f"the defense {spec.label}", self.worker.device):
+            with out_of_memory.raise_on_oom(f"the defense {spec.label}", self.worker.device):
                 self.classifier(spec)  # what it refuses is told before hours are spent
             if self.options.fresh:
                 self._folder(spec).clear()
@@ -295,7 +295,7 @@ class Evaluation:
             stage=stage,
             unit=unit,
             keep=self._keeps_points(spec, stage),
-            at_a_time=self.worker.room.size(spec),
+            at_a_time=self.worker.micro_batcher.size(spec),
         )
         if stage == NATURAL:
             return task

@@ -93,8 +93,8 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
     try:
         if spec.defense is None:
             return copy.deepcopy(context.worker.network)
-        made: Classifier = context.worker.defenders.make(spec)
-        given = (context.worker.defenders.given or {}).get(spec.defense)  # type: ignore[arg-type]
+        made: Classifier = context.worker.defense_cache.make(spec)
+        given = (context.worker.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
         if given is None or isinstance(given, (type, nn.Module)):
             return made
         return copy.deepcopy(made)  # it is the very object that was given

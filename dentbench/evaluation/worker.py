@@ -18,17 +18,17 @@ from torch import Tensor, nn
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.chunked import InParts
+from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.differentiable import gradient_path
 from dentbench.attacks.protocols.base import Situation, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
-from dentbench.compute.adaptation_cache import Repeats
+from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.evaluation import cascade, out_of_memory
-from dentbench.evaluation.defense_cache import Defenders
+from dentbench.evaluation.defense_cache import DefenseCache
 from dentbench.evaluation.memory_footprint import HEAVY, needed
 from dentbench.records.checkpoint import Points
 from dentbench.records.outcome import NATURAL, BatchOutcome
@@ -96,31 +96,33 @@ class Worker:
         self.subject = subject
         self.device = torch.device(device)
         self.counter = CallCounter()
-        with out_of_memory.told("the model", device):
+        with out_of_memory.raise_on_oom("the model", device):
             network = engine.prepare(subject.network, self.device, subject.images[:2])
         self.classes = _count_classes(network, subject, self.device)
         with plainly():
             path = gradient_path(network, subject.images[:1].to(self.device))
         self.network = CountedNetwork(network, self.counter, path)
         low = CountedNetwork(Bfloat16(network), self.counter, path)
-        self.repeats = Repeats()
-        self.defenders, self._low = (
-            Defenders(one, subject.images, given, captured=engine.captured, repeats=self.repeats)
+        self.adaptations = AdaptationCache()
+        self.defense_cache, self._low = (
+            DefenseCache(
+                one, subject.images, given, captured=engine.captured, adaptations=self.adaptations
+            )
             for one in (self.network, low)
         )
-        self.room = out_of_memory.Room(self.device, self.counter)
+        self.micro_batcher = out_of_memory.MicroBatcher(self.device, self.counter)
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it.
 
         ``unit``: in which unit of work, for a defense that goes on from batch to batch.
         """
-        return self.shown(spec, self.defenders.of(spec, unit))
+        return self.shown(spec, self.defense_cache.of(spec, unit))
 
     def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
         """Return a classifier of a spec, in parts where there is no room for all of a batch."""
-        size = self.room.size(spec)
-        return classify if size is None else InParts(classify, size, self.counter)
+        size = self.micro_batcher.size(spec)
+        return classify if size is None else Chunked(classify, size, self.counter)
 
     def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
         """Return what ``work`` does with the spec's classifiers, in parts if memory runs out.
@@ -130,14 +132,14 @@ class Worker:
 
         def why_whole() -> str:
             with self.counter.uncounted():
-                return out_of_memory.why_whole(spec, self.defenders.of(spec), self._few())
+                return out_of_memory.why_whole(spec, self.defense_cache.of(spec), self._few())
 
         def need() -> int | None:
             return self.need(spec, stage)
 
-        self.room.foresee(spec, stage, self.subject.images[0], why_whole, need)
+        self.micro_batcher.shrink_preemptively(spec, stage, self.subject.images[0], why_whole, need)
         try:
-            return self.room.fit(spec, work, why_whole, need)
+            return self.micro_batcher.fit(spec, work, why_whole, need)
         except DeviceMemoryError as error:
             less = "; other protocols need less (--protocol)" if stage in HEAVY else ""
             raise DeviceMemoryError(f"{spec.label} {stage}: {error}{less}") from error
@@ -155,11 +157,11 @@ class Worker:
     def _few(self) -> Tensor:
         return self.subject.images[: out_of_memory.FEW].to(self.device)
 
-    def attacked(self, spec: EvalSpec) -> Defenders:
+    def attacked(self, spec: EvalSpec) -> DefenseCache:
         """Return the defenses as the attacks of a spec compute them: in its precision."""
         if spec.precision == "tf32" and self.device.type != "cuda":
             raise SpecError("precision is 'tf32', which only CUDA GPUs have; use fp32 or bf16")
-        return self._low if spec.precision == "bf16" else self.defenders
+        return self._low if spec.precision == "bf16" else self.defense_cache
 
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
@@ -181,10 +183,10 @@ class Worker:
         :class:`~dentbench.errors.DeviceMemoryError` for a batch that does not fit into memory.
         """
         spec, units = task.spec, task.spec.batches.ranges(task.spec.data.count)
-        self.room.learn(spec, task.at_a_time)
+        self.micro_batcher.learn(spec, task.at_a_time)
 
         def work() -> tuple[BatchOutcome, Points | None]:
-            with self.repeats:
+            with self.adaptations:
                 return self._carried_out(task, units[task.unit])
 
         try:

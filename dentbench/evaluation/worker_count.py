@@ -33,7 +33,7 @@ EACH: Final = 2**29
 """Bytes that a worker takes beside its tensors."""
 
 
-def shared_out(
+def with_worker_count(
     placement: Placement,
     worker: Worker,
     specs: Sequence[EvalSpec],

@@ -67,7 +67,7 @@ CIFAR10_ROBUST: Final = Recipe(
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingData:
     """What a card says of the data, what is measured on it, and which DentSpec fields suit it.
 
     ``published`` tells whether the figures may fill the card's ``clean`` and ``autoattack``, which
@@ -96,7 +96,7 @@ DIGITS_LR: Final = (
     "at each; natural 498 at each. At 0.05 the apparent gain closes 71% of the gap between the "
     "static network's adversarial and natural accuracy, as in the released README (53% to 77%)."
 )
-DIGITS: Final = Source(
+DIGITS: Final = TrainingData(
     dataset="digits",
     eps="0.15",
     name="UCI digits",
@@ -110,7 +110,7 @@ DIGITS: Final = Source(
     recommended={"lr": 0.05},
     recommended_note=DIGITS_LR,
 )
-CIFAR10_JPEG: Final = Source(
+CIFAR10_JPEG: Final = TrainingData(
     dataset="cifar10",
     eps="8/255",
     name="CIFAR-10 (JPEG copy)",
@@ -181,7 +181,7 @@ def count_robust(model: nn.Module, x: Tensor, labels: Tensor, eps: float, attack
     return int((logits.argmax(1) == labels).sum())
 
 
-def measure(model: nn.Module, data: Split, source: Source) -> dict[str, Any]:
+def measure(model: nn.Module, data: Split, source: TrainingData) -> dict[str, Any]:
     """Natural and robust accuracy on the test images, as counts."""
     numerator, _, denominator = source.eps.partition("/")
     eps = float(numerator) / float(denominator or 1)
@@ -206,7 +206,7 @@ def measure(model: nn.Module, data: Split, source: Source) -> dict[str, Any]:
 def card(
     recipe: Recipe,
     model: nn.Module,
-    source: Source,
+    source: TrainingData,
     measured: dict[str, Any],
     made: Mapping[str, Any],
 ) -> Any:
@@ -267,7 +267,7 @@ def _made_on(data: Split) -> dict[str, Any]:
     return {"threads": torch.get_num_threads()}
 
 
-def describe(recipe: Recipe, source: Source, test: Split, weights: Path) -> Path:
+def describe(recipe: Recipe, source: TrainingData, test: Split, weights: Path) -> Path:
     """Measure weights that :func:`trained` wrote and write their card beside them; return it."""
     model = NETWORKS[recipe.network]()
     model.load_state_dict(load_file(weights))

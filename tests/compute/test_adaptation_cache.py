@@ -14,7 +14,7 @@ from torch import Tensor
 from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.compute import adaptation_cache
-from dentbench.compute.adaptation_cache import Once, Repeats
+from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from tests.compute.networks import attacked_network, network
@@ -40,16 +40,18 @@ def work() -> Work:
 
 
 @pytest.fixture
-def once(work: Work) -> Once:
-    return Once(work, work.counter, Repeats())
+def once(work: Work) -> CachedAdaptation:
+    return CachedAdaptation(work, work.counter, AdaptationCache())
 
 
 def images(seed: int = 0, count: int = 3) -> Tensor:
     return torch.rand(count, 3, 6, 6, generator=torch.Generator().manual_seed(seed))
 
 
-def test_work_is_done_once_more_to_see_that_it_finds_the_same(work: Work, once: Once) -> None:
-    with once.repeats:
+def test_work_is_done_once_more_to_see_that_it_finds_the_same(
+    work: Work, once: CachedAdaptation
+) -> None:
+    with once.adaptations:
         for turn, done in enumerate((1, 2, 2, 2)):
             found = once(images())
             assert work.done == done
@@ -60,18 +62,18 @@ def test_work_is_done_once_more_to_see_that_it_finds_the_same(work: Work, once: 
     assert work.done == 3
 
 
-def test_only_the_very_same_images_are_a_repetition(work: Work, once: Once) -> None:
+def test_only_the_very_same_images_are_a_repetition(work: Work, once: CachedAdaptation) -> None:
     x = images()
     others = [x[:2], x.to(memory_format=torch.channels_last), x.double(), x.flip(0), x + 1e-7]
-    with once.repeats:
+    with once.adaptations:
         for given in (x, x, *others):
             assert torch.equal(once(given)[0], 2 * given)
     assert work.done == 2 + len(others)
 
 
-def test_images_that_are_changed_afterwards_are_others(work: Work, once: Once) -> None:
+def test_images_that_are_changed_afterwards_are_others(work: Work, once: CachedAdaptation) -> None:
     x = images()
-    with once.repeats:
+    with once.adaptations:
         once(x)
         once(x)
         x[0] += 1
@@ -86,32 +88,32 @@ def test_work_that_finds_something_else_is_always_done(work: Work) -> None:
     def random(x: Tensor) -> tuple[Tensor, ...]:
         return (work(x)[0] + torch.rand(()),)
 
-    once = Once(random, work.counter, Repeats())
-    with once.repeats:
+    once = CachedAdaptation(random, work.counter, AdaptationCache())
+    with once.adaptations:
         found = [once(images())[0] for _ in range(4)]
     assert work.done == 4
     assert not any(torch.equal(found[0], one) for one in found[1:])
     assert work.counter.forwards == 4 * 6
 
 
-def test_outside_the_block_all_work_is_done(work: Work, once: Once) -> None:
-    with once.repeats:
+def test_outside_the_block_all_work_is_done(work: Work, once: CachedAdaptation) -> None:
+    with once.adaptations:
         once(images())
         once(images())
     once(images())
     once(images())
     assert work.done == 4
-    with once.repeats:
+    with once.adaptations:
         once(images())
     assert work.done == 4  # what was found lasts from one batch to the next
 
 
 def test_what_was_not_asked_for_longest_goes_where_there_is_no_room(
-    work: Work, once: Once, monkeypatch: pytest.MonkeyPatch
+    work: Work, once: CachedAdaptation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     size = 2 * images().nbytes + images()[0].nbytes
     monkeypatch.setattr(adaptation_cache, "ROOM", 2 * size)
-    with once.repeats:
+    with once.adaptations:
         for seed in (0, 0, 1, 0, 2):  # 2 comes in the place of 1
             once(images(seed))
         done = work.done
@@ -126,23 +128,23 @@ def test_what_was_not_asked_for_longest_goes_where_there_is_no_room(
         assert work.done == done + 2  # the last one has room always
 
 
-def test_nothing_is_kept_after_an_error(work: Work, once: Once) -> None:
-    with pytest.raises(RuntimeError), once.repeats:
+def test_nothing_is_kept_after_an_error(work: Work, once: CachedAdaptation) -> None:
+    with pytest.raises(RuntimeError), once.adaptations:
         once(images())
         once(images())
         raise RuntimeError("out of memory")
-    with once.repeats:
+    with once.adaptations:
         once(images())
     assert work.done == 3
 
 
 def test_a_copy_keeps_nothing_of_it() -> None:
-    memory = Repeats()
+    memory = AdaptationCache()
     counter = CallCounter()
     dent = Dent(
         CountedNetwork(network(), counter),
         DentSpec(steps=1),
-        recorded=lambda work: Once(work, counter, memory),
+        recorded=lambda work: CachedAdaptation(work, counter, memory),
     )
     with memory:
         answers = [dent(images()) for _ in range(3)]
@@ -186,7 +188,7 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
         return kept, [one.judged for one in outcomes], adaptations
 
     *found, fewer = run(tmp_path / "once")
-    monkeypatch.setattr(Repeats, "__enter__", lambda self: None)
+    monkeypatch.setattr(AdaptationCache, "__enter__", lambda self: None)
     *right, all_of_them = run(tmp_path / "always")
     assert found == right
     assert fewer < 0.9 * all_of_them

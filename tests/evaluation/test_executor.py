@@ -62,7 +62,7 @@ def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_pa
 
 def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between batches too, and by the end of a stage every pass, as where there is one process."""
-    monkeypatch.setattr(process_pool, "LOOK", 1e-3)
+    monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-3)
     alone, shared = Recorder(), Recorder()
     found = []
     for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import dentbench
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.chunked import InParts
+from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.cli import app
 from dentbench.errors import DeviceMemoryError
@@ -209,7 +209,7 @@ def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: st
     network = CountedNetwork(copy.deepcopy(WIDE).double(), counter)
     dent = Dent(network, DentSpec(steps=2, loss="entropy", lr=0.05), batch_size=32)
     found = []
-    for defense in (dent, InParts(dent, 4, counter)):
+    for defense in (dent, Chunked(dent, 4, counter)):
         x = tiny_images(32, shape=(3, 16, 16)).double().requires_grad_()
         counter.forwards = counter.backwards = 0
         logits = looks()[look](defense, x)
@@ -229,9 +229,9 @@ def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: st
 
 def test_a_defense_without_a_gradient_has_none_in_parts() -> None:
     x = tiny_images(4).requires_grad_()
-    assert not InParts(lambda x: x.detach().flatten(1), 2, CallCounter())(x).requires_grad
+    assert not Chunked(lambda x: x.detach().flatten(1), 2, CallCounter())(x).requires_grad
     with pytest.raises(AttributeError):
-        InParts(WIDE, 2, CallCounter()).adapt(x)
+        Chunked(WIDE, 2, CallCounter()).adapt(x)
 
 
 # --- what must not be cut -------------------------------------------------------------------------

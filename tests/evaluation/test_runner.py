@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
-from dentbench.compute.adaptation_cache import Repeats
+from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation, Progress
@@ -239,7 +239,7 @@ def test_a_run_interrupted_after_every_batch_resumes(
 ) -> None:
     """15 batches (3 of 5 stages) one process each; none computes a batch again."""
     # A process knows the adaptations that it made itself, so others would make some again.
-    monkeypatch.setattr(Repeats, "__enter__", lambda self: None)
+    monkeypatch.setattr(AdaptationCache, "__enter__", lambda self: None)
     at_once = Counting(small_network())
     evaluated(tmp_path / "at once", network=at_once)
     calls = interruptions = 0

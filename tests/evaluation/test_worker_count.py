@@ -15,7 +15,7 @@ import torch
 
 from dentbench.evaluation import runner, worker_count
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.worker_count import shared_out
+from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.helpers import Net, all_stored, spec_of
 
@@ -54,7 +54,7 @@ def settled(
     static = spec_of(None, attack=attack, batches=BatchPlan(size=batch))
     static = replace(static, data=replace(static.data, count=9))
     specs: list[EvalSpec] = [static, replace(static, defense=DentSpec(steps=2))]
-    return shared_out(asked, worker(**changes), specs, protocols, Path())
+    return with_worker_count(asked, worker(**changes), specs, protocols, Path())
 
 
 @pytest.mark.usefixtures("four_cores")

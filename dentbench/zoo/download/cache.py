@@ -26,7 +26,7 @@ from dentbench.zoo.download.transfer import (
     download,
     is_local,
 )
-from dentbench.zoo.download.verify import Expected, Record, problem_with
+from dentbench.zoo.download.verify import Expected, HashFile, problem_with
 
 Check = Callable[[Path], object]
 """Called with a complete file before it is accepted; raises a DentBenchError to refuse it."""
@@ -80,7 +80,7 @@ def fetch_file(
     Raises :class:`~dentbench.errors.FetchError`; a bad file never has the final name.
     """
     known = Expected(sha256=sha256, md5=md5, size=size)
-    book = Record(record or destination.parent)
+    book = HashFile(record or destination.parent)
     job = _Job(destination, known, book, check, unpack, progress, policy)
     if job.ready():
         return destination
@@ -112,7 +112,7 @@ class _Job:
         self,
         destination: Path,
         known: Expected,
-        record: Record,
+        record: HashFile,
         check: Check | None,
         unpack: Callable[[Path], None] | None,
         progress: Progress | None,

@@ -14,7 +14,7 @@ from dentbench.errors import FetchError
 from dentbench.zoo.cards import DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, fetch_file, is_offline
 from dentbench.zoo.download.transfer import Policy, Progress, discard
-from dentbench.zoo.download.verify import Expected, Record, problem_with
+from dentbench.zoo.download.verify import Expected, HashFile, problem_with
 
 LARGEST_MEMBER: Final = 1 << 30
 """Bytes that a file taken from an archive may have."""
@@ -113,7 +113,7 @@ def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
     for relative in cached_paths(card):
         path = folder / relative
         if path.is_file():
-            reason = problem_with(path, Record(folder).expected(path, _published(card, relative)))
+            reason = problem_with(path, HashFile(folder).expected(path, _published(card, relative)))
             found += [f"{path}: {reason}"] if reason is not None else []
     return found
 
@@ -143,7 +143,7 @@ def remove(card: ModelCard | DatasetCard, folder: Path) -> int:
         for ending in (".rejected", ".rejected.txt"):
             path.with_name(path.name + ending).unlink(missing_ok=True)
         if path.is_file():
-            Record(folder).forget(path)
+            HashFile(folder).forget(path)
             path.unlink()
             count += 1
     return count

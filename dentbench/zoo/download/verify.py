@@ -62,7 +62,7 @@ def problem_with(path: Path, expected: Expected) -> str | None:
     return None
 
 
-class Record:
+class HashFile:
     """The hashes of first downloads: ``hashes.json`` in the cache folder, written atomically."""
 
     def __init__(self, folder: Path) -> None:
