@@ -35,8 +35,8 @@ def targets_of(spec: EvalSpec, classes: int) -> int:
     return min(own or ATTACKS[spec.attack.name].targets or 9, classes - 1)
 
 
-def decision_queries(spec: EvalSpec) -> int:
-    """Return the queries of the decision protocol.
+def queries_of(spec: EvalSpec) -> int:
+    """Return the queries of the scores protocol, and of decision.
 
     Alone they are twice Square's own (5,000 in AutoAttack standard). In a cascade that would cost
     more than all other protocols together, so they are 5 for each iteration of the attack (500 in
@@ -93,7 +93,10 @@ _WARM = {
     "eot": (0.5, (("dlr", 0, "best"),)),
 }
 
-BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", "decision", "batch-mates")
+BLACK_BOX = ("scores", "decision")
+"""The protocols that look at answers alone: from scratch, with queries for a budget."""
+
+BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOX, "batch-mates")
 """The protocols whose cost is known before they are run, published and transfer aside."""
 
 

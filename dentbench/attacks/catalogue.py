@@ -212,14 +212,25 @@ PROTOCOLS.add(
     ),
 )
 PROTOCOLS.add(
-    "decision",
+    "scores",
     ProtocolCard(
-        function="dentbench.attacks.protocols.gradient:decision",
+        function="dentbench.attacks.protocols.gradient:scores",
         summary="no gradient: Square, from scratch, by the defense's scores alone; in a cascade "
         "with 5 queries for each iteration of the attack, to keep the whole cheap",
         source="arXiv 1912.00049",
         after=_CHEAP,
         counterpart=True,
+        settings=("iterations", "queries"),
+    ),
+)
+PROTOCOLS.add(
+    "decision",
+    ProtocolCard(
+        function="dentbench.attacks.protocols.decision:decision",
+        summary="the defense's labels alone: RayS in Linf, HopSkipJump in L2; in a cascade with "
+        "5 queries for each iteration of the attack",
+        source="arXiv 2006.12792, arXiv 1904.02144",
+        after=_CHEAP,
         settings=("iterations", "queries"),
     ),
 )

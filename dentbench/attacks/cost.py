@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import (
+    BLACK_BOX,
     BUDGETED,
     NATURAL_PARTS,
     ascents_of,
-    decision_queries,
     fewer_steps,
     invading_iterations,
+    queries_of,
 )
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
 from dentbench.spec.attack_plans import ATTACKS
@@ -87,7 +88,7 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     if stage not in BUDGETED:
         return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
-    known = len(card.after) if spec.protocols.cascade and stage != "decision" else 1
+    known = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOX else 1
     known += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
     overhead = judged * (known + (not spec.separable)) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)
@@ -97,7 +98,9 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     if stage in ("fpa", "gmsa-avg", "gmsa-min"):
         return _ensemble_passes(spec, stage, classes, judged)
     if stage == "decision":
-        square = replace(spec.attack, name="square", queries=decision_queries(spec))
+        return judged * queries_of(spec)
+    if stage == "scores":
+        square = replace(spec.attack, name="square", queries=queries_of(spec))
         return adapted(attack_passes(square, classes), spec.defense) + judged
     if stage == "batch-mates":
         compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))

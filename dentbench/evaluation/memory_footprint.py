@@ -20,7 +20,7 @@ from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
 
-_FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "decision")
+_FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "scores", "decision")
 """The stages that ask the defense for answers, and for no gradient."""
 
 HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "batch-mates")

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 import torch
 
 from dentbench.attacks.base import Classifier, offers
-from dentbench.attacks.budget import decision_queries
+from dentbench.attacks.budget import queries_of
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.checks import Check
 from dentbench.attacks.cost import stage_passes
@@ -152,7 +152,7 @@ class Evaluation:
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
             **summary,
-            decision_queries=decision_queries(spec) if "decision" in run else None,
+            decision_queries=queries_of(spec) if {"scores", "decision"} & {*run} else None,
             budgets=_budgets(spec, run) if attacked else None,
             checks=sanity_checks.column(checks, outcomes, summary["batch_mates"], spec, natural),
             static_checks=self._static_checks(spec, static, natural)

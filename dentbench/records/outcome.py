@@ -136,7 +136,7 @@ class Record:
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
     batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
-    decision_queries: int | None = column("decision: queries allowed for each image")
+    decision_queries: int | None = column("scores, decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
     stage_versions: str | None = column(

@@ -25,8 +25,8 @@ class ProtocolSpec:
     2110.14735 (which has 3 rounds), fewer with fewer. ``last``: the unrolled gradient goes
     through the last so many adaptation steps, None for all. ``every``: a view whose gradient is
     not the defense's asks the defense at every so-many-th iterate. ``draws``: random divisions of
-    a batch per gradient of EOT. ``queries`` of the decision protocol; None for what
-    :func:`dentbench.attacks.budget.decision_queries` says. ``fractions`` in (0, 1]: malicious
+    a batch per gradient of EOT. ``queries`` of scores and of decision; None for what
+    :func:`dentbench.attacks.budget.queries_of` says. ``fractions`` in (0, 1]: malicious
     shares of the batch for the distribution-invading attack.
     Raises :class:`~dentbench.errors.SpecError` for bad values.
     """

@@ -13,7 +13,7 @@ from torch import Tensor
 from dentbench.attacks.apgd import Look, Oracle
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier
-from dentbench.attacks.budget import Ascent, ascents_of, decision_queries, fewer_steps
+from dentbench.attacks.budget import Ascent, ascents_of, fewer_steps, queries_of
 from dentbench.attacks.losses import Loss
 from dentbench.attacks.protocols.base import Situation
 from dentbench.attacks.protocols.rebatching import divisions, judged_in
@@ -145,10 +145,10 @@ def _mean(oracle: Oracle, draws: int) -> Oracle:
     return mean
 
 
-def decision(situation: Situation) -> AttackResult:
+def scores(situation: Situation) -> AttackResult:
     """Run Square (arXiv 1912.00049) on the defense, from scratch and without any gradient."""
     spec = situation.spec
-    search = Search(replace(situation, starts=()), "decision")
+    search = Search(replace(situation, starts=()), "scores")
     view = BatchView(
         situation.defense,
         situation.images,
@@ -161,7 +161,7 @@ def decision(situation: Situation) -> AttackResult:
         name="square",
         norm=spec.attack.norm,
         eps=spec.attack.eps,
-        queries=decision_queries(spec),
+        queries=queries_of(spec),
     )
     attacked = situation.natural & ~situation.settled
     result = run_attack(
@@ -169,7 +169,7 @@ def decision(situation: Situation) -> AttackResult:
         square,
         attacked,
         situation.classes,
-        seed_of=lambda name, chunk: derive_seed(spec.seed, "decision", situation.unit, chunk),
+        seed_of=lambda name, chunk: derive_seed(spec.seed, "scores", situation.unit, chunk),
         chunk=spec.batches.size,
     )
     search.see(result.points[search.rows])

@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Sequence
 
 from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
 from dentbench.records.outcome import Record, eps_of
 from dentbench.report import departures
 from dentbench.report.numbers import Paired, Points, Share
@@ -65,7 +66,7 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         card, share = PROTOCOLS[name], Share(count, record.n)
         minus = None if base is None else Points(share.percent - base.percent)
         about = card.summary
-        if name == "decision" and record.decision_queries:
+        if name in BLACK_BOX_PROTOCOLS and record.decision_queries:
             about += f" ({record.decision_queries:,} queries)"
         rows.append([*stub, name, share, share.interval, minus, about, card.source])
     if record.batch_worst_correct is not None:
