@@ -49,6 +49,9 @@ def queries_of(spec: EvalSpec) -> int:
     return 2 * (spec.attack.queries or 50 * iterations_of(spec))
 
 
+WARM_TARGETS = 3
+"""Towards how many targets FPA and GMSA go on from the best points, unless they are told."""
+
 NATURAL_PARTS = 8
 """In how many parts a unit is judged among natural images."""
 
@@ -104,6 +107,8 @@ def _chen(spec: EvalSpec, iterations: int, targets: int) -> tuple[Ascent, ...]:
     """The margin, untargeted from random starts and towards every target, as in Chen et al."""
     cascade, restarts = spec.protocols.cascade, spec.protocols.restarts
     steps = max(iterations // 2, 1) if cascade else iterations
+    if cascade and spec.protocols.targets is None:
+        targets = min(targets, WARM_TARGETS)
     if restarts is None:
         restarts = 0 if cascade else max(round(5 * min(iterations / 100, 1)), 1)
     cold = Ascent(loss="margin", iterations=steps)

@@ -160,6 +160,7 @@ PROTOCOLS.add(
     "fpa",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:fpa",
+        version=2,
         summary="the newest adapted network is attacked as a fixed one, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -171,6 +172,7 @@ PROTOCOLS.add(
     "gmsa-avg",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_avg",
+        version=2,
         summary="the mean loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -182,6 +184,7 @@ PROTOCOLS.add(
     "gmsa-min",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_min",
+        version=2,
         summary="the least loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -227,10 +230,12 @@ PROTOCOLS.add(
     "decision",
     ProtocolCard(
         function="dentbench.attacks.protocols.decision:decision",
+        version=2,
         summary="the defense's labels alone: RayS in Linf, HopSkipJump in L2; in a cascade with "
         "5 queries for each iteration of the attack",
         source="arXiv 2006.12792, arXiv 1904.02144",
         after=_CHEAP,
+        counterpart=True,
         settings=("iterations", "queries"),
     ),
 )

@@ -251,8 +251,8 @@ Protocols = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
         help="How the defense is attacked: published, transfer, surrogate, warm, few-steps, bpda, "
-        "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, or all; repeatable. "
-        "Default: published, transfer.",
+        "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, or all; "
+        "repeatable. Default: published, transfer.",
     ),
 ]
 ProtocolSettings = Annotated[
@@ -261,8 +261,9 @@ ProtocolSettings = Annotated[
         "--protocol-set",
         metavar="NAME=VALUE",
         help="A setting of the protocols: iterations, targets, rounds, restarts (fpa, gmsa), "
-        "last (unrolled: steps that the gradient goes through), draws (eot), queries (scores, decision), "
-        "fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); repeatable.",
+        "last (unrolled: steps that the gradient goes through), draws (eot), queries (scores, "
+        "decision), fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); "
+        "repeatable.",
     ),
 ]
 NoCascade = Annotated[

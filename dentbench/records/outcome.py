@@ -14,7 +14,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 3
+SCHEMA = 4
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.

@@ -15,6 +15,7 @@ import csv
 import io
 import logging
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -130,6 +131,15 @@ def _identity(row: Sequence[str]) -> tuple[object, ...]:
     return (*(row[index] for index in _SAME_INDEXES), frozenset(row[_PROTOCOL_INDEX].split()))
 
 
+_RENAMED: Final = ((4, "decision", "scores"),)
+"""Protocols that rows below a schema know by another name: the schema, that name, the present."""
+
+_NAME_PROTOCOLS: Final = frozenset(
+    {"protocol", "worst_protocol", "by_protocol", "skipped", "rechecked", "passes", "diagnostics"}
+)
+"""The columns that name protocols."""
+
+
 # --- the file -------------------------------------------------------------------------------------
 
 
@@ -148,11 +158,21 @@ class _Sheet:
                     f"{path}, line {number} has {len(row)} cells, not {len(self.names)}; "
                     "correct the line or move the file away"
                 )
+        self._rename()
         if self.names == column_names():
             return self
         places = [self.names.index(name) if name in self.names else None for name in column_names()]
         rows = [["" if at is None else row[at] for at in places] for row in self.rows]
         return _Sheet(column_names(), rows)
+
+    def _rename(self) -> None:
+        """Call the protocols of older rows by their present names, in place."""
+        columns = [at for at, name in enumerate(self.names) if name in _NAME_PROTOCOLS]
+        for row in self.rows:
+            for until, old, new in _RENAMED:
+                if _schema_of(row, self.names) < until:
+                    for at in columns:
+                        row[at] = re.sub(rf"\b{old}\b", new, row[at])
 
     def records(self, path: Path) -> list[Record]:
         """Return the rows as records; raises StoreError for a cell of a wrong type."""

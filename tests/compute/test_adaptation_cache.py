@@ -181,7 +181,7 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
         subject, static = attacked_network(12, iterations=3)
         spec = replace(static, defense=defense)
         evaluation = Evaluation(subject, RunOptions(results=results))
-        protocols = ("published", "bpda", "decision")
+        protocols = ("published", "bpda", "scores")
         records = evaluation.run([static, spec], protocols)
         kept = [compared(record) for record in records]
         outcomes = (one for stage in protocols for one in evaluation.outcomes(spec, stage))

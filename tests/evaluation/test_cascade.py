@@ -130,7 +130,7 @@ def test_what_is_asked_for_does_not_change_what_is_found(tmp_path: Path) -> None
     together = evaluation_of(spec, tmp_path / "together")
     for name in usable(spec):
         together.outcomes(spec, name)
-    for name in ("gmsa-min", "decision", "surrogate"):
+    for name in ("gmsa-min", "scores", "decision", "surrogate"):
         alone = evaluation_of(spec, tmp_path / name)
         (ours,), (theirs,) = alone.outcomes(spec, name), together.outcomes(spec, name)
         assert same(ours, theirs)
@@ -153,7 +153,9 @@ def test_a_cascade_loses_little_against_every_protocol_alone(seed: int, tmp_path
     assert sum(flags_of(evaluation, alone, "unrolled")) >= sum(worst["alone"])
 
 
-@pytest.mark.parametrize("stage", ["surrogate", "gmsa-avg", "decision", "eot", "batch-mates"])
+@pytest.mark.parametrize(
+    "stage", ["surrogate", "gmsa-avg", "scores", "decision", "eot", "batch-mates"]
+)
 def test_resumed_equals_uninterrupted(stage: str, tmp_path: Path) -> None:
     spec = spec_of(9, COUPLED, iterations=3, batch=3, queries=4)
     whole = evaluation_of(spec, tmp_path / "whole").outcomes(spec, stage)

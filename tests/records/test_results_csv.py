@@ -415,3 +415,23 @@ def test_json_that_does_not_hold_what_its_column_does_is_named(
     results_csv.append(tmp_path, record(1, **{column: text}))
     with pytest.raises(StoreError, match=f"line 2: {column} is"):
         results_csv.read(tmp_path)
+
+
+def test_old_rows_call_protocols_by_their_present_names(tmp_path: Path) -> None:
+    """Until schema 4, Square on scores was called decision; new rows mean what they say."""
+    named = {
+        "protocol": "published decision",
+        "worst_protocol": "decision",
+        "by_protocol": json.dumps({"published": 60, "decision": 50}),
+        "passes": json.dumps({"decision": 7}),
+    }
+    rows = record(1, **named, schema=3), record(2, **named)
+    for one in rows:
+        results_csv.append(tmp_path, one)
+    before = path_in(tmp_path).read_bytes()
+    was, now = results_csv.read(tmp_path)
+    assert now == rows[1]
+    assert was.protocol_counts == {"published": 60, "scores": 50}
+    assert (was.protocol, was.worst_protocol) == ("published scores", "scores")
+    assert was == replace(rows[0], **{k: v.replace("decision", "scores") for k, v in named.items()})
+    assert path_in(tmp_path).read_bytes() == before, "reading changes nothing"

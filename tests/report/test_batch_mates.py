@@ -21,7 +21,7 @@ def test_the_cost_of_the_whole_is_told_beside_that_of_published(make_record: Mak
     assert "140,100 passes of one image, 1.40 times those of published." in text
 
 
-def test_the_queries_of_decision_are_told(make_record: Make) -> None:
+def test_the_queries_of_black_boxes_are_told(make_record: Make) -> None:
     run = make_record(2, 98, {"published": 80, "decision": 70}, **DENT, decision_queries=1500)
     assert "(1,500 queries)" in render(tables.protocols([run]), "markdown")
 

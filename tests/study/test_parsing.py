@@ -47,7 +47,7 @@ def test_bad_settings_of_the_protocols_are_refused(texts: list[str], message: st
     [
         (ProtocolSpec(rounds=2), [], "fpa, gmsa-avg, gmsa-min"),
         (ProtocolSpec(cascade=False), ["transfer"], "surrogate, warm"),
-        (ProtocolSpec(last=1), ["fpa", "decision"], "unrolled, batch-mates"),
+        (ProtocolSpec(last=1), ["fpa", "scores", "decision"], "unrolled, batch-mates"),
         (ProtocolSpec(every=2, cascade=False), ["fpa"], "surrogate, few-steps, eot"),
     ],
 )

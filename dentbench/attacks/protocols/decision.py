@@ -2,13 +2,14 @@
 
 Both look for the ray from the clean image on which the defense is wrong soonest. Sources: Chen and
 Gu 2020 (RayS, arXiv 2006.12792), Chen et al. 2020 (HopSkipJump, arXiv 1904.02144). Ours: a ray is
-searched no nearer than eps, where the image is broken; every image is at its own query, so that none
-waits for another; the first rays are those to the points of earlier stages; and HopSkipJump's step
-is judged along its ray.
+searched no nearer than eps, where the image is broken; every image is at its own query, so that
+none waits for another; the first rays are those to the points of earlier stages; signs that no
+flip improves are drawn anew; and HopSkipJump's step is judged along its ray.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import Final
 
@@ -30,7 +31,7 @@ point beside the boundary, whose label tells where the boundary rises."""
 PROBES: Final = 10
 """The probes of HopSkipJump's first normal; the paper's are 100, of 1,000 and more queries."""
 
-WIDTH: Final = 0.1
+WIDTH: Final = 0.3
 """How far from the boundary a probe is, as a share of the radius."""
 
 HALVINGS: Final = 3
@@ -81,7 +82,7 @@ class Rays:
         self.clean = situation.images[rows]
         self.first = [self._unit(ray[rows]) for ray in self.first_rays()]
         self.direction = self.trial = self.first[0]
-        self.far = 1.0 if self.threat.norm == "Linf" else self.clean[0].numel() ** 0.5
+        self.far = 1.0 if self.threat.norm == "Linf" else math.sqrt(self.clean[0].numel())
         self.radius = self.clean.new_full((len(rows),), self.far)
         self.low, self.high = torch.zeros_like(self.radius), self.radius
         self.phase = torch.full_like(rows, TEST)
@@ -97,8 +98,7 @@ class Rays:
 
     def state(self) -> tuple[str, ...]:
         """Return the names of the tensors with a row for each image."""
-        own = ("rows", "clean", "direction", "trial", "radius", "low", "high", "phase", "tried")
-        return own
+        return ("rows", "clean", "direction", "trial", "radius", "low", "high", "phase", "tried")
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the images of ``rows`` alone."""
@@ -115,11 +115,9 @@ class Rays:
         edge = torch.full_like(middle, self.threat.eps)
         at = torch.where(self.phase == BISECT, middle, self.radius)
         self.at = torch.where(self.phase == EDGE, edge, at)
-        broken = _wide(self.radius <= self.threat.eps)  # a mate of others, it stays where it is
-        ray = torch.where(broken, self.direction, self.trial)
-        return (self.clean + torch.where(broken, _wide(self.radius), _wide(self.at)) * ray).clamp(
-            0, 1
-        )
+        broken = self.radius <= self.threat.eps  # a mate of others, it stays where it is
+        ray = torch.where(_wide(broken), self.direction, self.trial)
+        return (self.clean + _wide(torch.where(broken, self.radius, self.at)) * ray).clamp(0, 1)
 
     def answer(self, wrong: Tensor) -> None:
         """Take note of which points (n,) of the last query the defense was wrong at."""
@@ -171,9 +169,9 @@ class RayS(Rays):
         self.idle = torch.zeros_like(rows)  # flips since the last that came nearer
 
     def first_rays(self) -> list[Tensor]:
-        """Return the white corner, as in the paper, and the signs of the points so far."""
+        """Return the signs of the points so far, and the white corner, as in the paper."""
         images = self.situation.images
-        return [torch.ones_like(images), *(start - images for start in self.situation.starts)]
+        return [*(start - images for start in self.situation.starts), torch.ones_like(images)]
 
     def state(self) -> tuple[str, ...]:
         return (*super().state(), "block", "blocks", "idle")
@@ -220,7 +218,7 @@ class HopSkipJump(Rays):
         self.normal = torch.zeros_like(self.clean)
 
     def first_rays(self) -> list[Tensor]:
-        """Return random rays, those to the points so far, and to the nearest image of another label."""
+        """Return the rays to the points so far, to the nearest other label, and random ones."""
         situation = self.situation
         images, labels = situation.images, situation.labels
         pool, pool_labels = images, labels
@@ -239,7 +237,7 @@ class HopSkipJump(Rays):
         return (*super().state(), *own)
 
     def tolerance(self) -> Tensor:
-        return self.radius / (20 * self.clean[0].numel() ** 0.5)
+        return self.radius / (20.0 * math.sqrt(self.clean[0].numel()))
 
     def ask(self) -> Tensor:
         points = super().ask()
