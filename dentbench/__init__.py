@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
+    from dentbench.defenses.stand_ins import smooth_sign
     from dentbench.records.outcome import Record
     from dentbench.report.table import Table
     from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
@@ -25,6 +26,7 @@ __all__ = [
     "Record",
     "Table",
     "evaluate",
+    "smooth_sign",
 ]
 
 _HOMES = {
@@ -37,6 +39,7 @@ _HOMES = {
     "Record": "dentbench.records.outcome",
     "Table": "dentbench.report.table",
     "evaluate": "dentbench.api",
+    "smooth_sign": "dentbench.defenses.stand_ins",
 }
 
 

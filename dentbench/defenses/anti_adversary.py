@@ -23,19 +23,18 @@ class AntiAdversary(Shifting):
     separable = True
 
     def __init__(self, network: torch.nn.Module, *, steps: int = 2, alpha: float = 0.15) -> None:
-        super().__init__(network)
-        self.steps = steps
+        super().__init__(network, steps)
         self.alpha = alpha
 
-    def shift(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to images (B, C, H, W) in [0, 1]."""
-        added = torch.zeros_like(x)
-        predicted: Tensor | None = None
-        for _ in range(self.steps):
-            leaf = added.requires_grad_()
-            logits = self.network(x + leaf)
-            predicted = logits.argmax(1) if predicted is None else predicted
-            loss = F.cross_entropy(logits, predicted, reduction="sum")
-            (grad,) = torch.autograd.grad(loss, leaf)
-            added = leaf.detach() - self.alpha * grad.sign()
-        return added
+    def start(self, x: Tensor) -> Tensor:
+        """Return nothing added (B, C, H, W)."""
+        return torch.zeros_like(x)
+
+    def loss(self, logits: Tensor, first: Tensor) -> Tensor:
+        """Return the log-probability of the class predicted for the unmoved image, summed."""
+        return -F.cross_entropy(logits, first, reduction="sum")
+
+    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
+        """Return what is added after a step."""
+        del x
+        return added + self.alpha * signs

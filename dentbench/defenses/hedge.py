@@ -33,18 +33,20 @@ class Hedge(Shifting):
         eps: Fraction = Fraction(8, 255),
         step_size: Fraction = Fraction(4, 255),
     ) -> None:
-        super().__init__(network)
-        self.steps = steps
+        super().__init__(network, steps)
         self.eps = float(eps)
         self.step_size = float(step_size)
 
-    def shift(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to images (B, C, H, W) in [0, 1]."""
-        added = (2 * torch.rand_like(x) - 1) * self.eps
-        for _ in range(self.steps):
-            leaf = added.requires_grad_()
-            loss = -self.network(x + leaf).log_softmax(1).sum()
-            (grad,) = torch.autograd.grad(loss, leaf)
-            added = (leaf.detach() + self.step_size * grad.sign()).clamp(-self.eps, self.eps)
-            added = (x + added).clamp(0, 1) - x
-        return added
+    def start(self, x: Tensor) -> Tensor:
+        """Return random numbers of the ball (B, C, H, W)."""
+        return (2 * torch.rand_like(x) - 1) * self.eps
+
+    def loss(self, logits: Tensor, first: Tensor) -> Tensor:
+        """Return the cross-entropy summed over all classes."""
+        del first
+        return -logits.log_softmax(1).sum()
+
+    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
+        """Return what is added after a step, within the ball and the pixel range."""
+        added = (added + self.step_size * signs).clamp(-self.eps, self.eps)
+        return (x + added).clamp(0, 1) - x

@@ -5,26 +5,65 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from dentbench.adapt.checkpointed_unroll import unrolled
+from dentbench.adapt.optimizers import OptimizerState
+from dentbench.defenses.stand_ins import smooth_sign
+
 
 class Shifting:
     """A defense that adds something of its own to each image before the network sees it.
 
     ``network`` maps images (B, C, H, W) to logits (B, classes); it is used as it is, not copied.
-    The gradient of an answer goes through the last forward only, as in the released codes; the
-    steps are signs, which are constant almost everywhere, so there is nothing to unroll.
+    ``steps``: how often what is added moves by the signs of a gradient. The gradient of an answer
+    goes through the last forward only, as in the released codes; that of :meth:`unroll` through
+    the steps too, a smooth stand-in taking the place of each sign.
     """
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, steps: int) -> None:
         self.network = network
+        self.steps = steps
 
-    def shift(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to images (B, C, H, W), without a graph to them."""
+    def start(self, x: Tensor) -> Tensor:
+        """Return what is added (B, C, H, W) before the first step."""
+        raise NotImplementedError
+
+    def loss(self, logits: Tensor, first: Tensor) -> Tensor:
+        """Return the scalar that the steps raise; ``first`` (B,): the labels at the first step."""
+        raise NotImplementedError
+
+    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
+        """Return what is added after a step, given the signs of the loss's gradient."""
         raise NotImplementedError
 
     def adapt(self, x: Tensor) -> Tensor:
         """Return what is added (B, C, H, W) to a batch of images (B, C, H, W) in [0, 1]."""
+        return self.unroll(x.detach()).detach()
+
+    def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
+        """Return the same as a function of ``x`` with a gradient, through the last so many steps.
+
+        Forward it is :meth:`adapt`; backward every sign is a smooth one, see
+        :func:`~dentbench.defenses.stand_ins.smooth_sign`. Takes the memory of one step.
+        """
+        labels: list[Tensor] = []
+
+        def step(
+            x: Tensor, added: Tensor, state: OptimizerState, differentiable: bool
+        ) -> tuple[Tensor, OptimizerState, Tensor]:
+            logits = self.network(x + added)
+            if not labels:
+                labels.append(logits.detach().argmax(1))
+            loss = self.loss(logits, labels[0])
+            (grad,) = torch.autograd.grad(loss, added, create_graph=differentiable)
+            with torch.set_grad_enabled(differentiable):
+                signs = smooth_sign(grad) if differentiable else grad.sign()
+                return self.moved(x, added, signs), state, loss
+
         with torch.inference_mode(False), torch.enable_grad():
-            return self.shift(x.clone() if x.is_inference() else x.detach()).detach()
+            x = x.clone() if x.is_inference() else x
+            start, count = self.start(x.detach()), self.steps
+            last = count if last is None else min(last, count)
+            return unrolled(step, x, start, OptimizerState(0, ()), count, last)
 
     def preprocess(self, x: Tensor, adaptation: Tensor) -> Tensor:
         """Return what the network is shown (B, C, H, W)."""

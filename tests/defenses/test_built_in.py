@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.build import build
 from dentbench.defenses.catalogue import DEFENSES, built_in
+from dentbench.defenses.stand_ins import WIDTH, smooth_sign
 from dentbench.errors import SpecError
+from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.worker import Subject
+from tests.attacks.situations import spec_of
+from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network
 
 BUILT_IN = [name for name in DEFENSES if name not in ("dent", "none")]
@@ -139,3 +147,78 @@ def test_settings_are_filled_in_and_checked() -> None:
     ):
         with pytest.raises(SpecError, match=words):
             built_in(name, settings)
+
+
+def soft(values: Tensor) -> Tensor:
+    """The sign, and the gradient of tanh in mean absolute values: written out."""
+    size = values.detach().abs().flatten(1).mean(1)[:, None, None, None]
+    curve = torch.tanh(values / (WIDTH * size))
+    return curve - curve.detach() + torch.sign(values)
+
+
+def test_a_smooth_sign_is_the_sign_with_a_gradient() -> None:
+    values = torch.tensor([[-3.0, 0.0, 1.0, 4.0]], dtype=torch.float64, requires_grad=True)
+    signs = smooth_sign(values, width=0.5)
+    assert signs.tolist() == [[-1.0, 0.0, 1.0, 1.0]]
+    (slope,) = torch.autograd.grad(signs.sum(), values)
+    scale = 0.5 * 2.0  # the mean absolute value is 2
+    torch.testing.assert_close(slope, 1 / (values / scale).cosh() ** 2 / scale)
+    empty = torch.zeros(1, 3, requires_grad=True)
+    (flat,) = torch.autograd.grad(smooth_sign(empty).sum(), empty)
+    assert torch.isfinite(flat).all()
+
+
+@pytest.mark.parametrize("last", [None, 1, 5])
+def test_anti_adversary_unrolled(network: nn.Module, x: Tensor, last: int | None) -> None:
+    leaf, steps = x.clone().requires_grad_(), 3
+    added = torch.zeros_like(x).requires_grad_()
+    label = network(x).argmax(1)
+    for number in range(steps):
+        if last is not None and number == steps - last:
+            added = added.detach().requires_grad_()
+        seen = leaf if last is None or number >= steps - last else leaf.detach()
+        loss = -F.cross_entropy(network(seen + added), label, reduction="sum")
+        (grad,) = torch.autograd.grad(loss, added, create_graph=True)
+        added = added + 0.05 * soft(grad)
+    (right,) = torch.autograd.grad(network(leaf + added).sum(), leaf)
+    defense = build(built_in("anti-adversary", {"steps": 3, "alpha": 0.05}), network, x)
+    whole = defense.unroll(leaf, last=last)
+    assert torch.equal(whole, defense.adapt(x)), "forward it is the defense itself"
+    (found,) = torch.autograd.grad(defense.predict(leaf, whole).sum(), leaf)
+    torch.testing.assert_close(found, right)
+    (stale,) = torch.autograd.grad(defense(leaf).sum(), leaf)
+    assert not torch.allclose(found, stale, rtol=1e-3)
+
+
+def test_hedge_unrolled(network: nn.Module, x: Tensor) -> None:
+    eps, step = 0.1, 0.04
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    added = (2 * torch.rand_like(x) - 1) * eps
+    for _ in range(3):
+        added = added.requires_grad_()
+        loss = -network(leaf + added).log_softmax(1).sum()
+        (grad,) = torch.autograd.grad(loss, added, create_graph=True)
+        added = (added + step * soft(grad)).clamp(-eps, eps)
+        added = (leaf + added).clamp(0, 1) - leaf
+    (right,) = torch.autograd.grad(network(leaf + added).sum(), leaf)
+    settings = {"steps": 3, "eps": "0.1", "step_size": Fraction(1, 25)}
+    defense = build(built_in("hedge", settings), network, x)
+    torch.manual_seed(3)
+    (found,) = torch.autograd.grad(defense.predict(leaf, defense.unroll(leaf)).sum(), leaf)
+    torch.testing.assert_close(found, right)
+
+
+@pytest.mark.parametrize("last", [None, 1])
+def test_unrolled_signs_cost_what_the_dry_run_says(last: int | None, tmp_path: Path) -> None:
+    settings = {"steps": 3, "alpha": 0.01}
+    spec = replace(
+        spec_of(3, eps=Fraction(1, 10**6), iterations=2, batch=3, cascade=False, last=last),
+        defense=built_in("anti-adversary", settings),
+    )
+    network, images = small_network(), tiny_images(3)
+    subject = Subject(network=network, images=images, labels=labels_of(network, images))
+    evaluation = Evaluation(subject, RunOptions(results=tmp_path))
+    (outcome,) = evaluation.outcomes(spec, "unrolled")
+    bound = stage_passes(spec, "unrolled", 5)
+    assert (outcome.forwards, outcome.backwards) == (3 * bound.forwards, 3 * bound.backwards)

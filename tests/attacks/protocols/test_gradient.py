@@ -13,6 +13,7 @@ from dentbench.attacks.base import margins
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
+from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec
 from tests.attacks.situations import (
@@ -70,6 +71,28 @@ def test_a_defense_that_moves_after_the_attacker() -> None:
     fooled = {stage: robust_under(stage, situation) for stage in ("warm", "unrolled", "surrogate")}
     assert fooled["unrolled"] == fooled["surrogate"] == expected
     assert fooled["warm"] > expected  # the published gradient leads away
+
+
+class Stairs(Stale):
+    """As :class:`Stale`, but what it adapts to comes in small steps, each made by a sign.
+
+    The steps have no gradient; what they stand for has the network's, twice.
+    """
+
+    step = 0.05
+
+    def unroll(self, x: Tensor) -> Tensor:
+        score = Linear.forward(self, x)
+        edges = torch.arange(-20, 20, self.step).to(x)
+        signs = smooth_sign((score[:, :1] - edges).flatten(1))
+        return torch.cat([self.step / 2 * signs.sum(1, keepdim=True), score[:, 1:]], dim=1)
+
+
+def test_a_smooth_sign_shows_the_way_through_steps() -> None:
+    situation = linear_task(Stairs(), Fraction(3, 100))
+    expected = out_of_reach(situation)
+    assert abs(robust_under("unrolled", situation) - expected) <= 1  # its stairs are near the slope
+    assert robust_under("warm", situation) > expected + 2
 
 
 def test_masked_gradients_do_not_help() -> None:

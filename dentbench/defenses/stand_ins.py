@@ -1,0 +1,23 @@
+"""Smooth stand-ins for steps of no gradient, so that an attack can see through them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from torch import Tensor
+
+WIDTH: Final = 1.0
+"""How wide the slope of a stand-in for the sign is, in mean absolute values of its argument."""
+
+
+def smooth_sign(values: Tensor, width: float = WIDTH) -> Tensor:
+    """Return the signs of ``values`` (B, ...), with the gradient of a smooth stand-in.
+
+    Forward it is the sign to the last bit; backward it is tanh(values / scale), the scale being
+    ``width`` times the mean absolute value of each image's values. For the ``unroll`` of a
+    defense whose steps are signs: the sign's own gradient is zero almost everywhere, and an
+    attack that follows it sees nothing of the adaptation.
+    """
+    size = values.detach().flatten(1).abs().mean(1).clamp_min(1e-30) * width
+    soft = (values / size.view(-1, *[1] * (values.ndim - 1))).tanh()
+    return soft + (values.sign() - soft).detach()
