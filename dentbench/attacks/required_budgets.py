@@ -11,8 +11,8 @@ from typing import Final
 
 from dentbench.attacks.budget import (
     ascents_of,
-    decision_queries,
     invading_iterations,
+    queries_of,
 )
 from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
 from dentbench.spec.attack_plans import ATTACKS
@@ -35,7 +35,7 @@ _RAND: Final[Budget] = {
     "apgd-dlr iterations": 100,
     "apgd-dlr draws": 20,
 }
-_ROUNDS: Final[Budget] = {"rounds": 3, "ascents": 10, "iterations": 50, "targets": 9}
+_ROUNDS: Final[Budget] = {"rounds": 3, "ascents": 4, "iterations": 50, "targets": 3}
 
 REQUIRED: Final[dict[str, Budget]] = {
     "published": _STANDARD,
@@ -63,7 +63,7 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
     if stage == "published":
         return _attack_budget(spec.attack)
     if stage in BLACK_BOX_PROTOCOLS:
-        return {"queries": decision_queries(spec)}
+        return {"queries": queries_of(spec)}
     if stage == "batch-mates":
         shares = spec.protocols.fractions
         iterations = invading_iterations(spec)

@@ -49,7 +49,6 @@ def test_the_defaults_are_the_table() -> None:
         ({"last": 1}, {"unrolled"}),
         ({"fractions": (0.01, 0.05, 0.1)}, {"batch-mates"}),
         ({"fractions": (0.5,)}, {"batch-mates"}),
-        ({"cascade": False, "restarts": 0}, {"fpa", "gmsa-avg", "gmsa-min"}),
     ],
 )
 def test_every_shortened_setting_is_named(settings: dict[str, Any], short: set[str]) -> None:
