@@ -15,12 +15,18 @@ from typing import Final
 REPEATABLE: Final = "repeatable"
 STATELESS: Final = "stateless"
 SEPARABLE: Final = "separable"
+MODES: Final = "modes"
 LOGITS: Final = "logits"
+SCORES: Final = "scores"
 IN_RANGE: Final = "in-range"
 GRADIENT: Final = "gradient"
 TRUE_GRADIENT: Final = "true-gradient"
 EXACT_GRADIENT: Final = "exact-gradient"
 ASCENT: Final = "ascent"
+LARGE_EPS: Final = "large-eps"
+MONOTONE: Final = "monotone"
+NOISE: Final = "noise"
+CONVERGED: Final = "converged"
 BLACK_BOX: Final = "black-box"
 SAME_VERDICT: Final = "same-verdict"
 TRANSFER: Final = "transfer"
@@ -29,11 +35,14 @@ NATURAL_ACCURACY: Final = "natural-accuracy"
 PASSES: Final = "passes"
 
 NAMES: Final = (
-    *(REPEATABLE, STATELESS, SEPARABLE, LOGITS, IN_RANGE, GRADIENT, TRUE_GRADIENT),
-    *(EXACT_GRADIENT, ASCENT, BLACK_BOX, TRANSFER, SAME_VERDICT, OTHER_BATCHES),
-    *(NATURAL_ACCURACY, PASSES),
+    *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
+    *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, BLACK_BOX, TRANSFER),
+    *(SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
+
+CLIMBING: Final = (ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED)
+"""The checks that climb along the published gradient."""
 
 BLACK_BOX_PROTOCOLS: Final = frozenset({"scores", "decision"})
 """The protocols that attack the defense by its answers alone."""

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import SAME
-from dentbench.attacks.probes import relative_change
+from dentbench.attacks.probes.base import relative_change
 from dentbench.attacks.views import CallCounter
 from dentbench.compute.cuda_graphs import forget_recordings
 from dentbench.compute.malloc import hand_back_memory

@@ -16,9 +16,11 @@ from torch import nn
 
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
-from dentbench.attacks.probes import Probe, probe
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.views import SeededDefense
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
@@ -85,6 +87,7 @@ def _probe_of(context: RunContext, spec: EvalSpec) -> Probe:
         separable=spec.separable,
         steps=getattr(spec.defense, "steps", None),
         seed=seed,
+        iterations=iterations_of(spec),
     )
 
 

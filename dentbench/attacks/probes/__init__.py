@@ -1,0 +1,1 @@
+"""Checks that ask the defense itself, before it is attacked."""

@@ -1,0 +1,84 @@
+"""What every probe shares: what is examined, its points, and how two answers are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import random_start
+from dentbench.attacks.base import Classifier, ThreatModel, margins
+from dentbench.attacks.catalogue import OWN_NORMS
+
+IMAGES: Final = 16
+"""How many images are asked for gradients."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What is examined.
+
+    ``make()`` returns the defense as it was before any question, each time afresh if it can be
+    copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
+    ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable``: what the
+    spec declares; ``steps``: the adaptation steps of dent, None where there are none;
+    ``iterations``: those of the attack.
+    """
+
+    make: Callable[..., Classifier]
+    copies: bool
+    images: Tensor
+    labels: Tensor
+    threat: ThreatModel
+    separable: bool
+    steps: int | None
+    seed: int
+    iterations: int = 100
+
+    @property
+    def few(self) -> tuple[Tensor, Tensor]:
+        """The images and labels that are asked for gradients."""
+        return self.images[:IMAGES], self.labels[:IMAGES]
+
+    def random_points(self, clean: Tensor, number: int) -> Tensor:
+        """Return random points of the ball around clean images, the same for one number."""
+        if self.threat.norm not in OWN_NORMS:
+            return clean.flip(-1)
+        generator = torch.Generator().manual_seed(self.seed + number)
+        return random_start(clean, self.threat, generator)
+
+    @cached_property
+    def perturbed(self) -> Tensor:
+        """The images (B, C, H, W) attacked a little: one step up the margin from a random point."""
+        start = self.random_points(self.images, 0)
+        if self.threat.norm not in OWN_NORMS:
+            return start
+        slope = gradient_of(self.make(), start, self.labels)
+        slope = torch.zeros_like(start) if slope is None else torch.nan_to_num(slope)
+        if self.threat.norm == "Linf":
+            return self.threat.project(start + self.threat.eps * slope.sign(), self.images)
+        length = slope.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
+        return self.threat.project(start + self.threat.eps * slope / length, self.images)
+
+
+def gradient_of(forward: Classifier, x: Tensor, labels: Tensor) -> Tensor | None:
+    """Return the gradient (B, C, H, W) of the summed margins, or None where there is none."""
+    leaf = x.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        total = margins(forward(leaf), labels).sum()
+        if not total.requires_grad:
+            return None
+        gradient: Any
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    found: Tensor | None = gradient
+    return found
+
+
+def relative_change(ours: Tensor, theirs: Tensor) -> float:
+    """Return the largest difference of two answers as a share of the range of logits."""
+    span = float(theirs.max() - theirs.min())
+    return float((ours - theirs).abs().max()) / max(span, 1e-12)

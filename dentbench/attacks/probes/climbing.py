@@ -1,0 +1,94 @@
+"""Short ascents of the margin along the published gradient, for the checks that need some.
+
+For b = min(B, 16) images they cost at most (N + 48) b single-image calls, with N the iterations of
+the attack: two ascents of 20 and of N steps in the ball, one of 10 in half of it and one of 10 in
+the whole box, and 5 random points.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.apgd import apgd
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.losses import make_loss
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.protocols.search import through
+
+STEPS: Final = 20
+DRAWS: Final = 5
+"""The steps of the ascent, and the random points that it must beat."""
+
+SHORT: Final = 10
+"""The steps of the ascents with another eps."""
+
+
+@dataclass(frozen=True)
+class Climb:
+    """An ascent: ``best`` (steps + 1, b), the highest margin up to each step of each image."""
+
+    best: Tensor
+
+    @property
+    def steps(self) -> int:
+        """How many steps were made."""
+        return len(self.best) - 1
+
+    @property
+    def right(self) -> int:
+        """How many images are right at their best points."""
+        return int((self.best[-1] <= 0).sum())
+
+
+@dataclass(frozen=True)
+class Climbs:
+    """The ascents, and the margins (draws, b) at random points of the ball.
+
+    ``short``: 20 steps; ``full``: the attack's own, at least those; ``half``: with half of eps;
+    ``whole``: in a ball that holds the whole box.
+    """
+
+    chance: Tensor
+    short: Climb
+    full: Climb
+    half: Climb
+    whole: Climb
+
+
+def climb_all(what: Probe) -> Climbs:
+    """Make every ascent, each on a defense as it was before any question."""
+    x, _ = what.few
+    norm, eps = what.threat.norm, what.threat.eps
+    everything = 1.0 if norm == "Linf" else float(x[0].numel()) ** 0.5
+    return Climbs(
+        chance=_chance(what),
+        short=(short := _climb(what, what.threat, STEPS)),
+        full=short if what.iterations <= STEPS else _climb(what, what.threat, what.iterations),
+        half=_climb(what, ThreatModel(norm, eps / 2), SHORT),
+        whole=_climb(what, ThreatModel(norm, everything), SHORT),
+    )
+
+
+@torch.no_grad()
+def _chance(what: Probe) -> Tensor:
+    x, y = what.few
+    defense, loss = what.make(), make_loss("margin", y)
+    points = [what.random_points(x, number) for number in range(1, 1 + DRAWS)]
+    return torch.stack([loss(defense(one)) for one in points])
+
+
+def _climb(what: Probe, threat: ThreatModel, steps: int) -> Climb:
+    (x, y), highs = what.few, []
+    loss = make_loss("margin", y)
+
+    def witness(points: Tensor, logits: Tensor | None) -> None:
+        del points
+        assert logits is not None
+        highs.append(loss(logits))
+
+    apgd(through(what.make(), judges=True), loss, x, x, threat, steps, witness)
+    return Climb(torch.stack(highs).cummax(0).values)

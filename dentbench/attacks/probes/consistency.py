@@ -1,0 +1,154 @@
+"""Probes of whether an answer is a function of the image: asked again, in other company and modes.
+
+Each looks at natural images and at perturbed ones, for a defense may tell them apart. For a batch
+of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and the perturbed ones 2 B.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks import checks
+from dentbench.attacks.base import Classifier
+from dentbench.attacks.checks import SAME, Check
+from dentbench.attacks.probes.base import Probe, relative_change
+
+ALONE: Final = 8
+"""How many images are shown alone."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Points (B, C, H, W) and the logits (B, classes) of two questions about them; ``kind``."""
+
+    kind: str
+    points: Tensor
+    first: Tensor
+    second: Tensor
+
+    @property
+    def noise(self) -> float:
+        """How far the two answers are apart."""
+        return relative_change(self.second, self.first)
+
+
+@torch.no_grad()
+def ask_twice(what: Probe) -> tuple[Classifier, tuple[Answers, ...]]:
+    """Return a defense, and its answers to natural and to perturbed images."""
+    perturbed = what.perturbed
+    defense = what.make()
+    kinds = (("natural", what.images), ("perturbed", perturbed))
+    return defense, tuple(Answers(kind, x, defense(x), defense(x)) for kind, x in kinds)
+
+
+def repeatable(answers: Sequence[Answers]) -> Check:
+    """Compare two answers to the same batch."""
+    change, kind = _largest([(one.noise, one.kind) for one in answers])
+    sentence = (
+        "the same batch gets the same answer twice, natural and perturbed"
+        if change <= SAME
+        else f"the same batch gets two answers (logits of {kind} images differ by {change:.2g} of "
+        "their range): the defense is random or remembers what it was asked; run the protocol eot"
+    )
+    return Check(checks.REPEATABLE, change <= SAME, change, sentence)
+
+
+@torch.no_grad()
+def separable(what: Probe, defense: Classifier, answers: Sequence[Answers]) -> Check:
+    """Compare answers in the declared batch with those alone and in half a batch, reversed."""
+    half = torch.arange(len(what.images), device=what.images.device)[::2].flip(0)
+    found = []
+    try:
+        for one in answers:
+            alone = torch.cat([defense(image[None]) for image in one.points[:ALONE]])
+            found.append((relative_change(alone, one.first[:ALONE]), one.kind))
+            found.append((relative_change(defense(one.points[half]), one.first[half]), one.kind))
+    except (RuntimeError, ValueError) as error:
+        return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
+    change, kind = _largest(found)
+    if max(one.noise for one in answers) > SAME:
+        text = "random answers hide whether they depend on batch mates"
+        return Check(checks.SEPARABLE, None, change, text)
+    depends = change > SAME
+    sentence = "an image's answer does not depend on its batch mates"
+    if depends:
+        sentence = f"a {kind} image's answer depends on its batch mates (by {change:.2g} of the "
+        sentence += "range)"
+        if what.separable:
+            sentence += ", although the defense is declared separable: it was attacked wrongly"
+        else:
+            sentence += ", as declared"
+    return Check(checks.SEPARABLE, not (depends and what.separable), change, sentence)
+
+
+def modes(what: Probe, answers: Sequence[Answers]) -> Check:
+    """Compare answers where a gradient is wanted with those where none is."""
+    if not what.copies and max(one.noise for one in answers) > SAME:
+        text = "random answers hide whether they depend on gradients being wanted"
+        return Check(checks.MODES, None, None, text)
+    change, kind = _largest([(_mode_change(what, one.points), one.kind) for one in answers])
+    sentence = (
+        "answers are the same with and without gradients"
+        if change <= SAME
+        else f"answers to {kind} images depend on whether a gradient is wanted (by {change:.2g} of "
+        "the range): what is attacked is not what is judged; answer alike in both modes"
+    )
+    return Check(checks.MODES, change <= SAME, change, sentence)
+
+
+def _mode_change(what: Probe, points: Tensor) -> float:
+    leaf = points.detach().clone().requires_grad_()
+    with torch.enable_grad():
+        attacked = what.make()(leaf).detach()
+    with torch.no_grad():
+        return relative_change(attacked, what.make()(points))
+
+
+@torch.no_grad()
+def stateless(what: Probe) -> Check:
+    """Ask about nearby points before and after the clean images, each a defense as if new."""
+    if not what.copies:
+        return Check(checks.STATELESS, None, None, "the defense cannot be copied, so not checked")
+    x, _ = what.few
+    near = what.random_points(x, 0)
+    used = what.make()
+    used(x)
+    fresh = what.make(used)
+    change = relative_change(used(near), fresh(near))
+    sentence = (
+        "an answer does not depend on earlier questions"
+        if change <= SAME
+        else f"answers depend on what was asked before (by {change:.2g} of the range): an "
+        "attacked image is judged with what the defense kept of the clean one"
+    )
+    return Check(checks.STATELESS, change <= SAME, change, sentence)
+
+
+def logits(answers: Tensor) -> Check:
+    """Tell probabilities, in answers (B, classes), from logits."""
+    near_one = (answers.sum(1) - 1).abs() < 1e-3
+    share = float((near_one & (answers.amin(1) >= 0) & (answers.amax(1) <= 1)).double().mean())
+    sentence = (
+        "the outputs are not probabilities"
+        if share < 1
+        else "the outputs look like probabilities, not logits (each row is in [0, 1] and sums to "
+        "1): cross-entropy gradients vanish where they saturate; hand in the logits"
+    )
+    return Check(checks.LOGITS, share < 1, share, sentence)
+
+
+def in_range(images: Tensor) -> Check:
+    """Say whether images lie in [0, 1]."""
+    low, high = float(images.min()), float(images.max())
+    inside = low >= 0 and high <= 1
+    text = f"images lie in [{low:.3g}, {high:.3g}]" + ("" if inside else ", not in [0, 1]")
+    return Check(checks.IN_RANGE, inside, max(-low, high - 1, 0.0), text)
+
+
+def _largest(found: Sequence[tuple[float, str]]) -> tuple[float, str]:
+    return max(found, key=lambda one: one[0])

@@ -1,0 +1,96 @@
+"""Probes of the published gradient: is it there, is it true, is it exact, does it climb?
+
+For b = min(B, 16) images of a batch they cost 4 b single-image calls, one of the gradients exact
+where the defense has that; the ascent is in ``climbing.py``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dentbench.attacks import checks
+from dentbench.attacks.base import Classifier, margins
+from dentbench.attacks.checks import Check
+from dentbench.attacks.probes.base import Probe, gradient_of
+from dentbench.attacks.probes.climbing import DRAWS, STEPS, Climb
+
+COSINE: Final = 0.9
+"""The least mean cosine of the published with the exact gradient."""
+
+KEPT: Final = 0.5
+"""The least share of the rise that a gradient promises which a short step along it must bring."""
+
+
+def gradients(what: Probe) -> tuple[Check, ...]:
+    """Look at the published gradient of the margin, which does not saturate."""
+    defense: Any = what.make()
+    gradient = gradient_of(defense, *what.few)
+    flat = torch.zeros_like(what.few[0]).flatten(1) if gradient is None else gradient.flatten(1)
+    useless = ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
+    share = float(useless.double().mean())
+    sentence = (
+        "the published gradient is finite and not zero"
+        if not share
+        else f"the published gradient is zero or not finite for {100 * share:.0f}% of the images: "
+        "attacks that follow it do nothing there"
+    )
+    alive = Check(checks.GRADIENT, share == 0, share, sentence)
+    flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
+    return alive, _true_gradient(what, defense, flat), _exact_gradient(what, defense, flat)
+
+
+@torch.no_grad()
+def _true_gradient(what: Probe, defense: Classifier, flat: Tensor) -> Check:
+    """Take a short step along the gradient, both ways: does the margin rise as promised?"""
+    (x, y), length = what.few, flat.norm(dim=1)
+    if not bool((length > 0).any()):
+        return Check(checks.TRUE_GRADIENT, None, None, "there is no gradient to follow")
+    size = what.threat.eps * (flat.shape[1] ** 0.5 if what.threat.norm == "Linf" else 1) / 20
+    if not size:
+        return Check(checks.TRUE_GRADIENT, None, None, "eps is zero")
+    step = (size * flat / length.clamp_min(1e-12)[:, None]).view_as(x)
+    rise = (margins(defense(x + step), y) - margins(defense(x - step), y)).sum() / 2
+    kept = float(rise / (size * length.sum()))
+    passed = kept >= KEPT
+    sentence = (
+        f"a short step along the published gradient brings {100 * kept:.0f}% of the rise that it "
+        "promises" + ("" if passed else ": it is not the gradient of what is judged")
+    )
+    return Check(checks.TRUE_GRADIENT, passed, kept, sentence)
+
+
+def _exact_gradient(what: Probe, defense: Any, flat: Tensor) -> Check:
+    """Compare the published with the unrolled gradient, where the defense has that."""
+    if not (hasattr(defense, "unroll") and hasattr(defense, "predict")):
+        return Check(checks.EXACT_GRADIENT, None, None, "the defense offers no unrolled gradient")
+    last = {"last": what.steps} if what.steps else {}  # dent then needs the memory of one step
+    exact = gradient_of(lambda x: defense.predict(x, defense.unroll(x, **last)), *what.few)
+    other = torch.zeros_like(flat) if exact is None else exact.flatten(1)
+    other = torch.nan_to_num(other, nan=0.0, posinf=0.0, neginf=0.0)
+    cosine = float(F.cosine_similarity(flat, other, dim=1).mean())
+    passed = cosine >= COSINE
+    sentence = f"the published gradient has a mean cosine of {cosine:.2f} with the exact one" + (
+        "" if passed else ": it is stale; the protocol unrolled follows the exact one"
+    )
+    return Check(checks.EXACT_GRADIENT, passed, cosine, sentence)
+
+
+def ascent(climbed: Climb, chance: Tensor) -> Check:
+    """Compare :data:`STEPS` steps along the published gradient with the best of random points.
+
+    ``climbed``: the ascent; ``chance`` (draws, b): the margins at the random points.
+    """
+    best = float(chance.amax(0).mean())
+    after = {count: float(climbed.best[count].mean()) for count in (0, 5, STEPS)}
+    least = max(after[0], best)
+    passed = after[STEPS] > least + 1e-6 * max(abs(least), 1.0)
+    numbers = (
+        f"the mean margin is {after[0]:.3g} at the images, {best:.3g} at the best of {DRAWS} "
+        f"random points, {after[5]:.3g} after 5 and {after[STEPS]:.3g} after {STEPS} steps"
+    )
+    bad = "; following the gradient is no better than guessing"
+    return Check(checks.ASCENT, passed, after[STEPS] - least, numbers + ("" if passed else bad))
