@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 from collections.abc import Callable, Mapping
@@ -92,14 +93,19 @@ class Own:
         """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         return attackable(self._answer, x, self._path)
 
-    def find_path(self, images: Tensor) -> None:
-        """Find out, from a few images (B, C, H, W), whether its logits lead back to them."""
-        self._path = gradient_path(self._answer, images)
-        if self._composed:
-            adaptation = self._inner.adapt(images)
-            self._part = gradient_path(
-                lambda x: self._checked(x, self._inner.predict(x, adaptation)), images
-            )
+    def find_path(self, images: Tensor) -> tuple[Path, Path]:
+        """Return whether its logits, and those of ``predict`` alone, lead back to the images."""
+        whole = gradient_path(self._answer, images)
+        if not self._composed:
+            return whole, whole
+        adaptation = self._inner.adapt(images)
+        return whole, gradient_path(
+            lambda x: self._checked(x, self._inner.predict(x, adaptation)), images
+        )
+
+    def adopt_path(self, found: tuple[Path, Path]) -> None:
+        """Answer from here on as :meth:`find_path` says."""
+        self._path, self._part = found
 
     def _answer(self, x: Tensor) -> Tensor:
         if self._composed:
@@ -134,12 +140,18 @@ class Own:
 
 
 def _try(defense: Own, images: Tensor) -> None:
-    """Ask a defense about a few images, torch's random numbers kept, so that errors come early."""
+    """Ask a defense about a few images, torch's random numbers kept, so that errors come early.
+
+    A copy is asked where there can be one, so that a memory holds nothing of it.
+    """
     devices = [images.device] if images.is_cuda else []
+    asked = defense
+    with contextlib.suppress(Exception):  # what is raised depends on what it holds
+        asked = copy.deepcopy(defense)
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
-            defense(images)
-            defense.find_path(images)
+            asked(images)
+            defense.adopt_path(asked.find_path(images))
     except ModelError:
         raise
     except Exception as error:  # whatever a defense of one's own raises
