@@ -79,7 +79,7 @@ class ProtocolCard:
 NATURAL_VERSION: Final = 1
 """The number of what judges the natural images, raised as that of a protocol."""
 
-CHECKS_VERSION: Final = 1
+CHECKS_VERSION: Final = 2
 """The number of what checks a defense before it is attacked, raised as that of a protocol."""
 
 OWN_NORMS: Final = ("Linf", "L2")
