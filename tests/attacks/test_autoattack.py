@@ -114,8 +114,8 @@ def test_each_image_is_credited_to_the_part_that_breaks_it(version: str, norm: s
 CORNERS = torch.tensor([0.05, 0.35, 0.65, 0.95])
 """Value of each clean image's first pixel, by which a defense can tell which image it is shown."""
 
-SMALL = {"Linf": Fraction(1, 50), "L2": Fraction(1, 10), "L1": Fraction(1, 20)}
-"""Radii of at most a third of half the distance between corners: L1 starts at three times eps."""
+SMALL = {"Linf": Fraction(1, 50), "L2": Fraction(1, 10), "L1": Fraction(1, 24)}
+"""Radii of less than a third of half the distance between corners: L1 starts at three times eps."""
 
 
 class Witness(nn.Module):
