@@ -117,6 +117,29 @@ def paired_difference(
     return max(-1.0, center - half), min(1.0, center + half)
 
 
+def paired_means(
+    differences: Sequence[float], confidence: float = CONFIDENCE
+) -> tuple[float, float, float, float]:
+    """Return the mean of paired differences, its interval's ends and the two-sided p-value.
+
+    Each difference, of one image, is in [-1, 1]: of two shares of draws, where one of the two sides
+    answers by chance. A difference of 1 and one of -1 are added before the normal interval and test
+    of the mean are taken, which keeps them honest for few images or none that differ; for whole
+    differences the interval is that of :func:`paired_difference`. Raises ``ValueError`` for a
+    difference beyond 1. Source: Bonett and Price 2012, extended from counts to means.
+    """
+    if any(abs(one) > 1 for one in differences):
+        raise ValueError("a difference of two shares is beyond 1")
+    total = len(differences) + 2
+    center = math.fsum(differences) / total
+    square = (math.fsum(one * one for one in differences) + 2) / total
+    error = math.sqrt(max(square - center * center, 0.0) / total)
+    half = _quantile(confidence) * error
+    p_value = 2 * NormalDist().cdf(-abs(center) / error) if error else 1.0
+    mean = math.fsum(differences) / max(len(differences), 1)
+    return mean, max(-1.0, center - half), min(1.0, center + half), p_value
+
+
 def difference(
     before: tuple[int, int], after: tuple[int, int], confidence: float = CONFIDENCE
 ) -> tuple[float, float]:

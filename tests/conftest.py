@@ -29,3 +29,11 @@ def native_code(native_folder: Path) -> Iterator[None]:
         pytest.skip("this machine has no C compiler")
     yield
     c_library.build_in(None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _new_processes_know_pytest() -> None:
+    """Let no process that judges anew load pytest for a defense that is planted in a test."""
+    from dentbench.evaluation.fresh_process import SERVER
+
+    SERVER.preloaded = ("pytest", "hypothesis")

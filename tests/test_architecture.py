@@ -56,6 +56,7 @@ HOMES: Final = MappingProxyType(
         "robustbench": {"zoo.robustbench_shim"},
         "typer": {"cli"},
         "ray": {"evaluation.executor"},
+        "cloudpickle": {"evaluation.fresh_judgement"},
         "matplotlib": {"report.formats.figures"},
         "pandas": set(),
         "tabulate": {"report"},

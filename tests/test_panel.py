@@ -391,16 +391,17 @@ class Remembering(Planted):
             nearest = distance.argmin(1)
             known = distance.amin(1) < 1.2 * float(EPS)
             logits = torch.where(known[:, None], answers[nearest], logits)
-        if len(self.seen) < 2:
+        if len(self.seen) < 4:
             self.seen.append((x.detach().clone(), logits.detach().clone()))
         return logits
 
 
-def test_cached_answers_never_hold(tmp_path: Path) -> None:
-    static, defended, said, _ = evaluated(tmp_path, Remembering())
-    assert defended.robust_correct > static.robust_correct, "the cache knows the natural labels"
-    assert "stateless" in failures(defended)
-    assert said.kind == "undecided" and "stateless" in said.sentence, said
+def test_cached_answers_gain_nothing(tmp_path: Path) -> None:
+    """The cache knows the natural labels where the attack ran, and not in a new process."""
+    _, defended, said, _ = evaluated(tmp_path, Remembering())
+    assert {"stateless", "fresh-process"} <= failures(defended)
+    assert defended.robust_correct <= (defended.static_correct or 0)
+    assert said.kind != "holds", said
 
 
 # --- networks with batch normalization ------------------------------------------------------------

@@ -32,12 +32,13 @@ SAME_VERDICT: Final = "same-verdict"
 TRANSFER: Final = "transfer"
 OTHER_BATCHES: Final = "other-batches"
 NATURAL_ACCURACY: Final = "natural-accuracy"
+FRESH_PROCESS: Final = "fresh-process"
 PASSES: Final = "passes"
 
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
     *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, BLACK_BOX, TRANSFER),
-    *(SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, PASSES),
+    *(SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 
@@ -53,8 +54,11 @@ GRADIENT_FREE: Final = BLACK_BOX_PROTOCOLS | {"transfer", "batch-mates"}
 SAME: Final = 1e-3
 """Answers differ when a logit does by more than this share of the logits' range (tf32 passes)."""
 
-INDISPENSABLE: Final = (STATELESS,)
+INDISPENSABLE: Final = (STATELESS, FRESH_PROCESS)
 """The checks that must have been made: one that could not be made leaves a doubt."""
+
+OF_DEFENSES: Final = frozenset({FRESH_PROCESS})
+"""The checks that are made of defenses alone, not of the static model."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +99,15 @@ def from_json(text: str | None) -> dict[str, Check]:
     }
 
 
-def unsettled(text: str | None) -> tuple[Check, ...]:
-    """Return the checks that failed, and the indispensable ones that were not made."""
+def unsettled(text: str | None, *, static: bool = False) -> tuple[Check, ...]:
+    """Return the checks that failed, and the indispensable ones that were not made.
+
+    ``static``: whether they are those of a static model.
+    """
     known = from_json(text)
-    missing = (
-        Check(name, None, None, "it was not made") for name in INDISPENSABLE if name not in known
-    )
-    unmade = (one for one in known.values() if one.name in INDISPENSABLE and one.passed is None)
+    needed = [name for name in INDISPENSABLE if not (static and name in OF_DEFENSES)]
+    missing = (Check(name, None, None, "it was not made") for name in needed if name not in known)
+    unmade = (one for one in known.values() if one.name in needed and one.passed is None)
     return (*failed(text), *unmade, *missing)
 
 

@@ -25,11 +25,14 @@ def build(
     network: nn.Module,
     trial: Tensor,
     given: Mapping[DefenseSpec, Any] | None = None,
+    *,
+    tried: bool = True,
 ) -> Any:
     """Return the defense that a spec names: callable, with ``adapt`` and ``predict`` if it can.
 
     ``network`` maps images (B, C, H, W) to logits (B, classes). One of one's own gets a copy of
-    it, and is asked about ``trial``, a few images. ``given``: the objects that specs stand for.
+    it, and is asked about ``trial``, a few images, if it is to be ``tried``. ``given``: the
+    objects that specs stand for.
     Raises :class:`~dentbench.errors.DentBenchError` for one that cannot be made or does not
     answer with finite logits.
     """
@@ -47,7 +50,8 @@ def build(
     else:
         made = _copied(found, trial.device)
     defense = Own(spec.name, made, classes)
-    _try(defense, trial)
+    if tried:
+        _try(defense, trial)
     return defense
 
 

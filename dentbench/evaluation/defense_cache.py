@@ -26,7 +26,7 @@ class DefenseCache:
     ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
     ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
     whether dent's adaptations are recorded as CUDA graphs. ``adaptations``: where those made lately
-    are kept.
+    are kept. ``tried``: whether a defense of one's own is asked about a few images when it is made.
     """
 
     def __init__(
@@ -37,12 +37,14 @@ class DefenseCache:
         *,
         captured: bool,
         adaptations: AdaptationCache,
+        tried: bool = True,
     ) -> None:
         self.network = network
         self.images = images
         self.given = given
         self.captured = captured
         self.adaptations = adaptations
+        self.tried = tried
         self._made: dict[Any, Any] = {}
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
@@ -70,7 +72,8 @@ class DefenseCache:
             size = spec.batches.size if spec.separable else None
             return Dent(self.network, spec.defense, batch_size=size, recorded=self._recorded)
         device = next((p.device for p in self.network.parameters()), self.images.device)
-        made = build(spec.defense, self.network, self.images[:TRIAL].to(device), self.given)
+        trial = self.images[:TRIAL].to(device)
+        made = build(spec.defense, self.network, trial, self.given, tried=self.tried)
         if hasattr(made, "after") and spec.batches.batching != "declared":
             raise SpecError(
                 f"{spec.defense.name} goes on from batch to batch, so it needs declared batches, "

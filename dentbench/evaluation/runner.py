@@ -29,6 +29,14 @@ from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.example_images import keep_gallery
 from dentbench.evaluation.executor import Executor, make_executor
 from dentbench.evaluation.flag_checks import Stages
+from dentbench.evaluation.fresh_judgement import (
+    NOTE,
+    Judgement,
+    Pristine,
+    is_judged,
+    is_stale,
+    judgement,
+)
 from dentbench.evaluation.measurements import observations
 from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
@@ -78,6 +86,7 @@ class Evaluation:
         self.options = options
         self.progress = progress
         self.subject = subject
+        self.pristine = Pristine(subject.network, given)
         placement = options.placement
         device = placement.devices[0]
         with out_of_memory.raise_on_oom("the model", device):
@@ -145,9 +154,16 @@ class Evaluation:
             # What earlier runs of this key found counts too, whatever is asked for now.
             run = [name for name in PROTOCOLS if name in run or self._complete(spec, name)]
         stages = [NATURAL, *run]
-        outcomes = {stage: self.outcomes(spec, stage) for stage in stages}
+        outcomes: dict[str, Sequence[BatchOutcome]] = {
+            stage: self.outcomes(spec, stage) for stage in stages
+        }
+        again = None
+        if spec.defense is not None and attacked:
+            again = self._judged_again(spec, outcomes)
+            checks = (*checks, again.check(outcomes))
+        counted = outcomes if again is None else again.applied(outcomes)
         static = None if spec.defense is None else self.static_outcomes(spec, stages)
-        summary = summarize(outcomes, static, separable=spec.separable)
+        summary = summarize(counted, static, separable=spec.separable)
         record = Record(
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
@@ -162,9 +178,22 @@ class Evaluation:
             **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
         )
-        self._keep_for_reports(spec, outcomes)
+        self._keep_for_reports(spec, counted)
         results_csv.append(self.options.results, record)
         return record
+
+    def _judged_again(
+        self, spec: EvalSpec, outcomes: dict[str, Sequence[BatchOutcome]]
+    ) -> Judgement:
+        """Return what a defense that nobody asked anything says of the final points."""
+        draws = 1
+        folder = self._folder(spec)
+        for stage, batches in outcomes.items():
+            if is_stale(folder, stage, batches, draws):  # files were lost or taken away since
+                folder.drop_note(f"{stage}/{NOTE}")
+                outcomes[stage] = self.outcomes(spec, stage)
+        keep = self.options.save_adversarial
+        return judgement(self.context, self.pristine, spec, outcomes, draws=draws, keep_points=keep)
 
     def static_outcomes(
         self, spec: EvalSpec, stages: Sequence[str]
@@ -267,8 +296,11 @@ class Evaluation:
         return found if present else None
 
     def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
-        kept = self.options.save_adversarial and stage != NATURAL
-        return kept or cascade.keeps_points(spec, stage)
+        if stage == NATURAL:
+            return False
+        if self.options.save_adversarial or cascade.keeps_points(spec, stage):
+            return True
+        return spec.defense is not None and not is_judged(self._folder(spec), stage)
 
     def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
         """Carry out one stage on some batches; yield the outcomes once they are written down."""

@@ -30,7 +30,7 @@ from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.evaluation import cascade, out_of_memory
 from dentbench.evaluation.defense_cache import DefenseCache
 from dentbench.evaluation.memory_footprint import HEAVY, needed
-from dentbench.records.checkpoint import Points
+from dentbench.records.checkpoint import Points, sha256_of
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DataSpec, DefenseSpec, EvalSpec, derive_seed
 
@@ -80,7 +80,7 @@ class Worker:
     """A model and images on one device, and the defenses around the model.
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
-    from Python stand for.
+    from Python stand for. ``tried``: whether a defense of one's own is tried when it is made.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
     """
@@ -91,6 +91,8 @@ class Worker:
         device: str,
         engine: Engine,
         given: Mapping[DefenseSpec, Any] | None = None,
+        *,
+        tried: bool = True,
     ) -> None:
         self.blueprint = subject, engine, given
         self.subject = subject
@@ -106,7 +108,12 @@ class Worker:
         self.adaptations = AdaptationCache()
         self.defense_cache, self._low = (
             DefenseCache(
-                one, subject.images, given, captured=engine.captured, adaptations=self.adaptations
+                one,
+                subject.images,
+                given,
+                captured=engine.captured,
+                adaptations=self.adaptations,
+                tried=tried,
             )
             for one in (self.network, low)
         )
@@ -243,6 +250,7 @@ class Worker:
             judged=tuple(judged.tolist()),
             changed=changed,
             static_correct=static_correct,
+            points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
             details=result.details,
             versions=cascade.versions(spec, task.stage),
         )

@@ -6,6 +6,7 @@ outcome of a batch and, where they are kept, its final points. A file is either 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import logging
@@ -29,6 +30,11 @@ Points = NDArray[np.float32]
 """Final points of a batch (B, C, H, W), in [0, 1]."""
 
 _log = logging.getLogger(__name__)
+
+
+def sha256_of(points: Points) -> str:
+    """Return the SHA-256, in hexadecimal, of final points, whatever their layout in memory."""
+    return hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
 
 
 def run_path(results: Path, key: str) -> Path:
@@ -145,6 +151,11 @@ class RunFolder:
             path.replace(path.with_suffix(".superseded"))
         write_atomic(path, buffer.getvalue())
 
+    def drop_points(self, outcome: BatchOutcome) -> None:
+        """Keep a stored outcome without its points."""
+        if self.load(outcome.stage, outcome.index, with_points=True) is not None:
+            self.save(outcome, None)
+
     def has(self, name: str) -> bool:
         """Return whether a file of this name is in the folder."""
         return (self.path / name).exists()
@@ -159,6 +170,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             _set_aside(path, error)
             return None
+
+    def drop_note(self, name: str) -> None:
+        """Forget what :meth:`save_note` wrote under a name."""
+        (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def save_note(self, name: str, value: object) -> None:
         """Write plain values as JSON beside the outcomes, in one atomic step.

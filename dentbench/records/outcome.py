@@ -46,8 +46,9 @@ class BatchOutcome:
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
     many images a lower precision, where the attack computed in one, judges otherwise.
     ``static_correct[i]``: whether the static model is right at the final points that a protocol
-    found on a defense. ``details``: further numbers of the protocol. ``versions``: the number of
-    the code of this stage, and of what it goes on from, by name.
+    found on a defense, ``points_sha256`` their SHA-256. ``details``: further numbers of the
+    protocol. ``versions``: the number of the code of this stage, and of what it goes on from, by
+    name.
     """
 
     stage: str
@@ -61,6 +62,7 @@ class BatchOutcome:
     judged: tuple[bool, ...] = ()
     changed: int | None = None
     static_correct: tuple[bool, ...] = ()
+    points_sha256: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
 

@@ -85,6 +85,7 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
 _REMEDIES: Final = {
     soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
     soundness.STATELESS: "evaluate it with no memory of earlier questions",
+    soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",
     soundness.IN_RANGE: "scale the images to [0, 1]",
@@ -124,7 +125,7 @@ def _baseline(record: Record) -> Iterator[Doubt]:
     if record.static_checks is None:
         yield Doubt("the record says nothing of the static model's checks", "run it again")
         return
-    for check in unsettled(record.static_checks):
+    for check in unsettled(record.static_checks, static=True):
         yield _of_check(check, static=True)
 
 

@@ -1,0 +1,199 @@
+"""Final points judged again by a defense that nobody has asked anything: its first answers count.
+
+Every stage, and every draw of a random defense, has a process of its own with an instance of its
+own, made of what the defense was before this run asked it anything. It is shown the points as they
+are stored, in the declared batches, the last batch first. An image that is right only where the
+attack ran is not right: a defense that remembers, counts its calls or knows its attacker answers
+otherwise there.
+"""
+
+from __future__ import annotations
+
+import pickle
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dentbench.attacks.base import margins, require_finite
+from dentbench.attacks.views import SeededDefense
+from dentbench.compute.backend import Engine
+from dentbench.compute.torch_compile import plainly
+from dentbench.errors import WorkerError
+from dentbench.evaluation.fresh_process import SERVER, forked
+from dentbench.evaluation.worker import Subject, Worker
+from dentbench.records.checkpoint import Points, RunFolder, sha256_of
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import EvalSpec, derive_seed
+
+CLOSE: Final = 1e-3
+"""An answer is close when its margin is less than this share of the logits' range.
+
+The last bits of a computation decide it, and no memory."""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What a new instance in a new process said of one batch of final points.
+
+    ``sha256``: of the points. ``right`` (draws x B flags): draw by draw. ``close`` (B flags):
+    answers of the first draw that rounding may change. ``spread``: how much the logits of an image
+    differ between draws at most, as a share of their range.
+    """
+
+    sha256: str
+    right: tuple[tuple[bool, ...], ...]
+    close: tuple[bool, ...]
+    spread: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is to be judged anew: the points of stages of one spec, ``draws`` times.
+
+    ``pristine``: the network and the defenses, as a command keeps them. ``at_a_time``: how
+    many images there is memory for.
+    """
+
+    pristine: bytes
+    images: Tensor
+    labels: Tensor
+    engine: Engine
+    device: str
+    threads: int
+    results: Path
+    spec: EvalSpec
+    stages: tuple[str, ...]
+    draws: int
+    at_a_time: int | None
+
+    def ask(self) -> dict[str, list[Judged]]:
+        """Return what new processes say of every stage, by batch.
+
+        Raises :class:`~dentbench.errors.WorkerError` where they cannot say it.
+        """
+        data = pickle.dumps(self)
+        try:
+            return SERVER.call(judge_anew, data)
+        except (OSError, ValueError) as error:
+            raise WorkerError(first_line(error)) from error
+
+
+def judge_anew(data: bytes) -> dict[str, list[Judged]]:
+    """Carry out a :class:`Request` in this process, which is new."""
+    request: Request = pickle.loads(data)
+    network, given = pickle.loads(request.pristine)
+    return judged(request, network, given, isolated=request.device == "cpu")
+
+
+def judged(
+    request: Request, network: nn.Module, given: Any, *, isolated: bool
+) -> dict[str, list[Judged]]:
+    """Return the answers of a defense made of a network that was asked nothing, by stage.
+
+    ``isolated``: every stage and draw has a fork of this process, which must have run nothing in
+    parallel before; else they share an instance.
+    """
+    subject = Subject(network=network, images=request.images, labels=request.labels)
+    if isolated:
+        torch.set_num_threads(1)  # a process with threads cannot be forked
+    with plainly():
+        worker = Worker(subject, request.device, request.engine, given, tried=False)
+        worker.micro_batcher.learn(request.spec, request.at_a_time)
+        worker.classifier(request.spec)  # made once, in what every fork starts from
+        answers: dict[tuple[str, int], list[_Answer]] = {}
+        for draw in range(request.draws):
+            for stage in reversed(request.stages):
+                answers[stage, draw] = _asked(worker, request, stage, draw, isolated=isolated)
+    return {
+        stage: [
+            _combined(batches)
+            for batches in zip(
+                *(answers[stage, draw] for draw in range(request.draws)), strict=True
+            )
+        ]
+        for stage in request.stages
+    }
+
+
+@dataclass(frozen=True)
+class _Answer:
+    sha256: str
+    right: tuple[bool, ...]
+    close: tuple[bool, ...]
+    logits: Any
+
+
+def _asked(
+    worker: Worker, request: Request, stage: str, draw: int, *, isolated: bool
+) -> list[_Answer]:
+    if not isolated:
+        return _answers(worker, request, stage, draw)
+
+    def work() -> list[_Answer]:
+        torch.set_num_threads(request.threads)
+        return _answers(worker, request, stage, draw)
+
+    good, answer = forked(work)
+    if not good:
+        raise WorkerError(str(answer))
+    assert isinstance(answer, list)
+    return answer
+
+
+def _answers(worker: Worker, request: Request, stage: str, draw: int) -> list[_Answer]:
+    """Ask about every batch of a stage, the last one first; return the answers in order."""
+    spec = request.spec
+    seed = derive_seed(spec.seed, "defense", "fresh", draw, stage)
+    random.seed(seed)  # a defense may draw from any of them
+    np.random.seed(seed)
+    units = spec.batches.ranges(spec.data.count)
+    folder = RunFolder(request.results, spec)
+    found = []
+    for unit, rows in reversed([*enumerate(units)]):
+        labels = request.labels[rows.start : rows.stop]
+        if stage == NATURAL:
+            points: Points = request.images[rows.start : rows.stop].numpy()
+        else:
+            points = folder.load_points(stage, unit)
+        found.append(_answer(worker, spec, unit, points, labels, derive_seed(seed, unit)))
+    return found[::-1]
+
+
+@torch.no_grad()
+def _answer(
+    worker: Worker, spec: EvalSpec, unit: int, points: Points, labels: Tensor, seed: int
+) -> _Answer:
+    x, y = torch.from_numpy(points).to(worker.device), labels.to(worker.device)
+
+    defense = SeededDefense(worker.classifier(spec, unit), seed, worker.device)
+    parts = [defense(part) for part in x.split(spec.batches.size)]
+    logits = require_finite(torch.cat(parts), "the defense")
+    span = float(logits.amax() - logits.amin())
+    return _Answer(
+        sha256=sha256_of(points),
+        right=tuple((logits.argmax(1) == y).tolist()),
+        close=tuple((margins(logits, y).abs() < CLOSE * span).tolist()),
+        logits=logits.float().cpu().numpy(),
+    )
+
+
+def _combined(draws: Sequence[_Answer]) -> Judged:
+    logits = np.stack([one.logits for one in draws])
+    span = float(logits.max() - logits.min())
+    spread = float((logits.max(0) - logits.min(0)).max()) / span if span else 0.0
+    return Judged(
+        sha256=draws[0].sha256,
+        right=tuple(one.right for one in draws),
+        close=draws[0].close,
+        spread=spread,
+    )
+
+
+def first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

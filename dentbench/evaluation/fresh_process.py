@@ -1,0 +1,121 @@
+"""New processes that have the libraries loaded and nothing run: one server forks them.
+
+The server is a Python of its own, not a copy of the command: what the command has run, asked or
+remembered is not there, and its main module is not run again. It ends with the command.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import Connection
+from typing import Final, TypeVar
+
+from dentbench.errors import WorkerError
+
+Answer = TypeVar("Answer")
+
+_CODE: Final = (
+    "import sys; sys.path[:] = {path!r}; from dentbench.evaluation import fresh_process; "
+    "fresh_process.serve({handle}, {preloaded!r})"
+)
+
+_LOADED: Final = ("dentbench.evaluation.fresh_judge", "dentbench.defenses.user_defined")
+"""What a fork need not load."""
+
+
+class Server:
+    """Starts when :meth:`start` is called, or at the first call; used by one thread at a time.
+
+    ``preloaded``: names of modules that it loads beside its own.
+    """
+
+    def __init__(self, preloaded: Sequence[str] = ()) -> None:
+        self.preloaded = tuple(preloaded)
+        self._connection: Connection | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> Connection:
+        """Start the server if there is none, without waiting for it."""
+        if self._process is not None and self._process.poll() is not None:
+            self._connection = self._process = None
+        if self._connection is None:
+            ours, theirs = socket.socketpair()
+            handle = theirs.fileno()
+            code = _CODE.format(path=sys.path, handle=handle, preloaded=self.preloaded)
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], pass_fds=[handle], stdin=subprocess.DEVNULL
+            )
+            theirs.close()
+            self._connection = Connection(ours.detach())
+        return self._connection
+
+    def call(self, function: Callable[[bytes], Answer], argument: bytes) -> Answer:
+        """Return what a function of a module answers in a new process.
+
+        Raises :class:`~dentbench.errors.WorkerError` with the reason where it fails there.
+        """
+        connection = self.start()
+        try:
+            connection.send_bytes(pickle.dumps(function))
+            connection.send_bytes(argument)
+            good, answer = pickle.loads(connection.recv_bytes())
+        except (EOFError, OSError) as error:
+            self._connection = self._process = None
+            raise WorkerError(f"the process that starts others has ended ({error})") from None
+        if not good:
+            raise WorkerError(str(answer))
+        result: Answer = answer
+        return result
+
+
+SERVER: Final = Server()
+"""The one server of this process."""
+
+
+def serve(handle: int, preloaded: Sequence[str] = ()) -> None:
+    """Carry out calls, each in a fork, until the other end of the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this one
+    for name in (*_LOADED, *preloaded):
+        importlib.import_module(name)
+    connection = Connection(handle)
+    while True:
+        try:
+            function = connection.recv_bytes()
+            argument = connection.recv_bytes()
+        except (EOFError, OSError):
+            return
+        good, answer = forked(lambda f=function, a=argument: pickle.loads(f)(a))  # type: ignore[misc]
+        connection.send_bytes(pickle.dumps((good, answer)))
+
+
+def forked(work: Callable[[], object]) -> tuple[bool, object]:
+    """Return whether ``work`` succeeded in a fork of this process, and its answer or the reason."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        os.close(reading)
+        try:
+            data = pickle.dumps((True, work()))
+        except BaseException as error:  # whatever it is, the other side is told
+            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            data = pickle.dumps((False, text))
+        try:
+            with os.fdopen(writing, "wb") as file:
+                file.write(data)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        data = file.read()
+    _, status = os.waitpid(child, 0)
+    if not data:
+        return False, f"the process ended with status {os.waitstatus_to_exitcode(status)}"
+    good, answer = pickle.loads(data)
+    return good, answer
