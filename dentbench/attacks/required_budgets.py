@@ -35,7 +35,13 @@ _RAND: Final[Budget] = {
     "apgd-dlr iterations": 100,
     "apgd-dlr draws": 20,
 }
-_ROUNDS: Final[Budget] = {"rounds": 3, "ascents": 4, "iterations": 50, "targets": 3}
+_ROUNDS: Final[Budget] = {
+    "rounds": 3,
+    "ascents": 4,
+    "untargeted ascents": 1,
+    "iterations": 50,
+    "targets": 3,
+}
 
 REQUIRED: Final[dict[str, Budget]] = {
     "published": _STANDARD,
@@ -73,6 +79,7 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
     ascents = ascents_of(spec, stage, _MANY)
     found: dict[str, float] = {
         "ascents": len(ascents),
+        "untargeted ascents": sum(one.rank is None for one in ascents),
         "iterations": min((one.iterations for one in ascents), default=0),
         "targets": len({one.rank for one in ascents} - {None}),
     }
