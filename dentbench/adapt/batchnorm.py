@@ -6,11 +6,12 @@ active in the current context; with none active they compute exactly what they a
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,11 @@ AffinePairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]
 """Scale and shift of each adapted layer, each (C,) for the batch or (B, C) for the images."""
 
 
-class _Active(NamedTuple):
-    pairs: AffinePairs
+@dataclass(frozen=True, eq=False)
+class _Active:
+    """What is active: ``pairs`` is None where the layers are to use their own scales and shifts."""
+
+    pairs: AffinePairs | None
     folded: bool
 
 
@@ -33,16 +37,44 @@ class _Active(NamedTuple):
 _active: ContextVar[_Active | None] = ContextVar("active affine parameters", default=None)
 
 
+@dataclass(eq=False)
+class Calls:
+    """The calls of one converted network that are being answered, for threads that it starts.
+
+    A thread of its own has no context of its caller, so its layers look here.
+    """
+
+    running: list[_Active] = field(default_factory=list)
+
+    def only(self) -> _Active | None:
+        """Return what is active in the one call that is being answered, None where there is none.
+
+        Raises :class:`~dentbench.errors.ModelError` where there are several.
+        """
+        running = tuple(self.running)
+        if len(running) > 1:
+            raise ModelError(
+                "the network starts threads of its own, and several calls of it overlap; which "
+                "of them a thread belongs to cannot be told, so let dent adapt to one batch at a "
+                "time"
+            )
+        return running[0] if running else None
+
+
 @contextmanager
-def active(pairs: AffinePairs, *, folded: bool = False) -> Iterator[None]:
+def active(pairs: AffinePairs | None, calls: Calls, *, folded: bool = False) -> Iterator[None]:
     """Let the converted layers use ``pairs`` inside the ``with`` block, in this context only.
 
+    ``pairs``: None for those that the layers have. ``calls``: of the network that is called.
     ``folded``: they are (B, C, 1, 1), and the running statistics are in them already.
     """
-    token = _active.set(_Active(pairs, folded))
+    current = _Active(pairs, folded)
+    token = _active.set(current)
+    calls.running.append(current)
     try:
         yield
     finally:
+        calls.running.remove(current)
         _active.reset(token)
 
 
@@ -79,28 +111,39 @@ class _Folded(torch.autograd.Function):
         return torch.cat([of_scale, of_shift], 1), None, None
 
 
+_ORIGINAL: Final = nn.modules.batchnorm._BatchNorm.forward
+"""What normalizes in every layer without a forward of its own, unless it was patched."""
+
+
 class AdaptiveForward:
     """The forward of a converted layer; ``index`` is its place in the active pairs.
 
-    ``batch_share`` in [0, 1]: how much of the mean and the variance is the batch's own.
+    ``batch_share`` in [0, 1]: how much of the mean and the variance is the batch's own. ``calls``:
+    of the network that the layer is in. A forward of the layer's own, on the instance or in its
+    class, is called, and only the normalization inside it is replaced.
     """
 
-    def __init__(self, name: str, layer: nn.BatchNorm2d, index: int, batch_share: float) -> None:
+    def __init__(
+        self, name: str, layer: nn.BatchNorm2d, index: int, batch_share: float, calls: Calls
+    ) -> None:
         self.name = name
         self.layer = layer
         self.index = index
         self.batch_share = batch_share
-        self.plain = type(layer).forward is nn.BatchNorm2d.forward
+        self.calls = calls
+        self.own: Callable[..., Tensor] | None = layer.__dict__.get("forward")
+        self.plain = self.own is None and type(layer).forward is _ORIGINAL
 
-    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         prefix_cache.passed()
-        if _active.get() is None:
-            return type(self.layer).forward(self.layer, x, *args, **kwargs)
+        current = self._current()
+        if current is None:
+            return self._undisturbed(*args, **kwargs)
         if self.plain:
-            return self.normalize(x)
-        # A subclass may do more than normalize: let it, and replace only its normalization.
+            return self.normalize(*args, **kwargs)
+        # One of its own may do more than normalize: let it, and replace only its normalization.
         with _ReplaceBatchNorm(self) as mode:
-            output = type(self.layer).forward(self.layer, x, *args, **kwargs)
+            output = self._undisturbed(*args, **kwargs)
         if not mode.replaced:
             kind = type(self.layer).__name__
             raise ModelError(
@@ -108,20 +151,35 @@ class AdaptiveForward:
             )
         return output
 
+    def _undisturbed(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the layer answers without dent."""
+        if self.own is not None:
+            return self.own(*args, **kwargs)
+        output: Tensor = type(self.layer).forward(self.layer, *args, **kwargs)
+        return output
+
+    def _current(self) -> _Active | None:
+        """Return what is active, None where the layer is to use its own scale and shift."""
+        current = _active.get()
+        if current is None:
+            current = self.calls.only()
+        return None if current is None or current.pairs is None else current
+
     def rectified(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Return ReLU(this layer's answer to ``x`` + ``other``), all (B, C, H, W)."""
-        current = _active.get()
+        current = self._current()
         fits = other is None or (other.shape == x.shape and other.dtype == x.dtype)
         if self.plain and fits and current is not None and current.folded:
             prefix_cache.passed()
+            assert current.pairs is not None
             return scaled(x, *current.pairs[self.index], other, rectified=True)
         y = self(x)
         return torch.relu(y if other is None else y + other)
 
-    def normalize(self, x: Tensor) -> Tensor:
-        """Return ``x`` (B, C, H, W) normalized, scaled and shifted by the active pair."""
-        current = _active.get()
-        assert current is not None
+    def normalize(self, input: Tensor) -> Tensor:
+        """Return ``input`` (B, C, H, W) normalized, scaled and shifted by the active pair."""
+        x, current = input, self._current()  # the name is that of BatchNorm2d's own argument
+        assert current is not None and current.pairs is not None
         scale, shift = current.pairs[self.index]
         layer = self.layer
         if current.folded:
@@ -176,12 +234,15 @@ class _ReplaceBatchNorm(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def convert(network: nn.Module, batch_share: float) -> list[tuple[str, nn.BatchNorm2d]]:
+def convert(
+    network: nn.Module, batch_share: float, calls: Calls
+) -> list[tuple[str, nn.BatchNorm2d]]:
     """Teach the BatchNorm2d layers of ``network`` to use active pairs; return them by name.
 
-    ``network`` is changed: hand in a copy. Layers without affine parameters keep none to adapt.
-    Raises :class:`~dentbench.errors.ModelError` when there is no layer to adapt, when one was
-    converted before, or when one lacks the running statistics that a ``batch_share`` below 1 needs.
+    ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
+    parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
+    layer to adapt, when one was converted before, or when one lacks the running statistics that a
+    ``batch_share`` below 1 needs.
     """
     layers = [
         (name or type(module).__name__, module)
@@ -201,7 +262,7 @@ def convert(network: nn.Module, batch_share: float) -> list[tuple[str, nn.BatchN
                 f"layer {name} keeps no running statistics; use statistics='batch' for this model"
             )
         # On the instance, so that the layer keeps its type, attributes and hooks.
-        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, batch_share)
+        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, batch_share, calls)
     return layers
 
 

@@ -81,7 +81,8 @@ class Dent(nn.Module):
         except Exception as error:
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
-        layers = batchnorm.convert(self.network, self.spec.batch_share)
+        self.calls = batchnorm.Calls()
+        layers = batchnorm.convert(self.network, self.spec.batch_share, self.calls)
         prefix_cache.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
         self._sizes = [layer.num_features for _, layer in layers]
@@ -307,9 +308,9 @@ class Dent(nn.Module):
 
     def _active(self, flat: Tensor | None) -> AbstractContextManager[None]:
         if flat is None:
-            return nullcontext()
+            return batchnorm.active(None, self.calls)
         folded = self._running is not None and flat.ndim > 1
-        return batchnorm.active(self._pairs(flat, folded=folded), folded=folded)
+        return batchnorm.active(self._pairs(flat, folded=folded), self.calls, folded=folded)
 
 
 def _require_finite(losses: Tensor) -> None:

@@ -58,9 +58,11 @@ class RememberingForward:
     def __init__(self, layer: nn.Conv2d) -> None:
         self.layer = layer
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, input: Tensor) -> Tensor:
+        x = input  # the name is that of Conv2d's own argument
         memory = None if torch.compiler.is_compiling() else _memory.get()
-        if memory is None or not memory.before:
+        # What depends on an adapted layer, run in a thread perhaps, has a graph of its own.
+        if memory is None or not memory.before or x.requires_grad:
             return self._convolve(x)
         shown, output = memory.known.get(id(self.layer), (None, None))
         if shown is None or output is None or not _same(shown, x):

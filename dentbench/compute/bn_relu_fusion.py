@@ -98,10 +98,21 @@ def _normalizations(module: nn.Module) -> Iterator[nn.Module]:
     return (one for one in module.modules() if isinstance(one, nn.BatchNorm2d))
 
 
+_MODES: Final = (torch.enable_grad, torch.no_grad, torch.inference_mode)
+"""In which a network is called: it may ask which of them it is, and do something else."""
+
+
 def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
     """Return what the network does with all joined that can be, and how many steps that are."""
     before = _standing(network)
-    graph = _Tracer().trace(network)
+    graphs = []
+    for mode in _MODES:
+        with mode():
+            graphs.append(_Tracer().trace(network))
+    graph = graphs[0]
+    # A branch on what a call finds around it would be taken for ever as it was here.
+    if len({one.python_code("self").src for one in graphs}) > 1:
+        return graph, 0
     # A number drawn or counted would be the same for ever, and so would what it decided.
     if _standing(network) != before:
         return graph, 0
@@ -207,9 +218,21 @@ def _has_hooks(layer: nn.Module) -> bool:
     )
 
 
+def _without_graph(network: nn.Module, images: Tensor) -> list[Tensor]:
+    """Return the logits of images where no gradient is asked for, in each way of not asking."""
+    found = []
+    for mode in _MODES[1:]:
+        with mode():
+            found.append(network(images).clone())
+    return found
+
+
 def _is_same(joined: nn.Module, network: nn.Module, images: Tensor) -> bool:
     """Tell whether two calls of each answer the same: what is remembered goes on too."""
     drawn = _randomness()
-    found = [[part for _ in range(2) for part in answers(one, images)] for one in (network, joined)]
+    found = [
+        [*answers(one, images), *answers(one, images), *_without_graph(one, images)]
+        for one in (network, joined)
+    ]
     same = all(torch.equal(one, other) for one, other in zip(*found, strict=True))
     return same and _randomness() == drawn

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
-from dentbench.defenses.catalogue import DEFENSES
+from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.user_defined import load_factory
 from dentbench.errors import ModelError
 from dentbench.spec.defense import DefenseSpec
+from dentbench.spec.dent import DentSpec
 
 _PARTS = ("adapt", "unroll", "preprocess")
 
@@ -53,6 +54,13 @@ def build(
     if tried:
         _try(defense, trial)
     return defense
+
+
+def dent_of(spec: DentSpec | DefenseSpec | None) -> DentSpec | None:
+    """Return dent's settings where a defense is dent or made of its layers, else None."""
+    if not isinstance(spec, DefenseSpec):
+        return spec
+    return DentSpec(mode="batch") if needs_batchnorm(spec) else None
 
 
 def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:

@@ -98,6 +98,7 @@ class Evaluation:
                 default_cache(),
             )
         self.worker = Worker(subject, device, engine, given)
+        self._compared: set[Any] = set()
         self._wanted: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
         if placement.workers != AUTO:
             _ = self.executor  # what is wrong with it is told before hours are spent
@@ -134,9 +135,17 @@ class Evaluation:
                 raise DataError(f"{spec.data.count} images are asked for, but {found} are there")
             with out_of_memory.raise_on_oom(f"the defense {spec.label}", self.worker.device):
                 self.classifier(spec)  # what it refuses is told before hours are spent
+                self._require_same_network(spec)
             if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]
+
+    def _require_same_network(self, spec: EvalSpec) -> None:
+        """Compare what a spec computes with the network handed in, once for each defense."""
+        key = (spec.defense, spec.batches)
+        if key not in self._compared:
+            self.worker.require_same_network(spec)
+            self._compared.add(key)
 
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
         attacked = not spec.attack.is_none

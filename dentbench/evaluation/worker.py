@@ -26,8 +26,9 @@ from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from dentbench.compute.torch_compile import plainly
+from dentbench.defenses.build import dent_of
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
-from dentbench.evaluation import cascade, out_of_memory
+from dentbench.evaluation import cascade, equivalence, out_of_memory
 from dentbench.evaluation.defense_cache import DefenseCache
 from dentbench.evaluation.memory_footprint import HEAVY, needed
 from dentbench.records.checkpoint import Points, sha256_of
@@ -130,6 +131,20 @@ class Worker:
         """Return a classifier of a spec, in parts where there is no room for all of a batch."""
         size = self.micro_batcher.size(spec)
         return classify if size is None else Chunked(classify, size, self.counter)
+
+    def require_same_network(self, spec: EvalSpec) -> None:
+        """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.
+
+        What is computed is compared with it, and dent's layers where there are some.
+        """
+        network, prepared = self.subject.network, self.network.network
+        size = spec.batches.size if spec.batches.batching == "declared" else equivalence.FEW
+        images = self.subject.images[:size].to(self.device)
+        dent = dent_of(spec.defense)
+        if dent is None:
+            equivalence.require_same_network(network, prepared, images)
+        else:
+            equivalence.require_same_in_dent(network, prepared, images, dent)
 
     def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
         """Return what ``work`` does with the spec's classifiers, in parts if memory runs out.
