@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import torch
@@ -93,6 +93,7 @@ def require_same_in_dent(
 def _difference_in_dent(trial: _Trial, prepared: nn.Module, spec: DentSpec) -> str:
     """Return in words how dent is another network, or ""."""
     running = all(layer.running_mean is not None for layer in _layers(trial.network))
+    own = trial if running else replace(trial, network=_without_statistics(trial.network))
     steps, statistics = min(max(spec.steps, 1), 2), "running" if running else "batch"
     still = DentSpec(
         mode=spec.mode,
@@ -107,17 +108,26 @@ def _difference_in_dent(trial: _Trial, prepared: nn.Module, spec: DentSpec) -> s
         size = len(trial.images) if spec.separable else None
         return Dent(copy.deepcopy(prepared), spec, batch_size=size)
 
-    different = trial.difference(lambda: dent(DentSpec(mode=spec.mode, steps=0)))
-    if different:
-        return f"with no step {different}"
-    different = _difference_moved(trial, dent(still))
+    if running:  # else its layers have none to begin with
+        different = trial.difference(lambda: dent(DentSpec(mode=spec.mode, steps=0)))
+        if different:
+            return f"with no step {different}"
+    different = _difference_moved(own, dent(still))
     if different:
         return different
     if trial.pure:
-        different = trial.difference(lambda: _adapted(dent(still), trial.images))
+        different = own.difference(lambda: _adapted(dent(still), trial.images))
         if different:
             return f"with a learning rate of {STILL:g} {different}"
     return ""
+
+
+def _without_statistics(network: nn.Module) -> nn.Module:
+    """Return the network with the statistics of the batch in all layers, for want of others."""
+    network = copy.deepcopy(network)
+    for layer in _layers(network):
+        layer.running_mean = layer.running_var = None
+    return network
 
 
 def _adapted(dent: Dent, images: Tensor) -> Classifier:

@@ -141,6 +141,8 @@ class Worker:
         size = spec.batches.size if spec.batches.batching == "declared" else equivalence.FEW
         images = self.subject.images[:size].to(self.device)
         dent = dent_of(spec.defense)
+        if self.network.path == "broken":
+            return  # it has no gradient to be compared, and dent refuses it when it is to adapt
         if dent is None:
             equivalence.require_same_network(network, prepared, images)
         else:

@@ -6,6 +6,7 @@ import functools
 import types
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -111,6 +112,12 @@ def by_keyword() -> nn.Module:
     return Wrapped(run)
 
 
+def without_statistics() -> nn.Module:
+    network = tiny_network()
+    layer_of(network).running_mean = layer_of(network).running_var = None
+    return network
+
+
 def twice() -> nn.Module:
     layers = [nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU()]
     layers += [nn.Conv2d(4, 4, 3, padding=1), layers[1], nn.Flatten(), nn.Linear(256, 10)]
@@ -128,6 +135,7 @@ MENDED: dict[str, Callable[[], nn.Module]] = {
     "threads": in_threads,
     "arguments by name": by_keyword,
     "a layer used twice": twice,
+    "a layer without statistics": without_statistics,
     "a branch on gradients": lambda: Wrapped(
         lambda inner, x: inner(x if torch.is_grad_enabled() else (x > 0.5).float())
     ),
@@ -197,9 +205,13 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
 @pytest.mark.parametrize("name", MENDED)
 def test_what_dent_computes_rightly_is_let_through(name: str, spec: DentSpec) -> None:
     network = MENDED[name]()
+    if name == "a layer without statistics" and spec.statistics == "running":
+        spec = replace(spec, statistics="batch")
     prepared = joined_if_same(network, IMAGES[:2])
     require_same_network(network, prepared, IMAGES)
     require_same_in_dent(network, prepared, IMAGES, spec)
+    if name == "a layer without statistics":
+        return
     with torch.no_grad():
         torch.manual_seed(0)
         ours = Dent(network, DentSpec(steps=0))(IMAGES)
