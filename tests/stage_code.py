@@ -1,0 +1,147 @@
+"""The code that decides the answers of each stage, as a hash: its numbers are raised with it.
+
+From a stage's function on, every function, class and constant of ``adapt``, ``attacks`` and
+``defenses`` (and of ``evaluation.cascade``) that it names is followed, by the source alone.
+Comments, docstrings, annotations and the places of things are left out.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+import dentbench
+from dentbench.attacks.catalogue import CHECKS_VERSION, NATURAL_VERSION, PROTOCOLS
+from dentbench.defenses.catalogue import DEFENSES, DENT, NONE
+from dentbench.spec.dent import LOSSES
+
+PACKAGE = Path(dentbench.__file__).parent
+
+FOLLOWED = ("dentbench.adapt.", "dentbench.attacks.", "dentbench.defenses.")
+"""Where the code lies that decides answers; how a network is computed changes none."""
+
+BESIDE = ("dentbench.evaluation.cascade", "dentbench.evaluation.worker")
+"""Modules of which what a stage begins with is followed, but not what others name of them."""
+
+CASCADE = tuple(f"dentbench.evaluation.cascade:{name}" for name in ("inheritance", "corrected"))
+JUDGE = ("dentbench.evaluation.worker:judge_in_batches",)
+
+
+def stages() -> dict[str, tuple[int, tuple[str, ...]]]:
+    """Return the number of each stage and defense, and what its code begins with."""
+    found = {"natural": (NATURAL_VERSION, JUDGE)}
+    for name, card in PROTOCOLS.items():
+        found[name] = card.version, (card.function, *CASCADE, *JUDGE)
+    for name, defense in DEFENSES.items():
+        losses = tuple(loss.function for loss in LOSSES.values()) if name == DENT else ()
+        if name != NONE:
+            found[name] = defense.version, (defense.function, *losses)
+    found["checks"] = CHECKS_VERSION, ("dentbench.attacks.probes.suite:probe",)
+    return found
+
+
+def code_of_stages() -> dict[str, dict[str, int | str]]:
+    """Return the number of each stage beside the hash of its code."""
+    return {
+        name: {"version": version, "code": hash_of(roots)}
+        for name, (version, roots) in stages().items()
+    }
+
+
+def hash_of(roots: tuple[str, ...]) -> str:
+    """Return the hash of the code that functions, each "module:name", lead to."""
+    waiting = [(module, name) for module, _, name in (root.partition(":") for root in roots)]
+    written: dict[tuple[str, str], str] = {}
+    while waiting:
+        module, name = waiting.pop()
+        if (module, name) in written:
+            continue
+        definitions, imports = _module(module)
+        if name in imports and name not in definitions:
+            waiting += _followed([imports[name]])
+            continue
+        nodes = definitions.get(name, ())
+        written[module, name] = " ".join(map(_written, nodes))
+        for node in nodes:
+            waiting += [(module, one) for one in _names(node) if one in definitions]
+            waiting += _followed(_imported(node, imports))
+    whole = "\n".join(sorted(written.values()))
+    return hashlib.sha256(whole.encode()).hexdigest()[:16]
+
+
+def _followed(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(module, name) for module, name in found if module.startswith(FOLLOWED)]
+
+
+@cache
+def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]]]:
+    """Return what a module defines, by name, and what it imports: module and name, "" for all."""
+    path = PACKAGE.parent / f"{name.replace('.', '/')}.py"
+    if not path.exists():
+        path = path.with_suffix("") / "__init__.py"
+    definitions: dict[str, list[ast.stmt]] = {}
+    imports: dict[str, tuple[str, str]] = {}
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            definitions.setdefault(node.name, []).append(node)
+        elif isinstance(node, ast.Assign | ast.AnnAssign | ast.AugAssign):
+            for target in ast.walk(node):
+                if isinstance(target, ast.Name) and isinstance(target.ctx, ast.Store):
+                    definitions.setdefault(target.id, []).append(node)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                imports[alias.asname or alias.name] = node.module, alias.name
+    return definitions, imports
+
+
+def _names(node: ast.AST) -> set[str]:
+    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+
+
+def _imported(node: ast.AST, imports: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return what a definition uses of other modules: names of them, or what it takes from them."""
+    found = [imports[name] for name in _names(node) if name in imports]
+    for one in ast.walk(node):
+        if isinstance(one, ast.ImportFrom) and one.module:
+            found += [(one.module, alias.name) for alias in one.names]
+        if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name):
+            module, name = imports.get(one.value.id, ("", ""))
+            if module:
+                found.append((f"{module}.{name}", one.attr))
+    return [(module, name) for module, name in found if _is_module(module)]
+
+
+def _is_module(name: str) -> bool:
+    path = PACKAGE.parent / name.replace(".", "/")
+    return name.startswith("dentbench") and (path.is_dir() or path.with_suffix(".py").exists())
+
+
+_UNTOLD = ("annotation", "returns", "ctx", "type_comment", "type_params", "kind", "decorators")
+
+
+def _written(node: object) -> str:
+    """Return one writing of a piece of code that any version of Python gives."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_written, _without_docstring(node)))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = [
+        f"{name}={_written(value)}"
+        for name, value in ast.iter_fields(node)
+        if name not in _UNTOLD and value not in (None, [])
+    ]
+    return f"{type(node).__name__}({' '.join(parts)})"
+
+
+def _without_docstring(nodes: list[object]) -> list[object]:
+    return [
+        one
+        for one in nodes
+        if not (
+            isinstance(one, ast.Expr)
+            and isinstance(one.value, ast.Constant)
+            and isinstance(one.value.value, str)
+        )
+    ]
