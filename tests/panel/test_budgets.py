@@ -18,11 +18,6 @@ WEAK = ProtocolSpec(
 )
 
 
-def pending(why: str) -> pytest.MarkDecorator:
-    return pytest.mark.xfail(reason=why, strict=False)
-
-
-@pending("budgets of protocols are not looked at")
 def test_a_gain_does_not_hold_under_weakened_protocols(tmp_path: Path) -> None:
     """The defense truly holds, and under the full budgets that is said (see the table)."""
     weak = run(honest.Projection, tmp_path, FEW, settings=WEAK)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.panel import honest, subjects
-from tests.panel.table import DIGITS, FEW, PLANTS, STATIC, Setting
+from tests.panel.table import DIGITS, FEW, PLANTS, STATIC, Setting, remembering
 from tests.panel.test_verdicts import forgetful, run, said_of
 
 __all__ = ["forgetful"]
@@ -30,7 +30,8 @@ PRESERVING = sorted(
     {
         plant.defense
         for plant in PLANTS
-        if (plant.robust is STATIC and plant.truth == "none") or plant.setting is DIGITS
+        if (plant.robust in (STATIC, remembering) and plant.truth == "none")
+        or plant.setting is DIGITS
     },
     key=lambda kind: kind.__name__,
 )
@@ -48,6 +49,13 @@ def test_on_digits_nothing_holds_and_nothing_is_weaker(kind: type, folder: Path)
     found = run(kind, folder, LONG)
     print(said_of(found))
     assert found.verdict.kind in ("no gain", "undecided"), said_of(found)
+
+
+def test_a_coupled_gain_holds(tmp_path: Path) -> None:
+    """Four batches, from which the effect of coupling can be estimated."""
+    four = Setting(count=FEW.count, batch=FEW.count // 4, attack="standard", iterations=None)
+    found = run(honest.CoupledProjection, tmp_path, four)
+    assert found.verdict.kind == "holds", said_of(found)
 
 
 def test_a_stronger_attack_is_not_doubted(tmp_path: Path) -> None:

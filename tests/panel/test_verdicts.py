@@ -85,7 +85,9 @@ def test_what_is_said_is_allowed_by_the_truth(plant: Plant, results: Path) -> No
     found = run(plant.defense, results, plant.setting)
     record, said, text = found.defended, found.verdict, said_of(found)
     assert said.kind in plant.allowed, text
-    assert plant.fails <= {check.name for check in failed(record.checks)}, text
+    failing = {check.name for check in failed(record.checks)}
+    assert plant.fails <= failing, text
+    assert not plant.honest or plant.fails == failing, f"an honest defense is doubted\n{text}"
     if plant.robust is not None:
         least, most = plant.robust()
         assert record.robust_correct >= least, f"what cannot be broken was broken\n{text}"
