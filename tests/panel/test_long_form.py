@@ -5,12 +5,13 @@ Asked for by ``pytest -m panel``. The truth of a label-preserving defense is the
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.panel import honest, subjects
-from tests.panel.table import DIGITS, FEW, PLANTS, STATIC, Setting, remembering
+from tests.panel.table import DIGITS, FEW, MAY_SAY, PLANTS, STATIC, Plant, Setting, remembering
 from tests.panel.test_verdicts import forgetful, run, said_of
 
 __all__ = ["forgetful"]
@@ -49,6 +50,18 @@ def test_on_digits_nothing_holds_and_nothing_is_weaker(kind: type, folder: Path)
     found = run(kind, folder, LONG)
     print(said_of(found))
     assert found.verdict.kind in ("no gain", "undecided"), said_of(found)
+
+
+FULL = [plant for plant in PLANTS if plant.setting.attack == "quick" and plant.setting.count > 24]
+
+
+@pytest.mark.parametrize("plant", FULL, ids=lambda plant: plant.label)
+def test_under_standard_on_few_images(plant: Plant, folder: Path) -> None:
+    """The table again, with the budgets that ``holds`` requires."""
+    setting = replace(plant.setting, count=24, batch=24, attack="standard", iterations=None)
+    found = run(plant.defense, folder, setting)
+    print(said_of(found))
+    assert found.verdict.kind in MAY_SAY[plant.truth], said_of(found)
 
 
 def test_a_coupled_gain_holds(tmp_path: Path) -> None:
