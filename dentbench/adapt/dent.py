@@ -140,6 +140,19 @@ class Dent(nn.Module):
         flat, sigma = self._parts(parameters)
         return Adaptation(affine=flat, losses=start.new_zeros(0), sigma=sigma)
 
+    def trajectory(self, x: Tensor) -> list[Adaptation]:
+        """Return the adaptations before every update and after the last, without a graph.
+
+        Those to a batch of images (B, C, H, W) in [0, 1]; the last is that of :meth:`adapt`.
+        """
+        if self.spec.steps == 0:
+            return [self.start()]
+        with torch.inference_mode(False), torch.enable_grad():
+            visited, losses = self._walk(x.clone() if x.is_inference() else x.detach())
+        _require_finite(losses)
+        states = enumerate(map(self._parts, visited))
+        return [Adaptation(flat, losses[:count], sigma) for count, (flat, sigma) in states]
+
     def carry(self, x: Tensor, memory: Memory | None = None) -> Memory:
         """Return what one update on images ``x`` (B, C, H, W) makes of what earlier ones left."""
         with torch.inference_mode(False), torch.enable_grad():
@@ -161,16 +174,25 @@ class Dent(nn.Module):
 
     def _descend(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the parameters after the last update, and the loss before each, with no graph."""
+        visited, losses = self._walk(x)
+        return visited[-1], losses
+
+    def _walk(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return the parameters before every update and after the last, and the loss before each.
+
+        Without a graph.
+        """
         parameters = self._start(len(x))
         state = initial_state(parameters)
-        losses = []
+        visited, losses = [parameters], []
         shown = self._shown(x)
         with prefix_cache.remembered():
             for _ in range(self.spec.steps):
                 parameters = parameters.detach().requires_grad_()
                 parameters, state, loss = self._step(shown, parameters, state, False)
+                visited.append(parameters.detach())
                 losses.append(loss.detach())
-        return parameters.detach(), torch.stack(losses)
+        return visited, torch.stack(losses)
 
     def _unrolled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same, with the graph of all updates."""

@@ -16,7 +16,7 @@ from dentbench.spec.evaluation import AttackSpec
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) in [0, 1] to logits (B, classes): a network, or a whole defense."""
 
-OFFERS: Final = ("adapt", "predict", "unroll", "preprocess")
+OFFERS: Final = ("adapt", "predict", "unroll", "trajectory", "preprocess")
 """What a defense may have beside being called, see :class:`Defense`."""
 
 
@@ -24,7 +24,8 @@ class Defense(typing.Protocol):
     """A defense in two parts; calling it composes them.
 
     Some also have ``unroll(x, last=None)``: the adaptation as a differentiable function of x,
-    through the last so many steps; and ``preprocess(x, adaptation)``: what the network is shown.
+    through the last so many steps; ``trajectory(x)``: the adaptations before every step and after
+    the last, which is the adaptation; and ``preprocess(x, adaptation)``: what the network is shown.
     """
 
     def adapt(self, x: Tensor) -> Any:

@@ -52,6 +52,9 @@ def queries_of(spec: EvalSpec) -> int:
 WARM_TARGETS = 3
 """Towards how many targets FPA and GMSA go on from the best points, unless they are told."""
 
+MOST_LARGER_STEPS = 3
+"""The most steps of a surrogate process: what it is for is to be cheap."""
+
 NATURAL_PARTS = 8
 """In how many parts a unit is judged among natural images."""
 
@@ -89,10 +92,12 @@ _WARM = {
             ("ce", None, "random"),
         ),
     ),
-    "warm": (1.0, (("dlr", 0, "best"), ("dlr", 1, "best"), ("ce", None, "best"))),
-    "few-steps": (0.5, (("dlr", 0, "best"),)),
+    "warm": (1.0, (("dlr", 0, "best"), ("margin", None, "best"), ("ce", None, "best"))),
+    "few-steps": (0.25, (("dlr", 0, "best"),)),
     "bpda": (1.0, (("dlr", 0, "best"),)),
-    "unrolled": (1.0, (("dlr", 0, "best"), ("dlr", 1, "best"))),
+    "surrogate-process": (0.5, (("dlr", 0, "best"),)),
+    "trajectory": (0.5, (("dlr", 0, "best"),)),
+    "unrolled": (1.0, (("dlr", 0, "best"), ("margin", None, "best"))),
     "eot": (0.5, (("dlr", 0, "best"),)),
 }
 
@@ -121,6 +126,12 @@ def fewer_steps(spec: EvalSpec) -> tuple[int, ...]:
     """Return the numbers of adaptation steps, below the defense's own, that few-steps attacks."""
     steps = 0 if spec.defense is None else spec.defense.steps
     return tuple(sorted({count for count in (1, steps // 2) if 0 < count < steps}))
+
+
+def larger_steps(spec: EvalSpec) -> int:
+    """Return how many steps the surrogate process has in place of the defense's own: a third."""
+    steps = 0 if spec.defense is None else spec.defense.steps
+    return max(min(steps // 3, MOST_LARGER_STEPS), 1)
 
 
 def invading_mates(fraction: float, images: int) -> int:

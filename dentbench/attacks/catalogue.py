@@ -128,6 +128,7 @@ PROTOCOLS.add(
     "warm",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:warm",
+        version=2,
         summary="the published gradient, but started from the best points found so far",
         source="ours",
         after=("transfer", "surrogate"),
@@ -139,6 +140,7 @@ PROTOCOLS.add(
     "few-steps",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:few_steps",
+        version=2,
         summary="the defense is attacked with fewer adaptation steps than it defends with",
         source=_CARE,
         after=_CHEAP,
@@ -153,6 +155,28 @@ PROTOCOLS.add(
         summary="the defense's own logits, but the static model's gradient stands in for theirs",
         source="arXiv 1802.00420",
         after=_CHEAP,
+        settings=_ASCENTS,
+    ),
+)
+PROTOCOLS.add(
+    "surrogate-process",
+    ProtocolCard(
+        function="dentbench.attacks.protocols.gradient:surrogate_process",
+        summary="the exact gradient of fewer and larger adaptation steps; the defense judges",
+        source="arXiv 2303.09051",
+        after=_CHEAP,
+        needs=("with_steps", "predict", "unroll"),
+        settings=(*_ASCENTS, "every"),
+    ),
+)
+PROTOCOLS.add(
+    "trajectory",
+    ProtocolCard(
+        function="dentbench.attacks.protocols.gradient:trajectory",
+        summary="the mean loss of the networks before every adaptation step and after the last",
+        source=_CARE,
+        after=_CHEAP,
+        needs=("predict", "trajectory"),
         settings=_ASCENTS,
     ),
 )
@@ -196,6 +220,7 @@ PROTOCOLS.add(
     "unrolled",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:unrolled",
+        version=2,
         summary="the exact gradient, through every adaptation step",
         source="ours",
         after=_CHEAP,

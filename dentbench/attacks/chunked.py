@@ -34,7 +34,7 @@ class Chunked:
     the activations of one part are there at a time. These second forwards are not counted: what
     an attack costs in passes does not depend on the memory it is run in; its seconds do.
 
-    ``adapt``, ``predict``, ``unroll`` and ``preprocess`` are there where the defense has them;
+    ``adapt``, ``predict`` and the other parts are there where the defense has them;
     their adaptation is a tuple, one for each part, and fits the images that it was made for only.
     The answers are the defense's, up to rounding, if each image's is independent of its batch
     mates and nothing random is drawn; they have first derivatives only.
@@ -56,7 +56,11 @@ class Chunked:
         if name not in OFFERS:
             raise AttributeError(name)
         inner = getattr(self.defense, name)
-        known: dict[str, Callable[..., Any]] = {"adapt": self._adapt, "unroll": self._unroll}
+        known: dict[str, Callable[..., Any]] = {
+            "adapt": self._adapt,
+            "unroll": self._unroll,
+            "trajectory": self._trajectory,
+        }
         outer = known.get(name, self._under)
         return update_wrapper(partial(outer, inner), inner)  # it keeps its signature
 
@@ -65,6 +69,9 @@ class Chunked:
 
     def _unroll(self, unroll: Callable[..., Any], x: Tensor, **settings: Any) -> tuple[Any, ...]:
         return tuple(LazyUnroll(unroll, part, settings) for part in x.split(self.size))
+
+    def _trajectory(self, trajectory: Callable[..., Any], x: Tensor) -> list[tuple[Any, ...]]:
+        return list(zip(*(trajectory(part) for part in x.split(self.size)), strict=True))
 
     def _under(self, answer: Answer, x: Tensor, adaptation: tuple[Any, ...]) -> Tensor:
         """Return what a function of images and an adaptation gives, part by part."""

@@ -11,6 +11,7 @@ from dentbench.attacks.budget import (
     ascents_of,
     fewer_steps,
     invading_iterations,
+    larger_steps,
     queries_of,
 )
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
@@ -105,7 +106,8 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     if stage == "batch-mates":
         compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
         shares = len(spec.protocols.fractions)
-        invading = _unrolled_look(spec, last=None) * ((invading_iterations(spec) + 1) * shares)
+        looks = (invading_iterations(spec) + 1) * shares
+        invading = _unrolled_look(_steps(spec), last=None) * looks
         return compositions + judged * shares + invading
     looks = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
     asked = judged * sum(-(-count // spec.protocols.every) for count in looks)
@@ -115,16 +117,20 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         for steps in fewer_steps(spec):
             total += _called(steps) * sum(looks) + back * sum(looks) + asked
         return total
+    if stage == "surrogate-process":
+        return _unrolled_look(larger_steps(spec), last=None) * sum(looks) + asked
     if stage == "surrogate" and spec.defense is not None:
         return Passes(1, 1) * sum(looks) + asked
     if stage == "eot":
         halves = 1 if spec.separable else 2
         return (judged + back) * (sum(looks) * spec.protocols.draws * halves) + asked
+    steps = _steps(spec)
     look = {
         "surrogate": judged + back,  # of the static model, which judges as it goes
         "warm": judged + back,
         "bpda": judged + Passes(1, 1),
-        "unrolled": _unrolled_look(spec, spec.protocols.last),
+        "trajectory": Passes(steps, steps) + Passes(1, 1) * (steps + 1),
+        "unrolled": _unrolled_look(steps, spec.protocols.last),
     }[stage]
     return look * sum(looks)
 
@@ -133,9 +139,12 @@ def _called(steps: int) -> Passes:
     return Passes(steps + 1, steps)
 
 
-def _unrolled_look(spec: EvalSpec, last: int | None) -> Passes:
+def _steps(spec: EvalSpec) -> int:
+    return 0 if spec.defense is None else spec.defense.steps
+
+
+def _unrolled_look(steps: int, last: int | None) -> Passes:
     """An exact gradient: every step is done again, with a graph, on the way back."""
-    steps = 0 if spec.defense is None else spec.defense.steps
     again = steps if last is None else min(last, steps)
     return _called(steps) + Passes(again, 2 * again) + Passes(0, 1)
 

@@ -251,6 +251,7 @@ Protocols = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
         help="How the defense is attacked: published, transfer, surrogate, warm, few-steps, bpda, "
+        "surrogate-process, trajectory, "
         "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, or all; "
         "repeatable. Default: published, transfer.",
     ),

@@ -18,7 +18,7 @@ from dentbench.errors import ModelError
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 
-_PARTS = ("adapt", "unroll", "preprocess")
+_PARTS = ("adapt", "unroll", "trajectory", "preprocess")
 
 
 def build(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from dentbench.adapt.checkpointed_unroll import unrolled
+from dentbench.adapt.checkpointed_unroll import Step, unrolled
 from dentbench.adapt.optimizers import OptimizerState
 from dentbench.defenses.stand_ins import smooth_sign
 
@@ -45,6 +45,24 @@ class Shifting:
         Forward it is :meth:`adapt`; backward every sign is a smooth one, see
         :func:`~dentbench.defenses.stand_ins.smooth_sign`. Takes the memory of one step.
         """
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x
+            start, count = self.start(x.detach()), self.steps
+            last = count if last is None else min(last, count)
+            return unrolled(self._stepper(), x, start, OptimizerState(0, ()), count, last)
+
+    def trajectory(self, x: Tensor) -> list[Tensor]:
+        """Return what is added before every step and after the last, as by :meth:`adapt`."""
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone() if x.is_inference() else x.detach()
+            step, visited = self._stepper(), [self.start(x)]
+            for _ in range(self.steps):
+                leaf = visited[-1].clone().requires_grad_()
+                visited.append(step(x, leaf, OptimizerState(0, ()), False)[0].detach())
+        return visited
+
+    def _stepper(self) -> Step:
+        """Return the step of one adaptation, which begins with the labels of the first."""
         labels: list[Tensor] = []
 
         def step(
@@ -59,11 +77,7 @@ class Shifting:
                 signs = smooth_sign(grad) if differentiable else grad.sign()
                 return self.moved(x, added, signs), state, loss
 
-        with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone() if x.is_inference() else x
-            start, count = self.start(x.detach()), self.steps
-            last = count if last is None else min(last, count)
-            return unrolled(step, x, start, OptimizerState(0, ()), count, last)
+        return step
 
     def preprocess(self, x: Tensor, adaptation: Tensor) -> Tensor:
         """Return what the network is shown (B, C, H, W)."""

@@ -23,7 +23,7 @@ from dentbench.spec.evaluation import EvalSpec
 _FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "scores", "decision")
 """The stages that ask the defense for answers, and for no gradient."""
 
-HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "batch-mates")
+HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "surrogate-process", "batch-mates")
 """The protocols that take more than one forward's graph at a time."""
 
 
@@ -49,7 +49,7 @@ def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images
 
 def look_of(spec: EvalSpec, stage: str, defense: Any, network: Classifier) -> Classifier:
     """Return what a stage differentiates at a time, images to logits."""
-    if stage in ("unrolled", "batch-mates") and "unroll" in offers(defense):
+    if stage in ("unrolled", "surrogate-process", "batch-mates") and "unroll" in offers(defense):
         return unrolled_defense(defense, spec)
     if not stage.startswith("gmsa"):
         return defense  # type: ignore[no-any-return]

@@ -189,15 +189,21 @@ class Worker:
 
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
-    ) -> Callable[[int], Classifier] | None:
-        """Return what makes the defense with fewer steps, if there are fewer."""
+    ) -> Callable[..., Classifier] | None:
+        """Return what makes the defense with fewer steps, if there are fewer.
+
+        It is called with their number, and with ``larger`` for steps that go as far in all.
+        """
         defense = spec.defense
         if defense is None or defense.steps < 2:
             return None
         attacked = self.attacked(spec)
-        return lambda steps: self.shown(
-            spec, attacked.of(replace(spec, defense=defense.with_steps(steps)), unit)
-        )
+
+        def make(steps: int, *, larger: bool = False) -> Classifier:
+            fewer = defense.with_larger_steps(steps) if larger else defense.with_steps(steps)
+            return self.shown(spec, attacked.of(replace(spec, defense=fewer), unit))
+
+        return make
 
     def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
         """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points.

@@ -13,6 +13,10 @@ PLAIN: Final = (bool, int, float, str, Fraction)
 """The types that a setting may have."""
 
 
+_LENGTHS: Final = frozenset({"lr", "alpha", "step_size"})
+"""Settings that are the length of a step."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class DefenseSpec:
     """A defense beside dent: built in, or one's own.
@@ -52,6 +56,16 @@ class DefenseSpec:
     def with_steps(self, steps: int) -> DefenseSpec:
         """Return the same defense with so many updates per batch."""
         return replace(self, settings=tuple({**dict(self.settings), "steps": steps}.items()))
+
+    def with_larger_steps(self, steps: int) -> DefenseSpec:
+        """Return it with so many updates that go as far, where a setting is known as their length.
+
+        Those are lr, alpha and step_size.
+        """
+        settings = dict(self.settings)
+        for name in settings.keys() & _LENGTHS:
+            settings[name] = settings[name] * self.steps / steps
+        return replace(self, settings=tuple({**settings, "steps": steps}.items()))
 
     @property
     def settings_json(self) -> str:

@@ -153,6 +153,14 @@ class DentSpec:
         """Return the same configuration with so many updates per batch."""
         return replace(self, steps=steps)
 
+    def with_larger_steps(self, steps: int) -> DentSpec:
+        """Return it with so many updates that go as far: learning rates in proportion."""
+        names = ["lr", "gamma_lr", "beta_lr"] if self.delta == "affine" else []
+        names += ["sigma_lr"] if self.blur == "dynamic" else []
+        rates = {name: rate for name in names if (rate := getattr(self, name)) is not None}
+        longer = {name: rate * self.steps / steps for name, rate in rates.items()}
+        return replace(self, steps=steps, **longer)
+
     @property
     def batch_share(self) -> float:
         """The share, in [0, 1], of the batch's own mean and variance in the statistics."""

@@ -41,11 +41,11 @@ def test_the_defaults_are_the_table() -> None:
     ("settings", "short"),
     [
         ({"iterations": 99}, {"surrogate", "warm", "bpda", "unrolled", "scores", "decision"}),
-        ({"targets": 1}, {"surrogate", "warm", "unrolled", "fpa", "gmsa-avg", "gmsa-min"}),
+        ({"targets": 1}, {"surrogate", "fpa", "gmsa-avg", "gmsa-min"}),
         ({"rounds": 2}, {"fpa", "gmsa-avg", "gmsa-min"}),
         ({"queries": 499}, {"scores", "decision"}),
         ({"draws": 1}, {"eot"}),
-        ({"every": 2}, {"surrogate", "few-steps", "eot"}),
+        ({"every": 2}, {"surrogate", "few-steps", "surrogate-process", "eot"}),
         ({"last": 1}, {"unrolled"}),
         ({"fractions": (0.01, 0.05, 0.1)}, {"batch-mates"}),
         ({"fractions": (0.5,)}, {"batch-mates"}),

@@ -222,3 +222,17 @@ def test_unrolled_signs_cost_what_the_dry_run_says(last: int | None, tmp_path: P
     (outcome,) = evaluation.outcomes(spec, "unrolled")
     bound = stage_passes(spec, "unrolled", 5)
     assert (outcome.forwards, outcome.backwards) == (3 * bound.forwards, 3 * bound.backwards)
+
+
+@pytest.mark.parametrize("name", ["anti-adversary", "hedge"])
+def test_a_trajectory_holds_what_fewer_steps_lead_to(
+    name: str, network: nn.Module, x: Tensor
+) -> None:
+    stages = []
+    for steps in (1, 2, 3):
+        torch.manual_seed(5)
+        stages.append(build(built_in(name, {"steps": steps}), network, x).adapt(x))
+    torch.manual_seed(5)
+    start, *found = build(built_in(name, {"steps": 3}), network, x).trajectory(x)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, stages, strict=True))
+    assert not torch.equal(start, stages[0])

@@ -27,7 +27,7 @@ from tests.attacks.situations import (
     spec_of,
 )
 
-ALL = frozenset({"adapt", "predict", "unroll", "with_steps"})
+ALL = frozenset({"adapt", "predict", "unroll", "trajectory", "with_steps"})
 MODES = {"alone": SEPARABLE, "shot": COUPLED, "batch": BATCHWISE}
 EPS = {"Linf": Fraction(1, 50), "L2": Fraction(3, 20)}
 

@@ -15,7 +15,7 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.spec.evaluation import AttackSpec, DataSpec, DentSpec, EvalSpec, ModelSpec
 
-OFFERED = frozenset({"adapt", "predict", "unroll", "preprocess", "with_steps"})
+OFFERED = frozenset({"adapt", "predict", "unroll", "trajectory", "preprocess", "with_steps"})
 """What dent has beside logits."""
 
 

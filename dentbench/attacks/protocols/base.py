@@ -35,8 +35,8 @@ class Situation:
     ``starts``: the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by``
     (B names): the earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W)
     its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
-    units. ``with_steps`` returns the defense with so many adaptation steps; None when it has no
-    fewer.
+    units. ``with_steps`` returns the defense with so many adaptation steps, which with ``larger``
+    go as far in all; None when it has no fewer.
     """
 
     spec: EvalSpec
@@ -54,7 +54,7 @@ class Situation:
     settled_points: Tensor | None = None
     others: Tensor | None = None
     other_labels: Tensor | None = None
-    with_steps: Callable[[int], Classifier] | None = None
+    with_steps: Callable[..., Classifier] | None = None
 
     @property
     def settled(self) -> Tensor:

@@ -13,11 +13,11 @@ from torch import Tensor
 from dentbench.attacks.apgd import Look, Oracle
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier
-from dentbench.attacks.budget import Ascent, ascents_of, fewer_steps, queries_of
+from dentbench.attacks.budget import Ascent, ascents_of, fewer_steps, larger_steps, queries_of
 from dentbench.attacks.losses import Loss
 from dentbench.attacks.protocols.base import Situation
 from dentbench.attacks.protocols.rebatching import divisions, judged_in
-from dentbench.attacks.protocols.search import Search, through
+from dentbench.attacks.protocols.search import Search, differentiate, through
 from dentbench.attacks.views import BatchView
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import AttackSpec, EvalSpec, derive_seed
@@ -111,6 +111,53 @@ def few_steps(situation: Situation) -> AttackResult:
         oracle = through(search.shown(situation.with_steps(steps)))
         search.ascend_all(oracle, _ascents(situation, "few-steps"))
     return search.result()
+
+
+def surrogate_process(situation: Situation) -> AttackResult:
+    """Follow the exact gradient of fewer and larger steps; the defense itself judges every iterate.
+
+    Source: Lee and Kim, ICCV 2023 (arXiv 2303.09051), of diffusion; the number of steps is ours.
+    """
+    search = Search(situation, "surrogate-process")
+    assert situation.with_steps is not None
+    coarse = situation.with_steps(larger_steps(situation.spec), larger=True)
+    spec = replace(situation.spec, protocols=replace(situation.spec.protocols, last=None))
+    oracle = through(search.shown(unrolled_defense(coarse, spec)))
+    search.ascend_all(oracle, _ascents(situation, "surrogate-process"))
+    return search.result()
+
+
+def trajectory(situation: Situation) -> AttackResult:
+    """Follow the mean loss over the networks before every step and after the last.
+
+    One adaptation gives them all; its last network is the defense, which so judges every iterate.
+    The adaptations are constants. Source: Croce et al., ICML 2022 (arXiv 2202.13711), whose code
+    averages over the defense's own inner iterates.
+    """
+    search = Search(situation, "trajectory")
+    search.ascend_all(trajectory_oracle(search), _ascents(situation, "trajectory"))
+    return search.result()
+
+
+def trajectory_oracle(search: Search) -> Oracle:
+    """Return the oracle of the mean loss over a trajectory; its logits are the defense's own."""
+    defense: Any = search.situation.defense
+
+    def oracle(points: Tensor, loss: Loss) -> Look:
+        stages = defense.trajectory(search.whole(points.detach()))
+        leaf = points.detach().requires_grad_()
+        gradient, values = torch.zeros_like(leaf), []
+        for adaptation in stages:  # one graph at a time
+            network = search.shown(partial(defense.predict, adaptation=adaptation))
+            with torch.enable_grad():
+                logits = network(leaf)
+                value = loss(logits)
+            gradient += differentiate(value, leaf)
+            values.append(value.detach())
+        mean = torch.stack(values).mean(0)
+        return Look(mean, gradient / len(values), logits.detach())
+
+    return oracle
 
 
 def eot(situation: Situation) -> AttackResult:

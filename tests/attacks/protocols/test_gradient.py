@@ -9,10 +9,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import margins
+from dentbench.attacks.budget import larger_steps
 from dentbench.attacks.losses import make_loss
-from dentbench.attacks.protocols.gradient import unrolled_defense
+from dentbench.attacks.protocols.gradient import trajectory_oracle, unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
+from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec
@@ -30,11 +33,18 @@ from tests.attacks.situations import (
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 
-def linear_task(defense: Linear, eps: Fraction, count: int = 24, **more: Any) -> Any:
+def linear_task(
+    defense: Linear,
+    eps: Fraction,
+    count: int = 24,
+    defended: DentSpec = SEPARABLE,
+    with_steps: Any = None,
+    **more: Any,
+) -> Any:
     x = 0.3 + 0.4 * tiny_images(count)  # far from the box, so that the optimum is plain
     y = labels_of(Linear(), x)
-    spec = spec_of(count, eps=eps, cascade=False, iterations=20, **more)
-    return situation_of(defense, Linear(), x, y, spec)
+    spec = spec_of(count, defended, eps=eps, cascade=False, iterations=20, **more)
+    return situation_of(defense, Linear(), x, y, spec, with_steps=with_steps)
 
 
 def out_of_reach(situation: Any) -> int:
@@ -144,8 +154,6 @@ def test_bpda_differs_from_the_surrogate_where_the_images_are_prepared() -> None
 
 
 def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
-    from dentbench.adapt.dent import Dent
-
     network = small_network().double()
     network[2] = torch.nn.Softplus()  # type: ignore[operator]
     x = tiny_images(2).double()
@@ -165,6 +173,84 @@ def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
         high, low = (margins(dent(points), y).sum() for points in moved)
         expected = (high - low) / (2 * step)
         torch.testing.assert_close(look.gradient[position], expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_trajectory_is_the_mean_over_the_defenses_with_fewer_steps() -> None:
+    network = small_network().double()
+    x = tiny_images(3).double()
+    defense = DentSpec(loss="entropy", steps=3, lr=0.05)
+    y = labels_of(network, x)
+    situation = situation_of(Dent(network, defense), network, x, y, spec_of(3, defense))
+    look = trajectory_oracle(Search(situation, "trajectory"))(x, make_loss("ce", y))
+    each = [through(Dent(network, defense.with_steps(steps))) for steps in range(4)]
+    looks = [oracle(x, make_loss("ce", y)) for oracle in each]
+    torch.testing.assert_close(look.loss, torch.stack([one.loss for one in looks]).mean(0))
+    gradients = torch.stack([one.gradient for one in looks])
+    torch.testing.assert_close(look.gradient, gradients.mean(0))
+    torch.testing.assert_close(look.logits, Dent(network, defense)(x))
+
+
+class Drifting(Linear):
+    """It moves after the attacker as :class:`Stale` does, but in steps.
+
+    Its updates bring ``steps * lr`` times the network's answer: all of it, in four steps.
+    """
+
+    def __init__(self, steps: int = 4, lr: float = 0.25) -> None:
+        super().__init__()
+        self.steps, self.lr = steps, lr
+
+    def unroll(self, x: Tensor) -> Tensor:
+        moved = torch.zeros(len(x), 2)
+        for _ in range(self.steps):
+            moved = moved + self.lr * Linear.forward(self, x)
+        return moved
+
+    def trajectory(self, x: Tensor) -> list[Tensor]:
+        steps = range(self.steps + 1)
+        return [Drifting(count, self.lr).unroll(x).detach() for count in steps]
+
+    def adapt(self, x: Tensor) -> Tensor:
+        return self.trajectory(x)[-1]
+
+    def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+        return 2 * adaptation - Linear.forward(self, x)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(x, self.adapt(x))
+
+
+def drifting(steps: int, *, larger: bool = False) -> Drifting:
+    return Drifting(steps, 1 / steps if larger else 0.25)
+
+
+def test_a_surrogate_process_goes_as_far_in_fewer_steps() -> None:
+    """One step of a quarter's length would lead away; one of full length leads to the optimum."""
+    defense = DentSpec(steps=4)
+    situation = linear_task(Drifting(), Fraction(3, 100), defended=defense, with_steps=drifting)
+    expected = out_of_reach(situation)
+    assert robust_under("surrogate-process", situation) == expected
+    assert robust_under("few-steps", situation) > expected
+    # The published gradients of all of its networks point the same, wrong way.
+    assert robust_under("trajectory", situation) > expected
+
+
+def test_larger_steps_go_as_far() -> None:
+    dent = DentSpec(steps=6, lr=0.01, gamma_lr=0.02, blur="dynamic", sigma_lr=0.1)
+    coarse = dent.with_larger_steps(2)
+    assert coarse.steps == 2
+    rates = coarse.lr, coarse.gamma_lr, coarse.sigma_lr
+    assert rates == pytest.approx((0.03, 0.06, 0.3))
+    assert coarse.beta_lr == dent.beta_lr and coarse.loss == dent.loss
+    blur = DentSpec(steps=6, delta="none", blur="dynamic").with_larger_steps(3)
+    assert blur.sigma_lr == pytest.approx(0.2)
+    hedge = built_in("hedge").with_larger_steps(5)
+    assert dict(hedge.settings) == {
+        "steps": 5,
+        "eps": Fraction(8, 255),
+        "step_size": Fraction(16, 255),
+    }
+    assert [larger_steps(spec_of(1, DentSpec(steps=n))) for n in (1, 2, 6, 30)] == [1, 1, 2, 3]
 
 
 def test_a_truncated_gradient_is_refused_where_the_defense_has_none() -> None:

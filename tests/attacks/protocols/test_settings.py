@@ -42,6 +42,11 @@ def trace(stage: str, **settings: Any) -> tuple[Any, ...]:
     counter = CallCounter()
     counted = CountedNetwork(network, counter)
     dent = Dent(counted, COUPLED)
+
+    def fewer(steps: int, *, larger: bool = False) -> Dent:
+        spec = COUPLED.with_larger_steps(steps) if larger else COUPLED.with_steps(steps)
+        return Dent(counted, spec)
+
     situation = situation_of(
         dent,
         counted,
@@ -49,7 +54,7 @@ def trace(stage: str, **settings: Any) -> tuple[Any, ...]:
         y,
         spec,
         starts=(x,) if spec.protocols.cascade else (),
-        with_steps=lambda steps: Dent(counted, COUPLED.with_steps(steps)),
+        with_steps=fewer,
     )
     result = run(stage, situation)
     return result.points, (result.details, counter.forwards, counter.backwards)
