@@ -132,7 +132,7 @@ def auto(monkeypatch: pytest.MonkeyPatch) -> Placement:
     def found(placement: Placement, *_: object) -> Placement:
         return replace(placement, workers=2, threads=1) if placement == ASKED else placement
 
-    monkeypatch.setattr(runner, "shared_out", found)
+    monkeypatch.setattr(runner, "with_worker_count", found)
     return ASKED
 
 
