@@ -12,7 +12,7 @@ import typer
 from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import is_offline
 from dentbench.zoo.download.sources import (
-    Request,
+    FetchOptions,
     amount,
     cached_paths,
     expected_bytes,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Card = ModelCard | DatasetCard
 
 
-def bring(card: Card, request: Request, say: Callable[[str], None]) -> None:
+def bring(card: Card, request: FetchOptions, say: Callable[[str], None]) -> None:
     """Fetch one card's files, saying what and how much first and under what license.
 
     Raises :class:`~dentbench.errors.FetchError`.
@@ -50,7 +50,7 @@ def bring(card: Card, request: Request, say: Callable[[str], None]) -> None:
     say(f"{card.id}: in the cache and verified, {megabytes:.1f} MB")
 
 
-def bring_lacking(studies: Sequence[Study], request: Request) -> None:
+def bring_lacking(studies: Sequence[Study], request: FetchOptions) -> None:
     """Fetch all that studies need and the cache lacks, before the first of them is begun.
 
     What and how much is said on standard error first. Raises

@@ -11,7 +11,7 @@ import typer
 from dentbench.cli import options as opt
 
 if TYPE_CHECKING:
-    from dentbench.zoo.download.sources import Request
+    from dentbench.zoo.download.sources import FetchOptions
 
 
 def fetch(
@@ -58,10 +58,12 @@ def fetch(
     dentbench fetch Carmon2019 --from cifar10_carmon.pt
     """
     del config
-    from dentbench.zoo.download.sources import Request
+    from dentbench.zoo.download.sources import FetchOptions
 
     chosen = _chosen(names or [], model or [], dataset or [], paper)
-    request = Request(cache=cache, offline=offline, mirrors=tuple(mirror or ()), by_hand=by_hand)
+    request = FetchOptions(
+        cache=cache, offline=offline, mirrors=tuple(mirror or ()), by_hand=by_hand
+    )
     if show:
         _list(chosen or _everything(), request.folder, as_json)
     elif verify:
@@ -152,7 +154,7 @@ def _remove(cards: Sequence[Any], folder: Path) -> None:
         typer.echo(f"{card.id}: {count or 'no'} file{'s' if count != 1 else ''} removed")
 
 
-def _fetch(cards: Sequence[Any], request: Request, as_json: bool) -> None:
+def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
     """Fetch every card's files; where some fail, go on and raise in the end."""
     from dentbench.cli.downloads import bring
     from dentbench.errors import FetchError, SpecError

@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.placement import Placement
     from dentbench.records.outcome import Record
-    from dentbench.study.loading import Source
     from dentbench.study.study import Study
 
 
@@ -38,59 +37,18 @@ Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
 """Each study and its records, in the order of its specs."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class How:
-    """How studies are carried out: the options of a command that change no number."""
-
-    results: Path
-    device: str
-    executor: str = "local"
-    workers: str = "auto"
-    threads: int | None = None
-    address: str | None = None
-    compiling: str = "auto"
-    cache: Path | None = None
-    mirrors: tuple[str, ...] = ()
-    offline: bool = False
-    fresh: bool = False
-    save_adversarial: bool = False
-    measure_time: bool = False
-    diagnostics: bool = False
-    dry_run: bool = False
-    force: bool = False
-    progress: Display = Display.AUTO
-
-
-def carry_out(studies: Sequence[Study], how: How) -> Finished:
-    """Carry out studies one after the other; a dry run tells their cost and ends the command."""
+def carry_out(
+    studies: Sequence[Study], options: RunOptions, display: Display, *, dry_run: bool
+) -> Finished:
+    """Carry out studies one after the other; a dry run prints their cost and ends the command."""
     from dentbench.cli.downloads import bring_lacking
-    from dentbench.study.loading import Source
-    from dentbench.zoo.download.sources import Request
 
-    where: dict[str, Any] = {"cache": how.cache, "offline": how.offline, "mirrors": how.mirrors}
-    bring_lacking(studies, Request(**where))
-    source = Source(**where)
-    if how.dry_run:
-        show_estimates(studies, source, how)
+    bring_lacking(studies, options.fetch)
+    if dry_run:
+        show_estimates(studies, options)
         raise typer.Exit
-    options = run_options(how)
-    return [(study, run(study, source, options, how.progress)) for study in studies]
-
-
-def run_options(how: How) -> RunOptions:
-    """Return how to run, once the results folder and the device are known to be usable."""
-    from dentbench.evaluation.context import RunOptions
-
-    _check_writable(how.results)
-    return RunOptions(
-        results=how.results,
-        placement=_placement(how),
-        fresh=how.fresh,
-        save_adversarial=how.save_adversarial,
-        measure_time=how.measure_time,
-        diagnostics=how.diagnostics,
-        force=how.force,
-    )
+    _check_writable(options.results)
+    return [(study, run(study, options, display)) for study in studies]
 
 
 def _check_writable(results: Path) -> None:
@@ -106,17 +64,24 @@ def _check_writable(results: Path) -> None:
         ) from error
 
 
-def _placement(how: How) -> Placement:
+def placement_of(
+    device: str,
+    executor: str,
+    workers: str,
+    threads: int | None,
+    address: str | None,
+    compiling: str,
+) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
     from dentbench.evaluation.placement import Placement
 
     placement = Placement(
-        executor=how.executor,
-        devices=tuple(_device(name.strip()) for name in how.device.split(",")),
-        workers=_workers(how.workers),
-        threads=how.threads,
-        address=how.address,
-        compiling=how.compiling,
+        executor=executor,
+        devices=tuple(_device(name.strip()) for name in device.split(",")),
+        workers=_workers(workers),
+        threads=threads,
+        address=address,
+        compiling=compiling,
     )
     if placement.threads is not None:
         import torch
@@ -175,22 +140,19 @@ def resumable(results: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(
-    study: Study, source: Source, options: RunOptions, display: Display = Display.AUTO
-) -> list[Record]:
+def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.study.loading import run_study
 
     with resumable(options.results), shown_progress(display) as progress:
-        return run_study(study, source, options, progress)
+        return run_study(study, options, progress)
 
 
-def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
+def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
     """Print what would run and what it would cost at most; attack nothing, write nothing."""
     from rich.console import Console
 
     from dentbench.attacks.catalogue import attack_label
-    from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.dry_run import estimate
     from dentbench.evaluation.memory_footprint import in_words
     from dentbench.report.departures import threat_text
@@ -200,8 +162,7 @@ def show_estimates(studies: Sequence[Study], source: Source, how: How) -> None:
 
     rows: list[list[object]] = []
     for study in studies:
-        options = RunOptions(results=Path(), placement=_placement(how))
-        evaluation, specs = prepare(study, source, options)
+        evaluation, specs = prepare(study, options)
         for spec in specs:
             protocols = evaluation.possible(spec, study.protocols)
             for part in estimate(evaluation.context, spec, protocols):

@@ -11,21 +11,23 @@ from dentbench.evaluation.worker import Subject, Worker
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import AttackSpec, EvalSpec
+from dentbench.zoo.download.sources import FetchOptions
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """How a run is carried out; none of it changes a number.
 
-    ``results``: the results folder. ``placement``: where the work is done. ``fresh``: forget stored
-    outcomes of these specs first. ``save_adversarial``: keep the final points of every batch and
-    protocol. ``measure_time``: time every defense against the static model. ``diagnostics``: keep
-    what every adaptation did.
+    ``results``: the results folder. ``placement``: where the work is done. ``fetch``: where models
+    and data come from. ``fresh``: forget stored outcomes of these specs first.
+    ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
+    every defense against the static model. ``diagnostics``: keep what every adaptation did.
     ``force``: go on where natural accuracy is not the published one.
     """
 
     results: Path
     placement: Placement = field(default_factory=Placement)
+    fetch: FetchOptions = field(default_factory=FetchOptions)
     fresh: bool = False
     save_adversarial: bool = False
     measure_time: bool = False

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from dentbench.evaluation.context import RunOptions
@@ -14,33 +13,29 @@ from dentbench.spec.evaluation import EvalSpec, ModelSpec
 from dentbench.study.study import Study, check_names, data_default
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, ModelCard
-from dentbench.zoo.datasets import Choice, load_dataset
-from dentbench.zoo.download.transfer import Progress as FetchProgress
+from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 
 
-@dataclass(frozen=True, kw_only=True)
-class Source:
-    """Where models and data are looked for: the cache, and whether to connect at all."""
-
-    cache: Path | None = None
-    offline: bool = False
-    mirrors: tuple[str, ...] = ()
-    progress: FetchProgress | None = None
-
-
 def prepare(
-    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
+    study: Study, options: RunOptions, progress: Progress | None = None
 ) -> tuple[Evaluation, list[EvalSpec]]:
     """Load a study's model and data; return what runs it and its specs.
 
     For each attack the static spec comes first.
     """
     check_names(study)
-    where: dict[str, Any] = vars(source)
+    fetch = options.fetch
+    where: dict[str, Any] = {
+        "cache": fetch.cache,
+        "offline": fetch.offline,
+        "mirrors": fetch.mirrors,
+        "progress": fetch.progress,
+    }
+    resize = study.card.resize if study.card is not None else ""
     own = study.own
     model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
-    dataset = load_dataset(data_default(study), _choice(study), **where)
+    dataset = load_dataset(data_default(study), replace(study.data, resize=resize), **where)
     chosen = (dataset, study.data.first, study.data.examples)
     images, labels, data = slice_of(*chosen)
     subject = Subject(
@@ -73,18 +68,6 @@ def prepare(
     return Evaluation(subject, options, progress), specs
 
 
-def _choice(study: Study) -> Choice:
-    """Return what is said of the data set, and what the model's card says of pictures."""
-    return Choice(
-        data_name=study.data.data_name,
-        folder=study.data.folder,
-        corruption=study.data.corruption,
-        severity=study.data.severity,
-        preprocess=study.data.preprocess,
-        resize=study.card.resize if study.card is not None else "",
-    )
-
-
 def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     """Return the natural accuracy on a card, where it is of this very data set, else None."""
     if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
@@ -92,9 +75,7 @@ def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     return card.clean
 
 
-def run_study(
-    study: Study, source: Source, options: RunOptions, progress: Progress | None = None
-) -> list[Record]:
+def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> list[Record]:
     """Carry out a study, or what is left of it, and return a record per spec, in order."""
-    evaluation, specs = prepare(study, source, options, progress)
+    evaluation, specs = prepare(study, options, progress)
     return evaluation.run(specs, study.protocols)

@@ -9,7 +9,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 from dentbench.errors import SpecError
@@ -20,11 +19,11 @@ from dentbench.spec.evaluation import (
     field_names,
     format_eps,
     parse_eps,
-    require_order,
 )
-from dentbench.validation import require_count, require_number, suggestion
+from dentbench.validation import require_number, suggestion
 from dentbench.zoo import corruptions
 from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.data_choice import DataChoice
 
 
 def parse_threat(text: str) -> tuple[str, str]:
@@ -81,30 +80,6 @@ def _grid(name: str, text: str, hint: str) -> list[Fraction]:
     if not values:
         raise SpecError(f"--{name}-grid is {text!r}; {hint}")
     return sorted(values)
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataChoice:
-    """Which images: a data set's name or file, and the slice of it; None takes the default.
-
-    The other fields are those of :class:`dentbench.zoo.datasets.Choice`.
-    """
-
-    dataset: str | None = None
-    data_name: str | None = None
-    folder: Path | None = None
-    corruption: str | None = None
-    severity: int | None = None
-    preprocess: str | None = None
-    first: int = 0
-    examples: int | None = None
-    order: str = "given"
-
-    def __post_init__(self) -> None:
-        require_count("first", self.first, 0)
-        if self.examples is not None:
-            require_count("examples", self.examples, 1)
-        require_order(self.order)
 
 
 def is_corrupted(dataset: str | None) -> bool:

@@ -29,8 +29,9 @@ from dentbench.spec.evaluation import (
     parse_eps,
     require_choice,
 )
-from dentbench.study.parsing import DataChoice, OwnModel, is_corrupted, parse_threat, parts_of
+from dentbench.study.parsing import OwnModel, is_corrupted, parse_threat, parts_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+from dentbench.zoo.data_choice import DataChoice
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,8 +18,9 @@ from dentbench.errors import DataError
 from dentbench.zoo import corruptions, pictures
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
+from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet, read_pictures
-from dentbench.zoo.download.sources import Request, fetch_dataset_file
+from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
 from dentbench.zoo.download.verify import Expected, problem_with
 
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
@@ -29,36 +29,22 @@ IMAGENET_DEFAULT: Final = "Res256Crop224"
 """What is done to pictures of ImageNet for a model that does not say, as RobustBench does."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Choice:
-    """What is said of a data set beyond its name.
-
-    ``data_name``: what to call a file of one's own. ``folder``: where the files of ImageNet or of
-    a corruption set lie (below the cache's ``data`` by default). ``corruption``, ``severity``: of a
-    corruption set. ``preprocess``: what is done to pictures, a name of
-    :data:`~dentbench.zoo.pictures.PREPROCESSINGS`; ``resize`` is done where that is None.
-    """
-
-    data_name: str | None = None
-    folder: Path | None = None
-    corruption: str | None = None
-    severity: int | None = None
-    preprocess: str | None = None
-    resize: str = ""
-
-
 def load_dataset(
-    name_or_path: str, choice: Choice | None = None, *, data_name: str | None = None, **where: Any
+    name_or_path: str,
+    choice: DataChoice | None = None,
+    *,
+    data_name: str | None = None,
+    **where: Any,
 ) -> Dataset:
     """Return a data set by name or alias, or from a parquet, npz, CIFAR or pictures' path.
 
     ``choice``, or ``data_name`` alone, says more of it, ``where`` what a
-    :class:`~dentbench.zoo.download.sources.Request` takes: cache, offline, mirrors, progress.
+    :class:`~dentbench.zoo.download.sources.FetchOptions` takes: cache, offline, mirrors, progress.
     CIFAR test sets that the cache lacks are fetched, unless offline. Raises
     :class:`~dentbench.errors.DataError` for a file that is missing or does not hold what it
     should, ``UnknownNameError`` or ``FetchError``.
     """
-    choice = choice or Choice(data_name=data_name)
+    choice = choice or DataChoice(data_name=data_name)
     path = Path(name_or_path).expanduser()
     if name_or_path not in DATASETS and (_looks_like_path(name_or_path) or path.exists()):
         return _from_path(path, choice)
@@ -68,7 +54,7 @@ def load_dataset(
         return _digits(card)
     if card.source == "foolbox":
         return _sample(card)
-    request = Request(**where)
+    request = FetchOptions(**where)
     if card.source == "folder":
         return _imagenet(card, choice, request.folder)
     if card.corruptions:
@@ -76,7 +62,7 @@ def load_dataset(
     return _official(card, fetch_dataset_file(card, request))
 
 
-def _refuse_unused(card: DatasetCard, choice: Choice) -> None:
+def _refuse_unused(card: DatasetCard, choice: DataChoice) -> None:
     named = choice.data_name is not None and choice.data_name != card.name
     if named and not card.corruptions:
         raise DataError(f"{card.id} is called {card.name!r}; --data-name is for files of your own")
@@ -86,14 +72,14 @@ def _refuse_unused(card: DatasetCard, choice: Choice) -> None:
         raise DataError(f"--preprocess is for pictures, and {card.id} has images of one size")
 
 
-def _imagenet(card: DatasetCard, choice: Choice, cache: Path) -> Dataset:
+def _imagenet(card: DatasetCard, choice: DataChoice, cache: Path) -> Dataset:
     paths, labels = pictures.imagenet(card, choice.folder or cache / "data")
     name = choice.preprocess or choice.resize or IMAGENET_DEFAULT
     images = pictures.Pictures(paths, pictures.preprocessing_named(name))
     return Dataset(name=card.name, images=images, labels=torch.tensor(labels), classes=card.classes)
 
 
-def _corrupted(card: DatasetCard, choice: Choice, request: Request) -> Dataset:
+def _corrupted(card: DatasetCard, choice: DataChoice, request: FetchOptions) -> Dataset:
     """One corruption at one severity, of the folder given, of the cache, or fetched."""
     if choice.corruption is None or choice.severity is None:
         raise DataError(f"{card.id} has many parts; name a corruption and a severity")
@@ -115,7 +101,7 @@ def _looks_like_path(text: str) -> bool:
     return Path(text).suffix in _READERS or "/" in text or "\\" in text
 
 
-def _from_path(path: Path, choice: Choice) -> Dataset:
+def _from_path(path: Path, choice: DataChoice) -> Dataset:
     if choice.folder is not None:
         raise DataError("--data-dir is for imagenet and the corruption sets; a path needs none")
     if not path.exists():
@@ -138,7 +124,7 @@ def _from_path(path: Path, choice: Choice) -> Dataset:
     return checked(raw, path.name, choice.data_name or raw.name or path.stem)
 
 
-def _pictures(path: Path, choice: Choice) -> Dataset:
+def _pictures(path: Path, choice: DataChoice) -> Dataset:
     """A folder of one's own with one folder per class."""
     paths, labels, classes = pictures.classes_in(path)
     preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)

@@ -24,7 +24,7 @@ from dentbench.identity.user_code import load, sha256_of
 from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
-from dentbench.zoo.download.sources import Request, fetch_model_files
+from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
 from dentbench.zoo.weights import (
@@ -110,7 +110,7 @@ def load_model(
         network, source = _from_factory(name_or_path)
         return _finish(normalized(network, normalize), name_or_path, source)
     card = MODELS[name_or_path]
-    request = Request(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
+    request = FetchOptions(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     if card.source == "robustbench":
         paths = fetch_model(card, request)
         network = build(card)
@@ -169,7 +169,7 @@ def build(card: ModelCard) -> nn.Module:
         return NETWORKS[card.architecture]()
 
 
-def fetch_model(card: ModelCard, request: Request) -> list[Path]:
+def fetch_model(card: ModelCard, request: FetchOptions) -> list[Path]:
     """Return the paths of a RobustBench model's files, fetching those that are not cached.
 
     A first download is accepted only if it loads into the card's network (where RobustBench cannot

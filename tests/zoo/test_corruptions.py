@@ -18,8 +18,9 @@ from dentbench.errors import DataError, FetchError, SpecError, UnknownNameError
 from dentbench.zoo import cards
 from dentbench.zoo.cards import DATASETS, DatasetCard
 from dentbench.zoo.corruptions import CORRUPTIONS, FIFTEEN, chosen, parse_title, title
-from dentbench.zoo.datasets import Choice, load_dataset
-from dentbench.zoo.download.sources import Request, fetch_dataset_file
+from dentbench.zoo.data_choice import DataChoice
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
 from tests.zoo.download.loopback import Loopback
 
 RNG = np.random.default_rng(0)
@@ -86,7 +87,7 @@ def test_a_severity_is_its_fifth(
 ) -> None:
     folder = unpacked(tmp_path) / below
     data = load_dataset(
-        "cifar10-c", Choice(folder=folder, corruption=corruption, severity=severity)
+        "cifar10-c", DataChoice(folder=folder, corruption=corruption, severity=severity)
     )
     torch.testing.assert_close(data.images[0:ROWS], expected(corruption, severity))
     assert data.labels.tolist() == [0, 1, 2, 3]
@@ -98,7 +99,7 @@ def test_the_archive_is_fetched_and_read_as_it_is(card: DatasetCard, tmp_path: P
         server.files["/m/CIFAR-10-C.tar"] = tar(FILES)
         where = {"cache": tmp_path, "mirrors": (server.url("/m"),)}
         for corruption in IMAGES:
-            data = load_dataset("cifar10-c", Choice(corruption=corruption, severity=3), **where)
+            data = load_dataset("cifar10-c", DataChoice(corruption=corruption, severity=3), **where)
             torch.testing.assert_close(data.images[0:ROWS], expected(corruption, 3))
         assert len(server.requests) == 1
     assert (tmp_path / "data/CIFAR-10-C.tar").exists()
@@ -106,7 +107,7 @@ def test_the_archive_is_fetched_and_read_as_it_is(card: DatasetCard, tmp_path: P
 
 def test_files_unpacked_into_the_cache_are_found(card: DatasetCard, tmp_path: Path) -> None:
     unpacked(tmp_path / "data")
-    choice = Choice(corruption="fog", severity=2)
+    choice = DataChoice(corruption="fog", severity=2)
     data = load_dataset("cifar10-c", choice, cache=tmp_path, offline=True)
     torch.testing.assert_close(data.images[0:ROWS], expected("fog", 2))
 
@@ -114,7 +115,7 @@ def test_files_unpacked_into_the_cache_are_found(card: DatasetCard, tmp_path: Pa
 def test_a_wrong_archive_is_not_accepted(card: DatasetCard, tmp_path: Path) -> None:
     with Loopback() as server:
         server.files["/x.tar"] = tar(FILES)[:-512] + bytes([1]) * 512
-        request = Request(cache=tmp_path, by_hand=server.url("/x.tar"))
+        request = FetchOptions(cache=tmp_path, by_hand=server.url("/x.tar"))
         with pytest.raises(FetchError, match="its md5 is"):
             fetch_dataset_file(card, request)
         server.files["/x.tar"] = tar(FILES)[:-512]
@@ -126,7 +127,7 @@ def test_a_wrong_archive_is_not_accepted(card: DatasetCard, tmp_path: Path) -> N
 def test_another_file_is_told_unless_it_is_named(card: DatasetCard, tmp_path: Path) -> None:
     other = npy(IMAGES["fog"][::-1].copy())
     folder = unpacked(tmp_path, {**FILES, "fog": other})
-    choice = Choice(folder=folder, corruption="fog", severity=1)
+    choice = DataChoice(folder=folder, corruption="fog", severity=1)
     with pytest.raises(DataError, match=r"fog.npy is not the official one of CIFAR-10-C: its md5"):
         load_dataset("cifar10-c", choice)
     named = dataclasses.replace(choice, data_name="mine")
@@ -146,24 +147,24 @@ def test_another_file_is_told_unless_it_is_named(card: DatasetCard, tmp_path: Pa
 )
 def test_a_bad_file_is_told(card: DatasetCard, tmp_path: Path, content: bytes, words: str) -> None:
     folder = unpacked(tmp_path, {**FILES, "fog": content})
-    choice = Choice(folder=folder, corruption="fog", severity=5, data_name="mine")
+    choice = DataChoice(folder=folder, corruption="fog", severity=5, data_name="mine")
     with pytest.raises(DataError, match=words) as caught:
         load_dataset("cifar10-c", choice)
     assert "\n" not in str(caught.value)
 
 
 def test_what_is_not_there_is_told(card: DatasetCard, tmp_path: Path) -> None:
-    missing = Choice(folder=tmp_path, corruption="fog", severity=5)
+    missing = DataChoice(folder=tmp_path, corruption="fog", severity=5)
     with pytest.raises(DataError, match=r"fog.npy of CIFAR-10-C is not below .*--data-dir"):
         load_dataset("cifar10-c", missing)
     with pytest.raises(FetchError, match=r"CIFAR-10-C.tar is not there and offline"):
         load_dataset(
-            "cifar10-c", Choice(corruption="fog", severity=5), cache=tmp_path, offline=True
+            "cifar10-c", DataChoice(corruption="fog", severity=5), cache=tmp_path, offline=True
         )
     with pytest.raises(DataError, match="many parts"):
         load_dataset("cifar10-c", cache=tmp_path, offline=True)
     with pytest.raises(FetchError, match="is a folder, and --from imports one file"):
-        fetch_dataset_file(card, Request(cache=tmp_path, by_hand=str(tmp_path)))
+        fetch_dataset_file(card, FetchOptions(cache=tmp_path, by_hand=str(tmp_path)))
 
 
 def test_names() -> None:

@@ -355,7 +355,7 @@ def test_a_bad_archive_is_told(
 ) -> None:
     with Loopback() as server:
         server.files["/m/cifar-10-python.tar.gz"] = served
-        quick = datasets.Request(
+        quick = datasets.FetchOptions(
             cache=tmp_path,
             mirrors=(server.url("/m"),),
             by_hand=server.url("/m/cifar-10-python.tar.gz"),
@@ -410,7 +410,7 @@ def test_cifar10_from_the_public_parquet(
         url = server.url(path) if how == "source" else "http://127.0.0.1:9/x.parquet"
         card = dataclasses.replace(small, parquet_url=url)
         monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
-        request = datasets.Request(
+        request = datasets.FetchOptions(
             cache=tmp_path / "c",
             mirrors=(server.url("/m"),) if how == "mirror" else (),
             by_hand=str(tmp_path / "made.parquet") if how == "by hand" else None,
@@ -438,7 +438,7 @@ def test_another_parquet_is_not_called_cifar10(
     small: DatasetCard, tmp_path: Path, labels: Any, form: str, images: int | None, words: str
 ) -> None:
     public(tmp_path, labels, form=form, images=images)
-    request = datasets.Request(cache=tmp_path / "c", by_hand=str(tmp_path / "made.parquet"))
+    request = datasets.FetchOptions(cache=tmp_path / "c", by_hand=str(tmp_path / "made.parquet"))
     with pytest.raises(FetchError, match=words):
         datasets.fetch_dataset_file(small, request)
     assert not is_cached(small, tmp_path / "c")
@@ -464,4 +464,4 @@ def test_all_sources_that_failed_are_named(
         urls = {"archive_url": server.url("/a.tar.gz"), "parquet_url": server.url("/b.parquet")}
         card = dataclasses.replace(small, **urls)
         with pytest.raises(FetchError, match=r"a\.tar\.gz: .*404.*then as pictures: .*b\.parquet"):
-            datasets.fetch_dataset_file(card, datasets.Request(cache=tmp_path))
+            datasets.fetch_dataset_file(card, datasets.FetchOptions(cache=tmp_path))

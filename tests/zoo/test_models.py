@@ -333,11 +333,11 @@ def test_a_hostile_download_is_kept_aside(wong: nn.Module, tmp_path: Path) -> No
     with Loopback() as server:
         server.files["/models/cifar10/Linf/Wong2020Fast.pt"] = source.read_bytes()
         with pytest.raises(FetchError, match="nothing in it was executed"):
-            from dentbench.zoo.download.sources import Request
+            from dentbench.zoo.download.sources import FetchOptions
 
             by_hand = server.url("/models/cifar10/Linf/Wong2020Fast.pt")
             models.fetch_model(
-                MODELS["Wong2020"], Request(cache=tmp_path / "cache", by_hand=by_hand)
+                MODELS["Wong2020"], FetchOptions(cache=tmp_path / "cache", by_hand=by_hand)
             )
     assert not target.exists()
     left = {path.name for path in (tmp_path / "cache/models/cifar10/Linf").glob("Wong*")}

@@ -15,8 +15,9 @@ from dentbench.errors import DataError, FetchError
 from dentbench.zoo import pictures
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, MODELS
-from dentbench.zoo.datasets import Choice, load_dataset
-from dentbench.zoo.download.sources import Request, fetch_dataset_file
+from dentbench.zoo.data_choice import DataChoice
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
 from dentbench.zoo.pictures import PREPROCESSINGS, Pictures, robustbench_list
 
 RNG = np.random.default_rng(0)
@@ -92,11 +93,11 @@ def test_sizes_and_damage_are_told(tmp_path: Path) -> None:
     picture(tmp_path / "x/b.png", 12, 10)
     with pytest.raises(DataError, match=r"a\.png is of size 12x10 and b\.png of 10x12; .*Res224"):
         load_dataset(str(tmp_path)).images[0:2]
-    both = load_dataset(str(tmp_path), Choice(preprocess="Res224")).images[0:2]
+    both = load_dataset(str(tmp_path), DataChoice(preprocess="Res224")).images[0:2]
     assert both.shape == (2, 3, 224, 224)
-    assert load_dataset(str(tmp_path), Choice(resize="Crop288")).images[0:1].shape[-1] == 288
+    assert load_dataset(str(tmp_path), DataChoice(resize="Crop288")).images[0:1].shape[-1] == 288
     with pytest.raises(DataError, match="preprocess is 'Res9'; allowed"):
-        load_dataset(str(tmp_path), Choice(preprocess="Res9"))
+        load_dataset(str(tmp_path), DataChoice(preprocess="Res9"))
     (tmp_path / "x/b.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"b\.png is not a picture that can be read"):
         load_dataset(str(tmp_path)).images[0:2]
@@ -174,11 +175,11 @@ def test_imagenet_in_any_layout(listed: None, tmp_path: Path, below: str, flat: 
     for name, _ in LIST:
         picture(tmp_path / below / (Path(name).name if flat else name), 300, 280)
     picture(tmp_path / below / "n01/not-listed.JPEG")
-    data = load_dataset("imagenet", Choice(folder=tmp_path, resize="Crop288"))
+    data = load_dataset("imagenet", DataChoice(folder=tmp_path, resize="Crop288"))
     assert (data.name, data.classes, len(data)) == ("ImageNet (RobustBench's 5,000)", 1000, 3)
     assert data.labels.tolist() == [1, 0, 1]
     assert data.images[1:3].shape == (2, 3, 288, 288)
-    assert load_dataset("imagenet", Choice(folder=tmp_path)).images[0:1].shape[-1] == 224
+    assert load_dataset("imagenet", DataChoice(folder=tmp_path)).images[0:1].shape[-1] == 224
 
 
 def test_imagenet_that_is_not_there_is_told(listed: None, tmp_path: Path) -> None:
@@ -188,7 +189,7 @@ def test_imagenet_that_is_not_there_is_told(listed: None, tmp_path: Path) -> Non
     with pytest.raises(DataError, match=r"2 of the 3 images .* for one A\.JPEG"):
         load_dataset("imagenet", cache=tmp_path)
     with pytest.raises(FetchError, match="not free to download"):
-        fetch_dataset_file(DATASETS["imagenet"], Request(cache=tmp_path))
+        fetch_dataset_file(DATASETS["imagenet"], FetchOptions(cache=tmp_path))
 
 
 def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -199,9 +200,9 @@ def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     for name, choice, words in (
-        ("digits", Choice(folder=tmp_path), "--data-dir is for imagenet"),
-        ("digits", Choice(preprocess="Res224"), "--preprocess is for pictures"),
-        (str(tmp_path), Choice(folder=tmp_path), "a path needs none"),
+        ("digits", DataChoice(folder=tmp_path), "--data-dir is for imagenet"),
+        ("digits", DataChoice(preprocess="Res224"), "--preprocess is for pictures"),
+        (str(tmp_path), DataChoice(folder=tmp_path), "a path needs none"),
     ):
         with pytest.raises(DataError, match=words):
             load_dataset(name, choice)

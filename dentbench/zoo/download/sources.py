@@ -21,7 +21,7 @@ LARGEST_MEMBER: Final = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class FetchOptions:
     """How to fetch: the cache folder, mirrors before the cards' own sources, a file by hand.
 
     ``by_hand`` is a local path or a URL that replaces every other source.
@@ -150,7 +150,7 @@ def remove(card: ModelCard | DatasetCard, folder: Path) -> int:
 
 
 def fetch_model_files(
-    card: ModelCard, request: Request, check: Callable[[int, Path], object]
+    card: ModelCard, request: FetchOptions, check: Callable[[int, Path], object]
 ) -> list[Path]:
     """Return the paths of a RobustBench model's checkpoint files, fetching those that lack.
 
@@ -186,7 +186,7 @@ def _hint(kind: str, name: str) -> str:
     )
 
 
-def fetch_dataset_file(card: DatasetCard, request: Request) -> Path:
+def fetch_dataset_file(card: DatasetCard, request: FetchOptions) -> Path:
     """Return the path of a data set's file, fetching it where it lacks.
 
     Of CIFAR the test batch alone is kept. A source may hold it alone (tried first on mirrors) or
@@ -220,7 +220,7 @@ def fetch_dataset_file(card: DatasetCard, request: Request) -> Path:
             raise FetchError(f"{error}; then as pictures: {second}") from second
 
 
-def _fetch_test_file(card: DatasetCard, request: Request, path: Path) -> Path:
+def _fetch_test_file(card: DatasetCard, request: FetchOptions, path: Path) -> Path:
     archive = card.archive_url.rpartition("/")[2]
     sources = request.candidates(card.file, "")[:-1] if request.by_hand is None else []
     return fetch_file(
@@ -232,7 +232,7 @@ def _fetch_test_file(card: DatasetCard, request: Request, path: Path) -> Path:
     )
 
 
-def _fetch_parquet(card: DatasetCard, request: Request, path: Path) -> Path:
+def _fetch_parquet(card: DatasetCard, request: FetchOptions, path: Path) -> Path:
     from dentbench.zoo.datafiles import check_pictures
 
     relative = path.relative_to(request.folder / "data").as_posix()
@@ -244,7 +244,7 @@ def _fetch_parquet(card: DatasetCard, request: Request, path: Path) -> Path:
     )
 
 
-def _fetch_archive(card: DatasetCard, request: Request) -> Path:
+def _fetch_archive(card: DatasetCard, request: FetchOptions) -> Path:
     archive, labels = (request.folder / path for path in dataset_paths(card))
     if labels.is_file() and not archive.is_file() and request.by_hand is None:
         return labels  # unpacked by hand; every file is verified when it is read
@@ -257,7 +257,7 @@ def _fetch_archive(card: DatasetCard, request: Request) -> Path:
     )
 
 
-def _how(card: DatasetCard, request: Request) -> dict[str, Any]:
+def _how(card: DatasetCard, request: FetchOptions) -> dict[str, Any]:
     return {
         "offline": request.offline,
         "progress": request.progress,

@@ -1,0 +1,170 @@
+"""The options that ``evaluate`` and ``ablate`` share, declared once, and what is made of them."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, get_type_hints
+
+from dentbench.cli import options as opt
+from dentbench.evaluation.progress import Display
+
+if TYPE_CHECKING:
+    from dentbench.evaluation.context import RunOptions
+    from dentbench.study.study import Request
+
+OWN_BEFORE: Final = "norm"
+"""In the help a command's own options stand before this one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedOptions:
+    """The options as given; each field's type declares the option, its parser and its help."""
+
+    config: opt.Config = None
+    model: opt.Model = None
+    arch: opt.Arch = None
+    normalize: opt.Normalize = None
+    expect_clean: opt.ExpectClean = None
+    dataset: opt.Dataset = None
+    data_name: opt.DataName = None
+    data_dir: opt.DataDir = None
+    preprocess: opt.Preprocess = None
+    norm: opt.Norm = None
+    eps: opt.Eps = None
+    attack: opt.Attack = None
+    iterations: opt.Iterations = None
+    targets: opt.Targets = None
+    queries: opt.Queries = None
+    protocol: opt.Protocols = None
+    protocol_set: opt.ProtocolSettings = None
+    no_cascade: opt.NoCascade = False
+    examples: opt.Examples = None
+    first: opt.First = 0
+    order: opt.Order = "given"
+    batch_size: opt.BatchSize = 128
+    batching: opt.Batching = "declared"
+    precision: opt.Precision = "fp32"
+    seed: opt.Seed = 0
+    device: opt.Device = "auto"
+    executor: opt.Executor = "local"
+    workers: opt.Workers = "auto"
+    threads: opt.Threads = None
+    address: opt.Address = None
+    compiling: opt.Compiling = "auto"
+    results: opt.Results = Path("results")
+    cache: opt.Cache = None
+    mirror: opt.Mirrors = None
+    offline: opt.Offline = False
+    fresh: opt.Fresh = False
+    save_adversarial: opt.SaveAdversarial = False
+    diagnostics: opt.Diagnostics = False
+    dry_run: opt.DryRun = False
+    progress: opt.Progress = Display.AUTO
+    quiet: opt.Quiet = False
+    as_json: opt.AsJson = False
+    force: opt.Force = False
+
+    @property
+    def display(self) -> Display:
+        """How progress is shown."""
+        return Display.NONE if self.quiet else self.progress
+
+    def request(self, models: Sequence[str], **own: Any) -> Request:
+        """Return what is asked of some models; ``own``: fields that only one command sets."""
+        from dentbench.spec.evaluation import BatchPlan
+        from dentbench.study.parsing import OwnModel, parse_normalize, parse_protocol_settings
+        from dentbench.study.study import Request
+        from dentbench.zoo.data_choice import DataChoice
+
+        values = {
+            "own": OwnModel(
+                arch=self.arch,
+                normalize=parse_normalize(self.normalize),
+                expect_clean=self.expect_clean,
+            ),
+            "data": DataChoice(
+                dataset=self.dataset,
+                data_name=self.data_name,
+                folder=self.data_dir,
+                preprocess=self.preprocess,
+                first=self.first,
+                examples=self.examples,
+                order=self.order,
+            ),
+            "attack": self.attack,
+            "budget": {
+                "iterations": self.iterations,
+                "targets": self.targets,
+                "queries": self.queries,
+            },
+            "norm": self.norm,
+            "eps": self.eps,
+            "batches": BatchPlan(size=self.batch_size, batching=self.batching),
+            "protocols": self.protocol or (),
+            "protocol_settings": parse_protocol_settings(
+                self.protocol_set or (), cascade=not self.no_cascade
+            ),
+            "seed": self.seed,
+            "precision": self.precision,
+        }
+        return Request(models=models, **{**values, **own})
+
+    def run_options(self, *, measure_time: bool = False) -> RunOptions:
+        """Return how runs are carried out, once their devices are known to be there."""
+        from dentbench.cli.running import placement_of
+        from dentbench.evaluation.context import RunOptions
+        from dentbench.zoo.download.sources import FetchOptions
+
+        return RunOptions(
+            results=self.results,
+            placement=placement_of(
+                self.device,
+                self.executor,
+                self.workers,
+                self.threads,
+                self.address,
+                self.compiling,
+            ),
+            fetch=FetchOptions(
+                cache=self.cache, offline=self.offline, mirrors=tuple(self.mirror or ())
+            ),
+            fresh=self.fresh,
+            save_adversarial=self.save_adversarial,
+            measure_time=measure_time,
+            diagnostics=self.diagnostics,
+            force=self.force,
+        )
+
+
+def with_shared(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options beside its own; it takes them as its first argument."""
+    hints = get_type_hints(SharedOptions, include_extras=True)
+    shared = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=one.default,
+            annotation=hints[one.name],
+        )
+        for one in fields(SharedOptions)
+    ]
+    own_hints = get_type_hints(command, include_extras=True)
+    own = [
+        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[one.name])
+        for one in [*inspect.signature(command).parameters.values()][1:]
+    ]
+    place = [one.name for one in shared].index(OWN_BEFORE)
+    parameters = [*shared[:place], *own, *shared[place:]]
+
+    @functools.wraps(command)
+    def run(**values: Any) -> None:
+        given = SharedOptions(**{one.name: values.pop(one.name) for one in shared})
+        command(given, **values)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    return run
