@@ -31,7 +31,7 @@ JUDGE = ("dentbench.evaluation.worker:judge_in_batches",)
 
 def stages() -> dict[str, tuple[int, tuple[str, ...]]]:
     """Return the number of each stage and defense, and what its code begins with."""
-    found = {"natural": (NATURAL_VERSION, JUDGE)}
+    found: dict[str, tuple[int, tuple[str, ...]]] = {"natural": (NATURAL_VERSION, JUDGE)}
     for name, card in PROTOCOLS.items():
         found[name] = card.version, (card.function, *CASCADE, *JUDGE)
     for name, defense in DEFENSES.items():
