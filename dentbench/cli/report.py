@@ -210,6 +210,7 @@ def _no_garbage_collection() -> Iterator[None]:
 def _read(choice: Selection) -> list[Record]:
     from dentbench.records.results_csv import RESULTS_FILE, read
     from dentbench.records.union import united
+    from dentbench.report.filters import told_apart
 
     records = read(choice.results)
     if not records:
@@ -217,7 +218,7 @@ def _read(choice: Selection) -> list[Record]:
         others = sorted(path.parent for path in choice.results.glob(f"*/{RESULTS_FILE}"))
         more = f", or name another folder: --results {others[0]}" if others else ""
         raise StoreError(text + more)
-    return united(records) if choice.latest else records
+    return told_apart(united(records) if choice.latest else records)
 
 
 def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> list[Record]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Final
 
 from dentbench.errors import SpecError, StoreError
@@ -12,12 +14,49 @@ from dentbench.records.outcome import Record, column_names
 from dentbench.registry import SHOWN, Registry
 from dentbench.report.pairing import pair_up
 from dentbench.spec.evaluation import parse_eps
+from dentbench.zoo.cards import MODELS
 
 COLUMNS: Final[Registry[int]] = Registry("column")
 """The columns that ``--where`` takes, each with its place in a row."""
 
 for _place, _name in enumerate(column_names()):
     COLUMNS.add(_name, _place)
+
+
+_APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
+"""What :func:`told_apart` puts after a model's name."""
+
+_UNKNOWN: Final = "unknown"
+"""In place of the hash of a model's code in records that are older than it."""
+
+
+def told_apart(records: Sequence[Record]) -> list[Record]:
+    """Return the records, models that have one name but other weights or code named apart.
+
+    Such as "net.pt, weights 1a2b3c" or "mine:make, code 4d5e6f". Records of models with a card that
+    are older than the hash of the code are of the code that the card names.
+    """
+    hashes: dict[str, set[tuple[str, str]]] = {}
+    for one in records:
+        hashes.setdefault(one.model, set()).add(_hashes(one))
+    return [_named_apart(one, hashes[one.model]) for one in records]
+
+
+def _hashes(record: Record) -> tuple[str, str]:
+    """Return the hashes of a model's weights and code; "" for a code that its name says."""
+    return record.model_sha256, "" if record.model in MODELS else record.model_code or _UNKNOWN
+
+
+def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
+    """Return a record with what its model's name leaves open, given all hashes of that name."""
+    told = [
+        f", {what} {own if own == _UNKNOWN else own[:6]}"
+        for what, own, others in zip(
+            ("weights", "code"), _hashes(record), zip(*known, strict=True), strict=True
+        )
+        if len(set(others)) > 1
+    ]
+    return replace(record, model=record.model + "".join(told)) if told else record
 
 
 def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
@@ -53,6 +92,8 @@ def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
 def _comparable(column: str, value: str) -> str:
     if column == "eps":
         return str(parse_eps(value))
+    if column == "model":
+        value = _APART.sub("", value)
     return value.lower()
 
 
