@@ -231,12 +231,13 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "eot",
     ProtocolCard(
-        function="dentbench.attacks.protocols.gradient:eot",
-        summary="the mean gradient over random batch mates and the defense's own random numbers",
-        source="arXiv 1707.07397",
+        function="dentbench.attacks.protocols.eot:eot",
+        version=2,
+        summary="the gradients of random batch mates and the defense's own random numbers, joined",
+        source="arXiv 1707.07397, NeurIPS 2024 (DiffHammer) for the weights",
         after=_CHEAP,
         coupled_only="an image's answer depends on nothing random; it would equal published",
-        settings=(*_ASCENTS, "every", "draws"),
+        settings=(*_ASCENTS, "every", "draws", "eot"),
     ),
 )
 PROTOCOLS.add(

@@ -106,8 +106,8 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     if stage == "batch-mates":
         compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
         shares = len(spec.protocols.fractions)
-        looks = (invading_iterations(spec) + 1) * shares
-        invading = _unrolled_look(_steps(spec), last=None) * looks
+        times = (invading_iterations(spec) + 1) * shares
+        invading = _unrolled_look(_steps(spec), last=None) * times
         return compositions + judged * shares + invading
     looks = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
     asked = judged * sum(-(-count // spec.protocols.every) for count in looks)

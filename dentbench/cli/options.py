@@ -262,8 +262,8 @@ ProtocolSettings = Annotated[
         "--protocol-set",
         metavar="NAME=VALUE",
         help="A setting of the protocols: iterations, targets, rounds, restarts (fpa, gmsa), "
-        "last (unrolled: steps that the gradient goes through), draws (eot), queries (scores, "
-        "decision), fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); "
+        "last (unrolled: steps that the gradient goes through), draws and eot=mean (eot), queries "
+        "(scores, decision), fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); "
         "repeatable.",
     ),
 ]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, Final
 
 from dentbench.errors import SpecError
 from dentbench.validation import require_count, require_number
+
+EOT: Final = ("weighted", "mean")
+"""How the gradients of random draws are joined."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +28,8 @@ class ProtocolSpec:
     2110.14735 (which has 3 rounds), fewer with fewer. ``last``: the unrolled gradient goes
     through the last so many adaptation steps, None for all. ``every``: a view whose gradient is
     not the defense's asks the defense at every so-many-th iterate. ``draws``: random divisions of
-    a batch per gradient of EOT. ``queries`` of scores and of decision; None for what
+    a batch per gradient of EOT, which ``eot`` joins: "weighted" towards those that can be broken,
+    or "mean". ``queries`` of scores and of decision; None for what
     :func:`dentbench.attacks.budget.queries_of` says. ``fractions`` in (0, 1]: malicious
     shares of the batch for the distribution-invading attack.
     Raises :class:`~dentbench.errors.SpecError` for bad values.
@@ -39,6 +43,7 @@ class ProtocolSpec:
     last: int | None = None
     every: int = 1
     draws: int = 2
+    eot: str = "weighted"
     queries: int | None = None
     fractions: tuple[float, ...] = (0.01, 0.05, 0.2)
 
@@ -50,6 +55,8 @@ class ProtocolSpec:
         for name in ("iterations", "targets", "restarts", "last", "queries"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), 0 if name == "restarts" else 1)
+        if self.eot not in EOT:
+            raise SpecError(f"eot is {self.eot!r}; allowed: {', '.join(EOT)}")
         if not isinstance(self.fractions, tuple | list) or not self.fractions:
             raise SpecError(f"fractions is {self.fractions!r}; give shares of the batch")
         for fraction in self.fractions:

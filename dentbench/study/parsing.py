@@ -202,8 +202,8 @@ for _name in field_names(ProtocolSpec):
 def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> ProtocolSpec:
     """Return the protocols' settings, each given as "NAME=VALUE".
 
-    A value is a whole number; of ``fractions``, numbers separated by commas. Raises
-    :class:`~dentbench.errors.SpecError` for an unknown name, a bad value or a name given twice.
+    A value is a whole number; of ``fractions``, numbers separated by commas; of ``eot``, a word.
+    Raises :class:`~dentbench.errors.SpecError` for an unknown name, a bad value or a name given twice.
     """
     found: dict[str, Any] = {}
     for text in texts:
@@ -220,6 +220,8 @@ def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> Pr
 
 
 def _protocol_value(name: str, text: str) -> Any:
+    if name == "eot":
+        return text.lower()
     several = name == "fractions"
     try:
         return tuple(map(float, text.split(","))) if several else int(text)

@@ -16,7 +16,6 @@ from dentbench.attacks.base import Classifier
 from dentbench.attacks.budget import Ascent, ascents_of, fewer_steps, larger_steps, queries_of
 from dentbench.attacks.losses import Loss
 from dentbench.attacks.protocols.base import Situation
-from dentbench.attacks.protocols.rebatching import divisions, judged_in
 from dentbench.attacks.protocols.search import Search, differentiate, through
 from dentbench.attacks.views import BatchView
 from dentbench.errors import SpecError
@@ -158,38 +157,6 @@ def trajectory_oracle(search: Search) -> Oracle:
         return Look(mean, gradient / len(values), logits.detach())
 
     return oracle
-
-
-def eot(situation: Situation) -> AttackResult:
-    """Follow the mean gradient over random batch mates, orders and random numbers.
-
-    For a coupled defense every draw divides the unit at random in two; each half is shown among
-    natural images of other units, in random order. Success is judged on the declared batch.
-    Source: Athalye et al. 2018 (arXiv 1707.07397); the choice of mates is ours.
-    """
-    search = Search(situation, "eot")
-    seed = derive_seed(situation.spec.seed, "eot", situation.unit)
-    generator = torch.Generator().manual_seed(seed)
-
-    def once(x: Tensor) -> Tensor:
-        if not search.coupled:
-            return situation.defense(x)
-        whole = search.whole(x)
-        groups = divisions(len(whole), generator)
-        return judged_in(situation, whole, groups, generator)[search.rows]
-
-    oracle = _mean(through(once), situation.spec.protocols.draws)
-    search.ascend_all(oracle, _ascents(situation, "eot"))
-    return search.result()
-
-
-def _mean(oracle: Oracle, draws: int) -> Oracle:
-    def mean(points: Tensor, loss: Loss) -> Look:
-        looks = [oracle(points, loss) for _ in range(draws)]
-        loss_ = torch.stack([look.loss for look in looks]).mean(0)
-        return Look(loss_, torch.stack([look.gradient for look in looks]).mean(0))
-
-    return mean
 
 
 def scores(situation: Situation) -> AttackResult:

@@ -1,0 +1,96 @@
+"""The expectation over random batch mates, orders and numbers, and how its draws are joined.
+
+Sources: Athalye et al. 2018 (arXiv 1707.07397) for the mean; Wang et al., NeurIPS 2024
+(DiffHammer, code Ka1b0/DiffHammer) for the weights, by which draws that nothing within eps breaks
+do not pull the others along. The choice of batch mates is ours.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.budget import ascents_of
+from dentbench.attacks.losses import Loss
+from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.rebatching import divisions, judged_in
+from dentbench.attacks.protocols.search import Search, through
+from dentbench.spec.evaluation import derive_seed
+
+STEPS: Final = 5
+"""How often the weights and the direction are computed from each other."""
+
+SHARPNESS: Final = 4.0
+"""How steeply a draw's weight falls, in units of the draws' mean absolute loss."""
+
+
+def eot(situation: Situation) -> AttackResult:
+    """Follow the joined gradient over random batch mates, orders and random numbers.
+
+    For a coupled defense every draw divides the unit at random in two; each half is shown among
+    natural images of other units, in random order. Success is judged on the declared batch.
+    """
+    search = Search(situation, "eot")
+    spec = situation.spec
+    seed = derive_seed(spec.seed, "eot", situation.unit)
+    generator = torch.Generator().manual_seed(seed)
+
+    def once(x: Tensor) -> Tensor:
+        if not search.coupled:
+            return situation.defense(x)
+        whole = search.whole(x)
+        groups = divisions(len(whole), generator)
+        return judged_in(situation, whole, groups, generator)[search.rows]
+
+    threat = search.threat if spec.protocols.eot == "weighted" else None
+    oracle = expected(through(once), spec.protocols.draws, threat)
+    search.ascend_all(oracle, ascents_of(spec, "eot", situation.classes))
+    return search.result()
+
+
+def expected(oracle: Oracle, draws: int, threat: ThreatModel | None) -> Oracle:
+    """Return the oracle of the mean loss over ``draws``, and of their gradients joined.
+
+    ``threat``: that within which a draw may be broken, for :func:`selective`; None for the mean.
+    """
+
+    def join(points: Tensor, loss: Loss) -> Look:
+        looks = [oracle(points, loss) for _ in range(draws)]
+        losses = torch.stack([look.loss for look in looks])
+        gradients = torch.stack([look.gradient for look in looks])
+        if threat is None:
+            return Look(losses.mean(0), gradients.mean(0))
+        return Look(losses.mean(0), selective(losses, gradients, threat))
+
+    return join
+
+
+def selective(losses: Tensor, gradients: Tensor, threat: ThreatModel) -> Tensor:
+    """Return one gradient (n, C, H, W) for draws of ``losses`` (N, n) and ``gradients``.
+
+    A draw counts by how high its loss would be a step of eps away along the direction that all
+    follow. That begins as the gradient of the draw that helps the most of them, and goes on as
+    the weighted mean. (N, n, C, H, W) are the gradients.
+    """
+    flat = gradients.flatten(2)
+    others = torch.einsum("ind,jnd->ijn", _unit(flat, threat), flat)
+    helped = F.elu(losses + threat.eps * others).sum(1)
+    best = helped.argmax(0)
+    direction = flat[best, torch.arange(len(best), device=best.device)]
+    scale = SHARPNESS / losses.abs().mean(0).clamp_min(1e-12)
+    for _ in range(STEPS):
+        promised = losses + threat.eps * (_unit(direction, threat) * flat).sum(2)
+        weights = (scale * promised).sigmoid()[:, :, None]
+        direction = (weights * flat).sum(0) / weights.sum(0).clamp_min(1e-30)
+    return direction.view_as(gradients[0])
+
+
+def _unit(gradients: Tensor, threat: ThreatModel) -> Tensor:
+    """Return the steepest step of length one, for gradients (..., D)."""
+    return gradients.sign() if threat.norm == "Linf" else F.normalize(gradients, dim=-1)
