@@ -263,8 +263,8 @@ ProtocolSettings = Annotated[
         metavar="NAME=VALUE",
         help="A setting of the protocols: iterations, targets, rounds, restarts (fpa, gmsa), "
         "last (unrolled: steps that the gradient goes through), draws and eot=mean (eot), queries "
-        "(scores, decision), fractions (batch-mates, such as 0.01,0.05) or every (judged iterates); "
-        "repeatable.",
+        "(scores, decision), fractions (batch-mates, such as 0.01,0.05) or every (judged "
+        "iterates); repeatable.",
     ),
 ]
 NoCascade = Annotated[

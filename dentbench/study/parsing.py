@@ -203,7 +203,8 @@ def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> Pr
     """Return the protocols' settings, each given as "NAME=VALUE".
 
     A value is a whole number; of ``fractions``, numbers separated by commas; of ``eot``, a word.
-    Raises :class:`~dentbench.errors.SpecError` for an unknown name, a bad value or a name given twice.
+    Raises :class:`~dentbench.errors.SpecError` for an unknown name or a bad value, or one given
+    twice.
     """
     found: dict[str, Any] = {}
     for text in texts:

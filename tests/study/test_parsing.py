@@ -48,7 +48,11 @@ def test_bad_settings_of_the_protocols_are_refused(texts: list[str], message: st
         (ProtocolSpec(rounds=2), [], "fpa, gmsa-avg, gmsa-min"),
         (ProtocolSpec(cascade=False), ["transfer"], "surrogate, warm"),
         (ProtocolSpec(last=1), ["fpa", "scores", "decision"], "unrolled, batch-mates"),
-        (ProtocolSpec(every=2, cascade=False), ["fpa"], "surrogate, few-steps, eot"),
+        (
+            ProtocolSpec(every=2, cascade=False),
+            ["fpa"],
+            "surrogate, few-steps, surrogate-process, eot",
+        ),
     ],
 )
 def test_a_setting_that_nothing_heeds_is_refused(
