@@ -18,6 +18,7 @@ from dentbench.stats import (
     more_often_than,
     paired_design_effect,
     paired_difference,
+    paired_means,
     share_design_effect,
     t_quantile,
     wilson,
@@ -245,3 +246,17 @@ def test_the_null_is_rejected_as_seldom_as_stated(coupled: bool) -> None:
     assert rejected <= 0.05 * times and covered >= 0.95 * times
     if coupled:
         assert plain > 0.2 * times, "without the effect the test would be wrong"
+
+
+def test_of_whole_differences_the_interval_of_means_is_that_of_counts() -> None:
+    for gained, lost, total in ((0, 0, 5), (7, 3, 50), (1, 9, 30), (20, 0, 20)):
+        ones = [1.0] * gained + [-1.0] * lost + [0.0] * (total - gained - lost)
+        mean, low, high, p_value = paired_means(ones)
+        assert mean == pytest.approx((gained - lost) / total)
+        assert (low, high) == pytest.approx(paired_difference(gained, lost, total))
+        assert (p_value < 0.05) == (low > 0 or high < 0)
+
+
+def test_a_difference_of_two_shares_is_at_most_one() -> None:
+    with pytest.raises(ValueError, match="beyond 1"):
+        paired_means([0.5, -1.5])

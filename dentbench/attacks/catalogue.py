@@ -296,7 +296,8 @@ def heeded(names: Collection[str]) -> frozenset[str]:
     """Return the fields of the ProtocolSpec that any of the protocols named heeds."""
     cards = [PROTOCOLS[name] for name in names]
     found = {setting for card in cards for setting in card.settings}
-    return frozenset(found | ({"cascade"} if any(card.own_attack for card in cards) else set()))
+    found |= {"cascade"} if any(card.own_attack for card in cards) else set()
+    return frozenset(found | {"draws_judged"})  # of whatever points a random defense is asked about
 
 
 def require_heeded(settings: ProtocolSpec, names: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from dentbench.attacks.catalogue import COUNTERPARTS, NATURAL_VERSION, PROTOCOLS
 from dentbench.defenses.catalogue import DEFENSES, DENT
 from dentbench.records.checkpoint import Points, RunFolder
-from dentbench.records.outcome import NATURAL, PUBLISHED
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
@@ -93,8 +93,8 @@ def inheritance(
         points = folder.load_points(name, unit)
         settled_points = points.copy() if settled_points is None else settled_points
         starts.append(points)
-        for row, right in enumerate(outcome.correct):
-            if natural.correct[row] and not right and not settled_by[row]:
+        for row, broken in enumerate(_broken(spec, natural, outcome)):
+            if broken and not settled_by[row]:
                 settled_by[row] = name
                 settled_points[row] = points[row]
     counterpart = None
@@ -106,6 +106,15 @@ def inheritance(
         settled_by=tuple(settled_by),
         settled_points=settled_points,
     )
+
+
+def _broken(spec: EvalSpec, natural: BatchOutcome, outcome: BatchOutcome) -> list[bool]:
+    """Return which images a stage broke: of a random defense those right once in ten or less."""
+    if outcome.rights:
+        return [10 * right <= spec.protocols.draws_judged for right in outcome.rights]
+    return [
+        right and not kept for right, kept in zip(natural.correct, outcome.correct, strict=True)
+    ]
 
 
 def corrected(judged: Tensor, settled_by: tuple[str, ...], elsewhere: Tensor | None) -> Tensor:

@@ -1,10 +1,9 @@
 """Final points judged again by a defense that nobody has asked anything: its first answers count.
 
-Every stage, and every draw of a random defense, has a process of its own with an instance of its
-own, made of what the defense was before this run asked it anything. It is shown the points as they
-are stored, in the declared batches, the last batch first. An image that is right only where the
-attack ran is not right: a defense that remembers, counts its calls or knows its attacker answers
-otherwise there.
+Every stage has a process of its own with an instance of its own, made of what the defense was
+before this run asked it anything. It is shown the points as they are stored, in the declared
+batches, the last batch first. An image that is right only where the attack ran is not right: a
+defense that remembers, counts its calls or knows its attacker answers otherwise there.
 """
 
 from __future__ import annotations
@@ -96,8 +95,8 @@ def judged(
 ) -> dict[str, list[Judged]]:
     """Return the answers of a defense made of a network that was asked nothing, by stage.
 
-    ``isolated``: every stage and draw has a fork of this process, which must have run nothing in
-    parallel before; else they share an instance.
+    ``isolated``: every stage has a fork of this process, which must have run nothing in parallel
+    before; else they share an instance.
     """
     subject = Subject(network=network, images=request.images, labels=request.labels)
     if isolated:
@@ -106,17 +105,12 @@ def judged(
         worker = Worker(subject, request.device, request.engine, given, tried=False)
         worker.micro_batcher.learn(request.spec, request.at_a_time)
         worker.classifier(request.spec)  # made once, in what every fork starts from
-        answers: dict[tuple[str, int], list[_Answer]] = {}
-        for draw in range(request.draws):
-            for stage in reversed(request.stages):
-                answers[stage, draw] = _asked(worker, request, stage, draw, isolated=isolated)
+        answers = {
+            stage: _asked(worker, request, stage, isolated=isolated)
+            for stage in reversed(request.stages)
+        }
     return {
-        stage: [
-            _combined(batches)
-            for batches in zip(
-                *(answers[stage, draw] for draw in range(request.draws)), strict=True
-            )
-        ]
+        stage: [_combined(draws) for draws in zip(*answers[stage], strict=True)]
         for stage in request.stages
     }
 
@@ -129,17 +123,20 @@ class _Answer:
     logits: Any
 
 
-def _asked(
-    worker: Worker, request: Request, stage: str, draw: int, *, isolated: bool
-) -> list[_Answer]:
+def _asked(worker: Worker, request: Request, stage: str, *, isolated: bool) -> list[list[_Answer]]:
+    """Return the answers to a stage's points, draw by draw and batch by batch."""
+
+    def work() -> list[list[_Answer]]:
+        return [_answers(worker, request, stage, draw) for draw in range(request.draws)]
+
     if not isolated:
-        return _answers(worker, request, stage, draw)
+        return work()
 
-    def work() -> list[_Answer]:
+    def in_a_fork() -> list[list[_Answer]]:
         torch.set_num_threads(request.threads)
-        return _answers(worker, request, stage, draw)
+        return work()
 
-    good, answer = forked(work)
+    good, answer = forked(in_a_fork)
     if not good:
         raise WorkerError(str(answer))
     assert isinstance(answer, list)

@@ -42,7 +42,8 @@ from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.worker import Subject, Task, Worker
 from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.records import examples, per_class, results_csv
-from dentbench.records.aggregate import summarize
+from dentbench.records.aggregate import static_cases, summarize
+from dentbench.records.chance import chance_columns
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
 from dentbench.records.provenance import provenance
@@ -173,6 +174,10 @@ class Evaluation:
         counted = outcomes if again is None else again.applied(outcomes)
         static = None if spec.defense is None else self.static_outcomes(spec, stages)
         summary = summarize(counted, static, separable=spec.separable)
+        if again is not None and again.random and static is not None:
+            summary |= chance_columns(
+                {stage: again.draws(stage) for stage in stages}, static_cases(outcomes, static)
+            )
         record = Record(
             **spec_columns(spec),
             skipped=json.dumps(skipped) if skipped else None,
@@ -195,7 +200,8 @@ class Evaluation:
         self, spec: EvalSpec, outcomes: dict[str, Sequence[BatchOutcome]]
     ) -> Judgement:
         """Return what a defense that nobody asked anything says of the final points."""
-        draws = 1
+        random = sanity_checks.found_random(self.context, spec)
+        draws = spec.protocols.draws_judged if random else 1
         folder = self._folder(spec)
         for stage, batches in outcomes.items():
             if is_stale(folder, stage, batches, draws):  # files were lost or taken away since
@@ -348,7 +354,13 @@ class Evaluation:
             static = self._folder(spec.static).load_points(PUBLISHED, unit)
         others = self._folder(spec.counterpart)
         inherited = cascade.inheritance(folder, others, spec, stage, unit)
-        return replace(task, natural=natural.correct, static_points=static, inherited=inherited)
+        random = spec.defense is not None and sanity_checks.found_random(self.context, spec)
+        flags = natural.correct
+        if random and spec.attack.eps:  # one unlucky answer keeps no image from being attacked
+            flags = (True,) * len(flags)
+        return replace(
+            task, natural=flags, static_points=static, inherited=inherited, random=random
+        )
 
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""

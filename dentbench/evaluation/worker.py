@@ -63,8 +63,9 @@ class Task:
     ``natural`` (B flags): which images are right without an attack; empty for the natural stage
     itself. ``static_points`` (B, C, H, W): the static model's adversarial points, where the
     protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
-    the final points are wanted back. ``at_a_time``: how many images there is memory for at a time,
-    where it is known to be less than a batch.
+    the final points are wanted back. ``random``: whether the defense answers by chance.
+    ``at_a_time``: how many images there is memory for at a time, where it is known to be less than
+    a batch.
     """
 
     spec: EvalSpec
@@ -74,6 +75,7 @@ class Task:
     static_points: Points | None = None
     inherited: cascade.Inheritance = cascade.NOTHING
     keep: bool = False
+    random: bool = False
     at_a_time: int | None = None
 
 
@@ -261,6 +263,11 @@ class Worker:
             static = self.classifier(spec.counterpart)
             flags = judge_in_batches(static, points, y, spec.batches.size)
             static_correct = tuple(flags.tolist())
+        rights: tuple[int, ...] = ()
+        if task.random and cascade.keeps_points(spec, task.stage):
+            draws = range(spec.protocols.draws_judged)
+            looks = [judge_in_batches(defense, points, y, spec.batches.size) for _ in draws]
+            rights = tuple(torch.stack(looks).sum(0).tolist())
         outcome = BatchOutcome(
             stage=task.stage,
             index=task.unit,
@@ -273,6 +280,7 @@ class Worker:
             judged=tuple(judged.tolist()),
             changed=changed,
             static_correct=static_correct,
+            rights=rights,
             points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
             details=result.details,
             versions=cascade.versions(spec, task.stage),
@@ -301,6 +309,7 @@ class Worker:
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
+            random=task.random,
             starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),

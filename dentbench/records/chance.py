@@ -44,15 +44,19 @@ def expected(stages: Mapping[str, Draws]) -> _Flags:
     return np.asarray(np.mean(judged, axis=0))
 
 
-def chance_columns(stages: Mapping[str, Draws], static: Mapping[str, Draws]) -> dict[str, Any]:
+def chance_columns(
+    stages: Mapping[str, Draws], static: Mapping[str, Sequence[bool]]
+) -> dict[str, Any]:
     """Return the columns of a random defense, in place of those that single flags give.
 
-    ``stages`` and ``static``: the draws of the defense and of the static model, by stage, "natural"
-    among them. Numbers of images are expectations, rounded; the column ``chance`` has them as they
-    are, in images, with the worst of all draws, the majority vote and the comparison.
+    ``stages``: the draws of the defense by stage, ``static``: the flags of the static model, whose
+    draws are all the same, "natural" among both. Numbers of images are expectations, rounded; the
+    column ``chance`` has them as they are, in images, with the worst of all draws, the majority
+    vote and the comparison.
     """
     n = len(stages[NATURAL][0])
-    robust, base = expected(stages), expected(static)
+    fixed: dict[str, Draws] = {name: [flags] for name, flags in static.items()}
+    robust, base = expected(stages), expected(fixed)
     natural = expected({NATURAL: stages[NATURAL]})
     alone = {
         name: expected({NATURAL: stages[NATURAL], name: draws})
@@ -67,7 +71,7 @@ def chance_columns(stages: Mapping[str, Draws], static: Mapping[str, Draws]) -> 
         "draws": len(stages[NATURAL]),
         "natural": _summary({NATURAL: stages[NATURAL]}, natural, n),
         "robust": _summary(stages, robust, n),
-        "static": _summary(static, base, n),
+        "static": _summary(fixed, base, n),
         "least": round(float(_least(stages).sum()), 3),
         "gain": {"mean": mean, "low": low, "high": high, "p": p_value},
     }

@@ -215,7 +215,8 @@ def _set_aside(path: Path, error: Exception) -> None:
 
 def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
     fields = json.loads(text)
-    for name in ("correct", "attack_correct", "broken_by", "judged", "static_correct"):
+    names = ("correct", "attack_correct", "broken_by", "judged", "static_correct", "rights")
+    for name in names:
         fields[name] = tuple(fields.get(name, ()))
     outcome = BatchOutcome(**fields)
     if (outcome.stage, outcome.index) != (stage, unit):

@@ -14,7 +14,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 4
+SCHEMA = 5
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
@@ -46,7 +46,8 @@ class BatchOutcome:
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
     many images a lower precision, where the attack computed in one, judges otherwise.
     ``static_correct[i]``: whether the static model is right at the final points that a protocol
-    found on a defense, ``points_sha256`` their SHA-256. ``details``: further numbers of the
+    found on a defense, ``points_sha256`` their SHA-256. ``rights[i]``: how often a random defense
+    was right there, in as many draws as the spec says. ``details``: further numbers of the
     protocol. ``versions``: the number of the code of this stage, and of what it goes on from, by
     name.
     """
@@ -63,6 +64,7 @@ class BatchOutcome:
     changed: int | None = None
     static_correct: tuple[bool, ...] = ()
     points_sha256: str = ""
+    rights: tuple[int, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
 
@@ -157,6 +159,9 @@ class Record:
     lost: int | None = column("images wrong in the worst case here, right for the static model")
     by_batch: str | None = column(
         "images right, gained and lost in each batch, where mates matter, JSON object"
+    )
+    chance: str | None = column(
+        "a random defense: means, worst and majority of its draws, in images, JSON object"
     )
     natural_given_correct: int | None = column(
         "images right without an attack in the given order, where the order is another"

@@ -8,7 +8,7 @@ from typing import Final
 
 from dentbench.attacks import checks
 from dentbench.records.outcome import NATURAL, WORST, Record
-from dentbench.report.numbers import Paired, Share
+from dentbench.report.numbers import Paired, PairedMeans, Share
 from dentbench.stats import (
     LEAST_BATCHES,
     DesignEffect,
@@ -34,7 +34,11 @@ def paired(record: Record) -> Paired | None:
     """Return images gained and lost against the static model; None where nothing was compared."""
     if record.gained is None or record.lost is None or not record.n:
         return None
-    return Paired(record.gained, record.lost, record.n, paired_effect(record).divisor)
+    counts = (record.gained, record.lost, record.n)
+    gain = json.loads(record.chance or "{}").get("gain")
+    if isinstance(gain, dict) and gain.keys() == {"mean", "low", "high", "p"}:
+        return PairedMeans(*counts, **gain)
+    return Paired(*counts, paired_effect(record).divisor)
 
 
 def paired_effect(record: Record) -> DesignEffect:

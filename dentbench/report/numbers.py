@@ -166,6 +166,34 @@ class Paired:
         return {"points": self.points, **_counts(self), "p": self.p_value}
 
 
+@dataclass(frozen=True)
+class PairedMeans(Paired):
+    """The same of a random defense: expected images, and the test of the mean difference.
+
+    ``mean``, ``low`` and ``high``: of the difference of the shares right, in [-1, 1]; ``p``.
+    """
+
+    mean: float = 0.0
+    low: float = -1.0
+    high: float = 1.0
+    p: float = 1.0
+
+    @property
+    def points(self) -> float:
+        """The difference in percentage points."""
+        return 100 * self.mean
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided p-value of the mean difference."""
+        return self.p
+
+    @property
+    def interval(self) -> Interval:
+        """The 95% interval of the mean difference, in points."""
+        return Interval(100 * self.low, 100 * self.high)
+
+
 def _counts(number: Share | Paired) -> dict[str, Any]:
     """Return the fields of a number, the design effect only where there is one."""
     return {name: value for name, value in vars(number).items() if (name, value) != ("effect", 1)}

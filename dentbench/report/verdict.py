@@ -127,7 +127,9 @@ def _paired(static: Record, defended: Record) -> Paired:
     equal = own is None or own == static.robust_correct
     if not equal or gained - lost != defended.robust_correct - compared:
         raise SpecError("no verdict: the defended record was compared with another static record")
-    return Paired(gained, lost, defended.n, coupling.paired_effect(defended).divisor)
+    paired = coupling.paired(defended)
+    assert paired is not None
+    return paired
 
 
 def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]:
@@ -166,6 +168,10 @@ def _finding(static: Record, defended: Record) -> str:
         text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"
     for departure in departures.attack_departures(defended):
         text += f" ({departure})"
+    if defended.chance:
+        text += (
+            f" (expected over {json.loads(defended.chance)['draws']} draws of its random answers)"
+        )
     return f"{text}; the static model has {Share(static_worst(static, defended), n)}"
 
 

@@ -31,7 +31,8 @@ class ProtocolSpec:
     a batch per gradient of EOT, which ``eot`` joins: "weighted" towards those that can be broken,
     or "mean". ``queries`` of scores and of decision; None for what
     :func:`dentbench.attacks.budget.queries_of` says. ``fractions`` in (0, 1]: malicious
-    shares of the batch for the distribution-invading attack.
+    shares of the batch for the distribution-invading attack. ``draws_judged`` >= 2: how often every
+    final point of a random defense is judged.
     Raises :class:`~dentbench.errors.SpecError` for bad values.
     """
 
@@ -46,12 +47,14 @@ class ProtocolSpec:
     eot: str = "weighted"
     queries: int | None = None
     fractions: tuple[float, ...] = (0.01, 0.05, 0.2)
+    draws_judged: int = 10
 
     def __post_init__(self) -> None:
         if self.cascade not in (True, False):
             raise SpecError(f"cascade is {self.cascade!r}; allowed: true, false")
         for name in ("rounds", "every", "draws"):
             require_count(name, getattr(self, name), 1)
+        require_count("draws_judged", self.draws_judged, 2)
         for name in ("iterations", "targets", "restarts", "last", "queries"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), 0 if name == "restarts" else 1)

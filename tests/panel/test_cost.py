@@ -43,5 +43,8 @@ def test_the_whole_costs_at_most_half_as_much_again_as_published(
         if not card.reason_to_skip(spec, OFFERED):
             counted = stage_passes(spec, stage, 10)
             passes[stage] = counted.forwards + counted.backwards
+            if card.counterpart:  # what the static model faces for the comparison
+                counted = stage_passes(spec.counterpart, stage, 10)
+                passes[f"static {stage}"] = counted.forwards + counted.backwards
     shares = {stage: round(one / passes["published"], 3) for stage, one in passes.items()}
     assert sum(passes.values()) <= 1.5 * passes["published"], (sum(shares.values()), shares)

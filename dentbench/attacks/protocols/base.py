@@ -35,8 +35,9 @@ class Situation:
     ``starts``: the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by``
     (B names): the earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W)
     its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
-    units. ``with_steps`` returns the defense with so many adaptation steps, which with ``larger``
-    go as far in all; None when it has no fewer.
+    units. ``random``: whether the defense answers by chance, so that one answer means little.
+    ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
+    far in all; None when it has no fewer.
     """
 
     spec: EvalSpec
@@ -55,6 +56,7 @@ class Situation:
     others: Tensor | None = None
     other_labels: Tensor | None = None
     with_steps: Callable[..., Classifier] | None = None
+    random: bool = False
 
     @property
     def settled(self) -> Tensor:

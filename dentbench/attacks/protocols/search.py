@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -16,6 +17,9 @@ from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import Situation
 from dentbench.spec.evaluation import derive_seed
 
+LOOKS: Final = 8
+"""How many answers of a random defense a point is judged by."""
+
 
 class Search:
     """The best points found so far for the images of a unit that are still to be broken.
@@ -26,7 +30,9 @@ class Search:
     at :meth:`prune`. For a coupled one all of ``rows`` are shown together, among the others (broken
     ones at their adversarial points, naturally wrong ones clean), and what is kept is the whole
     batch that most are wrong in. ``points``, ``margin`` and ``logits`` hold, for every image of
-    the unit, the point of the highest margin and the defense's answer there.
+    the unit, the point of the highest margin and the defense's answer there. Of a defense that
+    answers by chance it is the mean of :data:`LOOKS` answers, of the points that an ascent ends at:
+    among many iterates the luckiest would win, and no image is left alone for one unlucky answer.
     """
 
     def __init__(self, situation: Situation, stage: str) -> None:
@@ -77,7 +83,10 @@ class Search:
         """Judge points (n, C, H, W) of ``rows``; ``logits``: the defense's answer, if known."""
         if not len(self.rows):
             return
-        if logits is None:
+        if self.situation.random:
+            shown = self.shown(self.situation.defense)
+            logits = torch.stack([shown(points) for _ in range(LOOKS)]).mean(0)
+        elif logits is None:
             logits = self.shown(self.situation.defense)(points)
         require_finite(logits, "the defense")
         margin = margins(logits, self.labels).to(self.margin.dtype)
@@ -118,6 +127,10 @@ class Search:
         the ascent is ``blind``.
         """
         loss, start = self.loss(ascent), self.start(ascent, number)
+        if self.situation.random and not blind:
+            found = self.ascend(oracle, ascent, number, blind=True)
+            self.see(found)
+            return found
         witness = no_witness if blind else self.sparsely(self.situation.spec.protocols.every)
         return apgd(oracle, loss, start, self.clean, self.threat, ascent.iterations, witness)
 
@@ -151,7 +164,7 @@ class Search:
 
     def prune(self) -> None:
         """Leave broken images alone from now on, where that changes nothing for the others."""
-        if not self.coupled:
+        if not self.coupled and not self.situation.random:
             self.rows = self.rows[self.margin[self.rows] <= 0]
 
     def result(self) -> AttackResult:
