@@ -88,7 +88,6 @@ _WARM = {
             ("ce", None, "best"),
             ("dlr", 0, "random"),
             ("dlr", 1, "random"),
-            ("dlr", 2, "random"),
             ("ce", None, "random"),
         ),
     ),

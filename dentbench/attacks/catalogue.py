@@ -49,7 +49,7 @@ class ProtocolCard:
     function: str
     summary: str
     source: str = ""
-    version: int = 1
+    version: int = 2
     needs_static: bool = False
     after: tuple[str, ...] = ()
     needs: tuple[str, ...] = ()
@@ -128,7 +128,7 @@ PROTOCOLS.add(
     "warm",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:warm",
-        version=2,
+        version=3,
         summary="the published gradient, but started from the best points found so far",
         source="ours",
         after=("transfer", "surrogate"),
@@ -140,7 +140,7 @@ PROTOCOLS.add(
     "few-steps",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:few_steps",
-        version=2,
+        version=3,
         summary="the defense is attacked with fewer adaptation steps than it defends with",
         source=_CARE,
         after=_CHEAP,
@@ -184,7 +184,7 @@ PROTOCOLS.add(
     "fpa",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:fpa",
-        version=2,
+        version=3,
         summary="the newest adapted network is attacked as a fixed one, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -196,7 +196,7 @@ PROTOCOLS.add(
     "gmsa-avg",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_avg",
-        version=2,
+        version=3,
         summary="the mean loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -208,7 +208,7 @@ PROTOCOLS.add(
     "gmsa-min",
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:gmsa_min",
-        version=2,
+        version=3,
         summary="the least loss of the static and all adapted networks is attacked, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
@@ -220,7 +220,7 @@ PROTOCOLS.add(
     "unrolled",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:unrolled",
-        version=2,
+        version=3,
         summary="the exact gradient, through every adaptation step",
         source="ours",
         after=_CHEAP,
@@ -256,7 +256,7 @@ PROTOCOLS.add(
     "decision",
     ProtocolCard(
         function="dentbench.attacks.protocols.decision:decision",
-        version=2,
+        version=3,
         summary="the defense's labels alone: RayS in Linf, HopSkipJump in L2; in a cascade with "
         "5 queries for each iteration of the attack",
         source="arXiv 2006.12792, arXiv 1904.02144",
