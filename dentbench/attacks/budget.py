@@ -88,7 +88,6 @@ _WARM = {
             ("ce", None, "best"),
             ("dlr", 0, "random"),
             ("dlr", 1, "random"),
-            ("ce", None, "random"),
         ),
     ),
     "warm": (1.0, (("dlr", 0, "best"), ("margin", None, "best"), ("ce", None, "best"))),

@@ -45,7 +45,7 @@ _ROUNDS: Final[Budget] = {
 
 REQUIRED: Final[dict[str, Budget]] = {
     "published": _STANDARD,
-    "surrogate": {"ascents": 4, "iterations": 100, "targets": 2, "judged iterates": 404},
+    "surrogate": {"ascents": 3, "iterations": 100, "targets": 2, "judged iterates": 303},
     "warm": {"ascents": 3, "iterations": 100, "targets": 1},
     "few-steps": {"ascents": 1, "iterations": 25, "targets": 1, "judged iterates": 26},
     "surrogate-process": {"ascents": 1, "iterations": 50, "targets": 1, "judged iterates": 51},
