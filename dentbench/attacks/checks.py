@@ -8,7 +8,7 @@ AutoAttack's own are another set, and its tracer is not used.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,6 +27,7 @@ LARGE_EPS: Final = "large-eps"
 MONOTONE: Final = "monotone"
 NOISE: Final = "noise"
 CONVERGED: Final = "converged"
+PLANTED: Final = "planted"
 BLACK_BOX: Final = "black-box"
 SAME_VERDICT: Final = "same-verdict"
 TRANSFER: Final = "transfer"
@@ -37,8 +38,8 @@ PASSES: Final = "passes"
 
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
-    *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, BLACK_BOX, TRANSFER),
-    *(SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, PASSES),
+    *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, PLANTED, BLACK_BOX),
+    *(TRANSFER, SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 
@@ -65,27 +66,29 @@ OF_DEFENSES: Final = frozenset({FRESH_PROCESS})
 class Check:
     """One check: whether it passed (None: it could not be made), its value, and a sentence.
 
-    ``value``: what was measured, or None; the sentence says of what, and what follows.
+    ``value``: what was measured, or None; the sentence says of what, and what follows. ``shares``:
+    the value of each protocol by name, where it has one of each.
     """
 
     name: str
     passed: bool | None
     value: float | None
     sentence: str
+    shares: Mapping[str, float] | None = None
 
 
 def to_json(checks: Iterable[Check]) -> str:
     """Return checks as the JSON object of the column ``checks``, by name."""
-    return json.dumps(
-        {
-            check.name: {
-                "passed": check.passed,
-                "value": check.value,
-                "sentence": check.sentence,
-            }
-            for check in sorted(checks, key=lambda check: NAMES.index(check.name))
+    found: dict[str, dict[str, object]] = {}
+    for check in sorted(checks, key=lambda check: NAMES.index(check.name)):
+        found[check.name] = {
+            "passed": check.passed,
+            "value": check.value,
+            "sentence": check.sentence,
         }
-    )
+        if check.shares is not None:
+            found[check.name]["shares"] = dict(check.shares)
+    return json.dumps(found)
 
 
 def from_json(text: str | None) -> dict[str, Check]:
@@ -95,7 +98,7 @@ def from_json(text: str | None) -> dict[str, Check]:
     return {
         name: Check(name=name, **one)
         for name, one in found.items()
-        if isinstance(one, dict) and one.keys() == fields
+        if isinstance(one, dict) and one.keys() - {"shares"} == fields
     }
 
 

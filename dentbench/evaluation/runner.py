@@ -39,6 +39,7 @@ from dentbench.evaluation.fresh_judgement import (
 )
 from dentbench.evaluation.measurements import observations
 from dentbench.evaluation.placement import AUTO
+from dentbench.evaluation.planted import planted
 from dentbench.evaluation.worker import Subject, Task, Worker
 from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.records import examples, per_class, results_csv
@@ -163,6 +164,7 @@ class Evaluation:
         if spec.defense is not None:
             # What earlier runs of this key found counts too, whatever is asked for now.
             run = [name for name in PROTOCOLS if name in run or self._complete(spec, name)]
+            checks = (*checks, *([planted(self.context, spec, run)] if attacked else []))
         stages = [NATURAL, *run]
         outcomes: dict[str, Sequence[BatchOutcome]] = {
             stage: self.outcomes(spec, stage) for stage in stages

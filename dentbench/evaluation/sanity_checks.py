@@ -51,7 +51,7 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
         with plainly():  # each copy of the defense would be compiled for itself
-            checks = context.worker.fit(spec, STAGE, lambda: probe(_probe_of(context, spec)))
+            checks = context.worker.fit(spec, STAGE, lambda: probe(probe_of(context, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
@@ -66,7 +66,8 @@ def found_random(context: RunContext, spec: EvalSpec) -> bool:
     return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
 
 
-def _probe_of(context: RunContext, spec: EvalSpec) -> Probe:
+def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
+    """Return what is examined of a spec: its defense on its first declared batch."""
     first = context.subject.images[: spec.batches.size].to(context.worker.device)
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
 

@@ -55,6 +55,7 @@ def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
     """Return every doubt about a gain of a defended record, the weightiest first."""
     return (
         *_checks(defended),
+        *_planted(defended),
         *_missing(defended),
         *_weak_attack(defended),
         *_weak_protocols(defended),
@@ -92,6 +93,10 @@ _REMEDIES: Final = {
     soundness.GRADIENT: "put a differentiable stand-in in the place of the step without a gradient",
     soundness.TRUE_GRADIENT: "let calling it carry the gradient of the answer that is judged",
     soundness.EXACT_GRADIENT: "let calling it differentiate through its adaptation, as its unroll",
+    soundness.MODES: "answer alike with and without gradients",
+    soundness.SCORES: "hand in logits that fall towards the boundary",
+    soundness.PLANTED: "find a gradient, or a stand-in, that finds the planted points",
+    soundness.CONVERGED: "raise --iterations until the loss stops rising",
     soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
     soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
     soundness.TRANSFER: "find why the static model's points do more than its own gradient",
@@ -119,6 +124,14 @@ def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterato
         yield Doubt("no checks were made", "run it again")
         return
     yield from (_of_check(one) for one in unsettled(record.checks) if one.name in names)
+
+
+def _planted(record: Record) -> Iterator[Doubt]:
+    """A gain needs an attack that was seen to find what is there."""
+    check = soundness.from_json(record.checks).get(soundness.PLANTED)
+    if check is not None and check.passed is None:
+        reason = f"the check {check.name} could not be made: {check.sentence}"
+        yield Doubt(reason, "run it in Linf or L2, by a protocol that follows a gradient")
 
 
 def _baseline(record: Record) -> Iterator[Doubt]:

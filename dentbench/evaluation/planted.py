@@ -1,0 +1,141 @@
+"""The check "planted": what share of planted adversarial points each protocol that is run finds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from dentbench.attacks import checks
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
+from dentbench.attacks.checks import Check
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
+from dentbench.attacks.protocols.base import Situation, load_protocol
+from dentbench.compute.torch_compile import plainly
+from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.sanity_checks import STAGE, found_random, probe_of
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
+from dentbench.spec.protocol import ProtocolSpec
+
+NOTE: Final = f"planted-{CHECKS_VERSION}"
+"""The name of the note that keeps what was found, beside the outcomes."""
+
+ITERATIONS: Final = 12
+"""The iterations of the attack on planted points."""
+
+FOUND: Final = 0.9
+"""The least share of planted points that an attack must find to count on it."""
+
+LEAST: Final = 3
+"""The fewest planted points that say something."""
+
+
+def planted(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Check:
+    """Return the check; what no earlier run left is found out now.
+
+    Of ``protocols`` it tries those that follow a gradient on the declared batch. It passes where
+    one of them finds what was planted: what all of them miss here they would miss elsewhere.
+    """
+    if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
+        text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
+        return Check(checks.PLANTED, None, None, text)
+    folder = context.folder(spec)
+    known: dict[str, Any] = folder.load_note(NOTE) or {"of": None, "found": {}, "passes": 0}
+    missing = [name for name in protocols if tried(name) and name not in known["found"]]
+    if missing:
+        with plainly():
+            known = context.worker.fit(spec, STAGE, lambda: _tried(context, spec, missing, known))
+        folder.save_note(NOTE, known)
+    found = {name: known["found"][name] for name in protocols if tried(name)}
+    return check_of(known["of"], found, known["passes"])
+
+
+def tried(protocol: str) -> bool:
+    """Return whether a protocol follows a gradient of the defense in its declared batch."""
+    if protocol in checks.GRADIENT_FREE or protocol not in PROTOCOLS:
+        return False
+    return not (PROTOCOLS[protocol].coupled_only or PROTOCOLS[protocol].needs_static)
+
+
+def check_of(of: int | None, found: Mapping[str, int], passes: int = 0) -> Check:
+    """Return the check; ``found``: how many of ``of`` planted points each protocol finds."""
+    if of is None or not found:
+        return Check(checks.PLANTED, None, None, "no protocol with a gradient was run")
+    if of < LEAST:
+        text = f"points could be planted at {of} images only, and {LEAST} are needed: random "
+        text += "points of the ball hardly change the logits"
+        return Check(checks.PLANTED, None, None, text)
+    shares = {name: count / of for name, count in found.items()}
+    low = [name for name, share in shares.items() if share < FOUND]
+    told = ", ".join(f"{name} {count}" for name, count in found.items())
+    sentence = f"of {of} planted adversarial points are found: {told} ({passes:,} passes)"
+    if len(low) == len(shares):
+        sentence += "; what every gradient misses here it would miss elsewhere"
+    elif low:
+        sentence += f"; do not count on {' and '.join(low)}"
+    return Check(checks.PLANTED, len(low) < len(shares), max(shares.values()), sentence, shares)
+
+
+def _tried(
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is known with what further protocols find."""
+    counter = context.worker.counter
+    before = counter.forwards + counter.backwards
+    what = probe_of(context, spec)
+    random = found_random(context, spec)
+    planting = plant(what, random=random)
+    found = dict(known["found"])
+    for name in protocols:
+        found[name] = _count(context, spec, what, planting, name)
+    passes = known["passes"] + counter.forwards + counter.backwards - before
+    return {"of": int(planting.stands.sum()), "found": found, "passes": passes}
+
+
+def _count(
+    context: RunContext, spec: EvalSpec, what: Probe, planting: Planting, protocol: str
+) -> int:
+    defense = what.make()
+    situation = _situation(context, spec, planting, defense)
+    result = load_protocol(protocol)(situation)
+    points = ThreatModel.of(spec.attack).project(result.points, planting.images)
+    return planting.found(defense, points)
+
+
+def _situation(
+    context: RunContext, spec: EvalSpec, planting: Planting, defense: Classifier
+) -> Situation:
+    """Return the situation of an attack on the planted points: two classes, one whole batch."""
+    count = len(planting.images)
+    steps = getattr(spec.defense, "steps", 0)
+    short = replace(
+        spec,
+        data=replace(spec.data, first=0, count=count, order="given"),
+        batches=BatchPlan(size=count),
+        # Each image has a readout of its own, so that all of them are always shown together.
+        defense=DefenseSpec(name="planted", settings=(("steps", steps),), separable=False),
+        attack=AttackSpec(
+            name="apgd-ce", norm=spec.attack.norm, eps=spec.attack.eps, iterations=ITERATIONS
+        ),
+        protocols=ProtocolSpec(targets=1, rounds=2, last=spec.protocols.last),
+    )
+    worker, readout = context.worker, planting.readout
+    with_steps = worker.with_steps(spec)
+    zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
+    return Situation(
+        spec=short,
+        unit=0,
+        images=planting.images,
+        labels=zeros,
+        natural=zeros == 0,
+        classes=2,
+        defense=ReadoutDefense(defense, readout),
+        network=ReadoutDefense(worker.shown(spec, worker.network), readout),
+        others=planting.images[:0],
+        other_labels=zeros[:0],
+        with_steps=with_steps and (lambda steps: ReadoutDefense(with_steps(steps), readout)),
+    )

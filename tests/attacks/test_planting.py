@@ -1,0 +1,155 @@
+"""Planted adversarial points: there by construction, not found at random, found by gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import dentbench
+from dentbench.attacks.apgd import apgd, random_start
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.checks import from_json
+from dentbench.attacks.losses import make_loss
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
+from dentbench.attacks.protocols.search import through
+from dentbench.evaluation.planted import check_of, tried
+from dentbench.spec.evaluation import AttackSpec
+from tests.attacks.toys import labels_of, small_network, tiny_images
+from tests.reference import tiny_network
+
+
+def planted_in(
+    answer: Callable[[Tensor], Tensor],
+    *,
+    norm: str = "Linf",
+    separable: bool = True,
+    random: bool = False,
+) -> tuple[Probe, Planting]:
+    x = tiny_images(12)
+    what = Probe(
+        make=lambda: answer,
+        copies=True,
+        images=x,
+        labels=labels_of(small_network(), x),
+        threat=ThreatModel(norm, 0.05 if norm == "Linf" else 0.5),
+        separable=separable,
+        steps=None,
+        seed=1,
+    )
+    return what, plant(what, random=random)
+
+
+def found_by_gradient(what: Probe, planting: Planting, answer: Callable[[Tensor], Tensor]) -> int:
+    labels = torch.zeros(len(planting.images), dtype=torch.long)
+    shown = through(ReadoutDefense(answer, planting.readout))
+    x = planting.images
+    points = apgd(shown, make_loss("margin", labels), x, x, what.threat, 12)
+    return planting.found(answer, points)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+@pytest.mark.parametrize("separable", [True, False])
+def test_a_point_is_at_the_edge_and_random_ones_are_not_it(norm: str, separable: bool) -> None:
+    network = small_network(coupled=not separable)
+    what, planting = planted_in(network, norm=norm, separable=separable)
+    stands = int(planting.stands.sum())
+    assert stands >= 6
+    assert bool(what.threat.contains(planting.points, planting.images).all())
+    distance = what.threat.distance(planting.points, planting.images)
+    assert bool((distance > 0.8 * what.threat.eps).all())
+    assert planting.found(network, planting.points) == stands
+    assert planting.found(network, planting.images) == 0
+    generator = torch.Generator().manual_seed(99)
+    draws = [random_start(planting.images, what.threat, generator) for _ in range(20)]
+    assert sum(planting.found(network, draw) for draw in draws) <= 1
+    margin = ReadoutDefense(network, planting.readout)(planting.images).diff(dim=1)
+    assert torch.allclose(margin[planting.stands], torch.tensor(-1.0), atol=1e-3)
+
+
+def test_the_true_gradient_finds_them_and_others_do_not() -> None:
+    network = small_network()
+    what, planting = planted_in(network)
+    stands = int(planting.stands.sum())
+    assert found_by_gradient(what, planting, network) >= 0.9 * stands
+    assert found_by_gradient(what, planting, lambda x: network(x).detach() + 0 * network(x)) == 0
+    assert found_by_gradient(what, planting, lambda x: 2 * network(x).detach() - network(x)) == 0
+
+
+def test_where_answers_are_flat_nothing_can_be_planted() -> None:
+    _, planting = planted_in(lambda x: torch.ones(len(x), 5) + 0 * x.flatten(1)[:, :5])
+    assert int(planting.stands.sum()) == 0
+    assert check_of(0, {"published": 0}).passed is None
+
+
+def test_random_answers_are_averaged() -> None:
+    network = small_network()
+
+    def noisy(x: Tensor) -> Tensor:
+        logits: Tensor = network(x)
+        return logits + 0.02 * logits.std().detach() * torch.randn_like(logits)
+
+    torch.manual_seed(0)
+    what, planting = planted_in(noisy, random=True)
+    stands = int(planting.stands.sum())
+    assert stands >= 6 and found_by_gradient(what, planting, noisy) >= 0.9 * stands
+
+
+def test_the_check_passes_where_one_gradient_finds_them() -> None:
+    one = check_of(8, {"published": 1, "unrolled": 8}, 5000)
+    assert (
+        one.passed is True and one.value == 1 and one.shares == {"published": 1 / 8, "unrolled": 1}
+    )
+    assert "published 1, unrolled 8 (5,000 passes); do not count on published" in one.sentence
+    none = check_of(8, {"published": 1, "bpda": 7})
+    assert none.passed is False and "every gradient misses" in none.sentence
+    assert check_of(None, {}).passed is None
+    assert tried("warm") and not any(map(tried, ("transfer", "scores", "decision", "eot")))
+
+
+class Masked(nn.Module):
+    """The network on rounded images: no gradient, and no robustness either."""
+
+    separable = True
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network((50 * x).round() / 50)
+        return logits
+
+
+@pytest.mark.parametrize(("defense", "passed"), [("norm", True), (Masked, False)])
+def test_a_record_says_what_was_found(defense: Any, passed: bool, tmp_path: Path) -> None:
+    model = tiny_network().eval()
+    images = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    labels = model(images).argmax(1)
+
+    def run(*protocols: str) -> Any:
+        found = dentbench.evaluate(
+            model,
+            images,
+            labels,
+            defense=defense,
+            attack=AttackSpec(name="quick", eps=Fraction(1, 25), iterations=2, targets=1),
+            protocols=protocols,
+            results=tmp_path,
+            progress="none",
+        )
+        assert "planted" not in from_json(found.static.checks)
+        return from_json(found.defended.checks)["planted"]
+
+    first = run("published")
+    assert first.passed is passed and set(first.shares) == {"published"}
+    both = run("published", "warm")
+    assert both.passed is True and set(both.shares) == {"published", "surrogate", "warm"}
+    # The static model's gradient finds what rounding hides from the defense's own.
+    assert both.shares == {"published": passed, "surrogate": 1, "warm": passed}
