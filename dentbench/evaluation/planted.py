@@ -27,10 +27,10 @@ NOTE: Final = f"planted-{CHECKS_VERSION}"
 ITERATIONS: Final = 12
 """The iterations of the attack on planted points."""
 
-FOUND: Final = 0.9
+FOUND: Final = 0.75
 """The least share of planted points that an attack must find to count on it."""
 
-LEAST: Final = 3
+LEAST: Final = 4
 """The fewest planted points that say something."""
 
 

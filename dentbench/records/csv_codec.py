@@ -57,7 +57,14 @@ _SHAPES: Final[Mapping[str, Any]] = {
     "rechecked": _COUNTS,
     "skipped": {str: (str,)},
     "versions": {str: (str,)},
-    "checks": {str: {"passed": (bool, type(None)), "value": _NUMBER, "sentence": (str,)}},
+    "checks": {
+        str: {
+            "passed": (bool, type(None)),
+            "value": _NUMBER,
+            "sentence": (str,),
+            str: {str: _NUMBER},  # shares
+        }
+    },
     "diagnostics": {str: {"images": (int,), "flips": (int,), str: _NUMBER}},
     "batch_mates": {"compositions": {str: _COUNTS}, "invading": {str: _COUNTS}},
 }
