@@ -125,6 +125,11 @@ def _situation(
     )
     worker, readout = context.worker, planting.readout
     with_steps = worker.with_steps(spec)
+
+    def fewer(steps: int, **how: Any) -> Classifier:
+        assert with_steps is not None
+        return ReadoutDefense(with_steps(steps, **how), readout)
+
     zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
     return Situation(
         spec=short,
@@ -137,5 +142,5 @@ def _situation(
         network=ReadoutDefense(worker.shown(spec, worker.network), readout),
         others=planting.images[:0],
         other_labels=zeros[:0],
-        with_steps=with_steps and (lambda steps: ReadoutDefense(with_steps(steps), readout)),
+        with_steps=with_steps and fewer,
     )

@@ -478,7 +478,7 @@ def test_logits_that_are_not_finite_leave_nothing_behind(
             logits = super().forward(x)
             return logits if self.calls[0] < whole[2] // 4 else logits * torch.nan
 
-    with pytest.raises(ModelError, match="answered with NaN|dent diverges: its loss is nan"):
+    with pytest.raises(ModelError, match=r"answered with NaN|dent diverges: its loss is nan"):
         evaluated(tmp_path, network=Fragile(small_network()))
     assert not (tmp_path / "results.csv").exists()
     kept, complete = outcomes(tmp_path), outcomes(whole[1])
