@@ -10,6 +10,7 @@ import torch
 
 from dentbench.attacks import checks
 from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
@@ -24,8 +25,8 @@ from dentbench.spec.protocol import ProtocolSpec
 NOTE: Final = f"planted-{CHECKS_VERSION}"
 """The name of the note that keeps what was found, beside the outcomes."""
 
-ITERATIONS: Final = 12
-"""The iterations of the attack on planted points."""
+ITERATIONS: Final = (12, 20)
+"""The fewest and the most iterations of the attack on planted points; between them its own."""
 
 FOUND: Final = 0.75
 """The least share of planted points that an attack must find to count on it."""
@@ -111,6 +112,8 @@ def _situation(
 ) -> Situation:
     """Return the situation of an attack on the planted points: two classes, one whole batch."""
     count = len(planting.images)
+    least, most = ITERATIONS
+    iterations = min(max(iterations_of(spec), least), most)
     steps = getattr(spec.defense, "steps", 0)
     short = replace(
         spec,
@@ -119,7 +122,7 @@ def _situation(
         # Each image has a readout of its own, so that all of them are always shown together.
         defense=DefenseSpec(name="planted", settings=(("steps", steps),), separable=False),
         attack=AttackSpec(
-            name="apgd-ce", norm=spec.attack.norm, eps=spec.attack.eps, iterations=ITERATIONS
+            name="apgd-ce", norm=spec.attack.norm, eps=spec.attack.eps, iterations=iterations
         ),
         protocols=ProtocolSpec(targets=1, rounds=2, last=spec.protocols.last),
     )
