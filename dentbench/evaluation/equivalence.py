@@ -45,16 +45,12 @@ _ADVICE: Final = (
 )
 
 
-def require_same_network(network: nn.Module, prepared: nn.Module, images: Tensor) -> None:
-    """Raise :class:`~dentbench.errors.ModelError` unless both networks are one.
+def require_same_network(trial: Trial, prepared: nn.Module) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` unless the network is computed as it is.
 
-    ``network``: the one handed in. ``prepared``: as it is computed. ``images`` (B, C, H, W): the
-    first declared batch.
+    ``trial``: of the one handed in. ``prepared``: as it is computed.
     """
-    if prepared is network:
-        return
-    trial = _Trial.of(network, images)
-    if trial is None:
+    if prepared is trial.network:
         return
     different = trial.difference(lambda: copy.deepcopy(prepared))
     if different:
@@ -63,19 +59,13 @@ def require_same_network(network: nn.Module, prepared: nn.Module, images: Tensor
         )
 
 
-def require_same_in_dent(
-    network: nn.Module, prepared: nn.Module, images: Tensor, spec: DentSpec
-) -> None:
+def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> None:
     """Raise :class:`~dentbench.errors.ModelError` unless dent computes the network handed in.
 
     With no step and with steps of no length it must answer as the network does; with other scales
     and shifts, as the network with these in its layers. ``spec``: of dent; what is blurred or
-    normalized by it otherwise is left out. The other arguments are those of
-    :func:`require_same_network`.
+    normalized by it otherwise is left out. The others are those of :func:`require_same_network`.
     """
-    trial = _Trial.of(network, images)
-    if trial is None:
-        return
     try:
         different = _difference_in_dent(trial, prepared, spec)
     except ModelError:
@@ -90,7 +80,7 @@ def require_same_in_dent(
         )
 
 
-def _difference_in_dent(trial: _Trial, prepared: nn.Module, spec: DentSpec) -> str:
+def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> str:
     """Return in words how dent is another network, or ""."""
     running = all(layer.running_mean is not None for layer in _layers(trial.network))
     own = trial if running else replace(trial, network=_without_statistics(trial.network))
@@ -138,7 +128,7 @@ def _adapted(dent: Dent, images: Tensor) -> Classifier:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Trial:
     """A network and images to compare others with it on.
 
     ``pure``: whether a second call of the network answers as the first.
@@ -149,10 +139,11 @@ class _Trial:
     pure: bool
 
     @classmethod
-    def of(cls, network: nn.Module, images: Tensor) -> _Trial | None:
+    def of(cls, network: nn.Module, images: Tensor) -> Trial | None:
         """Return a trial on a few images, on all where the answers depend on how many there are.
 
-        None where the network does not answer; others tell why.
+        ``images`` (B, C, H, W): the first declared batch. None where the network does not answer;
+        others tell why.
         """
         few = images[:FEW]
         alone, whole = (_attempt(copy.deepcopy(network), x) for x in (few, images))
@@ -188,7 +179,7 @@ class _Trial:
 # --- scales and shifts that have moved ------------------------------------------------------------
 
 
-def _difference_moved(trial: _Trial, dent: Dent) -> str:
+def _difference_moved(trial: Trial, dent: Dent) -> str:
     """Return in words how dent's answers to moved values are not the network's, or ""."""
     start = dent.start().affine
     assert start is not None
@@ -226,11 +217,11 @@ def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like)
 
 
-def _classes(trial: _Trial) -> int:
+def _classes(trial: Trial) -> int:
     return int(_answer(copy.deepcopy(trial.network), trial.images).shape[1])
 
 
-def _is_coupled(trial: _Trial) -> bool:
+def _is_coupled(trial: Trial) -> bool:
     """Return whether an image's answer depends on what other images are beside it."""
     others = trial.images.clone()
     others[1::2] = others[1::2].flip(-1).roll(1, -2)
@@ -239,7 +230,7 @@ def _is_coupled(trial: _Trial) -> bool:
 
 
 def _written_in(
-    trial: _Trial, moved: Sequence[Tensor], weights: Tensor
+    trial: Trial, moved: Sequence[Tensor], weights: Tensor
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the logits of the network with scales and shifts in its layers, and their gradients.
 

@@ -99,6 +99,7 @@ class Worker:
     ) -> None:
         self.blueprint = subject, engine, given
         self.subject = subject
+        self._trials: dict[int, equivalence.Trial | None] = {}
         self.device = torch.device(device)
         self.counter = CallCounter()
         with out_of_memory.raise_on_oom("the model", device):
@@ -139,16 +140,17 @@ class Worker:
 
         What is computed is compared with it, and dent's layers where there are some.
         """
-        network, prepared = self.subject.network, self.network.network
-        size = spec.batches.size if spec.batches.batching == "declared" else equivalence.FEW
-        images = self.subject.images[:size].to(self.device)
-        dent = dent_of(spec.defense)
         if self.network.path == "broken":
             return  # it has no gradient to be compared, and dent refuses it when it is to adapt
-        if dent is None:
-            equivalence.require_same_network(network, prepared, images)
-        else:
-            equivalence.require_same_in_dent(network, prepared, images, dent)
+        size = spec.batches.size if spec.batches.batching == "declared" else equivalence.FEW
+        if size not in self._trials:
+            images = self.subject.images[:size].to(self.device)
+            self._trials[size] = equivalence.Trial.of(self.subject.network, images)
+        trial, dent = self._trials[size], dent_of(spec.defense)
+        if trial is not None and dent is None:
+            equivalence.require_same_network(trial, self.network.network)
+        elif trial is not None and dent is not None:
+            equivalence.require_same_in_dent(trial, self.network.network, dent)
 
     def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
         """Return what ``work`` does with the spec's classifiers, in parts if memory runs out.
