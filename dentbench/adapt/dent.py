@@ -153,15 +153,21 @@ class Dent(nn.Module):
         states = enumerate(map(self._parts, visited))
         return [Adaptation(flat, losses[:count], sigma) for count, (flat, sigma) in states]
 
-    def carry(self, x: Tensor, memory: Memory | None = None) -> Memory:
-        """Return what one update on images ``x`` (B, C, H, W) makes of what earlier ones left."""
+    def carry(
+        self, x: Tensor, memory: Memory | None = None, *, differentiable: bool = False
+    ) -> Memory:
+        """Return what one update on images ``x`` (B, C, H, W) makes of what earlier ones left.
+
+        ``differentiable``: with a graph to ``x``.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             if memory is None:
                 start = self._start(len(x))
                 memory = start, initial_state(start)
             parameters = memory[0].detach().requires_grad_()
-            parameters, state, _ = self._step(self._shown(x.detach()), parameters, memory[1], False)
-        return parameters.detach(), state
+            seen = self._shown(x if differentiable else x.detach())
+            parameters, state, _ = self._step(seen, parameters, memory[1], differentiable)
+        return parameters if differentiable else parameters.detach(), state
 
     def _adapt(self, x: Tensor, *, differentiable: bool) -> Adaptation:
         if self.spec.steps == 0:

@@ -55,6 +55,9 @@ WARM_TARGETS = 3
 MOST_LARGER_STEPS = 3
 """The most steps of a surrogate process: what it is for is to be cheap."""
 
+POISONED = 4
+"""How many batches before a unit are poisoned at most."""
+
 NATURAL_PARTS = 8
 """In how many parts a unit is judged among natural images."""
 
@@ -102,7 +105,7 @@ _WARM = {
 BLACK_BOX = ("scores", "decision")
 """The protocols that look at answers alone: from scratch, with queries for a budget."""
 
-BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOX, "batch-mates")
+BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOX, "batch-mates", "poisoned-stream")
 """The protocols whose cost is known before they are run, published and transfer aside."""
 
 
@@ -124,6 +127,11 @@ def fewer_steps(spec: EvalSpec) -> tuple[int, ...]:
     """Return the numbers of adaptation steps, below the defense's own, that few-steps attacks."""
     steps = 0 if spec.defense is None else spec.defense.steps
     return tuple(sorted({count for count in (1, steps // 2) if 0 < count < steps}))
+
+
+def poisoning_iterations(spec: EvalSpec) -> int:
+    """Return the iterations on each poisoned batch."""
+    return max(round(iterations_of(spec) / 4), 1)
 
 
 def larger_steps(spec: EvalSpec) -> int:

@@ -62,11 +62,13 @@ class ProtocolCard:
         """Return why this protocol cannot attack a defense, or "" when it can.
 
         ``offers``: the names of what the defense has beside logits: "adapt", "predict", "unroll",
-        "with_steps" (fewer steps exist), "random" (its answers are).
+        "with_steps" (fewer steps exist), "random" (its answers are), "after" (it goes on from
+        batch to batch).
         """
         missing = [name for name in self.needs if name not in offers]
         if missing:
-            return f"the defense has no {' and no '.join(missing)}"
+            words = [_IN_WORDS.get(name, name) for name in missing]
+            return f"the defense has no {' and no '.join(words)}"
         if self.coupled_only and spec.separable and "random" not in offers:
             return self.coupled_only
         if self.own_attack and spec.attack.norm not in OWN_NORMS:
@@ -75,6 +77,9 @@ class ProtocolCard:
             return "it attacks declared batches, not AutoAttack's own packing"
         return ""
 
+
+_IN_WORDS: Final = {"after": "state that it carries from batch to batch"}
+"""What a protocol needs, where its name does not say it."""
 
 NATURAL_VERSION: Final = 1
 """The number of what judges the natural images, raised as that of a protocol."""
@@ -275,6 +280,17 @@ PROTOCOLS.add(
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",
         settings=("iterations", "fractions", "last"),
+    ),
+)
+PROTOCOLS.add(
+    "poisoned-stream",
+    ProtocolCard(
+        function="dentbench.attacks.protocols.poisoned_stream:poisoned_stream",
+        summary="batches before are perturbed, so that later images break, perturbed or not",
+        source="ours; arXiv 2308.08505, arXiv 2410.04682 for poisoned state",
+        after=_CHEAP,
+        needs=("after",),
+        settings=("iterations",),
     ),
 )
 

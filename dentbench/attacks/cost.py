@@ -8,10 +8,12 @@ from dentbench.attacks.budget import (
     BLACK_BOX,
     BUDGETED,
     NATURAL_PARTS,
+    POISONED,
     ascents_of,
     fewer_steps,
     invading_iterations,
     larger_steps,
+    poisoning_iterations,
     queries_of,
 )
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
@@ -103,6 +105,10 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     if stage == "scores":
         square = replace(spec.attack, name="square", queries=queries_of(spec))
         return adapted(attack_passes(square, classes), spec.defense) + judged
+    if stage == "poisoned-stream":
+        # An update, and its gradient; the unit, and its gradient; update and unit once more to see.
+        look = Passes(2, 3) + Passes(2, 1)
+        return (look * (2 * poisoning_iterations(spec) + 2) + judged * 5) * POISONED
     if stage == "batch-mates":
         compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
         shares = len(spec.protocols.fractions)

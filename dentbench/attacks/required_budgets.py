@@ -12,6 +12,7 @@ from typing import Final
 from dentbench.attacks.budget import (
     ascents_of,
     invading_iterations,
+    poisoning_iterations,
     queries_of,
 )
 from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
@@ -58,6 +59,7 @@ REQUIRED: Final[dict[str, Budget]] = {
     "eot": {"ascents": 1, "iterations": 50, "targets": 1, "judged iterates": 51, "draws": 2},
     "scores": {"queries": 500},
     "decision": {"queries": 500},
+    "poisoned-stream": {"iterations": 25},
     "batch-mates": {"iterations": 50, "shares": 3, "largest share": 0.2},
 }
 """The least budget of every protocol that has one; transfer takes over the published attack's."""
@@ -76,6 +78,8 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
         shares = spec.protocols.fractions
         iterations = invading_iterations(spec)
         return {"iterations": iterations, "shares": len(shares), "largest share": max(shares)}
+    if stage == "poisoned-stream":
+        return {"iterations": poisoning_iterations(spec)}
     if stage not in REQUIRED:
         return {}
     ascents = ascents_of(spec, stage, _MANY)

@@ -252,8 +252,8 @@ Protocols = Annotated[
         autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
         help="How the defense is attacked: published, transfer, surrogate, warm, few-steps, bpda, "
         "surrogate-process, trajectory, "
-        "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, or all; "
-        "repeatable. Default: published, transfer.",
+        "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, "
+        "poisoned-stream, or all; repeatable. Default: published, transfer.",
     ),
 ]
 ProtocolSettings = Annotated[

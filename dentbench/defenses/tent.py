@@ -53,6 +53,10 @@ class OnlineTent:
         """Return the defense as it is after a batch of images (B, C, H, W) in [0, 1]."""
         return OnlineTent(self.dent, self.dent.carry(x, self.memory))
 
+    def unroll_after(self, x: Tensor) -> OnlineTent:
+        """Return the same as :meth:`after`, as a differentiable function of ``x``."""
+        return OnlineTent(self.dent, self.dent.carry(x, self.memory, differentiable=True))
+
     def adapt(self, x: Tensor) -> Adaptation:
         """Return the scales and shifts that the batches before left."""
         del x

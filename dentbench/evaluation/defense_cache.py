@@ -65,6 +65,19 @@ class DefenseCache:
             return made
         return self._carried(spec, made, unit)
 
+    def stream(self, spec: EvalSpec, unit: int, most: int) -> tuple[Any, tuple[Tensor, ...]] | None:
+        """Return a defense as it was before at most ``most`` batches that precede a unit, and them.
+
+        None for one that does not go on from batch to batch.
+        """
+        first = max(unit - most, 0)
+        state: Any = self.of(spec, first)
+        if not hasattr(state, "after"):
+            return None
+        device = next((p.device for p in self.network.parameters()), self.images.device)
+        units = spec.batches.ranges(spec.data.count)[first:unit]
+        return state, tuple(self.images[rows.start : rows.stop].to(device) for rows in units)
+
     def make(self, spec: EvalSpec) -> Any:
         """Return the defense of a spec that has one, new, as it is before it is asked anything."""
         assert spec.defense is not None

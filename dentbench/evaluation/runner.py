@@ -369,6 +369,8 @@ class Evaluation:
         found = offers(self.classifier(spec))
         if sanity_checks.found_random(self.context, spec):
             found |= {"random"}
+        if hasattr(self.classifier(spec), "after"):
+            found |= {"after"}
         return found | {"with_steps"} if self.worker.with_steps(spec) else found
 
     def skipped(self, spec: EvalSpec, protocols: Sequence[str]) -> dict[str, str]:

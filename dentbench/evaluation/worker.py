@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.differentiable import gradient_path
@@ -312,6 +313,7 @@ class Worker:
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
             random=task.random,
+            stream=self.attacked(spec).stream(spec, unit, POISONED),
             starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),

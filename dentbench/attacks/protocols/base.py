@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -37,7 +37,8 @@ class Situation:
     its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
     units. ``random``: whether the defense answers by chance, so that one answer means little.
     ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
-    far in all; None when it has no fewer.
+    far in all; None when it has no fewer. ``stream``: of a defense that goes on from batch to
+    batch, how it was a few batches before this one, and the natural images of these.
     """
 
     spec: EvalSpec
@@ -57,6 +58,7 @@ class Situation:
     other_labels: Tensor | None = None
     with_steps: Callable[..., Classifier] | None = None
     random: bool = False
+    stream: tuple[Any, tuple[Tensor, ...]] | None = None
 
     @property
     def settled(self) -> Tensor:
