@@ -71,6 +71,7 @@ def report(
     table: Annotated[
         TableName,
         typer.Option(
+            "--table",
             metavar="NAME",
             **one_of("table", TableName),
             help="1 and 2: the paper's; readme: the released README's, all three beside the "
@@ -82,6 +83,7 @@ def report(
     format: Annotated[
         Format | None,
         typer.Option(
+            "--format",
             metavar="FORMAT",
             **one_of("format", Format),
             help="terminal, markdown, latex, csv, json, or html: one page with verdicts, charts, "
@@ -89,13 +91,17 @@ def report(
             "markdown in a pipe.",
         ),
     ] = None,
-    results: Annotated[Path, typer.Option(help="Results folder.", metavar="DIR")] = Path("results"),
+    results: Annotated[
+        Path, typer.Option("--results", help="Results folder.", metavar="DIR")
+    ] = Path("results"),
     out: Annotated[
-        Path | None, typer.Option(help="Write this file instead of printing.", metavar="FILE")
+        Path | None,
+        typer.Option("--out", help="Write this file instead of printing.", metavar="FILE"),
     ] = None,
     figures: Annotated[
         Path | None,
         typer.Option(
+            "--figures",
             help="Write every chart into this folder, as pdf, svg and png, sized for a column of "
             "a paper; needs matplotlib (pip install 'dentbench[figures]').",
             metavar="DIR",
@@ -116,11 +122,14 @@ def report(
     ] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Only this model, by name or its beginning; repeatable.", metavar="NAME"),
+        typer.Option(
+            "--model", help="Only this model, by name or its beginning; repeatable.", metavar="NAME"
+        ),
     ] = None,
     where: Annotated[
         list[str] | None,
         typer.Option(
+            "--where",
             help="Only records with this value in a column of results.csv, such as mode=batch or "
             "eps=8/255; repeatable.",
             metavar="COLUMN=VALUE",
@@ -136,6 +145,7 @@ def report(
     compare: Annotated[
         tuple[Path, Path] | None,
         typer.Option(
+            "--compare",
             help="Two results.csv files or folders: which accuracies changed beyond the interval.",
             metavar="A.csv B.csv",
         ),
