@@ -16,6 +16,7 @@ from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.checkpointed_unroll import unrolled
 from dentbench.adapt.losses import load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
+from dentbench.compute.answer_graphs import Answer
 from dentbench.compute.cuda_graphs import Work
 from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
@@ -47,8 +48,10 @@ class Dent(nn.Module):
     ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. ``recorded``: what makes something faster of the work
-    of :meth:`adapt`, such as :class:`~dentbench.compute.cuda_graphs.Captured`. Raises
+    in the released code, the images given. ``recorded`` and ``answered``: what makes something
+    faster of the work of :meth:`adapt` and of :meth:`predict` in this module, such as
+    :class:`~dentbench.compute.cuda_graphs.Captured` and
+    :class:`~dentbench.compute.answer_graphs.CapturedAnswer`. Raises
     :class:`~dentbench.errors.ModelError` for a model without BatchNorm2d. Source: the paper (arXiv
     2105.08714) and its released code, which has no blur; see :mod:`dentbench.adapt.blur` for where
     that is from.
@@ -71,7 +74,8 @@ class Dent(nn.Module):
         spec: DentSpec | None = None,
         *,
         batch_size: int | None = None,
-        recorded: Callable[[Work], Work] | None = None,
+        recorded: Callable[[Work, nn.Module], Work] | None = None,
+        answered: Callable[[Answer, nn.Module], Answer] | None = None,
     ) -> None:
         super().__init__()
         self.spec = DentSpec() if spec is None else spec
@@ -89,7 +93,8 @@ class Dent(nn.Module):
         self._loss = load_loss(self.spec.loss)
         self._loss_and_gradient = with_gradient(self._loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
-        self._descent = self._descend if recorded is None else recorded(self._descend)
+        self._descent = self._descend if recorded is None else recorded(self._descend, self)
+        self._answer = self._predict if answered is None else answered(self._predict, self)
         initial = torch.cat(
             [*(m.weight.detach() for _, m in layers), *(m.bias.detach() for _, m in layers)]
         )
@@ -254,7 +259,10 @@ class Dent(nn.Module):
         for tensor, shared in ((adaptation.affine, 1), (adaptation.sigma, 0)):
             if tensor is not None and tensor.ndim > shared and len(tensor) != len(x):
                 raise ValueError(f"{len(x)} images, but {len(tensor)} images' adaptation")
-        return self._forward(_ContiguousGradient.apply(x), adaptation.affine, adaptation.sigma)
+        return self._answer(x, adaptation.affine, adaptation.sigma)
+
+    def _predict(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
+        return self._forward(_ContiguousGradient.apply(x), flat, sigma)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) after adapting to ``x`` itself (B, C, H, W).

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from dentbench.compute.cuda_graphs import Counts, Work, counted
+from dentbench.compute.precision import arithmetic
 
 _log = logging.getLogger(__name__)
 
@@ -90,7 +91,7 @@ class CachedAdaptation:
         if not self.adaptations.active or self._repeatable is False:
             return self.work(x)
         # The sum is there to tell images apart quickly; those kept are compared as a whole.
-        key = (self, tuple(x.shape), x.dtype, x.stride(), float(x.sum()))
+        key = (self, tuple(x.shape), x.dtype, x.stride(), arithmetic(), float(x.sum()))
         known = self.adaptations.get(key, x)
         if known is not None and self._repeatable:
             self.counter.forward(known.passes[0])

@@ -9,14 +9,20 @@ from __future__ import annotations
 
 import logging
 import weakref
-from collections import Counter
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dentbench.compute.graph_capture import GraphCapture
+from dentbench.compute.precision import arithmetic
 
 _log = logging.getLogger(__name__)
+
+R = TypeVar("R")
 
 Work: TypeAlias = Callable[[Tensor], tuple[Tensor, ...]]
 """Maps images (B, C, H, W) to tensors, by the same operations whenever the shape is the same."""
@@ -27,11 +33,14 @@ OFTEN: Final = 3
 MOST: Final = 2
 """How many shapes are recorded: each keeps the memory that the work takes."""
 
+IN_A_ROW: Final = 10
+"""A shape that comes so often in a row takes the place of the one not asked for longest."""
+
 TOLERANCE: Final = 1e-3
 """How far, on average, a recording may be from the work itself, relative to its mean size."""
 
 
-_all: weakref.WeakSet[Captured] = weakref.WeakSet()
+_all: weakref.WeakSet[Recordings[Any]] = weakref.WeakSet()
 
 
 class Counts(Protocol):
@@ -60,28 +69,58 @@ def forget_recordings() -> None:
         one.forget()
 
 
-class Captured:
-    """Does ``work``, and from the third time on by a recording, for the shapes that come most.
+class _Weights:
+    """The weights of a module as they are now, held so that their memory stays theirs."""
 
-    ``record`` makes of some work and images what repeats the work on other images. A recording
-    that fails, or that finds something else than the work itself, is dropped and a warning says
-    so; there is no other one then.
+    def __init__(self, module: nn.Module) -> None:
+        self._held = [
+            (owner, name, one, _version(one), one.data_ptr())
+            for part in module.modules()
+            for owner in (part._parameters, part._buffers)
+            for name, one in owner.items()
+            if one is not None
+        ]
+
+    def same(self) -> bool:
+        """Return whether none was changed, moved or replaced."""
+        return all(
+            owner.get(name) is one and _version(one) == version and one.data_ptr() == place
+            for owner, name, one, version, place in self._held
+        )
+
+
+def _version(one: Tensor) -> int:
+    return 0 if one.is_inference() else one._version
+
+
+class Recordings(Generic[R]):
+    """The recordings of one work, by the kind of what it is shown.
+
+    ``module``: whose weights the work computes with; when one of them changes all recordings are
+    dropped. ``what`` they are of is named in the warning when one fails; there is no other then.
     """
 
-    def __init__(
-        self, work: Work, counter: Counts, record: Callable[[Work, Tensor], Work] | None = None
-    ) -> None:
-        self.work = work
-        self.counter = counter
-        self._record = record or CudaGraph
-        self._asked: Counter[tuple[object, ...]] = Counter()
-        self._recordings: dict[tuple[object, ...], tuple[Work, int, int]] = {}
+    def __init__(self, module: nn.Module, counter: Counts, what: str) -> None:
+        self._module = module
+        self._counter = counter
+        self._what = what
+        self._weights: _Weights | None = None
         self._given_up = False
+        self._empty()
         _all.add(self)
 
+    def _empty(self) -> None:
+        self._asked: Counter[Hashable] = Counter()
+        self._kept: OrderedDict[Hashable, tuple[R, tuple[int, int]]] = OrderedDict()
+        self._row: tuple[Hashable, int] = (None, 0)
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
     def __getstate__(self) -> dict[str, Any]:
-        """Leave recordings behind: they belong to this work."""
-        return {**self.__dict__, "_asked": Counter(), "_recordings": {}}
+        """Leave recordings behind: they belong to these weights."""
+        empty = {"_asked": Counter(), "_kept": OrderedDict(), "_row": (None, 0), "_weights": None}
+        return {**self.__dict__, **empty}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be a copy."""
@@ -90,52 +129,105 @@ class Captured:
 
     def forget(self) -> None:
         """Drop all recordings."""
-        self._asked.clear()
-        self._recordings.clear()
+        self._empty()
+
+    def find(self, kind: Hashable) -> tuple[R, tuple[int, int]] | None:
+        """Return the recording of a kind and its forward and backward passes, if there is one."""
+        if self._kept and not (self._weights and self._weights.same()):
+            self.forget()
+        if kind not in self._kept:
+            return None
+        self._kept.move_to_end(kind)
+        self._row = (kind, 0)
+        return self._kept[kind]
+
+    def due(self, kind: Hashable) -> bool:
+        """Take note that a kind without a recording was asked for; return whether to record it."""
+        self._asked[kind] += 1
+        self._row = (kind, self._row[1] + 1 if self._row[0] == kind else 1)
+        if self._given_up:
+            return False
+        if len(self._kept) < MOST:
+            return self._asked[kind] >= OFTEN
+        return self._row[1] >= IN_A_ROW
+
+    def keep(self, kind: Hashable, recording: R, passes: tuple[int, int]) -> None:
+        """Keep a recording and its forward and backward passes; drop one where there are MOST."""
+        if not self._kept:
+            self._weights = _Weights(self._module)
+        self._kept[kind] = recording, passes
+
+    def make_room(self) -> None:
+        """Drop the recording that was not asked for longest, if there are as many as may be."""
+        if len(self._kept) >= MOST:
+            self._kept.popitem(last=False)
+
+    @contextmanager
+    def attempt(self, x: Tensor) -> Iterator[None]:
+        """Try to record inside the ``with`` block: it counts no passes and draws no numbers."""
+        before = self._counter.forwards, self._counter.backwards
+        self.make_room()
+        try:
+            with torch.random.fork_rng([x.device] if x.is_cuda else []):
+                yield
+        except Exception as error:  # whatever it is: the work itself has just been done
+            self._given_up = True
+            reason = (str(error) or type(error).__name__).splitlines()[0]
+            _log.warning("%s is not recorded as a CUDA graph: %s", self._what, reason)
+        finally:
+            self._counter.forwards, self._counter.backwards = before
+
+
+class Captured:
+    """Does ``work``, and from the third time on by a recording, for the shapes that come most.
+
+    ``module``: whose weights it computes with. ``record`` makes of some work and images what
+    repeats the work on other images. A recording that fails, or that finds something else than the
+    work itself, is dropped and a warning says so; there is no other one then.
+    """
+
+    def __init__(
+        self,
+        work: Work,
+        module: nn.Module,
+        counter: Counts,
+        record: Callable[[Work, Tensor], Work] | None = None,
+    ) -> None:
+        self.work = work
+        self.counter = counter
+        self.recordings: Recordings[Work] = Recordings(module, counter, "adaptation")
+        self._record = record or CudaGraph
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return what the work finds for images (B, C, H, W)."""
-        kind = (tuple(x.shape), x.dtype, x.stride())
-        if kind in self._recordings:
-            replay, forwards, backwards = self._recordings[kind]
+        kind = (kind_of(x), arithmetic())
+        recorded = self.recordings.find(kind)
+        if recorded is not None:
+            replay, (forwards, backwards) = recorded
             found = replay(x)
             self.counter.forward(forwards)
             self.counter.backward(backwards)
             return found
         found, passes = counted(self.work, x, self.counter)
-        self._asked[kind] += 1
-        if self._asked[kind] == OFTEN and len(self._recordings) < MOST and not self._given_up:
-            self._try(kind, x, found, passes)
+        if self.recordings.due(kind):
+            with self.recordings.attempt(x):
+                replay = self._record(self.work, x)
+                require_close(replay(x), found)
+                self.recordings.keep(kind, replay, passes)
         return found
 
-    def _try(
-        self,
-        kind: tuple[object, ...],
-        x: Tensor,
-        right: tuple[Tensor, ...],
-        passes: tuple[int, int],
-    ) -> None:
-        """Record the work, and keep the recording if it finds what is right."""
-        before = self.counter.forwards, self.counter.backwards
-        try:
-            with torch.random.fork_rng():
-                replay = self._record(self.work, x)
-                found = replay(x)
-            if not all(_is_close(*pair) for pair in zip(found, right, strict=True)):
-                raise RuntimeError("it finds other values")
-            self._recordings[kind] = (replay, *passes)
-        except Exception as error:  # whatever it is: the work itself has just been done
-            self._given_up = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            _log.warning("adaptation is not recorded as a CUDA graph: %s", reason)
-        finally:
-            # Trying it was no pass of the run's.
-            self.counter.forwards, self.counter.backwards = before
+
+def kind_of(x: Tensor | None) -> Hashable:
+    """Return what recordings are told apart by: shape, type, strides and device."""
+    return None if x is None else (tuple(x.shape), x.dtype, x.stride(), x.device)
 
 
-def _is_close(one: Tensor, other: Tensor) -> bool:
+def require_close(found: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
+    """Raise for a recording that finds something else than the work itself."""
     # On average: an optimizer's step turns on the sign of gradients that are nearly zero.
-    return bool((one - other).abs().mean() <= TOLERANCE * other.abs().mean() + 1e-6)
+    for one, other in zip(found, right, strict=True):
+        if not (one - other).abs().mean() <= TOLERANCE * other.abs().mean() + 1e-6:
+            raise RuntimeError("it finds other values")
 
 
 class CudaGraph:
@@ -143,17 +235,9 @@ class CudaGraph:
 
     def __init__(self, work: Work, x: Tensor) -> None:
         self._x = x.clone()
-        # One stream for both, on the images' own device: libraries keep their workspace by stream,
-        # and it must not come from the memory of the graph.
-        with torch.cuda.device(x.device):
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                work(self._x)  # libraries choose their algorithms before anything is recorded
-            torch.cuda.current_stream().wait_stream(stream)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=stream):
-                self._found = work(self._x)
+        with GraphCapture(x.device) as capture:
+            capture.rehearse(lambda: work(self._x))
+            self._graph, self._found = capture.record(lambda: work(self._x))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return copies: the next call writes into the same memory."""

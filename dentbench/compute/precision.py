@@ -47,3 +47,8 @@ def tensor_float32(allowed: bool) -> Iterator[None]:
         yield
     finally:
         cudnn.allow_tf32, matmul.allow_tf32 = before
+
+
+def arithmetic() -> tuple[bool, bool]:
+    """Return what :func:`tensor_float32` allows now: what is kept was computed in one of these."""
+    return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.views import CountedNetwork
 from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
+from dentbench.compute.answer_graphs import Answer, CapturedAnswer, RecordedNetwork
 from dentbench.compute.cuda_graphs import Captured, Work
 from dentbench.defenses.build import build
 from dentbench.errors import SpecError
@@ -25,8 +26,10 @@ class DefenseCache:
 
     ``images`` (N, C, H, W) in [0, 1]: the run's natural images, on the network's device or not.
     ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
-    whether dent's adaptations are recorded as CUDA graphs. ``adaptations``: where those made lately
-    are kept. ``tried``: whether a defense of one's own is asked about a few images when it is made.
+    whether dent's adaptations, and answers of dent and of the network with their gradients, are
+    recorded as CUDA graphs. ``adaptations``: where those made lately are kept. ``tried``: whether a
+    defense of one's own is asked about a few images when it is made. ``static`` is the network
+    itself, as it is attacked.
     """
 
     def __init__(
@@ -46,6 +49,9 @@ class DefenseCache:
         self.adaptations = adaptations
         self.tried = tried
         self._made: dict[Any, Any] = {}
+        self.static: Classifier = network
+        if captured:
+            self.static = RecordedNetwork(network, network.counter)
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges, in a unit of work or at the start of the run.
@@ -56,7 +62,7 @@ class DefenseCache:
         it otherwise is not evaluated. Its passes on the way there are not counted.
         """
         if spec.defense is None:
-            return self.network
+            return self.static
         key = (spec.defense, spec.batches)
         if key not in self._made:
             self._made[key] = self.make(spec)
@@ -83,7 +89,13 @@ class DefenseCache:
         assert spec.defense is not None
         if not isinstance(spec.defense, DefenseSpec):
             size = spec.batches.size if spec.separable else None
-            return Dent(self.network, spec.defense, batch_size=size, recorded=self._recorded)
+            return Dent(
+                self.network,
+                spec.defense,
+                batch_size=size,
+                recorded=self._recorded,
+                answered=self._answered if self.captured else None,
+            )
         device = next((p.device for p in self.network.parameters()), self.images.device)
         trial = self.images[:TRIAL].to(device)
         made = build(spec.defense, self.network, trial, self.given, tried=self.tried)
@@ -94,11 +106,14 @@ class DefenseCache:
             )
         return made
 
-    def _recorded(self, work: Work) -> Work:
+    def _recorded(self, work: Work, dent: nn.Module) -> Work:
         counter = self.network.counter
-        return CachedAdaptation(
-            Captured(work, counter) if self.captured else work, counter, self.adaptations
-        )
+        if self.captured:
+            work = Captured(work, dent, counter)
+        return CachedAdaptation(work, counter, self.adaptations)
+
+    def _answered(self, answer: Answer, dent: nn.Module) -> Answer:
+        return CapturedAnswer(answer, dent, self.network.counter)
 
     def _carried(self, spec: EvalSpec, made: Any, unit: int) -> Classifier:
         """Return the defense as it is after the natural images of the units before."""

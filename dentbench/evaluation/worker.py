@@ -307,7 +307,7 @@ class Worker:
             classes=self.classes,
             defense=defense,
             static_points=self._tensor(task.static_points),
-            network=self.shown(spec, self.attacked(spec).network),
+            network=self.shown(spec, self.attacked(spec).static),
             counterpart=self._tensor(inherited.counterpart),
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),

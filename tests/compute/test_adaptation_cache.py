@@ -144,7 +144,7 @@ def test_a_copy_keeps_nothing_of_it() -> None:
     dent = Dent(
         CountedNetwork(network(), counter),
         DentSpec(steps=1),
-        recorded=lambda work: CachedAdaptation(work, counter, memory),
+        recorded=lambda work, _: CachedAdaptation(work, counter, memory),
     )
     with memory:
         answers = [dent(images()) for _ in range(3)]

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter, CountedNetwork
-from dentbench.compute.cuda_graphs import MOST, OFTEN, Captured, Work, forget_recordings
+from dentbench.compute.cuda_graphs import IN_A_ROW, MOST, OFTEN, Captured, Work, forget_recordings
+from dentbench.compute.precision import tensor_float32
 from tests.compute.networks import network
 
 
@@ -85,6 +86,50 @@ def test_only_the_shapes_that_come_most_are_recorded(stand_in: type[StandIn]) ->
         for turn in range(OFTEN - 1 if size == 1 else OFTEN + 1):
             assert torch.equal(recorded(x), plain(x)), (size, turn)
     assert stand_in.made == MOST
+
+
+def test_a_shape_that_keeps_coming_takes_the_place_of_one_that_does_not(
+    stand_in: type[StandIn],
+) -> None:
+    plain, recorded, *_ = dents(DentSpec(steps=1), stand_in)
+    for size in (1, 2, 1, 3, 1, 2):
+        x = torch.rand(size, 3, 6, 6)
+        for _ in range(IN_A_ROW + 1):
+            assert torch.equal(recorded(x), plain(x))
+    assert stand_in.made == 4  # 1, 2, 3 in the place of 2, and 2 in that of 3
+
+
+def test_what_was_recorded_in_less_precision_is_not_taken_for_more(
+    stand_in: type[StandIn],
+) -> None:
+    plain, recorded, *_ = dents(DentSpec(steps=1), stand_in)
+    x = torch.rand(2, 3, 6, 6)
+    for allowed, made in ((True, 1), (False, 2), (True, 2), (False, 2)):
+        with tensor_float32(allowed):
+            for _ in range(OFTEN):
+                assert torch.equal(recorded(x), plain(x))
+        assert stand_in.made == made
+
+
+def test_no_recording_outlives_changed_weights(stand_in: type[StandIn]) -> None:
+    plain, recorded, *_ = dents(DentSpec(steps=1), stand_in)
+    x = torch.rand(2, 3, 6, 6)
+    layers = [dent.network.network[5] for dent in (plain, recorded)]
+    changes = (
+        lambda layer: layer.weight.mul_(2),
+        lambda layer: setattr(layer, "weight", torch.nn.Parameter(layer.weight * 3)),
+        lambda layer: setattr(layer.bias, "data", layer.bias.data + 1),
+    )
+    for change in changes:
+        for _ in range(OFTEN + 1):
+            recorded(x)
+        assert len(recorded._descent.recordings) == 1
+        with torch.no_grad():
+            for layer in layers:
+                change(layer)
+        layers[1].weight.requires_grad_(False)
+        assert torch.equal(recorded(x), plain(x))
+        assert len(recorded._descent.recordings) == 0
 
 
 def test_a_recording_that_finds_something_else_is_dropped(

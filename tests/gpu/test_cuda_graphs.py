@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.compute.answer_graphs import CapturedAnswer, RecordedNetwork
 from dentbench.compute.cuda_graphs import OFTEN, Captured
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from dentbench.zoo.models import load_model
@@ -44,7 +45,12 @@ def dents(model: nn.Module, spec: DentSpec) -> tuple[Dent, Dent, CallCounter, Ca
     """Return dent without and with recordings, and what counts the passes of each."""
     counters = CallCounter(), CallCounter()
     plain, recorded = (CountedNetwork(model, counter) for counter in counters)
-    graphs = Dent(recorded, spec, recorded=partial(Captured, counter=counters[1]))
+    graphs = Dent(
+        recorded,
+        spec,
+        recorded=partial(Captured, counter=counters[1]),
+        answered=partial(CapturedAnswer, counter=counters[1]),
+    )
     return Dent(plain, spec), graphs, *counters
 
 
@@ -70,7 +76,7 @@ def test_every_kind_of_dent_is_recorded_and_answers_the_same(
 ) -> None:
     plain, graphs, counted, counter = dents(small(), spec)
     require_same(plain, graphs, (8, 3, 6, 6), 1e-5)
-    assert len(graphs._descent._recordings) == 1, caplog.text
+    assert len(graphs._descent.recordings) == len(graphs._answer.recordings) == 1, caplog.text
     assert (counter.forwards, counter.backwards) == (counted.forwards, counted.backwards)
 
 
@@ -84,7 +90,7 @@ def test_the_embedded_network_in_every_precision(
     with tensor_float32(precision == "tf32"):
         plain, graphs, *_ = dents(base, DentSpec())
         require_same(plain, graphs, (16, 3, 32, 32), 1e-4 if precision == "fp32" else 2e-2)
-    assert graphs._descent._recordings, caplog.text
+    assert graphs._descent.recordings and graphs._answer.recordings, caplog.text
 
 
 def test_a_recording_gives_the_same_bits_as_the_work_itself() -> None:
@@ -93,7 +99,7 @@ def test_a_recording_gives_the_same_bits_as_the_work_itself() -> None:
     x = torch.rand(16, 3, 32, 32, device="cuda")
     for _ in range(OFTEN):
         graphs(x)
-    assert graphs._descent._recordings
+    assert graphs._descent.recordings
     found, right = graphs.adapt(x), plain.adapt(x)
     assert torch.equal(found.affine, right.affine)
     assert torch.equal(found.losses, right.losses)
@@ -108,24 +114,69 @@ def test_earlier_answers_are_not_overwritten_by_later_ones() -> None:
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
-def test_a_recording_that_fails_leaves_everything_usable(
-    caplog: pytest.LogCaptureFixture,
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_answers_and_gradients_are_the_same_bits(
+    precision: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Work that waits for the GPU cannot be recorded; what comes later can."""
+    """Asked for with and without a gradient, in any order, more than once."""
+    base = Bfloat16(resnet20()) if precision == "bf16" else resnet20()
     counter = CallCounter()
+    recorded = RecordedNetwork(CountedNetwork(base, counter), counter)
+    images = [torch.rand(16, 3, 32, 32, device="cuda").requires_grad_() for _ in range(3)]
+    with tensor_float32(precision == "tf32"):
+        for _ in range(OFTEN):
+            recorded(images[0])
+        assert recorded._answers.recordings, caplog.text
+        answers = [(recorded(x), base(x), x) for x in images]
+        for found, right, x in (*answers[::-1], *answers):
+            assert torch.equal(found, right)
+            for label in (0, 1):
+                gradients = (
+                    torch.autograd.grad(one[:, label].sum(), x, retain_graph=True)[0]
+                    for one in (found, right)
+                )
+                assert torch.equal(*gradients)
+        with torch.no_grad():
+            assert all(torch.equal(recorded(x), base(x)) for x in images)
 
-    def waits(x: Tensor) -> tuple[Tensor, ...]:
-        y = x * 2
-        return (y * float(y.sum()),)
 
-    work = Captured(waits, counter)
+def waits(x: Tensor) -> tuple[Tensor, ...]:
+    """Wait for the GPU in a way that is noticed before anything is recorded."""
+    y = x * 2
+    return (y * float(y.sum()),)
+
+
+def fails(x: Tensor) -> tuple[Tensor, ...]:
+    """Do what is noticed only when it is recorded."""
+    torch.cuda.synchronize()
+    return (x * 2 + 1,)
+
+
+def draws(x: Tensor) -> tuple[Tensor, ...]:
+    """Draw random numbers that change nothing."""
+    return (x * 2 + 0 * torch.rand_like(x),)
+
+
+@pytest.mark.parametrize("kind", [waits, fails, draws])
+def test_what_cannot_be_recorded_leaves_everything_usable(
+    kind: Callable[[Tensor], tuple[Tensor, ...]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Random numbers, the stream, memory, earlier recordings, and later ones."""
+    before = dents(small(), DentSpec(steps=2))
+    require_same(*before[:2], (4, 3, 6, 6), 1e-5)
+    stream = torch.cuda.current_stream()
+    work = Captured(kind, small(), CallCounter())
     for _ in range(OFTEN + 2):
         x = torch.rand(4, 3, device="cuda")
-        assert torch.equal(work(x)[0], waits(x)[0])
-    assert "not recorded as a CUDA graph" in caplog.text
+        assert torch.equal(work(x)[0], kind(x)[0])
+    assert "not recorded as a CUDA graph" in caplog.text and not work.recordings
+    assert torch.cuda.current_stream() == stream
+    torch.rand(4, device="cuda")
+    torch.cuda.empty_cache()
+    require_same(*before[:2], (4, 3, 6, 6), 1e-5)
     plain, graphs, *_ = dents(small(), DentSpec(steps=2))
     require_same(plain, graphs, (4, 3, 6, 6), 1e-5)
-    assert graphs._descent._recordings
+    assert graphs._descent.recordings and graphs._answer.recordings
 
 
 def test_random_numbers_go_on_as_if_nothing_had_been_recorded() -> None:
@@ -146,4 +197,4 @@ def test_on_the_second_of_two_gpus() -> None:
     for _ in range(OFTEN + 2):
         x = torch.rand(4, 3, 6, 6, device="cuda:1")
         torch.testing.assert_close(graphs(x), Dent(model, DentSpec(steps=2))(x))
-    assert graphs._descent._recordings
+    assert graphs._descent.recordings
