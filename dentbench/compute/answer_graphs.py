@@ -112,7 +112,7 @@ class CapturedAnswer:
         recorded = self.recordings.find(kind)
         if recorded is not None:
             replay, passes = recorded
-            logits: Tensor = _Replayed.apply(self, replay, passes, x, *constants)  # type: ignore[no-untyped-call]
+            logits: Tensor = _Replayed.apply(self, replay, passes, x, *constants)
             return logits
         logits = self.answer(x, *constants)
         if self.recordings.due(kind):

@@ -119,8 +119,8 @@ class Recordings(Generic[R]):
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave recordings behind: they belong to these weights."""
-        empty = {"_asked": Counter(), "_kept": OrderedDict(), "_row": (None, 0), "_weights": None}
-        return {**self.__dict__, **empty}
+        state = {**self.__dict__, "_asked": Counter(), "_kept": OrderedDict()}
+        return {**state, "_row": (None, 0), "_weights": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Be a copy."""
