@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -18,7 +18,6 @@ from dentbench.adapt.losses import load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.compute.answer_graphs import Answer
 from dentbench.compute.cuda_graphs import Work
-from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
 
@@ -224,8 +223,7 @@ class Dent(nn.Module):
         ``x``: the images as :meth:`_shown` gives them.
         """
         flat, sigma = self._parts(parameters)
-        with plainly() if differentiable else nullcontext():
-            logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
+        logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
         if not logits.requires_grad:
             raise ModelError(
                 "dent cannot adapt: the model's logits have no gradient in what it adapts; let "

@@ -45,8 +45,6 @@ def begin() -> None:
 
 def passed() -> None:
     """Say that an adapted layer is reached."""
-    if torch.compiler.is_compiling():
-        return  # what is compiled remembers nothing
     memory = _memory.get()
     if memory is not None:
         memory.before = False
@@ -60,7 +58,7 @@ class RememberingForward:
 
     def __call__(self, input: Tensor) -> Tensor:
         x = input  # the name is that of Conv2d's own argument
-        memory = None if torch.compiler.is_compiling() else _memory.get()
+        memory = _memory.get()
         # What depends on an adapted layer, run in a thread perhaps, has a graph of its own.
         if memory is None or not memory.before or x.requires_grad:
             return self._convolve(x)

@@ -35,22 +35,12 @@ def scaled(
     It is computed in the type of ``scale``, which is the wider one in mixed precision.
     Differentiable any number of times.
     """
-    if torch.compiler.is_compiling():
-        return _plain(x, scale, shift, other, rectified)
     y: Tensor = _Scaled.apply(x, scale, shift, other, rectified)
     return y
 
 
-def _plain(
-    x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None, rectified: bool
-) -> Tensor:
-    y = torch.addcmul(shift, x, scale).to(x.dtype)
-    y = y if other is None else y + other
-    return torch.relu(y) if rectified else y
-
-
 class _Scaled(torch.autograd.Function):
-    """The same as :func:`_plain`, in parts, and with fewer operations than autograd's own."""
+    """``relu(x * scale + shift + other)`` in parts, with fewer operations than autograd's own."""
 
     @staticmethod
     def forward(

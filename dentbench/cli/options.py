@@ -346,8 +346,8 @@ Compiling = Annotated[
     str,
     typer.Option(
         "--compile",
-        metavar="auto|on|off",
-        help="torch.compile, and on GPUs CUDA graphs of whole adaptations. auto: the graphs alone.",
+        metavar="auto|off",
+        help="auto: on GPUs, CUDA graphs of whole adaptations, answers and gradients.",
     ),
 ]
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]

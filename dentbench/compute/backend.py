@@ -13,21 +13,19 @@ from dentbench.compute.cpu_kernels import c_library
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
-from dentbench.compute.torch_compile import compiled_if_right
 
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
     """How networks are computed; it changes the last bits of what they compute, and no more.
 
-    ``channels_last``: the layout of convolutions. ``compiled``: by torch.compile. ``captured``:
-    whole adaptations are recorded as CUDA graphs (:mod:`dentbench.compute.cuda_graphs`).
+    ``channels_last``: the layout of convolutions. ``captured``: whole adaptations, and answers with
+    their gradients, are recorded as CUDA graphs (:mod:`dentbench.compute.cuda_graphs`).
     ``native``: where code in C is compiled and kept
     (:mod:`dentbench.compute.cpu_kernels.c_library`); None: there is none.
     """
 
     channels_last: bool = False
-    compiled: bool = False
     captured: bool = False
     native: Path | None = None
 
@@ -42,8 +40,8 @@ class Engine:
     ) -> Engine:
         """Return what is faster for a network on a device.
 
-        ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "on", "off", or
-        "auto", which compiles nothing, and records on GPUs. ``cache``: where what was timed is
+        ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "off", or
+        "auto", which records on GPUs. ``cache``: where what was timed is
         remembered, and code in C is kept; None times nothing, and compiles none.
         """
         gpu = device.type == "cuda"
@@ -52,7 +50,6 @@ class Engine:
         last = is_channels_last_faster(network, device, images, cache)
         return cls(
             channels_last=last,
-            compiled=compiling == "on",
             captured=compiling != "off" and gpu,
             native=None if gpu or cache is None else cache / "native",
         )
@@ -69,8 +66,7 @@ class Engine:
             keep_freed_memory()
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
-        faster = compiled_if_right if self.compiled else joined_if_same
-        return faster(network, images.to(device))
+        return joined_if_same(network, images.to(device))
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

@@ -19,7 +19,6 @@ from torch.nn.utils import parametrize
 
 from dentbench.adapt.dent import Adaptation, Dent
 from dentbench.attacks.base import Classifier
-from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
 
@@ -122,8 +121,7 @@ def _without_statistics(network: nn.Module) -> nn.Module:
 
 def _adapted(dent: Dent, images: Tensor) -> Classifier:
     """Return dent with its adaptation to images made already, so that it draws no numbers later."""
-    with plainly():
-        adaptation = dent.adapt(images)
+    adaptation = dent.adapt(images)
     return lambda x: dent.predict(x, adaptation)
 
 
@@ -192,7 +190,7 @@ def _difference_moved(trial: Trial, dent: Dent) -> str:
 
     rows = torch.stack([moved[row % several] for row in range(count)])
     affine = (rows if instance else moved[0]).clone().requires_grad_()
-    with torch.enable_grad(), _seeded(trial.images), plainly():
+    with torch.enable_grad(), _seeded(trial.images):
         logits = dent.predict(trial.images, Adaptation(affine=affine, losses=start.new_zeros(0)))
         back = None
         if logits.requires_grad:
@@ -313,7 +311,7 @@ def _seeded(images: Tensor) -> Iterator[None]:
 
 
 def _answer(network: Classifier, images: Tensor) -> Tensor:
-    with torch.no_grad(), _seeded(images), plainly():
+    with torch.no_grad(), _seeded(images):
         logits: Tensor = network(images).detach().clone()
     return logits
 
@@ -329,7 +327,7 @@ def _attempt(network: Classifier, images: Tensor) -> Tensor | None:
 def _answer_and_gradient(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor | None]:
     """Return logits, and the gradient of some function of them; None where they have none."""
     leaf = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), _seeded(images), plainly():
+    with torch.enable_grad(), _seeded(images):
         logits = network(leaf)
         if not logits.requires_grad:
             return logits.detach(), None

@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from dentbench.attacks.base import margins, require_finite
 from dentbench.attacks.views import SeededDefense
 from dentbench.compute.backend import Engine
-from dentbench.compute.torch_compile import plainly
 from dentbench.errors import WorkerError
 from dentbench.evaluation.fresh_process import SERVER, forked
 from dentbench.evaluation.worker import Subject, Worker
@@ -101,14 +100,13 @@ def judged(
     subject = Subject(network=network, images=request.images, labels=request.labels)
     if isolated:
         torch.set_num_threads(1)  # a process with threads cannot be forked
-    with plainly():
-        worker = Worker(subject, request.device, request.engine, given, tried=False)
-        worker.micro_batcher.learn(request.spec, request.at_a_time)
-        worker.classifier(request.spec)  # made once, in what every fork starts from
-        answers = {
-            stage: _asked(worker, request, stage, isolated=isolated)
-            for stage in reversed(request.stages)
-        }
+    worker = Worker(subject, request.device, request.engine, given, tried=False)
+    worker.micro_batcher.learn(request.spec, request.at_a_time)
+    worker.classifier(request.spec)  # made once, in what every fork starts from
+    answers = {
+        stage: _asked(worker, request, stage, isolated=isolated)
+        for stage in reversed(request.stages)
+    }
     return {
         stage: [_combined(draws) for draws in zip(*answers[stage], strict=True)]
         for stage in request.stages

@@ -10,7 +10,7 @@ from dentbench.errors import SpecError
 from dentbench.validation import require_choice, require_count
 
 EXECUTORS: Final = ("local", "ray")
-COMPILING: Final = ("auto", "on", "off")
+COMPILING: Final = ("auto", "off")
 
 AUTO: Final = "auto"
 """As many workers as are faster, see :mod:`dentbench.evaluation.worker_count`."""
@@ -25,8 +25,7 @@ class Placement:
     processors as many as are faster. ``threads`` of each, by default torch's own choice for one
     worker, an equal share of the cores for several.
     ``address``: of a Ray cluster that is there; by default one is started for the run.
-    ``compiling``: one of :data:`COMPILING`; "auto" compiles nothing, and
-    records CUDA graphs on GPUs.
+    ``compiling``: one of :data:`COMPILING`; "auto" records CUDA graphs on GPUs.
     """
 
     executor: str = "local"

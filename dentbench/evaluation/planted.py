@@ -16,7 +16,6 @@ from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
 from dentbench.attacks.protocols.base import Situation, load_protocol
-from dentbench.compute.torch_compile import plainly
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.sanity_checks import STAGE, found_random, probe_of
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
@@ -48,8 +47,7 @@ def planted(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
     known: dict[str, Any] = folder.load_note(NOTE) or {"of": None, "found": {}, "passes": 0}
     missing = [name for name in protocols if tried(name) and name not in known["found"]]
     if missing:
-        with plainly():
-            known = context.worker.fit(spec, STAGE, lambda: _tried(context, spec, missing, known))
+        known = context.worker.fit(spec, STAGE, lambda: _tried(context, spec, missing, known))
         folder.save_note(NOTE, known)
     found = {name: known["found"][name] for name in protocols if tried(name)}
     return check_of(known["of"], found, known["passes"])

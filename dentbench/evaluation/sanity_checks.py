@@ -22,7 +22,6 @@ from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.views import SeededDefense
-from dentbench.compute.torch_compile import plainly
 from dentbench.errors import ModelError
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.flag_checks import Stages, flag_checks
@@ -50,8 +49,7 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     if known is None:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
-        with plainly():  # each copy of the defense would be compiled for itself
-            checks = context.worker.fit(spec, STAGE, lambda: probe(probe_of(context, spec)))
+        checks = context.worker.fit(spec, STAGE, lambda: probe(probe_of(context, spec)))
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)

@@ -26,7 +26,6 @@ from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
-from dentbench.compute.torch_compile import plainly
 from dentbench.defenses.build import dent_of
 from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
 from dentbench.evaluation import cascade, equivalence, out_of_memory
@@ -106,8 +105,7 @@ class Worker:
         with out_of_memory.raise_on_oom("the model", device):
             network = engine.prepare(subject.network, self.device, subject.images[:2])
         self.classes = _count_classes(network, subject, self.device)
-        with plainly():
-            path = gradient_path(network, subject.images[:1].to(self.device))
+        path = gradient_path(network, subject.images[:1].to(self.device))
         self.network = CountedNetwork(network, self.counter, path)
         low = CountedNetwork(Bfloat16(network), self.counter, path)
         self.adaptations = AdaptationCache()

@@ -21,18 +21,20 @@ from tests.gpu.parts import GRACE, Part, Running, Setting
 CIFAR_ATTACKS = ("pyautoattack",)
 STANDARD = "ResNet-20, Linf 8/255, fp32, standard"
 
-COMPILATION = Part(
-    name="compilation",
-    file="compilation",
-    seconds=100,
-    work="tests.gpu.adaptation:compile_ahead",
-    needs=("adamod",),
-)
-"""It runs beside the tests, whose time is not measured."""
+GROUPS = {"cuda_graphs": 30, "numbers": 20, "runs": 45, "memory": 30}
+"""The tests, by file, and their seconds: each in a process of its own."""
 
 PARTS = (
-    Part(
-        name="tests", file="tests", seconds=90, work="tests.gpu.equality:run", needs=CIFAR_ATTACKS
+    *(
+        Part(
+            name=f"tests of {group}",
+            file="tests",
+            seconds=seconds,
+            work="tests.gpu.equality:run",
+            given=(group,),
+            needs=CIFAR_ATTACKS,
+        )
+        for group, seconds in GROUPS.items()
     ),
     Part(
         name="adaptation",
@@ -84,7 +86,6 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def run(setting: Setting, parts: Sequence[Part], until: float) -> dict[str, str]:
     """Run parts one after the other; return how each ended."""
     ended = {}
-    beside = None
     for part in parts:
         lacking = part.lacking(setting)
         left = until - time.monotonic() - GRACE - CLOSING
@@ -95,14 +96,8 @@ def run(setting: Setting, parts: Sequence[Part], until: float) -> dict[str, str]
         else:
             seconds = left if setting.dry else min(part.seconds, left)
             own = replace(setting, until=time.monotonic() + seconds)
-            if part.name == "tests" and not COMPILATION.lacking(setting):
-                beside = Running(COMPILATION, own)
             ended[part.name] = Running(part, own).finish()
         _tell(part, ended[part.name], setting)
-        if beside is not None:
-            ended[COMPILATION.name] = beside.finish()
-            _tell(COMPILATION, ended[COMPILATION.name], setting)
-            beside = None
     return ended
 
 
@@ -123,7 +118,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     ]
     scratch = Path(tempfile.mkdtemp(prefix="dentbench-gpu-"))
     os.environ.setdefault("DENTBENCH_CACHE", str(scratch / "cache"))
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(scratch / "inductor"))
     setting = Setting(
         out=options.out,
         scratch=scratch,

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import Any
@@ -21,10 +21,10 @@ from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.views import CallCounter
+from dentbench.compute.answer_graphs import CapturedAnswer, RecordedNetwork
 from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.cuda_graphs import OFTEN, Captured
 from dentbench.compute.precision import Bfloat16, full_float32, tensor_float32
-from dentbench.compute.torch_compile import Compiled
 from tests.benchmarks.pairs import Work, ratio, timed
 from tests.benchmarks.released import ReleasedDent
 from tests.gpu.figures import machine
@@ -51,29 +51,21 @@ class Case:
     at_most: float = 40.0
 
     def __str__(self) -> str:
-        said = f"{self.network}, batch {self.batch}, {self.steps} steps, {self.precision}"
-        return f"{said}, compiled" if "compiled" in self.ways else said
+        return f"{self.network}, batch {self.batch}, {self.steps} steps, {self.precision}"
 
 
-FIRST = ("released", "plain", "graphs")
-COMPILED = {"ways": ("graphs", "compiled", "compiled graphs"), "at_most": 60.0}
-NO_RELEASED = ("plain", "graphs")
+WAYS = ("released", "plain", "graphs")
 
 CASES = (
-    *(Case("ResNet-18", 6, one, FIRST) for one in ("fp32", "tf32", "bf16")),
-    *(Case("ResNet-20", 6, one, FIRST) for one in ("fp32", "bf16", "tf32")),
-    *(Case("ResNet-18", 6, one, **COMPILED) for one in ("bf16", "fp32")),
-    Case("ResNet-18", 30, "bf16", FIRST),
-    Case("ResNet-20", 30, "fp32", FIRST),
-    Case("WRN-28-10", 6, "bf16", FIRST),
-    Case("ResNet-20", 6, "fp32", **COMPILED),
-    Case("ResNet-18", 30, "fp32", FIRST),
-    Case("WRN-28-10", 6, "fp32", FIRST),
-    Case("ResNet-18", 6, "tf32", **COMPILED),
-    Case("WRN-28-10", 6, "tf32", FIRST),
-    Case("WRN-28-10", 30, "bf16", NO_RELEASED),
-    Case("ResNet-18", 30, "tf32", FIRST),
-    Case("ResNet-20", 30, "bf16", FIRST),
+    *(Case("ResNet-18", 6, one, WAYS) for one in ("tf32", "bf16", "fp32")),
+    *(Case("ResNet-20", 6, one, WAYS) for one in ("fp32", "bf16", "tf32")),
+    *(Case("WRN-28-10", 6, one, WAYS) for one in ("tf32", "bf16", "fp32")),
+    Case("ResNet-20", 30, "fp32", WAYS),
+    Case("ResNet-18", 30, "bf16", WAYS),
+    Case("WRN-28-10", 30, "bf16", ("plain", "graphs")),
+    Case("ResNet-18", 30, "fp32", WAYS),
+    Case("ResNet-18", 30, "tf32", WAYS),
+    Case("ResNet-20", 30, "bf16", WAYS),
 )
 """In the order of what they are worth: what there is no time for is skipped by name."""
 
@@ -125,28 +117,6 @@ def _at_most(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def compile_ahead(setting: Setting) -> None:
-    """Compile what is timed later: then the compiler's own cache has it. Write down the seconds."""
-    figures = setting.figures("compilation")
-    full_float32()
-    figures.add("machine", machine(setting.device))
-    for case in DRY[:0] if setting.dry else [one for one in CASES if "compiled" in one.ways]:
-        with _precision(case.precision):
-            plain = network(case.network, setting.device)
-            x = torch.rand(case.batch, 3, 32, 32, device=setting.device)
-            layouts = _layouts(plain, x, case.precision)
-            if min(layouts, key=layouts.__getitem__) == "channels_last":
-                plain = plain.to(memory_format=torch.channels_last)
-            seconds: dict[str, float] = {}
-            alone = replace(case, ways=("plain", "compiled"))
-            answers = {
-                way: logits(dent, x) for way, dent in _dents(alone, plain, plain, x, seconds)
-            }
-        found = {"seconds": _rounded(seconds), "furthest from plain": _furthest(answers)}
-        figures.add(str(case), found)
-        print(f"{case}: {found}", flush=True)
-
-
 def _require_device(device: str) -> None:
     """End this process where its GPU answers no more: a new one may."""
     try:
@@ -165,15 +135,18 @@ def measured(case: Case, device: str) -> dict[str, Any]:
         laid_out = copy.deepcopy(plain)
         laid_out = laid_out.to(memory_format=torch.channels_last) if last else laid_out
         static = _low(joined_if_same(laid_out, x[:2]), case.precision)
-        compiling: dict[str, float] = {}
-        dents = dict(_dents(case, plain, laid_out, x, compiling))
+        recording: dict[str, float] = {}
+        dents = dict(_dents(case, plain, laid_out, x, recording))
         torch.manual_seed(2)
         shown = torch.rand_like(x)
         answers = {way: logits(dent, shown) for way, dent in dents.items()}
         works: dict[str, Work] = {"static, attack gradient": partial(gradient, static, x)}
+        if "graphs" in case.ways:
+            recorded = _recorded_network(static, x)
+            works["static graphs, attack gradient"] = partial(gradient, recorded, x)
         for way, dent in dents.items():
             works[f"{way}, attack gradient"] = _as_it_comes(way, partial(gradient, dent, x))
-        for way in [way for way in dents if "compiled" not in way]:
+        for way in dents:
             works[f"{way}, logits"] = _as_it_comes(way, partial(logits, dents[way], x))
         memory = _peak(works, device)
         seconds = timed(works, ROUNDS, limit=case.seconds)
@@ -182,7 +155,7 @@ def measured(case: Case, device: str) -> dict[str, Any]:
         "static, attack gradient, by layout": _rounded(layouts),
         "rounds": min(map(len, seconds.values())),
         "seconds": _rounded({name: median(found) for name, found in seconds.items()}),
-        "seconds to compile and record": _rounded(compiling),
+        "seconds to record": _rounded(recording),
         **compared(case, seconds),
         "peak GiB": memory,
         "furthest from plain": _furthest(answers),
@@ -206,32 +179,41 @@ def compared(case: Case, seconds: dict[str, list[float]]) -> dict[str, float]:
 def _dents(
     case: Case, plain: nn.Module, laid_out: nn.Module, x: Tensor, seconds: dict[str, float]
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Yield each way's defense, ready: compiled and recorded; take note of what that took."""
+    """Yield each way's defense, ready: recorded, if it is; take note of what that took."""
     spec = DentSpec(steps=case.steps)
     for way in case.ways:
         if way == "released":
             yield way, ReleasedDent(_low(plain, case.precision), case.steps)
             continue
         started = time.perf_counter()
-        base = Compiled(laid_out) if "compiled" in way else joined_if_same(laid_out, x[:2])
-        counter = CallCounter()
-        recorded = partial(Captured, counter=counter) if "graphs" in way else None
-        dent = Dent(_low(base, case.precision), spec, recorded=recorded)
-        for _ in range(OFTEN if "graphs" in way else 1):
+        base, counter = joined_if_same(laid_out, x[:2]), CallCounter()
+        made: dict[str, Any] = {}
+        if way == "graphs":
+            made["recorded"] = partial(Captured, counter=counter)
+            made["answered"] = partial(CapturedAnswer, counter=counter)
+        dent = Dent(_low(base, case.precision), spec, **made)
+        for _ in range(OFTEN if made else 1):
             gradient(dent, x)
         if x.is_cuda:
             torch.cuda.synchronize()
         seconds[way] = time.perf_counter() - started
-        _require_made(way, dent)
+        if made:
+            _require_recorded(dent._descent, dent._answer)
         yield way, dent
 
 
-def _require_made(way: str, dent: Dent) -> None:
-    """Raise where a way fell back to another: it would be timed under a wrong name."""
-    if "graphs" in way and not dent._descent._recordings:  # type: ignore[attr-defined]
-        raise RuntimeError(f"{way}: nothing was recorded")
-    if any(isinstance(one, Compiled) and one._failed for one in dent.modules()):
-        raise RuntimeError(f"{way}: nothing was compiled")
+def _recorded_network(network: nn.Module, x: Tensor) -> nn.Module:
+    recorded = RecordedNetwork(network, CallCounter())
+    for _ in range(OFTEN):
+        gradient(recorded, x)
+    _require_recorded(recorded._answers)
+    return recorded
+
+
+def _require_recorded(*works: Any) -> None:
+    """Raise where nothing was recorded: it would be timed under a wrong name."""
+    if not all(one.recordings for one in works):
+        raise RuntimeError("not recorded; see the log")
 
 
 def gradient(classify: nn.Module, x: Tensor) -> Tensor:

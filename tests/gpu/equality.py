@@ -12,8 +12,9 @@ from tests.gpu.parts import Setting
 class _Keeper:
     """A plugin of pytest that writes down how each test ended."""
 
-    def __init__(self, setting: Setting) -> None:
+    def __init__(self, setting: Setting, group: str) -> None:
         self.figures = setting.figures("tests")
+        self.group = group
         self.found: dict[str, Any] = {}
 
     def pytest_runtest_logreport(self, report: Any) -> None:
@@ -25,19 +26,19 @@ class _Keeper:
         elif report.outcome == "skipped":
             entry["said"] = str(report.longrepr[-1])
         self.found[report.nodeid.removeprefix("tests/gpu/")] = entry
-        self.figures.add("tests", self.found)
+        self.figures.add(self.group, self.found)
 
 
-def run(setting: Setting) -> None:
-    """Run the tests; fail where one does."""
+def run(setting: Setting, group: str) -> None:
+    """Run the tests of one file; fail where one does."""
     import pytest
 
-    keeper = _Keeper(setting)
+    keeper = _Keeper(setting, group)
     keeper.figures.add("machine", machine(setting.device))
     os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
-    words = ["tests/gpu/test_cuda_graphs.py"] if setting.dry else ["tests/gpu"]
-    words += ["--ignore=tests/gpu/test_dry_form.py"]
+    words = [f"tests/gpu/test_{group}.py"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-rs", "--tb=short", "--durations=8"]
+    words += ["-o", "faulthandler_timeout=15"]
     code = pytest.main([*words, f"--basetemp={setting.scratch / 'pytest'}"], plugins=[keeper])
     if code:
         raise SystemExit(int(code))

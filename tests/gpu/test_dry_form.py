@@ -17,9 +17,8 @@ from tests.gpu.parts import Part, Running, Setting
 
 ENDS = {
     "adaptation": ["WRN-10-1, batch 2, 2 steps, fp32", "WRN-10-1, batch 2, 2 steps, bf16"],
-    "compilation": ["machine"],
     "evaluations": list(script.evaluations.RUNS),
-    "tests": ["tests"],
+    "tests": [*script.GROUPS],
     "training": ["cifar10-resnet20-nominal"],
 }
 
