@@ -38,7 +38,7 @@ def ablate(
 
     Examples:
 
-    dentbench ablate --model AutoAttackResNet18 --examples 64 --attack quick
+    dentbench ablate --data cifar10 --examples 64 --attack quick
 
     dentbench ablate --blur static --sigma 0.5 0.7 1.0 --steps 0 1 10
     """
@@ -72,7 +72,7 @@ def ablate(
             "corrupted images too: dentbench evaluate --attack none"
         )
     studies = []
-    for name in shared.model or [table2.DEFAULT_MODEL]:
+    for name in shared.model or [table2.default_model(shared.dataset)]:
         own = () if shared.norm or shared.eps else table2.threats_of(find_card(name))
         attack = shared.attack or "standard"
         request = shared.request([name], attack=attack, threats=threat or own)

@@ -37,7 +37,8 @@ Model = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.zoo.cards", "MODELS"),
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
-        "repeatable. Default: the embedded digits-robust (ablate: digits-nominal).",
+        "repeatable. Default: the embedded digits-robust; of ablate digits-nominal, or on CIFAR-10 "
+        "cifar10-resnet20-nominal.",
     ),
 ]
 Arch = Annotated[

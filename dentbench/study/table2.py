@@ -11,9 +11,10 @@ from dentbench.paper import TABLE2
 from dentbench.spec.dent import BLUR_DEFAULTS
 from dentbench.spec.evaluation import DentSpec
 from dentbench.study.study import Chosen, choose_defense
-from dentbench.zoo.cards import DATASETS, ModelCard
+from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 
 DEFAULT_MODEL: Final = "digits-nominal"
+CIFAR10_MODEL: Final = "cifar10-resnet20-nominal"
 PAPER_THREATS: Final = ("Linf:1.5/255", "L2:0.2")
 """The threat models of Table 2."""
 
@@ -25,6 +26,19 @@ def threats_of(card: ModelCard | None) -> tuple[str, ...]:
     """Return the threat models of a model's ablation: its data set's own, else the paper's."""
     own = DATASETS[card.dataset].ablation_threats if card and card.dataset in DATASETS else ()
     return own or PAPER_THREATS
+
+
+def default_model(dataset: str | None) -> str:
+    """Return the nominal network that is ablated on a data set, if no other is named.
+
+    ``dataset``: a name, a path, or None for the digits. A file or folder of pictures is taken for
+    CIFAR-10's; a .npz file is not opened here, and taken for digits.
+    """
+    if dataset is None or dataset.lower().endswith(".npz"):
+        return DEFAULT_MODEL
+    if dataset in DATASETS and DATASETS[dataset].id == MODELS[DEFAULT_MODEL].dataset:
+        return DEFAULT_MODEL
+    return CIFAR10_MODEL
 
 
 def is_table2(axes: Axes) -> bool:

@@ -114,6 +114,23 @@ def test_threats_are_the_data_sets_own_or_the_papers() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("dataset", "model"),
+    [
+        (None, "digits-nominal"),
+        ("digits", "digits-nominal"),
+        ("own.npz", "digits-nominal"),
+        ("cifar10", "cifar10-resnet20-nominal"),
+        ("CIFAR-10", "cifar10-resnet20-nominal"),
+        ("cifar10-sample", "cifar10-resnet20-nominal"),
+        ("folder/test.parquet", "cifar10-resnet20-nominal"),
+    ],
+)
+def test_the_default_model_is_at_home_on_the_data(dataset: str | None, model: str) -> None:
+    assert table2.default_model(dataset) == model
+    assert MODELS[model].details["training"]["recipe"]["steps"] == 0  # a nominal one
+
+
 @pytest.mark.parametrize("text", ["Linf", "Linf:", ":0.1", "0.1"])
 def test_bad_threats_are_refused(text: str) -> None:
     with pytest.raises(SpecError, match="write NORM:EPS"):
