@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dentbench.adapt.dent import Adaptation, Dent
     from dentbench.api import evaluate
     from dentbench.defenses.stand_ins import smooth_sign
+    from dentbench.records.frame import read_results
     from dentbench.records.outcome import Record
     from dentbench.report.table import Table
     from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
@@ -26,10 +27,12 @@ __all__ = [
     "Record",
     "Table",
     "evaluate",
+    "read_results",
     "smooth_sign",
 ]
 
 _HOMES = {
+    "read_results": "dentbench.records.frame",
     "Adaptation": "dentbench.adapt.dent",
     "AttackSpec": "dentbench.spec.evaluation",
     "DefenseSpec": "dentbench.spec.evaluation",

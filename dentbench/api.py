@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from html import escape
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -43,6 +43,9 @@ from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.models import code_of, normalized
 from dentbench.zoo.weights import weights_sha256
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 
 class Evaluated(NamedTuple):
     """The static and the defended record of one evaluation; a notebook shows their table."""
@@ -61,6 +64,12 @@ class Evaluated(NamedTuple):
     def verdict(self) -> Verdict:
         """What the evaluation says of the defense; without an attack there is none: SpecError."""
         return verdict(self.static, self.defended)
+
+    def to_pandas(self) -> DataFrame:
+        """Return both records as :func:`dentbench.read_results` does: a row per protocol."""
+        from dentbench.records.frame import by_protocol
+
+        return by_protocol(self)
 
     def _repr_html_(self) -> str:
         attacked = bool(self.defended.protocol)

@@ -18,7 +18,7 @@ import dentbench
 from dentbench.records import results_csv
 from tests.helpers import ROOT, record
 
-DOCUMENTED = ("adapt.dent", "spec.dent", "api", "report.table")
+DOCUMENTED = ("adapt.dent", "spec.dent", "records.frame", "api", "report.table")
 
 
 @pytest.mark.parametrize("module", DOCUMENTED)

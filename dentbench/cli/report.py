@@ -130,8 +130,8 @@ def report(
         list[str] | None,
         typer.Option(
             "--where",
-            help="Only records with this value in a column of results.csv, such as mode=batch or "
-            "eps=8/255; repeatable.",
+            help="Only records with this value in a column of results.csv, such as mode=batch, a "
+            "range such as eps<=8/255 or n>=1000, or verdict=holds; repeatable.",
             metavar="COLUMN=VALUE",
         ),
     ] = None,
@@ -235,7 +235,11 @@ def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> l
     """Return the records chosen; ``statics``: with those that they were compared with."""
     from dentbench.report import filters
 
-    found = filters.where(records, choice.conditions)
+    found = list(records)
+    if choice.conditions:
+        from dentbench.report.conditions import where  # pandas, where it is needed
+
+        found = where(records, choice.conditions)
     if choice.models:
         models = filters.models_named(choice.models, records)
         found = [one for one in found if one.model in models]

@@ -183,13 +183,8 @@ class _Sheet:
                 columns.append([values[cell] for cell in cells])
             except ValueError:
                 columns.append(self._read_carefully(path, name, cells))
-        records = []
-        for row in zip(*columns, strict=True):
-            record = object.__new__(Record)
-            # Not by its constructor: that of a frozen dataclass sets field by field, and slowly.
-            record.__dict__.update(zip(self.names, row, strict=True))
-            records.append(record)
-        return records
+        rows = zip(*columns, strict=True)
+        return [Record(**dict(zip(self.names, row, strict=True))) for row in rows]
 
     def _read_carefully(self, path: Path, name: str, cells: Sequence[str]) -> list[Any]:
         """Return a column's values; None for a cell that its row's older schema did not have."""

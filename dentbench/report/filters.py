@@ -1,4 +1,4 @@
-"""Which records a report is of: models by name, columns by value."""
+"""Which records a report is of: models by name, and the static records of defended ones."""
 
 from __future__ import annotations
 
@@ -7,23 +7,13 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Final
 
-from dentbench.errors import SpecError, StoreError
 from dentbench.paper import README, TABLE1
-from dentbench.records.csv_codec import to_row
-from dentbench.records.outcome import Record, column_names
-from dentbench.registry import SHOWN, Registry
+from dentbench.records.outcome import Record
+from dentbench.registry import Registry
 from dentbench.report.pairing import pair_up
-from dentbench.spec.evaluation import parse_eps
 from dentbench.zoo.cards import MODELS
 
-COLUMNS: Final[Registry[int]] = Registry("column")
-"""The columns that ``--where`` takes, each with its place in a row."""
-
-for _place, _name in enumerate(column_names()):
-    COLUMNS.add(_name, _place)
-
-
-_APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
+APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
 """What :func:`told_apart` puts after a model's name."""
 
 _UNKNOWN: Final = "unknown"
@@ -57,44 +47,6 @@ def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
         if len(set(others)) > 1
     ]
     return replace(record, model=record.model + "".join(told)) if told else record
-
-
-def where(records: Sequence[Record], conditions: Sequence[str]) -> list[Record]:
-    """Return the records that fulfil conditions written as "column=value".
-
-    Of one column given more than once any value will do; eps is compared as an exact number,
-    every other value as it is written in the results file, letters of either case. Raises
-    :class:`~dentbench.errors.SpecError` for what is no condition and
-    :class:`~dentbench.errors.StoreError` where no record is left.
-    """
-    wanted: dict[str, set[str]] = {}
-    for text in conditions:
-        name, equals, value = (part.strip() for part in text.partition("="))
-        if not equals or not name:
-            raise SpecError(f"--where {text!r}: write COLUMN=VALUE, such as mode=instance")
-        column = COLUMNS.canonical(name.replace("-", "_"))
-        wanted.setdefault(column, set()).add(_comparable(column, value))
-    for column, values in wanted.items():
-        place = COLUMNS[column]
-        found = {id(one): _comparable(column, to_row(one)[place]) for one in records}
-        left = [one for one in records if found[id(one)] in values]
-        if not left:
-            known = sorted(set(found.values()))
-            more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-            there = ", ".join(value or "nothing" for value in known[:SHOWN]) + more
-            raise StoreError(
-                f"no result has {column} {' or '.join(sorted(values))}; there are: {there}"
-            )
-        records = left
-    return list(records)
-
-
-def _comparable(column: str, value: str) -> str:
-    if column == "eps":
-        return str(parse_eps(value))
-    if column == "model":
-        value = _APART.sub("", value)
-    return value.lower()
 
 
 def with_statics(chosen: Sequence[Record], records: Sequence[Record]) -> list[Record]:

@@ -118,6 +118,15 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
         (["--where", "mde=static"], UnknownNameError, "did you mean mode"),
         (["--where", "mode=batch"], StoreError, "no result has mode batch; there are: static"),
         (["--where", "eps=x"], SpecError, "eps is 'x'"),
+        (["--where", "n>=many"], SpecError, "n is 'many'; write a number"),
+        (["--where", "time>=soon"], SpecError, "write a time such as 2026-11-22"),
+        (["--where", "model<=b"], SpecError, "model has no order; compare it by = or !="),
+        (["--where", "n>1000"], StoreError, "no result has n >1000; there are: 512"),
+        (
+            ["--where", "verdict=holds"],
+            StoreError,
+            "no result has verdict holds; there are: nothing",
+        ),
         (["--fragment"], SpecError, "--fragment is of format html, not markdown"),
         (["--cite", "--format", "csv"], SpecError, "--cite is of format latex, not csv"),
         (["--compare", "{results}", "{results}/x.csv"], StoreError, "no results file"),
@@ -146,6 +155,9 @@ def test_where_keeps_the_records_of_a_value(results: Path) -> None:
     assert models("robust-correct=300") == ["digits-robust"]
     assert models("mode=static", "model=Carmon2019Unlabeled") == ["Carmon2019Unlabeled"]
     assert sorted(models("model=digits-robust", "model=carmon2019unlabeled")) == both
+    assert sorted(models("eps<=0.15", "eps>=0.15", "n>511", "n<=512", "time>=2026-11-01")) == both
+    assert models("robust_correct<347") == models("model!=carmon2019unlabeled") == ["digits-robust"]
+    assert sorted(models("steps=", "defense!=", "separable=True")) == both
 
 
 def test_where_keeps_the_static_record_that_a_defended_one_needs(tmp_path: Path) -> None:

@@ -1,0 +1,128 @@
+"""Conditions that records are chosen by: columns compared with values, and ranges."""
+
+from __future__ import annotations
+
+import functools
+import operator
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from dentbench.errors import SpecError, StoreError
+from dentbench.records.frame import by_record
+from dentbench.records.outcome import Record, column_names
+from dentbench.registry import SHOWN, Registry
+from dentbench.report.filters import APART
+from dentbench.report.verdict import kind_of
+from dentbench.spec.evaluation import parse_eps
+
+VERDICT: Final = "verdict"
+"""What ``--where`` takes beside the columns of ``results.csv``: the kind of the verdict."""
+
+COLUMNS: Final[Registry[str]] = Registry("column")
+"""The columns that ``--where`` takes."""
+
+for _name in (*column_names(), VERDICT):
+    COLUMNS.add(_name, _name)
+
+COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+    "=": operator.eq,
+}
+_CONDITION: Final = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition: a column, how it is compared, and with what, as written."""
+
+    column: str
+    comparison: str
+    value: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Return a condition; raises SpecError or UnknownNameError for what is none."""
+        parts = _CONDITION.fullmatch(text)
+        if parts is None:
+            raise SpecError(
+                f"--where {text!r}: write COLUMN=VALUE, such as mode=instance, or a range such as "
+                "n>=1000; comparisons: " + ", ".join(COMPARISONS)
+            )
+        column = COLUMNS.canonical(parts[1].replace("-", "_"))
+        return cls(column, parts[2], APART.sub("", parts[3]) if column == "model" else parts[3])
+
+    def holds(self, column: pd.Series[Any]) -> pd.Series[Any]:
+        """Return, row by row, whether a typed column fulfils the condition."""
+        if not self.value:
+            missing = column.isna()
+            return ~missing if self.comparison == "!=" else missing
+        compare = COMPARISONS[self.comparison]
+        if self.column == "eps":
+            return column.map(lambda eps: compare(eps, parse_eps(self.value))).astype("bool")
+        kind = pd.api.types
+        if kind.is_bool_dtype(column) or kind.is_string_dtype(column):
+            if self.comparison not in ("=", "!="):
+                raise SpecError(f"{self.column} has no order; compare it by = or !=")
+            # Booleans are written as in the results file: true and false.
+            texts = column.astype("string").str.lower()
+            return compare(texts, self.value.lower()).fillna(self.comparison == "!=").astype("bool")
+        try:
+            value = (
+                pd.Timestamp(self.value, tz="UTC")
+                if kind.is_datetime64_any_dtype(column)
+                else float(self.value)
+            )
+        except ValueError as error:
+            what = "a time such as 2026-11-22" if self.column == "time" else "a number"
+            raise SpecError(f"{self.column} is {self.value!r}; write {what}") from error
+        return compare(column, value).fillna(self.comparison == "!=").astype("bool")
+
+
+def where(records: Sequence[Record], texts: Sequence[str]) -> list[Record]:
+    """Return the records that fulfil conditions such as "mode=batch", "n>=1000", "verdict=holds".
+
+    Of one column given by "=" more than once any value will do. Numbers, times and eps, an exact
+    fraction, are compared by value; other columns as they are written, letters of either case. A
+    column may be empty: "defense_sha256=". Raises :class:`~dentbench.errors.SpecError` for what is
+    no condition and :class:`~dentbench.errors.StoreError` where no record is left.
+    """
+    kept = list(records)
+    groups: dict[str, list[Condition]] = {}
+    for one in map(Condition.parse, texts):
+        groups.setdefault(one.column, []).append(one)
+    for name, conditions in groups.items():
+        column = _column(name, kept)
+        equal = [one.holds(column) for one in conditions if one.comparison == "="]
+        holds = functools.reduce(operator.or_, equal) if equal else ~column.isna() | True
+        for one in conditions:
+            if one.comparison != "=":
+                holds &= one.holds(column)
+        left = [record for record, chosen in zip(kept, holds, strict=True) if chosen]
+        if not left:
+            raise StoreError(_none_left(name, conditions, column))
+        kept = left
+    return kept
+
+
+def _column(name: str, records: Sequence[Record]) -> pd.Series[Any]:
+    if name == VERDICT:
+        return pd.Series([kind_of(one) for one in records], dtype="string")
+    column: pd.Series[Any] = by_record(records, [name])[name]
+    return column.str.replace(APART, "", regex=True) if name == "model" else column
+
+
+def _none_left(name: str, conditions: Sequence[Condition], column: pd.Series[Any]) -> str:
+    signs = {one.comparison for one in conditions} - {"="}
+    wanted = sorted(f"{one.comparison if signs else ''}{one.value}" for one in conditions)
+    known = sorted({"nothing" if pd.isna(one) else str(one).lower() for one in column})
+    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
+    there = ", ".join(known[:SHOWN]) + more
+    return f"no result has {name} {' or '.join(wanted)}; there are: {there}"
