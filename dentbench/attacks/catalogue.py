@@ -111,7 +111,7 @@ PROTOCOLS.add(
 PROTOCOLS.add(
     "transfer",
     ProtocolCard(
-        function="dentbench.attacks.protocols.base:transfer",
+        function="dentbench.attacks.protocols.transfer:transfer",
         summary="the static model's adversarial points are judged on the defense",
         source=_CARE,
         needs_static=True,

@@ -129,7 +129,12 @@ class Own:
             return getattr(self._inner, name)
         if name == "predict" and self._composed:
             return self._predict
+        if name == "surrogate" and callable(getattr(self._inner, name, None)):
+            return self._surrogate
         raise AttributeError(name)
+
+    def _surrogate(self, x: Tensor) -> Tensor:
+        return self._checked(x, self._inner.surrogate(x))
 
     def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
         def forward(x: Tensor) -> Tensor:

@@ -311,11 +311,17 @@ class Worker:
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
             random=task.random,
+            surrogate=self._surrogate(spec, unit),
             stream=self.attacked(spec).stream(spec, unit, POISONED),
             starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),
         )
+
+    def _surrogate(self, spec: EvalSpec, unit: int) -> Classifier | None:
+        """Return what the defense declares to be near to it, in its attribute of that name."""
+        declared = getattr(self.attacked(spec).of(spec, unit), "surrogate", None)
+        return self.shown(spec, declared) if callable(declared) else None
 
     def _tensor(self, points: Points | None) -> Tensor | None:
         return None if points is None else torch.from_numpy(points).to(self.device)

@@ -38,7 +38,8 @@ class Situation:
     units. ``random``: whether the defense answers by chance, so that one answer means little.
     ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
     far in all; None when it has no fewer. ``stream``: of a defense that goes on from batch to
-    batch, how it was a few batches before this one, and the natural images of these.
+    batch, how it was a few batches before this one, and the natural images of these. ``surrogate``:
+    what the defense itself declares to be near to it, in place of which it can be attacked.
     """
 
     spec: EvalSpec
@@ -59,6 +60,13 @@ class Situation:
     with_steps: Callable[..., Classifier] | None = None
     random: bool = False
     stream: tuple[Any, tuple[Tensor, ...]] | None = None
+    surrogate: Classifier | None = None
+
+    @property
+    def followed(self) -> tuple[Classifier, ...]:
+        """The networks that stand in for the defense: the static model, and what it declares."""
+        assert self.network is not None
+        return (self.network,) if self.surrogate is None else (self.network, self.surrogate)
 
     @property
     def settled(self) -> Tensor:
@@ -100,15 +108,3 @@ def published(situation: Situation) -> AttackResult:
         seed_of=lambda name, chunk: derive_seed(spec.seed, name, situation.unit, chunk),
         chunk=spec.batches.size,
     )
-
-
-def transfer(situation: Situation) -> AttackResult:
-    """Hand the defense the static model's adversarial points, survivors' best points included.
-
-    Source: Croce et al., ICML 2022 (arXiv 2202.13711).
-    """
-    points = situation.static_points
-    assert points is not None
-    everyone = situation.natural
-    broken_by = tuple("" if right else "natural" for right in everyone.tolist())
-    return AttackResult(points, everyone, broken_by)

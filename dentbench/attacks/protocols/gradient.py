@@ -28,9 +28,9 @@ def surrogate(situation: Situation) -> AttackResult:
     Source: the transfer attacks of Croce et al., ICML 2022 (arXiv 2202.13711), judged all along.
     """
     search = Search(situation, "surrogate")
-    assert situation.network is not None
     judges = situation.spec.defense is None  # it is the network itself that is attacked
-    search.ascend_all(through(situation.network, judges=judges), _ascents(situation, "surrogate"))
+    for network in situation.followed:
+        search.ascend_all(through(network, judges=judges), _ascents(situation, "surrogate"))
     return search.result()
 
 
@@ -82,11 +82,10 @@ def bpda(situation: Situation) -> AttackResult:
     logits; the surrogate's differs in both. Source: Athalye et al. 2018 (arXiv 1802.00420).
     """
     search = Search(situation, "bpda")
-    network: Any = situation.network
     defense: Any = situation.defense
     prepares = hasattr(defense, "preprocess") and hasattr(defense, "adapt")
 
-    def answer(x: Tensor) -> Tensor:
+    def answer(x: Tensor, network: Any) -> Tensor:
         with torch.no_grad():
             if not prepares:
                 logits, seen = defense(x), x
@@ -98,7 +97,9 @@ def bpda(situation: Situation) -> AttackResult:
         stand_in: Tensor = static + (logits - static).detach()
         return stand_in
 
-    search.ascend_all(through(search.shown(answer), judges=True), _ascents(situation, "bpda"))
+    for network in situation.followed:
+        shown = search.shown(partial(answer, network=network))
+        search.ascend_all(through(shown, judges=True), _ascents(situation, "bpda"))
     return search.result()
 
 

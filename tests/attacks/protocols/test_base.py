@@ -12,7 +12,8 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
-from dentbench.attacks.protocols.base import Situation, published, transfer
+from dentbench.attacks.protocols.base import Situation, published
+from dentbench.attacks.protocols.transfer import transfer
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import (
     AttackSpec,

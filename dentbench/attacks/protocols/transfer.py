@@ -1,0 +1,46 @@
+"""Adversarial points of networks near to the defense, judged on it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from dentbench.attacks.autoattack import AttackResult, run_attack
+from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.search import Search
+from dentbench.attacks.views import BatchView
+from dentbench.spec.evaluation import derive_seed
+
+
+def transfer(situation: Situation) -> AttackResult:
+    """Hand the defense the static model's adversarial points, survivors' best points included.
+
+    Where the defense declares a surrogate, its points under the same attack too; of the two, the
+    one that is worse for the defense counts. Source: Croce et al., ICML 2022 (arXiv 2202.13711).
+    """
+    points = situation.static_points
+    assert points is not None
+    if situation.surrogate is not None:
+        starts = (points, _points_of(situation.surrogate, situation))
+        return Search(replace(situation, starts=starts), "transfer").result()
+    everyone = situation.natural
+    broken_by = tuple("" if right else "natural" for right in everyone.tolist())
+    return AttackResult(points, everyone, broken_by)
+
+
+def _points_of(surrogate: Classifier, situation: Situation) -> Tensor:
+    """Return the points (B, C, H, W) of the run's attack on a surrogate, a batch at a time."""
+    spec, images, labels = situation.spec, situation.images, situation.labels
+    view = BatchView(surrogate, images, labels, ThreatModel.of(spec.attack), whole=True)
+    return run_attack(
+        view,
+        spec.attack,
+        judge(surrogate, images, labels),
+        situation.classes,
+        seed_of=lambda name, chunk: derive_seed(
+            spec.seed, "surrogate", name, situation.unit, chunk
+        ),
+        chunk=spec.batches.size,
+    ).points
