@@ -88,7 +88,7 @@ def evaluate(
     *,
     defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
     attack: AttackSpec | None = None,
-    protocols: Sequence[str] = (),
+    protocols: Sequence[str | Callable[..., Any]] = (),
     protocol_settings: ProtocolSpec | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -109,8 +109,9 @@ def evaluate(
     mean and standard deviation per channel, is put in front of one that does not normalize them
     itself. Where its natural accuracy, in percent, is not ``expect_clean``, the run is stopped by
     :class:`~dentbench.errors.ModelError`. ``defense`` is the released dent and ``attack``
-    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue,
-    and ``protocol_settings`` how they attack.
+    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue, or
+    functions of a module that take a situation and return points, as text "module:callable" or
+    themselves; ``protocol_settings``: how they attack.
 
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
@@ -146,7 +147,7 @@ def evaluate(
     'undecided'
     """
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
-    run = choose_protocols(protocols, settings)
+    run = choose_protocols([_protocol_name(one) for one in protocols], settings)
     data = slice_of(_dataset(images, labels, data_name))
     own = OwnModel(normalize=_plain(normalize), expect_clean=expect_clean)
     network = normalized(_copy(model), own.normalize)
@@ -172,6 +173,19 @@ def evaluate(
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
+
+
+def _protocol_name(protocol: str | Callable[..., Any]) -> str:
+    """Return a protocol's name; a function is known by its module, for other processes too."""
+    if isinstance(protocol, str):
+        return protocol
+    module, name = getattr(protocol, "__module__", ""), getattr(protocol, "__qualname__", "")
+    if not module or module == "__main__" or not name or "<" in name:
+        raise SpecError(
+            f"protocol {name or protocol!r} is no function of a module's top level; put it into a "
+            "file and hand it in from there"
+        )
+    return f"{module}:{name}"
 
 
 def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress]:

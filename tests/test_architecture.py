@@ -36,7 +36,7 @@ FOLDERS: Final = MappingProxyType(
         "compute": set(),
         "identity": set(),
         "adapt": {"spec", "compute"},
-        "attacks": {"spec"},
+        "attacks": {"spec", "identity"},
         "zoo": {"spec", "identity"},
         "records": {"spec"},
         "defenses": {"spec", "adapt", "attacks", "identity"},

@@ -90,7 +90,44 @@ CHECKS_VERSION: Final = 2
 OWN_NORMS: Final = ("Linf", "L2")
 """The norms of our own APGD; in L1 it would need sparse steps of its own."""
 
-PROTOCOLS: Final[Registry[ProtocolCard]] = Registry("protocol")
+CLAIMED: Final = "claimed"
+"""Points handed in by anyone are a protocol of the name "claimed@HASH", see ``dentbench judge``."""
+
+
+def is_given(name: str) -> bool:
+    """Return whether a protocol is no entry of the catalogue: a user's, or points handed in."""
+    return "@" in name or ":" in name
+
+
+class _Protocols(Registry[ProtocolCard]):
+    """The catalogue; a protocol that is given has a card too, wherever it is asked for."""
+
+    def canonical(self, name: str) -> str:
+        return name if is_given(name) else super().canonical(name)
+
+    def __getitem__(self, name: str) -> ProtocolCard:
+        if not is_given(name):
+            return super().__getitem__(name)
+        text, _, sha256 = name.partition("@")
+        if text == CLAIMED:
+            summary = f"points claimed by hand, of a file with the SHA-256 {sha256}..."
+            return ProtocolCard(
+                function="dentbench.attacks.protocols.given:claimed",
+                summary=summary,
+                own_attack=False,
+            )
+        return ProtocolCard(
+            function=text,
+            summary=f"a protocol of the user, its source of the SHA-256 {sha256}...",
+            needs_static=True,
+            own_attack=False,
+        )
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (is_given(name) or super().__contains__(name))
+
+
+PROTOCOLS: Final[Registry[ProtocolCard]] = _Protocols("protocol")
 """Every protocol that ``--protocol`` takes, in the order in which they are run: cheap first."""
 
 _ENSEMBLE: Final = "arXiv 2110.14735"
@@ -305,7 +342,7 @@ def with_prerequisites(names: Collection[str], spec: EvalSpec) -> tuple[str, ...
     wanted = set(names)
     if spec.protocols.cascade:
         wanted |= {earlier for name in names for earlier in PROTOCOLS[name].after}
-    return tuple(name for name in PROTOCOLS if name in wanted)
+    return (*(name for name in PROTOCOLS if name in wanted), *filter(is_given, names))
 
 
 def heeded(names: Collection[str]) -> frozenset[str]:

@@ -11,7 +11,7 @@ import torch
 from dentbench.attacks import checks
 from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
-from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
+from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS, is_given
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
@@ -55,7 +55,7 @@ def planted(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
 
 def tried(protocol: str) -> bool:
     """Return whether a protocol follows a gradient of the defense in its declared batch."""
-    if protocol in checks.GRADIENT_FREE or protocol not in PROTOCOLS:
+    if protocol in checks.GRADIENT_FREE or is_given(protocol):
         return False
     return not (PROTOCOLS[protocol].coupled_only or PROTOCOLS[protocol].needs_static)
 

@@ -18,7 +18,7 @@ import torch
 
 from dentbench.attacks.base import Classifier, offers
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.catalogue import PROTOCOLS, attack_label
+from dentbench.attacks.catalogue import PROTOCOLS, attack_label, is_given
 from dentbench.attacks.checks import Check
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.required_budgets import spent
@@ -163,7 +163,9 @@ class Evaluation:
             self.outcomes(spec, stage)
         if spec.defense is not None:
             # What earlier runs of this key found counts too, whatever is asked for now.
-            run = [name for name in PROTOCOLS if name in run or self._complete(spec, name)]
+            given = [*filter(is_given, run), *self._folder(spec).stages(is_given)]
+            known = (*PROTOCOLS, *dict.fromkeys(given))
+            run = [name for name in known if name in run or self._complete(spec, name)]
             checks = (*checks, *([planted(self.context, spec, run)] if attacked else []))
         stages = [NATURAL, *run]
         outcomes: dict[str, Sequence[BatchOutcome]] = {

@@ -11,7 +11,7 @@ import io
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -155,6 +155,11 @@ class RunFolder:
         """Keep a stored outcome without its points."""
         if self.load(outcome.stage, outcome.index, with_points=True) is not None:
             self.save(outcome, None)
+
+    def stages(self, chosen: Callable[[str], bool]) -> list[str]:
+        """Return the stages chosen by their names that have left something, in order."""
+        folders = self.path.iterdir() if self.path.is_dir() else ()
+        return sorted(one.name for one in folders if one.is_dir() and chosen(one.name))
 
     def has(self, name: str) -> bool:
         """Return whether a file of this name is in the folder."""

@@ -12,7 +12,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
+from dentbench.attacks.catalogue import (
+    CLAIMED,
+    DEFAULT_PROTOCOLS,
+    PROTOCOLS,
+    is_given,
+    require_heeded,
+)
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
 from dentbench.spec.attack_plans import ATTACKS
@@ -258,12 +264,23 @@ def choose_protocols(names: Sequence[str], settings: ProtocolSpec) -> tuple[str,
 
     Raises :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
     """
+    given = tuple(dict.fromkeys(_given(name) for name in names if is_given(name)))
     if any(name.lower() == "all" for name in names):
-        return tuple(PROTOCOLS)
-    chosen = {PROTOCOLS.canonical(name) for name in names or DEFAULT_PROTOCOLS}
-    found = tuple(name for name in PROTOCOLS if name in chosen)
+        return (*PROTOCOLS, *given)
+    listed = [name for name in names if not is_given(name)]
+    chosen = {PROTOCOLS.canonical(name) for name in listed or DEFAULT_PROTOCOLS}
+    found = (*(name for name in PROTOCOLS if name in chosen), *given)
     require_heeded(settings, found)
     return found
+
+
+def _given(name: str) -> str:
+    """Return the name of a protocol that is no entry of the catalogue, with its hash."""
+    if name.startswith(f"{CLAIMED}@"):
+        return name
+    from dentbench.attacks.protocols.given import name_of  # late: it loads torch
+
+    return name_of(name)
 
 
 def data_default(study: Study) -> str:

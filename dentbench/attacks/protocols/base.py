@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel
-from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.catalogue import CLAIMED, PROTOCOLS, is_given
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 
@@ -28,7 +28,8 @@ class Situation:
     ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without
     an attack. ``defense``: what is judged; where it offers ``adapt``, ``predict`` and ``unroll``,
     they are methods of it. ``static_points``: the static model's adversarial points (B, C, H, W),
-    there when the protocol asks for them.
+    there when the protocol asks for them. ``claimed_points``: those of a file (B, C, H, W), where
+    they are judged.
 
     ``network``: the static model. ``counterpart``: its final points (B, C, H, W) under the same
     protocol, where it has that and there is a cascade: they count for the defense too.
@@ -50,6 +51,7 @@ class Situation:
     classes: int
     defense: Classifier
     static_points: Tensor | None = None
+    claimed_points: Tensor | None = None
     network: Classifier | None = None
     counterpart: Tensor | None = None
     starts: tuple[Tensor, ...] = ()
@@ -79,8 +81,22 @@ Protocol: TypeAlias = Callable[[Situation], AttackResult]
 """Finds points for one unit of work."""
 
 
+def judged_only(points: Tensor, situation: Situation) -> AttackResult:
+    """Return points as a result with no flags of its own: whoever judges them says what broke."""
+    broken_by = tuple("" if right else "natural" for right in situation.natural.tolist())
+    return AttackResult(points, situation.natural, broken_by)
+
+
 def load_protocol(name: str) -> Protocol:
-    """Return the function of a protocol in the catalogue."""
+    """Return the function of a protocol: of the catalogue, or of a user, from the working folder.
+
+    Raises :class:`~dentbench.errors.SpecError` for one of a user that cannot be had, or whose
+    source is not the one that ``name`` says.
+    """
+    if is_given(name) and not name.startswith(f"{CLAIMED}@"):
+        given = importlib.import_module("dentbench.attacks.protocols.given")
+        found: Protocol = given.user_protocol(name)
+        return found
     module, _, function = PROTOCOLS[name].function.partition(":")
     protocol: Protocol = getattr(importlib.import_module(module), function)
     return protocol
