@@ -267,8 +267,8 @@ def choose_protocols(names: Sequence[str], settings: ProtocolSpec) -> tuple[str,
     given = tuple(dict.fromkeys(_given(name) for name in names if is_given(name)))
     if any(name.lower() == "all" for name in names):
         return (*PROTOCOLS, *given)
-    listed = [name for name in names if not is_given(name)]
-    chosen = {PROTOCOLS.canonical(name) for name in listed or DEFAULT_PROTOCOLS}
+    listed = [name for name in names or DEFAULT_PROTOCOLS if not is_given(name)]
+    chosen = {PROTOCOLS.canonical(name) for name in listed}
     found = (*(name for name in PROTOCOLS if name in chosen), *given)
     require_heeded(settings, found)
     return found
