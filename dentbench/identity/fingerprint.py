@@ -8,6 +8,7 @@ names (see :func:`~dentbench.identity.user_code.is_library`).
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import logging
@@ -165,7 +166,8 @@ class _Writer:
     def _object(self, value: Any, where: str) -> bytes:
         """Write an object by what its class says how to copy it, else by its attributes."""
         try:
-            reduced = value.__reduce_ex__(4)
+            registered = copyreg.dispatch_table.get(type(value))
+            reduced = value.__reduce_ex__(4) if registered is None else registered(value)
         except Exception as error:  # whatever a class of a user raises
             own = getattr(value, "__dict__", None)
             if own is None or is_library(type(value).__module__):
@@ -251,6 +253,9 @@ class _Writer:
 
     def _code(self, found: type | FunctionType, where: str) -> bytes:
         """Write a class or function by its number; what it does is written once, at the end."""
+        compiled = vars(found).get("_torchdynamo_orig_callable")
+        if compiled is not None:  # what torch.compile was given
+            return self.write(compiled, where)
         module = found.__module__ or ""
         if self._by_name(module):
             patched = self._patched(found, where) if isinstance(found, type) else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import socket
 import subprocess
 import sys
@@ -231,6 +232,9 @@ PAIRS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
     "a graph": (traced, 2.0, 3.0),
     "a buffer that is not saved": (with_buffer, 1.0, 2.0),
     "an extra forward hook": (with_hook, turned, turned_further),
+    "a pattern": (lambda by: holding(re.compile(by)), "a", "b"),
+    "a compiled function": (lambda by: holding(torch.compile(lambda x: x * by)), 2, 3),
+    "a function of a library around one": (lambda by: torch.no_grad()(lambda x: x * by), 2, 3),
     "a function": (lambda by: lambda x: x * by, 2, 3),
 }
 
