@@ -75,8 +75,12 @@ class Evaluated(NamedTuple):
         attacked = bool(self.defended.protocol)
         said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"] if attacked else []
         said += [
-            f"<p>Check {escape(check.name)} failed: {escape(check.sentence)}.</p>"
-            for check in failed(self.defended.checks)
+            f"<p>{whose} {escape(check.name)} failed: {escape(check.sentence)}.</p>"
+            for whose, record in (
+                ("Check of the static model", self.static),
+                ("Check", self.defended),
+            )
+            for check in failed(record.checks)
         ]
         return "\n".join([render(self.table, "html"), *said])
 

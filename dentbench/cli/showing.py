@@ -33,6 +33,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
         else:
             print_table(defenses.beside(static, others), console)
     for static, *others in groups:
+        _checks(static, console)
         for defended in others:
             of = f"{heading(defended)}. " if len(records) > 2 else ""
             sentence = verdict(static, defended).sentence
@@ -84,8 +85,9 @@ def show_ablation(study: Study, records: Sequence[Record], results: Path, *, tab
 
 
 def _checks(record: Record, console: Console) -> None:
+    whose = "Check of the static model" if record.mode == "static" else "Check"
     for check in failed(record.checks):
-        console.print(Text(f"Check {check.name} failed: {check.sentence}.", style="yellow"))
+        console.print(Text(f"{whose} {check.name} failed: {check.sentence}.", style="yellow"))
 
 
 def _notes(study: Study, console: Console) -> None:

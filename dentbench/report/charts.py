@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 
 from dentbench.paper import README, TABLE1
-from dentbench.records.outcome import Record, eps_of
+from dentbench.records.outcome import NATURAL, WORST, Record, eps_of
 from dentbench.report import departures
 from dentbench.report.chart import Bar, BarChart, Line, LineChart, Role
+from dentbench.report.coupling import share
 from dentbench.report.numbers import Share
 from dentbench.report.pairing import Pair, representatives, series
 from dentbench.spec.evaluation import format_eps
@@ -50,15 +51,14 @@ def accuracies(pair: Pair) -> BarChart:
     told = _percentages(defended)
     who = departures.defense_name(defended)
     bars = [
-        _bar("static, natural", static.natural_correct, n, "natural", told[0]),
-        _bar(f"{who}, natural", defended.natural_correct, n, "natural", told[1]),
-        _bar("static, attacked", static.robust_correct, n, "static", told[2]),
+        Bar("static, natural", Share(static.natural_correct, n), "natural", told[0]),
+        Bar(f"{who}, natural", share(defended, NATURAL), "natural", told[1]),
+        Bar("static, attacked", Share(static.robust_correct, n), "static", told[2]),
     ]
     if departures.PUBLISHED in counts:
-        bars.append(
-            _bar(f"{who}, published", counts[departures.PUBLISHED], n, "published", told[3])
-        )
-    bars.append(_bar(f"{who}, worst case", defended.robust_correct, n, "worst"))
+        published = share(defended, departures.PUBLISHED)
+        bars.append(Bar(f"{who}, published", published, "published", told[3]))
+    bars.append(Bar(f"{who}, worst case", share(defended, WORST), "worst"))
     reference = Share(static.robust_correct, n)
     name = name_of("accuracy", defended)
     return BarChart(name, heading(defended), subheading(defended), tuple(bars), reference)
@@ -68,17 +68,13 @@ def protocols(pair: Pair) -> BarChart:
     """Return the images right under each protocol and under all of them, static as reference."""
     static, defended = pair.static, pair.defended
     bars = [
-        _bar(name, count, defended.n, "published" if name == departures.PUBLISHED else "other")
-        for name, count in defended.protocol_counts.items()
+        Bar(name, share(defended, name), "published" if name == departures.PUBLISHED else "other")
+        for name in defended.protocol_counts
     ]
-    bars.append(_bar("worst case", defended.robust_correct, defended.n, "worst"))
+    bars.append(Bar("worst case", share(defended, WORST), "worst"))
     reference = Share(static.robust_correct, static.n)
     name = name_of("protocols", defended)
     return BarChart(name, heading(defended), subheading(defended), tuple(bars), reference)
-
-
-def _bar(label: str, count: int, total: int, role: Role, published: float | None = None) -> Bar:
-    return Bar(label, Share(count, total), role, published)
 
 
 def _percentages(record: Record) -> tuple[float | None, ...]:

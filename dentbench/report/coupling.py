@@ -77,6 +77,17 @@ def text(record: Record) -> str:
     return f"design effect {effect.value:.2g} of {effect.batches} batches"
 
 
+def caption(record: Record) -> str:
+    """Say how the intervals of a record allow for its batches; "" for independent images."""
+    if record.separable or record.gained is None:
+        return ""
+    return (
+        f"Images share batches: {text(record)}; intervals and p allow for it (Rao and Scott 1992)."
+        if paired_effect(record).value is not None
+        else f"Images share batches: {text(record)}; intervals and p take them for independent."
+    )
+
+
 def _counts(record: Record) -> dict[str, list[int]]:
     """Return the counts of every batch by what is counted; none where they do not fit."""
     known = _parsed(record.by_batch or "{}")

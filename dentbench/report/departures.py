@@ -7,6 +7,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
 
+from dentbench.attacks.checks import failed
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import (
     BatchPlan,
@@ -134,10 +135,20 @@ def attack_departures(record: Record) -> tuple[str, ...]:
 
 
 def attack_notes(record: Record) -> tuple[str, ...]:
-    """Return the footnote of an attack that is not AutoAttack's standard version: what it is."""
+    """Return the footnotes of an accuracy under attack.
+
+    What an attack is that is not AutoAttack's standard version, and which checks of a static
+    model failed: those of a defense are in its verdict.
+    """
     departures = attack_departures(record)
     known = NOT_AUTOATTACK in record.attack_label
-    return (record.attack_label,) if departures and known else departures
+    return (*((record.attack_label,) if departures and known else departures), *_failed(record))
+
+
+def _failed(record: Record) -> tuple[str, ...]:
+    if record.mode != "static":
+        return ()
+    return tuple(f"check {one.name} failed: {one.sentence}" for one in failed(record.checks))
 
 
 _exact = lru_cache(parse_eps)
@@ -187,6 +198,7 @@ def attacked_marks(
         *count_marks(record),
         *threat_departures(record, norm, eps),
         *attack_departures(record),
+        *_failed(record),
     )
 
 

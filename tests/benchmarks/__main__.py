@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dentbench.records.provenance import device_name, git_revision, versions
-from tests.benchmarks import adaptation, endtoend
+from tests.benchmarks import adaptation, endtoend, null_verdicts
 
-PARTS = ("adaptation", "end-to-end", "workers", "commands")
+PARTS = ("adaptation", "end-to-end", "workers", "commands", "null-verdicts")
 
 
 def processor() -> str:
@@ -38,6 +38,8 @@ def measured(part: str, device: torch.device) -> Any:
         }
     if part == "workers":
         return endtoend.workers()
+    if part == "null-verdicts":
+        return null_verdicts.measure()
     return endtoend.commands(endtoend.evaluated()[0])
 
 

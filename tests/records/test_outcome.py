@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dentbench.records.aggregate import batch_worst, summarize, worst_case
+from dentbench.records.aggregate import batch_worst, by_batch, summarize, worst_case
 from dentbench.records.outcome import (
     NATURAL,
     BatchOutcome,
@@ -208,6 +208,29 @@ def test_the_numbers_of_batch_mates_are_added_up() -> None:
     assert found["compositions"]["declared"] == {"natural": 3, "attacked": 2}
     assert found["invading"] == {"5%": {"malicious": 2, "right_after": 0}}
     assert summarize({NATURAL: natural})["batch_mates"] is None
+
+
+@settings(deadline=None)
+@given(situations)
+def test_the_counts_of_every_batch_equal_a_slow_count(flags: tuple[list[bool], ...]) -> None:
+    natural, published, transfer, static = flags
+    stages = {
+        name: split(name, rows)
+        for name, rows in ((NATURAL, natural), ("published", published), ("transfer", transfer))
+    }
+    cases = {NATURAL: tuple(static)}
+    found = json.loads(by_batch(stages, cases))
+    for number, start in enumerate(range(0, len(natural), 2)):
+        rows = range(start, min(start + 2, len(natural)))
+        worst = [natural[i] and published[i] and transfer[i] for i in rows]
+        assert found["natural"][number] == sum(natural[i] for i in rows)
+        assert found["published"][number] == sum(natural[i] and published[i] for i in rows)
+        assert found["worst"][number] == sum(worst)
+        pairs = list(zip(worst, (static[i] for i in rows), strict=True))
+        assert found["gained"][number] == pairs.count((True, False))
+        assert found["lost"][number] == pairs.count((False, True))
+    assert "gained" not in json.loads(by_batch(stages, None))
+    assert summarize(stages)["by_batch"] is None, "images on their own share no batches"
 
 
 # --- columns --------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from dentbench.attacks.checks import failed
 from dentbench.records.outcome import Record
 from dentbench.report import charts, run_details
 from dentbench.report.chart import COLORS, ROLES, Chart
@@ -28,12 +29,13 @@ SECTIONS: Final = 60
 
 @dataclass(frozen=True)
 class Section:
-    """One evaluation on the page: its verdict, charts, tables and images."""
+    """One evaluation on the page: its verdict, failed checks, charts, tables and images."""
 
     anchor: str
     heading: str
     subheading: str
     pair: Pair
+    checks: tuple[str, ...]
     charts: tuple[Chart, ...]
     tables: tuple[Table, ...]
     specimens: tuple[run_details.Specimen, ...]
@@ -84,6 +86,11 @@ def _section(pair: Pair, results: Path) -> Section:
         heading=charts.heading(defended),
         subheading=charts.subheading(defended),
         pair=pair,
+        checks=tuple(
+            f"{whose} {check.name} failed: {check.sentence}."
+            for whose, record in (("Check of the static model", pair.static), ("Check", defended))
+            for check in failed(record.checks)
+        ),
         charts=tuple(run_details.charts_of(pair, results)),
         tables=tuple(run_details.tables_of(pair, results)),
         specimens=tuple(run_details.specimens(results, pair)),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-from dentbench.records.outcome import Record
-from dentbench.report import departures
-from dentbench.report.numbers import Paired, Share
+from dentbench.records.outcome import NATURAL, Record
+from dentbench.records.outcome import WORST as WORST_CASE
+from dentbench.report import coupling, departures
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables.cells import INTERVALS, WORST
 from dentbench.report.verdict import kind_of
@@ -28,34 +28,32 @@ def beside(static: Record, defended: Sequence[Record]) -> Table:
     )
     rows = [_row(static, protocols), *(_row(one, protocols) for one in defended)]
     skipped = filter(None, (skipped_text(one, named=True) for one in defended))
+    coupled = dict.fromkeys(filter(None, map(coupling.caption, defended)))
     return Table.of(
         f"{static.model} on {static.dataset}, {static.norm} {static.eps}",
         columns,
         rows,
-        caption=" ".join((f"{static.n:,} images. Accuracy in percent.", *skipped)),
+        caption=" ".join((f"{static.n:,} images. Accuracy in percent.", *skipped, *coupled)),
         notes=(WORST, INTERVALS),
     )
 
 
 def _row(record: Record, protocols: Sequence[str]) -> list[object]:
-    counts, n = record.protocol_counts, record.n
+    counts = record.protocol_counts
     notes = departures.attack_notes(record)
-    worst = Share(record.robust_correct, n)
-    paired = None
-    if record.gained is not None and record.lost is not None:
-        paired = Paired(record.gained, record.lost, n)
+    worst = coupling.share(record, WORST_CASE)
     static = record.mode == "static"
     return [
         "static model" if static else departures.defense_title(record),
         departures.whole_text(record),
-        Share(record.natural_correct, n),
+        coupling.share(record, NATURAL),
         *(
-            Cell(Share(counts[name], n), notes) if name in counts and not static else None
+            Cell(coupling.share(record, name), notes) if name in counts and not static else None
             for name in protocols
         ),
         Cell(worst, notes),
         worst.interval,
-        paired,
+        coupling.paired(record),
         None if static else kind_of(record),
     ]
 

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
+from dentbench.records.outcome import WORST as WORST_CASE
 from dentbench.records.outcome import Record, eps_of
-from dentbench.report import departures
-from dentbench.report.numbers import Paired, Points, Share
+from dentbench.report import coupling, departures
+from dentbench.report.numbers import Points, Share
 from dentbench.report.pairing import by_images, static_for
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables.cells import ACCURACY, INTERVALS, WORST
@@ -62,8 +63,8 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
     if base is not None:
         about = "the static model itself is attacked"
         rows.append([*stub, "static model", base, base.interval, None, about, None])
-    for name, count in record.protocol_counts.items():
-        card, share = PROTOCOLS[name], Share(count, record.n)
+    for name in record.protocol_counts:
+        card, share = PROTOCOLS[name], coupling.share(record, name)
         minus = None if base is None else Points(share.percent - base.percent)
         about = card.summary
         if name in BLACK_BOX_PROTOCOLS and record.decision_queries:
@@ -74,10 +75,7 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         minus = None if base is None else Points(share.percent - base.percent)
         about = "every batch at the points worst for it as a whole"
         rows.append([*stub, "worst per batch", share, share.interval, minus, about, None])
-    worst = Share(record.robust_correct, record.n)
-    paired = None
-    if record.gained is not None and record.lost is not None:
-        paired = Paired(record.gained, record.lost, record.n)
+    worst, paired = coupling.share(record, WORST_CASE), coupling.paired(record)
     about = "right without an attack and under all of these"
     rows.append([*stub, "worst case", worst, worst.interval, paired, about, None])
     for name, reason in json.loads(record.skipped or "{}").items():

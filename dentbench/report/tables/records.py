@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Sequence
 
-from dentbench.records.outcome import Record
-from dentbench.report import departures
-from dentbench.report.numbers import Paired, Points, Share
+from dentbench.records.outcome import NATURAL, Record
+from dentbench.records.outcome import WORST as WORST_CASE
+from dentbench.report import coupling, departures
+from dentbench.report.numbers import Points, Share
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.tables.ablation import table2
 from dentbench.report.tables.batch_mates import batch_mates
@@ -91,18 +92,19 @@ def _protocols(records: Iterable[Record]) -> list[str]:
 
 
 def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
-    counts, n = record.protocol_counts, record.n
+    counts = record.protocol_counts
     notes = departures.attack_notes(record)
-    worst = Cell(Share(record.robust_correct, n) if counts else NOT_RUN, notes if counts else ())
-    paired = None
-    if record.gained is not None and record.lost is not None:
-        paired = Paired(record.gained, record.lost, n)
+    worst = Cell(coupling.share(record, WORST_CASE) if counts else NOT_RUN, notes if counts else ())
+    paired = coupling.paired(record)
     return [
         record.defense if record.mode == departures.OTHER else record.mode,
         record.steps,
         departures.whole_text(record),
-        Share(record.natural_correct, n),
-        *(Cell(Share(counts[name], n), notes) if name in counts else None for name in protocols),
+        coupling.share(record, NATURAL),
+        *(
+            Cell(coupling.share(record, name), notes) if name in counts else None
+            for name in protocols
+        ),
         worst,
         interval_cell(worst),
         record.worst_protocol,
@@ -120,25 +122,23 @@ def summary(static: Record, defended: Record) -> Table:
     faced = static.robust_correct if defended.static_correct is None else defended.static_correct
     rows = [
         _accuracy("static, natural", clean),
-        _accuracy("static, attacked", base, notes=notes),
+        _accuracy("static, attacked", base, notes=departures.attack_notes(static)),
         *(
             [_accuracy("static, worst case", Share(faced, n), base, notes)]
             if faced != static.robust_correct
             else []
         ),
-        _accuracy(f"{who}, natural", Share(defended.natural_correct, n), clean),
+        _accuracy(f"{who}, natural", coupling.share(defended, NATURAL), clean),
         *(
-            _accuracy(f"{who}, {name}", Share(count, n), base, notes)
-            for name, count in defended.protocol_counts.items()
+            _accuracy(f"{who}, {name}", coupling.share(defended, name), base, notes)
+            for name in defended.protocol_counts
         ),
     ]
     if defended.batch_worst_correct is not None:
         share = Share(defended.batch_worst_correct, n)
         rows.append(_accuracy(f"{who}, worst per batch", share, base, notes))
-    worst = _accuracy(f"{who}, worst case", Share(defended.robust_correct, n), base, notes)
-    if defended.gained is not None and defended.lost is not None:
-        worst[-1] = Paired(defended.gained, defended.lost, n)
-    rows.append(worst)
+    worst = _accuracy(f"{who}, worst case", coupling.share(defended, WORST_CASE), base, notes)
+    rows.append([*worst[:-1], coupling.paired(defended) or worst[-1]])
     return Table.of(
         f"{defended.model} on {defended.dataset}, {defended.norm} {defended.eps}, "
         f"{departures.defense_title(defended)}",
@@ -168,6 +168,7 @@ def _caption(static: Record, defended: Record) -> str:
         f"{defended.n:,} images.{_order(static, defended)}",
         f"Settings of the protocols: {own}." if own else "",
         skipped_text(defended),
+        coupling.caption(defended),
         _cost(defended),
     )
     return " ".join(filter(None, parts))
