@@ -104,9 +104,11 @@ class CapturedAnswer:
     def __call__(self, x: Tensor, *constants: Tensor | None) -> Tensor:
         """Return the logits of images (B, C, H, W)."""
         given = [one for one in constants if one is not None]
-        if torch.is_inference_mode_enabled() or any(
-            one.is_inference() or one.requires_grad for one in given
-        ):
+        as_it_is = any(one.requires_grad for one in given)
+        as_it_is |= torch.is_inference_mode_enabled() or any(
+            one.is_inference() for one in (x, *given)
+        )
+        if as_it_is:
             return self.answer(x, *constants)
         kind = (*map(kind_of, (x, *constants)), arithmetic())
         recorded = self.recordings.find(kind)

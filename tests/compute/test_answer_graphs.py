@@ -143,6 +143,14 @@ def test_a_gradient_of_the_adaptation_is_not_lost(stand_in: type[StandIn]) -> No
     torch.testing.assert_close(*found)
 
 
+def test_inference_mode_and_its_tensors_are_understood(stand_in: type[StandIn]) -> None:
+    plain, recorded = ready(None, stand_in)
+    with torch.inference_mode():
+        x = torch.rand(2, 3, 6, 6)
+        assert torch.equal(recorded(x), plain(x))
+    assert torch.equal(recorded(x), plain(x))
+
+
 def test_no_recording_outlives_changed_weights(stand_in: type[StandIn]) -> None:
     plain, recorded = ready(None, stand_in)
     x = torch.rand(2, 3, 6, 6)

@@ -21,7 +21,7 @@ from tests.gpu.parts import GRACE, Part, Running, Setting
 CIFAR_ATTACKS = ("pyautoattack",)
 STANDARD = "ResNet-20, Linf 8/255, fp32, standard"
 
-GROUPS = {"cuda_graphs": 30, "numbers": 20, "runs": 45, "memory": 30}
+GROUPS = {"cuda_graphs": 20, "numbers": 15, "runs": 30, "memory": 15}
 """The tests, by file, and their seconds: each in a process of its own."""
 
 PARTS = (

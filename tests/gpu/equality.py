@@ -38,7 +38,7 @@ def run(setting: Setting, group: str) -> None:
     os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
     words = [f"tests/gpu/test_{group}.py"]
     words += ["-p", "no:cacheprovider", "-p", "no:xdist", "-rs", "--tb=short", "--durations=8"]
-    words += ["-o", "faulthandler_timeout=15"]
+    words += ["-o", "faulthandler_timeout=10"]
     code = pytest.main([*words, f"--basetemp={setting.scratch / 'pytest'}"], plugins=[keeper])
     if code:
         raise SystemExit(int(code))
