@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.gpu import evaluations
 from tests.gpu.parts import GRACE, Part, Running, Setting
 
-CIFAR_ATTACKS = ("pyautoattack",)
+EVALUATING = ("pyautoattack", "cloudpickle")
 STANDARD = "ResNet-20, Linf 8/255, fp32, standard"
 
 GROUPS = {"cuda_graphs": 20, "numbers": 15, "runs": 30, "memory": 15}
@@ -32,7 +32,7 @@ PARTS = (
             seconds=seconds,
             work="tests.gpu.equality:run",
             given=(group,),
-            needs=CIFAR_ATTACKS,
+            needs=EVALUATING,
         )
         for group, seconds in GROUPS.items()
     ),
@@ -57,7 +57,7 @@ PARTS = (
             seconds=600 if name == STANDARD else 45,
             work="tests.gpu.evaluations:run",
             given=(name,),
-            needs=CIFAR_ATTACKS,
+            needs=EVALUATING,
         )
         for name in evaluations.RUNS
     ),
