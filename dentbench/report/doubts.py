@@ -34,7 +34,7 @@ LEAST_IMAGES: Final = 20
 _ANSWERS: Final = frozenset(
     {
         *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
-        *(soundness.SAME_VERDICT, *soundness.INDISPENSABLE),
+        *(soundness.MODES, soundness.SAME_VERDICT, *soundness.INDISPENSABLE),
     }
 )
 """The checks of what the judge's answers mean: they concern a loss as well as a gain."""
@@ -67,8 +67,10 @@ def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
 
 def loss_doubts(defended: Record) -> tuple[Doubt, ...]:
     """Return every doubt about a loss: about the judge, and about the static model's attack."""
+    # Where draws were compared with draws, answers by chance are no reason to doubt a loss.
+    names = _ANSWERS - {soundness.REPEATABLE} if defended.chance else _ANSWERS
     return (
-        *_checks(defended, _ANSWERS),
+        *_checks(defended, names),
         *_weak_attack(defended),
         *_effort(defended),
         *_coupled(defended),

@@ -222,6 +222,18 @@ def test_a_loss_needs_a_judge_that_can_be_trusted(make_record: Make, name: str) 
     assert found.kind == "no gain" and f"the loss is in doubt: the check {name}" in found.sentence
 
 
+def test_a_loss_by_chance_counts_where_draws_were_compared(make_record: Make) -> None:
+    gain = {"mean": -0.1, "low": -0.14, "high": -0.06, "p": 1e-6}
+    chance = json.dumps({"draws": 10, "gain": gain})
+    settings = SOUND | {"checks": with_failed("repeatable"), "static_correct": 300}
+    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings, chance=chance))
+    assert found.kind == "weaker than static" and "10 draws" in found.sentence
+    better = {**gain, "mean": 0.1, "low": 0.06, "high": 0.14}
+    settings["chance"] = json.dumps({"draws": 10, "gain": better})
+    found = verdict(*pair(make_record, 300, ALL, 60, 10, 512, **settings))
+    assert found.kind == "undecided" and "the check repeatable failed" in found.sentence
+
+
 def test_a_loss_needs_a_static_model_that_faced_as_much(make_record: Make) -> None:
     found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND))
     assert found.kind == "no gain" and "faced fewer attacks" in found.sentence
