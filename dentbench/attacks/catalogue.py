@@ -149,6 +149,7 @@ PROTOCOLS.add(
     "transfer",
     ProtocolCard(
         function="dentbench.attacks.protocols.transfer:transfer",
+        version=3,
         summary="the static model's adversarial points are judged on the defense",
         source=_CARE,
         needs_static=True,
@@ -159,6 +160,7 @@ PROTOCOLS.add(
     "surrogate",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:surrogate",
+        version=3,
         summary="the static model's gradient is followed; the defense judges every iterate",
         source=_CARE,
         after=("transfer",),
@@ -194,6 +196,7 @@ PROTOCOLS.add(
     "bpda",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:bpda",
+        version=3,
         summary="the defense's own logits, but the static model's gradient stands in for theirs",
         source="arXiv 1802.00420",
         after=_CHEAP,
