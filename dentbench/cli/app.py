@@ -13,6 +13,7 @@ from dentbench.cli.ablate import ablate
 from dentbench.cli.doctor import doctor
 from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
+from dentbench.cli.judge import judge
 from dentbench.cli.report import report
 from dentbench.errors import NOT_GAINED, DentBenchError
 
@@ -30,6 +31,7 @@ app = typer.Typer(
 app.command("fetch")(fetch)
 app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
+app.command("judge")(judge)
 app.command("report")(report)
 app.command("doctor")(doctor)
 

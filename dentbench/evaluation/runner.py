@@ -16,15 +16,16 @@ from typing import Any, Final, Protocol
 
 import torch
 
-from dentbench.attacks.base import Classifier, offers
+from dentbench.attacks.base import Classifier, ThreatModel, offers
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.catalogue import PROTOCOLS, attack_label, is_given
+from dentbench.attacks.catalogue import CLAIMED, PROTOCOLS, attack_label, is_given
 from dentbench.attacks.checks import Check
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.required_budgets import spent
 from dentbench.compute.backend import Engine
 from dentbench.errors import DataError
 from dentbench.evaluation import cascade, out_of_memory, sanity_checks
+from dentbench.evaluation.claimed import require_fitting
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.example_images import keep_gallery
 from dentbench.evaluation.executor import Executor, make_executor
@@ -45,7 +46,8 @@ from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.records import examples, per_class, results_csv
 from dentbench.records.aggregate import static_cases, summarize
 from dentbench.records.chance import chance_columns
-from dentbench.records.checkpoint import RunFolder
+from dentbench.records.checkpoint import Points, RunFolder
+from dentbench.records.claims import load_claim
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
 from dentbench.records.provenance import provenance
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
@@ -138,6 +140,10 @@ class Evaluation:
             with out_of_memory.raise_on_oom(f"the defense {spec.label}", self.worker.device):
                 self.classifier(spec)  # what it refuses is told before hours are spent
                 self._require_same_network(spec)
+            for name in protocols if spec.defense else ():
+                if name.startswith(f"{CLAIMED}@"):
+                    points = load_claim(self.options.results, name.partition("@")[2])
+                    require_fitting(points, self.subject.images, ThreatModel.of(spec.attack))
             if self.options.fresh:
                 self._folder(spec).clear()
         return [self._record(spec, protocols) for spec in specs]
@@ -363,8 +369,22 @@ class Evaluation:
         if random and spec.attack.eps:  # one unlucky answer keeps no image from being attacked
             flags = (True,) * len(flags)
         return replace(
-            task, natural=flags, static_points=static, inherited=inherited, random=random
+            task,
+            claimed_points=self._claimed(spec, stage, unit),
+            natural=flags,
+            static_points=static,
+            inherited=inherited,
+            random=random,
         )
+
+    def _claimed(self, spec: EvalSpec, stage: str, unit: int) -> Points | None:
+        """Return a batch of the points that a stage judges, where that is what it does."""
+        text, _, name = stage.partition("@")
+        if text != CLAIMED:
+            return None
+        points = load_claim(self.options.results, name)
+        rows = spec.batches.ranges(spec.data.count)[unit]
+        return points[rows.start : rows.stop]
 
     def offers(self, spec: EvalSpec) -> frozenset[str]:
         """Return what the defense has beside logits, as protocols ask for it."""

@@ -61,7 +61,8 @@ class Task:
     """One stage on one unit of work (a declared batch), with what it takes over from others.
 
     ``natural`` (B flags): which images are right without an attack; empty for the natural stage
-    itself. ``static_points`` (B, C, H, W): the static model's adversarial points, where the
+    itself. ``claimed_points`` (B, C, H, W): those of a file, where they are judged.
+    ``static_points`` (B, C, H, W): the static model's adversarial points, where the
     protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
     the final points are wanted back. ``random``: whether the defense answers by chance.
     ``at_a_time``: how many images there is memory for at a time, where it is known to be less than
@@ -73,6 +74,7 @@ class Task:
     unit: int
     natural: tuple[bool, ...] = ()
     static_points: Points | None = None
+    claimed_points: Points | None = None
     inherited: cascade.Inheritance = cascade.NOTHING
     keep: bool = False
     random: bool = False
@@ -305,6 +307,7 @@ class Worker:
             classes=self.classes,
             defense=defense,
             static_points=self._tensor(task.static_points),
+            claimed_points=self._tensor(task.claimed_points),
             network=self.shown(spec, self.attacked(spec).static),
             counterpart=self._tensor(inherited.counterpart),
             others=self.subject.images[others].to(self.device),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import Situation, judged_only
 from dentbench.attacks.protocols.search import Search
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import derive_seed
@@ -25,9 +25,7 @@ def transfer(situation: Situation) -> AttackResult:
     if situation.surrogate is not None:
         starts = (points, _points_of(situation.surrogate, situation))
         return Search(replace(situation, starts=starts), "transfer").result()
-    everyone = situation.natural
-    broken_by = tuple("" if right else "natural" for right in everyone.tolist())
-    return AttackResult(points, everyone, broken_by)
+    return judged_only(points, situation)
 
 
 def _points_of(surrogate: Classifier, situation: Situation) -> Tensor:
