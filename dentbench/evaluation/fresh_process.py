@@ -49,8 +49,13 @@ class Server:
             ours, theirs = socket.socketpair()
             handle = theirs.fileno()
             code = _CODE.format(path=sys.path, handle=handle, preloaded=self.preloaded)
+            # What it imports and asks may print, as it has here already; errors come as answers.
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code], pass_fds=[handle], stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code],
+                pass_fds=[handle],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             theirs.close()
             self._connection = Connection(ours.detach())

@@ -38,6 +38,7 @@ from dentbench.evaluation.fresh_judgement import (
     is_stale,
     judgement,
 )
+from dentbench.evaluation.fresh_process import SERVER
 from dentbench.evaluation.measurements import observations
 from dentbench.evaluation.placement import AUTO
 from dentbench.evaluation.planted import planted
@@ -146,7 +147,14 @@ class Evaluation:
                     require_fitting(points, self.subject.images, ThreatModel.of(spec.attack))
             if self.options.fresh:
                 self._folder(spec).clear()
+        if self.pristine.data is not None and any(map(self._will_be_judged_again, specs)):
+            SERVER.start()  # it loads its libraries while the attacks run
         return [self._record(spec, protocols) for spec in specs]
+
+    def _will_be_judged_again(self, spec: EvalSpec) -> bool:
+        if spec.defense is None or spec.attack.is_none:
+            return False
+        return not is_judged(self._folder(spec), NATURAL)
 
     def _require_same_network(self, spec: EvalSpec) -> None:
         """Compare what a spec computes with the network handed in, once for each defense."""
