@@ -12,9 +12,11 @@ from torch import Tensor
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import margins
 from dentbench.attacks.budget import larger_steps
+from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.protocols.gradient import trajectory_oracle, unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
+from dentbench.attacks.views import CallCounter
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
@@ -188,6 +190,15 @@ def test_the_trajectory_is_the_mean_over_the_defenses_with_fewer_steps() -> None
     gradients = torch.stack([one.gradient for one in looks])
     torch.testing.assert_close(look.gradient, gradients.mean(0))
     torch.testing.assert_close(look.logits, Dent(network, defense)(x))
+
+
+def test_a_trajectory_shown_in_parts_is_the_same() -> None:
+    network, x = small_network(), tiny_images(5)
+    dent = Dent(network, SEPARABLE, batch_size=5)
+    parts = Chunked(dent, 2, CallCounter())
+    pairs = zip(dent.trajectory(x), parts.trajectory(x), strict=True)
+    for ours, theirs in pairs:
+        torch.testing.assert_close(parts.predict(x, theirs), dent.predict(x, ours))
 
 
 class Drifting(Linear):
