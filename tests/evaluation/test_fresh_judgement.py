@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
+from dentbench.evaluation.fresh_judge import Request
 from dentbench.evaluation.fresh_judgement import NOTE
 from dentbench.evaluation.runner import Evaluation, RunOptions
 from dentbench.evaluation.worker import Subject
@@ -24,6 +25,7 @@ from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 from tests.attacks.situations import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
+from tests.helpers import compared, outcomes
 
 IMAGES = 12
 EPS = Fraction(1, 12)
@@ -192,3 +194,20 @@ def test_points_that_are_not_those_that_were_found_are_refused(tmp_path: Path) -
         evaluated(tmp_path, Honest, save_adversarial=True)
     folder.path.joinpath("published", "00000.npz").unlink()
     assert evaluated(tmp_path, Honest)[1].robust_correct == first.robust_correct
+
+
+def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(_: Request) -> None:
+        raise KeyboardInterrupt
+
+    protocols = ("published", "transfer")
+    with monkeypatch.context() as patched:
+        patched.setattr(Request, "ask", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(tmp_path / "resumed", Memory, protocols)
+    found = [evaluated(tmp_path / one, Memory, protocols)[1] for one in ("resumed", "whole")]
+    assert compared(found[0]) == compared(found[1])
+    assert fresh(found[0]).passed is False
+    assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
