@@ -265,7 +265,7 @@ PROTOCOLS.add(
     "unrolled",
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:unrolled",
-        version=3,
+        version=4,
         summary="the exact gradient, through every adaptation step",
         source="ours",
         after=_CHEAP,

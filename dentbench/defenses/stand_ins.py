@@ -6,8 +6,11 @@ from typing import Final
 
 from torch import Tensor
 
-WIDTH: Final = 1.0
-"""How wide the slope of a stand-in for the sign is, in mean absolute values of its argument."""
+WIDTH: Final = 0.1
+"""How wide the slope of a stand-in for the sign is, in mean absolute values of its argument.
+
+Of 0.1 to 10, this left the fewest images right when anti-adversary was attacked from random starts.
+"""
 
 
 def smooth_sign(values: Tensor, width: float = WIDTH) -> Tensor:
