@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import Defense
 from dentbench.attacks.checks import failed
+from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import ModelError, SpecError
 from dentbench.evaluation.context import RunOptions
@@ -26,6 +27,7 @@ from dentbench.report.formats.render import render
 from dentbench.report.table import Table
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import Verdict, verdict
+from dentbench.spec.attack_plans import is_users
 from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,
@@ -159,7 +161,7 @@ def evaluate(
         model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
         data=data[2],
         batches=BatchPlan(size=batch_size),
-        attack=AttackSpec() if attack is None else attack,
+        attack=_attack_of(attack),
         seed=seed,
         precision=precision,
     )
@@ -177,6 +179,13 @@ def evaluate(
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
+
+
+def _attack_of(attack: AttackSpec | None) -> AttackSpec:
+    """Return the attack, AutoAttack standard by default; a user's gets the hash of its source."""
+    if attack is None or not is_users(attack.name):
+        return AttackSpec() if attack is None else attack
+    return replace(attack, name=attack_name_of(attack.name))
 
 
 def _protocol_name(protocol: str | Callable[..., Any]) -> str:

@@ -18,9 +18,10 @@ from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.events import tell
+from dentbench.attacks.user_attack import UserAttack
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
-from dentbench.spec.attack_plans import ATTACKS, AttackPlan
+from dentbench.spec.attack_plans import ATTACKS, AttackPlan, is_users
 from dentbench.spec.evaluation import AttackSpec
 
 # Without a handler its warnings would go to the terminal, in the middle of a progress bar.
@@ -107,6 +108,8 @@ def _single_attack(
 ) -> Any:
     """Return one of AutoAttack's attack objects, set up as the plan's AutoAttack version has it."""
     threat: ThreatModel = view.threat
+    if is_users(name):
+        return UserAttack(name, view, threat, seed)
     suite = AutoAttack(
         view,
         norm=threat.norm,

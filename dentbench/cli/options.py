@@ -230,8 +230,9 @@ Attack = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "ATTACKS"),
         help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
-        "quick (short, not AutoAttack); none (natural accuracy alone). Default: standard, on "
-        "corruption sets none.",
+        "quick (short, not AutoAttack); none (natural accuracy alone); module:function of a "
+        "classifier, images, labels and a threat model, which returns points. Default: standard, "
+        "on corruption sets none.",
     ),
 ]
 Iterations = Annotated[

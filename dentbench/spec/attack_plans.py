@@ -28,7 +28,28 @@ class AttackPlan:
     targets: int | None = None
 
 
-ATTACKS: Final[Registry[AttackPlan]] = Registry("attack")
+def is_users(name: str) -> bool:
+    """Return whether an attack is a user's: ``module:callable``, with the hash of its source."""
+    return ":" in name
+
+
+class _Attacks(Registry[AttackPlan]):
+    """The catalogue; an attack of a user is a plan of itself, wherever it is asked for."""
+
+    def canonical(self, name: str) -> str:
+        """Return the canonical form of a name; that of a user's attack is itself."""
+        return name if is_users(name) else super().canonical(name)
+
+    def __getitem__(self, name: str) -> AttackPlan:
+        if is_users(name):
+            return AttackPlan(parts=(name,), title=f"{name}, an attack of the user")
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and (is_users(name) or super().__contains__(name))
+
+
+ATTACKS: Final[Registry[AttackPlan]] = _Attacks("attack")
 """Every attack that ``--attack`` takes."""
 
 ATTACKS.add(

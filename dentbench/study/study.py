@@ -21,7 +21,7 @@ from dentbench.attacks.catalogue import (
 )
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
-from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import (
     MODES,
     NO_ATTACK,
@@ -95,7 +95,12 @@ class Request:
     def attack_name(self) -> str:
         """The attack asked for; AutoAttack standard, or none on a corruption set, where none is."""
         default = NO_ATTACK if is_corrupted(self.data.dataset) else "standard"
-        return ATTACKS.canonical(self.attack or default)
+        name = ATTACKS.canonical(self.attack or default)
+        if not is_users(name):
+            return name
+        from dentbench.attacks.user_attack import attack_name_of  # late: it loads torch
+
+        return attack_name_of(name)
 
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
         """Return the attacks on one model: one for each threat model, the same but for that.
