@@ -105,16 +105,16 @@ _MODES: Final = (torch.enable_grad, torch.no_grad, torch.inference_mode)
 def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
     """Return what the network does with all joined that can be, and how many steps that are."""
     before = _standing(network)
-    graphs = []
+    graphs: list[fx.Graph] = []
     for mode in _MODES:
         with mode():
             graphs.append(_Tracer().trace(network))
+        # A number drawn or counted would be the same for ever, and so would what it decided.
+        if _standing(network) != before:
+            return graphs[0], 0
+    # So would a branch on what a call finds around it.
     graph = graphs[0]
-    # A branch on what a call finds around it would be taken for ever as it was here.
     if len({one.python_code("self").src for one in graphs}) > 1:
-        return graph, 0
-    # A number drawn or counted would be the same for ever, and so would what it decided.
-    if _standing(network) != before:
         return graph, 0
     layers = dict(network.named_modules())
     return graph, sum(_join(graph, node, layers) for node in list(graph.nodes))

@@ -18,7 +18,13 @@ import torch
 
 from dentbench.attacks.base import Classifier, ThreatModel, offers
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.catalogue import CLAIMED, PROTOCOLS, attack_label, is_given
+from dentbench.attacks.catalogue import (
+    CHECKS_VERSION,
+    CLAIMED,
+    PROTOCOLS,
+    attack_label,
+    is_given,
+)
 from dentbench.attacks.checks import Check
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.required_budgets import spent
@@ -71,6 +77,10 @@ class Progress(Protocol):
 
     def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
         """A batch of the stage is finished; so many images are right so far."""
+
+
+SAME_NETWORK: Final = f"same-network-{CHECKS_VERSION}"
+"""The note beside the outcomes that says on what kind of device the network was compared."""
 
 
 class Evaluation:
@@ -147,6 +157,8 @@ class Evaluation:
                     require_fitting(points, self.subject.images, ThreatModel.of(spec.attack))
             if self.options.fresh:
                 self._folder(spec).clear()
+            if not self._is_compared(spec):
+                self._folder(spec).save_note(SAME_NETWORK, self.worker.device.type)
         if self.pristine.data is not None and any(map(self._will_be_judged_again, specs)):
             SERVER.start()  # it loads its libraries while the attacks run
         return [self._record(spec, protocols) for spec in specs]
@@ -157,11 +169,16 @@ class Evaluation:
         return not is_judged(self._folder(spec), NATURAL)
 
     def _require_same_network(self, spec: EvalSpec) -> None:
-        """Compare what a spec computes with the network handed in, once for each defense."""
+        """Compare what a spec computes with the network handed in, unless that was done before."""
         key = (spec.defense, spec.batches)
-        if key not in self._compared:
+        if key not in self._compared and (self.options.fresh or not self._is_compared(spec)):
             self.worker.require_same_network(spec)
-            self._compared.add(key)
+        self._compared.add(key)
+
+    def _is_compared(self, spec: EvalSpec) -> bool:
+        """Return whether a run of this spec on such a device has compared it."""
+        note: str | None = self._folder(spec).load_note(SAME_NETWORK)
+        return note == self.worker.device.type
 
     def _record(self, spec: EvalSpec, protocols: Sequence[str]) -> Record:
         attacked = not spec.attack.is_none
