@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from tests.helpers import Run
-from tests.test_panel import planted
+from tests.panel.subjects import planted
 
 OWN = """
-from tests.test_panel import Nothing, Projecting, planted
+from tests.panel.honest import Identity, Projection
+from tests.panel.subjects import planted
 
 
 def network():
@@ -19,11 +20,11 @@ def network():
 
 
 def projecting(network):
-    return Projecting()
+    return Projection(network)
 
 
 def nothing(network):
-    return Nothing()
+    return Identity(network)
 """
 
 

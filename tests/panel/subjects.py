@@ -184,6 +184,15 @@ def robust_count(model: Linear, count: int = COUNT, eps: float = float(EPS)) -> 
     return int(model.robust(images[:count], labels[:count], eps).sum())
 
 
+def robust_count_in_l2(eps: Fraction) -> int:
+    """How many images the planted model is robust on in L2, in closed form."""
+    model, images, labels = planted()
+    margins = model(images).gather(1, labels[:, None]) - model(images)
+    reach = (model.weight[labels][:, None] - model.weight).norm(dim=2)
+    own = F.one_hot(labels, CLASSES).bool()
+    return int(((margins > float(eps) * reach) | own).all(1).sum())
+
+
 def digits(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The embedded robust digits network, and the first images and labels of its data set."""
     from dentbench.zoo.arrays import slice_of

@@ -35,6 +35,7 @@ class Setting:
     batch: int = COUNT
     attack: str = "quick"
     iterations: int | None = 10
+    norm: str = "Linf"
     eps: Fraction = EPS
     precision: str = "fp32"
 
@@ -259,6 +260,16 @@ RANDOM: Final = (
 )
 
 HONEST: Final = (
+    Plant(
+        defense=honest.Identity,
+        truth="none",
+        says=("no gain",),
+        robust=exactly(lambda: subjects.robust_count_in_l2(Fraction(1, 5))),
+        setting=Setting(norm="L2", eps=Fraction(1, 5)),
+        name="Identity-L2",
+        difference=0,
+        honest=True,
+    ),
     Plant(
         defense=honest.Identity,
         truth="none",

@@ -44,7 +44,9 @@ def run(
 ) -> Evaluated:
     """Evaluate a planted defense by every protocol, with short budgets if the attack is short."""
     network, images, labels = setting.data()
-    attack = AttackSpec(name=setting.attack, eps=setting.eps, iterations=setting.iterations)
+    attack = AttackSpec(
+        name=setting.attack, norm=setting.norm, eps=setting.eps, iterations=setting.iterations
+    )
     short = SHORT if setting.attack == "quick" else ProtocolSpec()
     return evaluate(
         network,
@@ -88,6 +90,8 @@ def test_what_is_said_is_allowed_by_the_truth(plant: Plant, results: Path) -> No
     failing = {check.name for check in failed(record.checks)}
     assert plant.fails <= failing, text
     assert not plant.honest or plant.fails == failing, f"an honest defense is doubted\n{text}"
+    if "repeatable" in plant.fails:
+        assert "expected over 10 draws" in said.sentence, text
     if plant.robust is not None:
         least, most = plant.robust()
         assert record.robust_correct >= least, f"what cannot be broken was broken\n{text}"
