@@ -23,6 +23,9 @@ def projecting(network):
     return Projection(network)
 
 
+projecting.separable = True
+
+
 def nothing(network):
     return Identity(network)
 """

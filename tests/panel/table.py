@@ -374,7 +374,4 @@ def _rough(count: int) -> int:
     return robust_count(subjects.roughened(planted()[0]), count)
 
 
-PENDING: Final[dict[str, str]] = {}
-"""What is not judged rightly yet, and why."""
-
 PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *RANDOM, *HONEST)

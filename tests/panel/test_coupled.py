@@ -198,11 +198,11 @@ def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
 
 
 def test_dent_gains_nothing(tmp_path: Path) -> None:
-    model, *data = digits(64)
+    model, *data = digits(24)
     attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=3, targets=1)
     defense = DentSpec(lr=0.02, loss="entropy")
     _, defended, said, _ = evaluated(
         tmp_path, defense, model=model, attack=attack, data=tuple(data)
     )
-    assert said.kind in NOT_BETTER, said
+    assert said.kind in ("no gain", "undecided"), said
     assert "exact-gradient" in failures(defended)

@@ -14,7 +14,7 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
 from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from tests.panel import memory
-from tests.panel.table import MAY_SAY, PENDING, PLANTS, Plant, Setting
+from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
 
 PLAIN = Setting()
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
@@ -74,15 +74,7 @@ def said_of(found: Evaluated) -> str:
     )
 
 
-def parameters() -> Iterator[Any]:
-    """Every plant under its name; those known to be misjudged are expected to fail."""
-    for plant in PLANTS:
-        why = PENDING.get(plant.label)
-        marks = [] if why is None else [pytest.mark.xfail(reason=why, strict=False)]
-        yield pytest.param(plant, id=plant.label, marks=marks)
-
-
-@pytest.mark.parametrize("plant", parameters())
+@pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.label)
 def test_what_is_said_is_allowed_by_the_truth(plant: Plant, results: Path) -> None:
     found = run(plant.defense, results, plant.setting)
     record, said, text = found.defended, found.verdict, said_of(found)
