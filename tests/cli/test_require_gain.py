@@ -44,7 +44,7 @@ def dentbench(
 
 
 def command(defense: str, *more: str) -> tuple[str, ...]:
-    data = ("--data", "images.npz", "--data-name", "planted", "--examples", "16", "--eps", "0.05")
+    data = ("--data", "images.npz", "--data-name", "planted", "--examples", "24", "--eps", "0.05")
     own = ("--model", "planted_own:network", "--defense", f"planted_own:{defense}")
     return ("evaluate", *own, *data, *more)
 
