@@ -1,7 +1,7 @@
 """APGD, the base attack of every view of a defense: one ascent of a loss inside the ball.
 
-Where the gradient comes from (the oracle) and what decides about success (the witness) are handed
-in separately, and may be different functions: that is all that tells the protocols apart.
+The gradient (``gradient_fn``) and the judge of success (``on_iterate``) are handed in separately
+and may be different functions: that is all that distinguishes the protocols.
 Source: Croce and Hein 2020 (arXiv 2003.01690), whose step sizes and checkpoints these are.
 """
 
@@ -25,8 +25,8 @@ RISING: Final = 0.75
 
 
 @dataclass(frozen=True)
-class Look:
-    """What an oracle sees at points: ``loss`` (n,) and its ``gradient`` (n, C, H, W).
+class LossAndGrad:
+    """The loss at points: ``loss`` (n,) and its ``gradient`` (n, C, H, W).
 
     ``logits`` (n, classes): the defense's own answer, where it was computed along the way.
     """
@@ -36,26 +36,26 @@ class Look:
     logits: Tensor | None = None
 
 
-Oracle: TypeAlias = Callable[[Tensor, Loss], Look]
-"""Looks at points (n, C, H, W) with a loss; the gradient need not be the true one."""
+GradientFn: TypeAlias = Callable[[Tensor, Loss], LossAndGrad]
+"""Maps points (n, C, H, W) and a loss to both; the gradient need not be the true one."""
 
-Witness: TypeAlias = Callable[[Tensor, Tensor | None], object]
-"""Is shown every iterate (n, C, H, W), and the defense's logits where they are known."""
+OnIterate: TypeAlias = Callable[[Tensor, Tensor | None], object]
+"""A callback on every iterate (n, C, H, W), with the defense's logits where they are known."""
 
 
-def no_witness(points: Tensor, logits: Tensor | None) -> None:
+def ignore(points: Tensor, logits: Tensor | None) -> None:
     """Look away."""
     del points, logits
 
 
 def apgd(
-    oracle: Oracle,
+    gradient_fn: GradientFn,
     loss: Loss,
     start: Tensor,
     clean: Tensor,
     threat: ThreatModel,
     iterations: int,
-    witness: Witness = no_witness,
+    on_iterate: OnIterate = ignore,
 ) -> Tensor:
     """Return the points (n, C, H, W) of the highest loss found in ``iterations`` steps.
 
@@ -71,50 +71,50 @@ def apgd(
         )
     points = threat.project(start.detach(), clean)
     before = points
-    look = oracle(points, loss)
-    witness(points, look.logits)
-    gradient = look.gradient
-    state = _Progress(points, look, threat.eps, iterations)
+    current = gradient_fn(points, loss)
+    on_iterate(points, current.logits)
+    gradient = current.gradient
+    state = _Progress(points, current, threat.eps, iterations)
     for number in range(iterations):
         moved = threat.project(points + state.step * _direction(gradient, threat), clean)
         if number:
             mixed = points + MOMENTUM * (moved - points) + (1 - MOMENTUM) * (points - before)
             moved = threat.project(mixed, clean)
         before, points = points, moved
-        look = oracle(points, loss)
-        witness(points, look.logits)
-        points, gradient = state.update(points, look)
+        current = gradient_fn(points, loss)
+        on_iterate(points, current.logits)
+        points, gradient = state.update(points, current)
     return state.best
 
 
 class _Progress:
     """The best point, loss and gradient of each image so far, and its step size."""
 
-    def __init__(self, points: Tensor, look: Look, eps: float, iterations: int) -> None:
-        self.best, self.loss, self.gradient = points, look.loss, look.gradient
-        self.step = torch.full_like(look.loss, 2 * eps)[:, None, None, None]
+    def __init__(self, points: Tensor, current: LossAndGrad, eps: float, iterations: int) -> None:
+        self.best, self.loss, self.gradient = points, current.loss, current.gradient
+        self.step = torch.full_like(current.loss, 2 * eps)[:, None, None, None]
         self._window = max(int(0.22 * iterations), 1)
         self._smallest = max(int(0.06 * iterations), 1)
         self._shrink = max(int(0.03 * iterations), 1)
         self._taken = 0
-        self._last = look.loss
-        self._rises = torch.zeros_like(look.loss)
-        self._at_checkpoint = look.loss
-        self._halved = torch.ones_like(look.loss, dtype=torch.bool)
+        self._last = current.loss
+        self._rises = torch.zeros_like(current.loss)
+        self._at_checkpoint = current.loss
+        self._halved = torch.ones_like(current.loss, dtype=torch.bool)
 
-    def update(self, points: Tensor, look: Look) -> tuple[Tensor, Tensor]:
+    def update(self, points: Tensor, current: LossAndGrad) -> tuple[Tensor, Tensor]:
         """Take note of an iterate; return the point and the gradient to go on from."""
-        better = look.loss > self.loss
+        better = current.loss > self.loss
         self.best = _where(better, points, self.best)
-        self.gradient = _where(better, look.gradient, self.gradient)
-        self.loss = torch.where(better, look.loss, self.loss)
-        self._rises = self._rises + (look.loss > self._last)
-        self._last = look.loss
+        self.gradient = _where(better, current.gradient, self.gradient)
+        self.loss = torch.where(better, current.loss, self.loss)
+        self._rises = self._rises + (current.loss > self._last)
+        self._last = current.loss
         self._taken += 1
         if self._taken < self._window:
-            return points, look.gradient
+            return points, current.gradient
         stuck = self._checkpoint()
-        return _where(stuck, self.best, points), _where(stuck, self.gradient, look.gradient)
+        return _where(stuck, self.best, points), _where(stuck, self.gradient, current.gradient)
 
     def _checkpoint(self) -> Tensor:
         """Halve the step sizes that no longer help; return whose they are."""

@@ -109,38 +109,38 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         return adapted(attack_passes(square, classes), spec.defense) + judged
     if stage == "poisoned-stream":
         # An update, and its gradient; the unit, and its gradient; update and unit once more to see.
-        look = Passes(2, 3) + Passes(2, 1)
-        return (look * (2 * poisoning_iterations(spec) + 2) + judged * 5) * POISONED
+        per_gradient = Passes(2, 3) + Passes(2, 1)
+        return (per_gradient * (2 * poisoning_iterations(spec) + 2) + judged * 5) * POISONED
     if stage == "batch-mates":
         compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
         shares = len(spec.protocols.fractions)
         times = (invading_iterations(spec) + 1) * shares
-        invading = _unrolled_look(_steps(spec), last=None) * times
+        invading = _unrolled_gradient(_steps(spec), last=None) * times
         return compositions + judged * shares + invading
-    looks = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
-    asked = judged * sum(-(-count // spec.protocols.every) for count in looks)
+    gradients = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
+    asked = judged * sum(-(-count // spec.protocols.every) for count in gradients)
     back = Passes(0, 1)
     if stage == "few-steps":
         total = Passes(0, 0)
         for steps in fewer_steps(spec):
-            total += _called(steps) * sum(looks) + back * sum(looks) + asked
+            total += _called(steps) * sum(gradients) + back * sum(gradients) + asked
         return total
     if stage == "surrogate-process":
-        return _unrolled_look(larger_steps(spec), last=None) * sum(looks) + asked
+        return _unrolled_gradient(larger_steps(spec), last=None) * sum(gradients) + asked
     if stage == "surrogate" and spec.defense is not None:
-        return Passes(1, 1) * sum(looks) + asked
+        return Passes(1, 1) * sum(gradients) + asked
     if stage == "eot":
         halves = 1 if spec.separable else 2
-        return (judged + back) * (sum(looks) * spec.protocols.draws * halves) + asked
+        return (judged + back) * (sum(gradients) * spec.protocols.draws * halves) + asked
     steps = _steps(spec)
-    look = {
+    per_gradient = {
         "surrogate": judged + back,  # of the static model, which judges as it goes
         "warm": judged + back,
         "bpda": judged + Passes(1, 1),
         "trajectory": Passes(steps, steps) + Passes(1, 1) * (steps + 1),
-        "unrolled": _unrolled_look(steps, spec.protocols.last),
+        "unrolled": _unrolled_gradient(steps, spec.protocols.last),
     }[stage]
-    return look * sum(looks)
+    return per_gradient * sum(gradients)
 
 
 def _called(steps: int) -> Passes:
@@ -151,7 +151,7 @@ def _steps(spec: EvalSpec) -> int:
     return 0 if spec.defense is None else spec.defense.steps
 
 
-def _unrolled_look(steps: int, last: int | None) -> Passes:
+def _unrolled_gradient(steps: int, last: int | None) -> Passes:
     """An exact gradient: every step is done again, with a graph, on the way back."""
     again = steps if last is None else min(last, steps)
     return _called(steps) + Passes(again, 2 * again) + Passes(0, 1)
@@ -164,6 +164,6 @@ def _ensemble_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         networks = 1 if stage == "fpa" else number + 1
         total += judged * (1 + number)  # the new adaptation; the earlier ones for fewer images
         if number or not spec.protocols.cascade:
-            looks = 1 + sum(ascent.iterations + 2 for ascent in ascents)
-            total += Passes(1, 1) * (looks * networks) + judged * len(ascents)
+            gradients = 1 + sum(ascent.iterations + 2 for ascent in ascents)
+            total += Passes(1, 1) * (gradients * networks) + judged * len(ascents)
     return total

@@ -63,7 +63,7 @@ def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Inheritance:
-    """What a stage takes over: see :class:`~dentbench.attacks.protocols.base.Situation`."""
+    """What a stage takes over: see :class:`~dentbench.attacks.protocols.base.AttackContext`."""
 
     counterpart: Points | None = None
     starts: tuple[Points, ...] = ()

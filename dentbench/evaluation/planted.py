@@ -15,7 +15,7 @@ from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS, is
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
-from dentbench.attacks.protocols.base import Situation, load_protocol
+from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.sanity_checks import STAGE, found_random, probe_of
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
@@ -99,16 +99,16 @@ def _count(
     context: RunContext, spec: EvalSpec, what: Probe, planting: Planting, protocol: str
 ) -> int:
     defense = what.make()
-    situation = _situation(context, spec, planting, defense)
-    result = load_protocol(protocol)(situation)
+    attack = _attack_context(context, spec, planting, defense)
+    result = load_protocol(protocol)(attack)
     points = ThreatModel.of(spec.attack).project(result.points, planting.images)
     return planting.found(defense, points)
 
 
-def _situation(
+def _attack_context(
     context: RunContext, spec: EvalSpec, planting: Planting, defense: Classifier
-) -> Situation:
-    """Return the situation of an attack on the planted points: two classes, one whole batch."""
+) -> AttackContext:
+    """Return the context of an attack on the planted points: two classes, one whole batch."""
     count = len(planting.images)
     least, most = ITERATIONS
     iterations = min(max(iterations_of(spec), least), most)
@@ -132,7 +132,7 @@ def _situation(
         return ReadoutDefense(with_steps(steps, **how), readout)
 
     zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
-    return Situation(
+    return AttackContext(
         spec=short,
         unit=0,
         images=planting.images,

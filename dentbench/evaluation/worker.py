@@ -21,7 +21,7 @@ from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.differentiable import gradient_path
-from dentbench.attacks.protocols.base import Situation, load_protocol
+from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
@@ -251,16 +251,16 @@ class Worker:
             if spec.precision != "fp32":
                 low = self.shown(spec, self.attacked(spec).of(spec, task.unit))
                 attacked = SeededDefense(low, seed, self.device)
-            situation = self._situation(task, x, y, attacked)
+            context = self._attack_context(task, x, y, attacked)
             with tensor_float32(spec.precision == "tf32"):
-                result = load_protocol(task.stage)(situation)
+                result = load_protocol(task.stage)(context)
                 points = ThreatModel.of(spec.attack).project(result.points, x)
                 found = judge_in_batches(attacked, points, y, spec.batches.size)
             judged = found
             if attacked is not defense:
                 judged = judge_in_batches(defense, points, y, spec.batches.size)
                 changed = int((judged != found).sum())
-            correct = cascade.corrected(judged, situation.settled_by, result.elsewhere)
+            correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
         static_correct: tuple[bool, ...] = ()
         if spec.defense is not None and task.stage != NATURAL:
             static = self.classifier(spec.counterpart)
@@ -269,8 +269,8 @@ class Worker:
         rights: tuple[int, ...] = ()
         if task.random and cascade.keeps_points(spec, task.stage):
             draws = range(spec.protocols.draws_judged)
-            looks = [judge_in_batches(defense, points, y, spec.batches.size) for _ in draws]
-            rights = tuple(torch.stack(looks).sum(0).tolist())
+            results = [judge_in_batches(defense, points, y, spec.batches.size) for _ in draws]
+            rights = tuple(torch.stack(results).sum(0).tolist())
         outcome = BatchOutcome(
             stage=task.stage,
             index=task.unit,
@@ -290,7 +290,9 @@ class Worker:
         )
         return outcome, points.cpu().numpy() if task.keep else None
 
-    def _situation(self, task: Task, x: Tensor, y: Tensor, defense: Classifier) -> Situation:
+    def _attack_context(
+        self, task: Task, x: Tensor, y: Tensor, defense: Classifier
+    ) -> AttackContext:
         """Gather what a protocol may use on one batch."""
         spec, unit = task.spec, task.unit
         others = cascade.neighbours(spec, unit)
@@ -298,7 +300,7 @@ class Worker:
         needed = PROTOCOLS[task.stage].needs_static
         assert (task.static_points is not None) == needed
         assert spec.defense is not None or not needed
-        return Situation(
+        return AttackContext(
             spec=spec,
             unit=unit,
             images=x,

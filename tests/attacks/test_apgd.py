@@ -7,7 +7,7 @@ import torch
 from pyautoattack.autopgd_base import APGDAttack, APGDAttack_targeted
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, apgd, random_start
+from dentbench.attacks.apgd import LossAndGrad, apgd, random_start
 from dentbench.attacks.base import ThreatModel, margins
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.search import through
@@ -99,7 +99,7 @@ def test_it_breaks_as_many_as_autoattacks(norm: str, loss: str) -> None:
             theirs += int(attack.attack_single_run(x, y)[1].sum())
         wrong = torch.zeros(len(x), dtype=torch.bool)
 
-        def witness(_: Tensor, logits: Tensor | None, y: Tensor = y, w: Tensor = wrong) -> None:
+        def on_iterate(_: Tensor, logits: Tensor | None, y: Tensor = y, w: Tensor = wrong) -> None:
             assert logits is not None
             w |= margins(logits, y) > 0
 
@@ -110,7 +110,7 @@ def test_it_breaks_as_many_as_autoattacks(norm: str, loss: str) -> None:
             x,
             threat,
             15,
-            witness,
+            on_iterate,
         )
         ours += int((~wrong).sum())
         start += len(x)
@@ -160,15 +160,15 @@ def test_random_starts_are_on_the_surface_and_seeded(norm: str) -> None:
     assert not torch.equal(start, random_start(x, threat, generator(4)))
 
 
-def test_it_goes_where_the_oracle_points_and_keeps_what_the_oracle_likes() -> None:
-    """Gradient and judge are apart: the witness's verdict changes nothing."""
+def test_it_goes_where_the_gradient_fn_points_and_keeps_what_the_gradient_fn_likes() -> None:
+    """Gradient and judge are apart: what the callback sees changes nothing."""
     x = torch.full((3, 1, 5, 5), 0.5)
     threat = ThreatModel("Linf", 0.1)
 
-    def oracle(points: Tensor, loss: Loss) -> Look:
-        return Look(points.flatten(1).sum(1), torch.ones_like(points))
+    def gradient_fn(points: Tensor, loss: Loss) -> LossAndGrad:
+        return LossAndGrad(points.flatten(1).sum(1), torch.ones_like(points))
 
-    best = apgd(oracle, make_loss("ce", torch.zeros(3)), x, x, threat, 5, lambda *_: True)
+    best = apgd(gradient_fn, make_loss("ce", torch.zeros(3)), x, x, threat, 5, lambda *_: True)
     torch.testing.assert_close(best, x + 0.1)
 
 

@@ -18,14 +18,7 @@ from dentbench.evaluation import cascade
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, ProtocolSpec
-from tests.attacks.situations import (
-    BATCHWISE,
-    COUPLED,
-    SEPARABLE,
-    evaluation_of,
-    flags_of,
-    spec_of,
-)
+from tests.attacks.contexts import BATCHWISE, COUPLED, SEPARABLE, evaluation_of, flags_of, spec_of
 
 ALL = frozenset({"adapt", "predict", "unroll", "trajectory", "with_steps"})
 MODES = {"alone": SEPARABLE, "shot": COUPLED, "batch": BATCHWISE}

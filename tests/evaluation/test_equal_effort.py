@@ -17,7 +17,7 @@ from dentbench.evaluation.worker import Subject
 from dentbench.records.aggregate import static_cases
 from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome, Record
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
-from tests.attacks.situations import spec_of
+from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 IMAGES = 12

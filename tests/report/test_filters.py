@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from dentbench.report.filters import told_apart, where
+from dentbench.report.conditions import where
+from dentbench.report.filters import told_apart
 from tests.report.fixed_records import make
 
 

@@ -85,10 +85,10 @@ def _climb(what: Probe, threat: ThreatModel, steps: int) -> Climb:
     (x, y), highs = what.few, []
     loss = make_loss("margin", y)
 
-    def witness(points: Tensor, logits: Tensor | None) -> None:
+    def on_iterate(points: Tensor, logits: Tensor | None) -> None:
         del points
         assert logits is not None
         highs.append(loss(logits))
 
-    apgd(through(what.make(), judges=True), loss, x, x, threat, steps, witness)
+    apgd(through(what.make(), judges=True), loss, x, x, threat, steps, on_iterate)
     return Climb(torch.stack(highs).cummax(0).values)

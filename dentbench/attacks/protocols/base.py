@@ -22,7 +22,7 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Situation:
+class AttackContext:
     """What a protocol may use on one unit of work.
 
     ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without
@@ -77,7 +77,7 @@ class Situation:
         return torch.tensor([bool(name) for name in names], device=self.labels.device)
 
 
-Protocol: TypeAlias = Callable[[Situation], AttackResult]
+Protocol: TypeAlias = Callable[[AttackContext], AttackResult]
 """Finds points for one unit of work."""
 
 
@@ -102,25 +102,25 @@ def load_protocol(name: str) -> Protocol:
     return protocol
 
 
-def published(situation: Situation) -> AttackResult:
+def published(context: AttackContext) -> AttackResult:
     """Attack the defense itself; the gradient goes through the last forward only.
 
     This is the protocol of the paper's tables.
     """
-    spec = situation.spec
+    spec = context.spec
     packed = spec.batches.batching == "autoattack"
     view = BatchView(
-        situation.defense,
-        situation.images,
-        situation.labels,
+        context.defense,
+        context.images,
+        context.labels,
         ThreatModel.of(spec.attack),
         whole=not packed and not spec.separable,
     )
     return run_attack(
         view,
         spec.attack,
-        situation.natural,
-        situation.classes,
-        seed_of=lambda name, chunk: derive_seed(spec.seed, name, situation.unit, chunk),
+        context.natural,
+        context.classes,
+        seed_of=lambda name, chunk: derive_seed(spec.seed, name, context.unit, chunk),
         chunk=spec.batches.size,
     )

@@ -8,38 +8,38 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, apgd, random_start
+from dentbench.attacks.apgd import LossAndGrad, apgd, random_start
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, margins, require_finite
 from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
 from dentbench.attacks.losses import Loss, make_loss
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.attacks.protocols.rebatching import divisions, judged_alone, judged_in
 from dentbench.attacks.protocols.search import Search, differentiate
 from dentbench.spec.evaluation import derive_seed
 
-Composition: TypeAlias = Callable[[Situation, Tensor, torch.Generator], Tensor]
+Composition: TypeAlias = Callable[[AttackContext, Tensor, torch.Generator], Tensor]
 """Maps points (B, C, H, W) to the logits (B, classes) that they get in other batches."""
 
 
-def _shuffled(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
-    return judged_in(situation, points, divisions(len(points), generator), generator)
+def _shuffled(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
+    return judged_in(context, points, divisions(len(points), generator), generator)
 
 
-def _sorted(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
-    groups = divisions(len(points), generator, by=situation.labels)
-    return judged_in(situation, points, groups, generator, alike=True)
+def _sorted(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
+    groups = divisions(len(points), generator, by=context.labels)
+    return judged_in(context, points, groups, generator, alike=True)
 
 
-def _natural(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+def _natural(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
     groups = divisions(len(points), generator, parts=NATURAL_PARTS)
-    return judged_in(situation, points, groups, generator)
+    return judged_in(context, points, groups, generator)
 
 
-def _alone(situation: Situation, points: Tensor, generator: torch.Generator) -> Tensor:
+def _alone(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
     del generator
-    return judged_alone(situation, points)
+    return judged_alone(context, points)
 
 
 COMPOSITIONS: dict[str, Composition] = {
@@ -53,7 +53,7 @@ beside natural images of those labels, which skews the classes as sorting does i
 2110.14735; an eighth of the unit beside natural images; and every image alone."""
 
 
-def batch_mates(situation: Situation) -> AttackResult:
+def batch_mates(context: AttackContext) -> AttackResult:
     """Judge the worst points so far in other batches, and let malicious mates attack neighbours.
 
     In every composition the natural images are judged too, beside the same mates in the same
@@ -63,28 +63,28 @@ def batch_mates(situation: Situation) -> AttackResult:
     counted apart. The details hold :func:`_counted` of each composition, and :func:`invade`'s
     numbers, which are of unperturbed images and stay apart too.
     """
-    search = Search(situation, "batch-mates")
+    search = Search(context, "batch-mates")
     result = search.result()
-    seed = derive_seed(situation.spec.seed, "batch-mates", situation.unit)
-    elsewhere = torch.ones_like(situation.natural)
+    seed = derive_seed(context.spec.seed, "batch-mates", context.unit)
+    elsewhere = torch.ones_like(context.natural)
     counts: dict[str, dict[str, int]] = {}
     for name, compose in COMPOSITIONS.items():
         right = {}
-        for kind, points in (("attacked", result.points), ("natural", situation.images)):
+        for kind, points in (("attacked", result.points), ("natural", context.images)):
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
-                logits = require_finite(compose(situation, points, generator), "the defense")
-            right[kind] = logits.argmax(1) == situation.labels
-        counts[name] = _counted(situation, result.robust, right["natural"], right["attacked"])
+                logits = require_finite(compose(context, points, generator), "the defense")
+            right[kind] = logits.argmax(1) == context.labels
+        counts[name] = _counted(context, result.robust, right["natural"], right["attacked"])
         elsewhere &= right["attacked"] | ~right["natural"]
-    details = {"compositions": counts, "invading": invade(situation)}
+    details = {"compositions": counts, "invading": invade(context)}
     return AttackResult(
         result.points, result.robust & elsewhere, result.broken_by, elsewhere, details
     )
 
 
 def _counted(
-    situation: Situation, robust: Tensor, natural: Tensor, attacked: Tensor
+    context: AttackContext, robust: Tensor, natural: Tensor, attacked: Tensor
 ) -> dict[str, int]:
     """Count images of a composition, given which (B,) are right in it, natural and attacked.
 
@@ -95,13 +95,13 @@ def _counted(
     found = {
         "natural": natural,
         "attacked": natural & attacked,
-        "lost": situation.natural & ~natural,
+        "lost": context.natural & ~natural,
         "broken": robust & natural & ~attacked,
     }
     return {name: int(flags.sum()) for name, flags in found.items()}
 
 
-def invade(situation: Situation) -> dict[str, dict[str, int]]:
+def invade(context: AttackContext) -> dict[str, dict[str, int]]:
     """Return what a few malicious batch mates do to the unperturbed images of the batch.
 
     By share of malicious images, which are drawn at random and move within the threat model:
@@ -110,40 +110,40 @@ def invade(situation: Situation) -> dict[str, dict[str, int]]:
     ICML 2023 (arXiv 2301.12576).
     """
     found = {}
-    for fraction in situation.spec.protocols.fractions:
-        count = invading_mates(fraction, len(situation.images))
+    for fraction in context.spec.protocols.fractions:
+        count = invading_mates(fraction, len(context.images))
         if count:
-            found[f"{100 * fraction:g}%"] = _invade(situation, count)
+            found[f"{100 * fraction:g}%"] = _invade(context, count)
     return found
 
 
-def _invade(situation: Situation, count: int) -> dict[str, int]:
-    images, labels = situation.images, situation.labels
-    seed = derive_seed(situation.spec.seed, "invading", situation.unit, count)
+def _invade(context: AttackContext, count: int) -> dict[str, int]:
+    images, labels = context.images, context.labels
+    seed = derive_seed(context.spec.seed, "invading", context.unit, count)
     generator = torch.Generator().manual_seed(seed)
     rows = torch.randperm(len(images), generator=generator)[:count].to(labels.device)
     victims = torch.ones_like(labels, dtype=torch.bool).index_fill(0, rows, False)
-    exact = hasattr(situation.defense, "unroll")
-    whole = unrolled_defense(situation.defense, situation.spec) if exact else situation.defense
+    exact = hasattr(context.defense, "unroll")
+    whole = unrolled_defense(context.defense, context.spec) if exact else context.defense
     right: list[int] = []
 
-    def oracle(points: Tensor, loss: Loss) -> Look:
+    def gradient_fn(points: Tensor, loss: Loss) -> LossAndGrad:
         leaf = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = whole(images.index_put((rows,), leaf))[victims]
             values = loss(logits)
         right.append(int((margins(logits.detach(), labels[victims]) <= 0).sum()))
-        return Look(values.detach().sum().expand(count), differentiate(values, leaf))
+        return LossAndGrad(values.detach().sum().expand(count), differentiate(values, leaf))
 
-    threat = ThreatModel.of(situation.spec.attack)
+    threat = ThreatModel.of(context.spec.attack)
     clean = images[rows]
     start = random_start(clean, threat, generator)
     with torch.no_grad():
-        before = int((margins(situation.defense(images)[victims], labels[victims]) <= 0).sum())
+        before = int((margins(context.defense(images)[victims], labels[victims]) <= 0).sum())
     dlr = make_loss("dlr", labels[victims])
     # A victim that is wrong by a little is wrong; the ascent is to go on with the others.
-    iterations = invading_iterations(situation.spec)
-    apgd(oracle, lambda logits: dlr(logits).clamp(max=0.1), start, clean, threat, iterations)
+    iterations = invading_iterations(context.spec)
+    apgd(gradient_fn, lambda logits: dlr(logits).clamp(max=0.1), start, clean, threat, iterations)
     return {
         "malicious": count,
         "unperturbed": int(victims.sum()),

@@ -20,7 +20,7 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.budget import queries_of
 from dentbench.attacks.events import tell
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search
 from dentbench.spec.evaluation import derive_seed
 
@@ -41,15 +41,15 @@ TELL_EVERY: Final = 50
 """Progress is told at every so-many-th query."""
 
 
-def decision(situation: Situation) -> AttackResult:
+def decision(context: AttackContext) -> AttackResult:
     """Attack by the defense's labels alone: neither a gradient nor a score is looked at.
 
     A coupled defense is asked about the whole unit, every image at its own query.
     """
-    search = Search(replace(situation, starts=()), "decision")
-    kind = RayS if situation.spec.attack.norm == "Linf" else HopSkipJump
-    rays = kind(situation, search.rows)
-    queries = queries_of(situation.spec)
+    search = Search(replace(context, starts=()), "decision")
+    kind = RayS if context.spec.attack.norm == "Linf" else HopSkipJump
+    rays = kind(context, search.rows)
+    queries = queries_of(context.spec)
     for number in range(queries):
         if not len(search.rows):
             break
@@ -59,8 +59,8 @@ def decision(situation: Situation) -> AttackResult:
         rays.keep(search.rows)
         points = rays.ask()
         with torch.no_grad():
-            labels = search.shown(situation.defense)(points).argmax(1)
-        search.see(points, torch.eye(situation.classes).to(points)[labels])
+            labels = search.shown(context.defense)(points).argmax(1)
+        search.see(points, torch.eye(context.classes).to(points)[labels])
         rays.answer(labels != search.labels)
         search.prune()
     return search.result()
@@ -73,13 +73,13 @@ class Rays:
     (n, C, H, W) of length one. A subclass proposes the rays to try.
     """
 
-    def __init__(self, situation: Situation, rows: Tensor) -> None:
-        self.situation = situation
-        self.threat = ThreatModel.of(situation.spec.attack)
+    def __init__(self, context: AttackContext, rows: Tensor) -> None:
+        self.context = context
+        self.threat = ThreatModel.of(context.spec.attack)
         self.rows = rows
-        seed = derive_seed(situation.spec.seed, "decision", situation.unit)
+        seed = derive_seed(context.spec.seed, "decision", context.unit)
         self.generator = torch.Generator().manual_seed(seed)
-        self.clean = situation.images[rows]
+        self.clean = context.images[rows]
         self.first = [self._unit(ray[rows]) for ray in self.first_rays()]
         self.direction = self.trial = self.first[0]
         self.far = 1.0 if self.threat.norm == "Linf" else math.sqrt(self.clean[0].numel())
@@ -162,16 +162,16 @@ class Rays:
 class RayS(Rays):
     """Flips the signs of ever smaller blocks of pixels, and keeps what comes nearer."""
 
-    def __init__(self, situation: Situation, rows: Tensor) -> None:
-        super().__init__(situation, rows)
+    def __init__(self, context: AttackContext, rows: Tensor) -> None:
+        super().__init__(context, rows)
         self.block = torch.zeros_like(rows)
         self.blocks = torch.ones_like(rows)
         self.idle = torch.zeros_like(rows)  # flips since the last that came nearer
 
     def first_rays(self) -> list[Tensor]:
         """Return the signs of the points so far, and the white corner, as in the paper."""
-        images = self.situation.images
-        return [*(start - images for start in self.situation.starts), torch.ones_like(images)]
+        images = self.context.images
+        return [*(start - images for start in self.context.starts), torch.ones_like(images)]
 
     def state(self) -> tuple[str, ...]:
         return (*super().state(), "block", "blocks", "idle")
@@ -195,7 +195,7 @@ class RayS(Rays):
     def _leave(self, stuck: Tensor) -> None:
         """Start again, from random signs, with the images ``stuck`` (n,) that no flip helps."""
         if bool(stuck.any()):
-            images = self.situation.images
+            images = self.context.images
             draw = torch.randn(images.shape, generator=self.generator).to(images)[self.rows]
             self.direction = torch.where(_wide(stuck), self._unit(draw), self.direction)
             self.radius = torch.where(stuck, self.far, self.radius)
@@ -206,8 +206,8 @@ class RayS(Rays):
 class HopSkipJump(Rays):
     """Steps along the boundary's normal, which the labels of points around it tell."""
 
-    def __init__(self, situation: Situation, rows: Tensor) -> None:
-        super().__init__(situation, rows)
+    def __init__(self, context: AttackContext, rows: Tensor) -> None:
+        super().__init__(context, rows)
         self.asked = torch.zeros_like(rows)  # probes of the present normal
         self.rounds = torch.zeros_like(rows)  # normals so far
         self.halvings = torch.zeros_like(rows)  # of the present step
@@ -219,18 +219,18 @@ class HopSkipJump(Rays):
 
     def first_rays(self) -> list[Tensor]:
         """Return the rays to the points so far, to the nearest other label, and random ones."""
-        situation = self.situation
-        images, labels = situation.images, situation.labels
+        context = self.context
+        images, labels = context.images, context.labels
         pool, pool_labels = images, labels
-        if situation.others is not None and len(situation.others):
-            assert situation.other_labels is not None
-            pool = torch.cat([pool, situation.others])
-            pool_labels = torch.cat([pool_labels, situation.other_labels])
+        if context.others is not None and len(context.others):
+            assert context.other_labels is not None
+            pool = torch.cat([pool, context.others])
+            pool_labels = torch.cat([pool_labels, context.other_labels])
         away = torch.cdist(images.flatten(1), pool.flatten(1))
         away = torch.where(labels[:, None] == pool_labels, torch.inf, away)
         nearest = pool[away.argmin(1)] - images
         random = torch.randn(images.shape, generator=self.generator).to(images)
-        return [*(start - images for start in situation.starts), nearest, random]
+        return [*(start - images for start in context.starts), nearest, random]
 
     def state(self) -> tuple[str, ...]:
         own = ("asked", "rounds", "halvings", "side", "noise", "plain", "sided", "normal")
@@ -242,7 +242,7 @@ class HopSkipJump(Rays):
     def ask(self) -> Tensor:
         points = super().ask()
         probing = self.phase == PROBE
-        images = self.situation.images
+        images = self.context.images
         draw = torch.randn(images.shape, generator=self.generator).to(images)[self.rows]
         self.noise = self._unit(draw)
         there = self.clean + _wide(self.radius) * (self.direction + WIDTH * self.noise)

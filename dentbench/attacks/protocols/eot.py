@@ -13,12 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.apgd import GradientFn, LossAndGrad
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.budget import ascents_of
 from dentbench.attacks.losses import Loss
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.rebatching import divisions, judged_in
 from dentbench.attacks.protocols.search import Search, through
 from dentbench.spec.evaluation import derive_seed
@@ -30,43 +30,43 @@ SHARPNESS: Final = 4.0
 """How steeply a draw's weight falls, in units of the draws' mean absolute loss."""
 
 
-def eot(situation: Situation) -> AttackResult:
+def eot(context: AttackContext) -> AttackResult:
     """Follow the joined gradient over random batch mates, orders and random numbers.
 
     For a coupled defense every draw divides the unit at random in two; each half is shown among
     natural images of other units, in random order. Success is judged on the declared batch.
     """
-    search = Search(situation, "eot")
-    spec = situation.spec
-    seed = derive_seed(spec.seed, "eot", situation.unit)
+    search = Search(context, "eot")
+    spec = context.spec
+    seed = derive_seed(spec.seed, "eot", context.unit)
     generator = torch.Generator().manual_seed(seed)
 
     def once(x: Tensor) -> Tensor:
         if not search.coupled:
-            return situation.defense(x)
+            return context.defense(x)
         whole = search.whole(x)
         groups = divisions(len(whole), generator)
-        return judged_in(situation, whole, groups, generator)[search.rows]
+        return judged_in(context, whole, groups, generator)[search.rows]
 
     threat = search.threat if spec.protocols.eot == "weighted" else None
-    oracle = expected(through(once), spec.protocols.draws, threat)
-    search.ascend_all(oracle, ascents_of(spec, "eot", situation.classes))
+    gradient_fn = expected(through(once), spec.protocols.draws, threat)
+    search.ascend_all(gradient_fn, ascents_of(spec, "eot", context.classes))
     return search.result()
 
 
-def expected(oracle: Oracle, draws: int, threat: ThreatModel | None) -> Oracle:
-    """Return the oracle of the mean loss over ``draws``, and of their gradients joined.
+def expected(gradient_fn: GradientFn, draws: int, threat: ThreatModel | None) -> GradientFn:
+    """Return the gradient function of the mean loss over ``draws``, and of their gradients joined.
 
     ``threat``: that within which a draw may be broken, for :func:`selective`; None for the mean.
     """
 
-    def join(points: Tensor, loss: Loss) -> Look:
-        looks = [oracle(points, loss) for _ in range(draws)]
-        losses = torch.stack([look.loss for look in looks])
-        gradients = torch.stack([look.gradient for look in looks])
+    def join(points: Tensor, loss: Loss) -> LossAndGrad:
+        results = [gradient_fn(points, loss) for _ in range(draws)]
+        losses = torch.stack([current.loss for current in results])
+        gradients = torch.stack([current.gradient for current in results])
         if threat is None:
-            return Look(losses.mean(0), gradients.mean(0))
-        return Look(losses.mean(0), selective(losses, gradients, threat))
+            return LossAndGrad(losses.mean(0), gradients.mean(0))
+        return LossAndGrad(losses.mean(0), selective(losses, gradients, threat))
 
     return join
 

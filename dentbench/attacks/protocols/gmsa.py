@@ -16,76 +16,76 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.apgd import GradientFn, LossAndGrad
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.budget import ascents_of
 from dentbench.attacks.losses import Loss, make_loss
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search, differentiate
 
 Join: TypeAlias = Callable[[Tensor], Tensor]
 """Maps the losses (networks, n) of some networks to one (n,)."""
 
 
-def fpa(situation: Situation) -> AttackResult:
+def fpa(context: AttackContext) -> AttackResult:
     """Attack the newest adapted network only: the fixed-point attack."""
-    return _rounds(situation, "fpa", lambda losses: losses[-1], newest=True)
+    return _rounds(context, "fpa", lambda losses: losses[-1], newest=True)
 
 
-def gmsa_avg(situation: Situation) -> AttackResult:
+def gmsa_avg(context: AttackContext) -> AttackResult:
     """Attack the mean of the losses over the static and all adapted networks."""
-    return _rounds(situation, "gmsa-avg", lambda losses: losses.mean(0))
+    return _rounds(context, "gmsa-avg", lambda losses: losses.mean(0))
 
 
-def gmsa_min(situation: Situation) -> AttackResult:
+def gmsa_min(context: AttackContext) -> AttackResult:
     """Attack the least of the losses over the static and all adapted networks."""
-    return _rounds(situation, "gmsa-min", lambda losses: losses.amin(0))
+    return _rounds(context, "gmsa-min", lambda losses: losses.amin(0))
 
 
-def _rounds(situation: Situation, stage: str, join: Join, newest: bool = False) -> AttackResult:
+def _rounds(context: AttackContext, stage: str, join: Join, newest: bool = False) -> AttackResult:
     """Carry out all rounds; ``newest``: only the newest network is attacked, the others go."""
-    search = Search(situation, stage)
+    search = Search(context, stage)
     networks = _Networks(search, newest=newest)
-    settings = situation.spec.protocols
-    ascents = ascents_of(situation.spec, stage, situation.classes)
+    settings = context.spec.protocols
+    ascents = ascents_of(context.spec, stage, context.classes)
     for number in range(settings.rounds):
         if not len(search.rows):
             break
-        if number == 0 and situation.starts:
+        if number == 0 and context.starts:
             points = search.points.clone()
         else:
-            oracle = ensemble(networks.fixed(), join)
-            points = _strongest(search, oracle, ascents, number * len(ascents))
+            gradient_fn = ensemble(networks.fixed(), join)
+            points = _strongest(search, gradient_fn, ascents, number * len(ascents))
         networks.add(points)
         search.prune()
     return search.result()
 
 
-def _strongest(search: Search, oracle: Oracle, ascents: Any, first: int) -> Tensor:
-    """Return, for the whole unit, each image's point of the highest margin in the oracle's eyes."""
+def _strongest(search: Search, gradient_fn: GradientFn, ascents: Any, first: int) -> Tensor:
+    """Return each image's point of the highest margin by ``gradient_fn``, for the unit."""
     margin = make_loss("margin", search.labels)
     clean = search.clean
-    best, highest = clean, oracle(clean, margin).loss
+    best, highest = clean, gradient_fn(clean, margin).loss
     for number, ascent in enumerate(ascents, first):
-        points = search.ascend(oracle, ascent, number, blind=True)
+        points = search.ascend(gradient_fn, ascent, number, blind=True)
         search.see(points)
-        found = oracle(points, margin).loss
+        found = gradient_fn(points, margin).loss
         best = torch.where((found > highest)[:, None, None, None], points, best)
         highest = torch.maximum(found, highest)
     return search.frame.index_put((search.rows,), best)
 
 
-def ensemble(networks: list[Classifier], join: Join) -> Oracle:
-    """Return the oracle that sees the joined loss of fixed networks."""
+def ensemble(networks: list[Classifier], join: Join) -> GradientFn:
+    """Return the gradient function of the joined loss of fixed networks."""
 
-    def oracle(points: Tensor, loss: Loss) -> Look:
+    def gradient_fn(points: Tensor, loss: Loss) -> LossAndGrad:
         leaf = points.detach().requires_grad_()
         with torch.enable_grad():
             values = join(torch.stack([loss(network(leaf)) for network in networks]))
-        return Look(values.detach(), differentiate(values, leaf))
+        return LossAndGrad(values.detach(), differentiate(values, leaf))
 
-    return oracle
+    return gradient_fn
 
 
 class _Networks:
@@ -94,7 +94,7 @@ class _Networks:
     def __init__(self, search: Search, *, newest: bool) -> None:
         self.search = search
         self.newest = newest
-        self.defense: Any = search.situation.defense
+        self.defense: Any = search.context.defense
         self._points: list[Tensor] = []
         self._adaptations: list[Any] = []
         self._rows = search.rows
@@ -117,8 +117,8 @@ class _Networks:
         adapted = [self._fixed(adaptation) for adaptation in self._adaptations]
         if self.newest and adapted:
             return adapted
-        assert self.search.situation.network is not None
-        return [self.search.situation.network, *adapted]
+        assert self.search.context.network is not None
+        return [self.search.context.network, *adapted]
 
     def _refresh(self) -> None:
         """Adapt anew, to the images that are left: an adaptation has a row for each of them."""

@@ -10,50 +10,50 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, Oracle
+from dentbench.attacks.apgd import GradientFn, LossAndGrad
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.budget import Ascent, ascents_of, fewer_steps, larger_steps, queries_of
 from dentbench.attacks.losses import Loss
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search, differentiate, through
 from dentbench.attacks.views import BatchView
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import AttackSpec, EvalSpec, derive_seed
 
 
-def surrogate(situation: Situation) -> AttackResult:
+def surrogate(context: AttackContext) -> AttackResult:
     """Follow the static model's gradient and let the defense judge every iterate.
 
     Source: the transfer attacks of Croce et al., ICML 2022 (arXiv 2202.13711), judged all along.
     """
-    search = Search(situation, "surrogate")
-    judges = situation.spec.defense is None  # it is the network itself that is attacked
-    for network in situation.followed:
-        search.ascend_all(through(network, judges=judges), _ascents(situation, "surrogate"))
+    search = Search(context, "surrogate")
+    judges = context.spec.defense is None  # it is the network itself that is attacked
+    for network in context.followed:
+        search.ascend_all(through(network, judges=judges), _ascents(context, "surrogate"))
     return search.result()
 
 
-def warm(situation: Situation) -> AttackResult:
+def warm(context: AttackContext) -> AttackResult:
     """Follow the published gradient from the best points found so far.
 
     In a table of attacks, without a cascade, it is our own attack with the published gradient.
     """
-    search = Search(situation, "warm")
-    oracle = through(search.shown(situation.defense), judges=True)
-    search.ascend_all(oracle, _ascents(situation, "warm"))
+    search = Search(context, "warm")
+    gradient_fn = through(search.shown(context.defense), judges=True)
+    search.ascend_all(gradient_fn, _ascents(context, "warm"))
     return search.result()
 
 
-def unrolled(situation: Situation) -> AttackResult:
+def unrolled(context: AttackContext) -> AttackResult:
     """Follow the exact gradient of the whole defense, through its adaptation steps.
 
     With ``last`` in the spec, through the last so many steps only. As far as we know, dent was
     not evaluated in this way before.
     """
-    search = Search(situation, "unrolled")
-    whole = unrolled_defense(situation.defense, situation.spec)
-    search.ascend_all(through(search.shown(whole), judges=True), _ascents(situation, "unrolled"))
+    search = Search(context, "unrolled")
+    whole = unrolled_defense(context.defense, context.spec)
+    search.ascend_all(through(search.shown(whole), judges=True), _ascents(context, "unrolled"))
     return search.result()
 
 
@@ -74,15 +74,15 @@ def _takes_last(unroll: Any) -> bool:
     return "last" in inspect.signature(own).parameters
 
 
-def bpda(situation: Situation) -> AttackResult:
+def bpda(context: AttackContext) -> AttackResult:
     """Take the defense's logits, and the static model's gradient for theirs.
 
     Backward, the adaptation and the blur count as the identity: the gradient is the static
     model's at the images that the defense's network is shown, for the loss at the defense's own
     logits; the surrogate's differs in both. Source: Athalye et al. 2018 (arXiv 1802.00420).
     """
-    search = Search(situation, "bpda")
-    defense: Any = situation.defense
+    search = Search(context, "bpda")
+    defense: Any = context.defense
     prepares = hasattr(defense, "preprocess") and hasattr(defense, "adapt")
 
     def answer(x: Tensor, network: Any) -> Tensor:
@@ -97,53 +97,53 @@ def bpda(situation: Situation) -> AttackResult:
         stand_in: Tensor = static + (logits - static).detach()
         return stand_in
 
-    for network in situation.followed:
+    for network in context.followed:
         shown = search.shown(partial(answer, network=network))
-        search.ascend_all(through(shown, judges=True), _ascents(situation, "bpda"))
+        search.ascend_all(through(shown, judges=True), _ascents(context, "bpda"))
     return search.result()
 
 
-def few_steps(situation: Situation) -> AttackResult:
+def few_steps(context: AttackContext) -> AttackResult:
     """Attack the defense with fewer adaptation steps than it defends with: one, and half."""
-    search = Search(situation, "few-steps")
-    assert situation.with_steps is not None
-    for steps in fewer_steps(situation.spec):
-        oracle = through(search.shown(situation.with_steps(steps)))
-        search.ascend_all(oracle, _ascents(situation, "few-steps"))
+    search = Search(context, "few-steps")
+    assert context.with_steps is not None
+    for steps in fewer_steps(context.spec):
+        gradient_fn = through(search.shown(context.with_steps(steps)))
+        search.ascend_all(gradient_fn, _ascents(context, "few-steps"))
     return search.result()
 
 
-def surrogate_process(situation: Situation) -> AttackResult:
+def surrogate_process(context: AttackContext) -> AttackResult:
     """Follow the exact gradient of fewer and larger steps; the defense itself judges every iterate.
 
     Source: Lee and Kim, ICCV 2023 (arXiv 2303.09051), of diffusion; the number of steps is ours.
     """
-    search = Search(situation, "surrogate-process")
-    assert situation.with_steps is not None
-    coarse = situation.with_steps(larger_steps(situation.spec), larger=True)
-    spec = replace(situation.spec, protocols=replace(situation.spec.protocols, last=None))
-    oracle = through(search.shown(unrolled_defense(coarse, spec)))
-    search.ascend_all(oracle, _ascents(situation, "surrogate-process"))
+    search = Search(context, "surrogate-process")
+    assert context.with_steps is not None
+    coarse = context.with_steps(larger_steps(context.spec), larger=True)
+    spec = replace(context.spec, protocols=replace(context.spec.protocols, last=None))
+    gradient_fn = through(search.shown(unrolled_defense(coarse, spec)))
+    search.ascend_all(gradient_fn, _ascents(context, "surrogate-process"))
     return search.result()
 
 
-def trajectory(situation: Situation) -> AttackResult:
+def trajectory(context: AttackContext) -> AttackResult:
     """Follow the mean loss over the networks before every step and after the last.
 
     One adaptation gives them all; its last network is the defense, which so judges every iterate.
     The adaptations are constants. Source: Croce et al., ICML 2022 (arXiv 2202.13711), whose code
     averages over the defense's own inner iterates.
     """
-    search = Search(situation, "trajectory")
-    search.ascend_all(trajectory_oracle(search), _ascents(situation, "trajectory"))
+    search = Search(context, "trajectory")
+    search.ascend_all(trajectory_gradient_fn(search), _ascents(context, "trajectory"))
     return search.result()
 
 
-def trajectory_oracle(search: Search) -> Oracle:
-    """Return the oracle of the mean loss over a trajectory; its logits are the defense's own."""
-    defense: Any = search.situation.defense
+def trajectory_gradient_fn(search: Search) -> GradientFn:
+    """Return the gradient function of a trajectory's mean loss; logits are the defense's own."""
+    defense: Any = search.context.defense
 
-    def oracle(points: Tensor, loss: Loss) -> Look:
+    def gradient_fn(points: Tensor, loss: Loss) -> LossAndGrad:
         stages = defense.trajectory(search.whole(points.detach()))
         leaf = points.detach().requires_grad_()
         gradient, values = torch.zeros_like(leaf), []
@@ -155,19 +155,19 @@ def trajectory_oracle(search: Search) -> Oracle:
             gradient += differentiate(value, leaf)
             values.append(value.detach())
         mean = torch.stack(values).mean(0)
-        return Look(mean, gradient / len(values), logits.detach())
+        return LossAndGrad(mean, gradient / len(values), logits.detach())
 
-    return oracle
+    return gradient_fn
 
 
-def scores(situation: Situation) -> AttackResult:
+def scores(context: AttackContext) -> AttackResult:
     """Run Square (arXiv 1912.00049) on the defense, from scratch and without any gradient."""
-    spec = situation.spec
-    search = Search(replace(situation, starts=()), "scores")
+    spec = context.spec
+    search = Search(replace(context, starts=()), "scores")
     view = BatchView(
-        situation.defense,
-        situation.images,
-        situation.labels,
+        context.defense,
+        context.images,
+        context.labels,
         search.threat,
         whole=search.coupled,
     )
@@ -178,18 +178,18 @@ def scores(situation: Situation) -> AttackResult:
         eps=spec.attack.eps,
         queries=queries_of(spec),
     )
-    attacked = situation.natural & ~situation.settled
+    attacked = context.natural & ~context.settled
     result = run_attack(
         view,
         square,
         attacked,
-        situation.classes,
-        seed_of=lambda name, chunk: derive_seed(spec.seed, "scores", situation.unit, chunk),
+        context.classes,
+        seed_of=lambda name, chunk: derive_seed(spec.seed, "scores", context.unit, chunk),
         chunk=spec.batches.size,
     )
     search.see(result.points[search.rows])
     return search.result()
 
 
-def _ascents(situation: Situation, stage: str) -> tuple[Ascent, ...]:
-    return ascents_of(situation.spec, stage, situation.classes)
+def _ascents(context: AttackContext, stage: str) -> tuple[Ascent, ...]:
+    return ascents_of(context.spec, stage, context.classes)

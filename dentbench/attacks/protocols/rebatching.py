@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 
 
 def divisions(
@@ -24,25 +24,25 @@ def divisions(
 
 
 def companions(
-    situation: Situation, group: Tensor, generator: torch.Generator, *, alike: bool = False
+    context: AttackContext, group: Tensor, generator: torch.Generator, *, alike: bool = False
 ) -> Tensor:
     """Return natural images that fill up a group's batch to the size of the unit.
 
     They come from other units first, then from the unit's images outside the group, in random
     order, as often as needed. ``alike``: those of the labels in the group come first.
     """
-    images, labels = situation.images, situation.labels
+    images, labels = context.images, context.labels
     outside = (
         torch.ones(len(images), dtype=torch.bool).index_fill(0, group, False).to(labels.device)
     )
     pool, pool_labels = images[outside], labels[outside]
     order = torch.randperm(len(pool), generator=generator)
-    if situation.others is not None and len(situation.others):
-        assert situation.other_labels is not None
-        first = torch.randperm(len(situation.others), generator=generator)
+    if context.others is not None and len(context.others):
+        assert context.other_labels is not None
+        first = torch.randperm(len(context.others), generator=generator)
         order = torch.cat([first, order + len(first)])
-        pool = torch.cat([situation.others, pool])
-        pool_labels = torch.cat([situation.other_labels, pool_labels])
+        pool = torch.cat([context.others, pool])
+        pool_labels = torch.cat([context.other_labels, pool_labels])
     if alike:
         same = torch.isin(pool_labels, labels[group.to(labels.device)]).cpu()[order]
         order = torch.cat([order[same], order[~same]])
@@ -54,7 +54,7 @@ def companions(
 
 
 def judged_in(
-    situation: Situation,
+    context: AttackContext,
     points: Tensor,
     groups: Sequence[Tensor],
     generator: torch.Generator,
@@ -67,15 +67,15 @@ def judged_in(
     """
     logits = []
     for group in groups:
-        mates = companions(situation, group, generator, alike=alike)
+        mates = companions(context, group, generator, alike=alike)
         batch = torch.cat([points[group.to(points.device)], mates])
         order = torch.randperm(len(batch), generator=generator)
-        answer = situation.defense(batch[order.to(batch.device)])
+        answer = context.defense(batch[order.to(batch.device)])
         logits.append(answer[order.argsort()[: len(group)].to(batch.device)])
     back = torch.cat(list(groups)).argsort().to(points.device)
     return torch.cat(logits)[back]
 
 
-def judged_alone(situation: Situation, points: Tensor) -> Tensor:
+def judged_alone(context: AttackContext, points: Tensor) -> Tensor:
     """Return the defense's logits (B, classes) for points shown one by one."""
-    return torch.cat([situation.defense(point[None]) for point in points])
+    return torch.cat([context.defense(point[None]) for point in points])

@@ -8,13 +8,13 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dentbench.attacks.apgd import Look, Oracle, apgd, no_witness, random_start
+from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random_start
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
 from dentbench.attacks.budget import Ascent
 from dentbench.attacks.events import tell
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.spec.evaluation import derive_seed
 
 LOOKS: Final = 8
@@ -35,35 +35,35 @@ class Search:
     among many iterates the luckiest would win, and no image is left alone for one unlucky answer.
     """
 
-    def __init__(self, situation: Situation, stage: str) -> None:
-        self.situation = situation
+    def __init__(self, context: AttackContext, stage: str) -> None:
+        self.context = context
         self.stage = stage
-        self.coupled = not situation.spec.separable
-        self.threat = ThreatModel.of(situation.spec.attack)
-        images = situation.images
-        self.rows = (situation.natural & ~situation.settled).nonzero().flatten()
+        self.coupled = not context.spec.separable
+        self.threat = ThreatModel.of(context.spec.attack)
+        images = context.images
+        self.rows = (context.natural & ~context.settled).nonzero().flatten()
         self.frame = images.clone()
-        if situation.settled_points is not None:
-            settled = situation.settled[:, None, None, None]
-            self.frame = torch.where(settled, situation.settled_points, images)
+        if context.settled_points is not None:
+            settled = context.settled[:, None, None, None]
+            self.frame = torch.where(settled, context.settled_points, images)
         self.points = self.frame.clone()
         self.margin = images.new_full((len(images),), -torch.inf)
-        self.logits = images.new_zeros(len(images), situation.classes)
+        self.logits = images.new_zeros(len(images), context.classes)
         self._batch: Tensor | None = None
         self._batch_margin = self.margin
-        others = () if situation.counterpart is None else (situation.counterpart,)
-        for start in (*(situation.starts or (images,)), *others):
+        others = () if context.counterpart is None else (context.counterpart,)
+        for start in (*(context.starts or (images,)), *others):
             self.see(self.threat.project(start, images)[self.rows])
 
     @property
     def clean(self) -> Tensor:
         """The clean images (n, C, H, W) of ``rows``."""
-        return self.situation.images[self.rows]
+        return self.context.images[self.rows]
 
     @property
     def labels(self) -> Tensor:
         """The labels (n,) of ``rows``."""
-        return self.situation.labels[self.rows]
+        return self.context.labels[self.rows]
 
     def shown(self, classify: Classifier) -> Classifier:
         """Return ``classify`` as a function of the points of ``rows`` alone.
@@ -83,11 +83,11 @@ class Search:
         """Judge points (n, C, H, W) of ``rows``; ``logits``: the defense's answer, if known."""
         if not len(self.rows):
             return
-        if self.situation.random:
-            shown = self.shown(self.situation.defense)
+        if self.context.random:
+            shown = self.shown(self.context.defense)
             logits = torch.stack([shown(points) for _ in range(LOOKS)]).mean(0)
         elif logits is None:
-            logits = self.shown(self.situation.defense)(points)
+            logits = self.shown(self.context.defense)(points)
         require_finite(logits, "the defense")
         margin = margins(logits, self.labels).to(self.margin.dtype)
         allowed = self.threat.contains(points, self.clean)
@@ -106,41 +106,45 @@ class Search:
             self._batch, self._batch_margin = points.clone(), margin
 
     def sparsely(self, every: int) -> Callable[[Tensor, Tensor | None], None]:
-        """Return a witness that shows the defense every ``every``-th iterate it is given.
+        """Return a callback that shows the defense every ``every``-th iterate it is given.
 
         Those whose answer is known are all taken note of.
         """
         count = 0
 
-        def witness(points: Tensor, logits: Tensor | None) -> None:
+        def on_iterate(points: Tensor, logits: Tensor | None) -> None:
             nonlocal count
             if logits is not None or count % every == 0:
                 self.see(points, logits)
             count += 1
 
-        return witness
+        return on_iterate
 
-    def ascend(self, oracle: Oracle, ascent: Ascent, number: int, *, blind: bool = False) -> Tensor:
+    def ascend(
+        self, gradient_fn: GradientFn, ascent: Ascent, number: int, *, blind: bool = False
+    ) -> Tensor:
         """Run one ascent, the ``number``-th of the stage; return its points (n, C, H, W).
 
-        They are those of the highest loss in the oracle's eyes. Every iterate is judged, unless
+        They are those of the highest loss. Every iterate is judged, unless
         the ascent is ``blind``.
         """
         loss, start = self.loss(ascent), self.start(ascent, number)
-        if self.situation.random and not blind:
-            found = self.ascend(oracle, ascent, number, blind=True)
+        if self.context.random and not blind:
+            found = self.ascend(gradient_fn, ascent, number, blind=True)
             self.see(found)
             return found
-        witness = no_witness if blind else self.sparsely(self.situation.spec.protocols.every)
-        return apgd(oracle, loss, start, self.clean, self.threat, ascent.iterations, witness)
+        on_iterate = ignore if blind else self.sparsely(self.context.spec.protocols.every)
+        return apgd(
+            gradient_fn, loss, start, self.clean, self.threat, ascent.iterations, on_iterate
+        )
 
-    def ascend_all(self, oracle: Oracle, ascents: tuple[Ascent, ...]) -> None:
+    def ascend_all(self, gradient_fn: GradientFn, ascents: tuple[Ascent, ...]) -> None:
         """Run ascents one after the other, each on what the ones before left."""
         for number, ascent in enumerate(ascents):
             if len(self.rows):
                 left = int((self.margin[self.rows] <= 0).sum())
                 tell(f"run {number + 1} of {len(ascents)}", left, len(self.margin))
-                self.ascend(oracle, ascent, number)
+                self.ascend(gradient_fn, ascent, number)
                 self.prune()
 
     def start(self, ascent: Ascent, number: int) -> Tensor:
@@ -150,10 +154,10 @@ class Search:
         """
         if ascent.start == "best":
             return self.points[self.rows]
-        situation = self.situation
-        seed = derive_seed(situation.spec.seed, self.stage, situation.unit, number)
+        context = self.context
+        seed = derive_seed(context.spec.seed, self.stage, context.unit, number)
         generator = torch.Generator().manual_seed(seed)
-        return random_start(situation.images, self.threat, generator)[self.rows]
+        return random_start(context.images, self.threat, generator)[self.rows]
 
     def loss(self, ascent: Ascent) -> Loss:
         """Return an ascent's loss; targets are ranked by the defense at the best points."""
@@ -164,45 +168,45 @@ class Search:
 
     def prune(self) -> None:
         """Leave broken images alone from now on, where that changes nothing for the others."""
-        if not self.coupled and not self.situation.random:
+        if not self.coupled and not self.context.random:
             self.rows = self.rows[self.margin[self.rows] <= 0]
 
     def result(self) -> AttackResult:
         """Return what was found: for a coupled defense the batch that most are wrong in."""
-        situation = self.situation
+        context = self.context
         wrong = self.margin > 0
         if self.coupled and len(self.rows):
             self.see(self.points[self.rows])  # the best points of all, together
             assert self._batch is not None
             self.points = self.frame.index_put((self.rows,), self._batch)
             wrong = torch.zeros_like(wrong).index_put((self.rows,), self._batch_margin > 0)
-        robust = situation.natural & ~situation.settled & ~wrong
-        settled_by = situation.settled_by or ("",) * len(wrong)
+        robust = context.natural & ~context.settled & ~wrong
+        settled_by = context.settled_by or ("",) * len(wrong)
         broken_by = tuple(
             "natural" if not right else settled or ("" if survives else self.stage)
             for right, settled, survives in zip(
-                situation.natural.tolist(), settled_by, robust.tolist(), strict=True
+                context.natural.tolist(), settled_by, robust.tolist(), strict=True
             )
         )
         return AttackResult(self.points, robust, broken_by)
 
 
-def through(forward: Classifier, *, judges: bool = False) -> Oracle:
-    """Return the oracle that differentiates ``forward`` itself, (n, C, H, W) -> (n, classes).
+def through(forward: Classifier, *, judges: bool = False) -> GradientFn:
+    """Return the gradient function of ``forward`` itself, (n, C, H, W) -> (n, classes).
 
     ``judges``: whether its logits are the defense's own answers. Where it has no gradient, the
     gradient is zero.
     """
 
-    def oracle(points: Tensor, loss: Loss) -> Look:
+    def gradient_fn(points: Tensor, loss: Loss) -> LossAndGrad:
         leaf = points.detach().requires_grad_()
         with torch.enable_grad():
             logits = forward(leaf)
             values = loss(logits)
         gradient = differentiate(values, leaf)
-        return Look(values.detach(), gradient, logits.detach() if judges else None)
+        return LossAndGrad(values.detach(), gradient, logits.detach() if judges else None)
 
-    return oracle
+    return gradient_fn
 
 
 def differentiate(values: Tensor, leaf: Tensor) -> Tensor:

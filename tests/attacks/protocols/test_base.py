@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
-from dentbench.attacks.protocols.base import Situation, published
+from dentbench.attacks.protocols.base import AttackContext, published
 from dentbench.attacks.protocols.transfer import transfer
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import (
@@ -30,17 +30,17 @@ COUPLED = DentSpec(steps=1)
 SEPARABLE = DentSpec(steps=1, loss="entropy")
 
 
-def situation(
+def context(
     defense: Classifier,
     spec: DentSpec | None,
     unit: int = 0,
     batching: str = "declared",
     **other: Any,
-) -> Situation:
+) -> AttackContext:
     """Six images that the defense gets right, in units of six; ``spec`` says what it is."""
     x = tiny_images(6)
     y = labels_of(defense, x)
-    return Situation(
+    return AttackContext(
         spec=EvalSpec(
             model=ModelSpec(name="toy", sha256="0"),
             data=DataSpec(name="noise", sha256="1", first=0, count=6),
@@ -66,7 +66,7 @@ def batch_sizes(spec: DentSpec | None, batching: str) -> set[int]:
         sizes.add(len(x))
         return network(x)  # type: ignore[no-any-return]
 
-    published(situation(defense, spec, batching=batching))
+    published(context(defense, spec, batching=batching))
     return sizes
 
 
@@ -87,7 +87,7 @@ def test_published_as_autoattack_packs_never_hands_over_more_than_a_batch() -> N
 
 def test_published_is_seeded_by_run_seed_attack_batch_and_chunk() -> None:
     network, unit = small_network(), 3
-    given = situation(network, None, unit)
+    given = context(network, None, unit)
     view = BatchView(
         network, given.images, given.labels, ThreatModel.of(given.spec.attack), whole=False
     )
@@ -110,7 +110,7 @@ def test_published_is_seeded_by_run_seed_attack_batch_and_chunk() -> None:
 def test_transfer_hands_on_the_static_models_points() -> None:
     network = small_network()
     points = tiny_images(6, seed=9)
-    given = situation(network, COUPLED, static_points=points)
+    given = context(network, COUPLED, static_points=points)
     given = replace(given, natural=torch.tensor([True, False, True, True, True, False]))
     result = transfer(given)
     assert torch.equal(result.points, points)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import margins
-from tests.attacks.situations import COUPLED, run, situation_of, spec_of
+from tests.attacks.contexts import COUPLED, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 
@@ -28,7 +28,7 @@ class Company(nn.Module):
 
 
 def planted(count: int = 12) -> tuple[Company, Any]:
-    """A situation in which half of the images are at points that break them."""
+    """A context in which half of the images are at points that break them."""
     network = small_network()
     x = tiny_images(count)
     x[:, 0, 0, 0] = torch.linspace(0, 1, count)
@@ -38,13 +38,13 @@ def planted(count: int = 12) -> tuple[Company, Any]:
     worst[::2] = torch.rand(x[::2].shape, generator=torch.Generator().manual_seed(3)) * 0.5
     worst[:, 0, 0, 0] = x[:, 0, 0, 0]
     worst = x + (worst - x).clamp(-0.5, 0.5)
-    return Company(network), situation_of(Company(network), network, x, y, spec, starts=(worst,))
+    return Company(network), context_of(Company(network), network, x, y, spec, starts=(worst,))
 
 
 def test_what_coupling_gets_wrong_unperturbed_is_no_attacks_doing() -> None:
-    defense, situation = planted()
-    result = run("batch-mates", situation)
-    x, y, points = situation.images, situation.labels, result.points
+    defense, context = planted()
+    result = run("batch-mates", context)
+    x, y, points = context.images, context.labels, result.points
     assert result.elsewhere is not None
     counts = {"natural": 0, "attacked": 0, "lost": 0, "broken": 0}
     for row in range(len(x)):
@@ -79,8 +79,8 @@ def test_an_image_that_only_company_saves_is_broken() -> None:
     y = labels_of(network, images)
     spec = spec_of(8, COUPLED, eps=Fraction(1, 20), iterations=2, fractions=(0.25,))
     near = (images + 0.04).clamp(0, 1)
-    situation = situation_of(Saved(network), network, images, y, spec, starts=(near,))
-    result = run("batch-mates", situation)
+    context = context_of(Saved(network), network, images, y, spec, starts=(near,))
+    result = run("batch-mates", context)
     assert result.elsewhere is not None and not result.elsewhere.any()
     assert result.details["compositions"]["alone"] == {
         "natural": 8,

@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dentbench.attacks.protocols.base import Situation
+from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.spec.dent import DentSpec
-from tests.attacks.situations import COUPLED, SEPARABLE, robust_under, run, situation_of, spec_of
+from tests.attacks.contexts import COUPLED, SEPARABLE, context_of, robust_under, run, spec_of
 from tests.attacks.toys import labels_of, tiny_images
 
 SHAPE, CLASSES, COUNT = (1, 6, 6), 4, 24
@@ -64,12 +64,12 @@ def task(
     queries: int,
     defended: DentSpec = COUPLED,
     **more: Any,
-) -> Situation:
+) -> AttackContext:
     model = Linear()
     x = 0.3 + 0.4 * tiny_images(COUNT, shape=SHAPE)
     half = queries // 2  # a protocol that stands alone has twice Square's
     spec = spec_of(COUNT, defended, norm=norm, eps=eps, batch=COUNT, cascade=False, queries=half)
-    return situation_of(defense, model, x, labels_of(model, x), spec, **more)
+    return context_of(defense, model, x, labels_of(model, x), spec, **more)
 
 
 @pytest.mark.parametrize("kind", [OneHot, Steep])

@@ -13,7 +13,7 @@ from dentbench.attacks.protocols.eot import SHARPNESS, STEPS, selective
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import ProtocolSpec
 from dentbench.study.parsing import parse_protocol_settings
-from tests.attacks.situations import run, situation_of, spec_of
+from tests.attacks.contexts import context_of, run, spec_of
 from tests.attacks.toys import tiny_images
 
 
@@ -52,7 +52,7 @@ def test_draws_that_cannot_be_broken_do_not_mislead(norm: str) -> None:
     for kind in ("weighted", "mean"):
         spec = spec_of(12, norm=norm, eps=eps, iterations=20, draws=6, eot=kind)
         torch.manual_seed(0)
-        points = run("eot", situation_of(Mixture(), WEAK, x, y, spec)).points
+        points = run("eot", context_of(Mixture(), WEAK, x, y, spec)).points
         assert judge(HOPELESS, points, y).all()
         broken[kind] = int((~judge(WEAK, points, y)).sum())
     assert judge(WEAK, x, y).sum() >= 10

@@ -16,7 +16,7 @@ from dentbench.attacks.budget import ascents_of
 from dentbench.attacks.losses import make_loss, ranked_targets
 from dentbench.attacks.protocols.gmsa import ensemble
 from dentbench.spec.evaluation import DentSpec, derive_seed
-from tests.attacks.situations import BATCHWISE, COUPLED, SEPARABLE, run, situation_of, spec_of
+from tests.attacks.contexts import BATCHWISE, COUPLED, SEPARABLE, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 JOINS: dict[str, Callable[[list[Tensor]], Tensor]] = {
@@ -52,9 +52,9 @@ def transcribed(stage: str, dent: Dent, network: Any, x: Tensor, y: Tensor, spec
 
     judged(x)
     for outer in range(spec.protocols.rounds):
-        oracle = ensemble(models, lambda losses: JOINS[stage](list(losses)))
+        gradient_fn = ensemble(models, lambda losses: JOINS[stage](list(losses)))
         untargeted = make_loss("margin", y)
-        best, error = x.clone(), oracle(x, untargeted).loss
+        best, error = x.clone(), gradient_fn(x, untargeted).loss
         for k, ascent in enumerate(ascents):
             number = outer * len(ascents) + k
             seed = derive_seed(spec.seed, stage, 0, number)
@@ -63,9 +63,9 @@ def transcribed(stage: str, dent: Dent, network: Any, x: Tensor, y: Tensor, spec
             if ascent.rank is not None:
                 targets = ranked_targets(logits_there, y, ascent.rank)
             loss = make_loss("margin", y, targets)
-            points = apgd(oracle, loss, start, x, threat, ascent.iterations)
+            points = apgd(gradient_fn, loss, start, x, threat, ascent.iterations)
             judged(points)
-            found = oracle(points, untargeted).loss
+            found = gradient_fn(points, untargeted).loss
             for i in range(len(x)):
                 if found[i] > error[i]:
                     best[i], error[i] = points[i], found[i]
@@ -90,10 +90,10 @@ def test_it_is_the_published_loop(stage: str, defense: DentSpec) -> None:
     spec = spec_of(5, defense, eps=eps, iterations=20, targets=2, restarts=2, cascade=False)
     dent = Dent(network, defense, batch_size=8 if spec.separable else None)
     y = labels_of(dent, x)
-    situation = situation_of(dent, network, x, y, spec)
+    context = context_of(dent, network, x, y, spec)
     assert len(ascents_of(spec, stage, 5)) == 4  # two random starts and two targets
 
-    result = run(stage, situation)
+    result = run(stage, context)
 
     expected = transcribed(stage, dent, network, x, y, spec)
     torch.testing.assert_close(result.points, expected, rtol=0, atol=1e-5)
@@ -112,8 +112,8 @@ def test_the_adapted_networks_are_constants_and_the_model_is_not_copied() -> Non
 
     dent.adapt = adapt  # type: ignore[method-assign]
     y = labels_of(network, x)
-    situation = situation_of(dent, network, x, y, spec_of(4, COUPLED, cascade=False, iterations=3))
-    run("gmsa-avg", situation)
+    context = context_of(dent, network, x, y, spec_of(4, COUPLED, cascade=False, iterations=3))
+    run("gmsa-avg", context)
     assert not any(a.affine.requires_grad for a in adaptations)
 
 
@@ -136,6 +136,6 @@ def test_images_that_are_broken_leave_and_their_adaptations_with_them() -> None:
     dent.adapt = adapt  # type: ignore[method-assign]
     for stage in JOINS:
         sizes.clear()
-        result = run(stage, situation_of(dent, network, x, y, spec))
+        result = run(stage, context_of(dent, network, x, y, spec))
         assert 0 < int(result.robust.sum()) < 8
         assert max(sizes) == 8 and min(sizes) < 8

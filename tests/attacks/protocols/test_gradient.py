@@ -14,22 +14,22 @@ from dentbench.attacks.base import margins
 from dentbench.attacks.budget import larger_steps
 from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.losses import make_loss
-from dentbench.attacks.protocols.gradient import trajectory_oracle, unrolled_defense
+from dentbench.attacks.protocols.gradient import trajectory_gradient_fn, unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
 from dentbench.attacks.views import CallCounter
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec
-from tests.attacks.situations import (
+from tests.attacks.contexts import (
     COUPLED,
     SEPARABLE,
     Linear,
     Quantized,
     Stale,
+    context_of,
     robust_under,
     run,
-    situation_of,
     spec_of,
 )
 from tests.attacks.toys import labels_of, small_network, tiny_images
@@ -46,13 +46,13 @@ def linear_task(
     x = 0.3 + 0.4 * tiny_images(count)  # far from the box, so that the optimum is plain
     y = labels_of(Linear(), x)
     spec = spec_of(count, defended, eps=eps, cascade=False, iterations=20, **more)
-    return situation_of(defense, Linear(), x, y, spec, with_steps=with_steps)
+    return context_of(defense, Linear(), x, y, spec, with_steps=with_steps)
 
 
-def out_of_reach(situation: Any) -> int:
+def out_of_reach(context: Any) -> int:
     """How many images no perturbation in the Linf ball breaks: the closed form."""
-    score = margins(Linear()(situation.images), situation.labels).abs()
-    return int((score > float(situation.spec.attack.eps) * Linear().weight.abs().sum()).sum())
+    score = margins(Linear()(context.images), context.labels).abs()
+    return int((score > float(context.spec.attack.eps) * Linear().weight.abs().sum()).sum())
 
 
 @pytest.mark.parametrize("stage", ["surrogate", "warm", "bpda", "scores", "decision", "unrolled"])
@@ -69,18 +69,18 @@ def test_a_linear_model_holds_exactly_as_far_as_its_closed_form(stage: str) -> N
         def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
             return Linear.forward(self, x) + adaptation
 
-    situation = linear_task(Honest(), Fraction(3, 100), queries=200)
-    expected = out_of_reach(situation)
+    context = linear_task(Honest(), Fraction(3, 100), queries=200)
+    expected = out_of_reach(context)
     assert 0 < expected < 24
-    robust = robust_under(stage, situation)
+    robust = robust_under(stage, context)
     assert robust >= expected  # never beaten
     assert robust <= (20 if stage == "scores" else expected)  # Square is slow on pure noise
 
 
 def test_a_defense_that_moves_after_the_attacker() -> None:
-    situation = linear_task(Stale(), Fraction(3, 100))
-    expected = out_of_reach(situation)
-    fooled = {stage: robust_under(stage, situation) for stage in ("warm", "unrolled", "surrogate")}
+    context = linear_task(Stale(), Fraction(3, 100))
+    expected = out_of_reach(context)
+    fooled = {stage: robust_under(stage, context) for stage in ("warm", "unrolled", "surrogate")}
     assert fooled["unrolled"] == fooled["surrogate"] == expected
     assert fooled["warm"] > expected  # the published gradient leads away
 
@@ -101,10 +101,10 @@ class Stairs(Stale):
 
 
 def test_a_smooth_sign_shows_the_way_through_steps() -> None:
-    situation = linear_task(Stairs(), Fraction(3, 100))
-    expected = out_of_reach(situation)
-    assert abs(robust_under("unrolled", situation) - expected) <= 1  # its stairs are near the slope
-    assert robust_under("warm", situation) > expected + 2
+    context = linear_task(Stairs(), Fraction(3, 100))
+    expected = out_of_reach(context)
+    assert abs(robust_under("unrolled", context) - expected) <= 1  # its stairs are near the slope
+    assert robust_under("warm", context) > expected + 2
 
 
 def test_masked_gradients_do_not_help() -> None:
@@ -112,11 +112,11 @@ def test_masked_gradients_do_not_help() -> None:
     x = tiny_images(24)
     y = labels_of(Quantized(network), x)
     spec = spec_of(24, eps=Fraction(1, 20), cascade=False, iterations=10, queries=100)
-    situation = situation_of(Quantized(network), network, x, y, spec)
+    context = context_of(Quantized(network), network, x, y, spec)
     robust = {
-        stage: robust_under(stage, situation) for stage in ("warm", "bpda", "scores", "decision")
+        stage: robust_under(stage, context) for stage in ("warm", "bpda", "scores", "decision")
     }
-    bare = robust_under("warm", situation_of(network, network, x, y, spec))
+    bare = robust_under("warm", context_of(network, network, x, y, spec))
     assert robust["bpda"] <= bare + 2  # as if nothing were masked
     assert robust["scores"] < robust["warm"]
     assert robust["decision"] < robust["scores"]  # a search for rays is the better one in so few
@@ -145,11 +145,11 @@ def test_bpda_differs_from_the_surrogate_where_the_images_are_prepared() -> None
     defense = Shifted()
     seen: list[Tensor] = []
     handle = network[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].detach()))
-    situation = situation_of(
+    context = context_of(
         defense, network, x, labels_of(defense, x), spec_of(6, cascade=False, iterations=1)
     )
     seen.clear()
-    run("bpda", situation)
+    run("bpda", context)
     handle.remove()
     # Every call of the network, the backward one included, is at prepared images.
     assert all((image >= 0.25 - 1e-5).all() for image in seen)
@@ -162,11 +162,11 @@ def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
     spec = spec_of(2, DentSpec(steps=2, lr=0.05), cascade=False)
     dent = Dent(network, spec.defense)
     y = labels_of(network, x)
-    situation = situation_of(dent, network, x, y, spec)
-    oracle = through(unrolled_defense(situation.defense, situation.spec), judges=True)
+    context = context_of(dent, network, x, y, spec)
+    gradient_fn = through(unrolled_defense(context.defense, context.spec), judges=True)
     loss = make_loss("margin", y)
-    look = oracle(x, loss)
-    torch.testing.assert_close(look.logits, dent(x))
+    current = gradient_fn(x, loss)
+    torch.testing.assert_close(current.logits, dent(x))
     step = 1e-6
     for position in [(0, 0, 1, 2), (0, 2, 4, 0), (1, 1, 3, 3)]:
         moved = [x.clone(), x.clone()]
@@ -174,7 +174,7 @@ def test_the_unrolled_gradient_is_that_of_finite_differences() -> None:
         moved[1][position] -= step
         high, low = (margins(dent(points), y).sum() for points in moved)
         expected = (high - low) / (2 * step)
-        torch.testing.assert_close(look.gradient[position], expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(current.gradient[position], expected, rtol=1e-4, atol=1e-7)
 
 
 def test_the_trajectory_is_the_mean_over_the_defenses_with_fewer_steps() -> None:
@@ -182,14 +182,14 @@ def test_the_trajectory_is_the_mean_over_the_defenses_with_fewer_steps() -> None
     x = tiny_images(3).double()
     defense = DentSpec(loss="entropy", steps=3, lr=0.05)
     y = labels_of(network, x)
-    situation = situation_of(Dent(network, defense), network, x, y, spec_of(3, defense))
-    look = trajectory_oracle(Search(situation, "trajectory"))(x, make_loss("ce", y))
+    context = context_of(Dent(network, defense), network, x, y, spec_of(3, defense))
+    current = trajectory_gradient_fn(Search(context, "trajectory"))(x, make_loss("ce", y))
     each = [through(Dent(network, defense.with_steps(steps))) for steps in range(4)]
-    looks = [oracle(x, make_loss("ce", y)) for oracle in each]
-    torch.testing.assert_close(look.loss, torch.stack([one.loss for one in looks]).mean(0))
-    gradients = torch.stack([one.gradient for one in looks])
-    torch.testing.assert_close(look.gradient, gradients.mean(0))
-    torch.testing.assert_close(look.logits, Dent(network, defense)(x))
+    results = [gradient_fn(x, make_loss("ce", y)) for gradient_fn in each]
+    torch.testing.assert_close(current.loss, torch.stack([one.loss for one in results]).mean(0))
+    gradients = torch.stack([one.gradient for one in results])
+    torch.testing.assert_close(current.gradient, gradients.mean(0))
+    torch.testing.assert_close(current.logits, Dent(network, defense)(x))
 
 
 def test_a_trajectory_shown_in_parts_is_the_same() -> None:
@@ -238,12 +238,12 @@ def drifting(steps: int, *, larger: bool = False) -> Drifting:
 def test_a_surrogate_process_goes_as_far_in_fewer_steps() -> None:
     """One step of a quarter's length would lead away; one of full length leads to the optimum."""
     defense = DentSpec(steps=4)
-    situation = linear_task(Drifting(), Fraction(3, 100), defended=defense, with_steps=drifting)
-    expected = out_of_reach(situation)
-    assert robust_under("surrogate-process", situation) == expected
-    assert robust_under("few-steps", situation) > expected
+    context = linear_task(Drifting(), Fraction(3, 100), defended=defense, with_steps=drifting)
+    expected = out_of_reach(context)
+    assert robust_under("surrogate-process", context) == expected
+    assert robust_under("few-steps", context) > expected
     # The published gradients of all of its networks point the same, wrong way.
-    assert robust_under("trajectory", situation) > expected
+    assert robust_under("trajectory", context) > expected
 
 
 def test_larger_steps_go_as_far() -> None:
@@ -265,9 +265,9 @@ def test_larger_steps_go_as_far() -> None:
 
 
 def test_a_truncated_gradient_is_refused_where_the_defense_has_none() -> None:
-    situation = linear_task(Stale(), Fraction(1, 100), last=1)
+    context = linear_task(Stale(), Fraction(1, 100), last=1)
     with pytest.raises(SpecError, match="unroll takes no last"):
-        run("unrolled", situation)
+        run("unrolled", context)
 
 
 def test_eot_of_a_separable_random_defense_averages_its_answers() -> None:
@@ -281,8 +281,8 @@ def test_eot_of_a_separable_random_defense_averages_its_answers() -> None:
     x = tiny_images(12)
     y = labels_of(network, x)
     spec = spec_of(12, eps=Fraction(1, 10), cascade=False, draws=3)
-    situation = situation_of(Noisy(), network, x, y, spec)
-    assert robust_under("eot", situation) <= 6
+    context = context_of(Noisy(), network, x, y, spec)
+    assert robust_under("eot", context) <= 6
 
 
 @pytest.mark.parametrize("defense", [SEPARABLE, COUPLED])
@@ -298,8 +298,8 @@ def test_the_search_judges_by_the_defense_and_keeps_what_it_saw(defense: DentSpe
         return torch.nn.functional.one_hot(y, 5).float()[: len(points)]
 
     spec = spec_of(8, defense, eps=Fraction(1, 2), cascade=False)
-    situation = situation_of(stubborn, network, x, y, spec)
-    result = run("surrogate", situation)
+    context = context_of(stubborn, network, x, y, spec)
+    result = run("surrogate", context)
     assert result.robust.all()
     assert result.broken_by == ("",) * 8
     assert set(calls) == {8}
@@ -318,7 +318,7 @@ def test_settled_images_stay_where_they_were_broken() -> None:
             logits: Tensor = network(points)
             return logits
 
-        situation = situation_of(
+        context = context_of(
             defended,
             network,
             x,
@@ -329,7 +329,7 @@ def test_settled_images_stay_where_they_were_broken() -> None:
             settled_points=settled,
         )
         shown.clear()
-        result = run("warm", situation)
+        result = run("warm", context)
         assert result.broken_by[0] == "transfer"
         assert result.broken_by[3] == "surrogate"
         assert not result.robust[[0, 3]].any()
@@ -344,8 +344,8 @@ def test_a_coupled_search_keeps_the_batch_in_which_most_are_wrong() -> None:
     network = small_network()
     x = tiny_images(4)
     y = labels_of(network, x)
-    situation = situation_of(network, network, x, y, spec_of(4, COUPLED))
-    search = Search(situation, "warm")
+    context = context_of(network, network, x, y, spec_of(4, COUPLED))
+    search = Search(context, "warm")
     right, wrong = torch.eye(5)[y], torch.eye(5)[(y + 1) % 5]
     batches = [x + 0.001 * k for k in range(1, 4)]
     for points, broken in zip(batches, ([0], [1, 2], [3]), strict=True):

@@ -14,9 +14,10 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.tent import tent_online
-from dentbench.evaluation.runner import Evaluation, RunOptions
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
-from tests.attacks.situations import COUPLED, Linear, run, situation_of, spec_of
+from tests.attacks.contexts import COUPLED, Linear, context_of, run, spec_of
 from tests.attacks.toys import small_network, tiny_images
 
 EPS, RATE, COUNT = Fraction(1, 100), 0.4, 16
@@ -63,7 +64,7 @@ def test_the_state_is_pushed_as_far_as_the_closed_form(kind: type[Drifting], bat
         now = now.after(batch)
     spec = spec_of(COUNT, COUPLED, eps=EPS, iterations=50, batch=COUNT)
     y = torch.zeros(COUNT, dtype=torch.long)
-    context = situation_of(now, Linear(), images, y, spec, stream=(state, stream))
+    context = context_of(now, Linear(), images, y, spec, stream=(state, stream))
     push = batches * RATE * float(EPS) * float(weight.abs().sum())
     pushed = Linear.forward(now, images)[:, 0] + now.bias - push
     result = run("poisoned-stream", context)

@@ -14,7 +14,7 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, heeded
 from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.defenses.tent import tent_online
 from dentbench.spec.evaluation import AttackSpec, EvalSpec, ProtocolSpec, field_names
-from tests.attacks.situations import COUPLED, run, situation_of, spec_of
+from tests.attacks.contexts import COUPLED, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 OTHER = {
@@ -50,7 +50,7 @@ def trace(stage: str, **settings: Any) -> tuple[Any, ...]:
         spec = COUPLED.with_larger_steps(steps) if larger else COUPLED.with_steps(steps)
         return Dent(counted, spec)
 
-    situation = situation_of(
+    context = context_of(
         dent,
         counted,
         x,
@@ -60,7 +60,7 @@ def trace(stage: str, **settings: Any) -> tuple[Any, ...]:
         with_steps=fewer,
         stream=(tent_online(counted, lr=0.1), (x.flip(0),)),
     )
-    result = run(stage, situation)
+    result = run(stage, context)
     return result.points, (result.details, counter.forwards, counter.backwards)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import dentbench
 from dentbench.attacks.base import margins
 from dentbench.spec.evaluation import AttackSpec
-from tests.attacks.situations import Linear, robust_under, situation_of, spec_of
+from tests.attacks.contexts import Linear, context_of, robust_under, spec_of
 from tests.attacks.toys import labels_of, tiny_images
 
 COUNT, EPS, LEVELS = 24, Fraction(3, 100), 512
@@ -49,7 +49,7 @@ def task(**more: Any) -> Any:
     x = 0.3 + 0.4 * tiny_images(COUNT)
     spec = spec_of(COUNT, eps=EPS, cascade=False, iterations=20)
     static = Away()
-    return situation_of(Rounded(), static, x, labels_of(Linear(), x), spec, **more)
+    return context_of(Rounded(), static, x, labels_of(Linear(), x), spec, **more)
 
 
 @pytest.mark.parametrize("stage", ["surrogate", "bpda", "transfer"])

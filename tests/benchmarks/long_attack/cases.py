@@ -51,8 +51,9 @@ CASES: Final = {
 def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> Path:
     """Evaluate dent by every protocol; keep the images, the worst case and all final points."""
     from dentbench.attacks.catalogue import PROTOCOLS
+    from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.placement import Placement
-    from dentbench.evaluation.runner import Evaluation, RunOptions
+    from dentbench.evaluation.runner import Evaluation
     from dentbench.evaluation.worker import Subject
     from dentbench.spec.evaluation import BatchPlan, ModelSpec
     from dentbench.zoo.arrays import slice_of

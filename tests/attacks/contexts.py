@@ -1,4 +1,4 @@
-"""Situations for the tests of the protocols: toy defenses with known truth, and real dent."""
+"""Attack contexts for the tests of the protocols: toy defenses with known truth, and real dent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
-from dentbench.attacks.protocols.base import Situation, load_protocol
+from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject
@@ -77,11 +77,11 @@ def flags_of(evaluation: Evaluation, spec: EvalSpec, stage: str) -> list[bool]:
     return [flag for outcome in evaluation.outcomes(spec, stage) for flag in outcome.correct]
 
 
-def situation_of(
+def context_of(
     defense: Any, network: nn.Module, x: Tensor, y: Tensor, spec: EvalSpec, **more: Any
-) -> Situation:
-    """A situation for a defense that no spec describes; cold unless ``more`` says otherwise."""
-    return Situation(
+) -> AttackContext:
+    """A context for a defense that no spec describes; cold unless ``more`` says otherwise."""
+    return AttackContext(
         spec=spec,
         unit=0,
         images=x,
@@ -94,17 +94,17 @@ def situation_of(
     )
 
 
-def robust_under(stage: str, situation: Situation) -> int:
+def robust_under(stage: str, context: AttackContext) -> int:
     """How many images are right at a protocol's projected points, judged afresh."""
-    result = run(stage, situation)
-    threat = ThreatModel.of(situation.spec.attack)
-    assert threat.contains(result.points, situation.images).all()
-    points = threat.project(result.points, situation.images)
-    return int(judge(situation.defense, points, situation.labels).sum())
+    result = run(stage, context)
+    threat = ThreatModel.of(context.spec.attack)
+    assert threat.contains(result.points, context.images).all()
+    points = threat.project(result.points, context.images)
+    return int(judge(context.defense, points, context.labels).sum())
 
 
-def run(stage: str, situation: Situation) -> AttackResult:
-    return load_protocol(stage)(situation)
+def run(stage: str, context: AttackContext) -> AttackResult:
+    return load_protocol(stage)(context)
 
 
 class Linear(nn.Module):
