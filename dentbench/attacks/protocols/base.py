@@ -81,10 +81,10 @@ Protocol: TypeAlias = Callable[[AttackContext], AttackResult]
 """Finds points for one unit of work."""
 
 
-def judged_only(points: Tensor, situation: Situation) -> AttackResult:
+def judged_only(points: Tensor, context: AttackContext) -> AttackResult:
     """Return points as a result with no flags of its own: whoever judges them says what broke."""
-    broken_by = tuple("" if right else "natural" for right in situation.natural.tolist())
-    return AttackResult(points, situation.natural, broken_by)
+    broken_by = tuple("" if right else "natural" for right in context.natural.tolist())
+    return AttackResult(points, context.natural, broken_by)
 
 
 def load_protocol(name: str) -> Protocol:

@@ -10,15 +10,15 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.protocols.base import Protocol, Situation, judged_only
+from dentbench.attacks.protocols.base import AttackContext, Protocol, judged_only
 from dentbench.errors import DentBenchError, ModelError, SpecError
 from dentbench.identity.user_code import load, sha256_of
 
 
-def claimed(situation: Situation) -> AttackResult:
+def claimed(context: AttackContext) -> AttackResult:
     """Hand the defense the points of a file, found by anyone, by any tool."""
-    assert situation.claimed_points is not None
-    return judged_only(situation.claimed_points, situation)
+    assert context.claimed_points is not None
+    return judged_only(context.claimed_points, context)
 
 
 def name_of(text: str) -> str:
@@ -37,20 +37,20 @@ def user_protocol(name: str) -> Protocol:
     if name != f"{text}@{sha256}":
         raise SpecError(f"the source of protocol {text} was changed; run the command again")
 
-    def protocol(situation: Situation) -> AttackResult:
+    def protocol(context: AttackContext) -> AttackResult:
         try:
-            found = function(situation)
+            found = function(context)
         except (DentBenchError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # whatever a user's function raises
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"protocol {text} fails: {reason}") from error
-        return _checked(text, found, situation)
+        return _checked(text, found, context)
 
     return protocol
 
 
-def _imported(text: str) -> tuple[Callable[[Situation], Any], str]:
+def _imported(text: str) -> tuple[Callable[[AttackContext], Any], str]:
     """Return the callable that ``module:callable`` names, and 12 digits of its source's hash."""
     text = text.partition("@")[0]
     try:
@@ -61,21 +61,21 @@ def _imported(text: str) -> tuple[Callable[[Situation], Any], str]:
     if not callable(found):
         raise SpecError(
             f"protocol {text!r} is not callable but of type {type(found).__name__}; name a "
-            "function of a situation that returns points"
+            "function of an attack context that returns points"
         )
     return found, sha256_of(files)[:12]
 
 
-def _checked(text: str, found: Any, situation: Situation) -> AttackResult:
+def _checked(text: str, found: Any, context: AttackContext) -> AttackResult:
     """Return what a user's protocol found, points (B, C, H, W) alone or an AttackResult."""
     points = found.points if isinstance(found, AttackResult) else found
-    shape = tuple(situation.images.shape)
+    shape = tuple(context.images.shape)
     if not isinstance(points, Tensor) or tuple(points.shape) != shape:
         got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
         raise ModelError(f"protocol {text} returned {got}, not points of shape {shape}")
     if not points.is_floating_point() or not bool(torch.isfinite(points).all()):
         raise ModelError(f"protocol {text} returned points that are not finite numbers")
-    points = points.detach().to(situation.images)
+    points = points.detach().to(context.images)
     if isinstance(found, AttackResult):
         return replace(found, points=points)
-    return judged_only(points, situation)
+    return judged_only(points, context)

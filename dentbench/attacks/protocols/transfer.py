@@ -8,37 +8,35 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
-from dentbench.attacks.protocols.base import Situation, judged_only
+from dentbench.attacks.protocols.base import AttackContext, judged_only
 from dentbench.attacks.protocols.search import Search
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import derive_seed
 
 
-def transfer(situation: Situation) -> AttackResult:
+def transfer(context: AttackContext) -> AttackResult:
     """Hand the defense the static model's adversarial points, survivors' best points included.
 
     Where the defense declares a surrogate, its points under the same attack too; of the two, the
     one that is worse for the defense counts. Source: Croce et al., ICML 2022 (arXiv 2202.13711).
     """
-    points = situation.static_points
+    points = context.static_points
     assert points is not None
-    if situation.surrogate is not None:
-        starts = (points, _points_of(situation.surrogate, situation))
-        return Search(replace(situation, starts=starts), "transfer").result()
-    return judged_only(points, situation)
+    if context.surrogate is not None:
+        starts = (points, _points_of(context.surrogate, context))
+        return Search(replace(context, starts=starts), "transfer").result()
+    return judged_only(points, context)
 
 
-def _points_of(surrogate: Classifier, situation: Situation) -> Tensor:
+def _points_of(surrogate: Classifier, context: AttackContext) -> Tensor:
     """Return the points (B, C, H, W) of the run's attack on a surrogate, a batch at a time."""
-    spec, images, labels = situation.spec, situation.images, situation.labels
+    spec, images, labels = context.spec, context.images, context.labels
     view = BatchView(surrogate, images, labels, ThreatModel.of(spec.attack), whole=True)
     return run_attack(
         view,
         spec.attack,
         judge(surrogate, images, labels),
-        situation.classes,
-        seed_of=lambda name, chunk: derive_seed(
-            spec.seed, "surrogate", name, situation.unit, chunk
-        ),
+        context.classes,
+        seed_of=lambda name, chunk: derive_seed(spec.seed, "surrogate", name, context.unit, chunk),
         chunk=spec.batches.size,
     ).points

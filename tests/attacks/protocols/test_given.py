@@ -93,7 +93,7 @@ def test_a_bad_one_is_one_sentence(
 
 def test_a_function_is_known_by_its_module() -> None:
     with pytest.raises(SpecError, match="put it into a file"):
-        run(Path("unused"), lambda situation: situation.images)
+        run(Path("unused"), lambda context: context.images)
 
 
 def test_its_card_needs_no_import() -> None:
