@@ -116,8 +116,8 @@ def evaluate(
     itself. Where its natural accuracy, in percent, is not ``expect_clean``, the run is stopped by
     :class:`~dentbench.errors.ModelError`. ``defense`` is the released dent and ``attack``
     AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue, or
-    functions of a module that take an attack context and return points, as text "module:callable" or
-    themselves; ``protocol_settings``: how they attack.
+    functions of a module that take an attack context and return points, as text "module:callable"
+    or themselves; ``protocol_settings``: how they attack.
 
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
