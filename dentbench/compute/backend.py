@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,7 +52,7 @@ class Engine:
         return cls(
             channels_last=last,
             captured=compiling != "off" and gpu,
-            native=None if gpu or cache is None else cache / "native",
+            native=None if gpu or cache is None else cache / f"native-{_user()}",
         )
 
     def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
@@ -67,6 +68,11 @@ class Engine:
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
         return joined_if_same(network, images.to(device))
+
+
+def _user() -> str:
+    """Return this user's number: in a shared cache everyone has compiled code of their own."""
+    return str(os.getuid()) if hasattr(os, "getuid") else "own"
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

@@ -11,6 +11,8 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,23 @@ def key_of(network: nn.Module, device: torch.device, shape: tuple[int, ...]) -> 
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{platform.machine()} {os.cpu_count()}"
+        else f"{cpu_model()} {os.cpu_count()}"
     )
     made_of = [
         (type(module).__qualname__, str(module.extra_repr())) for module in network.modules()
     ]
     parts = (name, torch.get_num_threads(), torch.__version__, shape, made_of)
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+@cache
+def cpu_model() -> str:
+    """Return what the CPU is called, or its architecture where the system does not say more."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def _read(path: Path) -> dict[str, Any]:

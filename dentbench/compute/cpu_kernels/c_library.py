@@ -12,6 +12,7 @@ import logging
 import os
 import shlex
 import shutil
+import stat
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -70,6 +71,9 @@ def _library(source: Path, folder: Path) -> ctypes.CDLL | None:
         return None
     try:
         return ctypes.CDLL(str(_built(source, folder, command, openmp)))
+    except PermissionError as error:
+        _log.warning("code in C is not used: %s", error)
+        return None
     except (OSError, subprocess.SubprocessError) as error:
         told = getattr(error, "stderr", None) or error
         _log.debug("%s is not compiled: %s", source.name, told)
@@ -110,7 +114,8 @@ def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path
     depends_on = (source.read_text(), *command, *FLAGS, openmp.name, str(openmp.stat().st_size))
     name = hashlib.sha256("\n".join(depends_on).encode()).hexdigest()[:16]
     built = folder / f"{source.stem}-{name}.so"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _require_own(folder)
     with FileLock(built.with_suffix(".lock")):
         if not built.exists():
             with tempfile.TemporaryDirectory(dir=folder) as work:
@@ -118,8 +123,24 @@ def _built(source: Path, folder: Path, command: list[str], openmp: Path) -> Path
                 _run([*command, *FLAGS, "-c", str(source), "-o", str(made)])
                 # Not -fopenmp: that would be another OpenMP than PyTorch's.
                 _run([*command, "-shared", str(made), str(openmp), "-o", str(new)])
+                new.chmod(0o700)
                 new.replace(built)
+        _require_own(built)
     return built
+
+
+def _require_own(path: Path) -> None:
+    """Raise PermissionError unless only this user can write a file or folder.
+
+    A cache may be shared, and loading a library runs its code: nobody else's is ever loaded.
+    """
+    if not hasattr(os, "getuid"):  # Windows keeps each user's folders apart by itself
+        return
+    found = path.lstat()
+    if stat.S_ISLNK(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise PermissionError(
+            f"{path} is not this user's alone; remove it, or make it so: chmod go-w {path}"
+        )
 
 
 def _run(command: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,4 +100,34 @@ def test_what_is_no_c_is_done_without(tmp_path: Path, source: Path) -> None:
 
 def test_without_a_folder_to_write_to_it_is_done_without(source: Path) -> None:
     c_library.build_in(source / "made")  # a file is no folder
+    assert c_library.library(source) is None
+
+
+@needs_compiler
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_library_that_others_can_write_is_not_loaded(
+    mode: int, tmp_path: Path, source: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    made.chmod(mode)
+    c_library.build_in(made)
+    assert c_library.library(source) is None and not libraries(made)
+    assert "is not this user's alone" in caplog.text
+
+
+@needs_compiler
+def test_what_another_left_in_the_folder_is_not_loaded(
+    tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    c_library.build_in(tmp_path / "made")
+    assert c_library.library(source) is not None
+    monkeypatch.setattr(os, "getuid", lambda: -1)  # to whom none of it belongs
+    c_library._library.cache_clear()
+    assert c_library.library(source) is None
+    monkeypatch.undo()
+    (library,) = (tmp_path / "made").glob("*.so")
+    library.rename(tmp_path / "elsewhere.so")
+    library.symlink_to(tmp_path / "elsewhere.so")
+    c_library._library.cache_clear()
     assert c_library.library(source) is None
