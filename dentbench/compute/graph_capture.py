@@ -7,6 +7,7 @@ capture's end. Source: https://pytorch.org/docs/stable/notes/cuda.html#cuda-grap
 
 from __future__ import annotations
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -62,7 +63,7 @@ class GraphCapture:
     def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         """Return a graph of the work, and what holds its results whenever it is replayed."""
         graph = torch.cuda.CUDAGraph()
-        with _own_generator(self.device):
+        with _own_generator(self.device), _no_collection():
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                     found = work()
@@ -88,6 +89,19 @@ def _own_generator(device: torch.device) -> Iterator[None]:
         yield
     finally:
         generator.graphsafe_set_state(state)
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Collect garbage before the ``with`` block, none inside: a graph's end breaks a capture."""
+    gc.collect()
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 @contextmanager
