@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from dentbench.attacks.base import OFFERS, Classifier, offers
-from dentbench.attacks.views import CallCounter
+from dentbench.attacks.counting import CallCounter
 
 Answer: TypeAlias = Callable[..., Tensor]
 """Maps some images (n, C, H, W) to what a defense makes of them, a row for each."""

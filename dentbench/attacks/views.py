@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, margins, require_finite
-from dentbench.attacks.differentiable import Path, attackable
+from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
 
 
 class BatchView(nn.Module):
@@ -117,131 +114,3 @@ class BatchView(nn.Module):
         chosen = rows[better]
         self.best[chosen] = x[better]
         self.best_margin[chosen] = margin[better].to(self.best_margin.dtype)
-
-
-def _nothing() -> None:
-    return None
-
-
-class CallCounter:
-    """Counts single-image passes through a network; ``listen`` is called at every change."""
-
-    def __init__(self) -> None:
-        self.forwards = 0
-        self.backwards = 0
-        self.listen: Callable[[], None] = _nothing
-
-    def __deepcopy__(self, memo: object) -> CallCounter:
-        return self  # A copied network is still counted by the same counter.
-
-    def uncounted(self) -> Uncounted:
-        """Forget the passes that are made inside a ``with`` block; it may be entered again."""
-        return Uncounted(self)
-
-    def forward(self, images: int) -> None:
-        self.forwards += images
-        self.listen()
-
-    def backward(self, images: int) -> None:
-        self.backwards += images
-        self.listen()
-
-    def add(self, forwards: int, backwards: int) -> None:
-        """Count passes that were made elsewhere."""
-        self.forwards += forwards
-        self.backwards += backwards
-        self.listen()
-
-
-class Uncounted:
-    """What :meth:`CallCounter.uncounted` returns."""
-
-    def __init__(self, counter: CallCounter) -> None:
-        self.counter = counter
-        self._before: list[tuple[int, int]] = []
-
-    def __enter__(self) -> None:
-        self._before.append((self.counter.forwards, self.counter.backwards))
-
-    def __exit__(self, *error: object) -> None:
-        self.counter.forwards, self.counter.backwards = self._before.pop()
-
-
-class CountedNetwork(nn.Module):
-    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
-
-    ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
-    """
-
-    def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
-        super().__init__()
-        self.network = network
-        self.counter = counter
-        self.path = path
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the network's logits."""
-        logits = attackable(self.network, x, self.path)
-        images = len(x)
-        self.counter.forward(images)
-        if logits.requires_grad:
-            counter = self.counter
-            logits.register_hook(lambda _: counter.backward(images))
-        return logits
-
-
-class SeededDefense:
-    """A defense whose own random numbers are kept apart from the attack's.
-
-    The defense draws from its own stream, which ``seed`` starts; the global one, which the
-    attacks reseed, is put back after every call. Its ``adapt``, ``predict`` and ``unroll`` are
-    the defense's own, treated likewise, where it has them.
-    """
-
-    def __init__(self, defense: Classifier, seed: int, device: torch.device) -> None:
-        self.defense = defense
-        self.device = device
-        with self._forked():
-            torch.manual_seed(seed)
-            self._states = self._get()
-
-    def __call__(self, x: Tensor) -> Tensor:
-        logits: Tensor = self._in_own_stream(self.defense, x)
-        return logits
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name not in OFFERS:
-            raise AttributeError(name)
-        return partial(self._in_own_stream, getattr(self.defense, name))
-
-    def draw_as(self, other: SeededDefense) -> None:
-        """Draw from here on the random numbers that ``other`` would draw next."""
-        self._states = other._states
-
-    def _in_own_stream(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        with self._forked():
-            self._set(self._states)
-            answer = function(*args, **kwargs)
-            self._states = self._get()
-        return answer
-
-    @contextmanager
-    def _forked(self) -> Iterator[None]:
-        before = self._get()
-        try:
-            yield
-        finally:
-            self._set(before)
-
-    def _get(self) -> tuple[Tensor, ...]:
-        states = (torch.get_rng_state(),)
-        return (*states, torch.cuda.get_rng_state(self.device)) if self._on_gpu else states
-
-    def _set(self, states: tuple[Tensor, ...]) -> None:
-        torch.set_rng_state(states[0])
-        if self._on_gpu:
-            torch.cuda.set_rng_state(states[1], self.device)
-
-    @property
-    def _on_gpu(self) -> bool:
-        return self.device.type == "cuda"

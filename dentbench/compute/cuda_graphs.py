@@ -44,7 +44,7 @@ _all: weakref.WeakSet[Recordings[Any]] = weakref.WeakSet()
 
 
 class Counts(Protocol):
-    """Counts single-image passes; see :class:`~dentbench.attacks.views.CallCounter`."""
+    """Counts single-image passes; see :class:`~dentbench.attacks.counting.CallCounter`."""
 
     forwards: int
     backwards: int

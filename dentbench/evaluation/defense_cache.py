@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import Classifier
-from dentbench.attacks.views import CountedNetwork
+from dentbench.attacks.counting import CountedNetwork
 from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
 from dentbench.compute.answer_graphs import Answer, CapturedAnswer, RecordedNetwork
 from dentbench.compute.cuda_graphs import Captured, Work

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dentbench.attacks.views import SeededDefense
+from dentbench.attacks.rng import SeededDefense
 from dentbench.evaluation.context import RunContext
 from dentbench.records import examples
 from dentbench.records.examples import SIZE, Gallery

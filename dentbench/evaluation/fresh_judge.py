@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import margins, require_finite
-from dentbench.attacks.views import SeededDefense
+from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.backend import Engine
 from dentbench.errors import WorkerError
 from dentbench.evaluation.fresh_process import SERVER, forked

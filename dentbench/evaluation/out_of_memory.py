@@ -19,8 +19,8 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import SAME
+from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.probes.base import relative_change
-from dentbench.attacks.views import CallCounter
 from dentbench.compute.cuda_graphs import forget_recordings
 from dentbench.compute.malloc import hand_back_memory
 from dentbench.errors import DeviceMemoryError

@@ -25,7 +25,7 @@ from dentbench.attacks.events import LOGGER, tell
 from dentbench.errors import WorkerError
 
 if TYPE_CHECKING:
-    from dentbench.attacks.views import CallCounter
+    from dentbench.attacks.counting import CallCounter
     from dentbench.compute.backend import Engine
     from dentbench.evaluation.placement import Placement
     from dentbench.evaluation.worker import Subject, Task, Worker

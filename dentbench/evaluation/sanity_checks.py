@@ -21,7 +21,7 @@ from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.suite import probe
-from dentbench.attacks.views import SeededDefense
+from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.flag_checks import Stages, flag_checks

@@ -20,9 +20,10 @@ from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import Chunked
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.attacks.differentiable import gradient_path
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
-from dentbench.attacks.views import CallCounter, CountedNetwork, SeededDefense
+from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32

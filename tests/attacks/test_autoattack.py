@@ -12,7 +12,8 @@ from pyautoattack import AutoAttack
 from torch import Tensor, nn
 
 from dentbench.attacks.base import judge, margins
-from dentbench.attacks.views import BatchView, SeededDefense
+from dentbench.attacks.rng import SeededDefense
+from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import NORMS, AttackSpec

@@ -21,7 +21,7 @@ from dentbench.attacks.checks import (
 )
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.suite import probe
-from dentbench.attacks.views import SeededDefense
+from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
 from dentbench.evaluation.sanity_checks import natural_accuracy, require_natural
 from tests.attacks.toys import labels_of, small_network, tiny_images

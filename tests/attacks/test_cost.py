@@ -11,7 +11,7 @@ import torch
 
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import Subject

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import ThreatModel, margins
-from dentbench.attacks.views import BatchView, CallCounter, CountedNetwork, SeededDefense
+from dentbench.attacks.counting import CallCounter, CountedNetwork
+from dentbench.attacks.rng import SeededDefense
+from dentbench.attacks.views import BatchView
 from dentbench.errors import ModelError
 from tests.attacks.toys import labels_of, small_network, tiny_images
 

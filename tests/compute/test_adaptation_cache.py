@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dentbench import Dent, DentSpec
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute import adaptation_cache
 from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
 from dentbench.evaluation.context import RunOptions

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from dentbench import Dent, DentSpec
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute.answer_graphs import Answer, CapturedAnswer, Inputs, RecordedNetwork
 from dentbench.compute.cuda_graphs import OFTEN, forget_recordings
 from tests.compute.networks import network

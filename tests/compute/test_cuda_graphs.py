@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dentbench import Dent, DentSpec
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute.cuda_graphs import IN_A_ROW, MOST, OFTEN, Captured, Work, forget_recordings
 from dentbench.compute.precision import tensor_float32
 from tests.compute.networks import network

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from dentbench.attacks.views import CallCounter
+from dentbench.attacks.counting import CallCounter
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation import process_pool

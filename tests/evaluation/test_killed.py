@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.views import CallCounter
+from dentbench.attacks.counting import CallCounter
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder

@@ -26,7 +26,7 @@ import dentbench
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.chunked import Chunked
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.cli import app
 from dentbench.errors import DeviceMemoryError
 from dentbench.evaluation import out_of_memory

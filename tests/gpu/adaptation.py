@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
-from dentbench.attacks.views import CallCounter
+from dentbench.attacks.counting import CallCounter
 from dentbench.compute.answer_graphs import CapturedAnswer, RecordedNetwork
 from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.cuda_graphs import OFTEN, Captured

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute.answer_graphs import CapturedAnswer, RecordedNetwork
 from dentbench.compute.cuda_graphs import OFTEN, Captured
 from dentbench.compute.precision import Bfloat16, tensor_float32

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.attacks.protocols.base import AttackContext
-from dentbench.attacks.views import CallCounter, CountedNetwork
 from dentbench.spec.dent import DentSpec
 from tests.attacks.contexts import COUPLED, SEPARABLE, context_of, robust_under, run, spec_of
 from tests.attacks.toys import labels_of, tiny_images

@@ -13,10 +13,10 @@ from dentbench.adapt.dent import Dent
 from dentbench.attacks.base import margins
 from dentbench.attacks.budget import larger_steps
 from dentbench.attacks.chunked import Chunked
+from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.protocols.gradient import trajectory_gradient_fn, unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
-from dentbench.attacks.views import CallCounter
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError

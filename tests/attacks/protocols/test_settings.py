@@ -11,7 +11,7 @@ import torch
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.budget import ascents_of
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, heeded
-from dentbench.attacks.views import CallCounter, CountedNetwork
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.defenses.tent import tent_online
 from dentbench.spec.evaluation import AttackSpec, EvalSpec, ProtocolSpec, field_names
 from tests.attacks.contexts import COUPLED, context_of, run, spec_of

@@ -1,0 +1,80 @@
+"""Count the single-image passes through a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor, nn
+
+from dentbench.attacks.differentiable import Path, attackable
+
+
+def _nothing() -> None:
+    return None
+
+
+class CallCounter:
+    """Counts single-image passes through a network; ``listen`` is called at every change."""
+
+    def __init__(self) -> None:
+        self.forwards = 0
+        self.backwards = 0
+        self.listen: Callable[[], None] = _nothing
+
+    def __deepcopy__(self, memo: object) -> CallCounter:
+        return self  # A copied network is still counted by the same counter.
+
+    def uncounted(self) -> Uncounted:
+        """Forget the passes that are made inside a ``with`` block; it may be entered again."""
+        return Uncounted(self)
+
+    def forward(self, images: int) -> None:
+        self.forwards += images
+        self.listen()
+
+    def backward(self, images: int) -> None:
+        self.backwards += images
+        self.listen()
+
+    def add(self, forwards: int, backwards: int) -> None:
+        """Count passes that were made elsewhere."""
+        self.forwards += forwards
+        self.backwards += backwards
+        self.listen()
+
+
+class Uncounted:
+    """What :meth:`CallCounter.uncounted` returns."""
+
+    def __init__(self, counter: CallCounter) -> None:
+        self.counter = counter
+        self._before: list[tuple[int, int]] = []
+
+    def __enter__(self) -> None:
+        self._before.append((self.counter.forwards, self.counter.backwards))
+
+    def __exit__(self, *error: object) -> None:
+        self.counter.forwards, self.counter.backwards = self._before.pop()
+
+
+class CountedNetwork(nn.Module):
+    """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
+
+    ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
+    """
+
+    def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
+        super().__init__()
+        self.network = network
+        self.counter = counter
+        self.path = path
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the network's logits."""
+        logits = attackable(self.network, x, self.path)
+        images = len(x)
+        self.counter.forward(images)
+        if logits.requires_grad:
+            counter = self.counter
+            logits.register_hook(lambda _: counter.backward(images))
+        return logits
