@@ -104,6 +104,7 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
             arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
         if any(repeat.OPTION in param.opts for param in chosen.params):
             arguments = repeat.expanded(arguments)
+        config.content.cache_clear()
         path = config.given(arguments)
         count = 1 if path is None else len(config.runs(path, chosen.params))
     codes = []

@@ -7,6 +7,7 @@ of its own over the values before it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,15 +23,27 @@ Values = dict[str, Any]
 """Options of one run by name, with underscores."""
 
 
+@functools.cache
+def content(path: Path) -> bytes:
+    """Return what a config file holds, read once for a command: a pipe gives its content once.
+
+    Raises :class:`~dentbench.errors.SpecError` for a file that is missing or cannot be read.
+    """
+    try:
+        return path.expanduser().read_bytes()
+    except FileNotFoundError:
+        raise SpecError(f"config file {path} is not there") from None
+    except OSError as error:
+        raise SpecError(f"config file {path} cannot be read: {error}") from error
+
+
 def read(path: Path) -> Values:
     """Return what a config file sets; raises :class:`~dentbench.errors.SpecError` for a bad one."""
     import tomllib
 
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise SpecError(f"config file {path} is not there") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        values = tomllib.loads(content(path).decode("utf-8-sig"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise SpecError(f"config file {path} cannot be read: {error}") from error
     if "tool" in values:
         if "dentbench" not in values["tool"]:
@@ -81,7 +94,8 @@ def given(arguments: Sequence[str]) -> Path | None:
     for number, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == "--config":
-            return Path(value) if equals else Path(*arguments[number + 1 : number + 2])
+            values = [value] if equals else arguments[number + 1 : number + 2]
+            return Path(values[0]) if values else None  # the parser says that it is missing
     return None
 
 
@@ -108,12 +122,13 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
 
 def keep(path: Path, results: Path) -> None:
     """Store a config file with the results, under a name that its content determines."""
-    from dentbench.records.results_csv import write_atomic
+    from dentbench.records.results_csv import is_stream, write_atomic
 
-    text = path.read_bytes()
+    text = content(path)
     folder = results / "configs"
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / f"{path.stem}-{hashlib.sha256(text).hexdigest()[:12]}.toml", text)
+    stem = "config" if is_stream(path) else path.stem
+    write_atomic(folder / f"{stem}-{hashlib.sha256(text).hexdigest()[:12]}.toml", text)
 
 
 def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:

@@ -167,7 +167,7 @@ def report(
 
     dentbench report --compare old/results.csv new/results.csv
     """
-    chosen = format or _default_format(out)
+    chosen = format or (Format.MARKDOWN if bibtex else _default_format(out))
     _check(chosen, standalone=standalone, fragment=fragment, cite=cite)
     if bibtex:
         from dentbench.report.formats.latex import bibliography
@@ -298,8 +298,16 @@ def _compared(before: Path, after: Path, choice: Selection) -> Table:
 
 
 def _default_format(out: Path | None) -> Format:
-    if out is not None:
-        return SUFFIXES.get(out.suffix.lower(), Format.MARKDOWN)
+    from dentbench.records.results_csv import is_stream
+
+    if out is not None and not is_stream(out):
+        suffix = out.suffix.lower()
+        if suffix and suffix not in SUFFIXES:
+            raise SpecError(
+                f"--out {out} ends in {suffix!r}, which names no format; end it in "
+                f"{', '.join(SUFFIXES)}, or name the format with --format"
+            )
+        return SUFFIXES.get(suffix, Format.MARKDOWN)
     return Format.TERMINAL if sys.stdout.isatty() else Format.MARKDOWN
 
 
@@ -309,7 +317,7 @@ def _deliver(text: str, out: Path | None) -> None:
         return
     from dentbench.records.results_csv import write_atomic
 
-    write_atomic(out, text)
+    write_atomic(out.expanduser(), text)
     typer.echo(f"wrote {out}", err=True)
 
 

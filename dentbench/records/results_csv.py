@@ -16,6 +16,7 @@ import io
 import logging
 import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -93,15 +94,42 @@ def read_file(path: Path) -> list[Record]:
         return [] if sheet is None else sheet.upgraded(path).records(path)
 
 
+def is_stream(path: str | Path) -> bool:
+    """Return whether a path is a device, a FIFO, a socket, or an open file by /dev or /proc.
+
+    The last, such as /dev/stdout, may lead to a regular file, which others have open.
+    """
+    whole = Path(path).absolute()
+    try:
+        mode = whole.stat().st_mode
+    except OSError:
+        return False
+    if stat.S_ISREG(mode) and whole.parts[1:2] in (("dev",), ("proc",)):
+        return whole.parts[1:3] != ("dev", "shm")
+    return not stat.S_ISREG(mode) and not stat.S_ISDIR(mode)
+
+
+def _write_into(path: Path, data: bytes) -> None:
+    """Write to what is there; a reader that has gone raises BrokenPipeError."""
+    with _explained("write", path):
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+
+
 def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves either its old content or the new one, never a part.
 
     Text is written as UTF-8 with its line ends as they are. A symbolic link is followed and the
-    file's permissions are kept. Raises :class:`~dentbench.errors.StoreError` when it cannot be
+    file's permissions are kept. What is no regular file (see :func:`is_stream`) is never replaced:
+    the content is written into it. Raises :class:`~dentbench.errors.StoreError` when it cannot be
     written, for one because its folder does not exist.
     """
-    target = Path(os.path.realpath(path))
     data = content.encode() if isinstance(content, str) else content
+    if is_stream(path):
+        _write_into(Path(path), data)
+        return
+    target = Path(os.path.realpath(path))
     scratch = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     with _explained("write", Path(path)):
         try:
@@ -327,6 +355,8 @@ def _explained(what: str, path: Path) -> Iterator[None]:
     """Turn the operating system's errors into a StoreError that names the file."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"cannot {what} {path}: {reason}") from error
