@@ -14,8 +14,8 @@ Points = Annotated[
     Path,
     typer.Argument(
         metavar="POINTS",
-        help="A .npz, .npy or .safetensors file with points (images, C, H, W) in [0, 1], in the "
-        "run's order.",
+        help="A file with points.",
+        hidden=True,  # it is described above the options, without Python's type
     ),
 ]
 
@@ -23,7 +23,8 @@ Points = Annotated[
 def judge(points: Path, **options: Any) -> None:
     """Judge adversarial points of a file on the declared batches, and count what they break.
 
-    The options are those of evaluate, and say which record the points belong to; most simply
+    POINTS is a .npz, .npy or .safetensors file with points (images, C, H, W) in [0, 1], in the
+    run's order. The options are those of evaluate, and say which record the points belong to; most simply
     --from-record KEY. The points are projected into the ball, clipped, judged, and kept: what
     they break counts in the worst case of that record from then on, as "claimed@" and the first
     digits of the file's SHA-256.
