@@ -4,6 +4,7 @@ And no cache, unless a test makes one: what is faster is not timed, and a rule s
 """
 
 import os
+import pickle
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,9 +32,21 @@ def native_code(native_folder: Path) -> Iterator[None]:
     c_library.build_in(None)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def _new_processes_know_pytest() -> None:
-    """Let no process that judges anew load pytest for a defense that is planted in a test."""
+@pytest.fixture(autouse=True)
+def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Judge final points anew in this process, but in tests of new processes, which take long."""
+    from dentbench.evaluation import fresh_judge, fresh_judgement
     from dentbench.evaluation.fresh_process import SERVER
 
-    SERVER.preloaded = ("pytest", "hypothesis")
+    if request.node.get_closest_marker("new_processes"):
+        # Let no process that judges anew load pytest for a defense that is planted in a test.
+        monkeypatch.setattr(SERVER, "preloaded", ("pytest", "hypothesis"))
+        return
+
+    def ask(asked: fresh_judge.Request) -> dict[str, list[fresh_judge.Judged]]:
+        network, given = pickle.loads(asked.pristine)
+        with fresh_judgement._random_numbers_kept():
+            return fresh_judge.judged(asked, network, given, isolated=False)
+
+    monkeypatch.setattr(fresh_judge.Request, "ask", ask)
+    monkeypatch.setattr(SERVER, "start", lambda: None)

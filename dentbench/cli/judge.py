@@ -24,10 +24,10 @@ def judge(points: Path, **options: Any) -> None:
     """Judge adversarial points of a file on the declared batches, and count what they break.
 
     POINTS is a .npz, .npy or .safetensors file with points (images, C, H, W) in [0, 1], in the
-    run's order. The options are those of evaluate, and say which record the points belong to; most simply
-    --from-record KEY. The points are projected into the ball, clipped, judged, and kept: what
-    they break counts in the worst case of that record from then on, as "claimed@" and the first
-    digits of the file's SHA-256.
+    run's order. The options are those of evaluate, and say which record the points belong to;
+    most simply --from-record KEY. The points are projected into the ball, clipped, judged, and
+    kept: what they break counts in the worst case of that record from then on, as "claimed@" and
+    the first digits of the file's SHA-256.
 
     Examples:
 

@@ -264,6 +264,7 @@ class Worker:
             correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
         static_correct: tuple[bool, ...] = ()
         if spec.defense is not None and task.stage != NATURAL:
+            self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
             static = self.classifier(spec.counterpart)
             flags = judge_in_batches(static, points, y, spec.batches.size)
             static_correct = tuple(flags.tolist())

@@ -28,6 +28,8 @@ from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.helpers import compared, outcomes
 
+pytestmark = pytest.mark.new_processes
+
 IMAGES = 12
 EPS = Fraction(1, 12)
 NEAR = 2.5 * float(EPS)

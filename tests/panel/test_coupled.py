@@ -12,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -42,6 +43,8 @@ from tests.panel.subjects import (
     projected,
     smooth,
 )
+
+pytestmark = pytest.mark.new_processes
 
 QUICK = AttackSpec(name="quick", eps=EPS, iterations=10)
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))

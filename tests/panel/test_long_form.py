@@ -16,7 +16,7 @@ from tests.panel.test_verdicts import forgetful, run, said_of
 
 __all__ = ["forgetful"]
 
-pytestmark = pytest.mark.panel
+pytestmark = [pytest.mark.panel, pytest.mark.new_processes]
 
 LONG = Setting(
     data=lambda: subjects.digits(96),
