@@ -1,8 +1,9 @@
-"""Write down anew what tests compare with: ``python -m tests.renew columns``, or ``stages``.
+"""Write down anew what tests compare with: ``python -m tests.renew columns|stages|readme``.
 
 ``columns``: the columns of results.csv. Refused where they changed and SCHEMA did not.
 ``stages``: the code of each stage. Refused where it changed and the stage's number did not, unless
 ``--same-answers`` says that its answers are the same, bit for bit, as after a renaming.
+``readme``: the tables of README.md and results/README.md that follow from the code.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dentbench.records.outcome import SCHEMA, Record
+from tests import readme
 from tests.stage_code import code_of_stages
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -65,8 +67,11 @@ def main(what: str, *options: str) -> str:
             return problem
         COLUMNS.write_text(json.dumps(columns(), indent=1) + "\n")
         return ""
+    if what == "readme":
+        readme.renew()
+        return ""
     if what != "stages":
-        return f"{what!r} is neither columns nor stages"
+        return f"{what!r} is none of columns, stages and readme"
     present = code_of_stages()
     stale = stages_to_raise(present, json.loads(STAGES.read_text()))
     if stale and options != ("--same-answers",):

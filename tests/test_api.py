@@ -15,6 +15,7 @@ import dentbench
 from dentbench import AttackSpec, DentSpec
 from dentbench.errors import DataError
 from dentbench.records.results_csv import read
+from dentbench.spec.dent import LOSSES, LossCard
 from tests.reference import tiny_network
 
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)
@@ -32,6 +33,28 @@ def test_evaluates_a_module_and_leaves_it_alone(tmp_path: Path) -> None:
     assert read(tmp_path) == [static, dent]
     assert model.training and all(p.requires_grad for p in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+def least_likely(logits: torch.Tensor, count: int) -> torch.Tensor:
+    """Return the mean probability of the least likely class."""
+    return logits.softmax(1).min(1).values.sum() / count
+
+
+def test_a_loss_of_the_user_is_adapted_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("_values", "_canonical"):  # the catalogue is as it was after the test
+        monkeypatch.setattr(LOSSES, name, {**getattr(LOSSES, name)})
+    card = LossCard(function=f"{__name__}:least_likely", separable=True)
+    LOSSES.add("least-likely", card)
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    _, dent = dentbench.evaluate(
+        tiny_network(),
+        images,
+        torch.arange(4),
+        defense=DentSpec(loss="least-likely", steps=1),
+        attack=ATTACK,
+        results=tmp_path,
+    )
+    assert (dent.loss, dent.separable, dent.n) == ("least-likely", True, 4)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import os
 import re
 import shutil
 import subprocess
@@ -16,7 +15,7 @@ import pytest
 
 import dentbench
 from dentbench.records import results_csv
-from tests.helpers import ROOT, record
+from tests.helpers import ROOT, Run, record
 
 DOCUMENTED = ("adapt.dent", "spec.dent", "records.frame", "api", "report.table")
 
@@ -79,32 +78,33 @@ def recipes() -> dict[str, str]:
     return {name: block for block, name in blocks}
 
 
-def test_the_recipes_work_as_pasted(tmp_path: Path) -> None:
+def pasted_commands() -> list[str]:
+    """The arguments of the README's commands that evaluate the recipes' model, in order."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    return re.findall(r"^ +dentbench (evaluate --model my_model:make .*)$", text, re.MULTILINE)
+
+
+def test_the_recipes_work_as_pasted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     found = recipes()
-    assert sorted(found) == ["my_attacks.py", "my_loss.py", "my_model.py"]
+    assert sorted(found) == ["my_attacks.py", "my_defense.py", "my_model.py"]
     for name, text in found.items():
         (tmp_path / name).write_text(text, encoding="utf-8")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)])}
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (command,) = re.findall(
-        r"^ +dentbench (evaluate --model my_model:make .*)$", readme, re.MULTILINE
+    done = subprocess.run(
+        [sys.executable, "my_model.py"], capture_output=True, text=True, cwd=tmp_path
     )
-    evaluate = ["-m", "dentbench", *command.split()]
-    for arguments in (["my_model.py"], ["my_attacks.py"], ["my_loss.py"], evaluate):
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env=environment,
-        )
-        assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stderr
+    command, commands = Run(monkeypatch, capsys, tmp_path), pasted_commands()
+    assert len(commands) == 3
+    for arguments in commands:
+        code, _, err = command(*arguments.split())
+        assert code == 0, err
     rows = results_csv.read(tmp_path / "results")
-    assert {row.model for row in rows} == {"my model", "my_model:make"}
-    assert [row.protocol for row in rows if row.mode != "static"] == [
-        "published transfer noise",
-        "published transfer",
-        "published transfer",
-    ]
-    assert [row.loss for row in rows if row.mode != "static"] == ["shot", "least-likely", "shot"]
-    assert {row.attack for row in rows} == {"short", "apgd-ce"}
+    assert {row.model for row in rows} == {"my_model:make"}
+    plain, defense, attack = (row for row in rows if row.mode != "static")
+    assert plain.protocol == "published transfer"
+    assert defense.defense == "my_defense:Recentred" and defense.defense_settings is not None
+    assert {"published", "fpa", "unrolled"} <= set(defense.protocol.split())
+    assert attack.attack.startswith("my_attacks:fgsm@")
+    assert "my_attacks:halfway" in {name.partition("@")[0] for name in attack.protocol.split()}

@@ -1,0 +1,93 @@
+"""The tables of README.md and results/README.md that follow from the code.
+
+``python -m tests.renew readme`` writes them between their markers.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Final
+
+from dentbench.attacks.catalogue import PROTOCOLS, ProtocolCard
+from dentbench.records.outcome import Record
+
+ROOT: Final = Path(__file__).parents[1]
+
+MAIN_COLUMNS: Final = (
+    *("key", "attack_label", "n", "natural_correct", "robust_correct", "worst_protocol"),
+    *("by_protocol", "static_correct", "gained", "lost", "chance", "budgets", "checks"),
+)
+"""The columns of results.csv that README.md lists; results/README.md lists all."""
+
+_OFFERS: Final = {"with_steps": "steps", "after": "state carried between batches"}
+"""What a protocol needs, where its name in the catalogue is not that of a method."""
+
+
+def protocol_table() -> str:
+    """Return every protocol: what it does, what it needs, its settings and its source."""
+    heads = ("protocol", "what is done", "needs", "settings", "source")
+    rows = ((f"`{name}`", *_cells(card)) for name, card in PROTOCOLS.items())
+    return _table(heads, rows)
+
+
+def main_columns() -> str:
+    """Return the columns of results.csv that matter first."""
+    return _columns(MAIN_COLUMNS)
+
+
+def all_columns() -> str:
+    """Return every column of results.csv, in order."""
+    return _columns(one.name for one in fields(Record))
+
+
+TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
+    "README.md": {"protocols": protocol_table, "columns": main_columns},
+    "results/README.md": {"columns": all_columns},
+}
+"""The generated tables of each file, by the name in their markers."""
+
+
+def renewed(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """Return a text with its generated tables as they are now.
+
+    Raises :class:`ValueError` for a table whose markers are not there exactly once.
+    """
+    for name, table in tables.items():
+        begin, end = f"<!-- {name}: python -m tests.renew readme -->\n", f"<!-- end of {name} -->"
+        if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+            raise ValueError(f"the table {name} has not one place between {begin} and {end}")
+        before, after = text.split(begin)
+        text = f"{before}{begin}{table()}\n{end}{after.split(end)[1]}"
+    return text
+
+
+def renew() -> None:
+    """Write the generated tables of every file anew."""
+    for name, tables in TABLES.items():
+        path = ROOT / name
+        path.write_text(renewed(path.read_text(encoding="utf-8"), tables), encoding="utf-8")
+
+
+def _cells(card: ProtocolCard) -> tuple[str, str, str, str]:
+    needs = [_OFFERS.get(one, f"`{one}`") for one in card.needs]
+    needs += ["batch mates or chance"] if card.coupled_only else []
+    settings = ", ".join(f"`{one}`" for one in card.settings)
+    return card.summary, ", ".join(needs), settings, _linked(card.source)
+
+
+def _linked(source: str) -> str:
+    return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", source)
+
+
+def _columns(names: Iterable[str]) -> str:
+    documented = {one.name: one.metadata["doc"] for one in fields(Record)}
+    return _table(("column", "meaning"), ((f"`{name}`", documented[name]) for name in names))
+
+
+def _table(heads: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [heads, ("---",) * len(heads), *rows]
+    padded = ([f" {cell} " if cell else " " for cell in line] for line in lines)
+    return "\n".join(f"|{'|'.join(line)}|" for line in padded)

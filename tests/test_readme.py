@@ -1,0 +1,105 @@
+"""README.md against the code: its tables, options, files and links are those that there are."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import typer
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.cli import app, config
+from dentbench.records.outcome import Record
+from dentbench.report.verdict import Kind
+from tests import readme, renew
+from tests.readme import ROOT, TABLES, renewed
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+READ_IN_A_RUN = 20
+
+
+def section(title: str) -> str:
+    """The text between a heading and the next one."""
+    return README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+
+
+def indented() -> Iterator[str]:
+    """Every command line of the examples, those that go on in the next line joined."""
+    for line in README.replace("\\\n", " ").splitlines():
+        if re.match(r" {4,}dentbench ", line):
+            yield line.split("#")[0].strip()
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_generated_tables_are_those_of_the_code(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    assert text == renewed(text, TABLES[name]), "run python -m tests.renew readme"
+
+
+def test_the_tables_name_every_protocol_and_column() -> None:
+    names = re.findall(r"^\| `([\w-]+)` \|", readme.protocol_table(), re.MULTILINE)
+    assert names == [*PROTOCOLS]
+    names = re.findall(r"^\| `(\w+)` \|", readme.all_columns(), re.MULTILINE)
+    assert names == [one.name for one in fields(Record)]
+
+
+def test_a_table_is_renewed_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old = "a\n<!-- t: python -m tests.renew readme -->\n| old |\n<!-- end of t -->\nb | old |\n"
+    (tmp_path / "x.md").write_text(old)
+    monkeypatch.setattr(readme, "ROOT", tmp_path)
+    monkeypatch.setattr(readme, "TABLES", {"x.md": {"t": lambda: r"| \1 |"}})
+    assert renew.main("readme") == ""
+    assert (tmp_path / "x.md").read_text() == old.replace("| old |\n<", "| \\1 |\n<")
+    with pytest.raises(ValueError, match="has not one place"):
+        renewed("nothing", {"t": str})
+
+
+def test_the_verdicts_are_those_that_are_said() -> None:
+    rows = re.findall(r"^\| `([a-z ]+)` \|", section("What it answers"), re.MULTILINE)
+    assert sorted(rows) == sorted(get_args(Kind))
+
+
+def test_every_command_and_option_exists() -> None:
+    lines = [*indented()]
+    assert {line.split()[1] for line in lines} == {"evaluate", "report", "fetch", "judge"}
+    for line in lines:
+        known = {name for one in COMMANDS[line.split()[1]].params for name in one.opts}
+        assert set(re.findall(r"--[a-z][a-z-]*", line)) <= known, line
+    everywhere = {name for one in COMMANDS.values() for param in one.params for name in param.opts}
+    named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README)) - {"--help", "--strict"}
+    assert named <= everywhere
+
+
+def test_the_one_path_names_files_that_are_there() -> None:
+    path, places = section("The one path through the code").strip().split("\n\n")
+    files = re.findall(r"`([\w/]+\.py)`", path)
+    assert 10 < len(files) == len(set(files)) <= READ_IN_A_RUN
+    named = [*files, *re.findall(r"`([\w/]+\.py)`", places)]
+    missing = [one for one in named if not (ROOT / "dentbench" / one).is_file()]
+    assert not missing
+
+
+@pytest.mark.parametrize("name", [*TABLES, "results/benchmarks/README.md"])
+def test_files_that_are_named_or_linked_are_there(name: str) -> None:
+    text, folder = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
+    links = [one for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
+    named = re.findall(r"`((?:dentbench|tests|results)/[\w/.-]+)`", text)
+    kept = re.findall(r"`([\w-]+\.(?:json|md|svg|png))`", text) if name != "README.md" else []
+    missing = [one for one in [*links, *kept] if not (folder / one).exists()]
+    missing += [one for one in named if not (ROOT / one).exists()]
+    assert not missing
+
+
+def test_the_study_is_a_run_for_each_mode(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^ +# study\.toml\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL)
+    path = tmp_path / "study.toml"
+    path.write_text("\n".join(line.strip() for line in block.splitlines()), encoding="utf-8")
+    runs = config.runs(path, COMMANDS["evaluate"].params)
+    assert [one["mode"] for one in runs] == ["instance", "batch"]
+    assert all(one["model"] == ["digits-robust", "digits-nominal"] for one in runs)
+    assert all(one["protocol"] == ["all"] and one["attack"] == "quick" for one in runs)
