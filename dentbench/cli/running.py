@@ -17,6 +17,7 @@ import typer
 from dentbench.errors import (
     NOT_GAINED,
     InterruptedRunError,
+    ModelError,
     SpecError,
     StoreError,
     TerminatedRunError,
@@ -144,8 +145,22 @@ def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> l
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.study.loading import run_study
 
-    with resumable(options.results), shown_progress(display) as progress:
+    with resumable(options.results), shown_progress(display) as progress, _users_code():
         return run_study(study, options, progress)
+
+
+@contextmanager
+def _users_code() -> Iterator[None]:
+    """Keep standard output and the exit code DentBench's own while code of a user may run."""
+    from dentbench.identity.user_code import UserExit, contained
+
+    try:
+        with contained():
+            yield
+    except UserExit as error:
+        raise ModelError(
+            f"code of the model, the defense or the attack cannot be run: {error}"
+        ) from error
 
 
 def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
@@ -162,16 +177,22 @@ def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
 
     rows: list[list[object]] = []
     for study in studies:
-        evaluation, specs = prepare(study, options)
-        for spec in specs:
-            protocols = evaluation.possible(spec, study.protocols)
-            for part in estimate(evaluation.context, spec, protocols):
-                memory = "" if part.memory is None else in_words(part.memory)
-                cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
-                cost.append(memory)
-                threat = threat_text(spec.attack.norm, spec.attack.eps)
-                stub = [spec.model.name, threat, _described(spec), part.stage]
-                rows.append([*stub, f"{part.images:,}", *cost])
+        with _users_code():
+            evaluation, specs = prepare(study, options)
+            parts = [
+                (spec, part)
+                for spec in specs
+                for part in estimate(
+                    evaluation.context, spec, evaluation.possible(spec, study.protocols)
+                )
+            ]
+        for spec, part in parts:
+            memory = "" if part.memory is None else in_words(part.memory)
+            cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
+            cost.append(memory)
+            threat = threat_text(spec.attack.norm, spec.attack.eps)
+            stub = [spec.model.name, threat, _described(spec), part.stage]
+            rows.append([*stub, f"{part.images:,}", *cost])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         *map(Column, ("model", "threat", "defense", "stage")),

@@ -68,14 +68,35 @@ def _stdlib() -> Path:
     return Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
+class UserExit(Exception):
+    """Code of a user asked to end the process."""
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Run code of a user as :func:`staying` does; what it prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr), staying():
+        yield
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Turn ``sys.exit`` in code of a user into :class:`UserExit`."""
+    try:
+        yield
+    except SystemExit as stopped:
+        code = "" if stopped.code is None else repr(stopped.code)
+        raise UserExit(f"it ends the process by sys.exit({code})") from stopped
+
+
 def load(text: str) -> tuple[Any, tuple[Path, ...]]:
     """Return what ``module:name`` stands for, and the source files of the module.
 
     The working folder comes first. What was imported from other sources than those that are there
-    now is imported anew. Raises whatever the module raises.
+    now is imported anew. Raises whatever the module raises, ``UserExit`` where it ends the process.
     """
     module_name, _, attribute = text.partition(":")
-    with working_folder_first():
+    with contained(), working_folder_first():
         module = _fresh(module_name)
         found: Any = module
         for part in attribute.split("."):
