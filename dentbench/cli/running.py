@@ -17,10 +17,10 @@ import typer
 from dentbench.errors import (
     NOT_GAINED,
     InterruptedRunError,
-    ModelError,
     SpecError,
     StoreError,
     TerminatedRunError,
+    contained,
 )
 from dentbench.evaluation.progress import Display, shown_progress
 from dentbench.spec.evaluation import DentSpec, EvalSpec
@@ -74,11 +74,11 @@ def placement_of(
     compiling: str,
 ) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
-    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.placement import Placement, device_named
 
     placement = Placement(
         executor=executor,
-        devices=tuple(_device(name.strip()) for name in device.split(",")),
+        devices=tuple(device_named(name.strip()) for name in device.split(",")),
         workers=_workers(workers),
         threads=threads,
         address=address,
@@ -97,23 +97,6 @@ def _workers(text: str) -> int | Literal["auto"]:
     if not text.isdecimal() or not int(text):
         raise SpecError(f"workers is {text!r}; allowed: auto, or a whole number from 1")
     return int(text)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if name == "cpu":
-        return name
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise SpecError(f"device is {name!r}; allowed: auto, cpu, cuda or cuda:N")
-    if not torch.cuda.is_available():
-        raise SpecError(f"device is {name!r}, but torch sees no CUDA GPU here; use --device cpu")
-    if number and int(number) >= torch.cuda.device_count():
-        raise SpecError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs")
-    return name
 
 
 class _Terminated(KeyboardInterrupt):
@@ -145,22 +128,12 @@ def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> l
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.study.loading import run_study
 
-    with resumable(options.results), shown_progress(display) as progress, _users_code():
+    with (
+        resumable(options.results),
+        shown_progress(display) as progress,
+        contained(),
+    ):
         return run_study(study, options, progress)
-
-
-@contextmanager
-def _users_code() -> Iterator[None]:
-    """Keep standard output and the exit code DentBench's own while code of a user may run."""
-    from dentbench.identity.user_code import UserExit, contained
-
-    try:
-        with contained():
-            yield
-    except UserExit as error:
-        raise ModelError(
-            f"code of the model, the defense or the attack cannot be run: {error}"
-        ) from error
 
 
 def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
@@ -177,7 +150,7 @@ def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
 
     rows: list[list[object]] = []
     for study in studies:
-        with _users_code():
+        with contained():
             evaluation, specs = prepare(study, options)
             parts = [
                 (spec, part)

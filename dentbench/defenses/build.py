@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.user_defined import load_factory
-from dentbench.errors import ModelError
-from dentbench.identity.user_code import contained
+from dentbench.errors import ModelError, contained
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from dentbench.errors import contained
+
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
 """Imported before any code of a user, so no file of a user can have these names."""
 
@@ -68,32 +70,11 @@ def _stdlib() -> Path:
     return Path(sysconfig.get_paths()["stdlib"]).resolve()
 
 
-class UserExit(Exception):
-    """Code of a user asked to end the process."""
-
-
-@contextlib.contextmanager
-def contained() -> Iterator[None]:
-    """Run code of a user as :func:`staying` does; what it prints goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr), staying():
-        yield
-
-
-@contextlib.contextmanager
-def staying() -> Iterator[None]:
-    """Turn ``sys.exit`` in code of a user into :class:`UserExit`."""
-    try:
-        yield
-    except SystemExit as stopped:
-        code = "" if stopped.code is None else repr(stopped.code)
-        raise UserExit(f"it ends the process by sys.exit({code})") from stopped
-
-
 def load(text: str) -> tuple[Any, tuple[Path, ...]]:
     """Return what ``module:name`` stands for, and the source files of the module.
 
     The working folder comes first. What was imported from other sources than those that are there
-    now is imported anew. Raises whatever the module raises, ``UserExit`` where it ends the process.
+    now is imported anew. Raises whatever the module raises; its ``sys.exit`` is ``UserExitError``.
     """
     module_name, _, attribute = text.partition(":")
     with contained(), working_folder_first():

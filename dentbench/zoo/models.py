@@ -18,9 +18,9 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from dentbench.errors import ModelError, UnknownNameError
+from dentbench.errors import ModelError, UnknownNameError, contained
 from dentbench.identity.fingerprint import fingerprint
-from dentbench.identity.user_code import contained, load, sha256_of
+from dentbench.identity.user_code import load, sha256_of
 from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
