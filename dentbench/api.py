@@ -3,27 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from fractions import Fraction
 from html import escape
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+import torch
+from rich.console import Console
 from torch import Tensor, nn
 
 from dentbench.attacks.base import Defense
 from dentbench.attacks.checks import failed
 from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
-from dentbench.errors import ModelError, SpecError
+from dentbench.errors import DataError, ModelError, SpecError, staying
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.placement import Placement, device_named
 from dentbench.evaluation.progress import DISPLAYS, shown_progress
 from dentbench.evaluation.runner import Evaluation, Progress
 from dentbench.evaluation.worker import Subject
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
+from dentbench.report.formats.terminal import WIDTH, print_table
 from dentbench.report.table import Table
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import Verdict, verdict
@@ -36,12 +42,15 @@ from dentbench.spec.evaluation import (
     EvalSpec,
     ModelSpec,
     ProtocolSpec,
+    exact_eps,
+    format_eps,
 )
 from dentbench.study.defenses import choose_defenses
 from dentbench.study.parsing import Normalization, OwnModel
-from dentbench.study.study import choose_protocols
+from dentbench.study.study import choose_attack, choose_protocols
 from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
+from dentbench.zoo.datasets import own_name
 from dentbench.zoo.models import code_of, normalized
 from dentbench.zoo.weights import weights_sha256
 
@@ -73,28 +82,39 @@ class Evaluated(NamedTuple):
 
         return by_protocol(self)
 
+    def __str__(self) -> str:
+        """Return the short table, the verdict and the failed checks, as on a terminal."""
+        text = StringIO()
+        print_table(self.table, Console(file=text, width=WIDTH, no_color=True))
+        lines = [text.getvalue().rstrip()]
+        lines += [self.verdict.sentence] if self.defended.protocol else []
+        return "\n\n".join([*lines, *self._failed()])
+
+    def _failed(self) -> list[str]:
+        whose = ("Check of the static model", self.static), ("Check", self.defended)
+        return [
+            f"{of} {check.name} failed: {check.sentence}."
+            for of, record in whose
+            for check in failed(record.checks)
+        ]
+
     def _repr_html_(self) -> str:
         attacked = bool(self.defended.protocol)
         said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"] if attacked else []
-        said += [
-            f"<p>{whose} {escape(check.name)} failed: {escape(check.sentence)}.</p>"
-            for whose, record in (
-                ("Check of the static model", self.static),
-                ("Check", self.defended),
-            )
-            for check in failed(record.checks)
-        ]
+        said += [f"<p>{escape(sentence)}</p>" for sentence in self._failed()]
         return "\n".join([render(self.table, "html"), *said])
 
 
 def evaluate(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    images: Tensor | Any,
+    labels: Tensor | Any,
     *,
     defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
-    attack: AttackSpec | None = None,
-    protocols: Sequence[str | Callable[..., Any]] = (),
+    attack: AttackSpec | str | None = None,
+    eps: Fraction | float | str | None = None,
+    norm: str | None = None,
+    protocols: str | Sequence[str | Callable[..., Any]] = (),
     protocol_settings: ProtocolSpec | None = None,
     batch_size: int = 128,
     seed: int = 0,
@@ -105,19 +125,21 @@ def evaluate(
     name: str = "my model",
     data_name: str = "my data",
     results: str | Path = "results",
-    device: str = "cpu",
+    device: str = "auto",
     progress: Progress | str | None = "auto",
 ) -> Evaluated:
     """Attack a model without and with a defense; return the static and the defended record.
 
     ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
-    from 0. ``model`` maps such images to logits (N, classes) and is not changed; ``normalize``,
-    mean and standard deviation per channel, is put in front of one that does not normalize them
-    itself. Where its natural accuracy, in percent, is not ``expect_clean``, the run is stopped by
-    :class:`~dentbench.errors.ModelError`. ``defense`` is the released dent and ``attack``
-    AutoAttack standard, Linf 8/255, by default; ``protocols`` are names of the catalogue, or
-    functions of a module that take an attack context and return points, as text "module:callable"
-    or themselves; ``protocol_settings``: how they attack.
+    from 0: tensors, NumPy arrays or lists. ``model`` maps such images to logits (N, classes) and
+    is not changed; ``normalize``, mean and standard deviation per channel, is put in front of one
+    that does not normalize them itself. Where its natural accuracy, in percent, is not
+    ``expect_clean``, the run is stopped by :class:`~dentbench.errors.ModelError`. ``defense`` is
+    the released dent and ``attack`` AutoAttack standard, Linf 8/255, by default; it may be a
+    name, with ``eps`` ("8/255", 8 / 255) and ``norm`` beside it. ``device`` is a GPU where there is
+    one. ``protocols`` are names of the catalogue ("all" for every one), or functions of a module
+    that take an attack context and return points, as text "module:callable" or themselves;
+    ``protocol_settings``: how they attack.
 
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
@@ -152,16 +174,56 @@ def evaluate(
     >>> found.verdict.kind
     'undecided'
     """
+    with _plain_torch():
+        return _evaluated(
+            model,
+            _dataset(images, labels, data_name),
+            defense=defense,
+            attack=_attack_of(attack, eps, norm),
+            protocols=protocols.replace(",", " ").split()
+            if isinstance(protocols, str)
+            else protocols,
+            protocol_settings=protocol_settings,
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            compiling=compiling,
+            own=OwnModel(normalize=_plain(normalize), expect_clean=expect_clean),
+            name=name,
+            results=Path(results).expanduser(),
+            device=device_named(device),
+            progress=progress,
+        )
+
+
+def _evaluated(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    defense: Any,
+    attack: AttackSpec,
+    protocols: Sequence[str | Callable[..., Any]],
+    protocol_settings: ProtocolSpec | None,
+    batch_size: int,
+    seed: int,
+    precision: str,
+    compiling: str,
+    own: OwnModel,
+    name: str,
+    results: Path,
+    device: str,
+    progress: Progress | str | None,
+) -> Evaluated:
+    """Evaluate a model on checked data; see :func:`evaluate`."""
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
     run = choose_protocols([_protocol_name(one) for one in protocols], settings)
-    data = slice_of(_dataset(images, labels, data_name))
-    own = OwnModel(normalize=_plain(normalize), expect_clean=expect_clean)
+    data = slice_of(dataset)
     network = normalized(_copy(model), own.normalize)
     static = EvalSpec(
         model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
         data=data[2],
         batches=BatchPlan(size=batch_size),
-        attack=_attack_of(attack),
+        attack=attack,
         seed=seed,
         precision=precision,
     )
@@ -175,17 +237,41 @@ def evaluate(
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
-    options = RunOptions(results=Path(results), placement=placement)
+    options = RunOptions(results=results, placement=placement)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
 
 
-def _attack_of(attack: AttackSpec | None) -> AttackSpec:
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Give the same answer whatever gradient mode, autocast, default dtype or device is set."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(staying())
+        yield
+
+
+def _attack_of(
+    attack: AttackSpec | str | None, eps: Fraction | float | str | None, norm: str | None
+) -> AttackSpec:
     """Return the attack, AutoAttack standard by default; a user's gets the hash of its source."""
-    if attack is None or not is_users(attack.name):
-        return AttackSpec() if attack is None else attack
-    return replace(attack, name=attack_name_of(attack.name))
+    if isinstance(attack, AttackSpec):
+        if eps is not None or norm is not None:
+            raise SpecError("eps or norm is given beside an AttackSpec, which has its own")
+        chosen = attack
+    else:
+        radius = None if eps is None else format_eps(exact_eps(eps))
+        chosen = choose_attack(None, name=attack or "standard", norm=norm, eps=radius)
+    return replace(chosen, name=attack_name_of(chosen.name)) if is_users(chosen.name) else chosen
 
 
 def _protocol_name(protocol: str | Callable[..., Any]) -> str:
@@ -235,13 +321,31 @@ def _plain(
     return mean, std
 
 
-def _dataset(images: Tensor, labels: Tensor, name: str) -> Dataset:
-    """Return tensors as a data set, checked as a file's contents are."""
-    raw = RawData(images=images.detach().cpu().numpy(), labels=labels.detach().cpu().numpy())
-    return checked(raw, "the data given", name)
+def _dataset(images: Any, labels: Any, name: str) -> Dataset:
+    """Return tensors, arrays or lists as a data set, checked as a file's contents are."""
+    raw = RawData(images=_array(images, "images"), labels=_array(labels, "labels"))
+    return checked(raw, "the data given", own_name(name))
+
+
+def _array(values: Any, what: str) -> Any:
+    """Return a tensor, an array or nested lists as a NumPy array."""
+    try:
+        if not isinstance(values, Tensor):
+            return np.asarray(values)
+        plain = values.detach().cpu()
+        return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"the {what} given are no tensor, NumPy array or list of equal sizes ({error})"
+        ) from error
 
 
 def _copy(model: nn.Module) -> nn.Module:
+    if not isinstance(model, nn.Module):
+        raise ModelError(
+            f"the model is a {type(model).__name__}, not a torch.nn.Module; put a function into "
+            "the forward of one"
+        )
     try:
         return copy.deepcopy(model)
     except Exception as error:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
 from typing import Final
 
 NOT_GAINED: Final = 3
@@ -27,6 +30,10 @@ class UnknownNameError(SpecError):
 
 class ModelError(DentBenchError):
     """A model that cannot be loaded, converted or evaluated."""
+
+
+class UserExitError(ModelError):
+    """Code of a user that asked to end the process."""
 
 
 class DeviceMemoryError(DentBenchError):
@@ -59,3 +66,22 @@ class TerminatedRunError(InterruptedRunError):
     """A run that was told to end (SIGTERM), by a scheduler for example."""
 
     exit_code = 143
+
+
+@contextlib.contextmanager
+def contained() -> Iterator[None]:
+    """Run code of a user as :func:`staying` does; what it prints goes to standard error."""
+    with contextlib.redirect_stdout(sys.stderr), staying():
+        yield
+
+
+@contextlib.contextmanager
+def staying() -> Iterator[None]:
+    """Turn ``sys.exit`` in code of a user into :class:`UserExitError`."""
+    try:
+        yield
+    except SystemExit as stopped:
+        code = "" if stopped.code is None else repr(stopped.code)
+        raise UserExitError(
+            f"code of the model, the defense or the attack ends the process by sys.exit({code})"
+        ) from stopped

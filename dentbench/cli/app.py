@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -16,6 +17,8 @@ from dentbench.cli.fetch import fetch
 from dentbench.cli.judge import judge
 from dentbench.cli.report import report
 from dentbench.errors import NOT_GAINED, DentBenchError
+
+TRACEBACK: Final = "--traceback"
 
 app = typer.Typer(
     name="dentbench",
@@ -52,6 +55,10 @@ def _options(
             "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
+    traceback: Annotated[  # taken out by main, for it may stand anywhere
+        bool,
+        typer.Option(TRACEBACK, help="Show where an error comes from; anywhere on the line."),
+    ] = False,
 ) -> None:
     """Tells whether a dynamic (test-time adapting) adversarial defense really holds."""
 
@@ -82,12 +89,14 @@ def _repeatable(command: Any) -> set[str]:
 
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
-    arguments = sys.argv[1:]
+    arguments = [argument for argument in sys.argv[1:] if argument != TRACEBACK]
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
         sys.exit(max(_run(commands, chosen, arguments)))
     except DentBenchError as error:
+        if TRACEBACK in sys.argv:
+            traceback.print_exception(error)
         typer.echo(f"dentbench: {error}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:

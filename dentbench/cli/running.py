@@ -20,6 +20,7 @@ from dentbench.errors import (
     SpecError,
     StoreError,
     TerminatedRunError,
+    contained,
 )
 from dentbench.evaluation.progress import Display, shown_progress
 from dentbench.spec.evaluation import DentSpec, EvalSpec
@@ -73,11 +74,11 @@ def placement_of(
     compiling: str,
 ) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
-    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.placement import Placement, device_named
 
     placement = Placement(
         executor=executor,
-        devices=tuple(_device(name.strip()) for name in device.split(",")),
+        devices=tuple(device_named(name.strip()) for name in device.split(",")),
         workers=_workers(workers),
         threads=threads,
         address=address,
@@ -96,23 +97,6 @@ def _workers(text: str) -> int | Literal["auto"]:
     if not text.isdecimal() or not int(text):
         raise SpecError(f"workers is {text!r}; allowed: auto, or a whole number from 1")
     return int(text)
-
-
-def _device(name: str) -> str:
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind, _, number = name.partition(":")
-    if name == "cpu":
-        return name
-    if kind != "cuda" or (number and not number.isdigit()):
-        raise SpecError(f"device is {name!r}; allowed: auto, cpu, cuda or cuda:N")
-    if not torch.cuda.is_available():
-        raise SpecError(f"device is {name!r}, but torch sees no CUDA GPU here; use --device cpu")
-    if number and int(number) >= torch.cuda.device_count():
-        raise SpecError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs")
-    return name
 
 
 class _Terminated(KeyboardInterrupt):
@@ -144,7 +128,11 @@ def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> l
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.study.loading import run_study
 
-    with resumable(options.results), shown_progress(display) as progress:
+    with (
+        resumable(options.results),
+        shown_progress(display) as progress,
+        contained(),
+    ):
         return run_study(study, options, progress)
 
 
@@ -162,16 +150,22 @@ def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
 
     rows: list[list[object]] = []
     for study in studies:
-        evaluation, specs = prepare(study, options)
-        for spec in specs:
-            protocols = evaluation.possible(spec, study.protocols)
-            for part in estimate(evaluation.context, spec, protocols):
-                memory = "" if part.memory is None else in_words(part.memory)
-                cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
-                cost.append(memory)
-                threat = threat_text(spec.attack.norm, spec.attack.eps)
-                stub = [spec.model.name, threat, _described(spec), part.stage]
-                rows.append([*stub, f"{part.images:,}", *cost])
+        with contained():
+            evaluation, specs = prepare(study, options)
+            parts = [
+                (spec, part)
+                for spec in specs
+                for part in estimate(
+                    evaluation.context, spec, evaluation.possible(spec, study.protocols)
+                )
+            ]
+        for spec, part in parts:
+            memory = "" if part.memory is None else in_words(part.memory)
+            cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
+            cost.append(memory)
+            threat = threat_text(spec.attack.norm, spec.attack.eps)
+            stub = [spec.model.name, threat, _described(spec), part.stage]
+            rows.append([*stub, f"{part.images:,}", *cost])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         *map(Column, ("model", "threat", "defense", "stage")),

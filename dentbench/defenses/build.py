@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.user_defined import load_factory
-from dentbench.errors import ModelError
+from dentbench.errors import ModelError, contained
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 
@@ -65,7 +65,8 @@ def dent_of(spec: DentSpec | DefenseSpec | None) -> DentSpec | None:
 
 def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
     try:
-        return factory(copy.deepcopy(network), **dict(spec.settings))
+        with contained():
+            return factory(copy.deepcopy(network), **dict(spec.settings))
     except Exception as error:  # whatever a factory of one's own raises
         raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
 

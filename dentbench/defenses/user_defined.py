@@ -58,7 +58,9 @@ def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
         found, files = load(text)
     except Exception as error:  # whatever a module of one's own raises when it is imported
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SpecError(f"defense {text!r} cannot be imported ({reason[0]})") from error
+        raise SpecError(
+            f"defense {text!r} cannot be made: it cannot be imported ({reason[0]})"
+        ) from error
     if not callable(found):
         raise SpecError(
             f"defense {text!r} is not callable but of type {type(found).__name__}; name what "

@@ -56,3 +56,21 @@ class Placement:
         if self.threads is not None or (self.count == 1 and self.executor == "local"):
             return self.threads
         return max(1, (os.cpu_count() or 1) // self.count)
+
+
+def device_named(name: str) -> str:
+    """Return a device that is there: "auto", "cpu", "cuda" or "cuda:N"; else SpecError."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind, _, number = name.partition(":")
+    if name == "cpu":
+        return name
+    if kind != "cuda" or (number and not number.isdigit()):
+        raise SpecError(f"device is {name!r}; allowed: auto, cpu, cuda or cuda:N")
+    if not torch.cuda.is_available():
+        raise SpecError(f"device is {name!r}, but torch sees no CUDA GPU here; use --device cpu")
+    if number and int(number) >= torch.cuda.device_count():
+        raise SpecError(f"device is {name!r}, but there are {torch.cuda.device_count()} GPUs")
+    return name

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -203,6 +204,7 @@ def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> No
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(ValueError):  # Ctrl-C is for the process that asks, which ends this one
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.stdout = sys.stderr  # what code of a user prints does not go into a result
     number, device = numbers.get()
     worker = worker_of("", blueprint.raw, device, threads)
     place, counter = places[number], worker.counter

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
+from dentbench.errors import contained
+
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
 """Imported before any code of a user, so no file of a user can have these names."""
 
@@ -72,10 +74,10 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
     """Return what ``module:name`` stands for, and the source files of the module.
 
     The working folder comes first. What was imported from other sources than those that are there
-    now is imported anew. Raises whatever the module raises.
+    now is imported anew. Raises whatever the module raises; its ``sys.exit`` is ``UserExitError``.
     """
     module_name, _, attribute = text.partition(":")
-    with working_folder_first():
+    with contained(), working_folder_first():
         module = _fresh(module_name)
         found: Any = module
         for part in attribute.split("."):

@@ -36,6 +36,7 @@ __all__ = [
     "ProtocolSpec",
     "derive_seed",
     "digest",
+    "exact_eps",
     "field_names",
     "format_eps",
     "parse_eps",
@@ -67,6 +68,24 @@ def parse_eps(text: str) -> Fraction:
     return Fraction(match[1]) / Fraction(match[2] or 1)
 
 
+def exact_eps(value: object) -> Fraction:
+    """Return eps as an exact fraction: a text as on the command line, or a number as it is.
+
+    A float that is a whole or half number of 255ths to its precision, such as ``8 / 255``, is that
+    fraction. Raises :class:`SpecError` for what is no finite number from 0.
+    """
+    if isinstance(value, str):
+        return parse_eps(value)
+    double = isinstance(value, float)
+    plain = value.item() if hasattr(value, "item") else value  # of NumPy or torch
+    require_number("eps", plain, 0)
+    if not isinstance(plain, float):
+        return Fraction(plain)  # type: ignore[arg-type]
+    near = Fraction(round(plain * 510), 510)
+    precision = 2.0**-51 if double else 2.0**-22
+    return near if abs(float(near) - plain) <= precision * plain else Fraction(plain)
+
+
 def format_eps(eps: Fraction) -> str:
     """Return the shortest exact writing of eps: a decimal, or 255ths, or a fraction.
 
@@ -86,7 +105,8 @@ def format_eps(eps: Fraction) -> str:
 class AttackSpec:
     """The threat model and the attack: a name of ``attacks/catalogue.py``, a norm and an eps.
 
-    ``eps`` is an exact fraction of the [0, 1] pixel range (in L2 and L1 the norm's radius).
+    ``eps`` is an exact fraction of the [0, 1] pixel range (in L2 and L1 the norm's radius); a text
+    or a number becomes one, see :func:`exact_eps`.
     ``iterations``, ``queries`` and ``targets`` override the attack's own budget, and with any of
     them a preset is no longer AutoAttack. The attack "none" leaves the images as they are: norm
     and eps say nothing then, and are Linf and 0.
@@ -106,11 +126,7 @@ class AttackSpec:
             object.__setattr__(self, "norm", "Linf")
             object.__setattr__(self, "eps", Fraction(0))
         require_choice("norm", self.norm, NORMS)
-        require_number("eps", self.eps, 0)
-        if not isinstance(self.eps, Fraction):
-            raise SpecError(
-                f"eps is {self.eps!r}; give an exact fraction, such as Fraction(8, 255)"
-            )
+        object.__setattr__(self, "eps", exact_eps(self.eps))
         least = {"iterations": 2 if self.norm == "L1" else 1}  # APGD's three stages in L1
         for name in ("iterations", "queries", "targets"):
             if getattr(self, name) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +16,9 @@ from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, ModelCard
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
+from dentbench.zoo.pictures import Pictures
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -65,7 +69,15 @@ def prepare(
         for a in study.attacks
         for d in defenses
     ]
-    return Evaluation(subject, options, progress), specs
+    evaluation = Evaluation(subject, options, progress)
+    outputs = evaluation.worker.classes
+    if isinstance(dataset.images, Pictures) and dataset.classes != outputs:
+        _log.warning(
+            "%s has %d class folders and the model %d outputs: a missing folder moves the labels "
+            "of those behind it",
+            *(dataset.name, dataset.classes, outputs),
+        )
+    return evaluation, specs
 
 
 def _published_natural(card: ModelCard | None, dataset: str) -> float | None:

@@ -62,6 +62,20 @@ def load_dataset(
     return _official(card, fetch_dataset_file(card, request))
 
 
+def own_name(name: str) -> str:
+    """Return what data of a user's own is called: the name, marked where it is an official one.
+
+    Only data whose checksum is the official one's has an official name, whatever a file is called.
+    """
+    plain = _plain(name)
+    known = {_plain(one) for card in DATASETS.values() for one in (card.id, card.name)}
+    return f"{name} (own data)" if {plain, plain.removesuffix("test")} & known else name
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
 def _refuse_unused(card: DatasetCard, choice: DataChoice) -> None:
     named = choice.data_name is not None and choice.data_name != card.name
     if named and not card.corruptions:
@@ -93,7 +107,9 @@ def _corrupted(card: DatasetCard, choice: DataChoice, request: FetchOptions) -> 
         choice.severity,
         trusted=own is not None,
     )
-    name = corruptions.title(own or card.name, choice.corruption, choice.severity)
+    name = corruptions.title(
+        own_name(own) if own else card.name, choice.corruption, choice.severity
+    )
     return checked(raw, f"{choice.corruption}.npy", name, card.classes)
 
 
@@ -121,7 +137,7 @@ def _from_path(path: Path, choice: DataChoice) -> Dataset:
             "pictures with one folder per class"
         )
     raw = reader(path)
-    return checked(raw, path.name, choice.data_name or raw.name or path.stem)
+    return checked(raw, path.name, own_name(choice.data_name or raw.name or path.stem))
 
 
 def _pictures(path: Path, choice: DataChoice) -> Dataset:
@@ -129,7 +145,7 @@ def _pictures(path: Path, choice: DataChoice) -> Dataset:
     paths, labels, classes = pictures.classes_in(path)
     preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)
     images = pictures.Pictures(paths, preprocessing, gray=pictures.is_gray(paths[0]))
-    name = choice.data_name or path.resolve().name
+    name = own_name(choice.data_name or path.resolve().name)
     return Dataset(name=name, images=images, labels=torch.tensor(labels), classes=classes)
 
 
@@ -155,9 +171,11 @@ def _official(card: DatasetCard, path: Path, data_name: str | None = None) -> Da
             f"{path} is not the official {card.name}: {reason}; "
             "fetch it anew, or name the data yourself with --data-name"
         )
-    return checked(
-        read_cifar(path, card.label_key), path.name, data_name or card.name, card.classes
-    )
+    if reason is None and data_name in (None, card.name):
+        name = card.name
+    else:
+        name = own_name(data_name or card.name)
+    return checked(read_cifar(path, card.label_key), path.name, name, card.classes)
 
 
 def _digits(card: DatasetCard) -> Dataset:

@@ -18,7 +18,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from dentbench.errors import ModelError, UnknownNameError
+from dentbench.errors import ModelError, UnknownNameError, contained
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
 from dentbench.spec.evaluation import digest
@@ -278,7 +278,8 @@ def _from_factory(text: str) -> tuple[nn.Module, str]:
     """
     try:
         found, files = load(text)
-        network = found if isinstance(found, nn.Module) else found()
+        with contained():
+            network = found if isinstance(found, nn.Module) else found()
     except Exception as error:  # whatever a module of one's own raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -145,24 +145,69 @@ def preprocessing_named(name: str | None) -> Preprocessing | None:
     return PREPROCESSINGS[name] if name else None
 
 
+FOREIGN: Final = frozenset({"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "@eaDir"})
+"""Folders that other programs leave; so are all whose names begin with a dot."""
+
+SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation", "training", "testing"})
+"""Names of a data set's parts; a folder of these alone holds no classes."""
+
+
 def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
     """Return pictures, labels and the number of classes of a folder with one folder per class.
 
-    Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does.
+    Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does; where
+    all names are whole numbers, in the order of these. Hidden folders and files, and those that
+    other programs leave, are skipped. Raises :class:`~dentbench.errors.DataError` for a class
+    without a picture and for a folder of train/ and test/.
     """
-    classes = sorted(path for path in folder.iterdir() if path.is_dir())
-    paths: list[Path] = []
-    labels: list[int] = []
-    for number, below in enumerate(classes):
-        found = sorted(path for path in below.rglob("*") if path.suffix.lower() in SUFFIXES)
-        paths += found
-        labels += [number] * len(found)
-    if not paths:
+    classes = _in_order(path for path in folder.iterdir() if path.is_dir() and _is_own(path))
+    parts = [path.name for path in classes if path.name.lower() in SPLITS]
+    if len(parts) > 1 or (parts and len(parts) == len(classes)):
+        raise DataError(
+            f"{folder} has the folders {', '.join(parts)}, which are parts of a data set, not "
+            f"classes; name one of them, such as {folder / parts[0]}"
+        )
+    found = [_pictures_below(below) for below in classes]
+    if not any(found):
         raise DataError(
             f"{folder} has no pictures in folders of their classes (such as cat/1.png); "
             f"pictures end in {', '.join(sorted(SUFFIXES))}"
         )
+    empty = [below.name for below, pictures in zip(classes, found, strict=True) if not pictures]
+    if empty:
+        raise DataError(
+            f"{folder} has class folders without a picture: {', '.join(empty)}; each folder is a "
+            "class and has its number, so fill them or take them away"
+        )
+    paths = [path for pictures in found for path in pictures]
+    labels = [number for number, pictures in enumerate(found) for _ in pictures]
     return paths, labels, len(classes)
+
+
+def _in_order(folders: Iterable[Path]) -> list[Path]:
+    """Return folders by name, or by number where every name is one, as "2" before "10"."""
+    ordered = sorted(folders)
+    if not all(path.name.isascii() and path.name.isdecimal() for path in ordered):
+        return ordered
+    numbers = [int(path.name) for path in ordered]
+    if len({*numbers}) < len(numbers):
+        raise DataError(f"{ordered[0].parent} has two folders of the same number")
+    return sorted(ordered, key=lambda path: int(path.name))
+
+
+def _pictures_below(folder: Path) -> list[Path]:
+    return sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and all(map(_is_own, [path, *path.relative_to(folder).parents[:-1]]))
+    )
+
+
+def _is_own(path: Path) -> bool:
+    """Return whether a path is the data set's: not hidden, nor left by another program."""
+    return not path.name.startswith(".") and path.name not in FOREIGN
 
 
 # --- ImageNet -------------------------------------------------------------------------------------

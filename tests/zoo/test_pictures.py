@@ -206,3 +206,58 @@ def test_what_would_be_ignored_is_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(DataError, match=words):
             load_dataset(name, choice)
+
+
+def test_folders_and_files_of_other_programs_are_no_classes(
+    animals: tuple[Path, list[Any]],
+) -> None:
+    folder = animals[0]
+    for name in (".ipynb_checkpoints/a.png", "__MACOSX/cat/._a.png", "cat/.thumbs/a.png"):
+        picture(folder / name)
+    (folder / "cat" / "._y.png").write_bytes(b"\0\5\26\7")
+    (folder / ".empty").mkdir()
+    (folder / "README.txt").write_text("none of these counts")
+    data = load_dataset(str(folder))
+    assert (data.classes, data.labels.tolist()) == (3, [0, 1, 1, 2])
+    assert len(data.images[0:4]) == 4
+
+
+def test_an_empty_class_is_refused_by_name(animals: tuple[Path, list[Any]]) -> None:
+    (animals[0] / "bird" / "below").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"class folders without a picture: bird;"):
+        load_dataset(str(animals[0]))
+
+
+def test_numbered_folders_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    made = {number: picture(tmp_path / "n" / str(number) / "a.png") for number in range(11)}
+    data = load_dataset(str(tmp_path / "n"))
+    assert data.labels.tolist() == [*range(11)]
+    expected = torch.from_numpy(np.stack([made[number] for number in range(11)]))
+    torch.testing.assert_close(data.images[0:11], expected.movedim(3, 1) / 255)
+    picture(tmp_path / "n" / "02" / "a.png")
+    with pytest.raises(DataError, match="two folders of the same number"):
+        load_dataset(str(tmp_path / "n"))
+
+
+@pytest.mark.parametrize("parts", [("train", "test"), ("Val",)])
+def test_parts_of_a_data_set_are_no_classes(tmp_path: Path, parts: tuple[str, ...]) -> None:
+    for part in parts:
+        picture(tmp_path / "d" / part / "cat" / "a.png")
+    with pytest.raises(DataError, match="parts of a data set, not classes; name one of them"):
+        load_dataset(str(tmp_path / "d"))
+    assert load_dataset(str(tmp_path / "d" / parts[0])).classes == 1
+
+
+@pytest.mark.parametrize("name", ["CIFAR-10", "cifar10", "CIFAR-10 (test)", "Cifar_10"])
+def test_an_official_name_is_of_official_data_alone(
+    animals: tuple[Path, list[Any]], tmp_path: Path, name: str
+) -> None:
+    noise = tmp_path / f"{name}.npz"
+    np.savez(noise, images=RNG.random((4, 8, 8, 3), dtype=np.float32), labels=np.arange(4))
+    for named in (
+        load_dataset(str(noise)),
+        load_dataset(str(noise), data_name=name),
+        load_dataset(str(animals[0]), data_name=name),
+        load_dataset(str(animals[0].rename(tmp_path / name))),
+    ):
+        assert named.name == f"{name} (own data)"

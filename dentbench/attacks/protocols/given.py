@@ -57,7 +57,9 @@ def _imported(text: str) -> tuple[Callable[[AttackContext], Any], str]:
         found, files = load(text)
     except Exception as error:  # whatever a user's module raises when it is imported
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SpecError(f"protocol {text!r} cannot be imported ({reason[0]})") from error
+        raise SpecError(
+            f"protocol {text!r} cannot be made: it cannot be imported ({reason[0]})"
+        ) from error
     if not callable(found):
         raise SpecError(
             f"protocol {text!r} is not callable but of type {type(found).__name__}; name a "

@@ -1,0 +1,79 @@
+"""Modules of a user that end the process, print, parse arguments or raise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.helpers import Run
+
+NET = """
+import torch
+from torch import nn
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+                                  nn.Linear(144, 10))
+    def forward(self, x):
+        during()
+        return self.body(x)
+def during():
+    pass
+def make(*network):
+    torch.manual_seed(0)
+    return Net().eval()
+"""
+MODULES = {
+    "zero": "import sys\nprint('nothing to do')\nsys.exit(0)\n",
+    "text": "import sys\ndef make(*network):\n    sys.exit('weights are missing')\n",
+    "parses": "import argparse\np = argparse.ArgumentParser()\nargs = p.parse_args()\n" + NET,
+    "raises": "def make(*network):\n    raise KeyError('layer4')\n",
+    "late": "import sys" + NET + "def during():\n    sys.exit(0)\n",
+    "prints": "print('at import')" + NET + "def during():\n    print('in forward')\n",
+}
+SHORT = ("--examples", "4", "--attack", "apgd-ce", "--iterations", "1", "--eps", "1/255")
+QUIET = ("--steps", "1", "--progress", "none", "--force")
+
+
+@pytest.fixture
+def command(dentbench: Run, tmp_path: Path) -> Run:
+    for name, text in MODULES.items():
+        (tmp_path / f"ended_{name}.py").write_text(text)
+    return dentbench
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("zero", "cannot be made"),
+        ("text", "weights are missing"),
+        ("parses", "cannot be made"),
+        ("raises", "layer4"),
+        ("late", "sys.exit(0)"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--model", "--defense"])
+def test_it_ends_in_words_and_code_2(command: Run, name: str, words: str, option: str) -> None:
+    code, out, err = command(
+        *("evaluate", option, f"ended_{name}:make", *SHORT, "--require-gain", "5"),
+        *("--data", "digits", "--quiet", "--force"),
+    )
+    assert (code, out) == (2, "") and words in err and "Traceback" not in err
+    assert not (command.results / "results.csv").exists()
+
+
+def test_what_it_prints_is_not_in_the_json(command: Run) -> None:
+    code, out, err = command(
+        *("evaluate", "--model", "ended_prints:make", "--data", "digits", *SHORT, *QUIET, "--json")
+    )
+    assert code == 0 and len(json.loads(out)["records"]) == 2
+    assert "at import" in err and "in forward" in err
+
+
+def test_traceback_shows_where(command: Run) -> None:
+    asked = ("--model", "ended_raises:make", "--data", "digits", *SHORT)
+    code, _, err = command("evaluate", "--traceback", *asked)
+    assert code == 2 and "ended_raises.py" in err and "KeyError: 'layer4'" in err
