@@ -240,6 +240,7 @@ CHANGES: dict[type, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
             "queries": 500,
             "fractions": (0.01, 0.05),
             "draws_judged": 5,
+            "eot": "mean",
         }.items()
     },
 }
