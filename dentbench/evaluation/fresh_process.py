@@ -10,20 +10,25 @@ import importlib
 import os
 import pickle
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection
-from typing import Final, TypeVar
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Final, TypeAlias, TypeVar
 
 from dentbench.errors import WorkerError
 
 Answer = TypeVar("Answer")
 
+_Asks: TypeAlias = Any
+"""The end of a pipe that questions are written to: a Connection, whose type differs by version."""
+
+_Answered: TypeAlias = Any
+"""The end of another that answers are read from."""
+
 _CODE: Final = (
     "import sys; sys.path[:] = {path!r}; from dentbench.evaluation import fresh_process; "
-    "fresh_process.serve({handle}, {preloaded!r})"
+    "fresh_process.serve(*{handles!r}, {preloaded!r})"
 )
 
 _LOADED: Final = ("dentbench.evaluation.fresh_judge", "dentbench.defenses.user_defined")
@@ -38,27 +43,30 @@ class Server:
 
     def __init__(self, preloaded: Sequence[str] = ()) -> None:
         self.preloaded = tuple(preloaded)
-        self._connection: Connection | None = None
+        self._connection: tuple[_Asks, _Answered] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Connection:
+    def start(self) -> tuple[_Asks, _Answered]:
         """Start the server if there is none, without waiting for it."""
         if self._process is not None and self._process.poll() is not None:
             self._connection = self._process = None
         if self._connection is None:
-            ours, theirs = socket.socketpair()
-            handle = theirs.fileno()
-            code = _CODE.format(path=sys.path, handle=handle, preloaded=self.preloaded)
+            # Pipes, not a socket: offline, not one of those is made.
+            asked, asks = Pipe(duplex=False)
+            answered, answers = Pipe(duplex=False)
+            handles = asked.fileno(), answers.fileno()
+            code = _CODE.format(path=sys.path, handles=handles, preloaded=self.preloaded)
             # What it imports and asks may print, as it has here already; errors come as answers.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
-                pass_fds=[handle],
+                pass_fds=handles,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
             )
-            theirs.close()
-            self._connection = Connection(ours.detach())
+            asked.close()
+            answers.close()
+            self._connection = asks, answered
         return self._connection
 
     def call(self, function: Callable[[bytes], Answer], argument: bytes) -> Answer:
@@ -66,11 +74,11 @@ class Server:
 
         Raises :class:`~dentbench.errors.WorkerError` with the reason where it fails there.
         """
-        connection = self.start()
+        asks, answered = self.start()
         try:
-            connection.send_bytes(pickle.dumps(function))
-            connection.send_bytes(argument)
-            good, answer = pickle.loads(connection.recv_bytes())
+            asks.send_bytes(pickle.dumps(function))
+            asks.send_bytes(argument)
+            good, answer = pickle.loads(answered.recv_bytes())
         except (EOFError, OSError) as error:
             self._connection = self._process = None
             raise WorkerError(f"the process that starts others has ended ({error})") from None
@@ -84,20 +92,23 @@ SERVER: Final = Server()
 """The one server of this process."""
 
 
-def serve(handle: int, preloaded: Sequence[str] = ()) -> None:
-    """Carry out calls, each in a fork, until the other end of the connection is closed."""
+def serve(asked: int, answers: int, preloaded: Sequence[str] = ()) -> None:
+    """Carry out calls, each in a fork, until the other end of the pipe ``asked`` is closed.
+
+    ``asked`` and ``answers``: the pipes' file descriptors.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this one
     for name in (*_LOADED, *preloaded):
         importlib.import_module(name)
-    connection = Connection(handle)
+    reading, writing = Connection(asked, writable=False), Connection(answers, readable=False)
     while True:
         try:
-            function = connection.recv_bytes()
-            argument = connection.recv_bytes()
+            function = reading.recv_bytes()
+            argument = reading.recv_bytes()
         except (EOFError, OSError):
             return
         good, answer = forked(lambda f=function, a=argument: pickle.loads(f)(a))  # type: ignore[misc]
-        connection.send_bytes(pickle.dumps((good, answer)))
+        writing.send_bytes(pickle.dumps((good, answer)))
 
 
 def forked(work: Callable[[], object]) -> tuple[bool, object]:
