@@ -248,6 +248,19 @@ def refusal(
     return str(refused.value)
 
 
+def calls_when_saved(monkeypatch: pytest.MonkeyPatch, network: Cramped, stage: str) -> list[int]:
+    """Return a list that gets the network's calls when a defense's first batch of a stage is."""
+    save, calls = RunFolder.save, list[int]()
+
+    def saving(folder: RunFolder, outcome: BatchOutcome, points: Any) -> None:
+        save(folder, outcome, points)
+        if folder.spec.defense is not None and (outcome.stage, outcome.index) == (stage, 0):
+            calls.append(int(network.calls))
+
+    monkeypatch.setattr(RunFolder, "save", saving)
+    return calls
+
+
 @pytest.mark.parametrize("defense", [DENT, WORSE])
 def test_a_coupled_batch_is_not_cut(
     defense: DentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -255,14 +268,7 @@ def test_a_coupled_batch_is_not_cut(
     """It fails in the middle; what is done is kept, and with more memory the rest follows."""
     spec = spec_of(defense, count=12, batches=BatchPlan(size=6))
     roomy = Cramped(100)
-    save, calls = RunFolder.save, []
-
-    def saving(folder: RunFolder, outcome: BatchOutcome, points: Any) -> None:
-        save(folder, outcome, points)
-        if folder.spec.defense is not None and (outcome.stage, outcome.index) == ("published", 0):
-            calls.append(int(roomy.calls))
-
-    monkeypatch.setattr(RunFolder, "save", saving)
+    calls = calls_when_saved(monkeypatch, roomy, "published")
     records = run(tmp_path / "roomy", spec, roomy, ("published",))
     said = refusal(tmp_path / "full", spec, Cramped(5, since=calls[0] + 5))
     assert f"{spec.label} published: out of memory with a batch of 6 images" in said
@@ -289,11 +295,14 @@ def test_a_worker_says_it_in_one_sentence_too(placement: Placement, tmp_path: Pa
     assert "Error" not in said and "\n" not in said
 
 
-def test_other_protocols_are_named_where_one_needs_more(tmp_path: Path) -> None:
+def test_other_protocols_are_named_where_one_needs_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     spec = spec_of(WORSE, count=6, batches=BatchPlan(size=6))
     counted = Cramped(100)
+    calls = calls_when_saved(monkeypatch, counted, "unrolled")
     run(tmp_path / "roomy", spec, counted, ("unrolled",))
-    said = refusal(tmp_path / "full", spec, Cramped(5, int(counted.calls) - 3), "unrolled")
+    said = refusal(tmp_path / "full", spec, Cramped(5, calls[0] - 5), "unrolled")
     assert said.startswith("batch unrolled: ") and "other protocols need less" in said
 
 
