@@ -209,17 +209,17 @@ def test_no_results(tmp_path: Path) -> None:
         run("--results", tmp_path)
 
 
-def test_ten_thousand_rows_are_quick_and_load_nothing_heavy(tmp_path: Path) -> None:
+def test_ten_thousand_rows_load_nothing_heavy(tmp_path: Path) -> None:
     rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
     results_csv.write_atomic(
         tmp_path / "results.csv", results_csv._lines([results_csv.column_names(), *rows])
     )
     code = (
-        "import sys, time, typer; from dentbench.cli.report import report; "
+        "import sys, typer; from dentbench.cli.report import report; "
         "app = typer.Typer(); app.command()(report); "
         "app(standalone_mode=False); "
         "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'filelock'} & set(sys.modules); "
-        "print(time.process_time(), sorted(heavy), file=sys.stderr)"
+        "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, "--results", str(tmp_path)],
@@ -228,9 +228,7 @@ def test_ten_thousand_rows_are_quick_and_load_nothing_heavy(tmp_path: Path) -> N
         cwd=ROOT,
         check=True,
     )
-    seconds, heavy = done.stderr.strip().split(" ", 1)
-    assert heavy == "[]" and len(done.stdout.splitlines()) > 10_000
-    assert float(seconds) < 3  # of processor time; 1.1 measured
+    assert done.stderr.strip() == "[]" and len(done.stdout.splitlines()) > 10_000
 
 
 def test_importing_the_command_is_light() -> None:
