@@ -19,25 +19,9 @@ from dentbench.report.tables import records as tables
 from dentbench.report.tables.ablation import PAPER_THREATS, grid
 from dentbench.spec.dent import BLUR_DEFAULTS, MODE_DEFAULTS
 from dentbench.spec.evaluation import ProtocolSpec
+from tests.report.fixed_records import DENT
 
 Make = Callable[..., Record]
-DENT = {
-    "mode": "instance",
-    "steps": 6,
-    "delta": "affine",
-    "blur": "none",
-    "loss": "shot",
-    "statistics": "running",
-    "optimizer": "adamod",
-    "lr": 6e-3,
-    "beta1": 0.99,
-    "beta2": 0.999,
-    "beta3": 0.6,
-    "optimizer_eps": 1e-8,
-    "momentum": 0.9,
-    "nesterov": True,
-    "separable": False,
-}
 COUNTS = {"published": 8230, "transfer": 5963}
 
 
