@@ -3,7 +3,7 @@
 The rule is ours, not the paper's. Both sides are worst cases per image of equal effort: right
 without an attack and under everything that was tried on either. The images that the defense gains
 and loses against the static model are compared by the exact McNemar test; where images share
-batches, its counts and the intervals allow for the design effect (``stats.py``).
+batches, its counts and the intervals allow for the design effect (``stats``).
 
 - ``holds``: more images right than static, p < 0.05, and no doubt about that gain is left.
 - ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss.

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 
 from dentbench.records.provenance import device_name, git_revision, versions
-from tests.benchmarks import adaptation, endtoend, null_verdicts
+from tests.benchmarks import adaptation, endtoend, null_verdicts, stopping
 
-PARTS = ("adaptation", "end-to-end", "workers", "commands", "null-verdicts")
+PARTS = ("adaptation", "end-to-end", "workers", "commands", "null-verdicts", "stopping")
 
 
 def processor() -> str:
@@ -40,6 +40,8 @@ def measured(part: str, device: torch.device) -> Any:
         return endtoend.workers()
     if part == "null-verdicts":
         return null_verdicts.measure()
+    if part == "stopping":
+        return stopping.measure()
     return endtoend.commands(endtoend.evaluated()[0])
 
 
