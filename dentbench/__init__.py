@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from dentbench.defenses.stand_ins import smooth_sign
     from dentbench.records.frame import read_results
     from dentbench.records.outcome import Record
+    from dentbench.records.samples import read_samples
     from dentbench.report.table import Table
     from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, ProtocolSpec
 
@@ -28,11 +29,13 @@ __all__ = [
     "Table",
     "evaluate",
     "read_results",
+    "read_samples",
     "smooth_sign",
 ]
 
 _HOMES = {
     "read_results": "dentbench.records.frame",
+    "read_samples": "dentbench.records.samples",
     "Adaptation": "dentbench.adapt.dent",
     "AttackSpec": "dentbench.spec.evaluation",
     "DefenseSpec": "dentbench.spec.evaluation",

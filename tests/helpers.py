@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import signal
 import sys
@@ -27,6 +26,7 @@ from dentbench.evaluation.runner import Evaluation, Progress
 from dentbench.evaluation.worker import Subject
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
+from dentbench.records.outcome_arrays import from_arrays
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
@@ -81,7 +81,7 @@ def outcomes(results: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
     found = {}
     for path in sorted(results.glob("runs/*/*/*.npz")):
         with np.load(path) as archive:
-            outcome = json.loads(str(archive["outcome"]))
+            outcome = asdict(from_arrays(archive))
             points = archive["points"].tobytes() if "points" in archive.files else b""
         del outcome["seconds"]
         found[str(path.relative_to(results))] = (outcome, points)

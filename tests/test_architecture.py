@@ -58,7 +58,7 @@ HOMES: Final = MappingProxyType(
         "ray": {"evaluation.executor"},
         "cloudpickle": {"evaluation.fresh_judgement"},
         "matplotlib": {"report.formats.figures"},
-        "pandas": {"records.frame", "report.conditions", "api"},
+        "pandas": {"records.frame", "records.samples", "report.conditions", "api"},
         "tabulate": {"report"},
         "sklearn": {"zoo"},
         "pyarrow": {"zoo"},

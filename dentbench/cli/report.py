@@ -107,6 +107,15 @@ def report(
             metavar="DIR",
         ),
     ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            "--samples",
+            help="Write one row per image, protocol and record into this file, .parquet or .csv: "
+            "label, right or not, what broke it, norms.",
+            metavar="FILE",
+        ),
+    ] = None,
     standalone: Annotated[
         bool, typer.Option("--standalone", help="latex: a whole document, which compiles.")
     ] = False,
@@ -165,6 +174,8 @@ def report(
 
     dentbench report --where mode=batch --where eps=8/255 --format csv
 
+    dentbench report --samples samples.parquet
+
     dentbench report --compare old/results.csv new/results.csv
     """
     chosen = format or (Format.MARKDOWN if bibtex else _default_format(out))
@@ -174,6 +185,10 @@ def report(
 
         return _deliver(bibliography(), out)
     choice = Selection(results, model or (), where or (), latest)
+    if samples is not None:
+        if compare is not None:
+            raise SpecError("--samples is of one results folder; leave out --compare")
+        return _samples(choice, samples.expanduser())
     with _no_garbage_collection():
         if compare is not None:
             made, page = _compared(*compare, choice), False
@@ -281,6 +296,15 @@ def _figures(choice: Selection, records: Sequence[Record], folder: Path) -> None
 
     for path in draw(_chosen(choice, records, statics=True), choice.results, folder):
         typer.echo(f"wrote {path}", err=True)
+
+
+def _samples(choice: Selection, path: Path) -> None:
+    from dentbench.records.samples import require_ending, samples, write_samples
+
+    require_ending(path)
+    records = _chosen(choice, _read(choice), statics=False)
+    write_samples(samples(records, choice.results), path)
+    typer.echo(f"wrote {path}", err=True)
 
 
 def _compared(before: Path, after: Path, choice: Selection) -> Table:

@@ -13,7 +13,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,28 +26,9 @@ from dentbench.errors import WorkerError
 from dentbench.evaluation.fresh_process import SERVER, forked
 from dentbench.evaluation.worker import Subject, Worker
 from dentbench.records.checkpoint import Points, RunFolder, sha256_of
+from dentbench.records.judged import CLOSE, Judged
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec, derive_seed
-
-CLOSE: Final = 1e-3
-"""An answer is close when its margin is less than this share of the logits' range.
-
-The last bits of a computation decide it, and no memory."""
-
-
-@dataclass(frozen=True)
-class Judged:
-    """What a new instance in a new process said of one batch of final points.
-
-    ``sha256``: of the points. ``right`` (draws x B flags): draw by draw. ``close`` (B flags):
-    answers of the first draw that rounding may change. ``spread``: how much the logits of an image
-    differ between draws at most, as a share of their range.
-    """
-
-    sha256: str
-    right: tuple[tuple[bool, ...], ...]
-    close: tuple[bool, ...]
-    spread: float
 
 
 @dataclass(frozen=True, kw_only=True)

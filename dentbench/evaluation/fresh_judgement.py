@@ -13,7 +13,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Final
+from typing import Any
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
@@ -25,16 +25,11 @@ from dentbench.attacks.checks import Check
 from dentbench.errors import StoreError, WorkerError
 from dentbench.evaluation import cascade
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.fresh_judge import CLOSE, Judged, Request, first_line, judged
+from dentbench.evaluation.fresh_judge import Request, first_line, judged
 from dentbench.records.checkpoint import RunFolder
+from dentbench.records.judged import NOTE, Judged, is_random, judged_in, same_points
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
-
-VERSION: Final = 1
-"""The number of this code: raised when what it says of the same points changes."""
-
-NOTE: Final = f"fresh-{VERSION}"
-"""The name of the note, in the folder of a stage, that keeps the judgement of its points."""
 
 
 class Pristine:
@@ -68,7 +63,7 @@ class Judgement:
     @property
     def random(self) -> bool:
         """Whether an instance that is asked for the first time answers by chance."""
-        return any(one.spread > CLOSE for one in self.stages.get(NATURAL, ()))
+        return is_random(self.stages.get(NATURAL, ()))
 
     def draws(self, stage: str) -> tuple[tuple[bool, ...], ...]:
         """Return, draw by draw, whether each image is right under a stage."""
@@ -205,22 +200,13 @@ def _known(
     note = folder.load_note(f"{stage}/{NOTE}")
     if note is None:
         return None
-    batches = [
-        Judged(
-            sha256=one["sha256"],
-            right=tuple(map(tuple, one["right"])),
-            close=tuple(one["close"]),
-            spread=one["spread"],
-        )
-        for one in note["batches"]
-    ]
+    batches = judged_in(note)
     if not batches:
         return Judgement({}, note["reason"])
-    same = stage == NATURAL or [one.sha256 for one in batches] == [
-        one.points_sha256 for one in outcomes
-    ]
-    fits = len(batches) == len(outcomes) and all(len(one.right) == draws for one in batches)
-    return Judgement({stage: batches}, note["reason"]) if same and fits else None
+    fits = all(len(one.right) == draws for one in batches)
+    if not (fits and same_points(stage, batches, outcomes)):
+        return None
+    return Judgement({stage: batches}, note["reason"])
 
 
 def _require_stored(

@@ -37,7 +37,6 @@ from dentbench.evaluation.example_images import keep_gallery
 from dentbench.evaluation.executor import Executor, make_executor
 from dentbench.evaluation.flag_checks import Stages
 from dentbench.evaluation.fresh_judgement import (
-    NOTE,
     Judgement,
     Pristine,
     is_judged,
@@ -55,6 +54,7 @@ from dentbench.records.aggregate import static_cases, summarize
 from dentbench.records.chance import chance_columns
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.claims import load_claim
+from dentbench.records.judged import NOTE
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
 from dentbench.records.provenance import provenance
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec

@@ -35,6 +35,7 @@ from dentbench.evaluation.memory_footprint import HEAVY, needed
 from dentbench.records.checkpoint import Points, sha256_of
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DataSpec, DefenseSpec, EvalSpec, derive_seed
+from dentbench.zoo.arrays import label_windows
 
 Result = TypeVar("Result")
 
@@ -289,6 +290,9 @@ class Worker:
             points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
             details=result.details,
             versions=cascade.versions(spec, task.stage),
+            indexes=tuple(_places(self.subject, spec)[images.start : images.stop]),
+            labels=tuple(y.tolist()),
+            **_norms(points - x),
         )
         return outcome, points.cpu().numpy() if task.keep else None
 
@@ -340,6 +344,24 @@ def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size:
         judge(classify, x, y) for x, y in zip(points.split(size), labels.split(size), strict=True)
     ]
     return torch.cat(parts)
+
+
+def _norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:
+    """Return the norms, by name, of perturbations (B, C, H, W), image by image."""
+    flat = perturbations.detach().flatten(1).double()
+    orders = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+    return {
+        name: tuple(torch.linalg.vector_norm(flat, order, dim=1).tolist())
+        for name, order in orders.items()
+    }
+
+
+def _places(subject: Subject, spec: EvalSpec) -> list[int]:
+    """Return the number in the data set of each image of a subject."""
+    first, window = spec.data.first, spec.data.window
+    if subject.given is None or window is None:
+        return list(range(first, first + len(subject.labels)))
+    return (first + label_windows(subject.given[0].labels, window)).tolist()
 
 
 @torch.no_grad()

@@ -1,7 +1,8 @@
 """Outcomes on disk: one atomically written file per batch and stage, so that a run resumes.
 
 ``<results>/runs/<key>/spec.json`` says what the run is; ``<stage>/<number>.npz`` holds the
-outcome of a batch and, where they are kept, its final points. A file is either whole or not there.
+outcome of a batch (see ``outcome_arrays.py``) and, where they are kept, its final points. A file is
+either whole or not there.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from dentbench.errors import StoreError
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
+from dentbench.records.outcome_arrays import Arrays, from_arrays, to_arrays
 from dentbench.records.results_csv import write_atomic
 from dentbench.spec.evaluation import EvalSpec, digest
 
@@ -54,6 +56,23 @@ def read_note(results: Path, key: str, name: str) -> Any:
         return None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path} cannot be read: {error}") from error
+
+
+def stored_outcomes(results: Path, key: str, stage: str) -> list[BatchOutcome]:
+    """Return the outcomes of one stage of a run, in batch order; none where none are stored.
+
+    Changes nothing. Raises :class:`~dentbench.errors.StoreError` for a file that cannot be read.
+    """
+    outcomes = []
+    for path in sorted((run_path(results, key) / stage).glob("*.npz")):
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                outcomes.append(_outcome_in(archive, stage, int(path.stem)))
+        except Exception as error:  # what is raised depends on the byte that is damaged
+            raise StoreError(
+                f"{path} cannot be read ({error}); run evaluate again, and the batch is redone"
+            ) from error
+    return outcomes
 
 
 class RunFolder:
@@ -109,7 +128,7 @@ class RunFolder:
             raise StoreError(f"cannot read {path}: {error}") from error
         try:
             with file, np.load(file, allow_pickle=False) as archive:
-                outcome = _parse(str(archive["outcome"]), stage, unit)
+                outcome = _outcome_in(archive, stage, unit)
                 found = "points" in archive.files
         except Exception as error:  # what is raised depends on the byte that is damaged
             _set_aside(path, error)
@@ -135,7 +154,7 @@ class RunFolder:
 
         One that other code computed is kept beside it, as "NNNNN.superseded".
         """
-        arrays: dict[str, Any] = {"outcome": np.array(json.dumps(asdict(outcome)))}
+        arrays: dict[str, Any] = to_arrays(outcome)
         if points is not None:
             arrays["points"] = points
         buffer = io.BytesIO()
@@ -218,12 +237,8 @@ def _set_aside(path: Path, error: Exception) -> None:
     _log.warning("%s is corrupt (%s); kept as %s, to be redone", path, error, aside.name)
 
 
-def _parse(text: str, stage: str, unit: int) -> BatchOutcome:
-    fields = json.loads(text)
-    names = ("correct", "attack_correct", "broken_by", "judged", "static_correct", "rights")
-    for name in names:
-        fields[name] = tuple(fields.get(name, ()))
-    outcome = BatchOutcome(**fields)
+def _outcome_in(archive: Arrays, stage: str, unit: int) -> BatchOutcome:
+    outcome = from_arrays(archive)
     if (outcome.stage, outcome.index) != (stage, unit):
         raise ValueError(f"it holds {outcome.stage} {outcome.index}")
     return outcome

@@ -49,7 +49,8 @@ class BatchOutcome:
     found on a defense, ``points_sha256`` their SHA-256. ``rights[i]``: how often a random defense
     was right there, in as many draws as the spec says. ``details``: further numbers of the
     protocol. ``versions``: the number of the code of this stage, and of what it goes on from, by
-    name.
+    name. ``indexes``: the numbers of the images in the data set. ``linf``, ``l2``, ``l1``: the
+    norms of the final perturbations. Outcomes of version 0.1 have neither these nor ``labels``.
     """
 
     stage: str
@@ -67,6 +68,11 @@ class BatchOutcome:
     rights: tuple[int, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
+    indexes: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    linf: tuple[float, ...] = ()
+    l2: tuple[float, ...] = ()
+    l1: tuple[float, ...] = ()
 
 
 def column(doc: str, default: Any = None) -> Any:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -15,6 +17,7 @@ from typer.testing import CliRunner
 from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
 from dentbench.records import csv_codec, results_csv
+from dentbench.records.samples import read_samples
 from tests.helpers import ROOT, record
 
 RUNNER = CliRunner()
@@ -131,6 +134,10 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
         (["--cite", "--format", "csv"], SpecError, "--cite is of format latex, not csv"),
         (["--compare", "{results}", "{results}/x.csv"], StoreError, "no results file"),
         (["--out", "{results}/no/folder/t.md"], StoreError, "cannot write"),
+        (["--samples", "s.xlsx"], SpecError, "ends in '.xlsx'; end it in .parquet or .csv"),
+        (["--samples", "s"], SpecError, "has no ending; end it in .parquet or .csv"),
+        (["--samples", "s.csv"], StoreError, "there are no outcomes of these records in"),
+        (["--samples", "s.csv", "--compare", "a", "b"], SpecError, "leave out --compare"),
     ],
 )
 def test_errors(
@@ -229,6 +236,25 @@ def test_ten_thousand_rows_load_nothing_heavy(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stderr.strip() == "[]" and len(done.stdout.splitlines()) > 10_000
+
+
+def test_samples_of_the_records_chosen_go_into_a_file(tmp_path: Path) -> None:
+    old = ROOT / "tests" / "golden" / "results-0.1"
+    out = tmp_path / "samples.csv"
+    run("--results", old, "--samples", out)
+    every = pd.read_csv(out, dtype={"key": str})
+    run("--results", old, "--samples", out, "--where", "mode=batch")
+    chosen = pd.read_csv(out, dtype={"key": str})
+    assert len(every) == len(read_samples(old)) > len(chosen) > 0
+    assert chosen["key"].nunique() == 1 and set(chosen["defense"]) == {"dent"}
+
+
+def test_samples_without_pyarrow_are_refused_in_words(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(SpecError, match=r"needs pyarrow, which is not installed; pip install"):
+        run("--results", results, "--samples", results / "s.parquet")
 
 
 def test_importing_the_command_is_light() -> None:

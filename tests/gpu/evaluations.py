@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dentbench.cli import app
+from dentbench.records.outcome_arrays import from_arrays
 from dentbench.zoo.models import load_model
 from tests.gpu.figures import machine
 from tests.gpu.parts import Setting
@@ -91,14 +92,14 @@ def _passes(runs: set[Path]) -> dict[str, Any]:
     by_stage: dict[str, Counter[str]] = {}
     for path in (file for run in runs for file in run.glob("*/*.npz")):
         with np.load(path) as archive:
-            outcome = json.loads(str(archive["outcome"]))
-        stage = f"{_defense(path)} {outcome['stage']}"
+            outcome = from_arrays(archive)
+        stage = f"{_defense(path)} {outcome.stage}"
         one = Counter(
-            forwards=outcome["forwards"],
-            backwards=outcome["backwards"],
-            seconds=outcome["seconds"],
-            right=sum(outcome["correct"]),
-            images=len(outcome["correct"]),
+            forwards=outcome.forwards,
+            backwards=outcome.backwards,
+            seconds=outcome.seconds,
+            right=sum(outcome.correct),
+            images=len(outcome.correct),
         )
         by_stage.setdefault(stage, Counter()).update(one)
         totals.update(one)

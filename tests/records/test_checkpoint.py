@@ -5,17 +5,21 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import os
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dentbench.errors import StoreError
-from dentbench.records.checkpoint import RunFolder
+from dentbench.records.checkpoint import RunFolder, stored_outcomes
 from dentbench.records.outcome import BatchOutcome
+from dentbench.records.outcome_arrays import IMAGE_FIELDS
 from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
+from tests.helpers import ROOT
 
 SPEC = EvalSpec(
     model=ModelSpec(name="net", sha256="ab"),
@@ -33,6 +37,28 @@ OUTCOME = BatchOutcome(
     seconds=0.1 + 0.2,
 )
 POINTS = np.random.default_rng(0).random((3, 1, 3, 3), dtype=np.float32)
+
+
+DETAILS = {
+    "compositions": {"alone": {"natural": 3, "lost": 0}, "shuffled": {"natural": 2, "lost": 1}},
+    "invading": {"5%": {"malicious": 1}},
+    "stream": {},
+}
+WHOLE = replace(
+    OUTCOME,
+    judged=(True, True, False),
+    changed=0,
+    static_correct=(False, True, True),
+    points_sha256="ab",
+    rights=(10, 0, 2**40),
+    details=DETAILS,
+    versions={"natural": 1, "published": 3, "dent": 2},
+    indexes=(7, 8, 9),
+    labels=(0, 9, 4),
+    linf=(1e-300, 0.1, 0.1 + 0.2),
+    l2=(0.0, math.pi, 1.0),
+    l1=(0.0, 5.0, 1e300),
+)
 
 
 @pytest.fixture
@@ -54,6 +80,41 @@ def test_an_outcome_comes_back_as_it_was(folder: RunFolder) -> None:
     assert folder.load("published", 2, with_points=True) == OUTCOME
     points = folder.load_points("published", 2)
     assert points.dtype == np.float32 and np.array_equal(points, POINTS)
+
+
+def test_all_that_is_known_of_a_batch_comes_back_to_the_bit(folder: RunFolder) -> None:
+    folder.save(WHOLE, None)
+    found = folder.load("published", 2)
+    assert found == WHOLE and repr(found) == repr(WHOLE)
+
+
+def test_a_file_is_a_table_of_images_that_any_tool_reads(folder: RunFolder) -> None:
+    folder.save(WHOLE, POINTS)
+    (path,) = folder.path.glob("published/*.npz")
+    with np.load(path, allow_pickle=False) as archive:
+        assert archive.files == ["images", "batch", "versions", "details", "points"]
+        frame = pd.DataFrame(archive["images"])
+        assert not [name for name in archive.files if "{" in str(archive[name])]
+    assert frame["broken_by"].tolist() == ["", "apgd-ce", "square"]
+    assert frame["linf"].tolist() == [*WHOLE.linf] and frame["label"].tolist() == [0, 9, 4]
+    assert set(frame) == {*IMAGE_FIELDS}
+
+
+def test_files_of_version_01_are_read(tmp_path: Path) -> None:
+    """They were written by that version: JSON in an array."""
+    paths = sorted((ROOT / "tests/golden/results-0.1/runs").glob("*/*/*.npz"))
+    assert len(paths) == 24
+    for path in paths:
+        with np.load(path) as archive:
+            written = json.loads(str(archive["outcome"]))
+        (outcome,) = [
+            one
+            for one in stored_outcomes(path.parents[3], path.parents[1].name, path.parent.name)
+            if one.index == int(path.stem)
+        ]
+        read = json.loads(json.dumps(asdict(outcome)))
+        assert {name: read[name] for name in written} == written
+        assert not outcome.labels and not outcome.linf
 
 
 def test_outcomes_are_kept_apart_by_run_stage_and_number(folder: RunFolder, tmp_path: Path) -> None:
