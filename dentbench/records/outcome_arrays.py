@@ -42,7 +42,7 @@ _PLACE: Final = "/"  # between the names of a path in details
 
 def to_arrays(outcome: BatchOutcome) -> dict[str, NDArray[Any]]:
     """Return an outcome as arrays; ``ValueError`` for flags that are not of one batch."""
-    columns = {
+    columns: dict[str, NDArray[Any]] = {
         name: np.array(getattr(outcome, field), dtype=kind)
         for name, (field, kind) in IMAGE_FIELDS.items()
         if getattr(outcome, field) or name == "correct"
@@ -64,11 +64,10 @@ def from_arrays(arrays: Arrays) -> BatchOutcome:
     if "outcome" in arrays:
         return _from_json(str(arrays["outcome"]))
     images, batch = arrays["images"], arrays["batch"]
-    columns = {field: images[name].tolist() for name, field in _known(images)}
-    scalars = {name: batch[name].item() for name in batch.dtype.names or ()}
+    known: dict[str, Any] = {field: tuple(images[name].tolist()) for name, field in _known(images)}
+    known |= {name: batch[name].item() for name in batch.dtype.names or ()}
     return BatchOutcome(
-        **{field: tuple(values) for field, values in columns.items()},
-        **scalars,
+        **known,
         details=_nested(_counts(arrays["details"])),
         versions=_counts(arrays["versions"]),
     )
