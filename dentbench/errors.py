@@ -68,6 +68,11 @@ class TerminatedRunError(InterruptedRunError):
     exit_code = 143
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Run code of a user as :func:`staying` does; what it prints goes to standard error."""

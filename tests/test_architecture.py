@@ -41,7 +41,9 @@ FOLDERS: Final = MappingProxyType(
         "records": {"spec"},
         "defenses": {"spec", "adapt", "attacks", "identity"},
         "report": {"spec", "attacks", "zoo", "records", "defenses"},
-        "evaluation": {"spec", "compute", "adapt", "attacks", "zoo", "records", "defenses"},
+        "evaluation": {
+            *("spec", "compute", "identity", "adapt", "attacks", "zoo", "records", "defenses"),
+        },
         "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
         "api": {"spec", "attacks", "zoo", "records", "defenses", "evaluation", "study", "report"},
         "cli": {"spec", "compute", "attacks", "zoo", "records", "evaluation", "study", "report"},

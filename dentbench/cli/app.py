@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,7 +18,7 @@ from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
 from dentbench.cli.judge import judge
 from dentbench.cli.report import report
-from dentbench.errors import NOT_GAINED, DentBenchError
+from dentbench.errors import NOT_GAINED, DentBenchError, SpecError
 
 TRACEBACK: Final = "--traceback"
 
@@ -93,7 +95,8 @@ def main() -> None:
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
-        sys.exit(max(_run(commands, chosen, arguments)))
+        with _working_folder_last():
+            sys.exit(max(_run(commands, chosen, arguments)))
     except DentBenchError as error:
         if TRACEBACK in sys.argv:
             traceback.print_exception(error)
@@ -104,10 +107,53 @@ def main() -> None:
         sys.exit(1)
 
 
+def _require_values(arguments: Sequence[str], command: Any) -> None:
+    """Refuse an option without its value: an empty text, or the next option in its place.
+
+    An empty text is a shell variable that is not set, and no file, name or number.
+    """
+    params = {name: one for one in command.params for name in one.opts if name.startswith("-")}
+    before = ""
+    for argument in arguments[1:]:
+        name, equals, value = argument.partition("=")
+        if not argument or (name in params and equals and not value):
+            empty = name or before
+            what = f"option {empty}" if empty in params else "an argument"
+            raise SpecError(
+                f"{what} has an empty value; give one, or leave it out (a shell variable may be "
+                "unset)"
+            )
+        if (
+            argument in params
+            and before in params
+            and not getattr(params[before], "is_flag", False)
+        ):
+            raise SpecError(f"option {before} has no value: {argument}, an option, follows it")
+        before = argument
+
+
+@contextlib.contextmanager
+def _working_folder_last() -> Iterator[None]:
+    """Let files of the working folder be imported, by processes that are started too.
+
+    A model or a defense may import late; Python itself adds the folder to ``python -m`` alone.
+    """
+    folder = ""
+    with contextlib.suppress(OSError):  # the folder may have been removed
+        folder = str(Path.cwd())
+    sys.path.append(folder)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(ValueError):
+            sys.path.remove(folder)
+
+
 def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     """Run a command, once for each run of its config file, and return the exit codes."""
     count = 1
     if chosen is not None:
+        _require_values(arguments, chosen)
         # Commands with positional names already take several values after one option.
         if all(param.param_type_name == "option" for param in chosen.params):
             arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]

@@ -95,7 +95,8 @@ def given(arguments: Sequence[str]) -> Path | None:
         name, equals, value = argument.partition("=")
         if name == "--config":
             values = [value] if equals else arguments[number + 1 : number + 2]
-            return Path(values[0]) if values else None  # the parser says that it is missing
+            there = bool(values) and bool(values[0]) and not values[0].startswith("--")
+            return Path(values[0]) if there else None  # the parser says that it is missing
     return None
 
 

@@ -114,22 +114,33 @@ def evaluate(
         )
     else:
         given = {name: value for name, value in own.items() if value is not None}
-        named = [name for name, value in (("defense", defense), ("mode", mode)) if value]
-        table1.check(table, [*named, *given])
+        others: dict[str, object] = {
+            "defense": defense,
+            "mode": mode,
+            "steps_grid": steps_grid,
+            "eps_grid": eps_grid,
+        }
+        others |= {"corruption": corruption, "severity": severity}
+        named = [name for name, value in others.items() if value]
+        table1.check(table, [*named, *given], request)
         studies = [
             study
             for one in table1.requests(request)
             for study in make_studies(one, table1.choose_defenses)
         ]
+    from dentbench.cli import repeat
+
     finished = running.carry_out(
-        studies, shared.run_options(), shared.display, dry_run=shared.dry_run
+        studies,
+        shared.run_options(),
+        shared.display,
+        dry_run=shared.dry_run,
+        check=repeat.checked(from_record, shared.results),
     )
-    from dentbench.cli import repeat, showing
+    from dentbench.cli import showing
 
     if shared.config is not None:
         keep(shared.config, shared.results)
-    if from_record is not None:
-        repeat.check(from_record, [one for _, records in finished for one in records])
     if shared.as_json:
         running.print_json(finished, verdicts=_verdicts(finished))
     elif request.attack_name == NO_ATTACK:
@@ -156,6 +167,7 @@ def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
         {
             "model": static.model,
             "eps": static.eps,
+            "key": defended.key,
             "defense": defended.defense,
             "steps": defended.steps,
             **asdict(verdict(static, defended)),

@@ -170,7 +170,7 @@ Defenses = Annotated[
         autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
         help="dent (default), none, norm, tent, tent-online, anti-adversary, hedge, or "
         "module:callable that makes one from the network; settings after commas, as in "
-        "tent,steps=10; repeatable.",
+        "tent,steps=10; a short title before it, as in ours=my_defense:make; repeatable.",
     ),
 ]
 Threats = Annotated[

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentbench.errors import SpecError, StoreError
-from dentbench.spec.evaluation import NO_ATTACK
+from dentbench.spec.evaluation import NO_ATTACK, EvalSpec
 
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
@@ -45,15 +46,30 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     key = _value_of(OPTION, arguments)
     if key is None:
         return list(arguments)
-    folder = Path(_value_of("--results", arguments) or "results")
-    if "/" in key:
-        folder, key = Path(key).parent, Path(key).name
+    found, folder = _named(key, Path(_value_of("--results", arguments) or "results"))
     own = list(arguments)
-    for number, argument in enumerate(own):  # its key alone stays, to be checked in the end
+    for number, argument in enumerate(own):  # the whole key of its folder, to be checked then
         if argument.partition("=")[0] == OPTION:
-            own[number : number + (1 if "=" in argument else 2)] = [OPTION, key]
+            whole = f"{folder}/{found.key}"
+            own[number : number + (1 if "=" in argument else 2)] = [OPTION, whole]
             break
-    return [own[0], *options(find(folder, key)), *own[1:]]
+    record = options(found)
+    if _value_of("--model", own) is not None:  # it may be given more than once: theirs, not both
+        record = record[2:]
+    return [own[0], *record, *own[1:]]
+
+
+def _named(text: str, results: Path) -> tuple[Record, Path]:
+    """Return the record that KEY or FOLDER/KEY names, and its folder."""
+    folder = Path(text).parent if "/" in text else results
+    return find(folder.expanduser(), Path(text).name), folder
+
+
+def checked(text: str | None, results: Path) -> Callable[[Sequence[EvalSpec]], None] | None:
+    """Return what refuses specs that are not of the record named; None where none is."""
+    if text is None:
+        return None
+    return functools.partial(check, recorded=_named(text, results)[0])
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
@@ -81,7 +97,10 @@ def find(folder: Path, key: str) -> Record:
 
 def options(record: Record) -> list[str]:
     """Return the options of ``dentbench evaluate`` that repeat a record."""
-    chosen = ["--model", record.model, *_data(record)]
+    source: dict[str, str] = json.loads(record.source or "{}")
+    chosen = ["--model", source.pop("model", record.model), *_data(record)]
+    for name, text in source.items():
+        chosen += ["--" + name, *(text.split(" ", 1) if name == "normalize" else [text])]
     for column, option in _OPTIONS.items():
         value = getattr(record, column)
         if value is not None and not (record.attack == NO_ATTACK and column in ("norm", "eps")):
@@ -118,7 +137,9 @@ def _defense(record: Record) -> list[str]:
         return ["--mode", "static"]
     if record.mode == "other":
         settings = json.loads(record.defense_settings or "{}")
-        return ["--defense", ",".join([record.defense, *(f"{k}={v}" for k, v in settings.items())])]
+        title = f"{record.defense_title}=" if record.defense_title and ":" in record.defense else ""
+        own = (f"{name}={value}" for name, value in settings.items())
+        return ["--defense", ",".join([title + record.defense, *own])]
     chosen = []
     for name in (*_DENT, *SET_NAMES):
         value = getattr(record, name, None)
@@ -129,11 +150,41 @@ def _defense(record: Record) -> list[str]:
     return chosen
 
 
-def check(key: str, records: Sequence[Record]) -> None:
-    """Raise :class:`~dentbench.errors.SpecError` unless the record repeated is among those made."""
-    if not any(record.key.startswith(key) for record in records):
-        keys = ", ".join(record.key for record in records)
-        raise SpecError(
-            f"the run is another one than record {key} ({keys}): its model, data or settings are "
-            "not what they were"
-        )
+def check(specs: Sequence[EvalSpec], recorded: Record) -> None:
+    """Raise :class:`~dentbench.errors.SpecError` unless the record is what specs will run.
+
+    ``specs``: of the run, before it. The settings that differ are named.
+    """
+    if any(spec.key() == recorded.key for spec in specs):
+        return
+    same = [spec for spec in specs if spec.mode == recorded.mode] or [*specs]
+    different = min((_differences(spec, recorded) for spec in same), key=len)
+    told = "; ".join(different) or "the code of its attack or its defense"
+    raise SpecError(
+        f"the run is another one than record {recorded.key}: {told}. Nothing was run; leave out "
+        f"what changes it, or leave out {OPTION}"
+    )
+
+
+_IN_WORDS = {
+    "model_sha256": "the weights",
+    "model_code": "the model's code, arch or normalize",
+    "data_sha256": "the images or labels",
+    "defense_sha256": "the source of the defense",
+}
+
+
+def _differences(spec: EvalSpec, recorded: Record) -> list[str]:
+    """Return what of a spec is not what the record says, in words."""
+    from dentbench.records.outcome import spec_columns
+
+    found = []
+    for name, value in spec_columns(spec).items():
+        before = getattr(recorded, name)
+        if value == before or name in ("key", "separable", "defense_title"):
+            continue
+        if name in _IN_WORDS:
+            found.append(f"{_IN_WORDS[name]} changed")
+        else:
+            found.append(f"{name.replace('_', ' ')} is {value}, not {before}")
+    return found

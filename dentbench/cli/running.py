@@ -26,7 +26,7 @@ from dentbench.evaluation.progress import Display, shown_progress
 from dentbench.spec.evaluation import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.placement import Placement
@@ -38,18 +38,33 @@ Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
 """Each study and its records, in the order of its specs."""
 
 
+Check: TypeAlias = "Callable[[Sequence[EvalSpec]], None]"
+"""Refuses specs before anything is run."""
+
+
 def carry_out(
-    studies: Sequence[Study], options: RunOptions, display: Display, *, dry_run: bool
+    studies: Sequence[Study],
+    options: RunOptions,
+    display: Display,
+    *,
+    dry_run: bool,
+    check: Check | None = None,
 ) -> Finished:
-    """Carry out studies one after the other; a dry run prints their cost and ends the command."""
+    """Carry out studies one after the other; a dry run prints their cost and ends the command.
+
+    ``check``: what the specs of the first study must pass.
+    """
     from dentbench.cli.downloads import bring_lacking
 
     bring_lacking(studies, options.fetch)
     if dry_run:
-        show_estimates(studies, options)
+        show_estimates(studies, options, check)
         raise typer.Exit
     _check_writable(options.results)
-    return [(study, run(study, options, display)) for study in studies]
+    return [
+        (study, run(study, options, display, None if number else check))
+        for number, study in enumerate(studies)
+    ]
 
 
 def _check_writable(results: Path) -> None:
@@ -124,7 +139,12 @@ def resumable(results: Path) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> list[Record]:
+def run(
+    study: Study,
+    options: RunOptions,
+    display: Display = Display.AUTO,
+    check: Check | None = None,
+) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.study.loading import run_study
 
@@ -133,10 +153,12 @@ def run(study: Study, options: RunOptions, display: Display = Display.AUTO) -> l
         shown_progress(display) as progress,
         contained(),
     ):
-        return run_study(study, options, progress)
+        return run_study(study, options, progress, check)
 
 
-def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
+def show_estimates(
+    studies: Sequence[Study], options: RunOptions, check: Check | None = None
+) -> None:
     """Print what would run and what it would cost at most; attack nothing, write nothing."""
     from rich.console import Console
 
@@ -152,6 +174,8 @@ def show_estimates(studies: Sequence[Study], options: RunOptions) -> None:
     for study in studies:
         with contained():
             evaluation, specs = prepare(study, options)
+            if check is not None and study is studies[0]:
+                check(specs)
             parts = [
                 (spec, part)
                 for spec in specs

@@ -46,6 +46,7 @@ class AdaptationCache:
     def __init__(self) -> None:
         self.active = False
         self._entries: OrderedDict[tuple[object, ...], _Entry] = OrderedDict()
+        self._size = 0  # of all entries, in bytes
 
     def __enter__(self) -> None:
         self.active = True
@@ -54,6 +55,7 @@ class AdaptationCache:
         self.active = False
         if error[0] is not None:  # it may be that memory ran out
             self._entries.clear()
+            self._size = 0
 
     def get(self, key: tuple[object, ...], images: Tensor) -> _Entry | None:
         """Return what is kept under a key, if it was found for these very images."""
@@ -65,11 +67,11 @@ class AdaptationCache:
 
     def keep(self, key: tuple[object, ...], entry: _Entry) -> None:
         """Keep an entry, and forget the oldest ones where there is no room."""
+        replaced = self._entries.pop(key, None)
         self._entries[key] = entry
-        self._entries.move_to_end(key)
-        size = sum(one.size for one in self._entries.values())
-        while size > ROOM and len(self._entries) > 1:
-            size -= self._entries.popitem(last=False)[1].size
+        self._size += entry.size - (replaced.size if replaced else 0)
+        while self._size > ROOM and len(self._entries) > 1:
+            self._size -= self._entries.popitem(last=False)[1].size
 
 
 class CachedAdaptation:

@@ -116,12 +116,21 @@ def needs_batchnorm(defense: DentSpec | DefenseSpec) -> bool:
     return not defense.sha256 and DEFENSES[defense.name].batchnorm
 
 
-def parse_defense(text: str) -> tuple[str, dict[str, str]]:
-    """Return the name and the settings, as written, of "NAME" or "NAME,SETTING=VALUE,...".
+def parse_defense(text: str) -> tuple[str, dict[str, str], str]:
+    """Return the name, the settings, as written, and the title of "NAME,SETTING=VALUE,...".
 
-    Raises :class:`~dentbench.errors.SpecError` for a setting without a value, or given twice.
+    A defense of one's own may begin with its title: "TITLE=MODULE:CALLABLE,...". Raises
+    :class:`~dentbench.errors.SpecError` for a setting without a value, or given twice.
     """
     name, *parts = (part.strip() for part in text.split(","))
+    title, equals, own = (part.strip() for part in name.partition("="))
+    if equals:
+        if not (title and ":" in own):
+            raise SpecError(
+                f"defense is {text!r}; a title stands before a defense of your own, such as "
+                "short=my_defense:make, and settings after the name, such as tent,steps=10"
+            )
+        name = own
     settings: dict[str, str] = {}
     for part in parts:
         key, equals, value = (one.strip() for one in part.partition("="))
@@ -133,7 +142,7 @@ def parse_defense(text: str) -> tuple[str, dict[str, str]]:
         if key in settings:
             raise SpecError(f"defense is {text!r}; {key} is given twice")
         settings[key] = value
-    return name, settings
+    return name, settings, title if equals else ""
 
 
 def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpec:

@@ -13,12 +13,15 @@ from dentbench.identity.user_code import load, sha256_of
 from dentbench.spec.defense import DefenseSpec
 
 
-def spec_of_factory(text: str, settings: Mapping[str, Any] | None = None) -> DefenseSpec:
+def spec_of_factory(
+    text: str, settings: Mapping[str, Any] | None = None, title: str = ""
+) -> DefenseSpec:
     """Return the spec of ``module:callable``, which is imported: the working folder comes first.
 
     ``settings`` are handed to the callable by name; texts that are numbers, or true or false,
     become so. The callable's attribute ``separable = True`` says that its defense answers each
-    image on its own. Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    image on its own, its attribute ``name`` what tables call it, unless ``title`` does. Raises
+    :class:`~dentbench.errors.SpecError` for one that cannot be had.
     """
     factory, files = _load(text)
     values = {name: _plain(value) for name, value in (settings or {}).items()}
@@ -27,6 +30,7 @@ def spec_of_factory(text: str, settings: Mapping[str, Any] | None = None) -> Def
         settings=tuple(values.items()),
         sha256=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
+        title=title or _title_of(factory),
     )
 
 
@@ -42,7 +46,13 @@ def spec_of_object(defense: object) -> DefenseSpec:
         name=str(getattr(named, "__qualname__", kind.__qualname__)),
         sha256=fingerprint(defense),
         separable=getattr(defense, "separable", False) is True,
+        title=_title_of(defense),
     )
+
+
+def _title_of(defense: object) -> str:
+    name = getattr(defense, "name", "")
+    return name.strip() if isinstance(name, str) else ""
 
 
 def load_factory(spec: DefenseSpec) -> Callable[..., Any]:

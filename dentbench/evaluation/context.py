@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +22,8 @@ class RunOptions:
     and data come from. ``fresh``: forget stored outcomes of these specs first.
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
     every defense against the static model. ``diagnostics``: keep what every adaptation did.
-    ``force``: go on where natural accuracy is not the published one.
+    ``force``: go on where natural accuracy is not the published one. ``source``: options that say
+    where a model and data of one's own come from, for the record.
     """
 
     results: Path
@@ -33,6 +34,7 @@ class RunOptions:
     measure_time: bool = False
     diagnostics: bool = False
     force: bool = False
+    source: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

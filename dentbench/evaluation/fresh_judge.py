@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dentbench.attacks.base import margins, require_finite
 from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.backend import Engine
-from dentbench.errors import WorkerError
+from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.fresh_process import SERVER, forked
 from dentbench.evaluation.worker import Subject, Worker
 from dentbench.records.checkpoint import Points, RunFolder, sha256_of
@@ -169,7 +169,3 @@ def _combined(draws: Sequence[_Answer]) -> Judged:
         close=draws[0].close,
         spread=spread,
     )
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -22,10 +22,10 @@ from torch import nn
 
 from dentbench.attacks import checks as names
 from dentbench.attacks.checks import Check
-from dentbench.errors import StoreError, WorkerError
+from dentbench.errors import StoreError, WorkerError, first_line
 from dentbench.evaluation import cascade
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.fresh_judge import Request, first_line, judged
+from dentbench.evaluation.fresh_judge import Request, judged
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE, Judged, is_random, judged_in, same_points
 from dentbench.records.outcome import NATURAL, BatchOutcome

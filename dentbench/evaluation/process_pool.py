@@ -23,7 +23,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from dentbench.attacks.events import LOGGER, tell
-from dentbench.errors import WorkerError
+from dentbench.errors import WorkerError, first_line
+from dentbench.identity.user_code import working_folder_first
 
 if TYPE_CHECKING:
     from dentbench.attacks.counting import CallCounter
@@ -182,6 +183,7 @@ class Processes:
 # --- in a worker process --------------------------------------------------------------------------
 
 _workers: dict[str, Worker] = {}  # made once per process, by the name of their blueprint
+_refused: list[str] = []  # why this process could not make its worker
 
 
 def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> Worker:
@@ -193,7 +195,8 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
 
         if threads is not None:
             torch.set_num_threads(threads)
-        subject, engine, given = pickle.loads(blueprint)
+        with working_folder_first():  # where the model or the defense may be imported from
+            subject, engine, given = pickle.loads(blueprint)
         _workers.clear()
         _workers[name] = Worker(subject, device, engine, given)
     return _workers[name]
@@ -206,7 +209,11 @@ def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> No
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.stdout = sys.stderr  # what code of a user prints does not go into a result
     number, device = numbers.get()
-    worker = worker_of("", blueprint.raw, device, threads)
+    try:
+        worker = worker_of("", blueprint.raw, device, threads)
+    except Exception as error:  # a process that dies here would be started again, in vain
+        _refused.append(first_line(error))
+        return
     place, counter = places[number], worker.counter
 
     def listen() -> None:
@@ -246,4 +253,9 @@ class _ToPlace(logging.Handler):
 
 
 def _carry_out(task: Task) -> Finished:
+    if _refused:
+        raise WorkerError(
+            f"a worker process cannot load the model or the defense: {_refused[0]}; import them "
+            "from files of the working folder or from installed packages, or run with --workers 1"
+        )
     return _workers[""].carry_out(task)

@@ -226,6 +226,7 @@ class Evaluation:
             **observations(self.context, spec),
             **provenance(self.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
+            source=json.dumps(self.options.source) if self.options.source else None,
         )
         self._keep_for_reports(spec, counted)
         results_csv.append(self.options.results, record)

@@ -19,6 +19,18 @@ def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]
     return tuple(all(flags) for flags in zip(*rows, strict=True))
 
 
+def broken_first(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[str, ...]:
+    """Return, image by image, the first stage, in order, under which it is wrong, or ""."""
+    flags = {
+        name: [flag for outcome in outcomes for flag in outcome.correct]
+        for name, outcomes in stages.items()
+    }
+    return tuple(
+        next((name for name, right in zip(flags, rights, strict=True) if not right), "")
+        for rights in zip(*flags.values(), strict=True)
+    )
+
+
 def static_cases(
     stages: Mapping[str, Sequence[BatchOutcome]], static: Mapping[str, Sequence[BatchOutcome]]
 ) -> dict[str, tuple[bool, ...]]:
@@ -110,7 +122,7 @@ def summarize(
         for name, outcomes in stages.items()
         if name != NATURAL
     }
-    worst = worst_case(stages)
+    worst, first = worst_case(stages), Counter(broken_first(stages))
     cases = None if static is None else static_cases(stages, static)
     published = stages.get("published", ())
     own = (NATURAL, PUBLISHED)  # the rest was run for this comparison alone
@@ -127,6 +139,7 @@ def summarize(
         "batch_mates": _batch_mates(stages),
         "worst_protocol": min(counts, key=lambda name: counts[name]) if counts else "",
         "by_protocol": json.dumps(counts),
+        "newly_broken": json.dumps({name: first[name] for name in counts}) if counts else None,
         "autoattack_correct": (
             sum(flag for outcome in published for flag in outcome.attack_correct)
             if published

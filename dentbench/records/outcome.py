@@ -14,7 +14,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 5
+SCHEMA = 6
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
@@ -100,6 +100,7 @@ class Record:
     count: int = column("number of images asked for")
     order: str = column("order of the images: given, or label-windows:N")
     defense: str = column("defense: none, dent, another built in, or module:callable", "none")
+    defense_title: str | None = column("what tables call a defense of one's own, where it says so")
     defense_settings: str | None = column("settings of a defense that is not dent, JSON object")
     defense_sha256: str | None = column("SHA-256 of the source of a defense of one's own")
     mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
@@ -145,6 +146,9 @@ class Record:
     )
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
+    newly_broken: str | None = column(
+        "images that each protocol broke and nothing run before it, JSON object"
+    )
     batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
     decision_queries: int | None = column("scores, decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
@@ -183,6 +187,9 @@ class Record:
     checks: str | None = column("checks of the evaluation, by name, JSON object")
     static_checks: str | None = column(
         "checks of the static model that failed or that it cannot do without, JSON object"
+    )
+    source: str | None = column(
+        "options that say where a model and data of one's own come from, JSON object"
     )
     device: str = column("device")
     versions: str = column("versions of dentbench, Python and the libraries, JSON object")
@@ -251,6 +258,7 @@ def _defense_columns(spec: EvalSpec) -> dict[str, Any]:
     if isinstance(defense, DefenseSpec):
         return {
             "defense": defense.name,
+            "defense_title": defense.title or None,
             "defense_settings": defense.settings_json,
             "defense_sha256": defense.sha256 or None,
             "steps": defense.steps,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from dentbench.errors import StoreError
-from dentbench.records.aggregate import worst_case
+from dentbench.records.aggregate import broken_first, worst_case
 from dentbench.records.checkpoint import RunFolder, read_note
 from dentbench.records.outcome import NATURAL, BatchOutcome
 
@@ -53,10 +53,7 @@ def break_down(
     }
     natural = flags[NATURAL]
     worst = worst_case(stages)
-    first = [
-        next((name for name in flags if not flags[name][image]), SURVIVES)
-        for image in range(len(labels))
-    ]
+    first = [name or SURVIVES for name in broken_first(stages)]
     broken = {}
     for name, outcomes in stages.items():
         by = [one for outcome in outcomes for one in outcome.broken_by]

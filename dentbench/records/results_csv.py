@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import logging
 import os
 import re
@@ -62,8 +63,9 @@ def append(results_dir: str | Path, record: Record) -> bool:
                 _keep_older(path, whole, sheet)
                 sheet = sheet.upgraded(path)
                 write_atomic(path, _lines([sheet.names, *sheet.rows]))
-            identity = _identity(row)
-            if any(_identity(other) == identity for other in sheet.rows):
+            identity, key = _identity(row), row[_KEY_INDEX]
+            alike = (other for other in sheet.rows if len(other) > _KEY_INDEX)
+            if any(_identity(one) == identity for one in alike if one[_KEY_INDEX] == key):
                 return False
             _append_bytes(path, _lines([row]))
             return True
@@ -145,18 +147,29 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
         _sync_folder(target.parent)
 
 
-_SAME: Final = (
-    *("key", "n", "natural_correct", "robust_correct", "gained", "lost"),
-    *("natural_given_correct", "time_ratio", "diagnostics", "checks", "stage_versions"),
+_OF_THE_RUN: Final = frozenset({"time", "seconds", "device", "versions", "git_revision", "source"})
+"""The columns that say how and when a row came to be; all others say what was run and found."""
+
+_KEY_INDEX: Final = column_names().index("key")
+_COMPARED: Final = tuple(
+    (at, name) for at, name in enumerate(column_names()) if name not in _OF_THE_RUN
 )
-_SAME_INDEXES: Final = tuple(column_names().index(name) for name in _SAME)
-_PROTOCOL_INDEX: Final = column_names().index("protocol")
 
 
 def _identity(row: Sequence[str]) -> tuple[object, ...]:
+    """Return what two equal rows have in common, whatever the order of protocols and objects."""
     if len(row) != len(TYPES):
         return ()
-    return (*(row[index] for index in _SAME_INDEXES), frozenset(row[_PROTOCOL_INDEX].split()))
+    return tuple(_unordered(name, row[at]) for at, name in _COMPARED)
+
+
+def _unordered(name: str, cell: str) -> object:
+    if name == "protocol":
+        return frozenset(cell.split())
+    if cell.startswith("{"):
+        with suppress(ValueError):
+            return json.dumps(json.loads(cell), sort_keys=True)
+    return cell
 
 
 _RENAMED: Final = ((4, "decision", "scores"),)

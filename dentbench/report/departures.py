@@ -57,13 +57,13 @@ def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
 
 def defense_name(record: Record) -> str:
     """Return what to call a defended record's defense in a sentence: dent, or its own name."""
-    return record.defense if record.mode == OTHER else "dent"
+    return (record.defense_title or record.defense) if record.mode == OTHER else "dent"
 
 
 def defense_title(record: Record) -> str:
     """Return a defended record's defense as a title: the mode and the steps of dent too."""
     if record.mode == OTHER:
-        return record.defense
+        return defense_name(record)
     plural = "" if record.steps == 1 else "s"
     return f"{MODES[record.mode]} dent, {record.steps} step{plural}"
 

@@ -74,7 +74,8 @@ def _chosen() -> frozenset[str]:
     """Return the columns that were chosen for a run; all others are what it found."""
     model, data = ModelSpec(name="", sha256=""), DataSpec(name="", sha256="", first=0, count=1)
     columns = {*spec_columns(EvalSpec(model=model, data=data, defense=DentSpec()))}
-    return frozenset(columns - {"key"} | {"defense_settings", "defense_sha256", "protocol"})
+    chosen = columns - {"key", "defense_title"}
+    return frozenset(chosen | {"defense_settings", "defense_sha256", "protocol"})
 
 
 CHOSEN: Final = _chosen()

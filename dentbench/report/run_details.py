@@ -36,7 +36,7 @@ def tables_of(pair: Pair, results: Path) -> list[Table]:
     static, own = breakdowns(results, pair)
     if own is None:
         return []
-    sides = [("static", static), (pair.defended.defense, own)]
+    sides = [("static", static), (departures.defense_name(pair.defended), own)]
     known = [(name, found) for name, found in sides if found is not None]
     return [by_attack(pair, known), by_class(pair, own, static)]
 

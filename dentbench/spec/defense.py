@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, Final
 
@@ -25,13 +25,15 @@ class DefenseSpec:
     ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
     defense of one's own (of an object, of what it holds too), "" for a built-in. ``separable``:
     whether an image's answer is independent of its batch mates; a defense of one's own is taken
-    at its word, and is not without one. Raises :class:`~dentbench.errors.SpecError`.
+    at its word, and is not without one. ``title``: what tables call it, "" for its name; no part of
+    its identity. Raises :class:`~dentbench.errors.SpecError`.
     """
 
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
     sha256: str = ""
     separable: bool = False
+    title: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.settings:

@@ -262,7 +262,9 @@ class EvalSpec:
     @property
     def label(self) -> str:
         """What to call it in few words: the mode, or the name of a defense that is not dent."""
-        return self.defense.name if isinstance(self.defense, DefenseSpec) else self.mode
+        if isinstance(self.defense, DefenseSpec):
+            return self.defense.title or self.defense.name
+        return self.mode
 
     @property
     def separable(self) -> bool:
@@ -276,6 +278,8 @@ class EvalSpec:
         are no part of the static model's: see :attr:`static`.
         """
         determined = asdict(self.static if self.defense is None else self)
+        if isinstance(self.defense, DefenseSpec):
+            del determined["defense"]["title"]  # what it is called changes no number
         return digest({**determined, "plan": self.attack.resolved})[:16]
 
     @property

@@ -26,34 +26,36 @@ def choose_defenses(
     """
     asked = [_named(text) for text in names or (DENT,)]
     given = [name for name, value in (("mode", mode), *settings.items()) if value is not None]
-    if given and DENT not in (name for name, _ in asked):
+    if given and DENT not in (name for name, _, _ in asked):
         raise SpecError(
             f"{', '.join('--' + name.replace('_', '-') for name in given)} given, which "
             "belongs to dent, but --defense does not name dent; leave it out, add --defense dent, "
             "or write settings of another defense as tent,steps=10"
         )
     chosen: list[Chosen] = []
-    for name, own in asked:
+    for name, own, title in asked:
         if name == DENT:
             chosen.append(choose_defense(mode or "instance", settings, card))
         else:
-            chosen.append((None if name == NONE else defense_spec(name, own), ()))
+            chosen.append((None if name == NONE else defense_spec(name, own, title), ()))
     return chosen
 
 
-def _named(text: str) -> tuple[str, dict[str, str]]:
-    name, own = parse_defense(text)
+def _named(text: str) -> tuple[str, dict[str, str], str]:
+    name, own, title = parse_defense(text)
     name = name if ":" in name else DEFENSES.canonical(name)
     if own and name in (DENT, NONE):
         has = "dent's settings have options of their own" if name == DENT else "none has none"
         raise SpecError(f"defense is {text!r}, but {has}; leave out what follows the comma")
-    return name, own
+    return name, own, title
 
 
-def defense_spec(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpec:
+def defense_spec(
+    name: str, settings: Mapping[str, Any] | None = None, title: str = ""
+) -> DefenseSpec:
     """Return the spec of a defense beside dent: a built-in's name or ``module:callable``."""
     if ":" not in name:
         return built_in(name, settings)
     from dentbench.defenses.user_defined import spec_of_factory
 
-    return spec_of_factory(name, settings)
+    return spec_of_factory(name, settings, title)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -69,7 +70,7 @@ def prepare(
         for a in study.attacks
         for d in defenses
     ]
-    evaluation = Evaluation(subject, options, progress)
+    evaluation = Evaluation(subject, replace(options, source=_source(study)), progress)
     outputs = evaluation.worker.classes
     if isinstance(dataset.images, Pictures) and dataset.classes != outputs:
         _log.warning(
@@ -80,6 +81,25 @@ def prepare(
     return evaluation, specs
 
 
+def _source(study: Study) -> dict[str, str]:
+    """Return the options, as written, by which a model and data of one's own are found again."""
+    own, data, found = study.own, study.data, {}
+    if study.card is None:
+        found["model"] = study.model
+    if own.arch is not None:
+        found["arch"] = own.arch
+    if own.normalize is not None:
+        found["normalize"] = " ".join(",".join(map(repr, part)) for part in own.normalize)
+    if data.dataset is not None and data.dataset not in DATASETS:
+        found["data"] = data.dataset
+        found |= {"data-name": data.data_name} if data.data_name is not None else {}
+    if data.folder is not None:
+        found["data-dir"] = str(data.folder)
+    if data.preprocess is not None:
+        found["preprocess"] = data.preprocess
+    return found
+
+
 def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     """Return the natural accuracy on a card, where it is of this very data set, else None."""
     if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
@@ -87,7 +107,17 @@ def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     return card.clean
 
 
-def run_study(study: Study, options: RunOptions, progress: Progress | None = None) -> list[Record]:
-    """Carry out a study, or what is left of it, and return a record per spec, in order."""
+def run_study(
+    study: Study,
+    options: RunOptions,
+    progress: Progress | None = None,
+    check: Callable[[Sequence[EvalSpec]], None] | None = None,
+) -> list[Record]:
+    """Carry out a study, or what is left of it, and return a record per spec, in order.
+
+    ``check``: what the specs must pass before anything is run.
+    """
     evaluation, specs = prepare(study, options, progress)
+    if check is not None:
+        check(specs)
     return evaluation.run(specs, study.protocols)

@@ -8,7 +8,7 @@ from typing import Final
 
 from dentbench.errors import SpecError
 from dentbench.paper import TABLE1
-from dentbench.spec.evaluation import DentSpec
+from dentbench.spec.evaluation import NO_ATTACK, DentSpec
 from dentbench.study.study import Chosen, Request, find_card
 from dentbench.zoo.cards import ModelCard
 
@@ -48,10 +48,21 @@ def choose_defenses(card: ModelCard | None) -> list[Chosen]:
     return [(DentSpec(mode=mode, steps=steps), ()) for mode, steps in cells]
 
 
-def check(table: int, given: Collection[str]) -> None:
-    """Raise :class:`~dentbench.errors.SpecError` for another table or for settings of dent."""
+def check(table: int, given: Collection[str], request: Request) -> None:
+    """Raise :class:`~dentbench.errors.SpecError` for another table or for what it decides itself.
+
+    ``given``: the options given of those that say what is run beside the ``request``.
+    """
     if table != 1:
         raise SpecError(f"--table is {table}; evaluate runs table 1, dentbench ablate table 2")
     if given:
         options = ", ".join("--" + name.replace("_", "-") for name in given)
-        raise SpecError(f"{options} given, but --table 1 has its own settings of dent; leave out")
+        raise SpecError(
+            f"{options} given, but --table 1 says itself which defenses, settings and eps are run; "
+            "leave it out, or leave --table out"
+        )
+    if request.attack_name == NO_ATTACK:
+        raise SpecError(
+            "--table 1 is of accuracy under attack, and there is no attack; leave --attack none or "
+            "--table out"
+        )

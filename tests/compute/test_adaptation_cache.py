@@ -192,3 +192,17 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
     *right, all_of_them = run(tmp_path / "always")
     assert found == right
     assert fewer < 0.95 * all_of_them  # the checks, which repeat little, are among them
+
+
+def test_the_size_kept_is_that_of_the_entries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is kept, replaced and forgotten, and without adding up all entries each time."""
+    monkeypatch.setattr(adaptation_cache, "ROOM", 100)
+    cache = AdaptationCache()
+    for number, size in enumerate((3, 5, 40, 3, 60, 2, 7, 90, 1, 4)):
+        entry = adaptation_cache._Entry(torch.zeros(size, dtype=torch.int8), (), (1, 1))
+        cache.keep((number % 4,), entry)
+        assert cache._size == sum(one.size for one in cache._entries.values())
+        assert cache._size <= 100 or len(cache._entries) == 1
+    with pytest.raises(MemoryError), cache:
+        raise MemoryError
+    assert cache._size == 0

@@ -101,6 +101,12 @@ def test_counts_equal_a_slow_count(flags: tuple[list[bool], ...]) -> None:
         by_protocol["published"] += right and first
         by_protocol["transfer"] += right and second
 
+    newly = {"published": 0, "transfer": 0}
+    for right, first, second in zip(natural, published, transfer, strict=True):
+        newly["published"] += right and not first
+        newly["transfer"] += right and first and not second
+    assert json.loads(summary["newly_broken"]) == newly
+
     assert worst_case(stages) == tuple(worst)
     assert summary["n"] == len(natural)
     assert summary["natural_correct"] == natural.count(True)

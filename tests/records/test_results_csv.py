@@ -141,6 +141,33 @@ def test_an_equal_record_is_not_added_again(tmp_path: Path) -> None:
     assert len(results_csv.read(tmp_path)) == 4
 
 
+CHANGED = {
+    "by_protocol": '{"published": 1, "transfer": 2}',
+    "budgets": '{"published": {"passes": 1}}',
+    "skipped": '{"fpa": "no adapt"}',
+    "static_by_protocol": '{"published": 3}',
+    "by_batch": '{"natural": [1]}',
+    "autoattack_correct": 77,
+    "static_checks": '{"modes": 1}',
+}
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_whatever_was_found_otherwise_is_another_row(tmp_path: Path, name: str) -> None:
+    first = record(1, protocol="published transfer")
+    assert results_csv.append(tmp_path, first)
+    changed = replace(first, **{name: CHANGED[name]})
+    assert results_csv.append(tmp_path, changed)
+    assert not results_csv.append(tmp_path, replace(changed, time="later", source='{"model": "a"}'))
+
+
+def test_the_order_in_an_object_is_no_finding(tmp_path: Path) -> None:
+    first = record(1, by_protocol='{"published": 1, "transfer": 2}')
+    assert results_csv.append(tmp_path, first)
+    turned = replace(first, by_protocol='{"transfer": 2, "published": 1}')
+    assert not results_csv.append(tmp_path, turned)
+
+
 WRITER = """
 import sys
 sys.path.insert(0, {root!r})

@@ -111,6 +111,17 @@ def test_every_citation_has_an_entry(records: list[Record]) -> None:
     assert set(re.findall(r"\\cite\{(\w+)\}", text)) <= keys and text.count(r"\cite") == 3
 
 
+def test_no_citation_stands_in_a_name(records: list[Record]) -> None:
+    """A user's model, data and defense keep their names, whatever source they are called after."""
+    names = {"model": "AutoAttackResNet18", "dataset": "AutoAttack faces"}
+    own = {"defense": "arXiv 2105.08714", "mode": "other", "defense_settings": "{}"}
+    renamed = [replace(one, **names, **(own if one.mode != "static" else {})) for one in records]
+    for name, table_of in TABLES.items():
+        plain, text = (render(table_of(renamed), "latex", cite=cite) for cite in (False, True))
+        for kept in (*names.values(), "arXiv 2105.08714 &", "arXiv 2105.08714 ("):
+            assert text.count(kept) == plain.count(kept), name
+
+
 def test_golden_summary(records: list[Record]) -> None:
     check("summary.txt", in_terminal(tables.summary(records[5], records[6])))
 

@@ -42,6 +42,9 @@ _CITED: Final = {
 }
 """What is cited where it is named, each with its key in ``references.bib``."""
 
+_OURS: Final = frozenset({"attack", "source"})
+"""The columns whose texts are ours, so that what they name may be cited."""
+
 _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -74,11 +77,10 @@ def to_latex(table: Table, *, standalone: bool = False, cite: bool = False) -> s
     """
     layout = _Layout.of(table)
     parts = _parts(table, layout)
-    floats = (_float(table, layout, part, number) for number, part in enumerate(parts))
+    sources = _Sources(cite)
+    floats = [_float(table, layout, part, number, sources) for number, part in enumerate(parts)]
     body = "".join(f"{one}\\clearpage\n" if len(parts) > 1 else one for one in floats)
     needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,array,booktabs,graphicx}"
-    if cite:
-        body = _cited(body)
     if not standalone:
         return f"{needs}\n{body}"
     if r"\cite{" not in body:
@@ -87,11 +89,24 @@ def to_latex(table: Table, *, standalone: bool = False, cite: bool = False) -> s
     return _DOCUMENT % (f"{file}\\end{{filecontents*}}\n", body, _BIBLIOGRAPHY)
 
 
-def _cited(body: str) -> str:
-    """Return LaTeX with a citation after the first mention of each source."""
-    for name, key in _CITED.items():
-        body = body.replace(name, rf"{name}~\cite{{{key}}}", 1)
-    return body
+class _Sources:
+    """Cites each source after its first mention in a text of ours; a user's names are left alone.
+
+    ``wanted``: whether anything is cited.
+    """
+
+    def __init__(self, wanted: bool) -> None:
+        self._left = dict(_CITED) if wanted else {}
+
+    def cited(self, text: str) -> str:
+        """Return a text as LaTeX, with the citations that it calls for."""
+        text = latex(text)
+        for name, key in [*self._left.items()]:
+            found = re.search(rf"(?<![^\s(]){re.escape(latex(name))}(?=$|[\s),;]|\.(\s|$))", text)
+            if found:
+                text = rf"{text[: found.end()]}~\cite{{{key}}}{text[found.end() :]}"
+                del self._left[name]
+        return text
 
 
 @dataclass(frozen=True)
@@ -154,29 +169,29 @@ def _height(row: Sequence[Cell], layout: _Layout) -> float:
     return max(1.0, *(-(-len(cell.text) // width) for cell, width in cells))
 
 
-def _float(table: Table, layout: _Layout, part: Table, number: int) -> str:
+def _float(table: Table, layout: _Layout, part: Table, number: int, sources: _Sources) -> str:
     """Return the environment of a part; marks and notes are the whole table's."""
     lines = [
         r"\begin{table}[tp]",
         r"\centering",
         r"\addtocounter{table}{-1}" if number else "",
-        rf"\caption{{{_caption(table)}{' (continued)' if number else ''}}}",
+        rf"\caption{{{_caption(table, sources)}{' (continued)' if number else ''}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
         rf"\begin{{tabular}}{{{layout.preamble}}}",
         r"\toprule",
         *_head(table.columns[layout.above :]),
         r"\midrule",
-        *_body(table, layout, part),
+        *_body(table, layout, part, sources),
         r"\bottomrule",
         r"\end{tabular}}",
-        *([] if number else _notes(table)),
+        *([] if number else _notes(table, sources)),
         r"\end{table}",
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def _caption(table: Table) -> str:
-    return " ".join(filter(None, (f"{latex(table.title)}.", latex(table.caption))))
+def _caption(table: Table, sources: _Sources) -> str:
+    return " ".join(filter(None, (f"{latex(table.title)}.", sources.cited(table.caption))))
 
 
 def _head(columns: Sequence[Column]) -> list[str]:
@@ -198,8 +213,9 @@ def _word(word: str) -> str:
     return _SYMBOLS.get(word, latex(word))
 
 
-def _body(table: Table, layout: _Layout, part: Table) -> list[str]:
+def _body(table: Table, layout: _Layout, part: Table, sources: _Sources) -> list[str]:
     lines: list[str] = []
+    rest = table.columns[table.stub :]
     ruled, wide = table.stub > 0, layout.above > 0
     for stub, rows in part.groups():
         if lines and ruled:
@@ -209,7 +225,11 @@ def _body(table: Table, layout: _Layout, part: Table) -> list[str]:
             width = len(table.columns) - table.stub
             lines.append(rf"\multicolumn{{{width}}}{{l}}{{{_heading(table, stub)}}} \\")
         for row in rows:
-            lines.append(" & ".join([*names, *(_cell(table, cell) for cell in row)]) + r" \\")
+            cells = (
+                _cell(table, cell, sources if column.title in _OURS else None)
+                for column, cell in zip(rest, row, strict=True)
+            )
+            lines.append(" & ".join([*names, *cells]) + r" \\")
             names = [""] * len(names)
     return lines
 
@@ -223,11 +243,15 @@ def _heading(table: Table, stub: Sequence[Cell]) -> str:
     )
 
 
-def _cell(table: Table, cell: Cell) -> str:
+def _cell(table: Table, cell: Cell, sources: _Sources | None = None) -> str:
+    if sources is not None and isinstance(cell.value, str):
+        value = sources.cited(cell.value)
+    else:
+        value = _value(cell)
     if not cell.notes:
-        return _value(cell)
+        return value
     marks = ",".join(sorted(table.footnotes[note] for note in cell.notes))
-    return rf"{_value(cell)}\textsuperscript{{{marks}}}"
+    return rf"{value}\textsuperscript{{{marks}}}"
 
 
 def _value(cell: Cell) -> str:
@@ -251,7 +275,15 @@ def _breakable(word: str) -> str:
     return r"\allowbreak{}".join(map(latex, re.findall(r"[^_/.:=-]*[_/.:=-]+|[^_/.:=-]+", word)))
 
 
-def _notes(table: Table) -> list[str]:
-    notes = [rf"\textsuperscript{{{mark}}}~{latex(note)}" for note, mark in table.footnotes.items()]
-    notes += map(latex, table.notes)
+def _notes(table: Table, sources: _Sources) -> list[str]:
+    # A footnote may name a user's data or attack; what is not AutoAttack is said in our words.
+    notes = [
+        rf"\textsuperscript{{{mark}}}~"
+        + "; ".join(
+            sources.cited(part) if part.endswith("(not AutoAttack)") else latex(part)
+            for part in note.split("; ")
+        )
+        for note, mark in table.footnotes.items()
+    ]
+    notes += map(sources.cited, table.notes)
     return [r"\par\smallskip", *(rf"{{\footnotesize\raggedright {note}\par}}" for note in notes)]

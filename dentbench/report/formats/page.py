@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from dentbench.attacks.checks import failed
 from dentbench.records.outcome import Record
-from dentbench.report import charts, run_details
+from dentbench.report import charts, departures, run_details
 from dentbench.report.chart import COLORS, ROLES, Chart
 from dentbench.report.formats.escape import printable
 from dentbench.report.formats.html import to_html
@@ -118,7 +118,7 @@ def provenance(records: Sequence[Record]) -> Table:
             one.key,
             one.time,
             one.model,
-            one.defense,
+            "none" if one.mode == "static" else departures.defense_name(one),
             one.seed,
             f"{one.forwards:,}",
             f"{one.backwards:,}",

@@ -97,7 +97,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
     worst = Cell(coupling.share(record, WORST_CASE) if counts else NOT_RUN, notes if counts else ())
     paired = coupling.paired(record)
     return [
-        record.defense if record.mode == departures.OTHER else record.mode,
+        departures.defense_name(record) if record.mode == departures.OTHER else record.mode,
         record.steps,
         departures.whole_text(record),
         coupling.share(record, NATURAL),
