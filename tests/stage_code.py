@@ -38,7 +38,8 @@ def stages() -> dict[str, tuple[int, tuple[str, ...]]]:
         losses = tuple(loss.function for loss in LOSSES.values()) if name == DENT else ()
         if name != NONE:
             found[name] = defense.version, (defense.function, *losses)
-    found["checks"] = CHECKS_VERSION, ("dentbench.attacks.probes.suite:probe",)
+    probes = ("suite:probe", "planting:plant", "planting:ReadoutDefense")
+    found["checks"] = CHECKS_VERSION, tuple(f"dentbench.attacks.probes.{one}" for one in probes)
     return found
 
 

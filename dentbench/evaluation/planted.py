@@ -1,21 +1,24 @@
-"""The check "planted": what share of planted adversarial points each protocol that is run finds."""
+"""The check "planted": what share of planted adversarial points each protocol finds.
+
+The points and their readout are fitted once, and every protocol is run on the same ones.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import torch
 
-from dentbench.attacks import checks
+from dentbench.attacks import checks, evidence
 from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
-from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS, is_given
+from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
-from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
-from dentbench.attacks.protocols.base import AttackContext, load_protocol
+from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
+from dentbench.attacks.protocols.base import AttackContext, load_protocol, published
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.sanity_checks import STAGE, found_random, probe_of
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
@@ -27,41 +30,40 @@ NOTE: Final = f"planted-{CHECKS_VERSION}"
 ITERATIONS: Final = (12, 20)
 """The fewest and the most iterations of the attack on planted points; between them its own."""
 
-FOUND: Final = 0.75
-"""The least share of planted points that an attack must find to count on it."""
-
 LEAST: Final = 4
 """The fewest planted points that say something."""
 
 
-def planted(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Check:
-    """Return the check; what no earlier run left is found out now.
+def planted(
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], offers: Collection[str]
+) -> Check:
+    """Return the check of ``protocols``, those that were run; what no earlier run left is made now.
 
-    Of ``protocols`` it tries those that follow a gradient on the declared batch. It passes where
-    one of them finds what was planted: what all of them miss here they would miss elsewhere.
+    ``offers``: what the defense has beside logits. The check passes where a gain has protocols to
+    rest on, see :mod:`dentbench.attacks.evidence`.
     """
     if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
         text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
         return Check(checks.PLANTED, None, None, text)
     folder = context.folder(spec)
     known: dict[str, Any] = folder.load_note(NOTE) or {"of": None, "found": {}, "passes": 0}
-    missing = [name for name in protocols if tried(name) and name not in known["found"]]
+    tested = [name for name in protocols if name in evidence.TESTED]
+    missing = [name for name in tested if _stored(name) not in known["found"]]
     if missing:
         known = context.worker.fit(spec, STAGE, lambda: _tried(context, spec, missing, known))
         folder.save_note(NOTE, known)
-    found = {name: known["found"][name] for name in protocols if tried(name)}
-    return check_of(known["of"], found, known["passes"])
+    found = {name: known["found"][_stored(name)] for name in tested}
+    reasons = (PROTOCOLS[name].reason_to_skip(spec, offers) for name in evidence.IN_PARTS)
+    return check_of(known["of"], found, known["passes"], in_parts=not all(reasons))
 
 
-def tried(protocol: str) -> bool:
-    """Return whether a protocol follows a gradient of the defense in its declared batch."""
-    if protocol in checks.GRADIENT_FREE or is_given(protocol):
-        return False
-    return not (PROTOCOLS[protocol].coupled_only or PROTOCOLS[protocol].needs_static)
+def check_of(
+    of: int | None, found: Mapping[str, int], passes: int = 0, *, in_parts: bool = False
+) -> Check:
+    """Return the check; ``found``: how many of ``of`` planted points each protocol finds.
 
-
-def check_of(of: int | None, found: Mapping[str, int], passes: int = 0) -> Check:
-    """Return the check; ``found``: how many of ``of`` planted points each protocol finds."""
+    ``in_parts``: whether protocols can attack the defense that need its parts.
+    """
     if of is None or not found:
         return Check(checks.PLANTED, None, None, "no protocol with a gradient was run")
     if of < LEAST:
@@ -69,14 +71,19 @@ def check_of(of: int | None, found: Mapping[str, int], passes: int = 0) -> Check
         text += "points of the ball hardly change the logits"
         return Check(checks.PLANTED, None, None, text)
     shares = {name: count / of for name, count in found.items()}
-    low = [name for name, share in shares.items() if share < FOUND]
     told = ", ".join(f"{name} {count}" for name, count in found.items())
     sentence = f"of {of} planted adversarial points are found: {told} ({passes:,} passes)"
-    if len(low) == len(shares):
-        sentence += "; what every gradient misses here it would miss elsewhere"
-    elif low:
-        sentence += f"; do not count on {' and '.join(low)}"
-    return Check(checks.PLANTED, len(low) < len(shares), max(shares.values()), sentence, shares)
+    if weak := evidence.not_counted_on(shares):
+        sentence += f"; do not count on {' and '.join(weak)}"
+    if lacking := evidence.lacking(shares, in_parts=in_parts):
+        sentence += f"; {' and '.join(lacking)} finds {100 * evidence.LEAST_SHARE:g}% of them: "
+        sentence += "what it misses here it would miss elsewhere"
+    return Check(checks.PLANTED, not lacking, max(shares.values()), sentence, shares)
+
+
+def _stored(protocol: str) -> str:
+    """Return the name by which the note has a protocol's count: that of its present code."""
+    return f"{protocol} {PROTOCOLS[protocol].version}"
 
 
 def _tried(
@@ -86,13 +93,20 @@ def _tried(
     counter = context.worker.counter
     before = counter.forwards + counter.backwards
     what = probe_of(context, spec)
-    random = found_random(context, spec)
-    planting = plant(what, random=random)
+    planting = _planting(what, random=found_random(context, spec))
     found = dict(known["found"])
     for name in protocols:
-        found[name] = _count(context, spec, what, planting, name)
+        found[_stored(name)] = _count(context, spec, what, planting, name)
     passes = known["passes"] + counter.forwards + counter.backwards - before
     return {"of": int(planting.stands.sum()), "found": found, "passes": passes}
+
+
+def _planting(what: Probe, *, random: bool) -> Planting:
+    """Plant points, at twice as many images where too few of the first ones take one."""
+    planting = plant(what, random=random)
+    if int(planting.stands.sum()) >= LEAST or len(what.images) <= IMAGES:
+        return planting
+    return plant(what, random=random, count=2 * IMAGES)
 
 
 def _count(
@@ -100,6 +114,10 @@ def _count(
 ) -> int:
     defense = what.make()
     attack = _attack_context(context, spec, planting, defense)
+    if PROTOCOLS[protocol].needs_static:
+        assert attack.network is not None
+        static = published(replace(attack, defense=attack.network))
+        attack = replace(attack, static_points=static.points)
     result = load_protocol(protocol)(attack)
     points = ThreatModel.of(spec.attack).project(result.points, planting.images)
     return planting.found(defense, points)
@@ -131,6 +149,7 @@ def _attack_context(
         assert with_steps is not None
         return ReadoutDefense(with_steps(steps, **how), readout)
 
+    surrogate = worker.surrogate_of(spec)
     zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
     return AttackContext(
         spec=short,
@@ -144,4 +163,5 @@ def _attack_context(
         others=planting.images[:0],
         other_labels=zeros[:0],
         with_steps=with_steps and fewer,
+        surrogate=surrogate and ReadoutDefense(surrogate, readout),
     )

@@ -197,7 +197,8 @@ class Evaluation:
             given = [*filter(is_given, run), *self._folder(spec).stages(is_given)]
             known = (*PROTOCOLS, *dict.fromkeys(given))
             run = [name for name in known if name in run or self._complete(spec, name)]
-            checks = (*checks, *([planted(self.context, spec, run)] if attacked else []))
+            if attacked:
+                checks = (*checks, planted(self.context, spec, run, self.offers(spec)))
         stages = [NATURAL, *run]
         outcomes: dict[str, Sequence[BatchOutcome]] = {
             stage: self.outcomes(spec, stage) for stage in stages

@@ -322,14 +322,14 @@ class Worker:
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
             random=task.random,
-            surrogate=self._surrogate(spec, unit),
+            surrogate=self.surrogate_of(spec, unit),
             stream=self.attacked(spec).stream(spec, unit, POISONED),
             starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),
         )
 
-    def _surrogate(self, spec: EvalSpec, unit: int) -> Classifier | None:
+    def surrogate_of(self, spec: EvalSpec, unit: int | None = None) -> Classifier | None:
         """Return what the defense declares to be near to it, in its attribute of that name."""
         declared = getattr(self.attacked(spec).of(spec, unit), "surrogate", None)
         return self.shown(spec, declared) if callable(declared) else None

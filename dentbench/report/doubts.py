@@ -16,17 +16,12 @@ from typing import Final
 
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.checks import Check, failed, unsettled
+from dentbench.attacks.evidence import ADAPTIVE, NEEDED
 from dentbench.attacks.required_budgets import shortfalls
 from dentbench.records.outcome import Record, eps_of
 from dentbench.report import coupling, departures
 from dentbench.spec.protocol import ProtocolSpec
 from dentbench.stats import LEAST_BATCHES
-
-NEEDED: Final = ("published", "transfer", "warm", "scores", "decision")
-"""The protocols that must have been withstood, whatever the defense."""
-
-ADAPTIVE: Final = frozenset({"unrolled", "gmsa-avg", "gmsa-min", "fpa", "bpda"})
-"""Protocols made against a defense that adapts; one of them must have been withstood."""
 
 LEAST_IMAGES: Final = 20
 """The fewest images of a gain: with fewer, checks that count images miss three of them."""
@@ -97,7 +92,7 @@ _REMEDIES: Final = {
     soundness.EXACT_GRADIENT: "let calling it differentiate through its adaptation, as its unroll",
     soundness.MODES: "answer alike with and without gradients",
     soundness.SCORES: "hand in logits that fall towards the boundary",
-    soundness.PLANTED: "find a gradient, or a stand-in, that finds the planted points",
+    soundness.PLANTED: "hand in a gradient, an unroll or a stand-in that finds the planted points",
     soundness.CONVERGED: "raise --iterations until the loss stops rising",
     soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
     soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
@@ -130,8 +125,12 @@ def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterato
 
 def _planted(record: Record) -> Iterator[Doubt]:
     """A gain needs an attack that was seen to find what is there."""
+    if record.checks is None:
+        return
     check = soundness.from_json(record.checks).get(soundness.PLANTED)
-    if check is not None and check.passed is None:
+    if check is None:
+        yield Doubt(f"the check {soundness.PLANTED} was not made", "run it again")
+    elif check.passed is None:
         reason = f"the check {check.name} could not be made: {check.sentence}"
         yield Doubt(reason, "run it in Linf or L2, by a protocol that follows a gradient")
 
@@ -158,8 +157,8 @@ def _missing(record: Record) -> Iterator[Doubt]:
         if name not in run:
             why = f"cannot be run ({skipped[name]})" if name in skipped else "was not run"
             yield Doubt(f"{name} {why}", "run --protocol all in Linf or L2 on declared batches")
-    if not run & ADAPTIVE:
-        yield Doubt("no adaptive protocol was run", f"run {', '.join(sorted(ADAPTIVE))}")
+    if not run & {*ADAPTIVE}:
+        yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}")
 
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:

@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
+from dentbench.attacks import checks as soundness
+from dentbench.attacks import evidence
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
 from dentbench.report import coupling, departures
@@ -82,6 +84,7 @@ def verdict(static: Record, defended: Record) -> Verdict:
     if kind == "holds":
         natural = [Share(one.natural_correct, one.n) for one in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
+        sentence += _rests_on(defended)
     if kind == "undecided" or found:
         sentence += f"; {_would_decide(paired, found)}"
     return Verdict(
@@ -173,6 +176,17 @@ def _finding(static: Record, defended: Record) -> str:
             f" (expected over {json.loads(defended.chance)['draws']} draws of its random answers)"
         )
     return f"{text}; the static model has {Share(static_worst(static, defended), n)}"
+
+
+def _rests_on(defended: Record) -> str:
+    """Name the protocols that a gain rests on, where some of those run miss planted points."""
+    check = soundness.from_json(defended.checks).get(soundness.PLANTED)
+    shares = {} if check is None or check.shares is None else check.shares
+    weak = evidence.not_counted_on(shares)
+    if not weak:
+        return ""
+    counted = ", ".join(evidence.counted_on(shares))
+    return f"; it rests on {counted}, not on {', '.join(weak)}: planted points are missed there"
 
 
 def static_worst(static: Record, defended: Record) -> int:

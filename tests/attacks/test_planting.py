@@ -15,11 +15,12 @@ import dentbench
 from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.checks import from_json
+from dentbench.attacks.evidence import TESTED
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
 from dentbench.attacks.protocols.search import through
-from dentbench.evaluation.planted import check_of, tried
+from dentbench.evaluation.planted import check_of
 from dentbench.spec.evaluation import AttackSpec
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network
@@ -101,16 +102,41 @@ def test_random_answers_are_averaged() -> None:
     assert stands >= 6 and found_by_gradient(what, planting, noisy) >= 0.9 * stands
 
 
-def test_the_check_passes_where_one_gradient_finds_them() -> None:
-    one = check_of(8, {"published": 1, "unrolled": 8}, 5000)
-    assert (
-        one.passed is True and one.value == 1 and one.shares == {"published": 1 / 8, "unrolled": 1}
-    )
-    assert "published 1, unrolled 8 (5,000 passes); do not count on published" in one.sentence
-    none = check_of(8, {"published": 1, "bpda": 5})
-    assert none.passed is False and "every gradient misses" in none.sentence
+def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
+    one = check_of(8, {"published": 1, "unrolled": 7, "transfer": 0}, 5000)
+    assert one.passed is True and one.value == 7 / 8
+    assert one.shares == {"published": 1 / 8, "unrolled": 7 / 8, "transfer": 0}
+    assert "published 1, unrolled 7, transfer 0 (5,000 passes); " in one.sentence
+    assert one.sentence.endswith("do not count on published and transfer")
+    # What follows the static model's gradient says nothing of the defense's own.
+    none = check_of(8, {"published": 1, "warm": 5, "surrogate": 8, "transfer": 8, "bpda": 8})
+    assert none.passed is False
+    assert "no protocol that follows the defense's own gradient (published, warm)" in none.sentence
     assert check_of(None, {}).passed is None
-    assert tried("warm") and not any(map(tried, ("transfer", "scores", "decision", "eot")))
+
+
+@pytest.mark.parametrize(
+    ("found", "in_parts", "passed"),
+    [
+        ({"published": 8, "warm": 8, "bpda": 1}, False, True),  # there is nothing to unroll
+        ({"published": 8, "warm": 8, "bpda": 1}, True, False),
+        ({"published": 8, "warm": 8, "bpda": 1, "gmsa-avg": 6}, True, True),
+        ({"published": 1, "warm": 1, "unrolled": 7}, True, True),
+        ({"published": 1, "warm": 1, "gmsa-min": 8, "bpda": 8}, True, False),
+        ({"published": 8, "warm": 8}, True, True),  # that none was run is another doubt
+    ],
+)
+def test_a_gain_needs_an_adaptive_protocol_too(
+    found: dict[str, int], in_parts: bool, passed: bool
+) -> None:
+    check = check_of(8, found, in_parts=in_parts)
+    assert check.passed is passed
+    assert passed or "of them: what it misses here it would miss elsewhere" in check.sentence
+
+
+def test_what_asks_for_answers_alone_is_not_tested() -> None:
+    assert {"published", "warm", "transfer", "unrolled"} <= {*TESTED}
+    assert not {"scores", "decision", "batch-mates", "poisoned-stream"} & {*TESTED}
 
 
 class Masked(nn.Module):
@@ -150,6 +176,7 @@ def test_a_record_says_what_was_found(defense: Any, passed: bool, tmp_path: Path
     first = run("published")
     assert first.passed is passed and set(first.shares) == {"published"}
     both = run("published", "warm")
-    assert both.passed is True and set(both.shares) == {"published", "surrogate", "warm"}
-    # The static model's gradient finds what rounding hides from the defense's own.
+    assert both.passed is passed
+    # The static model's points and gradient find what rounding hides from the defense's own.
+    assert both.shares.pop("transfer") > 0.5
     assert both.shares == {"published": passed, "surrogate": 1, "warm": passed}

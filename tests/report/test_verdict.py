@@ -10,7 +10,15 @@ from typing import Any
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.checks import INDISPENSABLE, NAMES, OF_DEFENSES, PASSES, Check, to_json
+from dentbench.attacks.checks import (
+    INDISPENSABLE,
+    NAMES,
+    OF_DEFENSES,
+    PASSES,
+    PLANTED,
+    Check,
+    to_json,
+)
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
@@ -19,7 +27,10 @@ from dentbench.report.verdict import kind_of, verdict
 Make = Callable[..., Record]
 DENT = {"mode": "instance", "steps": 6}
 ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "scores": 388, "decision": 385}
-MADE = [Check(name, True, 0.0, "as it should be") for name in INDISPENSABLE]
+MADE = [
+    *(Check(name, True, 0.0, "as it should be") for name in INDISPENSABLE),
+    Check(PLANTED, True, 1.0, "all are found", {"published": 1.0, "warm": 1.0}),
+]
 CHECKS = to_json(MADE)
 BUDGETS = {name: dict(least) for name, least in REQUIRED.items()}
 SOUND: dict[str, Any] = {
@@ -65,6 +76,25 @@ def test_holds(make_record: Make) -> None:
     assert "natural accuracy is 100.0% (512/512), the static model's 100.0%" in found.sentence
     assert found.gain_low < found.gain_points < found.gain_high
     assert found.meets(10) and not found.meets(found.gain_low + 0.1)
+
+
+def test_holds_says_which_protocols_it_rests_on(make_record: Make) -> None:
+    shares = {"published": 0.125, "transfer": 0.0, "unrolled": 0.875, "warm": 0.75}
+    planted = Check(PLANTED, True, 0.875, "some are found", shares)
+    settings = SOUND | {"checks": to_json([*MADE[:-1], planted])}
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert found.kind == "holds"
+    assert "; it rests on unrolled, warm, not on published, transfer: " in found.sentence
+
+
+@pytest.mark.parametrize("passed", [None, "absent"])
+def test_a_gain_needs_attacks_that_were_seen_to_work(make_record: Make, passed: Any) -> None:
+    """Whatever the reason: in a norm without planted points, or in an old record."""
+    odd = [] if passed == "absent" else [Check(PLANTED, None, None, "not made in L1")]
+    settings = SOUND | {"checks": to_json([*MADE[:-1], *odd])}
+    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert found.kind == "undecided" and len(found.doubts) == 1
+    assert "the check planted " in found.doubts[0]
 
 
 def test_a_record_alone_says_the_same(make_record: Make) -> None:

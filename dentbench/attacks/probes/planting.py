@@ -103,9 +103,9 @@ class Planting:
 
 
 @torch.no_grad()
-def plant(what: Probe, *, random: bool) -> Planting:
-    """Plant a point at each of the first images; ``random``: the answers are."""
-    defense, x = what.make(), what.images[:IMAGES]
+def plant(what: Probe, *, random: bool, count: int = IMAGES) -> Planting:
+    """Plant a point at each of the first ``count`` images; ``random``: the answers are."""
+    defense, x = what.make(), what.images[:count]
     repeats = REPEATS if random else 1
 
     def answer(points: Tensor) -> Tensor:
