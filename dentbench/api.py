@@ -216,7 +216,8 @@ def _evaluated(
 ) -> Evaluated:
     """Evaluate a model on checked data; see :func:`evaluate`."""
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
-    run = choose_protocols([_protocol_name(one) for one in protocols], settings)
+    names = [_protocol_name(one) for one in protocols]
+    choose_protocols(names, settings)  # refused before anything is hashed
     data = slice_of(dataset)
     network = normalized(_copy(model), own.normalize)
     static = EvalSpec(
@@ -234,6 +235,7 @@ def _evaluated(
         expected_natural=own.expect_clean,
     )
     chosen = _spec_of(defense)
+    run = choose_protocols(names, settings, [chosen])
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Final
 
 from dentbench.attacks.catalogue import PROTOCOLS, ProtocolCard
+from dentbench.defenses.catalogue import DEFENSES, NONE
 from dentbench.records.outcome import Record
 
 ROOT: Final = Path(__file__).parents[1]
@@ -33,6 +34,23 @@ def protocol_table() -> str:
     return _table(heads, rows)
 
 
+def defense_table() -> str:
+    """Return every built-in defense: what it does, the protocol of its paper, and its source."""
+    heads = ("defense", "what it does", "settings", "published protocol", "source")
+    rows = (
+        (
+            f"`{name}`",
+            card.summary,
+            ", ".join(f"`{one}`" for one in card.settings),
+            f"`{card.published_protocol}`",
+            _linked(card.source),
+        )
+        for name, card in DEFENSES.items()
+        if name != NONE
+    )
+    return _table(heads, rows)
+
+
 def main_columns() -> str:
     """Return the columns of results.csv that matter first."""
     return _columns(MAIN_COLUMNS)
@@ -44,7 +62,11 @@ def all_columns() -> str:
 
 
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
-    "README.md": {"protocols": protocol_table, "columns": main_columns},
+    "README.md": {
+        "defenses": defense_table,
+        "protocols": protocol_table,
+        "columns": main_columns,
+    },
     "results/README.md": {"columns": all_columns},
 }
 """The generated tables of each file, by the name in their markers."""

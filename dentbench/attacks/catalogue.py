@@ -130,6 +130,9 @@ class _Protocols(Registry[ProtocolCard]):
 PROTOCOLS: Final[Registry[ProtocolCard]] = _Protocols("protocol")
 """Every protocol that ``--protocol`` takes, in the order in which they are run: cheap first."""
 
+PUBLISHED: Final = "published"
+"""The protocol of dent's paper, and of a defense that declares none of its own."""
+
 _ENSEMBLE: Final = "arXiv 2110.14735"
 _CARE: Final = "arXiv 2202.13711"
 _CHEAP: Final = ("transfer", "surrogate", "warm")
@@ -137,7 +140,7 @@ _ASCENTS: Final = ("iterations", "targets")
 _ROUNDS: Final = (*_ASCENTS, "rounds", "restarts")
 
 PROTOCOLS.add(
-    "published",
+    PUBLISHED,
     ProtocolCard(
         function="dentbench.attacks.protocols.base:published",
         summary="the defense itself is attacked, gradient through the last forward only",
@@ -337,7 +340,7 @@ PROTOCOLS.add(
 COUNTERPARTS: Final = tuple(name for name, card in PROTOCOLS.items() if card.counterpart)
 """The protocols that are run on the static model too."""
 
-DEFAULT_PROTOCOLS: Final = ("published", "transfer")
+DEFAULT_PROTOCOLS: Final = (PUBLISHED, "transfer")
 
 
 def with_prerequisites(names: Collection[str], spec: EvalSpec) -> tuple[str, ...]:

@@ -28,7 +28,9 @@ class DefenseCard:
     ``function``: "module:name" of what makes it, called with the network and the settings.
     ``version``: the number of its code, raised when its answers change.
     ``settings``: names and defaults; a given value is of the default's type, and positive.
-    ``separable``: as of a spec. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
+    ``separable``: as of a spec. ``published_protocol``: the one that its own paper attacked it by;
+    that of dent's paper where it attacked nothing. ``batchnorm``: whether it needs a model with
+    BatchNorm2d layers.
     """
 
     function: str
@@ -37,6 +39,7 @@ class DefenseCard:
     version: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     separable: bool = False
+    published_protocol: str = "published"
     batchnorm: bool = False
 
 
@@ -105,6 +108,7 @@ DEFENSES.add(
         source="Wu et al. 2021, arXiv 2106.04938",
         settings={"steps": 20, "eps": Fraction(8, 255), "step_size": Fraction(4, 255)},
         separable=True,
+        published_protocol="transfer",
     ),
 )
 
@@ -161,7 +165,12 @@ def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpe
             known = ", ".join(values) or "none"
             raise SpecError(f"{name} has no setting {key!r}; its settings: {known}")
         values[key] = _checked(f"{key} of {name}", value, values[key])
-    return DefenseSpec(name=name, settings=tuple(values.items()), separable=card.separable)
+    return DefenseSpec(
+        name=name,
+        settings=tuple(values.items()),
+        separable=card.separable,
+        published_protocol=card.published_protocol,
+    )
 
 
 def _checked(what: str, value: Any, default: Any) -> Any:

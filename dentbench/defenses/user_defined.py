@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED, is_given
 from dentbench.errors import SpecError
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
@@ -20,7 +21,8 @@ def spec_of_factory(
 
     ``settings`` are handed to the callable by name; texts that are numbers, or true or false,
     become so. The callable's attribute ``separable = True`` says that its defense answers each
-    image on its own, its attribute ``name`` what tables call it, unless ``title`` does. Raises
+    image on its own, its attribute ``name`` what tables call it, unless ``title`` does, and
+    ``published_protocol`` by which protocol its paper attacked it. Raises
     :class:`~dentbench.errors.SpecError` for one that cannot be had.
     """
     factory, files = _load(text)
@@ -31,6 +33,7 @@ def spec_of_factory(
         sha256=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
         title=title or _title_of(factory),
+        published_protocol=_published_protocol(factory, text),
     )
 
 
@@ -42,11 +45,13 @@ def spec_of_object(defense: object) -> DefenseSpec:
     """
     kind = defense if isinstance(defense, type) else type(defense)
     named = defense if hasattr(defense, "__qualname__") else kind
+    name = str(getattr(named, "__qualname__", kind.__qualname__))
     return DefenseSpec(
-        name=str(getattr(named, "__qualname__", kind.__qualname__)),
+        name=name,
         sha256=fingerprint(defense),
         separable=getattr(defense, "separable", False) is True,
         title=_title_of(defense),
+        published_protocol=_published_protocol(defense, name),
     )
 
 
@@ -77,6 +82,17 @@ def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
             "returns the defense when it is called with the network"
         )
     return found, files
+
+
+def _published_protocol(defense: object, name: str) -> str:
+    """Return the protocol that a defense declares as that of its own paper."""
+    declared = getattr(defense, "published_protocol", PUBLISHED)
+    if not isinstance(declared, str) or is_given(declared):
+        raise SpecError(
+            f"published_protocol of defense {name} is {declared!r}; give the name of a built-in "
+            'protocol, such as "transfer"'
+        )
+    return PROTOCOLS.canonical(declared)
 
 
 def _plain(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 6
+SCHEMA = 7
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
@@ -103,6 +103,9 @@ class Record:
     defense_title: str | None = column("what tables call a defense of one's own, where it says so")
     defense_settings: str | None = column("settings of a defense that is not dent, JSON object")
     defense_sha256: str | None = column("SHA-256 of the source of a defense of one's own")
+    published_protocol: str | None = column(
+        "protocol that the defense's own paper attacked it by: its published accuracy"
+    )
     mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
     steps: int | None = column("updates per batch")
     delta: str | None = column("dent: affine where scale and shift are adapted, or none")
@@ -261,10 +264,11 @@ def _defense_columns(spec: EvalSpec) -> dict[str, Any]:
             "defense_title": defense.title or None,
             "defense_settings": defense.settings_json,
             "defense_sha256": defense.sha256 or None,
+            "published_protocol": defense.published_protocol,
             "steps": defense.steps,
         }
     settings = {name: value for name, value in vars(defense).items() if name != "mode"}
-    return {"defense": "dent", **settings}
+    return {"defense": "dent", "published_protocol": defense.published_protocol, **settings}
 
 
 def eps_of(record: Record) -> Fraction:

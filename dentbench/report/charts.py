@@ -55,9 +55,10 @@ def accuracies(pair: Pair) -> BarChart:
         Bar(f"{who}, natural", share(defended, NATURAL), "natural", told[1]),
         Bar("static, attacked", Share(static.robust_correct, n), "static", told[2]),
     ]
-    if departures.PUBLISHED in counts:
-        published = share(defended, departures.PUBLISHED)
-        bars.append(Bar(f"{who}, published", published, "published", told[3]))
+    own = departures.published_protocol(defended)
+    if own in counts:
+        published, called = share(defended, own), departures.published_text(defended)
+        bars.append(Bar(f"{who}, {called}", published, "published", told[3]))
     bars.append(Bar(f"{who}, worst case", share(defended, WORST), "worst"))
     reference = Share(static.robust_correct, n)
     name = name_of("accuracy", defended)
@@ -67,8 +68,9 @@ def accuracies(pair: Pair) -> BarChart:
 def protocols(pair: Pair) -> BarChart:
     """Return the images right under each protocol and under all of them, static as reference."""
     static, defended = pair.static, pair.defended
+    own = departures.published_protocol(defended)
     bars = [
-        Bar(name, share(defended, name), "published" if name == departures.PUBLISHED else "other")
+        Bar(name, share(defended, name), "published" if name == own else "other")
         for name in defended.protocol_counts
     ]
     bars.append(Bar("worst case", share(defended, WORST), "worst"))
@@ -146,7 +148,7 @@ def _lines(
     labels = {
         "natural": f"{who}, natural",
         "static": "static, attacked",
-        "published": f"{who}, published",
+        "published": f"{who}, {departures.published_text(group[0].defended)}",
         "worst": f"{who}, worst case",
     }
     lines = []
@@ -163,7 +165,7 @@ def _share(pair: Pair, role: Role) -> Share | None:
     found: dict[Role, int | None] = {
         "natural": defended.natural_correct,
         "static": pair.static.robust_correct,
-        "published": counts.get(departures.PUBLISHED),
+        "published": counts.get(departures.published_protocol(defended)),
         "worst": defended.robust_correct,
     }
     count = found[role]

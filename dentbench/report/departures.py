@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -40,7 +41,7 @@ OTHER: Final = "other"
 """The mode of a defense that is not dent."""
 
 PUBLISHED: Final = "published"
-"""The protocol of every published number of a defense."""
+"""The protocol of every published number of dent, and the static model's own attack."""
 
 
 _USED_BY_NO_STEPS: Final = ("padding", "sigma")
@@ -66,6 +67,34 @@ def defense_title(record: Record) -> str:
         return defense_name(record)
     plural = "" if record.steps == 1 else "s"
     return f"{MODES[record.mode]} dent, {record.steps} step{plural}"
+
+
+def published_protocol(record: Record) -> str:
+    """Return the protocol that a defended record's defense was published with."""
+    return record.published_protocol or PUBLISHED
+
+
+def published_text(record: Record) -> str:
+    """Return how to call a defense's accuracy under it: published, and by which if another's."""
+    own = published_protocol(record)
+    return PUBLISHED if own == PUBLISHED else f"{PUBLISHED} ({own})"
+
+
+def published_protocol_text(record: Record) -> str:
+    """Return what the protocol itself is called: the published one, and which if another."""
+    own = published_protocol(record)
+    return f"{PUBLISHED} protocol" + ("" if own == PUBLISHED else f" ({own})")
+
+
+def publish_otherwise(records: Iterable[Record]) -> bool:
+    """Return whether a defense was published with another protocol than dent."""
+    return any(published_protocol(one) != PUBLISHED for one in records)
+
+
+def named_protocol(record: Record, name: str) -> str:
+    """Return a protocol's name, marked where the defense was published with it, unlike dent."""
+    marked = name == published_protocol(record) != PUBLISHED
+    return f"{name} ({PUBLISHED})" if marked else name
 
 
 def _odd_settings(record: Record) -> list[str]:

@@ -149,8 +149,9 @@ def _baseline(record: Record) -> Iterator[Doubt]:
 def _missing(record: Record) -> Iterator[Doubt]:
     """The protocols that must be withstood: none of them may be left out."""
     run = set(record.protocol_counts)
-    if run <= {departures.PUBLISHED}:
-        yield Doubt("only the published protocol was run", "run --protocol all")
+    if run <= {departures.published_protocol(record)}:
+        text = f"only the {departures.published_protocol_text(record)} was run"
+        yield Doubt(text, "run --protocol all")
         return
     skipped = json.loads(record.skipped or "{}")
     for name in (*NEEDED, *([] if record.separable else ["batch-mates"])):

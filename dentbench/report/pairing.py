@@ -74,7 +74,7 @@ def _chosen() -> frozenset[str]:
     """Return the columns that were chosen for a run; all others are what it found."""
     model, data = ModelSpec(name="", sha256=""), DataSpec(name="", sha256="", first=0, count=1)
     columns = {*spec_columns(EvalSpec(model=model, data=data, defense=DentSpec()))}
-    chosen = columns - {"key", "defense_title"}
+    chosen = columns - {"key", "defense_title", "published_protocol"}
     return frozenset(chosen | {"defense_settings", "defense_sha256", "protocol"})
 
 

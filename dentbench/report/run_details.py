@@ -46,7 +46,7 @@ def what_broke(pair: Pair, found: Breakdown) -> BarChart:
     total = sum(found.images)
     roles: dict[str, Role] = {
         NATURAL: "natural",
-        departures.PUBLISHED: "published",
+        departures.published_protocol(pair.defended): "published",
         SURVIVES: "worst",  # the images that survive are the worst case's
     }
     bars = []

@@ -157,15 +157,16 @@ def _finding(static: Record, defended: Record) -> str:
     name = defended.worst_protocol
     who = departures.defense_name(defended)
     worst = Share(counts.get(name, defended.robust_correct), n)
-    published = Share(counts[departures.PUBLISHED], n) if departures.PUBLISHED in counts else None
-    if name == departures.PUBLISHED and len(counts) == 1:
-        text = f"{who} has {worst} under the published protocol alone"
+    own, called = departures.published_protocol(defended), departures.published_text(defended)
+    published = Share(counts[own], n) if own in counts else None
+    if name == own and len(counts) == 1:
+        text = f"{who} has {worst} under the {departures.published_protocol_text(defended)} alone"
     elif published is None:
         text = f"{who} has {worst} under {name}"
     elif published.count == worst.count:
-        text = f"{who}'s published {published} is also its worst"
+        text = f"{who}'s {called} {published} is also its worst"
     else:
-        text = f"{who}'s published {published} falls to {worst} under {name}"
+        text = f"{who}'s {called} {published} falls to {worst} under {name}"
     if worst.count != defended.robust_correct:
         falls = "to" if " falls to " in text else "falls to"
         text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"

@@ -25,8 +25,9 @@ class DefenseSpec:
     ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
     defense of one's own (of an object, of what it holds too), "" for a built-in. ``separable``:
     whether an image's answer is independent of its batch mates; a defense of one's own is taken
-    at its word, and is not without one. ``title``: what tables call it, "" for its name; no part of
-    its identity. Raises :class:`~dentbench.errors.SpecError`.
+    at its word, and is not without one. ``title``: what tables call it, "" for its name;
+    ``published_protocol``: the protocol that its own paper attacked it by. Neither is part of its
+    identity. Raises :class:`~dentbench.errors.SpecError`.
     """
 
     name: str
@@ -34,6 +35,7 @@ class DefenseSpec:
     sha256: str = ""
     separable: bool = False
     title: str = field(default="", compare=False)
+    published_protocol: str = field(default="published", compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.settings:

@@ -138,6 +138,11 @@ class DentSpec:
         self._set("nesterov", bool(self.nesterov))
 
     @property
+    def published_protocol(self) -> str:
+        """The protocol that dent's paper attacked it by."""
+        return "published"
+
+    @property
     def separable(self) -> bool:
         """Whether each image's prediction is independent of its batch mates.
 

@@ -279,7 +279,8 @@ class EvalSpec:
         """
         determined = asdict(self.static if self.defense is None else self)
         if isinstance(self.defense, DefenseSpec):
-            del determined["defense"]["title"]  # what it is called changes no number
+            for name in ("title", "published_protocol"):  # what is said of it changes no number
+                del determined["defense"][name]
         return digest({**determined, "plan": self.attack.resolved})[:16]
 
     @property

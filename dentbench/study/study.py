@@ -139,9 +139,9 @@ def make_studies(
     Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
     """
     studies = []
-    protocols: tuple[str, ...] = ()
-    if request.attack_name != NO_ATTACK:
-        protocols = choose_protocols(request.protocols, request.protocol_settings)
+    attacked = request.attack_name != NO_ATTACK
+    if attacked:
+        choose_protocols(request.protocols, request.protocol_settings)  # refused before the rest
     elif request.protocols:
         raise SpecError("there is no attack, so --protocol means nothing; leave it out")
     models = request.models or [DEFAULT_MODEL]
@@ -149,15 +149,18 @@ def make_studies(
     for name, data in itertools.product(models, parts):
         card = find_card(name)
         chosen = choose(card)
+        defenses = tuple(dict.fromkeys(defense for defense, _ in chosen))
         study = Study(
             model=name,
             card=card,
-            defenses=tuple(dict.fromkeys(defense for defense, _ in chosen)),
+            defenses=defenses,
             attacks=request.attacks(card),
             own=request.own,
             data=data,
             batches=request.batches,
-            protocols=protocols,
+            protocols=choose_protocols(request.protocols, request.protocol_settings, defenses)
+            if attacked
+            else (),
             protocol_settings=request.protocol_settings,
             seed=request.seed,
             precision=request.precision,
@@ -264,15 +267,21 @@ def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | Non
     return spec, (f"{card.id}'s card recommends {', '.join(changed)} for dent; used here",)
 
 
-def choose_protocols(names: Sequence[str], settings: ProtocolSpec) -> tuple[str, ...]:
+def choose_protocols(
+    names: Sequence[str],
+    settings: ProtocolSpec,
+    defenses: Sequence[DentSpec | DefenseSpec | None] = (),
+) -> tuple[str, ...]:
     """Return the protocols named, in the catalogue's order; "all" names every one.
 
+    Where none is named they are the default ones, and those that ``defenses`` were published with.
     Raises :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
     """
     given = tuple(dict.fromkeys(_given(name) for name in names if is_given(name)))
     if any(name.lower() == "all" for name in names):
         return (*PROTOCOLS, *given)
-    listed = [name for name in names or DEFAULT_PROTOCOLS if not is_given(name)]
+    own = [one.published_protocol for one in defenses if one is not None]
+    listed = [name for name in names or (*DEFAULT_PROTOCOLS, *own) if not is_given(name)]
     chosen = {PROTOCOLS.canonical(name) for name in listed}
     found = (*(name for name in PROTOCOLS if name in chosen), *given)
     require_heeded(settings, found)

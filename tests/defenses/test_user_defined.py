@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import socket
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,13 +20,15 @@ import dentbench
 from dentbench import AttackSpec
 from dentbench.cli import app
 from dentbench.defenses.user_defined import load_factory, spec_of_object
-from dentbench.errors import ModelError, SpecError
+from dentbench.errors import DentBenchError, ModelError, SpecError
 from dentbench.records.outcome import Record
+from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.study.defenses import defense_spec
 from tests.reference import tiny_network
 
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+DATA = DataSpec(name="noise", sha256="", first=0, count=6)
 PUBLISHED = ("published", "transfer")
 
 
@@ -73,6 +77,40 @@ def run(defense: Any, folder: Path, *protocols: str, model: nn.Module | None = N
         results=folder,
     )
     return record
+
+
+class Counter(Shrunk):
+    """Declares what it was published with, and is else the same."""
+
+    published_protocol = "BPDA"
+
+
+def test_a_defense_declares_the_protocol_of_its_paper(tmp_path: Path) -> None:
+    model = tiny_network()
+    assert spec_of_object(Shrunk(model)).published_protocol == "published"
+    declared = spec_of_object(Counter(model))
+    assert declared.published_protocol == "bpda"
+    record = run(Counter(model), tmp_path, model=model)
+    assert record.published_protocol == "bpda"
+    assert {"published", "transfer", "bpda"} <= {*record.protocol_counts}
+    spec = EvalSpec(model=ModelSpec(name="m", sha256=""), data=DATA, defense=declared)
+    other = replace(spec, defense=replace(declared, published_protocol="published"))
+    assert spec.key() == other.key() != replace(spec, defense=DentSpec()).key()
+
+
+@pytest.mark.parametrize(
+    ("declared", "words"),
+    [
+        ("transfr", "unknown protocol 'transfr'; did you mean transfer"),
+        (3, "is 3; give the name of a built-in protocol"),
+        ("mine:attack", "is 'mine:attack'; give the name of a built-in protocol"),
+    ],
+)
+def test_a_declared_protocol_that_is_none_is_refused(declared: Any, words: str) -> None:
+    defense = Counter(tiny_network())
+    defense.published_protocol = declared
+    with pytest.raises(DentBenchError, match=re.escape(words)):
+        spec_of_object(defense)
 
 
 def test_a_callable_runs_published_and_transfer_and_the_rest_is_named(tmp_path: Path) -> None:

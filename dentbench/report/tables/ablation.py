@@ -181,7 +181,7 @@ def _lines(
 
 
 def _others(record: Record) -> bool:
-    return set(record.protocol_counts) != {departures.PUBLISHED}
+    return set(record.protocol_counts) != {departures.published_protocol(record)}
 
 
 def _time(found: Iterable[Record | None]) -> object:

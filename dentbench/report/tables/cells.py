@@ -63,11 +63,14 @@ def attacked_cell(
     published protocol was run on has no worst case yet. ``slot`` as of :func:`natural_cell`.
     """
     counts = {} if record is None else record.protocol_counts
-    if record is None or not counts or (worst and set(counts) == {departures.PUBLISHED}):
+    if record is None or not counts:
+        return Cell(NOT_RUN)
+    own = departures.published_protocol(record)
+    if worst and set(counts) == {own}:
         return Cell(NOT_RUN)
     count: int | None = record.robust_correct
     if not worst:
-        count = counts.get(departures.PUBLISHED, count if record.mode == "static" else None)
+        count = counts.get(own, count if record.mode == "static" else None)
     if count is None:
         return Cell(NOT_RUN)
     return Cell(Share(count, record.n), departures.attacked_marks(record, *threat, slot=slot))

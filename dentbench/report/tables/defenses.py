@@ -16,9 +16,11 @@ from dentbench.report.verdict import kind_of
 def beside(static: Record, defended: Sequence[Record]) -> Table:
     """Return one row per defense of a model under one attack, the static model's first."""
     protocols = list(dict.fromkeys(name for one in defended for name in one.protocol_counts))
+    named = departures.publish_otherwise(defended)
     columns = (
         Column("defense"),
         Column("settings"),
+        *([Column("published protocol")] if named else []),
         Column("natural", "right"),
         *(Column(name, "right", "robust") for name in protocols),
         Column("worst", "right"),
@@ -26,7 +28,7 @@ def beside(static: Record, defended: Sequence[Record]) -> Table:
         Column("minus static", "right"),
         Column("verdict"),
     )
-    rows = [_row(static, protocols), *(_row(one, protocols) for one in defended)]
+    rows = [_row(one, protocols, named=named) for one in (static, *defended)]
     skipped = filter(None, (skipped_text(one, named=True) for one in defended))
     coupled = dict.fromkeys(filter(None, map(coupling.caption, defended)))
     return Table.of(
@@ -38,7 +40,8 @@ def beside(static: Record, defended: Sequence[Record]) -> Table:
     )
 
 
-def _row(record: Record, protocols: Sequence[str]) -> list[object]:
+def _row(record: Record, protocols: Sequence[str], *, named: bool) -> list[object]:
+    """Return a record's row; ``named``: also by which protocol its defense was published."""
     counts = record.protocol_counts
     notes = departures.attack_notes(record)
     worst = coupling.share(record, WORST_CASE)
@@ -46,6 +49,7 @@ def _row(record: Record, protocols: Sequence[str]) -> list[object]:
     return [
         "static model" if static else departures.defense_title(record),
         departures.whole_text(record),
+        *([None if static else departures.published_protocol(record)] if named else []),
         coupling.share(record, NATURAL),
         *(
             Cell(coupling.share(record, name), notes) if name in counts and not static else None

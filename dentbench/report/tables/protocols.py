@@ -69,7 +69,8 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         about = card.summary
         if name in BLACK_BOX_PROTOCOLS and record.decision_queries:
             about += f" ({record.decision_queries:,} queries)"
-        rows.append([*stub, name, share, share.interval, minus, about, card.source])
+        called = departures.named_protocol(record, name)
+        rows.append([*stub, called, share, share.interval, minus, about, card.source])
     if record.batch_worst_correct is not None:
         share = Share(record.batch_worst_correct, record.n)
         minus = None if base is None else Points(share.percent - base.percent)

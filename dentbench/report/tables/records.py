@@ -43,7 +43,7 @@ __all__ = [
 def all_records(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
     """Return a table of one row per record, those of one model, data set and attack together."""
     records = [one for one in records if models is None or one.model in models]
-    protocols = _protocols(records)
+    protocols, named = _protocols(records), departures.publish_otherwise(records)
     columns = (
         Column("model"),
         Column("data set"),
@@ -54,6 +54,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         Column("mode"),
         Column("steps", "right"),
         Column("settings"),
+        *([Column("published protocol")] if named else []),
         Column("natural", "right"),
         *(Column(name, "right", "robust") for name in protocols),
         Column("worst", "right"),
@@ -65,7 +66,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
     grouped: dict[tuple[object, ...], list[list[object]]] = {}
     for one in records:
         stub = (one.model, one.dataset, _attack(one), one.norm, one.eps, one.n)
-        grouped.setdefault(stub, []).append([*stub, *_record_cells(one, protocols)])
+        grouped.setdefault(stub, []).append([*stub, *_record_cells(one, protocols, named=named)])
     return Table.of(
         "All records",
         columns,
@@ -91,8 +92,9 @@ def _protocols(records: Iterable[Record]) -> list[str]:
     return list(dict.fromkeys(name for one in records for name in one.protocol.split()))
 
 
-def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
-    counts = record.protocol_counts
+def _record_cells(record: Record, protocols: Sequence[str], *, named: bool) -> list[object]:
+    """Return a record's cells; ``named``: also by which protocol its defense was published."""
+    counts, static = record.protocol_counts, record.mode == "static"
     notes = departures.attack_notes(record)
     worst = Cell(coupling.share(record, WORST_CASE) if counts else NOT_RUN, notes if counts else ())
     paired = coupling.paired(record)
@@ -100,6 +102,7 @@ def _record_cells(record: Record, protocols: Sequence[str]) -> list[object]:
         departures.defense_name(record) if record.mode == departures.OTHER else record.mode,
         record.steps,
         departures.whole_text(record),
+        *([None if static else departures.published_protocol(record)] if named else []),
         coupling.share(record, NATURAL),
         *(
             Cell(coupling.share(record, name), notes) if name in counts else None
@@ -119,6 +122,7 @@ def summary(static: Record, defended: Record) -> Table:
     base = Share(static.robust_correct, static.n)
     clean = Share(static.natural_correct, static.n)
     who = departures.defense_name(defended)
+    named = {one: departures.named_protocol(defended, one) for one in defended.protocol_counts}
     faced = static.robust_correct if defended.static_correct is None else defended.static_correct
     rows = [
         _accuracy("static, natural", clean),
@@ -130,8 +134,8 @@ def summary(static: Record, defended: Record) -> Table:
         ),
         _accuracy(f"{who}, natural", coupling.share(defended, NATURAL), clean),
         *(
-            _accuracy(f"{who}, {name}", coupling.share(defended, name), base, notes)
-            for name in defended.protocol_counts
+            _accuracy(f"{who}, {called}", coupling.share(defended, name), base, notes)
+            for name, called in named.items()
         ),
     ]
     if defended.batch_worst_correct is not None:
