@@ -48,7 +48,9 @@ def lacking(shares: Mapping[str, float], *, in_parts: bool) -> tuple[str, ...]:
     that for a constant. A defense in one piece has the gradient of the whole, or fails the first.
     A kind of which none was run is none of these: that it is missing is said elsewhere.
     """
-    kinds = [("follows the defense's own gradient", OWN_GRADIENT)]
+    kinds: list[tuple[str, tuple[str, ...]]] = [
+        ("follows the defense's own gradient", OWN_GRADIENT)
+    ]
     if in_parts:
         kinds.append(("is made against its adaptation", ADAPTIVE))
     found = []
