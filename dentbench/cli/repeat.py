@@ -181,7 +181,7 @@ def _differences(spec: EvalSpec, recorded: Record) -> list[str]:
     found = []
     for name, value in spec_columns(spec).items():
         before = getattr(recorded, name)
-        if value == before or name in ("key", "separable", "defense_title"):
+        if value == before or name in ("key", "separable", "defense_title", "published_protocol"):
             continue
         if name in _IN_WORDS:
             found.append(f"{_IN_WORDS[name]} changed")

@@ -251,7 +251,7 @@ def edited(folder: Path, old: str, new: str) -> bytes:
         (",natural_correct", "", "header of .* was changed .*'robust_correct'"),
         ("key,time", "time,key", "header of .* was changed .*'time'"),
         (",git_revision", ",git_revision,extra", "header of .* was changed .*'extra'"),
-        (f"\n{SCHEMA},", "\n7,", rf"newer dentbench \(schema 7, this one knows {SCHEMA}\)"),
+        (f"\n{SCHEMA},", f"\n{SCHEMA + 1},", rf"\(schema {SCHEMA + 1}, this one knows {SCHEMA}\)"),
         ("schema,key", "schéma,key", "is not a results file"),
     ],
 )
