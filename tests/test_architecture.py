@@ -60,8 +60,7 @@ HOMES: Final = MappingProxyType(
         "ray": {"evaluation.executor"},
         "cloudpickle": {"evaluation.fresh_judgement"},
         "matplotlib": {"report.formats.figures"},
-        "pandas": {"records.frame", "records.samples", "report.conditions", "api"},
-        "tabulate": {"report"},
+        "pandas": {"records", "report", "api"},
         "sklearn": {"zoo"},
         "pyarrow": {"zoo"},
         "gdown": {"zoo.download.transfer"},
@@ -78,11 +77,10 @@ TORCH_FREE: Final = (
     "dentbench.registry",
     "dentbench.attacks.catalogue",
     "dentbench.attacks.cost",
-    "dentbench.report.tables.records",
     "dentbench.zoo.cards",
     "dentbench.cli.app",
 )
-"""What ``--help``, a bad option and ``report`` load: it must not load the heavy ones."""
+"""What ``--help`` and a bad option load: it must not load the heavy ones."""
 
 HEAVY: Final = ("torch", "torchvision", "pandas", "pyautoattack", "robustbench", "matplotlib")
 

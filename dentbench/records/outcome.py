@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from fractions import Fraction
+from functools import lru_cache
 from html import escape
 from typing import Any
 
@@ -201,8 +202,7 @@ class Record:
     @property
     def protocol_counts(self) -> dict[str, int]:
         """Images right under each protocol, by name."""
-        counts: dict[str, int] = json.loads(self.by_protocol)
-        return counts
+        return dict(_protocol_counts(self.by_protocol))
 
     def _repr_html_(self) -> str:
         """What a notebook shows: every column that holds something, and what it means."""
@@ -217,6 +217,12 @@ class Record:
                 )
                 lines.append(f"<tr>{''.join(cells)}</tr>")
         return "\n".join(["<table>", *lines, "</table>"])
+
+
+@lru_cache(maxsize=1 << 12)
+def _protocol_counts(text: str) -> Mapping[str, int]:
+    counts: dict[str, int] = json.loads(text)
+    return counts
 
 
 def column_names() -> tuple[str, ...]:

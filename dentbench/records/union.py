@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 
+import pandas as pd
+
 from dentbench.records.outcome import Record
 
 
@@ -17,18 +19,16 @@ def united(records: Sequence[Record]) -> list[Record]:
     code computed than the last one is no longer of this run. Its worst case is of single rows;
     where the outcomes are stored, a record has the worst case per image anyway.
     """
-    groups: dict[str, list[Record]] = {}
-    for record in records:
-        groups.setdefault(record.key, []).append(record)
-    last = {record.key: place for place, record in enumerate(records)}
-    return [
-        _united(_of_present_code(groups[key]))
-        for key, _ in sorted(last.items(), key=lambda item: item[1])
-    ]
+    keys = pd.Series([record.key for record in records], dtype="object")
+    places = keys.groupby(keys).indices
+    last = keys[~keys.duplicated(keep="last")]
+    return [_united(_of_present_code([records[at] for at in places[key]])) for key in last]
 
 
 def _of_present_code(rows: Sequence[Record]) -> list[Record]:
     """Return the rows none of whose stages has another number of its code than in the last row."""
+    if len(rows) == 1:
+        return list(rows)
     numbers = [json.loads(row.stage_versions or "{}") for row in rows]
     present = numbers[-1]
     return [

@@ -1,1 +1,1 @@
-"""Records to tables to text: intervals, verdicts, published numbers; no torch and no pandas."""
+"""Records to tables to text: intervals, verdicts, published numbers; no torch."""

@@ -43,6 +43,8 @@ def paired(record: Record) -> Paired | None:
 
 def paired_effect(record: Record) -> DesignEffect:
     """Return the design effect of a record's difference to its static model."""
+    if not record.by_batch:
+        return _unknown(record)
     counts, sizes = _counts(record), _sizes(record)
     if "gained" not in counts or "lost" not in counts:
         return _unknown(record)
@@ -50,7 +52,7 @@ def paired_effect(record: Record) -> DesignEffect:
 
 
 def _effect(record: Record, name: str) -> DesignEffect:
-    counts = _counts(record)
+    counts = _counts(record) if record.by_batch else {}
     return share_design_effect(counts[name], _sizes(record)) if name in counts else _unknown(record)
 
 

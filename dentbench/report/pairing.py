@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
+import numpy as np
+import pandas as pd
+
 from dentbench.errors import SpecError
+from dentbench.records.frame import by_record
 from dentbench.records.outcome import Record, spec_columns
-from dentbench.report.tables.cells import best
 from dentbench.report.verdict import Verdict, verdict
 from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
 
@@ -23,26 +27,52 @@ class Pair:
     verdict: Verdict
 
 
-def images_of(record: Record) -> tuple[object, ...]:
-    """Return what a static record and its defense share: model, images, attack, threat model."""
-    attack = (record.attack, record.iterations, record.queries, record.targets)
-    model = (record.model_sha256, record.model_code)
-    return (*model, record.data_sha256, record.norm, record.eps, *attack)
+IMAGES: Final = (
+    *("model_sha256", "model_code", "data_sha256"),
+    *("norm", "eps", "attack", "iterations", "queries", "targets"),
+)
+"""The columns that a static record and its defense share: model, images and attack."""
+
+_PACKING: Final = ("batch_size", "batching", "seed")
+_COMPARED: Final = ("n", "natural_correct", "robust_correct")
 
 
-def by_images(records: Iterable[Record]) -> dict[tuple[object, ...], list[Record]]:
-    """Return the records of the same images under the same attack together."""
-    groups: dict[tuple[object, ...], list[Record]] = {}
-    for one in records:
-        groups.setdefault(images_of(one), []).append(one)
-    return groups
+def matches(records: Sequence[Record]) -> pd.DataFrame:
+    """Return every defended record beside the static ones of its images and attack.
+
+    One row per pair: ``defended`` and ``static`` are places in ``records``, ``packed`` says
+    whether both have the same batches and seed. Of static records that no comparison tells apart
+    the last stands for all. Rows of one defended record are in ascending order of preference.
+    """
+    frame = by_record(records, {*IMAGES, *_PACKING, *_COMPARED, "mode", "protocol"})
+    frame["protocols"] = frame.pop("protocol").str.split().str.len()
+    is_static = frame.pop("mode") == "static"
+    frame["place"] = range(len(records))
+    alike = [name for name in frame if name not in ("place", "protocols")]
+    statics = frame[is_static].drop_duplicates(alike, keep="last")
+    pairs = frame[~is_static].merge(statics, on=list(IMAGES), suffixes=("", "_static"))
+    equal = [pairs[name] == pairs[f"{name}_static"] for name in _PACKING]
+    return pd.DataFrame(
+        {
+            "defended": pairs["place"],
+            "static": pairs["place_static"],
+            "packed": np.logical_and.reduce(equal),
+            "n": pairs["n_static"],
+            "protocols": pairs["protocols_static"],
+        }
+    ).sort_values(["defended", "packed", "static"])
 
 
-def static_for(
-    record: Record | None, statics: dict[tuple[object, ...], list[Record]]
-) -> Record | None:
-    """Return the best static record of a defended one's images and attack, if there is one."""
-    return best(statics.get(images_of(record), ())) if record else None
+def best_statics(records: Sequence[Record]) -> dict[int, Record]:
+    """Return the best static record of each defended one's images and attack, by its ``id``.
+
+    It is the one on most images, then of most protocols, then the latest, as of
+    :func:`~dentbench.report.tables.cells.best`. A defended record that has none is left out.
+    """
+    ranked = matches(records).sort_values(["n", "protocols", "static"])
+    best = ranked.drop_duplicates("defended", keep="last")
+    pairs = zip(best["defended"], best["static"], strict=True)
+    return {id(records[defended]): records[static] for defended, static in pairs}
 
 
 def pair_up(records: Sequence[Record]) -> list[Pair]:
@@ -50,24 +80,14 @@ def pair_up(records: Sequence[Record]) -> list[Pair]:
 
     A defended record whose static one is not among the records is left out.
     """
-    statics = by_images(one for one in records if one.mode == "static")
-    pairs = []
-    for defended in records:
-        if defended.mode == "static":
-            continue
-        alike = statics.get(images_of(defended), [])
-        same = [one for one in alike if _packing(one) == _packing(defended)]
-        for static in reversed([*alike, *same]):
-            try:
-                pairs.append(Pair(static, defended, verdict(static, defended)))
-            except SpecError:
-                continue
-            break
-    return pairs
-
-
-def _packing(record: Record) -> tuple[object, ...]:
-    return record.batch_size, record.batching, record.seed
+    pairs: dict[int, Pair] = {}
+    found = matches(records).iloc[::-1]
+    for place, beside in zip(found["defended"], found["static"], strict=True):
+        static, defended = records[beside], records[place]
+        if place not in pairs:
+            with suppress(SpecError):
+                pairs[place] = Pair(static, defended, verdict(static, defended))
+    return [pairs[place] for place in sorted(pairs)]
 
 
 def _chosen() -> frozenset[str]:

@@ -216,7 +216,7 @@ def test_no_results(tmp_path: Path) -> None:
         run("--results", tmp_path)
 
 
-def test_ten_thousand_rows_load_nothing_heavy(tmp_path: Path) -> None:
+def test_ten_thousand_rows_load_no_torch(tmp_path: Path) -> None:
     rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
     results_csv.write_atomic(
         tmp_path / "results.csv", results_csv._lines([results_csv.column_names(), *rows])
@@ -225,7 +225,7 @@ def test_ten_thousand_rows_load_nothing_heavy(tmp_path: Path) -> None:
         "import sys, typer; from dentbench.cli.report import report; "
         "app = typer.Typer(); app.command()(report); "
         "app(standalone_mode=False); "
-        "heavy = {'torch', 'pandas', 'numpy', 'matplotlib', 'filelock'} & set(sys.modules); "
+        "heavy = {'torch', 'matplotlib', 'filelock'} & set(sys.modules); "
         "print(sorted(heavy), file=sys.stderr)"
     )
     done = subprocess.run(

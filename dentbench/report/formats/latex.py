@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
+
+import pandas as pd
 
 from dentbench.report.formats.escape import latex
 from dentbench.report.numbers import Interval, Paired, Points
@@ -177,61 +180,60 @@ def _float(table: Table, layout: _Layout, part: Table, number: int, sources: _So
         r"\addtocounter{table}{-1}" if number else "",
         rf"\caption{{{_caption(table, sources)}{' (continued)' if number else ''}}}",
         r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{layout.preamble}}}",
-        r"\toprule",
-        *_head(table.columns[layout.above :]),
-        r"\midrule",
-        *_body(table, layout, part, sources),
-        r"\bottomrule",
-        r"\end{tabular}}",
+        _tabular(table, layout, part, sources).rstrip("\n") + "}",
         *([] if number else _notes(table, sources)),
         r"\end{table}",
     ]
     return "\n".join(line for line in lines if line) + "\n"
 
 
+def _tabular(table: Table, layout: _Layout, part: Table, sources: _Sources) -> str:
+    """Return the ``tabular`` environment of a part, as pandas writes it."""
+    columns = table.columns[layout.above :]
+    cited = [sources if one.title in _OURS else None for one in table.columns[table.stub :]]
+    rows: list[list[str]] = []
+    for stub, group in part.groups():
+        names = [] if layout.above else [_cell(table, cell) for cell in stub]
+        # A rule and a line of its own stand before the first cell of a row.
+        before = "\\midrule\n" if rows and table.stub else ""
+        if layout.above:
+            heading = _heading(table, stub)
+            before += rf"\multicolumn{{{len(columns)}}}{{l}}{{{heading}}} \\" + "\n"
+        for row in group:
+            cells = [
+                *names,
+                *[_cell(table, *pair) for pair in zip(row, cited, strict=True)],
+            ]
+            cells[0] = before + cells[0]
+            rows.append(cells)
+            names, before = [""] * len(names), ""
+    frame = pd.DataFrame(rows, columns=_head(columns), dtype="object")
+    text: str = frame.style.hide(axis="index").to_latex(
+        column_format=layout.preamble, hrules=True, multicol_align="c"
+    )
+    return text
+
+
 def _caption(table: Table, sources: _Sources) -> str:
     return " ".join(filter(None, (f"{latex(table.title)}.", sources.cited(table.caption))))
 
 
-def _head(columns: Sequence[Column]) -> list[str]:
-    titles = " & ".join(" ".join(map(_word, column.title.split())) for column in columns)
+def _head(columns: Sequence[Column]) -> pd.Index[Any]:
+    """Return the titles, below their shared headings where there are any."""
+    titles = [" ".join(map(_word, column.title.split())) for column in columns]
     if not any(column.group for column in columns):
-        return [rf"{titles} \\"]
-    cells, rules, start = [], [], 1
+        return pd.Index(titles)
+    rules, start = [], 1
     for group, width in spans(columns):
         if group:
-            cells.append(rf"\multicolumn{{{width}}}{{c}}{{{latex(group)}}}")
             rules.append(rf"\cmidrule(lr){{{start}-{start + width - 1}}}")
-        else:
-            cells.append(" & ".join([""] * width))
         start += width
-    return [" & ".join(cells) + r" \\", " ".join(rules), rf"{titles} \\"]
+    titles[0] = " ".join(rules) + "\n" + titles[0]
+    return pd.MultiIndex.from_arrays([[latex(column.group) for column in columns], titles])
 
 
 def _word(word: str) -> str:
     return _SYMBOLS.get(word, latex(word))
-
-
-def _body(table: Table, layout: _Layout, part: Table, sources: _Sources) -> list[str]:
-    lines: list[str] = []
-    rest = table.columns[table.stub :]
-    ruled, wide = table.stub > 0, layout.above > 0
-    for stub, rows in part.groups():
-        if lines and ruled:
-            lines.append(r"\midrule")
-        names = [] if wide else [_cell(table, cell) for cell in stub]
-        if wide:
-            width = len(table.columns) - table.stub
-            lines.append(rf"\multicolumn{{{width}}}{{l}}{{{_heading(table, stub)}}} \\")
-        for row in rows:
-            cells = (
-                _cell(table, cell, sources if column.title in _OURS else None)
-                for column, cell in zip(rest, row, strict=True)
-            )
-            lines.append(" & ".join([*names, *cells]) + r" \\")
-            names = [""] * len(names)
-    return lines
 
 
 def _heading(table: Table, stub: Sequence[Cell]) -> str:
@@ -268,6 +270,7 @@ def _value(cell: Cell) -> str:
     return " ".join(map(_breakable, cell.text.split(" ")))
 
 
+@lru_cache(maxsize=1 << 14)
 def _breakable(word: str) -> str:
     """Return a word as LaTeX; a long one may be broken after its punctuation."""
     if len(word) <= _NAME // 2:

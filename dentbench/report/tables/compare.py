@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
+
+from dentbench.records.frame import by_record
 from dentbench.records.outcome import NATURAL, Record, eps_of
 from dentbench.report import departures
 from dentbench.report.numbers import Points, Share, signed
@@ -25,22 +28,25 @@ def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path
     images count as two samples, for the files do not say which ones were right.
     """
     old, new = _by_run(before), _by_run(after)
-    both = [run for run in old if run in new]
+    both = old.merge(new, on=[name for name in old if name != "place"], suffixes=("", "_after"))
+    both = both.sort_values("place")
     rows: list[list[object]] = []
     cells = 0
-    for run in both:
-        for name, one, two in _cells(old[run], new[run]):
+    for first, second in zip(both["place"], both["place_after"], strict=True):
+        for name, one, two in _cells(before[first], after[second]):
             cells += 1
             low, high = difference((one.count, one.total), (two.count, two.total))
             if low <= 0 <= high:
                 continue
             points = Points(two.percent - one.percent)
             interval = f"{signed(100 * low)} to {signed(100 * high)}"
-            rows.append([*_stub(new[run]), name, one, two, points, interval])
+            rows.append([*_stub(after[second]), name, one, two, points, interval])
+    only_old = old[~old["place"].isin(both["place"])]["place"]
+    only_new = new[~new["place"].isin(both["place_after"])]["place"]
     notes = [
         "Interval of the difference: Newcombe 1998, 95%; the images count as two samples.",
-        *_alone(names[0], [old[run] for run in old if run not in new]),
-        *_alone(names[1], [new[run] for run in new if run not in old]),
+        *_alone(names[0], [before[place] for place in only_old]),
+        *_alone(names[1], [after[place] for place in only_new]),
     ]
     caption = f"{len(rows)} of {cells} cells of {len(both)} runs changed beyond the interval."
     columns = (
@@ -54,12 +60,10 @@ def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path
     return Table.of(title, columns, rows, caption=caption, notes=tuple(notes), stub=2)
 
 
-def _by_run(records: Sequence[Record]) -> dict[tuple[object, ...], Record]:
-    """Return the last record of each run, by what was chosen for it but its seed and images."""
-    return {
-        tuple(value for name, value in vars(one).items() if name in IDENTITY): one
-        for one in records
-    }
+def _by_run(records: Sequence[Record]) -> pd.DataFrame:
+    """Return the columns that tell runs apart, of the last record of each, and its ``place``."""
+    frame = by_record(records, IDENTITY).drop_duplicates(keep="last")
+    return frame.assign(place=frame.index)
 
 
 def _cells(old: Record, new: Record) -> Iterator[tuple[str, Share, Share]]:

@@ -11,7 +11,7 @@ from dentbench.records.outcome import WORST as WORST_CASE
 from dentbench.records.outcome import Record, eps_of
 from dentbench.report import coupling, departures
 from dentbench.report.numbers import Points, Share
-from dentbench.report.pairing import by_images, static_for
+from dentbench.report.pairing import best_statics
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables.cells import ACCURACY, INTERVALS, WORST
 
@@ -33,11 +33,11 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
     Protocols that could not attack a defense have a row too, with the reason.
     """
     records = [one for one in records if models is None or one.model in models]
-    statics = by_images(one for one in records if one.mode == "static")
+    statics = best_statics(records)
     rows: list[list[object]] = []
     for one in records:
         if one.mode != "static":
-            rows += _rows(one, static_for(one, statics))
+            rows += _rows(one, statics.get(id(one)))
     return Table.of(
         "Protocols",
         COLUMNS,

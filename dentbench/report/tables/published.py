@@ -10,7 +10,7 @@ from dentbench.paper import README, TABLE1, PairedRow, PairedTable
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Points, Share
-from dentbench.report.pairing import by_images, static_for
+from dentbench.report.pairing import best_statics
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables.cells import (
     ACCURACY,
@@ -71,19 +71,19 @@ def _paired_table(
     wanted = [row for row in table.rows if models is None or row.model in models]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [one for one in records if (one.mode, one.steps) in settings]
-    statics = by_images(one for one in records if one.mode == "static")
+    statics = best_statics(records)
+    alone = [one for one in records if one.mode == "static" and _fits(one)]
     rows: list[list[object]] = []
     used: list[Record | None] = []
     for row in wanted:
         ours = best([one for one in defended if _slot(one) == _slot(row) and _fits(one)])
-        alone = [one for group in statics.values() for one in group if one.model == row.model]
-        static = static_for(ours, statics) or best([one for one in alone if _fits(one)])
+        static = statics.get(id(ours)) or best([one for one in alone if one.model == row.model])
         rows += _paired_rows(row, table.decimals, static, ours)
         used.append(ours)
     published = {_slot(row) for row in table.rows}
     rest = [r for r in defended if others(r) and not (_slot(r) in published and _fits(r))]
     for ours in _distinct(rest):
-        rows += _paired_rows(None, table.decimals, static_for(ours, statics), ours)
+        rows += _paired_rows(None, table.decimals, statics.get(id(ours)), ours)
         used.append(ours)
     notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
     if any(one and one.batching == "declared" and not one.separable for one in used):
