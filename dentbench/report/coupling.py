@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -90,20 +91,20 @@ def caption(record: Record) -> str:
     )
 
 
-def _counts(record: Record) -> dict[str, list[int]]:
+def _counts(record: Record) -> Mapping[str, list[int]]:
     """Return the counts of every batch by what is counted; none where they do not fit."""
-    known = _parsed(record.by_batch or "{}")
-    batches = len(_sizes(record))
-    return {name: counts for name, counts in known.items() if len(counts) == batches}
+    return _fitting(record.by_batch or "{}", len(_sizes(record)))
 
 
-@lru_cache
-def _parsed(text: str) -> dict[str, list[int]]:
-    """Return the lists of counts of the column ``by_batch``, and nothing else of it."""
+@lru_cache(maxsize=1 << 10)
+def _fitting(text: str, batches: int) -> Mapping[str, list[int]]:
+    """Return the lists of so many counts of the column ``by_batch``, and nothing else of it."""
     return {
         name: counts
         for name, counts in json.loads(text).items()
-        if isinstance(counts, list) and all(type(count) is int for count in counts)
+        if isinstance(counts, list)
+        and len(counts) == batches
+        and all(type(count) is int for count in counts)
     }
 
 
