@@ -20,8 +20,6 @@ class AntiAdversary(Shifting):
     released code, what is added has no bound and may leave the pixel range.
     """
 
-    separable = True
-
     def __init__(self, network: torch.nn.Module, *, steps: int = 2, alpha: float = 0.15) -> None:
         super().__init__(network, steps)
         self.alpha = alpha
@@ -34,7 +32,7 @@ class AntiAdversary(Shifting):
         """Return the log-probability of the class predicted for the unmoved image, summed."""
         return -F.cross_entropy(logits, first, reduction="sum")
 
-    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
+    def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
         """Return what is added after a step."""
         del x
-        return added + self.alpha * signs
+        return added + self.alpha * direction

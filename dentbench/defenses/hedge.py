@@ -23,8 +23,6 @@ class Hedge(Shifting):
     [0, 1]. The start is uniform in the ball, from torch's random numbers on the images' device.
     """
 
-    separable = True
-
     def __init__(
         self,
         network: torch.nn.Module,
@@ -46,7 +44,7 @@ class Hedge(Shifting):
         del first
         return -logits.log_softmax(1).sum()
 
-    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
+    def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
         """Return what is added after a step, within the ball and the pixel range."""
-        added = (added + self.step_size * signs).clamp(-self.eps, self.eps)
+        added = (added + self.step_size * direction).clamp(-self.eps, self.eps)
         return (x + added).clamp(0, 1) - x

@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from dentbench.adapt.checkpointed_unroll import Step, unrolled
 from dentbench.adapt.optimizers import OptimizerState
+from dentbench.defenses.preprocessing import Preprocessing
 from dentbench.defenses.stand_ins import smooth_sign
 
 
-class Shifting:
+class Shifting(Preprocessing):
     """A defense that adds something of its own to each image before the network sees it.
 
-    ``network`` maps images (B, C, H, W) to logits (B, classes); it is used as it is, not copied.
-    ``steps``: how often what is added moves by the signs of a gradient. The gradient of an answer
-    goes through the last forward only, as in the released codes; that of :meth:`unroll` through
-    the steps too, a smooth stand-in taking the place of each sign.
+    ``steps``: how often what is added moves along a gradient, by default by its signs. The
+    gradient of an answer goes through the last forward only, as in the released codes; that of
+    :meth:`unroll` through the steps too, a smooth stand-in taking the place of each sign.
     """
 
     def __init__(self, network: nn.Module, steps: int) -> None:
-        self.network = network
+        super().__init__(network)
         self.steps = steps
 
     def start(self, x: Tensor) -> Tensor:
@@ -31,13 +31,13 @@ class Shifting:
         """Return the scalar that the steps raise; ``first`` (B,): the labels at the first step."""
         raise NotImplementedError
 
-    def moved(self, x: Tensor, added: Tensor, signs: Tensor) -> Tensor:
-        """Return what is added after a step, given the signs of the loss's gradient."""
-        raise NotImplementedError
+    def direction(self, gradient: Tensor, *, differentiable: bool) -> Tensor:
+        """Return where a step goes (B, C, H, W): the signs of the gradient."""
+        return smooth_sign(gradient) if differentiable else gradient.sign()
 
-    def adapt(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to a batch of images (B, C, H, W) in [0, 1]."""
-        return self.unroll(x.detach()).detach()
+    def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
+        """Return what is added after a step, given its direction."""
+        raise NotImplementedError
 
     def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
         """Return the same as a function of ``x`` with a gradient, through the last so many steps.
@@ -74,20 +74,7 @@ class Shifting:
             loss = self.loss(logits, labels[0])
             (grad,) = torch.autograd.grad(loss, added, create_graph=differentiable)
             with torch.set_grad_enabled(differentiable):
-                signs = smooth_sign(grad) if differentiable else grad.sign()
-                return self.moved(x, added, signs), state, loss
+                direction = self.direction(grad, differentiable=differentiable)
+                return self.moved(x, added, direction), state, loss
 
         return step
-
-    def preprocess(self, x: Tensor, adaptation: Tensor) -> Tensor:
-        """Return what the network is shown (B, C, H, W)."""
-        return x + adaptation
-
-    def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images under a shift of that size."""
-        logits: Tensor = self.network(self.preprocess(x, adaptation))
-        return logits
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images after moving them."""
-        return self.predict(x, self.adapt(x))

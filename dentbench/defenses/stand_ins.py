@@ -24,3 +24,12 @@ def smooth_sign(values: Tensor, width: float = WIDTH) -> Tensor:
     size = values.detach().flatten(1).abs().mean(1).clamp_min(1e-30) * width
     soft = (values / size.view(-1, *[1] * (values.ndim - 1))).tanh()
     return soft + (values.sign() - soft).detach()
+
+
+def rounded(values: Tensor) -> Tensor:
+    """Return ``values`` rounded to whole numbers, with the gradient of the identity.
+
+    For the ``unroll`` of a defense that quantizes. Source: Bengio et al. 2013 (arXiv 1308.3432),
+    as BPDA (Athalye et al. 2018, arXiv 1802.00420) uses it.
+    """
+    return values + (values.round() - values).detach()

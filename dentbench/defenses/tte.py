@@ -1,0 +1,53 @@
+"""TTE, test-time ensembling: the logits of an image, its mirror image and crops are averaged.
+
+Source: Perez et al., ICCVW 2021 (arXiv 2107.14110), and its code (juancprzs/TTE). Their protocol is
+AutoAttack on the whole ensemble.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dentbench.defenses.fixed import Fixed
+
+SIDE = 32
+"""The size at which images are padded by 4 pixels before they are cropped."""
+
+
+class Ensembling(Fixed):
+    """Averages the logits of the image, its mirror image, crops, and the mirror images' crops.
+
+    ``crops``: how many windows of the image's size, at places drawn once, of the image padded with
+    zeros: by 4 pixels at 32, at other sizes in proportion. ``flip``: whether mirror images take
+    part. The released code pads normalized images, and by a slip of its loop crops all at the last
+    place; ours pads the pixels, and every crop has a place of its own.
+    """
+
+    def __init__(self, network: nn.Module, *, crops: int = 4, flip: bool = True) -> None:
+        super().__init__(network)
+        self.flip = flip
+        generator = torch.Generator().manual_seed(0)
+        self.places = torch.rand(crops, 2, generator=generator).tolist()
+
+    def views(self, x: Tensor) -> list[Tensor]:
+        """Return what the network is shown of images (B, C, H, W), each of their shape."""
+        whole = [x, x.flip(3)] if self.flip else [x]
+        return whole + [crop for image in whole for crop in self._crops(image)]
+
+    def answer(self, x: Tensor) -> Tensor:
+        """Return the mean logits (B, classes) of the views of images (B, C, H, W)."""
+        views = self.views(x)
+        logits: Tensor = self.network(torch.cat(views))
+        return logits.view(len(views), len(x), -1).mean(0)
+
+    def _crops(self, x: Tensor) -> list[Tensor]:
+        height, width = x.shape[2:]
+        pads = [max(1, round(4 * size / SIDE)) for size in (height, width)]
+        padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
+        found = []
+        for place in self.places:
+            top, left = (int(one * (2 * pad + 1)) for one, pad in zip(place, pads, strict=True))
+            found.append(padded[:, :, top : top + height, left : left + width])
+        return found

@@ -1,0 +1,292 @@
+"""Defenses that change the image, average answers or mask features, against slow transcriptions."""
+
+from __future__ import annotations
+
+import io
+import math
+from fractions import Fraction
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from dentbench.defenses.build import build
+from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.stand_ins import WIDTH, rounded
+from dentbench.errors import ModelError, SpecError
+from tests.reference import tiny_network
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    return tiny_network().double().requires_grad_(False)
+
+
+@pytest.fixture
+def x() -> Tensor:
+    return torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
+
+
+def gradient(value: Tensor, leaf: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(value.sum(), leaf)
+    return found
+
+
+def soft(values: Tensor) -> Tensor:
+    """The sign, and the gradient of tanh in mean absolute values: written out."""
+    size = values.detach().abs().flatten(1).mean(1)[:, None, None, None]
+    curve = torch.tanh(values / (WIDTH * size))
+    return curve - curve.detach() + torch.sign(values)
+
+
+# --- ET3 -----------------------------------------------------------------------------------------
+
+
+def slow_et3(
+    network: nn.Module, image: Tensor, steps: int, alpha: float, radius: float, graph: bool
+) -> Tensor:
+    """What is added to one image (C, H, W), as the released wrapper does it."""
+    scale = math.sqrt(image.numel() / (3 * 224 * 224))
+    delta = torch.zeros_like(image).requires_grad_()
+    for _ in range(steps):
+        energy = -network((image + delta)[None]).logsumexp(1)[0]
+        (slope,) = torch.autograd.grad(energy, delta, create_graph=graph)
+        delta = delta - alpha * scale * slope / (slope.norm() + 1e-12)
+        delta = (image + delta).clamp(0, 1) - image
+        delta = delta * torch.clamp(radius * scale / (delta.norm() + 1e-8), max=1.0)
+        delta = delta if graph else delta.detach().requires_grad_()
+    return delta
+
+
+@pytest.mark.parametrize(("steps", "alpha", "radius"), [(1, 5.0, 90.0), (3, 20.0, 30.0)])
+def test_et3(network: nn.Module, x: Tensor, steps: int, alpha: float, radius: float) -> None:
+    settings = {"steps": steps, "alpha": alpha, "radius": radius}
+    defense = build(built_in("et3", settings), network, x)
+    added = torch.stack([slow_et3(network, one, steps, alpha, radius, False) for one in x])
+    torch.testing.assert_close(defense.adapt(x), added.detach())
+    torch.testing.assert_close(defense(x), network(x + added).detach())
+
+
+def test_et3_unrolled(network: nn.Module, x: Tensor) -> None:
+    leaf = x.clone().requires_grad_()
+    added = torch.stack([slow_et3(network, one, 2, 20.0, 30.0, True) for one in leaf])
+    right = gradient(network(leaf + added), leaf)
+    defense = build(built_in("et3", {"steps": 2, "alpha": 20.0, "radius": 30.0}), network, x)
+    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), right)
+    assert not torch.allclose(gradient(defense(leaf), leaf), right, rtol=1e-3)
+
+
+def test_et3_lowers_the_energy(network: nn.Module, x: Tensor) -> None:
+    defense = build(built_in("et3", {"alpha": 1.0}), network, x)
+    assert (defense(x).logsumexp(1) > network(x).logsumexp(1)).all()
+
+
+# --- TTE -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("flip", [True, False])
+def test_tte_averages_views(network: nn.Module, x: Tensor, flip: bool) -> None:
+    defense = build(built_in("tte", {"crops": 3, "flip": flip}), network, x)
+    total, views = torch.zeros(3, 10).double(), 0
+    for mirrored in (False, True)[: 2 if flip else 1]:
+        image = torch.stack([one[:, :, torch.arange(7, -1, -1)] if mirrored else one for one in x])
+        total, views = total + network(image), views + 1
+        for place in defense.places:
+            top, left = (math.floor(3 * part) for part in place)  # 8 pixels are padded by one
+            window = torch.zeros(3, 3, 10, 10).double()
+            window[:, :, 1:9, 1:9] = image
+            total, views = total + network(window[:, :, top : top + 8, left : left + 8]), views + 1
+    torch.testing.assert_close(defense(x), total / views)
+    assert len({tuple(place) for place in defense.places}) == 3
+    leaf = x.clone().requires_grad_()
+    one = gradient(defense(leaf), leaf)
+    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), one)
+
+
+# --- TTC -----------------------------------------------------------------------------------------
+
+
+def slow_ttc(network: nn.Module, x: Tensor, tau: float, graph: bool) -> Tensor:
+    """Two steps of the released counterattack, image by image but for the random start."""
+    eps, step, beta = 0.1, 0.04, 2.0
+    encode = network[:-1]  # type: ignore[index]
+    start = (2 * torch.rand_like(x) - 1) * eps
+    start = torch.max(torch.min(start, 1 - x), -x).detach()
+    found = []
+    for image, noise in zip(x, start, strict=True):
+        own, visited = encode(image[None])[0], [noise]
+        first = encode((image + noise)[None])[0]
+        ratio = (first - own).norm() / own.norm()
+        delta = noise.clone().requires_grad_()
+        for _ in range(2):
+            loss = ((encode((image + delta)[None])[0] - own) ** 2).sum()
+            (slope,) = torch.autograd.grad(loss, delta, create_graph=graph, retain_graph=True)
+            sign = soft(slope[None])[0] if graph else slope.sign()
+            delta = (delta + step * sign).clamp(-eps, eps)
+            delta = (image + delta).clamp(0, 1) - image
+            delta = delta if graph else delta.detach().requires_grad_()
+            visited.append(delta)
+        weights = torch.exp(beta * torch.arange(3).double())
+        mean = sum(
+            weight * point for weight, point in zip(weights / weights.sum(), visited, strict=True)
+        )
+        found.append(mean if ratio < tau else noise)
+    return torch.stack(found)
+
+
+TTC = {"eps": "0.1", "step_size": Fraction(1, 25)}
+
+
+@pytest.mark.parametrize("tau", [1e-6, 0.05, 1.0])
+def test_ttc(network: nn.Module, x: Tensor, tau: float) -> None:
+    torch.manual_seed(3)
+    added = slow_ttc(network, x, tau, False).detach()
+    defense = build(built_in("ttc", {**TTC, "tau": tau}), network, x)
+    torch.manual_seed(3)
+    torch.testing.assert_close(defense.adapt(x), added)
+    torch.manual_seed(3)
+    torch.testing.assert_close(defense(x), network(x + added))
+
+
+def test_ttc_unrolled(network: nn.Module, x: Tensor) -> None:
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    right = gradient(network(leaf + slow_ttc(network, leaf, 1.0, True)), leaf)
+    defense = build(built_in("ttc", {**TTC, "tau": 1.0}), network, x)
+    torch.manual_seed(3)
+    unrolled = defense.unroll(leaf)
+    torch.testing.assert_close(gradient(defense.predict(leaf, unrolled), leaf), right)
+    torch.manual_seed(3)
+    assert torch.equal(unrolled, defense.adapt(x)), "forward it is the defense itself"
+    torch.manual_seed(3)
+    shorter = gradient(defense.predict(leaf, defense.unroll(leaf, last=1)), leaf)
+    assert not torch.allclose(shorter, right, rtol=1e-3)
+
+
+# --- IG-Defense ----------------------------------------------------------------------------------
+
+
+def slow_masked(network: nn.Module, x: Tensor, keep: int, sigma: float) -> Tensor:
+    """Both passes, image by image: the first one's softmax mixes the masks of the classes."""
+    head = network[-1]  # type: ignore[index]
+    noise = sigma * torch.randn_like(x)
+    rows = []
+    for image, own in zip(x, noise, strict=True):
+        shares = torch.softmax(100 * network((image + own)[None])[0], 0)
+        mask = torch.zeros(head.in_features).double()
+        for number, share in enumerate(shares):
+            kept = sorted(
+                range(head.in_features), key=lambda unit: -float(head.weight[number, unit].abs())
+            )[:keep]
+            mask = mask + share * torch.tensor(
+                [float(unit in kept) for unit in range(head.in_features)]
+            )
+        rows.append(head(mask * network[:-1](image[None])[0]))  # type: ignore[index]
+    return torch.stack(rows)
+
+
+def test_ig_defense_and_its_gradient(network: nn.Module, x: Tensor) -> None:
+    network[-1].weight.data /= 50  # type: ignore[index] # so that no class has all of the mask
+    defense = build(built_in("ig-defense", {"keep": 0.25, "sigma": "0.1"}), network, x)
+    leaf = x.clone().requires_grad_()
+    torch.manual_seed(3)
+    right = slow_masked(network, leaf, 3, 0.1)
+    torch.manual_seed(3)
+    found = defense(leaf)
+    torch.testing.assert_close(found, right)
+    torch.testing.assert_close(gradient(found, leaf), gradient(right, leaf))
+    torch.manual_seed(3)
+    stale = defense.predict(leaf, defense.adapt(leaf))
+    torch.testing.assert_close(stale, found)
+    assert not torch.allclose(gradient(stale, leaf), gradient(defense(leaf), leaf), rtol=1e-3)
+    assert not network[-1]._forward_pre_hooks, "nothing is left on the network"  # type: ignore[index]
+
+
+def test_networks_without_a_linear_layer_are_refused_in_words(x: Tensor) -> None:
+    plain = nn.Sequential(nn.Conv2d(3, 10, 8), nn.Flatten()).double()
+    for name in ("ttc", "ig-defense"):
+        with pytest.raises(ModelError, match=rf"{name} needs the features.*no nn\.Linear"):
+            build(built_in(name), plain, x)
+    rows = nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(192, 10)).double()
+    build(built_in("ttc"), rows, x)(x)
+    words = nn.Sequential(nn.Flatten(2), nn.Linear(64, 10), nn.AdaptiveAvgPool2d((1, 10)))
+    with pytest.raises(ModelError, match="one row of features"):
+        build(built_in("ttc"), words.double(), x)(x)
+
+
+# --- what the others are compared with -----------------------------------------------------------
+
+
+def test_smoothing(network: nn.Module, x: Tensor) -> None:
+    defense = build(built_in("smoothing", {"sigma": 0.3, "draws": 5}), network, x)
+    torch.manual_seed(3)
+    noise = 0.3 * torch.randn(3, 5, 3, 8, 8, dtype=torch.float64)
+    leaf = x.clone().requires_grad_()
+    mean = torch.stack([network(leaf + noise[:, draw]).softmax(1) for draw in range(5)]).mean(0)
+    torch.manual_seed(3)
+    found = defense.predict(leaf, defense.unroll(leaf))
+    torch.testing.assert_close(found, mean.log())
+    torch.testing.assert_close(gradient(found, leaf), gradient(mean.log(), leaf))
+
+
+def test_bit_depth(network: nn.Module, x: Tensor) -> None:
+    defense = build(built_in("bit-depth", {"bits": 2}), network, x)
+    levels = torch.tensor(
+        [min(range(4), key=lambda one: abs(value - one / 3)) for value in x.flatten()]
+    )
+    seen = levels.double().view_as(x) / 3
+    torch.testing.assert_close(defense.preprocess(x, defense.adapt(x)), seen)
+    leaf, shown = x.clone().requires_grad_(), seen.clone().requires_grad_()
+    straight = gradient(network(shown), shown)  # BPDA: the rounding counts as the identity
+    torch.testing.assert_close(
+        gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), straight
+    )
+    torch.testing.assert_close(gradient(defense(leaf), leaf), straight)
+
+
+@pytest.mark.parametrize(
+    ("shape", "quality"), [((3, 16, 24), 75), ((1, 8, 8), 40), ((3, 11, 13), 90)]
+)
+def test_jpeg_is_libjpegs(network: nn.Module, shape: tuple[int, ...], quality: int) -> None:
+    generator = torch.Generator().manual_seed(2)
+    coarse = torch.rand(1, shape[0], 4, 4, generator=generator)
+    image = nn.functional.interpolate(coarse, shape[1:], mode="bilinear")[0].mul(255).round() / 255
+    pixels = (255 * image).byte().permute(1, 2, 0).squeeze(2).numpy()
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=quality, subsampling=0)
+    back = torch.tensor(list(Image.open(stream).tobytes()), dtype=torch.float64)
+    back = back.view(*shape[1:], shape[0]).permute(2, 0, 1)
+    defense = build(built_in("jpeg", {"quality": quality}), network, image[None])
+    found = 255 * defense.change(image[None].double())[0]
+    # Its transform is in whole numbers: single pixels may be a few levels apart.
+    assert (found - back).abs().max() <= 4 and (found - back).abs().mean() < 0.5
+    assert (255 * image - back).abs().mean() > (found - back).abs().mean()
+
+
+def test_jpegs_stand_in_is_its_transform_without_rounding(network: nn.Module, x: Tensor) -> None:
+    defense = build(built_in("jpeg"), network, x)
+    leaf = (0.4 + 0.2 * x).requires_grad_()  # no pixel is clipped
+    weights = torch.rand(x.shape, generator=torch.Generator().manual_seed(4)).double()
+    found = gradient(weights * defense.change(leaf), leaf)
+    torch.testing.assert_close(found, weights, rtol=1e-5, atol=1e-7)  # there and back again
+    with pytest.raises(SpecError, match="at most 100"):
+        build(built_in("jpeg", {"quality": 101}), network, x)
+    with pytest.raises(ModelError, match="1 or 3 channels"):
+        defense(torch.rand(2, 4, 8, 8).double())
+    values = torch.tensor([0.4, 1.6], requires_grad=True)
+    assert rounded(values).tolist() == [0.0, 2.0]
+    assert gradient(rounded(values), values).tolist() == [1.0, 1.0]
+
+
+def test_settings_of_these_are_checked() -> None:
+    assert built_in("tte", {"flip": "false"}) == built_in("TTE", {"flip": False})
+    assert dict(built_in("et3", {"alpha": "20"}).settings)["alpha"] == 20.0
+    for name, settings, words in (
+        ("tte", {"flip": "maybe"}, "flip of tte is 'maybe'; allowed: true, false"),
+        ("ttc", {"tau": 3}, "tau of ttc is 3.*at most 1"),
+        ("et3", {"radius": 0}, "radius of et3"),
+        ("jpeg", {"quality": 0}, "quality of jpeg"),
+    ):
+        with pytest.raises(SpecError, match=words):
+            built_in(name, settings)
