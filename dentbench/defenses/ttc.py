@@ -92,5 +92,5 @@ class Counterattack(Preprocessing):
     def _stable(self, features: Tensor, origin: Tensor) -> Tensor:
         """Return which images (B,) the random start changes by less than ``tau``."""
         lengths = torch.linalg.vector_norm(origin, dim=1)
-        moved: Tensor = torch.linalg.vector_norm(features - origin, dim=1)
-        return moved < self.tau * lengths
+        stable: Tensor = torch.linalg.vector_norm(features - origin, dim=1) < self.tau * lengths
+        return stable
