@@ -258,11 +258,14 @@ def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpe
         if key not in values:
             known = ", ".join(values) or "none"
             raise SpecError(f"{name} has no setting {key!r}; its settings: {known}")
-    ``settings``: names and defaults; a given value is of the default's type; a number is positive,
-    and a share or a rate at most 1 unless it is one of ``above_one``. ``claim``: what its paper
-    says of it, in few words. ``separable``: as of a spec. ``published_protocol``: the one that its
-    own paper attacked it by; that of dent's paper where it attacked nothing. ``batchnorm``:
-    whether it needs a model with BatchNorm2d layers.
+        most = math.inf if key in card.above_one else 1
+        values[key] = _checked(f"{key} of {name}", value, values[key], most)
+    return DefenseSpec(
+        name=name,
+        settings=tuple(values.items()),
+        separable=card.separable,
+        published_protocol=card.published_protocol,
+    )
 
 
 def _checked(what: str, value: Any, default: Any, most: float) -> Any:
