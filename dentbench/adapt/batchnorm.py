@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import Any, Final, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -111,28 +111,25 @@ class _Folded(torch.autograd.Function):
         return torch.cat([of_scale, of_shift], 1), None, None
 
 
-_ORIGINAL: Final = nn.modules.batchnorm._BatchNorm.forward
-"""What normalizes in every layer without a forward of its own, unless it was patched."""
-
-
-class AdaptiveForward:
+class AdaptiveNorm:
     """The forward of a converted layer; ``index`` is its place in the active pairs.
 
-    ``batch_share`` in [0, 1]: how much of the mean and the variance is the batch's own. ``calls``:
-    of the network that the layer is in. A forward of the layer's own, on the instance or in its
-    class, is called, and only the normalization inside it is replaced.
+    ``calls``: of the network that the layer is in. A forward of the layer's own, on the instance or
+    in its class, is called, and only the normalization inside it is replaced. ``original``: what
+    normalizes in every layer of the kind without a forward of its own, unless it was patched;
+    ``functions``: what it is replaced for, the last one's name in errors.
     """
 
-    def __init__(
-        self, name: str, layer: nn.BatchNorm2d, index: int, batch_share: float, calls: Calls
-    ) -> None:
+    original: ClassVar[Callable[..., Tensor]]
+    functions: ClassVar[tuple[Callable[..., Tensor], ...]]
+
+    def __init__(self, name: str, layer: Any, index: int, calls: Calls) -> None:
         self.name = name
         self.layer = layer
         self.index = index
-        self.batch_share = batch_share
         self.calls = calls
         self.own: Callable[..., Tensor] | None = layer.__dict__.get("forward")
-        self.plain = self.own is None and type(layer).forward is _ORIGINAL
+        self.plain = self.own is None and type(layer).forward is self.original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         prefix_cache.passed()
@@ -142,12 +139,13 @@ class AdaptiveForward:
         if self.plain:
             return self.normalize(*args, **kwargs)
         # One of its own may do more than normalize: let it, and replace only its normalization.
-        with _ReplaceBatchNorm(self) as mode:
+        with _ReplaceNorm(self) as mode:
             output = self._undisturbed(*args, **kwargs)
         if not mode.replaced:
             kind = type(self.layer).__name__
             raise ModelError(
-                f"layer {self.name} ({kind}) does not call batch_norm; cannot adapt it"
+                f"layer {self.name} ({kind}) does not call {self.functions[-1].__name__}; cannot "
+                "adapt it"
             )
         return output
 
@@ -164,6 +162,41 @@ class AdaptiveForward:
         if current is None:
             current = self.calls.only()
         return None if current is None or current.pairs is None else current
+
+    def _pair(self) -> tuple[Tensor, Tensor]:
+        """Return the active scale and shift, flat: (N,), or (B, N) for an image's own."""
+        current = self._current()
+        assert current is not None and current.pairs is not None
+        return current.pairs[self.index]
+
+    def normalize(self, input: Tensor) -> Tensor:
+        """Return ``input`` normalized, scaled and shifted by the active pair."""
+        raise NotImplementedError
+
+
+class AdaptiveBatchNorm(AdaptiveNorm):
+    """The forward of a BatchNorm2d layer.
+
+    ``batch_share`` in [0, 1]: how much of the mean and the variance is the batch's own. ``median``:
+    whether the batch's own are its medians, and the mean squared distances from them.
+    """
+
+    original = nn.modules.batchnorm._BatchNorm.forward
+    functions = (nn.functional.batch_norm, torch.batch_norm)
+
+    def __init__(
+        self,
+        name: str,
+        layer: nn.BatchNorm2d,
+        index: int,
+        calls: Calls,
+        *,
+        batch_share: float,
+        median: bool = False,
+    ) -> None:
+        super().__init__(name, layer, index, calls)
+        self.batch_share = batch_share
+        self.median = median
 
     def rectified(self, x: Tensor, other: Tensor | None = None) -> Tensor:
         """Return ReLU(this layer's answer to ``x`` + ``other``), all (B, C, H, W)."""
@@ -184,14 +217,14 @@ class AdaptiveForward:
         layer = self.layer
         if current.folded:
             return scaled(x, scale, shift)
-        if scale.ndim == 1 and self.batch_share in (0, 1):
+        if scale.ndim == 1 and self.batch_share in (0, 1) and not self.median:
             # Not F.batch_norm: that one refuses a single value per channel.
             running = self.batch_share == 0
             mean = layer.running_mean if running else None
             var = layer.running_var if running else None
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, scale, shift, mean, var, not running, 0.0, layer.eps, cudnn)
-        if self.batch_share == 1:
+        if self.batch_share == 1 and not self.median:
             # Not F.batch_norm: that one refuses a single value per channel.
             cudnn = torch.backends.cudnn.enabled
             x = torch.batch_norm(x, None, None, None, None, True, 0.0, layer.eps, cudnn)
@@ -207,7 +240,11 @@ class AdaptiveForward:
 
         The mixture is of the moments (Schneider et al. 2020). The batch's variance is the biased
         one and is differentiated, so that a share of 1 would be the batch statistics exactly.
+        Medians are the lower ones of two, and differentiated too (MedBN, arXiv 2403.19326).
         """
+        if self.median:
+            medians = x.transpose(0, 1).flatten(1).median(1).values
+            return medians, (x - medians[:, None, None]).square().mean((0, 2, 3))
         mean, var, share = self.layer.running_mean, self.layer.running_var, self.batch_share
         assert mean is not None and var is not None
         if share:
@@ -217,10 +254,10 @@ class AdaptiveForward:
         return mean, var
 
 
-class _ReplaceBatchNorm(TorchFunctionMode):
-    """Inside the block, every call of batch_norm is answered by a layer's adaptive one."""
+class _ReplaceNorm(TorchFunctionMode):
+    """Inside the block, every call of the normalization is answered by a layer's adaptive one."""
 
-    def __init__(self, forward: AdaptiveForward) -> None:
+    def __init__(self, forward: AdaptiveNorm) -> None:
         super().__init__()
         self.forward = forward
         self.replaced = False
@@ -228,48 +265,16 @@ class _ReplaceBatchNorm(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func in (nn.functional.batch_norm, torch.batch_norm):
+        if func in self.forward.functions:
             self.replaced = True
             return self.forward.normalize(args[0] if args else (kwargs or {})["input"])
         return func(*args, **(kwargs or {}))
 
 
-def convert(
-    network: nn.Module, batch_share: float, calls: Calls
-) -> list[tuple[str, nn.BatchNorm2d]]:
-    """Teach the BatchNorm2d layers of ``network`` to use active pairs; return them by name.
-
-    ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
-    parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
-    layer to adapt, when one was converted before, or when one lacks the running statistics that a
-    ``batch_share`` below 1 needs.
-    """
-    layers = [
-        (name or type(module).__name__, module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.BatchNorm2d) and module.affine
-    ]
-    if not layers:
-        raise ModelError(
-            f"{type(network).__name__} has no BatchNorm2d layer with scale and shift, and dent "
-            "adapts nothing else; choose a model with batch normalization"
-        )
-    for index, (name, layer) in enumerate(layers):
-        if isinstance(layer.forward, AdaptiveForward):
-            raise ModelError(f"layer {name} is already converted; give Dent the original model")
-        if batch_share < 1 and layer.running_mean is None:
-            raise ModelError(
-                f"layer {name} keeps no running statistics; use statistics='batch' for this model"
-            )
-        # On the instance, so that the layer keeps its type, attributes and hooks.
-        layer.__dict__["forward"] = AdaptiveForward(name, layer, index, batch_share, calls)
-    return layers
-
-
-def running_statistics(layers: Sequence[tuple[str, nn.BatchNorm2d]]) -> Tensor:
+def running_statistics(layers: Sequence[nn.BatchNorm2d]) -> Tensor:
     """Return the running means of all channels, and the inverse standard deviations: (2, C)."""
     parts = []
-    for _, layer in layers:
+    for layer in layers:
         assert layer.running_mean is not None and layer.running_var is not None
         parts.append(torch.stack([layer.running_mean, torch.rsqrt(layer.running_var + layer.eps)]))
     return torch.cat(parts, 1)

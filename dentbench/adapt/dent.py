@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from dentbench.adapt import batchnorm, prefix_cache
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.checkpointed_unroll import unrolled
-from dentbench.adapt.losses import load_loss, with_gradient
+from dentbench.adapt.layers import affine_of, convert
+from dentbench.adapt.losses import Loss, load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.compute.answer_graphs import Answer
 from dentbench.compute.cuda_graphs import Work
@@ -47,13 +48,14 @@ class Dent(nn.Module):
     ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. ``recorded`` and ``answered``: what makes something
-    faster of the work of :meth:`adapt` and of :meth:`predict` in this module, such as
+    in the released code, the images given. ``loss``: one in place of the
+    spec's. ``recorded`` and ``answered``: what makes something faster of the work of :meth:`adapt`
+    and of :meth:`predict` in this module, such as
     :class:`~dentbench.compute.cuda_graphs.Captured` and
     :class:`~dentbench.compute.answer_graphs.CapturedAnswer`. Raises
-    :class:`~dentbench.errors.ModelError` for a model without BatchNorm2d. Source: the paper (arXiv
-    2105.08714) and its released code, which has no blur; see :mod:`dentbench.adapt.blur` for where
-    that is from.
+    :class:`~dentbench.errors.ModelError` for a model without the layers that it is to adapt.
+    Source: the paper (arXiv 2105.08714) and its released code, which has no blur and knows
+    BatchNorm2d alone; see :mod:`dentbench.adapt.blur` for where the blur is from.
 
     >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
     ...                         nn.LazyLinear(10)).eval()
@@ -73,6 +75,7 @@ class Dent(nn.Module):
         spec: DentSpec | None = None,
         *,
         batch_size: int | None = None,
+        loss: Loss | None = None,
         recorded: Callable[[Work, nn.Module], Work] | None = None,
         answered: Callable[[Answer, nn.Module], Answer] | None = None,
     ) -> None:
@@ -85,20 +88,22 @@ class Dent(nn.Module):
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
         self.calls = batchnorm.Calls()
-        layers = batchnorm.convert(self.network, self.spec.batch_share, self.calls)
+        layers = convert(self.network, self.spec, self.calls)
         prefix_cache.convert(self.network)
         self.layer_names = tuple(name for name, _ in layers)
-        self._sizes = [layer.num_features for _, layer in layers]
-        self._loss = load_loss(self.spec.loss)
+        scales, shifts = affine_of(layers)
+        self._sizes = [len(scale) for scale in scales]
+        self._loss = load_loss(self.spec.loss) if loss is None else loss
         self._loss_and_gradient = with_gradient(self._loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
         self._descent = self._descend if recorded is None else recorded(self._descend, self)
         self._answer = self._predict if answered is None else answered(self._predict, self)
-        initial = torch.cat(
-            [*(m.weight.detach() for _, m in layers), *(m.bias.detach() for _, m in layers)]
-        )
+        initial = torch.cat([*scales, *shifts])
         sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)
-        running = None if self.spec.batch_share else batchnorm.running_statistics(layers)
+        norms = [layer for _, layer in layers if isinstance(layer, nn.BatchNorm2d)]
+        running = None
+        if not self.spec.batch_share and len(norms) == len(layers):
+            running = batchnorm.running_statistics(norms)
         self._initial: Tensor
         self._running: Tensor | None
         self._sigma: Tensor | None

@@ -41,6 +41,7 @@ def evaluate(
     steps: opt.Steps = None,
     steps_grid: opt.StepsGrid = None,
     delta: opt.Delta = None,
+    layers: opt.Layers = None,
     loss: opt.Loss = None,
     statistics: opt.Statistics = None,
     blur: opt.Blur = None,
@@ -85,6 +86,7 @@ def evaluate(
     own = {
         "steps": steps,
         "delta": delta,
+        "layers": layers,
         "loss": loss,
         "statistics": statistics,
         "blur": blur,

@@ -114,11 +114,18 @@ _STEPS = typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 3
 _DELTA = typer.Option(
     "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
 )
+_LAYERS = typer.Option(
+    "--layers",
+    metavar="KIND",
+    help="Whose scales and shifts adapt: batchnorm (the paper's, default), groupnorm, layernorm "
+    "or all of these.",
+)
 _LOSS = typer.Option("--loss", metavar="NAME", help="shot or entropy.")
 _STATISTICS = typer.Option(
     "--statistics",
     metavar="NAME",
-    help="running (training, frozen), batch, or mix:ALPHA of the batch's.",
+    help="Of BatchNorm: running (training, frozen), batch, median (of the batch, MedBN), or "
+    "mix:ALPHA of the batch's.",
 )
 _BLUR = typer.Option("--blur", metavar="KIND", help="none, static or dynamic. Default: none.")
 _SIGMA = typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts.")
@@ -131,6 +138,7 @@ _SIGMA_LR = typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dyn
 
 Steps = Annotated[int | None, _STEPS]
 Delta = Annotated[str | None, _DELTA]
+Layers = Annotated[str | None, _LAYERS]
 Loss = Annotated[str | None, _LOSS]
 Statistics = Annotated[str | None, _STATISTICS]
 Blur = Annotated[str | None, _BLUR]
@@ -144,6 +152,7 @@ SigmaLr = Annotated[float | None, _SIGMA_LR]
 Modes = Annotated[list[str] | None, _MODE]
 StepsAxis = Annotated[list[int] | None, _STEPS]
 Deltas = Annotated[list[str] | None, _DELTA]
+LayersAxis = Annotated[list[str] | None, _LAYERS]
 Losses = Annotated[list[str] | None, _LOSS]
 StatisticsAxis = Annotated[list[str] | None, _STATISTICS]
 Blurs = Annotated[list[str] | None, _BLUR]
@@ -168,10 +177,10 @@ Defenses = Annotated[
         "--defense",
         metavar="NAME|MODULE:CALLABLE",
         autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
-        help="dent (default), none, norm, tent, tent-online, anti-adversary, hedge, et3, tte, ttc, "
-        "ig-defense, smoothing, jpeg, bit-depth, or module:callable that makes one from the "
-        "network; settings after commas, as in tent,steps=10; a short title before it, as in "
-        "ours=my_defense:make; repeatable.",
+        help="dent (default), none, norm, medbn, tent, tent-online, eata, sar, anti-adversary, "
+        "hedge, et3, tte, ttc, ig-defense, smoothing, jpeg, bit-depth, or module:callable "
+        "that makes one from the network; settings after commas, as in tent,steps=10; a short "
+        "title before it, as in ours=my_defense:make; repeatable.",
     ),
 ]
 Threats = Annotated[

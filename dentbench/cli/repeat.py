@@ -32,8 +32,8 @@ _OPTIONS = {
     "seed": "--seed",
 }
 _DENT = (
-    *("mode", "steps", "delta", "loss", "statistics", "blur", "sigma", "padding", "optimizer"),
-    *("lr", "sigma_lr"),
+    *("mode", "steps", "delta", "layers", "loss", "statistics", "blur", "sigma", "padding"),
+    *("optimizer", "lr", "sigma_lr"),
 )
 
 

@@ -75,6 +75,17 @@ DEFENSES.add(
     ),
 )
 DEFENSES.add(
+    "medbn",
+    DefenseCard(
+        function="dentbench.defenses.norm:medbn",
+        summary="batch normalization with the medians of the test batch, nothing optimized",
+        source="Park et al. 2024, arXiv 2403.19326",
+        claim="keeps its accuracy where some images of the batch are malicious",
+        published_protocol="batch-mates",
+        batchnorm=True,
+    ),
+)
+DEFENSES.add(
     "tent",
     DefenseCard(
         function="dentbench.defenses.tent:tent",
@@ -92,6 +103,26 @@ DEFENSES.add(
         source="Wang et al. 2021, arXiv 2006.10726",
         settings={"lr": 1e-3},
         batchnorm=True,
+    ),
+)
+DEFENSES.add(
+    "eata",
+    DefenseCard(
+        function="dentbench.defenses.eata:eata",
+        summary="tent on reliable images alone, the surer the more, in any normalization layers",
+        source="Niu et al. 2022, arXiv 2204.02610",
+        settings={"steps": 1, "lr": 2.5e-4, "margin": 0.4},
+        claim="better and cheaper than tent on corrupted images; no attack",
+    ),
+)
+DEFENSES.add(
+    "sar",
+    DefenseCard(
+        function="dentbench.defenses.sar:Sar",
+        summary="sharpness-aware tent on reliable images alone, in any normalization layers",
+        source="Niu et al. 2023, arXiv 2302.12400",
+        settings={"steps": 1, "lr": 2.5e-4, "margin": 0.4, "rho": 0.05},
+        claim="stable where tent collapses, on networks with group or layer norm; no attack",
     ),
 )
 DEFENSES.add(
@@ -210,7 +241,7 @@ DEFENSES.add(
 def needs_batchnorm(defense: DentSpec | DefenseSpec) -> bool:
     """Return whether a defense can be put around models with BatchNorm2d layers only."""
     if isinstance(defense, DentSpec):
-        return DEFENSES[DENT].batchnorm
+        return defense.layers == "batchnorm"
     return not defense.sha256 and DEFENSES[defense.name].batchnorm
 
 

@@ -43,6 +43,16 @@ class Norm(nn.Module):
         return self.predict(x, self.adapt(x))
 
 
+def medbn(model: nn.Module) -> Norm:
+    """Return the defense whose statistics are the medians of the batch.
+
+    Source: Park et al., CVPR 2024 (arXiv 2403.19326), and its code
+    (ml-postech/MedBN-robust-test-time-adaptation): medians, and mean squared distances from them.
+    Their protocol poisons batch mates.
+    """
+    return Norm(model, DentSpec(mode="batch", statistics="median"))
+
+
 def norm(model: nn.Module, *, share: float = 1.0) -> Norm:
     """Return the defense; ``share`` in (0, 1] of mean and variance are the batch's own."""
     return Norm(model, DentSpec(mode="batch", statistics=f"mix:{share}"))

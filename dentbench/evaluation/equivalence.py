@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dentbench.adapt.dent import Adaptation, Dent
+from dentbench.adapt.layers import KINDS, adapted_layers
 from dentbench.attacks.base import Classifier
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
@@ -81,11 +82,15 @@ def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> N
 
 def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> str:
     """Return in words how dent is another network, or ""."""
-    running = all(layer.running_mean is not None for layer in _layers(trial.network))
-    own = trial if running else replace(trial, network=_without_statistics(trial.network))
+    norms = _batchnorms(trial.network, spec.layers)
+    running = all(layer.running_mean is not None for layer in norms)
+    own = trial
+    if not running:
+        own = replace(trial, network=_without_statistics(trial.network, spec.layers))
     steps, statistics = min(max(spec.steps, 1), 2), "running" if running else "batch"
     still = DentSpec(
         mode=spec.mode,
+        layers=spec.layers,
         steps=steps,
         lr=STILL,
         statistics=statistics,
@@ -98,7 +103,7 @@ def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> st
         return Dent(copy.deepcopy(prepared), spec, batch_size=size)
 
     if running:  # else its layers have none to begin with
-        different = trial.difference(lambda: dent(DentSpec(mode=spec.mode, steps=0)))
+        different = trial.difference(lambda: dent(_resting(spec)))
         if different:
             return f"with no step {different}"
     different = _difference_moved(own, dent(still))
@@ -111,12 +116,22 @@ def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> st
     return ""
 
 
-def _without_statistics(network: nn.Module) -> nn.Module:
+def _resting(spec: DentSpec) -> DentSpec:
+    """Return dent with no step and no blur, of the same layers."""
+    return DentSpec(mode=spec.mode, layers=spec.layers, steps=0)
+
+
+def _without_statistics(network: nn.Module, layers: str) -> nn.Module:
     """Return the network with the statistics of the batch in all layers, for want of others."""
     network = copy.deepcopy(network)
-    for layer in _layers(network):
+    for layer in _batchnorms(network, layers):
         layer.running_mean = layer.running_var = None
     return network
+
+
+def _batchnorms(network: nn.Module, layers: str) -> list[nn.BatchNorm2d]:
+    found = (layer for _, layer in adapted_layers(network, layers))
+    return [layer for layer in found if isinstance(layer, nn.BatchNorm2d)]
 
 
 def _adapted(dent: Dent, images: Tensor) -> Classifier:
@@ -197,7 +212,7 @@ def _difference_moved(trial: Trial, dent: Dent) -> str:
     several = 2 if instance and count > 1 and not _is_coupled(trial) else 1
     moved = [_moved(start, generator) for _ in range(several)]
     weights = _noise(torch.zeros(count, _classes(trial)), generator).to(trial.images)
-    ours, ours_back = _written_in(trial, moved, weights)
+    ours, ours_back = _written_in(trial, moved, weights, dent.spec.layers)
 
     rows = torch.stack([moved[row % several] for row in range(count)])
     affine = (rows if instance else moved[0]).clone().requires_grad_()
@@ -239,7 +254,7 @@ def _is_coupled(trial: Trial) -> bool:
 
 
 def _written_in(
-    trial: Trial, moved: Sequence[Tensor], weights: Tensor
+    trial: Trial, moved: Sequence[Tensor], weights: Tensor, kinds: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the logits of the network with scales and shifts in its layers, and their gradients.
 
@@ -248,7 +263,7 @@ def _written_in(
     logits, gradients = torch.zeros_like(weights), []
     for number, flat in enumerate(moved):
         network = copy.deepcopy(trial.network).requires_grad_(False)
-        layers = _layers(network)
+        layers = [layer for _, layer in adapted_layers(network, kinds)]
         leaves = [part.detach().clone().requires_grad_() for part in _parts(flat, layers)]
         with torch.enable_grad(), _seeded(trial.images), _holding(layers, leaves):
             answer = network(trial.images)
@@ -260,24 +275,26 @@ def _written_in(
         logits[own] = answer[own].detach().to(logits)
         pairs = zip(leaves, found, strict=True)
         gradients.append(
-            torch.cat([torch.zeros_like(leaf) if back is None else back for leaf, back in pairs])
+            torch.cat(
+                [(leaf.detach() * 0 if back is None else back).flatten() for leaf, back in pairs]
+            )
         )
     return logits, gradients
 
 
-def _layers(network: nn.Module) -> list[nn.BatchNorm2d]:
-    """Return the layers that dent adapts, in its order."""
-    return [one for one in network.modules() if isinstance(one, nn.BatchNorm2d) and one.affine]
-
-
-def _parts(flat: Tensor, layers: Sequence[nn.BatchNorm2d]) -> list[Tensor]:
+def _parts(flat: Tensor, layers: Sequence[Any]) -> list[Tensor]:
     """Return the scales of all layers, then their shifts, from one tensor of dent's."""
-    sizes = [layer.num_features for layer in layers]
-    return [part for half in flat.chunk(2) for part in half.split(sizes)]
+    sizes = [layer.weight.numel() for layer in layers]
+    parts = [half.split(sizes) for half in flat.chunk(2)]
+    return [
+        part.view_as(layer.weight)
+        for half in parts
+        for part, layer in zip(half, layers, strict=True)
+    ]
 
 
 @contextmanager
-def _holding(layers: Sequence[nn.BatchNorm2d], leaves: Sequence[Tensor]) -> Iterator[None]:
+def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[None]:
     """Let layers have scales and shifts inside the block, those included that stand for them."""
     changed: list[tuple[nn.Module, str, Any]] = []
     count = len(layers)
@@ -297,14 +314,14 @@ def _holding(layers: Sequence[nn.BatchNorm2d], leaves: Sequence[Tensor]) -> Iter
             one._parameters[name] = former
 
 
-def _named_by(forward: Any, depth: int = 4) -> list[nn.BatchNorm2d]:
+def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:
     """Return the normalizations that a function on a layer speaks of: copies keep the former."""
-    if isinstance(forward, nn.BatchNorm2d):
+    if isinstance(forward, nn.Module) and isinstance(forward, tuple(KINDS.values())):
         return [forward]
     cells = getattr(forward, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells] + [getattr(forward, "__self__", None)]
     held += [getattr(forward, "func", None), *getattr(forward, "args", ())]
-    found: dict[int, nn.BatchNorm2d] = {}
+    found: dict[int, nn.Module] = {}
     for part in held if depth else ():
         found |= {id(one): one for one in _named_by(part, depth - 1)}
     return list(found.values())

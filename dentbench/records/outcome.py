@@ -15,7 +15,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 7
+SCHEMA = 8
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.
@@ -110,8 +110,11 @@ class Record:
     mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
     steps: int | None = column("updates per batch")
     delta: str | None = column("dent: affine where scale and shift are adapted, or none")
+    layers: str | None = column("dent: layers that adapt: batchnorm, groupnorm, layernorm or all")
     loss: str | None = column("dent: shot or entropy")
-    statistics: str | None = column("dent: running, batch, or mix:ALPHA for the batch's share")
+    statistics: str | None = column(
+        "dent: running, batch, median, or mix:ALPHA for the batch's share"
+    )
     blur: str | None = column("dent: blur of the images: none, static or dynamic")
     sigma: float | None = column("dent: the blur's sigma in pixels, or where a dynamic one starts")
     padding: str | None = column("dent: the blur's padding: zeros, reflect or replicate")

@@ -204,6 +204,10 @@ class _Sheet:
             return self
         places = [self.names.index(name) if name in self.names else None for name in column_names()]
         rows = [["" if at is None else row[at] for at in places] for row in self.rows]
+        if "layers" not in self.names:  # of dent, from before there was a choice
+            mode, layers = (column_names().index(name) for name in ("mode", "layers"))
+            for row in rows:
+                row[layers] = "batchnorm" if row[mode] in ("batch", "instance") else ""
         return _Sheet(column_names(), rows)
 
     def _rename(self) -> None:

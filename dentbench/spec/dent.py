@@ -11,9 +11,11 @@ from dentbench.errors import SpecError
 from dentbench.registry import Registry
 from dentbench.validation import require_choice, require_count, require_number
 
-STATISTICS: Final = ("running", "batch", "mix:ALPHA")
+STATISTICS: Final = ("running", "batch", "median", "mix:ALPHA")
 OPTIMIZERS: Final = ("adamod", "adamod-paper", "adam", "sgd")
 DELTAS: Final = ("affine", "none")
+LAYERS: Final = ("batchnorm", "groupnorm", "layernorm", "all")
+"""The kinds of layers whose scales and shifts adapt; the paper's and the released code's first."""
 PADDINGS: Final = ("zeros", "reflect", "replicate")
 
 BY_MODE: Any = None
@@ -72,12 +74,16 @@ class DentSpec:
     ``mode``: "instance" adapts parameters of its own to every image, "batch" shared ones.
     ``steps`` >= 0 updates are made per batch; with 0 nothing adapts, the layers' statistics are
     the model's and ``delta`` is "none". ``delta``: "affine" adapts the scale gamma and shift beta
-    of the normalization layers, "none" leaves them. ``loss`` is "shot" (entropy minus the entropy
-    of the batch-mean prediction) or "entropy".
+    of the normalization layers, "none" leaves them. ``layers``: whose: "batchnorm" (BatchNorm2d,
+    the paper's), "groupnorm", "layernorm" or "all" of them, which is ours. ``loss`` is
+    "shot" (entropy minus the entropy of the batch-mean prediction) or "entropy".
 
-    ``statistics``: "running" (the training ones, frozen), "batch" (re-estimated at every forward)
-    or "mix:ALPHA", ALPHA in [0, 1] of the batch's mean and variance and the rest of the running
-    ones (Schneider et al. 2020); mix:0 and mix:1 are kept as "running" and "batch".
+    ``statistics``: "running" (the training ones, frozen), "batch" (re-estimated at every forward),
+    "median" (the batch's medians, and mean squared distances from them: MedBN, arXiv 2403.19326) or
+    "mix:ALPHA", ALPHA in [0, 1] of the batch's mean and variance and the rest of the running ones
+    (Schneider et al. 2020); mix:0 and mix:1 are kept as "running" and "batch". They are of
+    BatchNorm alone: with "groupnorm" or "layernorm" all BatchNorm layers are as trained, and the
+    statistics are "running".
 
     ``blur`` of the images: "none", "static" (Gaussian of ``sigma`` >= 0 pixels) or "dynamic"
     (``sigma`` > 0 is where it starts, and it is adapted by the same loss; batch-wise one sigma,
@@ -100,6 +106,7 @@ class DentSpec:
     mode: str = "instance"
     steps: int = BY_MODE
     delta: str = "affine"
+    layers: str = "batchnorm"
     loss: str = BY_MODE
     statistics: str = BY_MODE
     blur: str = "none"
@@ -123,12 +130,20 @@ class DentSpec:
         require_choice("blur", self.blur, tuple(BLUR_DEFAULTS))
         if self.steps is BY_MODE and self.delta == "none" and self.blur != "dynamic":
             self._set("steps", 0)
+        require_choice("layers", self.layers, LAYERS)
+        if not self.estimates and self.statistics is BY_MODE:
+            self._set("statistics", "running")
         for name, default in MODE_DEFAULTS[self.mode].items():
             if getattr(self, name) is BY_MODE:
                 self._set(name, default)
         require_count("steps", self.steps, 0)
         require_choice("loss", self.loss, tuple(LOSSES))
         self._set("statistics", _one_writing(self.statistics))
+        if not self.estimates and self.statistics != "running":
+            raise SpecError(
+                f"statistics is {self.statistics!r}, but layers is {self.layers!r}, which keep "
+                "none of a batch; leave it out, or choose layers batchnorm or all"
+            )
         self._check_blur()
         self._check_optimizer()
         self._check_what_adapts()
@@ -167,10 +182,15 @@ class DentSpec:
         return replace(self, steps=steps, **longer)
 
     @property
+    def estimates(self) -> bool:
+        """Whether BatchNorm layers adapt, which have statistics of the batch."""
+        return self.layers in ("batchnorm", "all")
+
+    @property
     def batch_share(self) -> float:
-        """The share, in [0, 1], of the batch's own mean and variance in the statistics."""
-        if self.statistics in ("running", "batch"):
-            return float(self.statistics == "batch")
+        """The share, in [0, 1], of the batch's own statistics in those that are used."""
+        if self.statistics in ("running", "batch", "median"):
+            return float(self.statistics != "running")
         return float(self.statistics.partition(":")[2])
 
     def _set(self, name: str, value: object) -> None:
@@ -236,7 +256,7 @@ class DentSpec:
 
 def _one_writing(statistics: object) -> str:
     """Return the one writing of statistics that are the same; raises SpecError for bad ones."""
-    if statistics in ("running", "batch"):
+    if statistics in ("running", "batch", "median"):
         return str(statistics)
     kind, _, share = str(statistics).partition(":")
     if kind != "mix" or not isinstance(statistics, str):

@@ -281,6 +281,8 @@ class EvalSpec:
         if isinstance(self.defense, DefenseSpec):
             for name in ("title", "published_protocol"):  # what is said of it changes no number
                 del determined["defense"][name]
+        elif self.defense is not None and self.defense.layers == DentSpec.layers:
+            del determined["defense"]["layers"]  # a key of before there was a choice stays
         return digest({**determined, "plan": self.attack.resolved})[:16]
 
     @property

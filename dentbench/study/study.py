@@ -195,10 +195,12 @@ def check_model(study: Study) -> None:
         for defense in study.defenses:
             if defense is not None and needs_batchnorm(defense):
                 name = defense.name if isinstance(defense, DefenseSpec) else "dent"
+                other = "another defense"
+                if name == "dent":
+                    other = "--layers groupnorm, layernorm or all, if it has such layers"
                 raise ModelError(
                     f"{card.id} ({card.architecture}) has no BatchNorm2d layer, and {name} adapts "
-                    "nothing else; choose a model that has (see dentbench fetch --list) or "
-                    "another defense"
+                    f"nothing else; choose a model that has (see dentbench fetch --list) or {other}"
                 )
 
 

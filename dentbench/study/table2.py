@@ -81,7 +81,7 @@ def _useful(point: dict[str, Any], axes: Axes) -> dict[str, Any]:
         if used_elsewhere and name not in BLUR_DEFAULTS.get(point["blur"], {}):
             point.pop(name, None)
     if point.get("steps") == 0 and len(axes["steps"]) > 1:
-        kept = ("mode", "steps", "blur", "sigma", "padding")
+        kept = ("mode", "steps", "layers", "blur", "sigma", "padding")
         point = {name: value for name, value in point.items() if name in kept}
     if point.get("delta") == "none" and len(axes["delta"]) > 1:
         point = {name: value for name, value in point.items() if not _of_affine(name)}

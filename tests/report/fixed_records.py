@@ -28,6 +28,7 @@ DENT = {
     "mode": "instance",
     "steps": 6,
     "delta": "affine",
+    "layers": "batchnorm",
     "blur": "none",
     "loss": "shot",
     "statistics": "running",

@@ -88,7 +88,7 @@ def test_separable(settings: dict[str, Any], separable: bool) -> None:
         ({"gamma_lr": 0, "beta_lr": 0}, "choose delta none"),
         ({"loss": "softmax_entropy"}, "allowed: shot, entropy"),
         ({"mode": "static"}, "mode is 'static'"),
-        ({"statistics": "online"}, "allowed: running, batch, mix:ALPHA"),
+        ({"statistics": "online"}, "allowed: running, batch, median, mix:ALPHA"),
         ({"statistics": 0.5}, "statistics is 0.5"),
         ({"statistics": "mix"}, "a number from 0 to 1"),
         ({"statistics": "mix:"}, "a number from 0 to 1"),

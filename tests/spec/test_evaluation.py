@@ -182,6 +182,7 @@ CHANGES: dict[type, dict[str, tuple[dict[str, Any], dict[str, Any]]]] = {
         ),
         "steps": ({}, {"steps": 7}),
         "delta": (DYNAMIC, {**DYNAMIC, "delta": "none"}),
+        "layers": ({}, {"layers": "all"}),
         "loss": ({}, {"loss": "entropy"}),
         "statistics": ({}, {"statistics": "mix:0.25"}),
         "blur": ({}, BLURRED),

@@ -1,0 +1,92 @@
+"""Which layers of a network dent adapts, and how they are taught to use active pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.adapt.batchnorm import AdaptiveBatchNorm, AdaptiveNorm, Calls
+from dentbench.adapt.group_and_layer_norm import AdaptiveGroupNorm, AdaptiveLayerNorm
+from dentbench.errors import ModelError
+from dentbench.spec.dent import DentSpec
+
+KINDS: Final[Mapping[str, type[nn.Module]]] = MappingProxyType(
+    {"batchnorm": nn.BatchNorm2d, "groupnorm": nn.GroupNorm, "layernorm": nn.LayerNorm}
+)
+"""The kinds of layers by the names that a spec has for them."""
+
+
+def adapted_layers(network: nn.Module, layers: str) -> list[tuple[str, nn.Module]]:
+    """Return the layers of a network that have scales to adapt, by name, in order.
+
+    ``layers``: of a spec.
+    """
+    kinds = tuple(KINDS.values()) if layers == "all" else (KINDS[layers],)
+    return [
+        (name or type(module).__name__, module)
+        for name, module in network.named_modules()
+        if isinstance(module, kinds) and getattr(module, "weight", None) is not None
+    ]
+
+
+def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str, nn.Module]]:
+    """Teach the layers that a spec names to use active pairs; return them by name.
+
+    ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
+    parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
+    layer to adapt, when one was converted before, or when one lacks the running statistics that a
+    batch share below 1 needs.
+    """
+    found = adapted_layers(network, spec.layers)
+    if not found:
+        raise ModelError(_missing(network, spec.layers))
+    for index, (name, layer) in enumerate(found):
+        if isinstance(layer.forward, AdaptiveNorm):
+            raise ModelError(f"layer {name} is already converted; give Dent the original model")
+        # On the instance, so that the layer keeps its type, attributes and hooks.
+        layer.__dict__["forward"] = _adaptive(name, layer, index, spec, calls)
+    return found
+
+
+def _adaptive(
+    name: str, layer: nn.Module, index: int, spec: DentSpec, calls: Calls
+) -> AdaptiveNorm:
+    if isinstance(layer, nn.GroupNorm):
+        return AdaptiveGroupNorm(name, layer, index, calls)
+    if isinstance(layer, nn.LayerNorm):
+        return AdaptiveLayerNorm(name, layer, index, calls)
+    assert isinstance(layer, nn.BatchNorm2d)
+    if spec.batch_share < 1 and layer.running_mean is None:
+        raise ModelError(
+            f"layer {name} keeps no running statistics; use statistics='batch' for this model"
+        )
+    share, median = spec.batch_share, spec.statistics == "median"
+    return AdaptiveBatchNorm(name, layer, index, calls, batch_share=share, median=median)
+
+
+def _missing(network: nn.Module, layers: str) -> str:
+    """Return in words that there is nothing to adapt, and which layers there are instead."""
+    names = "BatchNorm2d, GroupNorm or LayerNorm" if layers == "all" else KINDS[layers].__name__
+    others = [kind for kind in KINDS if kind != layers and adapted_layers(network, kind)]
+    advice = f"choose --layers {' or '.join(others)}" if others and layers != "all" else ""
+    return (
+        f"{type(network).__name__} has no {names} layer with scale and shift, and dent adapts "
+        f"nothing else; {advice or 'choose a model with such layers'}"
+    )
+
+
+def affine_of(layers: Sequence[tuple[str, nn.Module]]) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the scales and the shifts of layers, each flat; a shift that is missing is zero."""
+    scales: list[Tensor] = []
+    shifts: list[Tensor] = []
+    for _, layer in layers:
+        weight, bias = layer.weight, layer.bias
+        assert isinstance(weight, Tensor)
+        scales.append(weight.detach().flatten())
+        missing = torch.zeros_like(scales[-1])
+        shifts.append(bias.detach().flatten() if isinstance(bias, Tensor) else missing)
+    return scales, shifts
