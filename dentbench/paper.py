@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Final
 
 
@@ -54,6 +55,12 @@ class AblationRow:
 
 
 PAPER: Final = "Wang et al., Fighting Gradients with Gradients, arXiv 2105.08714"
+
+THREAT: Final = ("Linf", Fraction(8, 255))
+"""The threat model of Table 1 and of the released README."""
+
+ABLATION_THREATS: Final = (("Linf", Fraction(3, 510)), ("L2", Fraction(1, 5)))
+"""The threat models of Table 2: Linf 1.5/255 and L2 0.2."""
 
 TABLE1: Final = PairedTable(
     name="paper, Table 1",

@@ -13,18 +13,11 @@ from dentbench.cli.shared import SharedOptions, with_shared
 @with_shared
 def ablate(
     shared: SharedOptions,
-    mode: opt.Modes = None,
-    steps: opt.StepsAxis = None,
-    delta: opt.Deltas = None,
-    layers: opt.LayersAxis = None,
-    loss: opt.Losses = None,
-    statistics: opt.StatisticsAxis = None,
-    blur: opt.Blurs = None,
-    sigma: opt.Sigmas = None,
-    padding: opt.Paddings = None,
-    optimizer: opt.Optimizers = None,
-    lr: opt.Lrs = None,
-    sigma_lr: opt.SigmaLrs = None,
+    mode: Annotated[
+        list[str] | None,
+        typer.Option("--mode", metavar="MODE", help="batch or instance. Default: batch."),
+    ] = None,
+    dent: opt.DentAxes = opt.NONE_GIVEN,
     settings: opt.Settings = None,
     threat: opt.Threats = None,
     measure_time: Annotated[
@@ -53,21 +46,8 @@ def ablate(
     )
     from dentbench.study.study import find_card, make_studies
 
-    axes = {
-        "mode": mode or (),
-        "steps": steps or (),
-        "delta": delta or (),
-        "layers": layers or (),
-        "loss": loss or (),
-        "statistics": statistics or (),
-        "blur": blur or (),
-        "sigma": sigma or (),
-        "padding": padding or (),
-        "optimizer": optimizer or (),
-        "lr": lr or (),
-        "sigma_lr": sigma_lr or (),
-        **parse_settings(settings or ()),
-    }
+    axes = {"mode": mode or (), **{name: values or () for name, values in dent.items()}}
+    axes |= parse_settings(settings or ())
     if is_corrupted(shared.dataset) or shared.attack == NO_ATTACK:
         raise SpecError(
             "an ablation is of natural images under attack; for natural accuracy alone, of "

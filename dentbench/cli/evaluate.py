@@ -38,18 +38,8 @@ def evaluate(
             help="instance (default) or batch: dent beside static; or static alone.",
         ),
     ] = None,
-    steps: opt.Steps = None,
+    dent: opt.DentSettings = opt.NONE_GIVEN,
     steps_grid: opt.StepsGrid = None,
-    delta: opt.Delta = None,
-    layers: opt.Layers = None,
-    loss: opt.Loss = None,
-    statistics: opt.Statistics = None,
-    blur: opt.Blur = None,
-    sigma: opt.Sigma = None,
-    padding: opt.Padding = None,
-    optimizer: opt.Optimizer = None,
-    lr: opt.Lr = None,
-    sigma_lr: opt.SigmaLr = None,
     settings: opt.Settings = None,
     eps_grid: opt.EpsGrid = None,
     require_gain: opt.RequireGain = None,
@@ -83,20 +73,7 @@ def evaluate(
     )
     from dentbench.study.study import make_studies
 
-    own = {
-        "steps": steps,
-        "delta": delta,
-        "layers": layers,
-        "loss": loss,
-        "statistics": statistics,
-        "blur": blur,
-        "sigma": sigma,
-        "padding": padding,
-        "optimizer": optimizer,
-        "lr": lr,
-        "sigma_lr": sigma_lr,
-        **parse_settings(settings or (), once=True),
-    }
+    own = {**dent, **parse_settings(settings or (), once=True)}
     request = shared.request(
         shared.model or (),
         corruptions=corruption or (),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from types import MappingProxyType
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -109,58 +112,83 @@ DataName = Annotated[
     str | None,
     typer.Option("--data-name", metavar="TEXT", help="What to call a data file of your own."),
 ]
-_MODE = typer.Option("--mode", metavar="MODE", help="batch or instance. Default: batch.")
-_STEPS = typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")
-_DELTA = typer.Option(
-    "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
-)
-_LAYERS = typer.Option(
-    "--layers",
-    metavar="KIND",
-    help="Whose scales and shifts adapt: batchnorm (the paper's, default), groupnorm, layernorm "
-    "or all of these.",
-)
-_LOSS = typer.Option("--loss", metavar="NAME", help="shot or entropy.")
-_STATISTICS = typer.Option(
-    "--statistics",
-    metavar="NAME",
-    help="Of BatchNorm: running (training, frozen), batch, median (of the batch, MedBN), or "
-    "mix:ALPHA of the batch's.",
-)
-_BLUR = typer.Option("--blur", metavar="KIND", help="none, static or dynamic. Default: none.")
-_SIGMA = typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts.")
-_PADDING = typer.Option(
-    "--padding", metavar="KIND", help="Of the blur: zeros, reflect or replicate."
-)
-_OPTIMIZER = typer.Option("--optimizer", metavar="NAME", help="adamod, adamod-paper, adam or sgd.")
-_LR = typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts.")
-_SIGMA_LR = typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma.")
+DENT: Final[Mapping[str, tuple[type, Any]]] = {
+    "steps": (int, typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")),
+    "delta": (
+        str,
+        typer.Option(
+            "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
+        ),
+    ),
+    "layers": (
+        str,
+        typer.Option(
+            "--layers",
+            metavar="KIND",
+            help="Whose scales and shifts adapt: batchnorm (the paper's, default), groupnorm, "
+            "layernorm or all of these.",
+        ),
+    ),
+    "loss": (str, typer.Option("--loss", metavar="NAME", help="shot or entropy.")),
+    "statistics": (
+        str,
+        typer.Option(
+            "--statistics",
+            metavar="NAME",
+            help="Of BatchNorm: running (training, frozen), batch, median (of the batch, MedBN), "
+            "or mix:ALPHA of the batch's.",
+        ),
+    ),
+    "blur": (
+        str,
+        typer.Option("--blur", metavar="KIND", help="none, static or dynamic. Default: none."),
+    ),
+    "sigma": (
+        float,
+        typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts."),
+    ),
+    "padding": (
+        str,
+        typer.Option("--padding", metavar="KIND", help="Of the blur: zeros, reflect or replicate."),
+    ),
+    "optimizer": (
+        str,
+        typer.Option("--optimizer", metavar="NAME", help="adamod, adamod-paper, adam or sgd."),
+    ),
+    "lr": (
+        float,
+        typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts."),
+    ),
+    "sigma_lr": (
+        float,
+        typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma."),
+    ),
+}
+"""Dent's settings that are options, by the name of their field: the type and the option."""
 
-Steps = Annotated[int | None, _STEPS]
-Delta = Annotated[str | None, _DELTA]
-Layers = Annotated[str | None, _LAYERS]
-Loss = Annotated[str | None, _LOSS]
-Statistics = Annotated[str | None, _STATISTICS]
-Blur = Annotated[str | None, _BLUR]
-Sigma = Annotated[float | None, _SIGMA]
-Padding = Annotated[str | None, _PADDING]
-Optimizer = Annotated[str | None, _OPTIMIZER]
-Lr = Annotated[float | None, _LR]
-SigmaLr = Annotated[float | None, _SIGMA_LR]
+_SEVERAL: Final = "several"
+DentSettings = Annotated[Mapping[str, Any], DENT]
+"""A value for each of :data:`DENT`, None where the default is meant."""
+DentAxes = Annotated[Mapping[str, Any], DENT, _SEVERAL]
+"""Several values for each of :data:`DENT`, none where the default is meant: axes of a grid."""
 
-# The same, several values at once: the axes of an ablation.
-Modes = Annotated[list[str] | None, _MODE]
-StepsAxis = Annotated[list[int] | None, _STEPS]
-Deltas = Annotated[list[str] | None, _DELTA]
-LayersAxis = Annotated[list[str] | None, _LAYERS]
-Losses = Annotated[list[str] | None, _LOSS]
-StatisticsAxis = Annotated[list[str] | None, _STATISTICS]
-Blurs = Annotated[list[str] | None, _BLUR]
-Sigmas = Annotated[list[float] | None, _SIGMA]
-Paddings = Annotated[list[str] | None, _PADDING]
-Optimizers = Annotated[list[str] | None, _OPTIMIZER]
-Lrs = Annotated[list[float] | None, _LR]
-SigmaLrs = Annotated[list[float] | None, _SIGMA_LR]
+NONE_GIVEN: Final[Mapping[str, Any]] = MappingProxyType({})
+"""What stands in a command's signature for either; it is called with all of them."""
+
+
+def parameters_of(group: Any) -> list[inspect.Parameter]:
+    """Return the parameters that a command has for :data:`DentSettings` or :data:`DentAxes`."""
+    declared, *several = group.__metadata__
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[(list[kind] if several else kind) | None, option],  # type: ignore
+        )
+        for name, (kind, option) in declared.items()
+    ]
+
 
 Settings = Annotated[
     list[str] | None,

@@ -141,7 +141,10 @@ class SharedOptions:
 
 
 def with_shared(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options beside its own; it takes them as its first argument."""
+    """Give a command the shared options beside its own; it takes them as its first argument.
+
+    A parameter ``dent`` stands for all of dent's options, and is called with their values by name.
+    """
     hints = get_type_hints(SharedOptions, include_extras=True)
     shared = [
         inspect.Parameter(
@@ -153,17 +156,21 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
         for one in fields(SharedOptions)
     ]
     own_hints = get_type_hints(command, include_extras=True)
-    own = [
-        one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=own_hints[one.name])
-        for one in [*inspect.signature(command).parameters.values()][1:]
-    ]
+    own: list[inspect.Parameter] = []
+    for one in [*inspect.signature(command).parameters.values()][1:]:
+        if one.name == "dent":
+            own += opt.parameters_of(own_hints["dent"])
+        else:
+            hint = own_hints[one.name]
+            own.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
     place = [one.name for one in shared].index(OWN_BEFORE)
     parameters = [*shared[:place], *own, *shared[place:]]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
         given = SharedOptions(**{one.name: values.pop(one.name) for one in shared})
-        command(given, **values)
+        dent = {name: values.pop(name) for name in opt.DENT}
+        command(given, dent=dent, **values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {one.name: one.annotation for one in parameters}

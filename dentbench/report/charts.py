@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from fractions import Fraction
 
-from dentbench.paper import README, TABLE1
+from dentbench.paper import README, TABLE1, THREAT
 from dentbench.records.outcome import NATURAL, WORST, Record, eps_of
 from dentbench.report import departures
 from dentbench.report.chart import Bar, BarChart, Line, LineChart, Role
@@ -14,9 +13,6 @@ from dentbench.report.coupling import share
 from dentbench.report.numbers import Share
 from dentbench.report.pairing import Pair, representatives, series
 from dentbench.spec.evaluation import format_eps
-
-THREAT = ("Linf", Fraction(8, 255))
-"""The threat model of the published numbers that a marker shows."""
 
 
 def shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:

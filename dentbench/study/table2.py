@@ -7,17 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from dentbench.errors import SpecError
-from dentbench.paper import TABLE2
+from dentbench.paper import ABLATION_THREATS, TABLE2
 from dentbench.spec.dent import BLUR_DEFAULTS
-from dentbench.spec.evaluation import DentSpec
+from dentbench.spec.evaluation import DentSpec, format_eps
 from dentbench.study.study import Chosen, choose_defense
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 
 DEFAULT_MODEL: Final = "digits-nominal"
 CIFAR10_MODEL: Final = "cifar10-resnet20-nominal"
-PAPER_THREATS: Final = ("Linf:1.5/255", "L2:0.2")
-"""The threat models of Table 2."""
-
 Axes = Mapping[str, Sequence[Any]]
 """The values of each setting, by the name of its DentSpec field; none where it is left out."""
 
@@ -25,7 +22,7 @@ Axes = Mapping[str, Sequence[Any]]
 def threats_of(card: ModelCard | None) -> tuple[str, ...]:
     """Return the threat models of a model's ablation: its data set's own, else the paper's."""
     own = DATASETS[card.dataset].ablation_threats if card and card.dataset in DATASETS else ()
-    return own or PAPER_THREATS
+    return own or tuple(f"{norm}:{format_eps(eps)}" for norm, eps in ABLATION_THREATS)
 
 
 def default_model(dataset: str | None) -> str:

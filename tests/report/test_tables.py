@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 from dentbench import paper as published
-from dentbench.paper import README, TABLE1, TABLE2, lookup
+from dentbench.paper import ABLATION_THREATS, README, TABLE1, TABLE2, lookup
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.formats.render import render
 from dentbench.report.table import Table
 from dentbench.report.tables import records as tables
-from dentbench.report.tables.ablation import PAPER_THREATS, grid
+from dentbench.report.tables.ablation import grid
 from dentbench.spec.dent import BLUR_DEFAULTS, MODE_DEFAULTS
 from dentbench.spec.evaluation import ProtocolSpec
 from tests.report.fixed_records import DENT
@@ -220,7 +220,7 @@ def test_table2_of_other_threats_names_them(records: list[Record]) -> None:
 
 def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
     nominal = [one for one in records if one.model == "AutoAttackResNet18"]
-    table = grid(nominal, PAPER_THREATS)
+    table = grid(nominal, ABLATION_THREATS)
     stubs = list(dict.fromkeys(tuple(cell.text for cell in row[:4]) for row in table.rows))
     assert stubs == [
         ("no", "none", "0", ""),

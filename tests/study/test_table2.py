@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from dentbench.errors import SpecError, UnknownNameError
-from dentbench.paper import TABLE2
-from dentbench.report.tables.ablation import PAPER_THREATS
+from dentbench.paper import ABLATION_THREATS, TABLE2
 from dentbench.spec.evaluation import DentSpec, parse_eps
 from dentbench.study import table1, table2
 from dentbench.study.parsing import parse_settings, parse_threat
@@ -98,10 +97,9 @@ def test_a_recommended_learning_rate_is_not_for_a_model_that_stays() -> None:
 
 
 def test_threats_are_the_data_sets_own_or_the_papers() -> None:
-    assert table2.threats_of(MODELS["AutoAttackResNet18"]) == table2.PAPER_THREATS
-    assert table2.threats_of(None) == table2.PAPER_THREATS
-    paper = [(norm, parse_eps(eps)) for norm, eps in map(parse_threat, table2.PAPER_THREATS)]
-    assert tuple(paper) == PAPER_THREATS
+    paper = ("Linf:1.5/255", "L2:0.2")
+    assert table2.threats_of(MODELS["AutoAttackResNet18"]) == paper == table2.threats_of(None)
+    assert tuple((n, parse_eps(e)) for n, e in map(parse_threat, paper)) == ABLATION_THREATS
     own = DATASETS["digits"].ablation_threats
     assert own and table2.threats_of(MODELS[table2.DEFAULT_MODEL]) == own
     (study,) = make_studies(
@@ -195,8 +193,8 @@ def test_table1_of_other_models() -> None:
 
 
 def test_table1_has_its_own_settings() -> None:
-    table1.check(1, [])
+    table1.check(1, [], Request(models=[]))
     with pytest.raises(SpecError, match="dentbench ablate"):
-        table1.check(2, [])
+        table1.check(2, [], Request(models=[]))
     with pytest.raises(SpecError, match="--sigma-lr given"):
-        table1.check(1, ["sigma_lr"])
+        table1.check(1, ["sigma_lr"], Request(models=[]))

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from typing import Final, TypeAlias
 
-from dentbench.paper import TABLE2, TABLE2_SOURCE, AblationRow
+from dentbench.paper import ABLATION_THREATS, TABLE2, TABLE2_SOURCE, AblationRow
 from dentbench.records.outcome import Record, eps_of
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Ratio
@@ -14,22 +14,21 @@ from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.tables.cells import (
     ACCURACY,
     IMAGES,
-    INTERVALS,
+    INTERVAL,
     MODES,
-    NOT_ROBUSTBENCH,
-    WORST,
+    NOTES,
+    OURS,
+    PUBLISHED,
+    ROW,
     attacked_cell,
     best,
     interval_cell,
     natural_cell,
+    published_notes,
 )
-from dentbench.spec.evaluation import parse_eps
 
 Threat: TypeAlias = tuple[str, Fraction]
 """A norm and an eps."""
-
-PAPER_THREATS: Final = (("Linf", parse_eps("1.5/255")), ("L2", parse_eps("0.2")))
-"""The threat models of Table 2: Linf 1.5/255 and L2 0.2."""
 
 CAPTION: Final = (
     f"{ACCURACY}; time relative to the static model. Under attack: the published protocol, then "
@@ -39,7 +38,7 @@ CAPTION: Final = (
 
 def _columns(threats: Sequence[Threat], *more: Column) -> tuple[Column, ...]:
     return (
-        *(Column("Delta"), Column("Sigma"), Column("step", "right"), *more, Column("row")),
+        *(Column("Delta"), Column("Sigma"), Column("step", "right"), *more, ROW),
         *(Column("time", "right"), Column("natural", "right")),
         *(Column(departures.threat_text(*threat), "right") for threat in threats),
     )
@@ -49,7 +48,7 @@ def table2(
     records: Sequence[Record],
     models: Collection[str] | None = None,
     *,
-    threats: Sequence[Threat] = PAPER_THREATS,
+    threats: Sequence[Threat] = ABLATION_THREATS,
     run_only: bool = False,
 ) -> Table:
     """Return the paper's Table 2, the published row under ours for every model that was run.
@@ -70,17 +69,14 @@ def table2(
             if any(found):
                 ours += [[*stub, *line] for line in _lines(model, found, threats)]
         if ours or not run_only:
-            rows += ours or [[*stub, "ours", *[NOT_RUN] * (2 + len(threats))]]
+            rows += ours or [[*stub, OURS, *[NOT_RUN] * (2 + len(threats))]]
             rows.append([*stub, *_published(row, threats)])
     return Table.of(
         "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
         _columns(threats),
         rows,
         caption=f"{CAPTION} {IMAGES}",
-        notes=(
-            f"Published: {TABLE2_SOURCE}; ours are other models, so no difference is taken.",
-            *(WORST, INTERVALS, NOT_ROBUSTBENCH),
-        ),
+        notes=published_notes(f"{TABLE2_SOURCE}; ours are other models, so no difference is taken"),
         stub=3,
     )
 
@@ -98,7 +94,7 @@ def grid(records: Sequence[Record], threats: Sequence[Threat]) -> Table:
         text = ", ".join(filter(None, (mode, departures.slot_text(group[0]))))
         stub = ["yes" if delta else "no", sigma, steps, text]
         found = [best([r for r in group if _is_threat(r, threat)]) for threat in threats]
-        rows += [[*stub, *line] for line in _lines("ours", found, threats, marked=False)]
+        rows += [[*stub, *line] for line in _lines(OURS, found, threats, marked=False)]
     first = records[0]
     return Table.of(
         f"Ablation of dent on {first.model}, {first.dataset}, {first.n:,} images, "
@@ -106,7 +102,7 @@ def grid(records: Sequence[Record], threats: Sequence[Threat]) -> Table:
         _columns(threats, Column("settings")),
         rows,
         caption=CAPTION,
-        notes=(WORST, INTERVALS, NOT_ROBUSTBENCH),
+        notes=NOTES,
         stub=4,
     )
 
@@ -172,7 +168,7 @@ def _lines(
     ours = [plain if marked else Cell(plain.value), *cells(worst=False)]
     lines: list[list[object]] = [
         [name, _time(found), *ours],
-        ["95% interval", None, *map(interval_cell, ours)],
+        [INTERVAL, None, *map(interval_cell, ours)],
     ]
     worst = cells(worst=True)
     if any(cell.value != NOT_RUN for cell in worst) and any(one and _others(one) for one in found):
@@ -199,8 +195,8 @@ def _published(row: AblationRow, threats: Sequence[Threat]) -> list[object]:
         if threat[0] not in numbers:
             cells.append(None)
             continue
-        paper = next(one for one in PAPER_THREATS if one[0] == threat[0])
+        paper = next(one for one in ABLATION_THREATS if one[0] == threat[0])
         notes = () if threat == paper else (f"at {departures.threat_text(*paper)}",)
         cells.append(Cell(Percent(numbers[threat[0]]), notes))
-    name = Cell("published", ("another model, on the CIFAR-10 test set",))
+    name = Cell(PUBLISHED, ("another model, on the CIFAR-10 test set",))
     return [name, Ratio(row.time), Percent(row.natural), *cells]

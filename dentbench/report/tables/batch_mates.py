@@ -10,7 +10,7 @@ from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Share
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.tables.cells import INTERVALS
+from dentbench.report.tables.cells import INTERVAL_COLUMN, INTERVALS
 
 CAPTION: Final = (
     "The worst points so far judged in other batches. Natural: right there unperturbed; under "
@@ -42,7 +42,7 @@ def batch_mates(records: Sequence[Record], models: Collection[str] | None = None
         (
             *(Column("model"), Column("data set"), Column("defense")),
             *(Column("batches"), Column("natural", "right"), Column("under attack", "right")),
-            *(Column("95% interval", "right"), Column("lost", "right"), Column("broken", "right")),
+            *(INTERVAL_COLUMN, Column("lost", "right"), Column("broken", "right")),
         ),
         rows,
         caption=CAPTION,

@@ -9,7 +9,7 @@ from typing import Final
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Share
-from dentbench.report.table import NOT_RUN, Cell
+from dentbench.report.table import NOT_RUN, Cell, Column
 
 NOT_ROBUSTBENCH: Final = (
     "A dent number is not a RobustBench number: RobustBench does not list defenses that "
@@ -28,7 +28,21 @@ ACCURACY: Final = "Accuracy in percent (images right/images) with 95% Wilson int
 """How captions that say what the numbers are begin."""
 IMAGES: Final = "CIFAR-10, 10,000 test images unless marked."
 INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
+NOTES: Final = (WORST, INTERVALS, NOT_ROBUSTBENCH)
+"""The notes of every table of static and defended accuracies."""
 MODES: Final = departures.MODES
+
+ROW: Final = Column("row")
+"""The column that says what a row beside published numbers is: one of the following."""
+OURS: Final = "ours"
+INTERVAL: Final = "95% interval"
+INTERVAL_COLUMN: Final = Column(INTERVAL, "right")
+PUBLISHED: Final = "published"
+
+
+def published_notes(source: str) -> tuple[str, ...]:
+    """Return the notes of a table beside published numbers from ``source``."""
+    return (f"Published: {source}.", *NOTES)
 
 
 def best(records: Sequence[Record]) -> Record | None:

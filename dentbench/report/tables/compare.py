@@ -13,6 +13,7 @@ from dentbench.report import departures
 from dentbench.report.numbers import Points, Share, signed
 from dentbench.report.pairing import CHOSEN
 from dentbench.report.table import Column, Table
+from dentbench.report.tables.cells import INTERVAL_COLUMN
 from dentbench.stats import difference
 
 _HASHES = {"model_sha256", "model_code", "data_sha256"}
@@ -54,7 +55,7 @@ def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path
         Column("before", "right"),
         Column("after", "right"),
         Column("difference", "right"),
-        Column("95% interval", "right"),
+        INTERVAL_COLUMN,
     )
     title = f"{names[0]} and {names[1]}"
     return Table.of(title, columns, rows, caption=caption, notes=tuple(notes), stub=2)

@@ -9,7 +9,7 @@ from dentbench.records.outcome import NATURAL, Record
 from dentbench.records.outcome import WORST as WORST_CASE
 from dentbench.report import coupling, departures
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.tables.cells import INTERVALS, WORST
+from dentbench.report.tables.cells import INTERVAL_COLUMN, INTERVALS, WORST
 from dentbench.report.verdict import kind_of
 
 
@@ -24,7 +24,7 @@ def beside(static: Record, defended: Sequence[Record]) -> Table:
         Column("natural", "right"),
         *(Column(name, "right", "robust") for name in protocols),
         Column("worst", "right"),
-        Column("95% interval", "right"),
+        INTERVAL_COLUMN,
         Column("minus static", "right"),
         Column("verdict"),
     )

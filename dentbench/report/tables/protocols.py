@@ -13,14 +13,14 @@ from dentbench.report import coupling, departures
 from dentbench.report.numbers import Points, Share
 from dentbench.report.pairing import best_statics
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.tables.cells import ACCURACY, INTERVALS, WORST
+from dentbench.report.tables.cells import ACCURACY, INTERVAL_COLUMN, INTERVALS, WORST
 
 COLUMNS = (
     Column("model"),
     Column("defense"),
     Column("protocol"),
     Column("right", "right"),
-    Column("95% interval", "right"),
+    INTERVAL_COLUMN,
     Column("minus static", "right"),
     Column("what is done"),
     Column("source"),

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from fractions import Fraction
 from typing import Final
 
-from dentbench.paper import README, TABLE1, PairedRow, PairedTable
+from dentbench.paper import README, TABLE1, THREAT, PairedRow, PairedTable
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Points, Share
@@ -15,18 +14,17 @@ from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables.cells import (
     ACCURACY,
     IMAGES,
-    INTERVALS,
+    INTERVAL,
     MODES,
-    NOT_ROBUSTBENCH,
-    WORST,
+    OURS,
+    PUBLISHED,
+    ROW,
     attacked_cell,
     best,
     interval_cell,
     natural_cell,
+    published_notes,
 )
-
-THREAT: Final = ("Linf", Fraction(8, 255))
-"""The threat model of Table 1 and of the released README."""
 
 DECLARED: Final = (
     "Ours on declared batches, the only ones that the defense sees; the published runs let "
@@ -36,7 +34,7 @@ DECLARED: Final = (
 PAIRED_COLUMNS: Final = (
     Column("mode"),
     Column("model"),
-    Column("row"),
+    ROW,
     Column("static", "right", "natural"),
     Column("dent", "right", "natural"),
     Column("static", "right", "adversarial"),
@@ -85,7 +83,7 @@ def _paired_table(
     for ours in _distinct(rest):
         rows += _paired_rows(None, table.decimals, statics.get(id(ours)), ours)
         used.append(ours)
-    notes = [f"Published: {table.source}.", WORST, INTERVALS, NOT_ROBUSTBENCH]
+    notes = [*published_notes(table.source)]
     if any(one and one.batching == "declared" and not one.separable for one in used):
         notes.append(DECLARED)
     return Table.of(
@@ -133,10 +131,10 @@ def _paired_rows(
         attacked_cell(dent, THREAT),
         attacked_cell(dent, THREAT, worst=True),
     ]
-    rows: list[list[object]] = [[*stub, "ours", *ours]]
+    rows: list[list[object]] = [[*stub, OURS, *ours]]
     run = any(isinstance(cell.value, Share) for cell in ours)
     if run:
-        rows.append([*stub, "95% interval", *map(interval_cell, ours)])
+        rows.append([*stub, INTERVAL, *map(interval_cell, ours)])
     if row is not None:
         values = (
             row.natural_static,
@@ -144,7 +142,7 @@ def _paired_rows(
             row.adversarial_static,
             row.adversarial_dent,
         )
-        rows.append([*stub, "published", *(Percent(value, decimals) for value in values), None])
+        rows.append([*stub, PUBLISHED, *(Percent(value, decimals) for value in values), None])
         if run:
             pairs = zip(ours, values, strict=False)
             rows.append([*stub, "difference", *(_minus(*pair, decimals) for pair in pairs), None])

@@ -14,6 +14,7 @@ from dentbench.report.tables.ablation import table2
 from dentbench.report.tables.batch_mates import batch_mates
 from dentbench.report.tables.cells import (
     ACCURACY,
+    INTERVAL_COLUMN,
     INTERVALS,
     NOT_ROBUSTBENCH,
     WORST,
@@ -58,7 +59,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         Column("natural", "right"),
         *(Column(name, "right", "robust") for name in protocols),
         Column("worst", "right"),
-        Column("95% interval", "right"),
+        INTERVAL_COLUMN,
         Column("worst under"),
         Column("minus static", "right"),
         Column("verdict"),
@@ -149,7 +150,7 @@ def summary(static: Record, defended: Record) -> Table:
         (
             Column(""),
             Column("images right", "right"),
-            Column("95% interval", "right"),
+            INTERVAL_COLUMN,
             Column("minus static", "right"),
         ),
         rows,
