@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import importlib.util
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -32,11 +34,17 @@ def test_every_public_name_is_there() -> None:
     assert all(getattr(dentbench, name).__doc__ for name in dentbench.__all__)
 
 
-def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
-    source = tmp_path / "source"  # a build leaves files behind
-    shutil.copytree(ROOT / "dentbench", source / "dentbench")
+def copied_to(source: Path) -> Path:
+    """Copy what a build needs; it leaves files behind."""
+    caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "dentbench", source / "dentbench", ignore=caches)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
+    return source
+
+
+def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
+    source = copied_to(tmp_path / "source")
     build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
     built = subprocess.run(
         [*build, "-w", str(tmp_path), str(source)], capture_output=True, text=True
@@ -69,6 +77,43 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
         check=True,
     )
     assert Path(shown.stdout.strip()).is_relative_to(tmp_path)
+
+
+needs_tools = pytest.mark.skipif(
+    not (importlib.util.find_spec("build") and importlib.util.find_spec("twine")),
+    reason="build and twine are not installed",
+)
+
+
+@needs_tools
+def test_a_release_is_built_and_its_description_is_in_order(tmp_path: Path) -> None:
+    source = copied_to(tmp_path / "source")
+    made = tmp_path / "made"
+    build = ["build", "--no-isolation", "--outdir", str(made), str(source)]  # without the network
+    run_module(*build)
+    files = sorted(made.iterdir())
+    assert [path.suffix for path in files] == [".whl", ".gz"]
+    assert "WARNING" not in run_module("twine", "check", "--strict", *map(str, files))
+
+
+def run_module(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_version_is_the_same_wherever_it_is_written() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    version = re.escape(project["version"])
+    assert re.search(rf"^version: {version}$", (ROOT / "CITATION.cff").read_text(), re.MULTILINE)
+    changes = (ROOT / "CHANGELOG.md").read_text()
+    sections = re.findall(r"^## \[(.+?)\](?: - (\d{4}-\d{2}-\d{2}))?$", changes, re.MULTILINE)
+    assert sections[0] == ("Unreleased", "") and all(date for _, date in sections[1:])
+    assert [name for name, _ in sections[1:]] == sorted(
+        (name for name, _ in sections[1:]), key=lambda name: [*map(int, name.split("."))]
+    )[::-1]
+    assert sections[1][0] == project["version"]
+    assert project["urls"] and project["keywords"] and project["authors"]
 
 
 def recipes() -> dict[str, str]:
