@@ -129,11 +129,11 @@ class RunFolder:
         try:
             with file, np.load(file, allow_pickle=False) as archive:
                 outcome = _outcome_in(archive, stage, unit)
-                found = "points" in archive.files
+                has_points = "points" in archive.files
         except Exception as error:  # what is raised depends on the byte that is damaged
             _set_aside(path, error)
             return None
-        return None if with_points and not found else outcome
+        return None if with_points and not has_points else outcome
 
     def load_points(self, stage: str, unit: int) -> Points:
         """Return the points of an outcome that :meth:`load` found with its points.
@@ -178,7 +178,7 @@ class RunFolder:
     def stages(self, chosen: Callable[[str], bool]) -> list[str]:
         """Return the stages chosen by their names that have left something, in order."""
         folders = self.path.iterdir() if self.path.is_dir() else ()
-        return sorted(one.name for one in folders if one.is_dir() and chosen(one.name))
+        return sorted(folder.name for folder in folders if folder.is_dir() and chosen(folder.name))
 
     def has(self, name: str) -> bool:
         """Return whether a file of this name is in the folder."""

@@ -67,15 +67,15 @@ def by_protocol(records: Sequence[Record]) -> pd.DataFrame:
 def by_record(records: Sequence[Record], names: Collection[str] = ()) -> pd.DataFrame:
     """Return one row per record: the columns of ``results.csv``, or those named, typed."""
     columns: dict[str, Any] = {}
-    for one in fields(Record):
-        if names and one.name not in names:
+    for column in fields(Record):
+        if names and column.name not in names:
             continue
-        values = [getattr(record, one.name) for record in records]
-        if one.name == "eps":
+        values = [getattr(record, column.name) for record in records]
+        if column.name == "eps":
             columns["eps"] = pd.Series([parse_eps(value) for value in values], dtype="object")
-        elif one.name == "time":
+        elif column.name == "time":
             columns["time"] = pd.to_datetime(pd.Series(values, dtype="string"), utc=True)
         else:
-            kind = _KINDS[str(one.type).removesuffix(" | None")]
-            columns[one.name] = pd.Series(values, dtype=kind)
+            kind = _KINDS[str(column.type).removesuffix(" | None")]
+            columns[column.name] = pd.Series(values, dtype=kind)
     return pd.DataFrame(columns)

@@ -58,4 +58,6 @@ def same_points(stage: str, judged: Sequence[Judged], outcomes: Sequence[BatchOu
     if len(judged) != len(outcomes):
         return False
     pairs = zip(judged, outcomes, strict=True)
-    return stage == NATURAL or all(one.sha256 == outcome.points_sha256 for one, outcome in pairs)
+    return stage == NATURAL or all(
+        batch.sha256 == outcome.points_sha256 for batch, outcome in pairs
+    )

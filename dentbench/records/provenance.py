@@ -17,9 +17,9 @@ LIBRARIES = ("torch", "torchvision", "pyautoattack", "robustbench")
 @cache
 def versions() -> str:
     """Return the versions of dentbench, Python and the libraries that matter, as JSON."""
-    found = {"dentbench": version_of("dentbench"), "python": platform.python_version()}
-    found |= {library: version_of(library) for library in LIBRARIES}
-    return json.dumps({name: version for name, version in found.items() if version})
+    installed = {"dentbench": version_of("dentbench"), "python": platform.python_version()}
+    installed |= {library: version_of(library) for library in LIBRARIES}
+    return json.dumps({name: version for name, version in installed.items() if version})
 
 
 def version_of(distribution: str) -> str:

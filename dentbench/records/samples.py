@@ -141,8 +141,8 @@ def _rows(
     """Return the rows of one protocol of a record, or of its natural stage."""
     n = record.n
     correct = _column(outcomes, "correct")
-    fresh = [flag for one in judged for flag in one.right[0]]
-    draws = [sum(image) for one in judged for image in zip(*one.right, strict=True)]
+    fresh = [flag for batch in judged for flag in batch.right[0]]
+    draws = [sum(image) for batch in judged for image in zip(*batch.right, strict=True)]
     counts = fresh and stage != NATURAL and not random
     nothing = [None] * n
     values: dict[str, Sequence[Any]] = {

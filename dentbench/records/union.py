@@ -33,9 +33,9 @@ def _of_present_code(rows: Sequence[Record]) -> list[Record]:
     present = numbers[-1]
     return [
         row
-        for row, found in zip(rows, numbers, strict=True)
-        if bool(found) == bool(present)
-        and all(present.get(name, number) == number for name, number in found.items())
+        for row, versions in zip(rows, numbers, strict=True)
+        if bool(versions) == bool(present)
+        and all(present.get(name, number) == number for name, number in versions.items())
     ]
 
 

@@ -27,9 +27,9 @@ def told_apart(records: Sequence[Record]) -> list[Record]:
     are older than the hash of the code are of the code that the card names.
     """
     hashes: dict[str, set[tuple[str, str]]] = {}
-    for one in records:
-        hashes.setdefault(one.model, set()).add(_hashes(one))
-    return [_named_apart(one, hashes[one.model]) for one in records]
+    for record in records:
+        hashes.setdefault(record.model, set()).add(_hashes(record))
+    return [_named_apart(record, hashes[record.model]) for record in records]
 
 
 def _hashes(record: Record) -> tuple[str, str]:
@@ -39,21 +39,21 @@ def _hashes(record: Record) -> tuple[str, str]:
 
 def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
     """Return a record with what its model's name leaves open, given all hashes of that name."""
-    told = [
+    suffixes = [
         f", {what} {own if own == _UNKNOWN else own[:6]}"
         for what, own, others in zip(
             ("weights", "code"), _hashes(record), zip(*known, strict=True), strict=True
         )
         if len(set(others)) > 1
     ]
-    return replace(record, model=record.model + "".join(told)) if told else record
+    return replace(record, model=record.model + "".join(suffixes)) if suffixes else record
 
 
 def with_statics(chosen: Sequence[Record], records: Sequence[Record]) -> list[Record]:
     """Return the records chosen and the static ones that they were compared with, in order."""
-    ids = {id(one) for one in chosen}
+    ids = {id(record) for record in chosen}
     ids |= {id(pair.static) for pair in pair_up(records) if id(pair.defended) in ids}
-    return [one for one in records if id(one) in ids]
+    return [record for record in records if id(record) in ids]
 
 
 def models_named(names: Collection[str], records: Sequence[Record]) -> set[str]:

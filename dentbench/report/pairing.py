@@ -81,8 +81,8 @@ def pair_up(records: Sequence[Record]) -> list[Pair]:
     A defended record whose static one is not among the records is left out.
     """
     pairs: dict[int, Pair] = {}
-    found = matches(records).iloc[::-1]
-    for place, beside in zip(found["defended"], found["static"], strict=True):
+    candidates = matches(records).iloc[::-1]
+    for place, beside in zip(candidates["defended"], candidates["static"], strict=True):
         static, defended = records[beside], records[place]
         if place not in pairs:
             with suppress(SpecError):
@@ -117,7 +117,7 @@ def series(
         place = value(pair.defended)
         if place is not None:
             groups.setdefault(chosen, {})[place] = pair
-    ordered = ([found[place] for place in sorted(found)] for found in groups.values())
+    ordered = ([by_place[place] for place in sorted(by_place)] for by_place in groups.values())
     return [group for group in ordered if len(group) > 1]
 
 

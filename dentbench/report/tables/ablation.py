@@ -57,17 +57,21 @@ def table2(
     other eps of the same norms stands there too, marked. ``run_only``: leave out rows that were
     not run. The paper's model is not established, so no difference is taken.
     """
-    chosen = [one for one in records if models is None or one.model in models]
-    chosen = [one for one in chosen if one.protocol]  # natural accuracy has a table of its own
+    # Natural accuracy has a table of its own.
+    chosen = [
+        record
+        for record in records
+        if record.protocol and (models is None or record.model in models)
+    ]
     ablated = _by_model(chosen, threats)
     rows: list[list[object]] = []
     for row in TABLE2:
         stub = ["yes" if row.delta else "no", row.sigma, row.steps]
         ours: list[list[object]] = []
         for (model, _), columns in ablated.items():
-            found = [_pick(group, row) for group in columns]
-            if any(found):
-                ours += [[*stub, *line] for line in _lines(model, found, threats)]
+            picked = [_pick(group, row) for group in columns]
+            if any(picked):
+                ours += [[*stub, *line] for line in _lines(model, picked, threats)]
         if ours or not run_only:
             rows += ours or [[*stub, OURS, *[NOT_RUN] * (2 + len(threats))]]
             rows.append([*stub, *_published(row, threats)])
@@ -83,18 +87,18 @@ def table2(
 
 def grid(records: Sequence[Record], threats: Sequence[Threat]) -> Table:
     """Return one model's ablation with every setting that was run, in order of appearance."""
-    several = len({one.mode for one in records if one.mode != "static"}) > 1
+    several = len({record.mode for record in records if record.mode != "static"}) > 1
     rows: list[list[object]] = []
     groups: dict[tuple[object, ...], list[Record]] = {}
-    for one in records:
-        groups.setdefault(_defense(one), []).append(one)
+    for record in records:
+        groups.setdefault(_defense(record), []).append(record)
     for group in groups.values():
         delta, sigma, steps = slot_of(group[0])
         mode = MODES[group[0].mode] if several and group[0].mode != "static" else ""
         text = ", ".join(filter(None, (mode, departures.slot_text(group[0]))))
         stub = ["yes" if delta else "no", sigma, steps, text]
-        found = [best([r for r in group if _is_threat(r, threat)]) for threat in threats]
-        rows += [[*stub, *line] for line in _lines(OURS, found, threats, marked=False)]
+        chosen = [best([r for r in group if _is_threat(r, threat)]) for threat in threats]
+        rows += [[*stub, *line] for line in _lines(OURS, chosen, threats, marked=False)]
     first = records[0]
     return Table.of(
         f"Ablation of dent on {first.model}, {first.dataset}, {first.n:,} images, "
@@ -120,22 +124,24 @@ def _by_model(
 ) -> dict[tuple[str, str], list[list[Record]]]:
     """Return, by model and data set, the records of each column; those of one eps per column."""
     groups: dict[tuple[str, str], list[Record]] = {}
-    for one in records:
-        if one.mode in ("static", "batch"):
-            groups.setdefault((one.model, one.dataset), []).append(one)
+    for record in records:
+        if record.mode in ("static", "batch"):
+            groups.setdefault((record.model, record.dataset), []).append(record)
     wanted = {(row.delta, row.sigma, row.steps) for row in TABLE2}
-    found = {}
+    ablations = {}
     for name, group in groups.items():
-        ablated = [one for one in group if one.mode == "batch" and slot_of(one) in wanted]
+        ablated = [
+            record for record in group if record.mode == "batch" and slot_of(record) in wanted
+        ]
         columns = []
         for norm, eps in threats:
-            there = any(_is_threat(one, (norm, eps)) for one in group)
-            others = [eps_of(one) for one in ablated if one.norm == norm]
+            there = any(_is_threat(record, (norm, eps)) for record in group)
+            others = [eps_of(record) for record in ablated if record.norm == norm]
             taken = eps if there or not others else others[-1]
-            columns.append([one for one in group if _is_threat(one, (norm, taken))])
+            columns.append([record for record in group if _is_threat(record, (norm, taken))])
         if any(columns):
-            found[name] = columns
-    return found
+            ablations[name] = columns
+    return ablations
 
 
 def _is_threat(record: Record, threat: Threat) -> bool:
@@ -148,30 +154,32 @@ def _defense(record: Record) -> tuple[object, ...]:
 
 def _pick(records: Sequence[Record], row: AblationRow) -> Record | None:
     """Return the record of a row: with the default settings if there is one, else the best."""
-    fitting = [one for one in records if slot_of(one) == (row.delta, row.sigma, row.steps)]
-    plain = [one for one in fitting if not departures.slot_text(one)]
+    fitting = [record for record in records if slot_of(record) == (row.delta, row.sigma, row.steps)]
+    plain = [record for record in fitting if not departures.slot_text(record)]
     return best(plain or fitting)
 
 
 def _lines(
-    name: str, found: Sequence[Record | None], threats: Sequence[Threat], *, marked: bool = True
+    name: str, chosen: Sequence[Record | None], threats: Sequence[Threat], *, marked: bool = True
 ) -> list[list[object]]:
     """Return ours: accuracies, their intervals and, where other protocols were run, worst cases."""
-    natural = best([record for record in found if record is not None])
+    natural = best([record for record in chosen if record is not None])
 
     def cells(worst: bool) -> list[Cell]:
-        pairs = zip(found, threats, strict=True)
-        kept = [attacked_cell(one, threat, worst, slot=True) for one, threat in pairs]
+        pairs = zip(chosen, threats, strict=True)
+        kept = [attacked_cell(record, threat, worst, slot=True) for record, threat in pairs]
         return kept if marked else [Cell(cell.value) for cell in kept]
 
     plain = natural_cell(natural, slot=True)
     ours = [plain if marked else Cell(plain.value), *cells(worst=False)]
     lines: list[list[object]] = [
-        [name, _time(found), *ours],
+        [name, _time(chosen), *ours],
         [INTERVAL, None, *map(interval_cell, ours)],
     ]
     worst = cells(worst=True)
-    if any(cell.value != NOT_RUN for cell in worst) and any(one and _others(one) for one in found):
+    if any(cell.value != NOT_RUN for cell in worst) and any(
+        record and _others(record) for record in chosen
+    ):
         lines.append(["worst case", None, None, *worst])
     return lines
 
@@ -180,11 +188,11 @@ def _others(record: Record) -> bool:
     return set(record.protocol_counts) != {departures.published_protocol(record)}
 
 
-def _time(found: Iterable[Record | None]) -> object:
-    there = [record for record in found if record is not None]
-    if any(one.mode == "static" for one in there):
+def _time(chosen: Iterable[Record | None]) -> object:
+    there = [record for record in chosen if record is not None]
+    if any(record.mode == "static" for record in there):
         return Ratio(1.0)
-    return next((Ratio(one.time_ratio) for one in there if one.time_ratio), "not measured")
+    return next((Ratio(record.time_ratio) for record in there if record.time_ratio), "not measured")
 
 
 def _published(row: AblationRow, threats: Sequence[Threat]) -> list[object]:
@@ -195,7 +203,7 @@ def _published(row: AblationRow, threats: Sequence[Threat]) -> list[object]:
         if threat[0] not in numbers:
             cells.append(None)
             continue
-        paper = next(one for one in ABLATION_THREATS if one[0] == threat[0])
+        paper = next(own for own in ABLATION_THREATS if own[0] == threat[0])
         notes = () if threat == paper else (f"at {departures.threat_text(*paper)}",)
         cells.append(Cell(Percent(numbers[threat[0]]), notes))
     name = Cell(PUBLISHED, ("another model, on the CIFAR-10 test set",))

@@ -32,10 +32,10 @@ NAMES: Final = {
 def batch_mates(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
     """Return a row for every composition and share of malicious mates of every record with any."""
     rows = [
-        [one.model, one.dataset, _defense(one), *row]
-        for one in records
-        if one.batch_mates and (models is None or one.model in models)
-        for row in _rows(json.loads(one.batch_mates), one.n)
+        [record.model, record.dataset, _defense(record), *row]
+        for record in records
+        if record.batch_mates and (models is None or record.model in models)
+        for row in _rows(json.loads(record.batch_mates), record.n)
     ]
     return Table.of(
         "Batch mates: other batches, and mates that attack their neighbours",
@@ -57,13 +57,13 @@ def _defense(record: Record) -> str:
     )
 
 
-def _rows(found: dict[str, Any], n: int) -> list[list[object]]:
+def _rows(details: dict[str, Any], n: int) -> list[list[object]]:
     rows: list[list[object]] = []
-    for name, counts in found["compositions"].items():
+    for name, counts in details["compositions"].items():
         attacked = Share(counts["attacked"], n)
         shares = [Share(counts["natural"], n), attacked, attacked.interval]
         rows.append([NAMES.get(name, name), *shares, counts.get("lost"), counts.get("broken")])
-    for share, counts in found["invading"].items():
+    for share, counts in details["invading"].items():
         total = counts["unperturbed"]
         after = Share(counts["right_after"], total)
         title = Cell(f"{share} malicious ({counts['malicious']})", (INVADED,))

@@ -48,7 +48,9 @@ def published_notes(source: str) -> tuple[str, ...]:
 def best(records: Sequence[Record]) -> Record | None:
     """Return the record on most images, then of most protocols, then the latest."""
     ranked = enumerate(records)
-    rank = max(((one.n, len(one.protocol.split()), place) for place, one in ranked), default=None)
+    rank = max(
+        ((record.n, len(record.protocol.split()), place) for place, record in ranked), default=None
+    )
     return None if rank is None else records[rank[2]]
 
 

@@ -15,7 +15,7 @@ from dentbench.report.verdict import kind_of
 
 def beside(static: Record, defended: Sequence[Record]) -> Table:
     """Return one row per defense of a model under one attack, the static model's first."""
-    protocols = list(dict.fromkeys(name for one in defended for name in one.protocol_counts))
+    protocols = list(dict.fromkeys(name for record in defended for name in record.protocol_counts))
     named = departures.publish_otherwise(defended)
     columns = (
         Column("defense"),
@@ -28,8 +28,8 @@ def beside(static: Record, defended: Sequence[Record]) -> Table:
         Column("minus static", "right"),
         Column("verdict"),
     )
-    rows = [_row(one, protocols, named=named) for one in (static, *defended)]
-    skipped = filter(None, (skipped_text(one, named=True) for one in defended))
+    rows = [_row(record, protocols, named=named) for record in (static, *defended)]
+    skipped = filter(None, (skipped_text(record, named=True) for record in defended))
     coupled = dict.fromkeys(filter(None, map(coupling.caption, defended)))
     return Table.of(
         f"{static.model} on {static.dataset}, {static.norm} {static.eps}",

@@ -27,11 +27,11 @@ def diagnostics(record: Record) -> Table:
     """Return the diagnostics of a record, a column for each kind of images; it must have some."""
     stages: dict[str, dict[str, Any]] = json.loads(record.diagnostics or "{}")
     rows: list[list[object]] = [
-        [title, *(_text(found[name]) for found in stages.values())]
+        [title, *(_text(summary[name]) for summary in stages.values())]
         for name, title in MEASURES
-        if any(found[name] is not None for found in stages.values())
+        if any(summary[name] is not None for summary in stages.values())
     ]
-    flips = [Share(found["flips"], found["images"]) for found in stages.values()]
+    flips = [Share(summary["flips"], summary["images"]) for summary in stages.values()]
     rows.append(["predictions not the static model's", *flips])
     return Table.of(
         "What adapting did",

@@ -22,14 +22,14 @@ def natural(records: Sequence[Record], models: Collection[str] | None = None) ->
     Of equal runs the last counts. The corruptions of one severity are followed by their mean, of
     the columns that have them all. ``models``: only these.
     """
-    chosen = [one for one in records if one.attack == NO_ATTACK]
-    chosen = [one for one in chosen if models is None or one.model in models]
+    chosen = [record for record in records if record.attack == NO_ATTACK]
+    chosen = [record for record in chosen if models is None or record.model in models]
     titles = list(dict.fromkeys([STATIC, *map(_title, chosen)]))
     groups: dict[tuple[object, ...], dict[str, dict[str, Share]]] = {}
-    for one in chosen:
-        stub, part = _place(one)
+    for record in chosen:
+        stub, part = _place(record)
         cells = groups.setdefault(stub, {}).setdefault(part, {})
-        cells[_title(one)] = Share(one.natural_correct, one.n)
+        cells[_title(record)] = Share(record.natural_correct, record.n)
     rows: list[list[object]] = []
     for stub, parts in groups.items():
         for part in sorted(parts, key=_order):

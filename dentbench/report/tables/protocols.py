@@ -32,12 +32,12 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
 
     Protocols that could not attack a defense have a row too, with the reason.
     """
-    records = [one for one in records if models is None or one.model in models]
+    records = [record for record in records if models is None or record.model in models]
     statics = best_statics(records)
     rows: list[list[object]] = []
-    for one in records:
-        if one.mode != "static":
-            rows += _rows(one, statics.get(id(one)))
+    for record in records:
+        if record.mode != "static":
+            rows += _rows(record, statics.get(id(record)))
     return Table.of(
         "Protocols",
         COLUMNS,

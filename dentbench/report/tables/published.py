@@ -64,18 +64,26 @@ def _paired_table(
     models: Collection[str] | None,
     others: Callable[[Record], bool],
 ) -> Table:
-    records = [one for one in records if models is None or one.model in models]
-    records = [one for one in records if one.protocol]  # natural accuracy has a table of its own
+    # Natural accuracy has a table of its own.
+    records = [
+        record
+        for record in records
+        if record.protocol and (models is None or record.model in models)
+    ]
     wanted = [row for row in table.rows if models is None or row.model in models]
     settings = {(row.mode, row.steps) for row in table.rows}
-    defended = [one for one in records if (one.mode, one.steps) in settings]
+    defended = [record for record in records if (record.mode, record.steps) in settings]
     statics = best_statics(records)
-    alone = [one for one in records if one.mode == "static" and _fits(one)]
+    alone = [record for record in records if record.mode == "static" and _fits(record)]
     rows: list[list[object]] = []
     used: list[Record | None] = []
     for row in wanted:
-        ours = best([one for one in defended if _slot(one) == _slot(row) and _fits(one)])
-        static = statics.get(id(ours)) or best([one for one in alone if one.model == row.model])
+        ours = best(
+            [record for record in defended if _slot(record) == _slot(row) and _fits(record)]
+        )
+        static = statics.get(id(ours)) or best(
+            [record for record in alone if record.model == row.model]
+        )
         rows += _paired_rows(row, table.decimals, static, ours)
         used.append(ours)
     published = {_slot(row) for row in table.rows}
@@ -84,7 +92,7 @@ def _paired_table(
         rows += _paired_rows(None, table.decimals, statics.get(id(ours)), ours)
         used.append(ours)
     notes = [*published_notes(table.source)]
-    if any(one and one.batching == "declared" and not one.separable for one in used):
+    if any(record and record.batching == "declared" and not record.separable for record in used):
         notes.append(DECLARED)
     return Table.of(
         f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})",
@@ -108,10 +116,23 @@ def _fits(record: Record) -> bool:
 def _distinct(records: Sequence[Record]) -> list[Record]:
     """Return the best record of each model, data set, attack, threat model and setting."""
     slots: dict[tuple[object, ...], list[Record]] = {}
-    for one in records:
-        attack = (one.attack, one.iterations, one.queries, one.targets, one.norm, one.eps)
-        slot = (*_slot(one), one.dataset, *attack, departures.settings_text(one), one.batching)
-        slots.setdefault(slot, []).append(one)
+    for record in records:
+        attack = (
+            record.attack,
+            record.iterations,
+            record.queries,
+            record.targets,
+            record.norm,
+            record.eps,
+        )
+        slot = (
+            *_slot(record),
+            record.dataset,
+            *attack,
+            departures.settings_text(record),
+            record.batching,
+        )
+        slots.setdefault(slot, []).append(record)
     return [found for group in slots.values() if (found := best(group)) is not None]
 
 
