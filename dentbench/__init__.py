@@ -7,7 +7,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dentbench.adapt.dent import Adaptation, Dent
+    from dentbench.adapt.adaptation import Adaptation
+    from dentbench.adapt.dent import Dent
     from dentbench.api import evaluate
     from dentbench.defenses.stand_ins import smooth_sign
     from dentbench.records.frame import read_results
@@ -36,7 +37,7 @@ __all__ = [
 _HOMES = {
     "read_results": "dentbench.records.frame",
     "read_samples": "dentbench.records.samples",
-    "Adaptation": "dentbench.adapt.dent",
+    "Adaptation": "dentbench.adapt.adaptation",
     "AttackSpec": "dentbench.spec.evaluation",
     "DefenseSpec": "dentbench.spec.evaluation",
     "Dent": "dentbench.adapt.dent",

@@ -24,9 +24,10 @@ from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import DataError, ModelError, SpecError, staying
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement, device_named
-from dentbench.evaluation.progress import DISPLAYS, shown_progress
-from dentbench.evaluation.runner import Evaluation, Progress
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.progress import Progress
+from dentbench.evaluation.progress_display import DISPLAYS, shown_progress
+from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
 from dentbench.report.formats.terminal import WIDTH, print_table
@@ -151,8 +152,8 @@ def evaluate(
 
     ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
-    lines elsewhere, "json" lines for schedulers, "none" or None nothing; or an object with the
-    methods of :class:`~dentbench.evaluation.runner.Progress`. Records and per-image flags are
+    lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a callback, called with
+    every event of :mod:`dentbench.evaluation.progress`. Records and per-image flags are
     written to the folder ``results``, from where a second call goes on. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
 
@@ -289,8 +290,8 @@ def _protocol_name(protocol: str | Callable[..., Any]) -> str:
     return f"{module}:{name}"
 
 
-def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress]:
-    """Return what shows progress for the time of a run: a display by its name, or the object."""
+def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress | None]:
+    """Return what shows progress for the time of a run: a display by its name, or the callback."""
     if progress is not None and not isinstance(progress, str):
         return nullcontext(progress)
     return shown_progress(DISPLAYS["none" if progress is None else progress])

@@ -22,8 +22,9 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.runner import Evaluation, Progress
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.progress import Progress
+from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.subject import Subject
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
 from dentbench.records.outcome_arrays import from_arrays

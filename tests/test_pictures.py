@@ -12,7 +12,9 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dentbench.evaluation.progress import Bars, columns
+from dentbench.attacks.events import AttackBegan
+from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress_bars import Bars, columns
 from dentbench.records import results_csv
 from tests.helpers import record
 from tests.pictures.__main__ import OUT, PICTURES, TERMINAL
@@ -33,12 +35,13 @@ def test_lines_that_a_live_display_wrote_again_are_there_once() -> None:
     with Progress(*columns(), console=console, auto_refresh=False) as bars:
         shown = Bars(bars)
         for stage in ("natural", "published"):
-            shown.begin(f"toy static {stage}", 1000)
+            toy = Stage(model="toy", defense="static", protocol=stage)
+            shown(StageBegan(stage=toy, passes=1000))
             for done in (1, 2, 3):
-                shown.attack("apgd-ce", 4 - done, 4)
-                shown.advance(100 * done)
+                shown(AttackBegan(attack="apgd-ce", left=4 - done, images=4))
+                shown(PassesDone(passes=100 * done))
                 bars.refresh()
-                shown.unit_done(done, 3, done, 2 * done)
+                shown(BatchDone(done=done, batches=3, right=done, images=2 * done))
     console.print("the end")
     lines = [PLAIN.sub("", line).split() for line in screen(text.getvalue())]
     assert [line[:2] for line in lines] == [

@@ -5,38 +5,23 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from dentbench.adapt import batchnorm, prefix_cache
+from dentbench.adapt.adaptation import Adaptation, require_finite
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.checkpointed_unroll import unrolled
-from dentbench.adapt.layers import affine_of, convert
+from dentbench.adapt.layers import convert
 from dentbench.adapt.losses import Loss, load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
+from dentbench.adapt.parameters import AdaptedParameters
 from dentbench.compute.answer_graphs import Answer
 from dentbench.compute.cuda_graphs import Work
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
-
-
-@dataclass(frozen=True)
-class Adaptation:
-    """What dent found for one batch: a value, handed to :meth:`Dent.predict`.
-
-    ``affine``: scale and shift of all layers in one tensor, (P,) batch-wise or where only the
-    blur adapts, (B, P) instance-wise; None after 0 steps, when the layers are the model's own.
-    ``losses`` (steps,): the loss before each update. ``sigma`` >= 0, in pixels, of the blur: () or
-    instance-wise (B,); None without a blur.
-    """
-
-    affine: Tensor | None
-    losses: Tensor
-    sigma: Tensor | None = None
-
 
 Memory: TypeAlias = tuple[Tensor, OptimizerState]
 """What goes on from batch to batch: the parameters that adapt, and the optimizer's state."""
@@ -90,28 +75,12 @@ class Dent(nn.Module):
         self.calls = batchnorm.Calls()
         layers = convert(self.network, self.spec, self.calls)
         prefix_cache.convert(self.network)
-        self.layer_names = tuple(name for name, _ in layers)
-        scales, shifts = affine_of(layers)
-        self._sizes = [len(scale) for scale in scales]
+        self.adapted = AdaptedParameters(self.spec, layers)
         self._loss = load_loss(self.spec.loss) if loss is None else loss
         self._loss_and_gradient = with_gradient(self._loss)
         self._update = OPTIMIZERS[self.spec.optimizer]
         self._descent = self._descend if recorded is None else recorded(self._descend, self)
         self._answer = self._predict if answered is None else answered(self._predict, self)
-        initial = torch.cat([*scales, *shifts])
-        sigma = None if self.spec.blur == "none" else initial.new_tensor(self.spec.sigma)
-        norms = [layer for _, layer in layers if isinstance(layer, nn.BatchNorm2d)]
-        running = None
-        if not self.spec.batch_share and len(norms) == len(layers):
-            running = batchnorm.running_statistics(norms)
-        self._initial: Tensor
-        self._running: Tensor | None
-        self._sigma: Tensor | None
-        self._rates: Tensor
-        self.register_buffer("_initial", initial, persistent=False)
-        self.register_buffer("_running", running, persistent=False)
-        self.register_buffer("_sigma", sigma, persistent=False)
-        self.register_buffer("_rates", self._learning_rates(), persistent=False)
 
     def train(self, mode: bool = True) -> Dent:
         """Stay in eval mode: dropout at test time is no part of the defense."""
@@ -120,8 +89,10 @@ class Dent(nn.Module):
 
     def start(self) -> Adaptation:
         """Return the adaptation before the first update: the same for every batch."""
-        flat = None if self.spec.steps == 0 else self._initial
-        return Adaptation(affine=flat, losses=self._initial.new_zeros(0), sigma=self._sigma)
+        flat = None if self.spec.steps == 0 else self.adapted.initial
+        return Adaptation(
+            affine=flat, losses=self.adapted.initial.new_zeros(0), sigma=self.adapted.sigma
+        )
 
     def adapt(self, x: Tensor) -> Adaptation:
         """Return the adaptation to a batch of images (B, C, H, W) in [0, 1], without a graph."""
@@ -141,12 +112,12 @@ class Dent(nn.Module):
             x = x.clone() if x.is_inference() else x
             if last is None or self.spec.steps == 0:
                 return self._adapt(x, differentiable=True)
-            start = self._start(len(x))
+            start = self.adapted.start(len(x))
             count = self.spec.steps
             parameters = unrolled(
                 self._step, self._shown(x), start, initial_state(start), count, min(last, count)
             )
-        flat, sigma = self._parts(parameters)
+        flat, sigma = self.adapted.parts(parameters)
         return Adaptation(affine=flat, losses=start.new_zeros(0), sigma=sigma)
 
     def trajectory(self, x: Tensor) -> list[Adaptation]:
@@ -158,8 +129,8 @@ class Dent(nn.Module):
             return [self.start()]
         with torch.inference_mode(False), torch.enable_grad():
             visited, losses = self._walk(x.clone() if x.is_inference() else x.detach())
-        _require_finite(losses)
-        states = enumerate(map(self._parts, visited))
+        require_finite(losses)
+        states = enumerate(map(self.adapted.parts, visited))
         return [Adaptation(flat, losses[:count], sigma) for count, (flat, sigma) in states]
 
     def carry(
@@ -171,7 +142,7 @@ class Dent(nn.Module):
         """
         with torch.inference_mode(False), torch.enable_grad():
             if memory is None:
-                start = self._start(len(x))
+                start = self.adapted.start(len(x))
                 memory = start, initial_state(start)
             parameters = memory[0].detach().requires_grad_()
             seen = self._shown(x if differentiable else x.detach())
@@ -183,8 +154,8 @@ class Dent(nn.Module):
             return self.start()
         work = self._unrolled if differentiable else self._descent
         parameters, losses = work(x)
-        flat, sigma = self._parts(parameters)
-        _require_finite(losses.detach())
+        flat, sigma = self.adapted.parts(parameters)
+        require_finite(losses.detach())
         return Adaptation(affine=flat, losses=losses, sigma=sigma)
 
     def _descend(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -197,7 +168,7 @@ class Dent(nn.Module):
 
         Without a graph.
         """
-        parameters = self._start(len(x))
+        parameters = self.adapted.start(len(x))
         state = initial_state(parameters)
         visited, losses = [parameters], []
         shown = self._shown(x)
@@ -211,7 +182,7 @@ class Dent(nn.Module):
 
     def _unrolled(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same, with the graph of all updates."""
-        parameters = self._start(len(x)).requires_grad_()
+        parameters = self.adapted.start(len(x)).requires_grad_()
         state = initial_state(parameters)
         losses = []
         shown = self._shown(x)
@@ -227,7 +198,7 @@ class Dent(nn.Module):
 
         ``x``: the images as :meth:`_shown` gives them.
         """
-        flat, sigma = self._parts(parameters)
+        flat, sigma = self.adapted.parts(parameters)
         logits = self._forward(x, flat, sigma if self.spec.blur == "dynamic" else None)
         if not logits.requires_grad:
             raise ModelError(
@@ -242,7 +213,7 @@ class Dent(nn.Module):
                 loss, of_logits = self._loss_and_gradient(logits, self._counted(logits))
             (grad,) = torch.autograd.grad(logits, parameters, of_logits)
         with torch.set_grad_enabled(differentiable):
-            change, state = self._update(grad, state, self.spec, self._rates)
+            change, state = self._update(grad, state, self.spec, self.adapted.rates)
             return parameters + change, state, loss
 
     def loss(self, logits: Tensor) -> Tensor:
@@ -281,56 +252,12 @@ class Dent(nn.Module):
 
     def affine_parameters(self, adaptation: Adaptation) -> dict[str, tuple[Tensor, Tensor]]:
         """Return each layer's scale and shift, (C,) or (B, C), by layer name."""
-        flat = self._initial if adaptation.affine is None else adaptation.affine
-        return dict(zip(self.layer_names, self._pairs(flat), strict=True))
-
-    def _learning_rates(self) -> Tensor:
-        """Return the learning rate of every parameter, in the order of :meth:`_start`."""
-        spec = self.spec
-        rates = [self._initial.new_zeros(0)]
-        if spec.delta == "affine":
-            half = len(self._initial) // 2
-            pair = (spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr))
-            rates += [self._initial.new_full((half,), lr) for lr in pair]
-        if spec.blur == "dynamic":
-            rates.append(self._initial.new_tensor([spec.sigma_lr]))
-        return torch.cat(rates)
-
-    def _start(self, images: int) -> Tensor:
-        """Return the parameters to adapt in one tensor, one row per image where each has its own.
-
-        The scales and shifts come first, if they adapt; sigma comes last, if it does.
-        """
-        parts = [self._initial] if self.spec.delta == "affine" else []
-        if self.spec.blur == "dynamic":
-            assert self._sigma is not None
-            parts.append(self._sigma[None])
-        start = torch.cat(parts)
-        return start.repeat(images, 1) if self.spec.mode == "instance" else start
-
-    def _parts(self, parameters: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return the scales and shifts, and sigma, for parameters laid out as by :meth:`_start`."""
-        flat, sigma = self._initial, self._sigma
-        if self.spec.blur == "dynamic":
-            parameters, sigma = parameters[..., :-1], parameters[..., -1].abs()
-        if self.spec.delta == "affine":
-            flat = parameters
-        return flat, sigma
-
-    def _pairs(self, flat: Tensor, *, folded: bool = False) -> batchnorm.AffinePairs:
-        """Return the scales and the shifts, layer by layer.
-
-        ``folded``: such that they normalize by the running statistics too, each (B, C, 1, 1).
-        """
-        if folded:
-            assert self._running is not None
-            return batchnorm.folded(flat, self._running, self._sizes)
-        parts = (one.split(self._sizes, -1) for one in flat.chunk(2, -1))
-        return list(zip(*parts, strict=True))
+        flat = self.adapted.initial if adaptation.affine is None else adaptation.affine
+        return dict(zip(self.adapted.layer_names, self.adapted.pairs(flat), strict=True))
 
     def _shown(self, x: Tensor) -> Tensor:
         """Return images as every step begins with them: under a static blur, blurred already."""
-        return self._blurred(x, self._sigma) if self.spec.blur == "static" else x
+        return self._blurred(x, self.adapted.sigma) if self.spec.blur == "static" else x
 
     def _blurred(self, x: Tensor, sigma: Tensor | None) -> Tensor:
         if sigma is None:
@@ -348,20 +275,10 @@ class Dent(nn.Module):
     def _active(self, flat: Tensor | None) -> AbstractContextManager[None]:
         if flat is None:
             return batchnorm.active(None, self.calls)
-        folded = self._running is not None and flat.ndim > 1
-        return batchnorm.active(self._pairs(flat, folded=folded), self.calls, folded=folded)
-
-
-def _require_finite(losses: Tensor) -> None:
-    """Raise for an adaptation that diverged; once at its end, for asking makes a GPU wait."""
-    bad = torch.isfinite(losses).logical_not().nonzero()
-    if len(bad):
-        step = int(bad[0])
-        raise ModelError(
-            f"dent diverges: its loss is {float(losses[step])} before update {step + 1} of "
-            f"{len(losses)}; try a lower learning rate (--lr), unless the model's own logits are "
-            "not finite"
-        )
+        folded = self.adapted.folded_pairs(flat)
+        if folded is not None:
+            return batchnorm.active(folded, self.calls, folded=True)
+        return batchnorm.active(self.adapted.pairs(flat), self.calls)
 
 
 class _ContiguousGradient(torch.autograd.Function):

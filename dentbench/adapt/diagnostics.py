@@ -8,7 +8,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.adapt.dent import Adaptation, Dent
+from dentbench.adapt.adaptation import Adaptation
+from dentbench.adapt.dent import Dent
 from dentbench.adapt.losses import entropy
 
 Diagnosis: TypeAlias = dict[str, float | int | list[int] | None]

@@ -17,7 +17,7 @@ from pyautoattack import AutoAttack
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.attacks.events import tell
+from dentbench.attacks.events import announce
 from dentbench.attacks.user_attack import UserAttack
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError
@@ -81,7 +81,7 @@ def run_attack(
             for number, rows in enumerate(robust.nonzero().flatten().split(chunk)):
                 if not len(rows):
                     continue
-                tell(name, int(robust.sum()), len(robust))
+                announce(name, int(robust.sum()), len(robust))
                 attack = _single_attack(view, plan, spec, name, classes, seed_of(name, number))
                 for row in _attack_rows(view, attack, rows):
                     robust[row] = False

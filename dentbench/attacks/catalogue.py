@@ -99,6 +99,12 @@ def is_given(name: str) -> bool:
     return "@" in name or ":" in name
 
 
+def claim_name(protocol: str) -> str | None:
+    """Return the name of the points handed in that a protocol judges; None for any other."""
+    kind, _, name = protocol.partition("@")
+    return name if kind == CLAIMED and name else None
+
+
 class _Protocols(Registry[ProtocolCard]):
     """The catalogue; a protocol that is given has a card too, wherever it is asked for."""
 

@@ -1,16 +1,49 @@
-"""How an attack tells where it is, for progress displays; nobody need listen."""
+"""How an attack says where it is, to whoever listens; nobody need."""
 
 from __future__ import annotations
 
-import logging
-from typing import Final
-
-LOGGER: Final = "dentbench.attacks.progress"
-"""The logger that is told; each message is of level DEBUG and has the arguments of :func:`tell`."""
-
-_log = logging.getLogger(LOGGER)
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 
-def tell(attack: str, left: int, images: int) -> None:
+@dataclass(frozen=True, kw_only=True)
+class AttackBegan:
+    """An attack begins on the images of a batch that are still right.
+
+    ``attack``: its name. ``left``: how many are still right, of ``images``.
+    """
+
+    attack: str
+    left: int
+    images: int
+
+
+Listener: TypeAlias = Callable[[AttackBegan], Any]
+"""A callback that every attack calls when it begins."""
+
+_listener: ContextVar[Listener | None] = ContextVar("listener of attacks", default=None)
+
+
+def announce(attack: str, left: int, images: int) -> None:
     """Say that an attack begins on the ``left`` of a batch's ``images`` that are still right."""
-    _log.debug("%s on %d of %d images", attack, left, images)
+    listener = _listener.get()
+    if listener is not None:
+        listener(AttackBegan(attack=attack, left=left, images=images))
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Call ``listener`` when attacks begin inside the ``with`` block, in this context only."""
+    token = _listener.set(listener)
+    try:
+        yield
+    finally:
+        _listener.reset(token)
+
+
+def listen(listener: Listener) -> None:
+    """Call ``listener`` from now on, in this context: for a process that does nothing else."""
+    _listener.set(listener)

@@ -22,7 +22,7 @@ from dentbench.errors import (
     TerminatedRunError,
     contained,
 )
-from dentbench.evaluation.progress import Display, shown_progress
+from dentbench.evaluation.progress_display import Display, shown_progress
 from dentbench.spec.evaluation import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
@@ -163,6 +163,7 @@ def show_estimates(
     from rich.console import Console
 
     from dentbench.attacks.catalogue import attack_label
+    from dentbench.evaluation.applicable import possible
     from dentbench.evaluation.dry_run import estimate
     from dentbench.evaluation.memory_footprint import in_words
     from dentbench.report.departures import threat_text
@@ -180,7 +181,9 @@ def show_estimates(
                 (spec, part)
                 for spec in specs
                 for part in estimate(
-                    evaluation.context, spec, evaluation.possible(spec, study.protocols)
+                    evaluation.context,
+                    spec,
+                    possible(evaluation.context, spec, study.protocols),
                 )
             ]
         for spec, part in parts:

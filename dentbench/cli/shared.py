@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from dentbench.cli import options as opt
-from dentbench.evaluation.progress import Display
+from dentbench.evaluation.progress_display import Display
 
 if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions

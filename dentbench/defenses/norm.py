@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from dentbench.adapt.dent import Adaptation, Dent
+from dentbench.adapt.adaptation import Adaptation
+from dentbench.adapt.dent import Dent
 from dentbench.spec.evaluation import DentSpec
 
 

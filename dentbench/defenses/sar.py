@@ -44,7 +44,7 @@ class Sar(Dent):
     def _step(
         self, x: Tensor, parameters: Tensor, state: OptimizerState, differentiable: bool
     ) -> tuple[Tensor, OptimizerState, Tensor]:
-        logits = self._forward(x, self._parts(parameters)[0], None)
+        logits = self._forward(x, self.adapted.parts(parameters)[0], None)
         limit = self.margin * math.log(logits.shape[1])
         found = entropies(logits)
         reliable = found.detach() < limit
@@ -55,9 +55,9 @@ class Sar(Dent):
             worst = parameters + self.rho * grad / (length + 1e-12)
         if not differentiable:
             worst = worst.detach().requires_grad_()
-        found = entropies(self._forward(x, self._parts(worst)[0], None))
+        found = entropies(self._forward(x, self.adapted.parts(worst)[0], None))
         still = reliable & (found.detach() < limit)
         (grad,) = torch.autograd.grad(mean_over(found, still), worst, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
-            change, state = self._update(grad, state, self.spec, self._rates)
+            change, state = self._update(grad, state, self.spec, self.adapted.rates)
             return parameters + change, state, loss

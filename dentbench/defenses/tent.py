@@ -10,7 +10,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from dentbench.adapt.dent import Adaptation, Dent, Memory
+from dentbench.adapt.adaptation import Adaptation
+from dentbench.adapt.dent import Dent, Memory
 from dentbench.spec.evaluation import DentSpec
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.worker import Subject, Worker
+from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.worker import Worker
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import AttackSpec, EvalSpec

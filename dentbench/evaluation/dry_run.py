@@ -38,7 +38,7 @@ def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
 
     ``protocols``: those that can attack the spec's defense.
     """
-    forward, gradient = context.worker.fit(
+    forward, gradient = context.worker.micro_batcher.fit(
         spec, "published", lambda: _time_two_batches(context, spec)
     )
     stages = [(spec, stage) for stage in (NATURAL, *_stages(spec, protocols))]
@@ -63,7 +63,7 @@ def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
                 forwards=total.forwards,
                 backwards=total.backwards,
                 seconds=seconds,
-                memory=context.worker.need(one, stage),
+                memory=context.worker.model.need(one, stage),
             )
         )
     return found

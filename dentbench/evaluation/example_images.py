@@ -37,8 +37,9 @@ def keep_gallery(
     }
     if spec.defense is None or points.keys() != set(protocols):
         return
-    with context.worker.counter.uncounted():
-        made = context.worker.fit(spec, NATURAL, lambda: _made(context, spec, stages, points))
+    worker = context.worker
+    with worker.counter.uncounted():
+        made = worker.micro_batcher.fit(spec, NATURAL, lambda: _made(context, spec, stages, points))
     examples.save(context.options.results, spec.key(), made)
 
 

@@ -24,7 +24,8 @@ from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.backend import Engine
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.fresh_process import SERVER, forked
-from dentbench.evaluation.worker import Subject, Worker
+from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.worker import Worker
 from dentbench.records.checkpoint import Points, RunFolder, sha256_of
 from dentbench.records.judged import CLOSE, Judged
 from dentbench.records.outcome import NATURAL

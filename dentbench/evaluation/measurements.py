@@ -60,7 +60,7 @@ def _measured_once(context: RunContext, spec: EvalSpec) -> float:
         worker = context.worker
         batch = context.subject.images[: spec.batches.size].to(worker.device)
         static = replace(spec, defense=None)
-        ratio = worker.fit(
+        ratio = worker.micro_batcher.fit(
             spec,
             NATURAL,
             lambda: time_ratio(worker.classifier(static), worker.classifier(spec), batch),
@@ -123,7 +123,7 @@ def _diagnose(
 ) -> Diagnosis | None:
     """Adapt to one batch, write down what that did and return it."""
     worker = context.worker
-    dent = worker.defense_cache.of(spec)
+    dent = worker.model.defense_cache.of(spec)
     if not isinstance(dent, Dent):
         return None
 
@@ -131,7 +131,7 @@ def _diagnose(
         parts = points.split(worker.micro_batcher.size(spec) or len(points))
         return diagnose(dent, [(part, dent.adapt(part)) for part in parts])
 
-    found = worker.fit(spec, NATURAL, diagnosed)
+    found = worker.micro_batcher.fit(spec, NATURAL, diagnosed)
     found["images"] = len(labels)
     found["labels"] = torch.bincount(labels, minlength=context.worker.classes).tolist()
     context.folder(spec).save_note(name, found)

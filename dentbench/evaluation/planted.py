@@ -50,7 +50,9 @@ def planted(
     tested = [name for name in protocols if name in evidence.TESTED]
     missing = [name for name in tested if _stored(name) not in known["found"]]
     if missing:
-        known = context.worker.fit(spec, STAGE, lambda: _tried(context, spec, missing, known))
+        known = context.worker.micro_batcher.fit(
+            spec, STAGE, lambda: _tried(context, spec, missing, known)
+        )
         folder.save_note(NOTE, known)
     found = {name: known["found"][_stored(name)] for name in tested}
     reasons = (PROTOCOLS[name].reason_to_skip(spec, offers) for name in evidence.IN_PARTS)
@@ -93,7 +95,7 @@ def _tried(
     counter = context.worker.counter
     before = counter.forwards + counter.backwards
     what = probe_of(context, spec)
-    planting = _planting(what, random=found_random(context, spec))
+    planting = _planting(what, random=found_random(context.folder(spec)))
     found = dict(known["found"])
     for name in protocols:
         found[_stored(name)] = _count(context, spec, what, planting, name)

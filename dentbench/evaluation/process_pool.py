@@ -8,7 +8,6 @@ so a process that is killed holds up no other.
 from __future__ import annotations
 
 import ctypes
-import logging
 import multiprocessing
 import os
 import pickle
@@ -19,10 +18,11 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from dentbench.attacks.events import LOGGER, tell
+from dentbench.attacks.events import AttackBegan, announce, listen
 from dentbench.errors import WorkerError, first_line
 from dentbench.identity.user_code import working_folder_first
 
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from dentbench.attacks.counting import CallCounter
     from dentbench.compute.backend import Engine
     from dentbench.evaluation.placement import Placement
-    from dentbench.evaluation.worker import Subject, Task, Worker
+    from dentbench.evaluation.subject import Subject
+    from dentbench.evaluation.worker import Task, Worker
     from dentbench.records.checkpoint import Points
     from dentbench.records.outcome import BatchOutcome
     from dentbench.spec.evaluation import DefenseSpec
@@ -89,7 +90,7 @@ class Place(ctypes.Structure):
 class Processes:
     """Tasks in processes, each with a device; they start when they are needed.
 
-    ``counter`` counts what they do, and its listener is told; so are those who listen to attacks.
+    ``counter`` counts their passes and calls its listener; listeners to attacks are called too.
     """
 
     def __init__(self, blueprint: Blueprint, placement: Placement, counter: CallCounter) -> None:
@@ -135,7 +136,12 @@ class Processes:
         room = self.placement.count * AHEAD - len(pending) if most is None else most
         for task in islice(tasks, max(0, room)):
             self._pool = self._pool or self._started()
-            pending[self._pool.submit(_carry_out, task)] = task
+            try:
+                future = self._pool.submit(_carry_out, task)
+            except BrokenProcessPool as error:  # a process has died since: as if it had this task
+                future = Future()
+                future.set_exception(error)
+            pending[future] = task
 
     def _started(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("spawn")
@@ -166,7 +172,7 @@ class Processes:
                 begun = (version, b"", 0, 0)
             self._seen[number] = (*now, begun[0])
             if begun[0] != version:
-                tell(begun[1].decode(errors="replace"), *begun[2:])
+                announce(begun[1].decode(errors="replace"), *begun[2:])
             if now != (forwards, backwards):
                 self.counter.add(now[0] - forwards, now[1] - backwards)
 
@@ -216,14 +222,11 @@ def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> No
         return
     place, counter = places[number], worker.counter
 
-    def listen() -> None:
+    def write_passes() -> None:
         place.forwards, place.backwards = counter.forwards, counter.backwards
 
-    counter.listen = listen
-    logger = logging.getLogger(LOGGER)
-    logger.addHandler(_ToPlace(place))
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
+    counter.listen = write_passes
+    listen(partial(_write_attack, place))
 
 
 def _end_with_parent() -> None:
@@ -234,22 +237,12 @@ def _end_with_parent() -> None:
         os._exit(1)
 
 
-class _ToPlace(logging.Handler):
-    """Writes what attacks tell to a worker's place."""
-
-    def __init__(self, place: Place) -> None:
-        super().__init__(logging.DEBUG)
-        self._place = place
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if not isinstance(record.args, tuple) or len(record.args) != 3:
-            return
-        name, left, images = record.args
-        place = self._place
-        place.version += 1
-        place.attack = str(name).encode()[:31]
-        place.left, place.images = int(str(left)), int(str(images))
-        place.version += 1
+def _write_attack(place: Place, event: AttackBegan) -> None:
+    """Write to a worker's place which attack it is at."""
+    place.version += 1
+    place.attack = event.attack.encode()[:31]
+    place.left, place.images = event.left, event.images
+    place.version += 1
 
 
 def _carry_out(task: Task) -> Finished:

@@ -25,6 +25,7 @@ from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.flag_checks import Stages, flag_checks
+from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec, derive_seed
@@ -49,7 +50,9 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     if known is None:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
-        checks = context.worker.fit(spec, STAGE, lambda: probe(probe_of(context, spec)))
+        checks = context.worker.micro_batcher.fit(
+            spec, STAGE, lambda: probe(probe_of(context, spec))
+        )
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
@@ -58,9 +61,12 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     return tuple(soundness.from_json(known).values())
 
 
-def found_random(context: RunContext, spec: EvalSpec) -> bool:
-    """Return whether a check has found that the defense answers one question in two ways."""
-    text: str | None = context.folder(spec).load_note(NOTE)
+def found_random(folder: RunFolder) -> bool:
+    """Return whether a check has found that a defense answers one question in two ways.
+
+    ``folder``: of the defense's spec.
+    """
+    text: str | None = folder.load_note(NOTE)
     return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
 
 
@@ -95,8 +101,8 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
     try:
         if spec.defense is None:
             return copy.deepcopy(context.worker.network)
-        made: Classifier = context.worker.defense_cache.make(spec)
-        given = (context.worker.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
+        made: Classifier = context.worker.model.defense_cache.make(spec)
+        given = (context.worker.model.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
         if given is None or isinstance(given, (type, nn.Module)):
             return made
         return copy.deepcopy(made)  # it is the very object that was given

@@ -8,54 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.chunked import Chunked
-from dentbench.attacks.counting import CallCounter, CountedNetwork
-from dentbench.attacks.differentiable import gradient_path
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.rng import SeededDefense
-from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
-from dentbench.compute.precision import Bfloat16, tensor_float32
+from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
-from dentbench.errors import DataError, DeviceMemoryError, ModelError, SpecError
-from dentbench.evaluation import cascade, equivalence, out_of_memory
-from dentbench.evaluation.defense_cache import DefenseCache
-from dentbench.evaluation.memory_footprint import HEAVY, needed
+from dentbench.errors import ModelError
+from dentbench.evaluation import cascade, equivalence, trial
+from dentbench.evaluation.micro_batcher import MicroBatcher
+from dentbench.evaluation.prepared_model import PreparedModel
+from dentbench.evaluation.subject import Subject
 from dentbench.records.checkpoint import Points, sha256_of
 from dentbench.records.outcome import NATURAL, BatchOutcome
-from dentbench.spec.evaluation import DataSpec, DefenseSpec, EvalSpec, derive_seed
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec, derive_seed
 from dentbench.zoo.arrays import label_windows
-
-Result = TypeVar("Result")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What the specs name, loaded: the network and the slice of images.
-
-    ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
-    another order than the data set's own, the same images in that one, and their spec.
-    ``published_natural``: the natural accuracy, in percent, published of the network on this data
-    set; ``expected_natural``: what its owner expects, which counts instead.
-    """
-
-    network: nn.Module
-    images: Tensor
-    labels: Tensor
-    given: tuple[Subject, DataSpec] | None = None
-    published_natural: float | None = None
-    expected_natural: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,12 +60,11 @@ class Task:
 
 
 class Worker:
-    """A model and images on one device, and the defenses around the model.
+    """Carries out tasks with a model and images on one device.
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
     from Python stand for. ``tried``: whether a defense of one's own is tried when it is made.
-    Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
-    network does not fit the images or the labels.
+    Raises what :class:`~dentbench.evaluation.prepared_model.PreparedModel` does.
     """
 
     def __init__(
@@ -103,40 +78,24 @@ class Worker:
     ) -> None:
         self.blueprint = subject, engine, given
         self.subject = subject
-        self._trials: dict[int, equivalence.Trial | None] = {}
-        self.device = torch.device(device)
-        self.counter = CallCounter()
-        with out_of_memory.raise_on_oom("the model", device):
-            network = engine.prepare(subject.network, self.device, subject.images[:2])
-        self.classes = _count_classes(network, subject, self.device)
-        path = gradient_path(network, subject.images[:1].to(self.device))
-        self.network = CountedNetwork(network, self.counter, path)
-        low = CountedNetwork(Bfloat16(network), self.counter, path)
-        self.adaptations = AdaptationCache()
-        self.defense_cache, self._low = (
-            DefenseCache(
-                one,
-                subject.images,
-                given,
-                captured=engine.captured,
-                adaptations=self.adaptations,
-                tried=tried,
-            )
-            for one in (self.network, low)
-        )
-        self.micro_batcher = out_of_memory.MicroBatcher(self.device, self.counter)
+        self.model = PreparedModel(subject, device, engine, given, tried=tried)
+        self.micro_batcher = MicroBatcher(self.model)
+        self.device = self.model.device
+        self.counter = self.model.counter
+        self.network = self.model.network
+        self.classes = self.model.classes
+        self._trials: dict[int, trial.Trial | None] = {}
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it.
 
         ``unit``: in which unit of work, for a defense that goes on from batch to batch.
         """
-        return self.shown(spec, self.defense_cache.of(spec, unit))
+        return self.shown(spec, self.model.defense_cache.of(spec, unit))
 
     def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
         """Return a classifier of a spec, in parts where there is no room for all of a batch."""
-        size = self.micro_batcher.size(spec)
-        return classify if size is None else Chunked(classify, size, self.counter)
+        return self.micro_batcher.shown(spec, classify)
 
     def require_same_network(self, spec: EvalSpec) -> None:
         """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.
@@ -145,54 +104,15 @@ class Worker:
         """
         if self.network.path == "broken":
             return  # it has no gradient to be compared, and dent refuses it when it is to adapt
-        size = spec.batches.size if spec.batches.batching == "declared" else equivalence.FEW
+        size = spec.batches.size if spec.batches.batching == "declared" else trial.FEW
         if size not in self._trials:
             images = self.subject.images[:size].to(self.device)
-            self._trials[size] = equivalence.Trial.of(self.subject.network, images)
-        trial, dent = self._trials[size], dent_of(spec.defense)
-        if trial is not None and dent is None:
-            equivalence.require_same_network(trial, self.network.network)
-        elif trial is not None and dent is not None:
-            equivalence.require_same_in_dent(trial, self.network.network, dent)
-
-    def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
-        """Return what ``work`` does with the spec's classifiers, in parts if memory runs out.
-
-        Raises :class:`~dentbench.errors.DeviceMemoryError` where that would change an answer.
-        """
-
-        def why_whole() -> str:
-            with self.counter.uncounted():
-                return out_of_memory.why_whole(spec, self.defense_cache.of(spec), self._few())
-
-        def need() -> int | None:
-            return self.need(spec, stage)
-
-        self.micro_batcher.shrink_preemptively(spec, stage, self.subject.images[0], why_whole, need)
-        try:
-            return self.micro_batcher.fit(spec, work, why_whole, need)
-        except DeviceMemoryError as error:
-            less = "; other protocols need less (--protocol)" if stage in HEAVY else ""
-            raise DeviceMemoryError(f"{spec.label} {stage}: {error}{less}") from error
-
-    def need(self, spec: EvalSpec, stage: str) -> int | None:
-        """Return about how many bytes a stage takes for one whole batch, see :func:`needed`.
-
-        None where that cannot be found out, as for a defense that takes no few images.
-        """
-        attacked = self.attacked(spec)
-        with self.counter.uncounted(), suppress(Exception):
-            return needed(spec, stage, attacked.of(spec), attacked.network, self._few())
-        return None
-
-    def _few(self) -> Tensor:
-        return self.subject.images[: out_of_memory.FEW].to(self.device)
-
-    def attacked(self, spec: EvalSpec) -> DefenseCache:
-        """Return the defenses as the attacks of a spec compute them: in its precision."""
-        if spec.precision == "tf32" and self.device.type != "cuda":
-            raise SpecError("precision is 'tf32', which only CUDA GPUs have; use fp32 or bf16")
-        return self._low if spec.precision == "bf16" else self.defense_cache
+            self._trials[size] = trial.Trial.of(self.subject.network, images)
+        known, dent = self._trials[size], dent_of(spec.defense)
+        if known is not None and dent is None:
+            equivalence.require_same_network(known, self.network.network)
+        elif known is not None and dent is not None:
+            equivalence.require_same_in_dent(known, self.network.network, dent)
 
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
@@ -204,7 +124,7 @@ class Worker:
         defense = spec.defense
         if defense is None or defense.steps < 2:
             return None
-        attacked = self.attacked(spec)
+        attacked = self.model.attacked(spec)
 
         def make(steps: int, *, larger: bool = False) -> Classifier:
             fewer = defense.with_larger_steps(steps) if larger else defense.with_steps(steps)
@@ -223,11 +143,11 @@ class Worker:
         self.micro_batcher.learn(spec, task.at_a_time)
 
         def work() -> tuple[BatchOutcome, Points | None]:
-            with self.adaptations:
+            with self.model.adaptations:
                 return self._carried_out(task, units[task.unit])
 
         try:
-            return self.fit(spec, task.stage, work)
+            return self.micro_batcher.fit(spec, task.stage, work)
         except ModelError as error:
             where = f"{spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
             raise ModelError(f"{where}: {error}") from error
@@ -251,7 +171,7 @@ class Worker:
         else:
             attacked = defense
             if spec.precision != "fp32":
-                low = self.shown(spec, self.attacked(spec).of(spec, task.unit))
+                low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
                 attacked = SeededDefense(low, seed, self.device)
             context = self._attack_context(task, x, y, attacked)
             with tensor_float32(spec.precision == "tf32"):
@@ -316,14 +236,14 @@ class Worker:
             defense=defense,
             static_points=self._tensor(task.static_points),
             claimed_points=self._tensor(task.claimed_points),
-            network=self.shown(spec, self.attacked(spec).static),
+            network=self.shown(spec, self.model.attacked(spec).static),
             counterpart=self._tensor(inherited.counterpart),
             others=self.subject.images[others].to(self.device),
             other_labels=self.subject.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
             random=task.random,
             surrogate=self.surrogate_of(spec, unit),
-            stream=self.attacked(spec).stream(spec, unit, POISONED),
+            stream=self.model.attacked(spec).stream(spec, unit, POISONED),
             starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),
@@ -331,7 +251,7 @@ class Worker:
 
     def surrogate_of(self, spec: EvalSpec, unit: int | None = None) -> Classifier | None:
         """Return what the defense declares to be near to it, in its attribute of that name."""
-        declared = getattr(self.attacked(spec).of(spec, unit), "surrogate", None)
+        declared = getattr(self.model.attacked(spec).of(spec, unit), "surrogate", None)
         return self.shown(spec, declared) if callable(declared) else None
 
     def _tensor(self, points: Points | None) -> Tensor | None:
@@ -362,21 +282,3 @@ def _places(subject: Subject, spec: EvalSpec) -> list[int]:
     if subject.given is None or window is None:
         return list(range(first, first + len(subject.labels)))
     return (first + label_windows(subject.given[0].labels, window)).tolist()
-
-
-@torch.no_grad()
-def _count_classes(network: nn.Module, subject: Subject, device: torch.device) -> int:
-    """Return how many classes the network has, after checking that it fits the data."""
-    shape = tuple(subject.images.shape[1:])
-    try:
-        logits = network(subject.images[:1].to(device))
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the model does not take images of shape {shape}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError("the model does not answer with logits of shape (images, classes)")
-    classes = logits.shape[1]
-    for label in (int(subject.labels.min()), int(subject.labels.max())):
-        if not 0 <= label < classes:
-            raise DataError(f"label {label} is in the data, but the model has {classes} classes")
-    return classes

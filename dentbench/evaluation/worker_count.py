@@ -92,7 +92,7 @@ def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -
     enough = half // (EACH + suspected(worker.subject.images[0], largest))
     if enough >= torch.get_num_threads():
         return enough
-    needs = [worker.need(spec, stage) for spec in specs for stage in _stages(spec, protocols)]
+    needs = [worker.model.need(spec, stage) for spec in specs for stage in _stages(spec, protocols)]
     known = [need for need in needs if need is not None]
     if len(known) < len(needs):
         return 1

@@ -9,27 +9,15 @@ names (see :func:`~dentbench.identity.user_code.is_library`).
 from __future__ import annotations
 
 import copyreg
-import functools
 import hashlib
 import logging
-import sys
 import threading
 import weakref
-from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
-from pathlib import Path
 from queue import SimpleQueue
 from types import (
-    BuiltinFunctionType,
-    CodeType,
-    FunctionType,
     MappingProxyType,
-    MethodDescriptorType,
-    MethodType,
-    MethodWrapperType,
-    ModuleType,
-    WrapperDescriptorType,
 )
 from typing import Any, Final
 
@@ -39,8 +27,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
-from dentbench.identity import code
-from dentbench.identity.user_code import is_installed, is_library
+from dentbench.identity.code_writer import CodeWriter
+from dentbench.identity.user_code import is_library
 from dentbench.identity.values import (
     PLAIN,
     hash_of,
@@ -91,19 +79,14 @@ class _Writer:
         self.known: dict[int, bytes] = {}
         self.open: list[int] = []
         self.kept: list[Any] = []  # so that no two of them have the same id
-        self.numbers: dict[int, int] = {}
-        self.waiting: deque[tuple[Any, str]] = deque()
+        self.code = CodeWriter(self.write, self._attributes)
         self.networks: dict[int, int] = {}
-        self.told: set[str] = set()
-        self.libraries: dict[str, tuple[bool, bool]] = {}
 
     def whole(self, thing: object) -> str:
         """Return the hash of an object, and of all code that it leads to."""
         total = hashlib.sha256(self.write(thing, ""))
-        while self.waiting:
-            found, where = self.waiting.popleft()
-            tell = self._function if isinstance(found, FunctionType) else self._class
-            total.update(tell(found, where))
+        for part in self.code.rest():
+            total.update(part)
         return total.hexdigest()
 
     def write(self, value: Any, where: str) -> bytes:
@@ -125,6 +108,9 @@ class _Writer:
         return found
 
     def _told(self, value: Any, where: str) -> bytes:
+        written = self.code.written(value, where)
+        if written is not None:
+            return written
         for kinds, tell in _WAYS:
             if isinstance(value, kinds):
                 return tell(self, value, where)
@@ -210,7 +196,7 @@ class _Writer:
             return self._network(compiled, f"{where}._orig_mod", name)
         if isinstance(module, torch.jit.ScriptModule):
             return script_hash(module)
-        parts: list[Any] = [self._kind(type(module), where)]
+        parts: list[Any] = [self.code.kind(type(module), where)]
         if isinstance(module, GraphModule):
             parts += [module.code]
         for field, held in sorted(vars(module).items()):
@@ -243,136 +229,7 @@ class _Writer:
                 parts += [own, self.write(tensor, f"{where}.{own}".lstrip("."))]
         return parts
 
-    def _kind(self, kind: type, where: str) -> bytes:
-        """Write the class of a module: one of a package that nobody knows by its code too."""
-        if is_installed(kind.__module__) and not is_library(kind.__module__):
-            self.told.add(kind.__module__.partition(".")[0])
-        return self.write(kind, where)
-
-    # --- code -------------------------------------------------------------------------------------
-
-    def _code(self, found: type | FunctionType, where: str) -> bytes:
-        """Write a class or function by its number; what it does is written once, at the end."""
-        compiled = vars(found).get("_torchdynamo_orig_callable")
-        if compiled is not None:  # what torch.compile was given
-            return self.write(compiled, where)
-        module = found.__module__ or ""
-        if self._by_name(module):
-            patched = self._patched(found, where) if isinstance(found, type) else []
-            version = "" if is_library(module) else code.version_of(module)
-            number = str(getattr(sys.modules.get(module), "CODE_VERSION", ""))
-            return hash_of("name", module, found.__qualname__, version, number, *patched)
-        if id(found) not in self.numbers:
-            self.numbers[id(found)] = len(self.numbers)
-            self.waiting.append((found, where or found.__qualname__))
-        return hash_of("code", str(self.numbers[id(found)]))
-
-    def _by_name(self, module: str) -> bool:
-        """Return whether what a module defines counts by its name: it is a library's."""
-        top = module.partition(".")[0]
-        if top not in self.libraries:
-            self.libraries[top] = is_library(top), is_installed(top)
-        known, installed = self.libraries[top]
-        return known or (installed and top not in self.told)
-
-    def _patched(self, kind: type, where: str) -> list[bytes]:
-        """Write the methods of a library's class that are not the library's."""
-        found = []
-        for base in kind.__mro__:
-            for name, one in vars(base).items():
-                written = self._is_foreign(one) and one.__code__.co_filename[:1] != "<"
-                if written and self._by_name(base.__module__):
-                    found.append(hash_of(name, self.write(one, where)))
-        return sorted(found)
-
-    def _class(self, kind: type, where: str) -> bytes:
-        parts: list[Any] = [kind.__qualname__]
-        parts += [self.write(base, where) for base in kind.__bases__ if base is not object]
-        parts += [self.write(type(kind), where)] * (type(kind) is not type)
-        for name, one in code.members(kind):
-            parts += [name, self.write(one, f"{kind.__qualname__}.{name}")]
-        return hash_of("class", *parts)
-
-    def _function(self, function: FunctionType, where: str) -> bytes:
-        parts: list[Any] = [self._instructions(function.__code__, where, function.__doc__)]
-        parts.append(self.write(function.__defaults__, where))
-        parts.append(self._attributes(function.__kwdefaults__ or {}, where))
-        parts.append(self._attributes(vars(function), where))
-        for name, cell in zip(
-            function.__code__.co_freevars, function.__closure__ or (), strict=True
-        ):
-            try:
-                held = cell.cell_contents
-            except ValueError:  # not filled as yet
-                continue
-            parts += [self.write(held, f"{where} (its {name})")]
-        looked_up, names = code.global_names(function)
-        for name in looked_up:
-            value = function.__globals__[name]
-            parts += [name, self._named(value, names, f"{where} (its {name})")]
-        for imported in code.imported_sources(function):
-            parts += imported
-        return hash_of("function", *parts)
-
-    def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
-        texts, constants = code.instructions(body, doc)
-        return hash_of("instructions", *texts, *(self.write(one, where) for one in constants))
-
-    def _named(self, value: Any, names: Collection[str], where: str) -> bytes:
-        """Write what a function looks up: of a module, what it may take from it."""
-        if not isinstance(value, ModuleType):
-            return self.write(value, where)
-        parts: list[Any] = [value.__name__.rpartition(".")[2]]
-        known = self._by_name(value.__name__)
-        for name in names:
-            held = vars(value).get(name)
-            if isinstance(held, ModuleType):
-                inner = [other for other in names if other != name]
-                if not known:
-                    parts += [name, self._named(held, inner, f"{where}.{name}")]
-            elif held is not None and (not known or self._is_foreign(held)):
-                parts += [name, self.write(held, f"{where}.{name}")]
-        return hash_of("package", *parts)
-
-    def _is_foreign(self, held: Any) -> bool:
-        """Return whether what a library has is a function of a user, put there by a patch."""
-        return isinstance(held, FunctionType) and not self._by_name(held.__module__ or "torch")
-
-    def _module(self, value: ModuleType, where: str) -> bytes:
-        return hash_of("package", value.__name__)
-
-    def _built_in(self, value: BuiltinFunctionType, where: str) -> bytes:
-        owner = value.__self__
-        if owner is None or isinstance(owner, ModuleType):
-            module = value.__module__ or ""
-            file = getattr(sys.modules.get(module), "__file__", None)
-            compiled = b""
-            if file and not self._by_name(module):
-                compiled = hashlib.sha256(Path(file).read_bytes()).digest()
-            return hash_of("built-in", module, value.__qualname__, compiled)
-        return hash_of("built-in of", value.__name__, self.write(owner, where))
-
-    def _method(self, value: MethodType, where: str) -> bytes:
-        return hash_of(
-            "method", self.write(value.__func__, where), self.write(value.__self__, where)
-        )
-
-    def _slot(self, value: Any, where: str) -> bytes:
-        owner = getattr(value, "__self__", None)
-        return hash_of("slot", value.__name__, b"" if owner is None else self.write(owner, where))
-
-    def _wrapped(self, value: Any, where: str) -> bytes:
-        return hash_of(type(value).__name__, self.write(value.__func__, where))
-
-    def _property(self, value: property, where: str) -> bytes:
-        return hash_of("property", *(self.write(f, where) for f in (value.fget, value.fset)))
-
-    def _partial(self, value: Any, where: str) -> bytes:
-        held = (value.func, value.args, value.keywords)
-        return hash_of("partial", *(self.write(one, where) for one in held))
-
-    def _cached(self, value: Any, where: str) -> bytes:
-        return hash_of("cached", self.write(value.__wrapped__, where))
+    # --- values of some types ---------------------------------------------------------------------
 
     def _logger(self, value: logging.Logger, where: str) -> bytes:
         return hash_of("logger", value.name)
@@ -395,17 +252,6 @@ _OF_GRAPHS: Final = ("_modules", "_parameters", "_buffers", *_HOOKS)
 _WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
     (Tensor, _Writer._tensor),
     ((np.ndarray, np.generic), _Writer._array),
-    (type, _Writer._code),
-    (FunctionType, _Writer._code),
-    (CodeType, _Writer._instructions),
-    (MethodType, _Writer._method),
-    (BuiltinFunctionType, _Writer._built_in),
-    ((MethodWrapperType, WrapperDescriptorType, MethodDescriptorType), _Writer._slot),
-    (ModuleType, _Writer._module),
-    ((staticmethod, classmethod), _Writer._wrapped),
-    (property, _Writer._property),
-    (functools.partial, _Writer._partial),
-    (functools._lru_cache_wrapper, _Writer._cached),
     (logging.Logger, _Writer._logger),
     (Executor, _Writer._executor),
     (_EMPTY, _Writer._empty),

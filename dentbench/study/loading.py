@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.runner import Evaluation, Progress
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.progress import Progress
+from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec, ModelSpec
 from dentbench.study.study import Study, check_names, data_default

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dentbench.attacks.catalogue import (
-    CLAIMED,
     DEFAULT_PROTOCOLS,
     PROTOCOLS,
+    claim_name,
     is_given,
     require_heeded,
 )
@@ -292,7 +292,7 @@ def choose_protocols(
 
 def _given(name: str) -> str:
     """Return the name of a protocol that is no entry of the catalogue, with its hash."""
-    if name.startswith(f"{CLAIMED}@"):
+    if claim_name(name) is not None:
         return name
     from dentbench.attacks.protocols.given import name_of  # late: it loads torch
 

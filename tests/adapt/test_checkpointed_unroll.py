@@ -61,14 +61,14 @@ def test_the_truncated_gradient_takes_earlier_steps_for_constants() -> None:
     x = images()
     # By hand: the parameters after the first step are handed on without their graph.
     leaf = x.clone().requires_grad_()
-    parameters = dent._start(len(x)).requires_grad_()
+    parameters = dent.adapted.start(len(x)).requires_grad_()
     state = initial_state(parameters)
     parameters, state, _ = dent._step(leaf, parameters, state, True)
     parameters = parameters.detach().requires_grad_()
     state = OptimizerState(state.step, tuple(a.detach() for a in state.averages))
     for _ in range(2):
         parameters, state, _ = dent._step(leaf, parameters, state, True)
-    logits = dent._forward(leaf, *dent._parts(parameters))
+    logits = dent._forward(leaf, *dent.adapted.parts(parameters))
     (expected,) = torch.autograd.grad((logits**2)[:, :3].sum(), leaf)
 
     found = gradient(dent, x, 2)

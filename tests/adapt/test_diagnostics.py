@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dentbench.adapt.dent import Adaptation, Dent
+from dentbench.adapt.adaptation import Adaptation
+from dentbench.adapt.dent import Dent
 from dentbench.adapt.diagnostics import diagnose
 from dentbench.spec.evaluation import DentSpec
 from tests.reference import slow_loss, tiny_network

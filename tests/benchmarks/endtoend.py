@@ -21,7 +21,7 @@ from dentbench.attacks.views import BatchView
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import append, read
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
@@ -72,7 +72,7 @@ def run_ours(name: str, placement: Placement) -> None:
     subject, spec = attacked(name)
     with tempfile.TemporaryDirectory() as folder:
         evaluation = Evaluation(subject, RunOptions(results=Path(folder), placement=placement))
-        evaluation.plan([spec], ["published"])
+        evaluation.stages.plan([spec], ["published"])
         evaluation.outcomes(spec, "published")
 
 

@@ -21,11 +21,13 @@ from rich.progress import Progress
 from typer.testing import CliRunner
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.events import tell
+from dentbench.attacks.events import AttackBegan
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation import progress
-from dentbench.evaluation.progress import Bars, Display, shown_progress
+from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress_bars import Bars, columns
+from dentbench.evaluation.progress_display import Display, shown_progress
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
 from tests.helpers import ROOT, record
@@ -102,13 +104,16 @@ def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(progress.time, "perf_counter", lambda: next(clock))
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, no_color=True)
-    with Progress(*progress.columns(), console=console, auto_refresh=False) as bars:
+    with Progress(*columns(), console=console, auto_refresh=False) as bars:
         shown = Bars(bars)
-        shown.begin("cifar10-resnet20-robust anti-adversary batch-mates", 10_000_000)
-        shown.attack("run 10 of 14", 128, 128)
-        shown.advance(3_000_000)
-        shown.unit_done(10, 79, 640, 1280)
-        shown.attack("run 11 of 14", 64, 128)
+        stage = Stage(
+            model="cifar10-resnet20-robust", defense="anti-adversary", protocol="batch-mates"
+        )
+        shown(StageBegan(stage=stage, passes=10_000_000))
+        shown(AttackBegan(attack="run 10 of 14", left=128, images=128))
+        shown(PassesDone(passes=3_000_000))
+        shown(BatchDone(done=10, batches=79, right=640, images=1280))
+        shown(AttackBegan(attack="run 11 of 14", left=64, images=128))
         bars.refresh()
     plain = re.sub(r"\x1b\[[0-9;]*m", "", text.getvalue())
     lines = [line.strip() for line in re.split(r"\x1b\[[0-9;?]*[A-Za-z]|[\r\n]", plain)]
@@ -118,14 +123,20 @@ def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch)
         assert words in last
 
 
+EVENTS = (
+    StageBegan(stage=Stage(model="toy", defense="static", protocol="published"), passes=100),
+    AttackBegan(attack="apgd-ce", left=3, images=4),
+    PassesDone(passes=50),
+    BatchDone(done=1, batches=2, right=3, images=4),
+    BatchDone(done=2, batches=2, right=6, images=8),
+)
+
+
 def test_lines_and_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     for display in (Display.AUTO, Display.NONE):
         with shown_progress(display) as shown:
-            shown.begin("toy static published", 100)
-            tell("apgd-ce", 3, 4)
-            shown.advance(50)
-            shown.unit_done(1, 2, 3, 4)
-            shown.unit_done(2, 2, 6, 8)
+            for event in EVENTS if shown else ():
+                shown(event)
     first, second = capsys.readouterr().err.splitlines()
     assert re.fullmatch(
         r"toy static published: batch 1 of 2, 75.0% of 4 right, [\d.]+k? passes/s, \d+ s left",

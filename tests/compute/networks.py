@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
 
 

@@ -106,7 +106,7 @@ def test_what_is_joined_answers_the_same(name: str) -> None:
     for one, other in zip(answers(joined, IMAGES), answers(network, IMAGES), strict=True):
         assert torch.equal(one, other)
     adapted, right = (Dent(one, DentSpec(steps=2)) for one in (joined, network))
-    assert adapted.layer_names == right.layer_names
+    assert adapted.adapted.layer_names == right.adapted.layer_names
     for one, other in zip(answers(adapted, IMAGES), answers(right, IMAGES), strict=True):
         assert torch.equal(one, other)
 

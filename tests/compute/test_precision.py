@@ -34,7 +34,7 @@ def attacked(results: Path, **how: Any) -> tuple[Evaluation, EvalSpec, Record]:
 
 def test_bfloat16_is_judged_again_in_float32(tmp_path: Path) -> None:
     evaluation, spec, record = attacked(tmp_path, precision="bf16")
-    exact, low = evaluation.classifier(spec), evaluation.worker.attacked(spec).of(spec)
+    exact, low = evaluation.classifier(spec), evaluation.worker.model.attacked(spec).of(spec)
     changed = right = 0
     for unit in range(2):
         points = torch.from_numpy(RunFolder(tmp_path, spec).load_points("published", unit))

@@ -21,11 +21,8 @@ import dentbench
 from dentbench import AttackSpec, Dent, DentSpec
 from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.errors import ModelError
-from dentbench.evaluation.equivalence import (
-    Trial,
-    require_same_in_dent,
-    require_same_network,
-)
+from dentbench.evaluation.equivalence import require_same_in_dent, require_same_network
+from dentbench.evaluation.trial import Trial
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from tests.reference import tiny_network

@@ -16,31 +16,35 @@ import torch
 from torch import nn
 
 from dentbench.attacks.counting import CallCounter
+from dentbench.attacks.events import AttackBegan
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation import process_pool
 from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.progress import Shown, listening
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.progress import Event, PassesDone, StageBegan
+from dentbench.evaluation.subject import Subject
 from tests.helpers import BATCHES, Net, all_stored
 
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
 
 
-class Recorder(Shown):
-    """Keeps all that a progress is told: the passes of each stage, and the attacks."""
+class Recorder:
+    """Keeps the events of a run: the passes of each stage, and the attacks."""
 
     def __init__(self) -> None:
-        super().__init__()
+        self.stage = ""
         self.passes: dict[str, list[int]] = {}
-        self.attacks: list[tuple[str, str, int, int]] = []
+        self.attacks: list[tuple[str, AttackBegan]] = []
 
-    def advance(self, passes: int) -> None:
-        self.passes.setdefault(self.stage.title, []).append(passes)
-
-    def attack(self, name: str, left: int, images: int) -> None:
-        self.attacks.append((self.stage.title, name, left, images))
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageBegan(stage=stage):
+                self.stage = str(stage)
+            case PassesDone(passes=passes):
+                self.passes.setdefault(self.stage, []).append(passes)
+            case AttackBegan():
+                self.attacks.append((self.stage, event))
 
 
 @pytest.fixture(scope="module")
@@ -66,9 +70,8 @@ def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     alone, shared = Recorder(), Recorder()
     found = []
     for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
-        with listening(recorder):
-            folder = tmp_path / str(placement.count)
-            found.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
+        folder = tmp_path / str(placement.count)
+        found.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
     assert found[0] == found[1]
     assert shared.passes.keys() == alone.passes.keys()
     for title, told in shared.passes.items():

@@ -19,7 +19,7 @@ from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.fresh_judge import Request
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.records.checkpoint import RunFolder, sha256_of
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import Record

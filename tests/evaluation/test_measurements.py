@@ -18,7 +18,7 @@ from dentbench.evaluation import measurements
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.measurements import balance, summarized
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.zoo.arrays import Dataset, label_windows, slice_of

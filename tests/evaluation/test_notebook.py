@@ -16,7 +16,8 @@ import dentbench
 from dentbench import AttackSpec, DentSpec
 from dentbench.errors import UnknownNameError
 from dentbench.evaluation import progress
-from dentbench.evaluation.progress import Display, shown_progress
+from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress_display import Display, shown_progress
 from dentbench.report.table import Column, Table
 from tests.reference import tiny_network
 
@@ -56,11 +57,13 @@ def test_progress_is_one_output_and_does_not_flood(
 ) -> None:
     monkeypatch.setattr(progress.time, "perf_counter", lambda: 1000.0)
     with shown_progress(Display.AUTO) as shown:
-        for stage in ("natural", "published"):
-            shown.begin(f"my <b>model</b> static {stage}", 1000)
+        assert shown is not None
+        for name in ("natural", "published"):
+            stage = Stage(model="my <b>model</b>", defense="static", protocol=name)
+            shown(StageBegan(stage=stage, passes=1000))
             for passes in range(1000):
-                shown.advance(passes)
-            shown.unit_done(1, 1, 3, 4)
+                shown(PassesDone(passes=passes))
+            shown(BatchDone(done=1, batches=1, right=3, images=4))
     (output,) = notebook.outputs
     assert len(output) == 4  # the beginning and the end of each stage; the clock stands still
     lines = output[-1]["text/plain"].splitlines()

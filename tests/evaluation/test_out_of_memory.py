@@ -29,7 +29,7 @@ from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.cli import app
 from dentbench.errors import DeviceMemoryError
-from dentbench.evaluation import out_of_memory
+from dentbench.evaluation import micro_batcher
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.memory_footprint import HEAVY, in_words, look_of, needed, peak
 from dentbench.evaluation.out_of_memory import is_out_of_memory
@@ -158,7 +158,7 @@ def test_timing_diagnostics_and_pictures_heed_it(precision: str, tmp_path: Path)
 def test_what_was_cut_is_told_once_and_remembered(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with caplog.at_level(logging.WARNING, "dentbench.evaluation.out_of_memory"):
+    with caplog.at_level(logging.WARNING, "dentbench.evaluation.micro_batcher"):
         run(tmp_path, spec_of(None, batches=BatchPlan(size=4)), Cramped(1))
     assert [one.getMessage() for one in caplog.records] == [
         "static: out of memory with 4 images at a time; going on with 2 (same answers)",
@@ -176,8 +176,8 @@ def test_a_full_machine_is_foreseen(
     """No allocation fails: it is what is free that tells, for the system would end the process."""
     spec = spec_of(defense, batches=BatchPlan(size=4))
     run(tmp_path / "roomy", spec)
-    assert out_of_memory.free() is None or out_of_memory.free() > 0
-    monkeypatch.setattr(out_of_memory, "free", lambda: 12_000)
+    assert micro_batcher.free() is None or micro_batcher.free() > 0
+    monkeypatch.setattr(micro_batcher, "free", lambda: 12_000)
     run(tmp_path / "full", spec)
     require_same(tmp_path / "full", tmp_path / "roomy")
     said = "\n".join(one.getMessage() for one in caplog.records if "free" in one.getMessage())
@@ -446,7 +446,7 @@ from torch import nn
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 
 torch.set_num_threads(1)
 torch.manual_seed(0)

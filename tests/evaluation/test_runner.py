@@ -20,7 +20,8 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.runner import Evaluation, Progress
+from dentbench.evaluation.progress import BatchDone, Event, PassesDone, StageBegan
+from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.worker import judge_in_batches
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
@@ -180,18 +181,14 @@ def test_transfer_judges_the_static_points_survivors_included(tmp_path: Path) ->
 # --- interruption ---------------------------------------------------------------------------------
 
 
-class Stop(Progress):
+class Stop:
     """A progress that is interrupted at the end of the n-th batch."""
 
     def __init__(self, at: int) -> None:
         self.at = at
 
-    def begin(self, title: str, passes: int) -> None: ...
-
-    def advance(self, passes: int) -> None: ...
-
-    def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
-        self.at -= 1
+    def __call__(self, event: Event) -> None:
+        self.at -= isinstance(event, BatchDone)
         if self.at == 0:
             raise KeyboardInterrupt
 
@@ -444,19 +441,18 @@ def test_judging_in_batches_shows_the_declared_batches() -> None:
 def test_progress_never_runs_beyond_what_was_announced(tmp_path: Path) -> None:
     heard: list[tuple[str, int, int]] = []
 
-    class Listener(Progress):
-        def begin(self, title: str, passes: int) -> None:
-            heard.append((title, passes, 0))
+    def listener(event: Event) -> None:
+        match event:
+            case StageBegan(stage=stage, passes=passes):
+                heard.append((str(stage), passes, 0))
+            case PassesDone(passes=passes):
+                title, announced, before = heard[-1]
+                assert before < passes <= announced
+                heard[-1] = (title, announced, passes)
+            case BatchDone(done=done, batches=batches, right=right, images=images):
+                assert 1 <= done <= batches == 3 and 0 <= right <= images <= COUNT
 
-        def advance(self, passes: int) -> None:
-            title, announced, before = heard[-1]
-            assert before < passes <= announced
-            heard[-1] = (title, announced, passes)
-
-        def unit_done(self, done: int, units: int, correct: int, judged: int) -> None:
-            assert 1 <= done <= units == 3 and 0 <= correct <= judged <= COUNT
-
-    evaluated(tmp_path, progress=Listener())
+    evaluated(tmp_path, progress=listener)
     assert [title for title, *_ in heard] == [
         "small static natural",
         "small static published",

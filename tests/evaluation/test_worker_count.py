@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from dentbench.evaluation import runner, worker_count
+from dentbench.evaluation import stage_outcomes, worker_count
 from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
@@ -39,7 +39,7 @@ def worker(need: int | None = 2**20) -> Any:
         network=None,
         classes=10,
         counter=SimpleNamespace(uncounted=nullcontext),
-        need=lambda spec, stage: need if stage != "unrolled" else 2**36,
+        model=SimpleNamespace(need=lambda _, stage: need if stage != "unrolled" else 2**36),
     )
 
 
@@ -132,7 +132,7 @@ def auto(monkeypatch: pytest.MonkeyPatch) -> Placement:
     def found(placement: Placement, *_: object) -> Placement:
         return replace(placement, workers=2, threads=1) if placement == ASKED else placement
 
-    monkeypatch.setattr(runner, "with_worker_count", found)
+    monkeypatch.setattr(stage_outcomes, "with_worker_count", found)
     return ASKED
 
 

@@ -20,7 +20,7 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import NATURAL, Record
 from dentbench.report.verdict import Verdict, verdict
 from dentbench.spec.dent import DentSpec

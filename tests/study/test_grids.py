@@ -13,7 +13,7 @@ from dentbench.cli.running import by_attack, each_steps
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel
-from dentbench.attacks.catalogue import CLAIMED, PROTOCOLS, is_given
+from dentbench.attacks.catalogue import PROTOCOLS, claim_name, is_given
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 
@@ -93,7 +93,7 @@ def load_protocol(name: str) -> Protocol:
     Raises :class:`~dentbench.errors.SpecError` for one of a user that cannot be had, or whose
     source is not the one that ``name`` says.
     """
-    if is_given(name) and not name.startswith(f"{CLAIMED}@"):
+    if is_given(name) and claim_name(name) is None:
         given = importlib.import_module("dentbench.attacks.protocols.given")
         found: Protocol = given.user_protocol(name)
         return found

@@ -19,7 +19,7 @@ from torch import Tensor
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.events import tell
+from dentbench.attacks.events import announce
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search
 from dentbench.spec.evaluation import derive_seed
@@ -55,7 +55,7 @@ def decision(context: AttackContext) -> AttackResult:
             break
         if number % TELL_EVERY == 0:
             left = int((search.margin[search.rows] <= 0).sum())
-            tell(f"query {number + 1} of {queries}", left, len(search.margin))
+            announce(f"query {number + 1} of {queries}", left, len(search.margin))
         rays.keep(search.rows)
         points = rays.ask()
         with torch.no_grad():

@@ -12,7 +12,7 @@ from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
 from dentbench.attacks.budget import Ascent
-from dentbench.attacks.events import tell
+from dentbench.attacks.events import announce
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.spec.evaluation import derive_seed
@@ -143,7 +143,7 @@ class Search:
         for number, ascent in enumerate(ascents):
             if len(self.rows):
                 left = int((self.margin[self.rows] <= 0).sum())
-                tell(f"run {number + 1} of {len(ascents)}", left, len(self.margin))
+                announce(f"run {number + 1} of {len(ascents)}", left, len(self.margin))
                 self.ascend(gradient_fn, ascent, number)
                 self.prune()
 

@@ -14,9 +14,10 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.tent import tent_online
+from dentbench.evaluation.applicable import skipped
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Subject
+from dentbench.evaluation.subject import Subject
 from tests.attacks.contexts import COUPLED, Linear, context_of, run, spec_of
 from tests.attacks.toys import small_network, tiny_images
 
@@ -98,7 +99,7 @@ def test_online_tent_is_attacked_so_and_dent_is_not(tmp_path: Path) -> None:
     bound = stage_passes(spec, "poisoned-stream", 5)
     assert all(one.forwards <= 8 * bound.forwards for one in outcomes)
     assert all(one.backwards <= 8 * bound.backwards for one in outcomes)
-    assert "poisoned-stream" not in evaluation.skipped(spec, ["poisoned-stream"])
-    why = evaluation.skipped(base, ["poisoned-stream"])["poisoned-stream"]
+    assert "poisoned-stream" not in skipped(evaluation.context, spec, ["poisoned-stream"])
+    why = skipped(evaluation.context, base, ["poisoned-stream"])["poisoned-stream"]
     assert why == "the defense has no state that it carries from batch to batch"
     assert not PROTOCOLS["poisoned-stream"].reason_to_skip(spec, {"after"})

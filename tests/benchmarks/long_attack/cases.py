@@ -54,7 +54,7 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.placement import Placement
     from dentbench.evaluation.runner import Evaluation
-    from dentbench.evaluation.worker import Subject
+    from dentbench.evaluation.subject import Subject
     from dentbench.spec.evaluation import BatchPlan, ModelSpec
     from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset

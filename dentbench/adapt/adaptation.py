@@ -1,0 +1,37 @@
+"""What dent found for a batch, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dentbench.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What dent found for one batch, handed to :meth:`~dentbench.adapt.dent.Dent.predict`.
+
+    ``affine``: scale and shift of all layers in one tensor, (P,) batch-wise or where only the
+    blur adapts, (B, P) instance-wise; None after 0 steps, when the layers are the model's own.
+    ``losses`` (steps,): the loss before each update. ``sigma`` >= 0, in pixels, of the blur: () or
+    instance-wise (B,); None without a blur.
+    """
+
+    affine: Tensor | None
+    losses: Tensor
+    sigma: Tensor | None = None
+
+
+def require_finite(losses: Tensor) -> None:
+    """Raise for an adaptation that diverged; once at its end, for asking makes a GPU wait."""
+    bad = torch.isfinite(losses).logical_not().nonzero()
+    if len(bad):
+        step = int(bad[0])
+        raise ModelError(
+            f"dent diverges: its loss is {float(losses[step])} before update {step + 1} of "
+            f"{len(losses)}; try a lower learning rate (--lr), unless the model's own logits are "
+            "not finite"
+        )

@@ -1,0 +1,231 @@
+"""The outcomes of every stage: loaded where they are stored, else computed and stored.
+
+An interrupted run goes on at the first missing batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import torch
+
+from dentbench.attacks.catalogue import PROTOCOLS, claim_name
+from dentbench.attacks.cost import stage_passes
+from dentbench.attacks.events import listening
+from dentbench.compute.backend import Engine
+from dentbench.evaluation import cascade, out_of_memory
+from dentbench.evaluation.context import RunOptions, SharedResults
+from dentbench.evaluation.executor import Executor, make_executor
+from dentbench.evaluation.fresh_judgement import is_judged
+from dentbench.evaluation.placement import AUTO
+from dentbench.evaluation.progress import BatchDone, PassesDone, Progress, Stage, StageBegan
+from dentbench.evaluation.sanity_checks import found_random
+from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.worker import Task, Worker
+from dentbench.evaluation.worker_count import with_worker_count
+from dentbench.records.checkpoint import Points, RunFolder
+from dentbench.records.claims import load_claim
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+from dentbench.zoo.download.cache import default_cache
+
+SAMPLE = 32
+"""How many images the choice of an engine is timed on."""
+
+
+class StageOutcomes:
+    """The stages of specs on one subject.
+
+    ``given``: the objects that specs of defenses given from Python stand for. ``worker``: computes
+    in this process; ``shared``: what specs have in common that differ in the attack alone.
+    Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
+    network does not fit the images or the labels.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        options: RunOptions,
+        progress: Progress | None = None,
+        given: Mapping[DefenseSpec, Any] | None = None,
+    ) -> None:
+        self.subject = subject
+        self.options = options
+        self.progress = progress
+        self.shared = SharedResults()
+        placement = options.placement
+        device = placement.devices[0]
+        with out_of_memory.raise_on_oom("the model", device):
+            engine = Engine.chosen(
+                subject.network,
+                torch.device(device),
+                subject.images[:SAMPLE],
+                placement.compiling,
+                default_cache(),
+            )
+        self.worker = Worker(subject, device, engine, given)
+        self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
+        if placement.workers != AUTO:
+            _ = self.executor  # an error in it is raised before hours are spent
+
+    @cached_property
+    def executor(self) -> Executor:
+        """What carries out tasks; where nobody said by how many workers, for what is planned."""
+        asked = self.options.placement
+        settled = with_worker_count(asked, self.worker, *self._planned, default_cache())
+        return make_executor(settled, self.worker, fall_back=asked.workers == AUTO)
+
+    def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Say what is to be run, before anything is: how many workers are faster depends on it."""
+        self._planned = specs, protocols
+
+    def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
+        """Return a stage's outcomes on all batches, computing and storing what is missing."""
+        units = spec.batches.ranges(spec.data.count)
+        stored = [self._stored(spec, stage, unit) for unit in range(len(units))]
+        known = [outcome for outcome in stored if outcome is not None]
+        if len(known) == len(units):
+            return known
+        if stage != NATURAL:
+            self.outcomes(spec, NATURAL)
+            if PROTOCOLS[stage].needs_static:
+                self.outcomes(spec.static, PUBLISHED)
+            if cascade.has_counterpart(spec, stage):
+                self.outcomes(spec.counterpart, stage)
+            for earlier in cascade.earlier_stages(spec, stage):
+                self.outcomes(spec, earlier)
+        with self.folder(spec).exclusive():
+            return self._completed(spec, stage, units)
+
+    def is_complete(self, spec: EvalSpec, stage: str) -> bool:
+        """Return whether the outcomes of all batches are stored."""
+        units = range(len(spec.batches.ranges(spec.data.count)))
+        return all(self._stored(spec, stage, unit) is not None for unit in units)
+
+    def folder(self, spec: EvalSpec) -> RunFolder:
+        """Return the folder of a spec's outcomes and notes."""
+        return RunFolder(self.options.results, spec)
+
+    def _completed(self, spec: EvalSpec, stage: str, units: Sequence[range]) -> list[BatchOutcome]:
+        """Compute and store what is missing, as the only process at it; return all outcomes."""
+        stored = {unit: self._stored(spec, stage, unit) for unit in range(len(units))}
+        outcomes = {unit: outcome for unit, outcome in stored.items() if outcome is not None}
+        missing = [unit for unit in stored if unit not in outcomes]
+        with self._watched(spec, stage, [units[unit] for unit in missing]):
+            right: list[bool] = []
+            for done, outcome in enumerate(self._computed(spec, stage, missing), 1):
+                outcomes[outcome.index] = outcome
+                if self.progress is not None:
+                    right += self._right(spec, outcome)
+                    self.progress(
+                        BatchDone(
+                            done=done, batches=len(missing), right=sum(right), images=len(right)
+                        )
+                    )
+        return [outcomes[unit] for unit in stored]
+
+    def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
+        """Return a stored outcome, if the present code of its stage computed it."""
+        keeps = self._keeps_points(spec, stage)
+        stored = self.folder(spec).load(stage, unit, with_points=keeps)
+        present = stored is not None and stored.versions == cascade.versions(spec, stage)
+        return stored if present else None
+
+    def _keeps_points(self, spec: EvalSpec, stage: str) -> bool:
+        if stage == NATURAL:
+            return False
+        if self.options.save_adversarial or cascade.keeps_points(spec, stage):
+            return True
+        return spec.defense is not None and not is_judged(self.folder(spec), stage)
+
+    def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
+        """Carry out one stage on some batches; yield the outcomes once they are written down."""
+        shared, natural = self.shared.natural, self.shared.key(spec)
+        left = []
+        for unit in units:
+            known = shared.get((natural, unit)) if stage == NATURAL else None
+            if known is None:
+                left.append(unit)
+            else:
+                self.folder(spec).save(known, None)
+                yield known
+        tasks = (self._task(spec, stage, unit) for unit in left)
+        for outcome, points in self.executor.map(tasks) if left else ():
+            self.folder(spec).save(outcome, points)
+            if stage == NATURAL:
+                shared[natural, outcome.index] = outcome
+            yield outcome
+
+    def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
+        """Gather what one stage on one batch takes over from the stages before it."""
+        task = Task(
+            spec=spec,
+            stage=stage,
+            unit=unit,
+            keep=self._keeps_points(spec, stage),
+            at_a_time=self.worker.micro_batcher.size(spec),
+        )
+        if stage == NATURAL:
+            return task
+        folder = self.folder(spec)
+        natural = folder.load(NATURAL, unit)
+        assert natural is not None, "the natural stage comes first"
+        static = None
+        if PROTOCOLS[stage].needs_static:
+            static = self.folder(spec.static).load_points(PUBLISHED, unit)
+        others = self.folder(spec.counterpart)
+        inherited = cascade.inheritance(folder, others, spec, stage, unit)
+        random = spec.defense is not None and found_random(folder)
+        flags = natural.correct
+        if random and spec.attack.eps:  # one unlucky answer keeps no image from being attacked
+            flags = (True,) * len(flags)
+        return replace(
+            task,
+            claimed_points=self._claimed(spec, stage, unit),
+            natural=flags,
+            static_points=static,
+            inherited=inherited,
+            random=random,
+        )
+
+    def _claimed(self, spec: EvalSpec, stage: str, unit: int) -> Points | None:
+        """Return a batch of the points that a stage judges, where that is what it does."""
+        name = claim_name(stage)
+        if name is None:
+            return None
+        points = load_claim(self.options.results, name)
+        rows = spec.batches.ranges(spec.data.count)[unit]
+        return points[rows.start : rows.stop]
+
+    # --- progress ---------------------------------------------------------------------------------
+
+    @contextmanager
+    def _watched(self, spec: EvalSpec, stage: str, batches: Sequence[range]) -> Iterator[None]:
+        """Tell the progress which stage begins, its passes and the attacks of it."""
+        if self.progress is None:
+            yield
+            return
+        progress, counter = self.progress, self.worker.counter
+        passes = stage_passes(spec, stage, self.worker.classes)
+        whole = (passes.forwards + passes.backwards) * sum(map(len, batches))
+        which = Stage(model=spec.model.name, defense=spec.label, protocol=stage)
+        progress(StageBegan(stage=which, passes=whole))
+        start = counter.forwards + counter.backwards
+        counter.listen = lambda: progress(
+            PassesDone(passes=counter.forwards + counter.backwards - start)
+        )
+        try:
+            with listening(progress):
+                yield
+        finally:
+            counter.listen = lambda: None
+
+    def _right(self, spec: EvalSpec, outcome: BatchOutcome) -> list[bool]:
+        """Return which images of a batch count as right: naturally too."""
+        natural = self.folder(spec).load(NATURAL, outcome.index)
+        assert natural is not None, "the natural stage comes first"
+        return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]

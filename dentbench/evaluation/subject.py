@@ -1,0 +1,27 @@
+"""What a run is about, loaded: a network, and the images that it is evaluated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from dentbench.spec.evaluation import DataSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What the specs name, loaded: the network and the slice of images.
+
+    ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
+    another order than the data set's own, the same images in that one, and their spec.
+    ``published_natural``: the natural accuracy, in percent, published of the network on this data
+    set; ``expected_natural``: what its owner expects, which counts instead.
+    """
+
+    network: nn.Module
+    images: Tensor
+    labels: Tensor
+    given: tuple[Subject, DataSpec] | None = None
+    published_natural: float | None = None
+    expected_natural: float | None = None

@@ -1,0 +1,138 @@
+"""Trials: a network's answers and gradients on a few images, to compare others with."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.attacks.base import Classifier
+
+FEW: Final = 2
+"""On how many images networks are compared, where their answers do not depend on how many."""
+
+LOGITS: Final = 1e-3
+"""By what part of their range logits may differ; rounding takes a hundredth of it."""
+
+GRADIENTS: Final = 2e-2
+"""By what part of its length a gradient may differ: a rounded ReLU changes a little of it."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A network and images to compare others with it on.
+
+    ``pure``: whether a second call of the network answers as the first.
+    """
+
+    network: nn.Module
+    images: Tensor
+    pure: bool
+
+    @classmethod
+    def of(cls, network: nn.Module, images: Tensor) -> Trial | None:
+        """Return a trial on a few images, on all where the answers depend on how many there are.
+
+        ``images`` (B, C, H, W): the first declared batch. None where the network does not answer;
+        others tell why.
+        """
+        images = _off_kinks(images)
+        few = images[:FEW]
+        alone, whole = (attempt(copy.deepcopy(network), x) for x in (few, images))
+        if alone is None and whole is None:
+            return None
+        same = alone is not None and (whole is None or not logits_apart(alone, whole[: len(few)]))
+        shown = few if same else images
+        twice = copy.deepcopy(network)
+        first, second = (answer_of(twice, shown) for _ in range(2))
+        return cls(network, shown, torch.equal(first.nan_to_num(), second.nan_to_num()))
+
+    def difference(self, make: Callable[[], Classifier]) -> str:
+        """Return in words how what is made answers otherwise than the network, or ""."""
+        for gradients in (False, True):
+            right, other = copy.deepcopy(self.network), make()
+            if gradients:
+                ours, gradient = answer_and_gradient(right, self.images)
+                theirs, another = answer_and_gradient(other, self.images)
+            else:
+                ours, theirs = answer_of(right, self.images), answer_of(other, self.images)
+                gradient = another = None
+            mode = "with" if gradients else "without"
+            apart = logits_apart(ours, theirs)
+            if apart:
+                return f"its logits {mode} gradients differ by {apart}"
+            if gradient is not None and another is not None:
+                apart = gradients_apart(gradient, another)
+                if apart:
+                    return f"its input gradient differs by {apart}"
+        return ""
+
+
+def _off_kinks(images: Tensor) -> Tensor:
+    """Return images a little beside these: black ones may lie at the kinks of all ReLUs at once.
+
+    There a step of no length may turn the gradient, whoever computes it.
+    """
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.rand(images.shape, generator=generator).to(images)
+    return 0.96 * images + 0.04 * noise
+
+
+@contextmanager
+def seeded(images: Tensor) -> Iterator[None]:
+    """Draw the same random numbers inside every block, and leave the stream as it was."""
+    with torch.random.fork_rng([images.device] if images.is_cuda else []):
+        torch.manual_seed(0)
+        yield
+
+
+def answer_of(network: Classifier, images: Tensor) -> Tensor:
+    with torch.no_grad(), seeded(images):
+        logits: Tensor = network(images).detach().clone()
+    return logits
+
+
+def attempt(network: Classifier, images: Tensor) -> Tensor | None:
+    """Return the logits, None where the network refuses images of this number, or lacks memory."""
+    try:
+        return answer_of(network, images)
+    except Exception:  # whatever the network raises
+        return None
+
+
+def answer_and_gradient(network: Classifier, images: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Return logits, and the gradient of some function of them; None where they have none."""
+    leaf = images.detach().clone().requires_grad_()
+    with torch.enable_grad(), seeded(images):
+        logits = network(leaf)
+        if not logits.requires_grad:
+            return logits.detach(), None
+        total = logits.float().nan_to_num().logsumexp(1).sum()
+        (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
+    return logits.detach(), gradient
+
+
+def logits_apart(ours: Tensor, theirs: Tensor) -> str:
+    """Return in words by how much logits differ, or ""."""
+    if ours.shape != theirs.shape:
+        return f"their shape, {tuple(theirs.shape)} for {tuple(ours.shape)}"
+    ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
+    spread = float(ours.amax() - ours.amin()) if ours.numel() else 0.0
+    most = float((ours - theirs).abs().max()) if ours.numel() else 0.0
+    if most <= LOGITS * max(spread, 1e-6):
+        return ""
+    return f"up to {most:.3g} (they range over {spread:.3g})"
+
+
+def gradients_apart(ours: Tensor, theirs: Tensor) -> str:
+    """Return in words by how much a gradient differs, or ""."""
+    ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
+    length, most = float(ours.norm()), float((ours - theirs).norm())
+    if most <= GRADIENTS * max(length, 1e-6):
+        return ""
+    return f"{most:.3g} (its length is {length:.3g})"

@@ -1,0 +1,206 @@
+"""Code as hashes: a user's by what it does, a library's by its names."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import sys
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from types import (
+    BuiltinFunctionType,
+    CodeType,
+    FunctionType,
+    MethodDescriptorType,
+    MethodType,
+    MethodWrapperType,
+    ModuleType,
+    WrapperDescriptorType,
+)
+from typing import Any, Final
+
+from dentbench.identity import code
+from dentbench.identity.user_code import is_installed, is_library
+from dentbench.identity.values import hash_of
+
+
+class CodeWriter:
+    """Writes code as hashes, each function and class once.
+
+    ``write``: returns the hash of any value, found at a place. ``attributes``: the hash of named
+    values.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Any, str], bytes],
+        attributes: Callable[[Mapping[str, Any], str], bytes],
+    ) -> None:
+        self.write = write
+        self._attributes = attributes
+        self._numbers: dict[int, int] = {}
+        self._waiting: deque[tuple[Any, str]] = deque()
+        self._told: set[str] = set()
+        self._libraries: dict[str, tuple[bool, bool]] = {}
+
+    def written(self, value: Any, where: str) -> bytes | None:
+        """Return the hash of a value that is code, found at ``where``; None of any other."""
+        for kinds, write in _WAYS:
+            if isinstance(value, kinds):
+                return write(self, value, where)
+        return None
+
+    def rest(self) -> list[bytes]:
+        """Return the hashes of all code that was referred to, and that it refers to in turn."""
+        written = []
+        while self._waiting:
+            thing, where = self._waiting.popleft()
+            write = self._function if isinstance(thing, FunctionType) else self._class
+            written.append(write(thing, where))
+        return written
+
+    def _reference(self, found: type | FunctionType, where: str) -> bytes:
+        """Write a class or function by its number; what it does is written once, at the end."""
+        compiled = vars(found).get("_torchdynamo_orig_callable")
+        if compiled is not None:  # what torch.compile was given
+            return self.write(compiled, where)
+        module = found.__module__ or ""
+        if self._by_name(module):
+            patched = self._patched(found, where) if isinstance(found, type) else []
+            version = "" if is_library(module) else code.version_of(module)
+            number = str(getattr(sys.modules.get(module), "CODE_VERSION", ""))
+            return hash_of("name", module, found.__qualname__, version, number, *patched)
+        if id(found) not in self._numbers:
+            self._numbers[id(found)] = len(self._numbers)
+            self._waiting.append((found, where or found.__qualname__))
+        return hash_of("code", str(self._numbers[id(found)]))
+
+    def _by_name(self, module: str) -> bool:
+        """Return whether what a module defines counts by its name: it is a library's."""
+        top = module.partition(".")[0]
+        if top not in self._libraries:
+            self._libraries[top] = is_library(top), is_installed(top)
+        known, installed = self._libraries[top]
+        return known or (installed and top not in self._told)
+
+    def _patched(self, kind: type, where: str) -> list[bytes]:
+        """Write the methods of a library's class that are not the library's."""
+        found = []
+        for base in kind.__mro__:
+            for name, one in vars(base).items():
+                written = self._is_foreign(one) and one.__code__.co_filename[:1] != "<"
+                if written and self._by_name(base.__module__):
+                    found.append(hash_of(name, self.write(one, where)))
+        return sorted(found)
+
+    def _class(self, kind: type, where: str) -> bytes:
+        parts: list[Any] = [kind.__qualname__]
+        parts += [self.write(base, where) for base in kind.__bases__ if base is not object]
+        parts += [self.write(type(kind), where)] * (type(kind) is not type)
+        for name, one in code.members(kind):
+            parts += [name, self.write(one, f"{kind.__qualname__}.{name}")]
+        return hash_of("class", *parts)
+
+    def _function(self, function: FunctionType, where: str) -> bytes:
+        parts: list[Any] = [self._instructions(function.__code__, where, function.__doc__)]
+        parts.append(self.write(function.__defaults__, where))
+        parts.append(self._attributes(function.__kwdefaults__ or {}, where))
+        parts.append(self._attributes(vars(function), where))
+        for name, cell in zip(
+            function.__code__.co_freevars, function.__closure__ or (), strict=True
+        ):
+            try:
+                held = cell.cell_contents
+            except ValueError:  # not filled as yet
+                continue
+            parts += [self.write(held, f"{where} (its {name})")]
+        looked_up, names = code.global_names(function)
+        for name in looked_up:
+            value = function.__globals__[name]
+            parts += [name, self._named(value, names, f"{where} (its {name})")]
+        for imported in code.imported_sources(function):
+            parts += imported
+        return hash_of("function", *parts)
+
+    def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
+        texts, constants = code.instructions(body, doc)
+        return hash_of("instructions", *texts, *(self.write(one, where) for one in constants))
+
+    def _named(self, value: Any, names: Collection[str], where: str) -> bytes:
+        """Write what a function looks up: of a module, what it may take from it."""
+        if not isinstance(value, ModuleType):
+            return self.write(value, where)
+        parts: list[Any] = [value.__name__.rpartition(".")[2]]
+        known = self._by_name(value.__name__)
+        for name in names:
+            held = vars(value).get(name)
+            if isinstance(held, ModuleType):
+                inner = [other for other in names if other != name]
+                if not known:
+                    parts += [name, self._named(held, inner, f"{where}.{name}")]
+            elif held is not None and (not known or self._is_foreign(held)):
+                parts += [name, self.write(held, f"{where}.{name}")]
+        return hash_of("package", *parts)
+
+    def _is_foreign(self, held: Any) -> bool:
+        """Return whether what a library has is a function of a user, put there by a patch."""
+        return isinstance(held, FunctionType) and not self._by_name(held.__module__ or "torch")
+
+    def _package(self, value: ModuleType, where: str) -> bytes:
+        return hash_of("package", value.__name__)
+
+    def _built_in(self, value: BuiltinFunctionType, where: str) -> bytes:
+        owner = value.__self__
+        if owner is None or isinstance(owner, ModuleType):
+            module = value.__module__ or ""
+            file = getattr(sys.modules.get(module), "__file__", None)
+            compiled = b""
+            if file and not self._by_name(module):
+                compiled = hashlib.sha256(Path(file).read_bytes()).digest()
+            return hash_of("built-in", module, value.__qualname__, compiled)
+        return hash_of("built-in of", value.__name__, self.write(owner, where))
+
+    def _method(self, value: MethodType, where: str) -> bytes:
+        return hash_of(
+            "method", self.write(value.__func__, where), self.write(value.__self__, where)
+        )
+
+    def _slot(self, value: Any, where: str) -> bytes:
+        owner = getattr(value, "__self__", None)
+        return hash_of("slot", value.__name__, b"" if owner is None else self.write(owner, where))
+
+    def kind(self, kind: type, where: str) -> bytes:
+        """Write the class of a module: one of a package that nobody knows by its code too."""
+        if is_installed(kind.__module__) and not is_library(kind.__module__):
+            self._told.add(kind.__module__.partition(".")[0])
+        return self.write(kind, where)
+
+    def _wrapped(self, value: Any, where: str) -> bytes:
+        return hash_of(type(value).__name__, self.write(value.__func__, where))
+
+    def _property(self, value: property, where: str) -> bytes:
+        return hash_of("property", *(self.write(f, where) for f in (value.fget, value.fset)))
+
+    def _partial(self, value: Any, where: str) -> bytes:
+        held = (value.func, value.args, value.keywords)
+        return hash_of("partial", *(self.write(one, where) for one in held))
+
+    def _cached(self, value: Any, where: str) -> bytes:
+        return hash_of("cached", self.write(value.__wrapped__, where))
+
+
+_WAYS: Final[tuple[tuple[Any, Callable[[CodeWriter, Any, str], bytes]], ...]] = (
+    (type, CodeWriter._reference),
+    (FunctionType, CodeWriter._reference),
+    (CodeType, CodeWriter._instructions),
+    (MethodType, CodeWriter._method),
+    (BuiltinFunctionType, CodeWriter._built_in),
+    ((MethodWrapperType, WrapperDescriptorType, MethodDescriptorType), CodeWriter._slot),
+    (ModuleType, CodeWriter._package),
+    ((staticmethod, classmethod), CodeWriter._wrapped),
+    (property, CodeWriter._property),
+    (functools.partial, CodeWriter._partial),
+    (functools._lru_cache_wrapper, CodeWriter._cached),
+)
+"""How each type of code is written."""
