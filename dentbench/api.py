@@ -31,6 +31,7 @@ from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
 from dentbench.report.formats.terminal import WIDTH, print_table
+from dentbench.report.next_step import next_step
 from dentbench.report.table import Table
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import Verdict, verdict
@@ -89,7 +90,12 @@ class Evaluated(NamedTuple):
         print_table(self.table, Console(file=text, width=WIDTH, no_color=True))
         lines = [text.getvalue().rstrip()]
         lines += [self.verdict.sentence] if self.defended.protocol else []
-        return "\n\n".join([*lines, *self._failed()])
+        return "\n\n".join([*lines, *self._failed(), *self._next()])
+
+    def _next(self) -> list[str]:
+        """Return what would settle a verdict that is not final; nothing of another."""
+        step = next_step(self.verdict, self.defended) if self.defended.protocol else ""
+        return [step] if step else []
 
     def _failed(self) -> list[str]:
         whose = ("Check of the static model", self.static), ("Check", self.defended)
@@ -102,7 +108,7 @@ class Evaluated(NamedTuple):
     def _repr_html_(self) -> str:
         attacked = bool(self.defended.protocol)
         said = [f"<p><strong>{escape(self.verdict.sentence)}</strong></p>"] if attacked else []
-        said += [f"<p>{escape(sentence)}</p>" for sentence in self._failed()]
+        said += [f"<p>{escape(sentence)}</p>" for sentence in (*self._failed(), *self._next())]
         return "\n".join([render(self.table, "html"), *said])
 
 

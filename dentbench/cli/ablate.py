@@ -68,7 +68,7 @@ def ablate(
     from dentbench.cli import showing
 
     if shared.as_json:
-        running.print_json(finished)
+        running.print_json(finished, verdicts=running.verdicts(finished, shared.results))
         return
     if shared.quiet:
         showing.show_verdicts(finished)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
 from dentbench.cli import options as opt
 from dentbench.cli.config import keep
 from dentbench.cli.shared import SharedOptions, with_shared
-
-if TYPE_CHECKING:
-    from dentbench.cli import running
 
 
 @with_shared
@@ -121,7 +118,7 @@ def evaluate(
     if shared.config is not None:
         keep(shared.config, shared.results)
     if shared.as_json:
-        running.print_json(finished, verdicts=_verdicts(finished))
+        running.print_json(finished, verdicts=running.verdicts(finished, shared.results))
     elif request.attack_name == NO_ATTACK:
         showing.show_natural(finished, shared.results)
     elif shared.quiet:
@@ -132,25 +129,4 @@ def evaluate(
     else:
         showing.show_table1(finished, shared.results)
     if require_gain is not None:
-        running.require_gain(finished, require_gain)
-
-
-def _verdicts(finished: running.Finished) -> list[dict[str, Any]]:
-    """Return the verdict on every defended record, each against its own static one."""
-    from dataclasses import asdict
-
-    from dentbench.cli import running
-    from dentbench.report.verdict import verdict
-
-    return [
-        {
-            "model": static.model,
-            "eps": static.eps,
-            "key": defended.key,
-            "defense": defended.defense,
-            "steps": defended.steps,
-            **asdict(verdict(static, defended)),
-        }
-        for static, defended in running.compared(finished)
-        if defended.protocol  # without an attack there is no verdict
-    ]
+        running.require_gain(finished, require_gain, shared.results)

@@ -3,38 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dentbench.errors import SpecError, StoreError
-from dentbench.spec.evaluation import NO_ATTACK, EvalSpec
 
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
+    from dentbench.spec.evaluation import EvalSpec
 
 OPTION = "--from-record"
-
-_OPTIONS = {
-    "first": "--first",
-    "count": "--examples",
-    "order": "--order",
-    "attack": "--attack",
-    "iterations": "--iterations",
-    "targets": "--targets",
-    "queries": "--queries",
-    "norm": "--norm",
-    "eps": "--eps",
-    "batch_size": "--batch-size",
-    "batching": "--batching",
-    "precision": "--precision",
-    "seed": "--seed",
-}
-_DENT = (
-    *("mode", "steps", "delta", "layers", "loss", "statistics", "blur", "sigma", "padding"),
-    *("optimizer", "lr", "sigma_lr"),
-)
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:
@@ -46,6 +25,8 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     key = _value_of(OPTION, arguments)
     if key is None:
         return list(arguments)
+    from dentbench.report.commands import options
+
     found, folder = _named(key, Path(_value_of("--results", arguments) or "results"))
     own = list(arguments)
     for number, argument in enumerate(own):  # the whole key of its folder, to be checked then
@@ -93,61 +74,6 @@ def find(folder: Path, key: str) -> Record:
     if len({record.key for record in found}) > 1:
         raise StoreError(f"several records in {folder} have keys that begin with {key!r}")
     return found[-1]
-
-
-def options(record: Record) -> list[str]:
-    """Return the options of ``dentbench evaluate`` that repeat a record."""
-    source: dict[str, str] = json.loads(record.source or "{}")
-    chosen = ["--model", source.pop("model", record.model), *_data(record)]
-    for name, text in source.items():
-        chosen += ["--" + name, *(text.split(" ", 1) if name == "normalize" else [text])]
-    for column, option in _OPTIONS.items():
-        value = getattr(record, column)
-        if value is not None and not (record.attack == NO_ATTACK and column in ("norm", "eps")):
-            chosen += [option, str(value)]
-    chosen += _defense(record)
-    if record.mode != "static":
-        for name in record.protocol.split():
-            chosen += ["--protocol", name]
-        for name, value in json.loads(record.protocol_settings or "{}").items():
-            if name == "cascade":
-                chosen += [] if value else ["--no-cascade"]
-            elif value is not None:
-                text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-                chosen += ["--protocol-set", f"{name}={text}"]
-    return chosen
-
-
-def _data(record: Record) -> list[str]:
-    from dentbench.zoo.cards import DATASETS
-    from dentbench.zoo.corruptions import parse_title
-
-    name, corruption, severity = parse_title(record.dataset) or (record.dataset, "", 0)
-    part = ["--corruption", corruption, "--severity", str(severity)] if corruption else []
-    for card in DATASETS.values():
-        if card.name == name:
-            return ["--dataset", card.id, *part]
-    return ["--data-name", record.dataset]  # a file: the user says which with --data
-
-
-def _defense(record: Record) -> list[str]:
-    from dentbench.study.parsing import SET_NAMES
-
-    if record.mode == "static":
-        return ["--mode", "static"]
-    if record.mode == "other":
-        settings = json.loads(record.defense_settings or "{}")
-        title = f"{record.defense_title}=" if record.defense_title and ":" in record.defense else ""
-        own = (f"{name}={value}" for name, value in settings.items())
-        return ["--defense", ",".join([title + record.defense, *own])]
-    chosen = []
-    for name in (*_DENT, *SET_NAMES):
-        value = getattr(record, name, None)
-        if value is not None and name in _DENT:
-            chosen += ["--" + name.replace("_", "-"), str(value)]
-        elif value is not None:
-            chosen += ["--set", f"{name}={str(value).lower()}"]
-    return chosen
 
 
 def check(specs: Sequence[EvalSpec], recorded: Record) -> None:

@@ -253,24 +253,49 @@ def each_steps(settings: Mapping[str, Any], grid: str | None) -> list[Mapping[st
     return [{**settings, "steps": steps} for steps in parse_steps_grid(grid)]
 
 
-def require_gain(finished: Finished, points: float) -> None:
+def verdicts(finished: Finished, results: Path) -> list[dict[str, Any]]:
+    """Return the verdict on every defended record, each against its own static one."""
+    from dentbench.attacks.checks import failed
+    from dentbench.report.next_step import next_step
+    from dentbench.report.verdict import verdict
+
+    found = []
+    for static, defended in compared(finished):
+        if not defended.protocol:  # without an attack there is no verdict
+            continue
+        own = verdict(static, defended)
+        of = {"model": static.model, "eps": static.eps, "norm": static.norm, "key": defended.key}
+        of |= {"defense": defended.defense, "mode": defended.mode}
+        checks = {
+            f"failed_{whose}": [one.name for one in failed(record.checks)]
+            for whose, record in (("static_checks", static), ("checks", defended))
+        }
+        step = next_step(own, defended, results)
+        found.append({**of, "steps": defended.steps, **asdict(own), **checks, "next": step})
+    return found
+
+
+def require_gain(finished: Finished, points: float, results: Path) -> None:
     """End the command with exit code 3, and say why, unless every defense gains so many points.
 
     Raises :class:`~dentbench.errors.SpecError` where there is no defense to judge.
     """
+    from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
 
-    found = [verdict(static, defended) for static, defended in compared(finished)]
-    if not found:
+    pairs = [(defended, verdict(static, defended)) for static, defended in compared(finished)]
+    if not pairs:
         raise SpecError("--require-gain needs a defense; mode static has none")
-    short = [one for one in found if not one.meets(points)]
-    for one in short:
+    short = [(defended, one) for defended, one in pairs if not one.meets(points)]
+    for defended, one in short:
         typer.echo(
             f"required: a gain of {points:g} points that holds; found: {one.kind}, gain "
             f"{one.gain_points:+.1f} ({one.gain_low:+.1f} to {one.gain_high:+.1f}) points, "
             f"worst under {one.protocol}",
             err=True,
         )
+        if step := next_step(one, defended, results):
+            typer.echo(step, err=True)
     if short:
         raise typer.Exit(NOT_GAINED)
 

@@ -11,8 +11,11 @@ from rich.text import Text
 from dentbench.attacks.checks import failed
 from dentbench.cli.running import Finished, by_attack, compared
 from dentbench.records.outcome import Record
+from dentbench.report import departures
 from dentbench.report.charts import heading
+from dentbench.report.commands import short_key
 from dentbench.report.formats.terminal import print_table
+from dentbench.report.next_step import next_step
 from dentbench.report.tables import ablation, defenses, diagnostics, natural
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
@@ -39,13 +42,14 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
             sentence = verdict(static, defended).sentence
             console.print(Text(f"\n{of}{sentence}", style="bold"))
             _checks(defended, console)
+            _next(static, defended, results, console)
             if defended.batch_mates:
                 console.print()
                 print_table(tables.batch_mates([defended]), console)
             if defended.diagnostics:
                 console.print()
                 print_table(diagnostics.diagnostics(defended), console)
-    _where(results, console)
+    _where(results, console, records)
 
 
 def show_verdicts(finished: Finished) -> None:
@@ -59,7 +63,8 @@ def show_table1(finished: Finished, results: Path) -> None:
     console = Console()
     records = [record for _, found in finished for record in found]
     print_table(tables.table1(records, {record.model for record in records}), console)
-    _where(results, console)
+    _verdicts(finished, results, console)
+    _where(results, console, records)
 
 
 def show_natural(finished: Finished, results: Path) -> None:
@@ -67,8 +72,9 @@ def show_natural(finished: Finished, results: Path) -> None:
     console = Console()
     for note in dict.fromkeys(note for study, _ in finished for note in study.notes):
         console.print(Text(note, style="dim"))
-    print_table(natural.natural([one for _, found in finished for one in found]), console)
-    _where(results, console)
+    records = [one for _, found in finished for one in found]
+    print_table(natural.natural(records), console)
+    _where(results, console, records)
 
 
 def show_ablation(study: Study, records: Sequence[Record], results: Path, *, table2: bool) -> None:
@@ -81,7 +87,29 @@ def show_ablation(study: Study, records: Sequence[Record], results: Path, *, tab
     else:
         table = ablation.grid(records, threats)
     print_table(table, console)
-    _where(results, console)
+    _verdicts([(study, list(records))], results, console)
+    _where(results, console, records)
+
+
+def _verdicts(finished: Finished, results: Path, console: Console) -> None:
+    """Print the verdict on every defended record of a table, each with its failed checks."""
+    static_shown: set[str] = set()
+    for static, defended in compared(finished):
+        if static.key not in static_shown:
+            _checks(static, console)
+            static_shown.add(static.key)
+        settings = departures.settings_text(defended)
+        about = f"{heading(defended)}{f', {settings}' if settings else ''}"
+        sentence = verdict(static, defended).sentence
+        console.print(Text(f"\n{about}. {sentence}", style="bold"))
+        _checks(defended, console)
+        _next(static, defended, results, console)
+
+
+def _next(static: Record, defended: Record, results: Path, console: Console) -> None:
+    step = next_step(verdict(static, defended), defended, results)
+    if step:
+        console.print(Text(step, style="cyan"), soft_wrap=True)  # a command stays in one line
 
 
 def _checks(record: Record, console: Console) -> None:
@@ -95,5 +123,9 @@ def _notes(study: Study, console: Console) -> None:
         console.print(Text(note, style="dim"))
 
 
-def _where(results: Path, console: Console) -> None:
-    console.print(Text(f"\nRecords: {results / 'results.csv'}", style="dim"))
+def _where(results: Path, console: Console, records: Sequence[Record]) -> None:
+    """Say where the records are, their keys, and how one is looked at."""
+    keys = " ".join(dict.fromkeys(map(short_key, records)))
+    folder = "" if str(results) == "results" else f" --results {results}"
+    console.print(Text(f"\nRecords: {results / 'results.csv'}, keys {keys}", style="dim"))
+    console.print(Text(f"All of one: dentbench show {short_key(records[-1])}{folder}", style="dim"))

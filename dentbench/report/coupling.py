@@ -31,6 +31,16 @@ def share(record: Record, name: str) -> Share:
     return Share(count, record.n, _effect(record, name).divisor)
 
 
+def worst_per_batch(record: Record) -> Share | None:
+    """Return the worst case per batch; None where it is not known, or there is but one batch.
+
+    Of a single batch the attacker of the batch is the attacker of every image in it.
+    """
+    if record.batch_worst_correct is None or len(_sizes(record)) < 2:
+        return None
+    return Share(record.batch_worst_correct, record.n)
+
+
 def paired(record: Record) -> Paired | None:
     """Return images gained and lost against the static model; None where nothing was compared."""
     if record.gained is None or record.lost is None or not record.n:

@@ -171,13 +171,18 @@ def attack_notes(record: Record) -> tuple[str, ...]:
     """
     departures = attack_departures(record)
     known = NOT_AUTOATTACK in record.attack_label
-    return (*((record.attack_label,) if departures and known else departures), *_failed(record))
+    return (*((record.attack_label,) if departures and known else departures), *check_notes(record))
 
 
-def _failed(record: Record) -> tuple[str, ...]:
-    if record.mode != "static":
-        return ()
-    return tuple(f"check {one.name} failed: {one.sentence}" for one in failed(record.checks))
+def check_notes(record: Record) -> tuple[str, ...]:
+    """Return the failed checks: a static model's with what they mean, a defense's by name.
+
+    Of a defense every verdict on it says more, and ``dentbench show KEY`` all.
+    """
+    found = failed(record.checks)
+    if record.mode == "static":
+        return tuple(f"check {one.name} failed: {one.sentence}" for one in found)
+    return (f"failed checks: {', '.join(one.name for one in found)}",) if found else ()
 
 
 _exact = lru_cache(parse_eps)
@@ -227,7 +232,7 @@ def attacked_marks(
         *count_marks(record),
         *threat_departures(record, norm, eps),
         *attack_departures(record),
-        *_failed(record),
+        *check_notes(record),
     )
 
 

@@ -37,10 +37,15 @@ _ANSWERS: Final = frozenset(
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason to doubt a verdict, and what would decide."""
+    """A reason to doubt a verdict, and what would decide.
+
+    ``changes``: the options that do so, each with its values; none where it is a matter of the
+    model or the defense. An option without a value is one to leave out.
+    """
 
     reason: str
     remedy: str
+    changes: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.reason}; {self.remedy}"
@@ -103,6 +108,18 @@ _REMEDIES: Final = {
 }
 """What would decide where a check failed."""
 
+AGAIN: Final = "run it again"
+"""The remedy of what a record of an older version does not say."""
+
+_ALL: Final = (("--protocol", "all"),)
+_STANDARD: Final = (("--attack", "standard"), ("--iterations",), ("--targets",), ("--queries",))
+
+_CHANGES: Final = {
+    soundness.SEPARABLE: _ALL,
+    soundness.BLACK_BOX: (("--protocol-set", "queries=5000"),),
+}
+"""The options among the remedies of failed checks."""
+
 _ANEW: Final = "hand in a class or a function that makes it anew"
 """What lets a check be made that needs the thing as it was before any question."""
 
@@ -112,13 +129,14 @@ def _of_check(check: Check, *, static: bool = False) -> Doubt:
     if check.passed is None:
         return Doubt(f"{whose} {check.name} could not be made: {check.sentence}", _ANEW)
     remedy = _REMEDIES.get(check.name, "mend what it names and evaluate again")
-    return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy)
+    changes = () if static else _CHANGES.get(check.name, ())
+    return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy, changes)
 
 
 def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterator[Doubt]:
     """What failed, and what is indispensable and was not made: no protocol makes up for it."""
     if record.checks is None:
-        yield Doubt("no checks were made", "run it again")
+        yield Doubt("no checks were made", AGAIN)
         return
     yield from (_of_check(one) for one in unsettled(record.checks) if one.name in names)
 
@@ -137,7 +155,7 @@ def _planted(record: Record) -> Iterator[Doubt]:
 
 def _baseline(record: Record) -> Iterator[Doubt]:
     if record.static_checks is None:
-        yield Doubt("the record says nothing of the static model's checks", "run it again")
+        yield Doubt("the record says nothing of the static model's checks", AGAIN)
         return
     for check in unsettled(record.static_checks, static=True):
         yield _of_check(check, static=True)
@@ -151,15 +169,16 @@ def _missing(record: Record) -> Iterator[Doubt]:
     run = set(record.protocol_counts)
     if run <= {departures.published_protocol(record)}:
         text = f"only the {departures.published_protocol_text(record)} was run"
-        yield Doubt(text, "run --protocol all")
+        yield Doubt(text, "run --protocol all", _ALL)
         return
     skipped = json.loads(record.skipped or "{}")
     for name in (*NEEDED, *([] if record.separable else ["batch-mates"])):
         if name not in run:
             why = f"cannot be run ({skipped[name]})" if name in skipped else "was not run"
-            yield Doubt(f"{name} {why}", "run --protocol all in Linf or L2 on declared batches")
+            remedy = "run --protocol all in Linf or L2 on declared batches"
+            yield Doubt(f"{name} {why}", remedy, () if name in skipped else _ALL)
     if not run & {*ADAPTIVE}:
-        yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}")
+        yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}", _ALL)
 
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:
@@ -176,10 +195,10 @@ def _lacking(record: Record) -> dict[str, str]:
 
 def _weak_attack(record: Record) -> Iterator[Doubt]:
     if not _budgets(record):
-        yield Doubt("the record does not say what its attacks had to spend", "run it again")
+        yield Doubt("the record does not say what its attacks had to spend", AGAIN)
     elif departures.PUBLISHED in _lacking(record):
         what = " ".join(departures.attack_departures(record)) or record.attack_label
-        yield Doubt(f"the attack is {what}", "run --attack standard")
+        yield Doubt(f"the attack is {what}", "run --attack standard", _STANDARD)
 
 
 def _weak_protocols(record: Record) -> Iterator[Doubt]:
@@ -191,12 +210,13 @@ def _weak_protocols(record: Record) -> Iterator[Doubt]:
         return
     what = "; ".join(f"{name} ({text})" for name, text in lacking.items())
     remedy = f"run it without --protocol-set {', '.join(chosen)}" if chosen else "run it in full"
-    yield Doubt(f"less than the least budget was spent on {what}", remedy)
+    changes = (("--protocol-set",),) if chosen else _STANDARD
+    yield Doubt(f"less than the least budget was spent on {what}", remedy, changes)
 
 
 def _effort(record: Record) -> Iterator[Doubt]:
     if record.static_correct is None:
-        yield Doubt("the static model faced fewer attacks than the defense", "run it again")
+        yield Doubt("the static model faced fewer attacks than the defense", AGAIN)
 
 
 # --- images ---------------------------------------------------------------------------------------
@@ -208,15 +228,17 @@ def _idle(record: Record) -> Iterator[Doubt]:
         yield Doubt("nothing is attacked at eps 0", "run it with a larger --eps")
     if record.n < LEAST_IMAGES:
         text = f"{record.n} images are too few for the checks that count them"
-        yield Doubt(text, "run --examples 100 or more")
+        yield Doubt(text, "run --examples 100 or more", (("--examples", "100"),))
 
 
 def _coupled(record: Record) -> Iterator[Doubt]:
     """Images that share batches are no independent draws; how far from it must be estimated."""
     effect = coupling.paired_effect(record)
     if effect.value is None and not coupling.measured_independent(record):
-        remedy = "run it again"
+        remedy = AGAIN
+        changes: tuple[tuple[str, ...], ...] = ()
         if effect.batches < LEAST_BATCHES:
             images, size = LEAST_BATCHES * record.batch_size, max(record.n // LEAST_BATCHES, 1)
             remedy = f"run --examples {images} or more, or --batch-size {size} if that suits it"
-        yield Doubt(coupling.text(record), remedy)
+            changes = (("--examples", str(images)),)
+        yield Doubt(coupling.text(record), remedy, changes)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -32,7 +32,7 @@ from dentbench.attacks import evidence
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
 from dentbench.report import coupling, departures
-from dentbench.report.doubts import Doubt, baseline_doubts, gain_doubts, loss_doubts
+from dentbench.report.doubts import AGAIN, Doubt, baseline_doubts, gain_doubts, loss_doubts
 from dentbench.report.numbers import Paired, Share
 from dentbench.stats import p_text
 
@@ -52,7 +52,9 @@ class Verdict:
     ``protocol``: the one that leaves the fewest images right. ``gain_points``: worst case minus
     the static model's, in percentage points, between ``gain_low`` and ``gain_high`` with 95%
     confidence. ``p_value``: exact McNemar, two-sided. ``sentence``: all of this in one sentence.
-    ``doubts``: why what the counts say is not said yet, each with what would decide.
+    ``doubts``: why what the counts say is not said yet, each with what would decide; ``changes``:
+    the options, with their values, of a run that would settle them, and ``by_hand`` what no option
+    settles. Both are empty of a verdict that is final.
     """
 
     kind: Kind
@@ -63,6 +65,13 @@ class Verdict:
     gain_low: float
     gain_high: float
     doubts: tuple[str, ...] = ()
+    changes: tuple[tuple[str, ...], ...] = ()
+    by_hand: tuple[str, ...] = ()
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing is left to be run."""
+        return self.kind != "undecided"
 
     def meets(self, points: float) -> bool:
         """Return whether the defense holds with a gain of so many points beyond its interval."""
@@ -85,6 +94,10 @@ def verdict(static: Record, defended: Record) -> Verdict:
         natural = [Share(one.natural_correct, one.n) for one in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
         sentence += _rests_on(defended)
+    changes: tuple[tuple[str, ...], ...] = ()
+    if kind == "undecided":
+        few = () if found else (("--examples", str(_images_needed(paired))),)
+        changes = (*_merged(one.changes for one in found), *few)
     if kind == "undecided" or found:
         sentence += f"; {_would_decide(paired, found)}"
     return Verdict(
@@ -96,7 +109,25 @@ def verdict(static: Record, defended: Record) -> Verdict:
         gain_low=paired.interval.low,
         gain_high=paired.interval.high,
         doubts=tuple(map(str, found)),
+        changes=changes,
+        by_hand=() if kind != "undecided" else _by_hand(found),
     )
+
+
+def _by_hand(found: Sequence[Doubt]) -> tuple[str, ...]:
+    """Return the remedies that are no option; to run it again is the command itself."""
+    return tuple(one.remedy for one in found if not one.changes and one.remedy != AGAIN)
+
+
+def _merged(parts: Iterable[Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
+    """Yield each option once: of numbers of images the largest, of others the first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for words in (words for part in parts for words in part):
+        before = found.get(words[0])
+        larger = before and words[0] == "--examples" and int(words[1]) > int(before[1])
+        if before is None or larger:
+            found[words[0]] = words
+    yield from found.values()
 
 
 def kind_of(defended: Record) -> Kind | None:
@@ -164,12 +195,15 @@ def _finding(static: Record, defended: Record) -> str:
     elif published is None:
         text = f"{who} has {worst} under {name}"
     elif published.count == worst.count:
-        text = f"{who}'s {called} {published} is also its worst"
+        text = f"{who} has {published} under {called}, and under no other protocol fewer"
     else:
         text = f"{who}'s {called} {published} falls to {worst} under {name}"
     if worst.count != defended.robust_correct:
-        falls = "to" if " falls to " in text else "falls to"
-        text += f" and {falls} {Share(defended.robust_correct, n)} in the worst case per image"
+        whole = Share(defended.robust_correct, n)
+        if " falls to " in text:
+            text += f" and to {whole} in the worst case per image"
+        else:
+            text += f", but {whole} in the worst case per image, over all protocols"
     for departure in departures.attack_departures(defended):
         text += f" ({departure})"
     if defended.chance:
@@ -204,11 +238,17 @@ def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
             what = "the gain" if paired.points > 0 else "the loss"
         more = f" ({len(found) - 1} more to settle)" if len(found) > 1 else ""
         return f"{what} is in doubt: {found[0]}{more}"
+    needed = _images_needed(paired)
+    return f"about {needed:,} images would decide at this rate of change (--examples {needed})"
+
+
+def _images_needed(paired: Paired) -> int:
+    """Return about how many images would decide, at the rate of change found."""
     total = paired.total / paired.effect
     rate = ((paired.gained + paired.lost) / paired.effect + 2) / (total + 2)
     gain = paired.points / 100
     target = max(GAIN_POINTS / 100 - gain, abs(gain))
     needed = max(1.96**2 * rate / target**2 * paired.effect, paired.total + 1)
     digits = max(0, math.floor(math.log10(needed)) - 1)
-    rounded = math.ceil(needed / 10**digits) * 10**digits
-    return f"about {rounded:,} images would decide at this rate of change (--examples {rounded})"
+    unit: int = 10**digits
+    return math.ceil(needed / unit) * unit

@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from dentbench.cli import app, repeat
+from dentbench.cli import app
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation import process_pool
 from dentbench.identity.user_code import load
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import read
+from dentbench.report import commands
 from dentbench.study.study import Request
 from dentbench.study.table1 import check as check_table1
 from tests.helpers import Run
@@ -175,7 +176,7 @@ def test_a_record_is_repeated_whole_or_refused_before_it_runs(
     dentbench: Run, recorded: list[Record], tmp_path: Path
 ) -> None:
     static, dent = recorded
-    options = repeat.options(dent)
+    options = commands.options(dent)
     for words in (
         ["--model", "./weights.pt"],
         ["--arch", "own_nets_and_data:make"],
@@ -204,5 +205,5 @@ def test_a_record_of_a_titled_defense_is_found_again(recorded: list[Record]) -> 
     own = replace(
         recorded[1], mode="other", defense="mine:make", defense_title="ours", defense_settings="{}"
     )
-    options = repeat.options(own)
+    options = commands.options(own)
     assert options[options.index("--defense") + 1] == "ours=mine:make"

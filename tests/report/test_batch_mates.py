@@ -45,11 +45,12 @@ def test_every_composition_and_share_has_a_row(make_record: Make) -> None:
 
 def test_the_worst_of_every_batch_stands_beside_the_worst_of_every_image(make_record: Make) -> None:
     static = make_record(1, 99, {"published": 50}, n=100)
-    text = render(tables.summary(static, coupled(make_record)), "markdown")
+    two_batches = coupled(make_record, batch_size=50)
+    text = render(tables.summary(static, two_batches), "markdown")
     (per_batch,) = [line for line in text.splitlines() if "dent, worst per batch" in line]
     assert "56.0% (56/100)" in per_batch and "+6.0" in per_batch
     assert "as one attacker of the batch would choose" in text
-    listed = tables.protocols([static, coupled(make_record, decision_queries=500)])
+    listed = tables.protocols([static, coupled(make_record, batch_size=50)])
     assert "worst per batch" in [row[2].text for row in listed.rows]
     alone = coupled(make_record, batch_worst_correct=None)
     assert "per batch" not in render(tables.summary(static, alone), "markdown")

@@ -7,9 +7,11 @@ the template engine, which escapes all but what our own renderers made.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from dentbench.attacks.checks import failed
@@ -19,9 +21,11 @@ from dentbench.report.chart import COLORS, ROLES, Chart
 from dentbench.report.formats.escape import printable
 from dentbench.report.formats.html import to_html
 from dentbench.report.formats.svg import to_svg
+from dentbench.report.next_step import next_step
 from dentbench.report.pairing import Pair, pair_up
 from dentbench.report.table import Column, Table
 from dentbench.report.tables.cells import NOT_ROBUSTBENCH, WORST
+from dentbench.report.verdict import Kind, Verdict
 
 SECTIONS: Final = 60
 """How many evaluations have sections of their own at most: the last ones."""
@@ -35,6 +39,7 @@ class Section:
     heading: str
     subheading: str
     pair: Pair
+    next: str
     checks: tuple[str, ...]
     charts: tuple[Chart, ...]
     tables: tuple[Table, ...]
@@ -51,6 +56,8 @@ def to_page(records: Sequence[Record], tables: Sequence[Table], results: Path) -
         records=records,
         sections=sections,
         hidden=len(shown) - len(sections),
+        answer=answer([pair.verdict for pair in shown]),
+        signs=SIGNS,
         curves=[*charts.over_eps(pairs), *charts.over_steps(pairs)],
         tables=tables,
         provenance=provenance(records),
@@ -60,6 +67,23 @@ def to_page(records: Sequence[Record], tables: Sequence[Table], results: Path) -
         latest=max((record.time for record in records), default=""),
     )
     return text
+
+
+SIGNS: Final[Mapping[Kind, str]] = MappingProxyType(
+    {"holds": "\u2713", "weaker than static": "\u2717", "no gain": "=", "undecided": "?"}
+)
+"""A sign for every verdict, for those who do not tell its color."""
+
+
+def answer(verdicts: Sequence[Verdict]) -> str:
+    """Return the first line of the page: how many defenses hold, and what is said of the others."""
+    if not verdicts:
+        return ""
+    kinds = Counter(one.kind for one in verdicts)
+    held, total = kinds.pop("holds", 0), len(verdicts)
+    first = f"{held} of {total} hold{'s' if total == 1 else ''}"
+    rest = ", ".join(f"{kinds[kind]} {kind}" for kind in SIGNS if kinds.get(kind))
+    return f"{first}: {rest}." if rest else f"{first}."
 
 
 def _environment() -> Any:
@@ -86,6 +110,7 @@ def _section(pair: Pair, results: Path) -> Section:
         heading=charts.heading(defended),
         subheading=charts.subheading(defended),
         pair=pair,
+        next=next_step(pair.verdict, defended, results),
         checks=tuple(
             f"{whose} {check.name} failed: {check.sentence}."
             for whose, record in (("Check of the static model", pair.static), ("Check", defended))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import Final
@@ -23,6 +24,12 @@ WORST_BATCH: Final = (
     "Worst per batch: each batch at the points of the protocol that is worst for it as a whole, "
     "as one attacker of the batch would choose; the worst case per image lets every image have an "
     "attacker of its own, who gives it the mates that are worst for it."
+)
+NEWLY_BROKEN: Final = "newly broken"
+"""The column of the images that a protocol broke and none before it."""
+NEWLY: Final = (
+    "Newly broken: images that a protocol broke and none above it did; accuracies of protocols "
+    "that go on from points found before include what those broke."
 )
 ACCURACY: Final = "Accuracy in percent (images right/images) with 95% Wilson intervals"
 """How captions that say what the numbers are begin."""
@@ -52,6 +59,12 @@ def best(records: Sequence[Record]) -> Record | None:
         ((record.n, len(record.protocol.split()), place) for place, record in ranked), default=None
     )
     return None if rank is None else records[rank[2]]
+
+
+def newly_broken(record: Record) -> dict[str, int]:
+    """Return how many images each protocol broke first; of an older record nothing is known."""
+    found: dict[str, int] = json.loads(record.newly_broken or "{}")
+    return found if found.keys() >= record.protocol_counts.keys() else {}
 
 
 def natural_cell(record: Record | None, *, slot: bool = False) -> Cell:

@@ -13,7 +13,15 @@ from dentbench.report import coupling, departures
 from dentbench.report.numbers import Points, Share
 from dentbench.report.pairing import best_statics
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.tables.cells import ACCURACY, INTERVAL_COLUMN, INTERVALS, WORST
+from dentbench.report.tables.cells import (
+    ACCURACY,
+    INTERVAL_COLUMN,
+    INTERVALS,
+    NEWLY,
+    NEWLY_BROKEN,
+    WORST,
+    newly_broken,
+)
 
 COLUMNS = (
     Column("model"),
@@ -21,6 +29,7 @@ COLUMNS = (
     Column("protocol"),
     Column("right", "right"),
     INTERVAL_COLUMN,
+    Column(NEWLY_BROKEN, "right"),
     Column("minus static", "right"),
     Column("what is done"),
     Column("source"),
@@ -38,15 +47,19 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
     for record in records:
         if record.mode != "static":
             rows += _rows(record, statics.get(id(record)))
+    known = any(map(newly_broken, records))
+    at = next(place for place, column in enumerate(COLUMNS) if column.title == NEWLY_BROKEN)
+    kept = [place for place in range(len(COLUMNS)) if known or place != at]
     return Table.of(
         "Protocols",
-        COLUMNS,
-        rows,
+        [COLUMNS[place] for place in kept],
+        [[row[place] for place in kept] for row in rows],
         caption=f"{ACCURACY}, under each protocol.",
         notes=(
             WORST,
             f"{INTERVALS} A protocol after the first two starts from the points found before it, "
             "and its count includes what they broke.",
+            *([NEWLY] if known else []),
         ),
         stub=2,
     )
@@ -58,11 +71,13 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
     title = departures.defense_title(record) + (f", {settings}" if settings else "")
     model = f"{record.model}, {record.dataset}, {threat}"
     stub = [Cell(model, departures.attack_notes(record)), title]
-    base = None if static is None else Share(static.robust_correct, static.n)
+    base = Share(static.robust_correct, static.n) if static is not None else None
     rows: list[list[object]] = []
-    if base is not None:
+    if static is not None and base is not None:
         about = "the static model itself is attacked"
-        rows.append([*stub, "static model", base, base.interval, None, about, None])
+        right = Cell(base, departures.check_notes(static))
+        rows.append([*stub, "static model", right, base.interval, None, None, about, None])
+    newly = newly_broken(record)
     for name in record.protocol_counts:
         card, share = PROTOCOLS[name], coupling.share(record, name)
         minus = None if base is None else Points(share.percent - base.percent)
@@ -70,18 +85,20 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         if name in BLACK_BOX_PROTOCOLS and record.decision_queries:
             about += f" ({record.decision_queries:,} queries)"
         called = departures.named_protocol(record, name)
-        rows.append([*stub, called, share, share.interval, minus, about, card.source])
-    if record.batch_worst_correct is not None:
-        share = Share(record.batch_worst_correct, record.n)
-        minus = None if base is None else Points(share.percent - base.percent)
+        cells = [share, share.interval, newly.get(name), minus]
+        rows.append([*stub, called, *cells, about, card.source])
+    per_batch = coupling.worst_per_batch(record)
+    if per_batch is not None:
+        minus = None if base is None else Points(per_batch.percent - base.percent)
         about = "every batch at the points worst for it as a whole"
-        rows.append([*stub, "worst per batch", share, share.interval, minus, about, None])
+        cells = [per_batch, per_batch.interval, None, minus]
+        rows.append([*stub, "worst per batch", *cells, about, None])
     worst, paired = coupling.share(record, WORST_CASE), coupling.paired(record)
     about = "right without an attack and under all of these"
-    rows.append([*stub, "worst case", worst, worst.interval, paired, about, None])
+    rows.append([*stub, "worst case", worst, worst.interval, None, paired, about, None])
     for name, reason in json.loads(record.skipped or "{}").items():
         source = _about(name)[1]
-        rows.append([*stub, name, "skipped", None, None, f"skipped: {reason}", source])
+        rows.append([*stub, name, "skipped", None, None, None, f"skipped: {reason}", source])
     return rows
 
 

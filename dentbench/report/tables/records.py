@@ -16,10 +16,13 @@ from dentbench.report.tables.cells import (
     ACCURACY,
     INTERVAL_COLUMN,
     INTERVALS,
+    NEWLY,
+    NEWLY_BROKEN,
     NOT_ROBUSTBENCH,
     WORST,
     WORST_BATCH,
     interval_cell,
+    newly_broken,
 )
 from dentbench.report.tables.defenses import skipped_text
 from dentbench.report.tables.natural import natural
@@ -125,6 +128,7 @@ def summary(static: Record, defended: Record) -> Table:
     who = departures.defense_name(defended)
     named = {one: departures.named_protocol(defended, one) for one in defended.protocol_counts}
     faced = static.robust_correct if defended.static_correct is None else defended.static_correct
+    newly = newly_broken(defended)
     rows = [
         _accuracy("static, natural", clean),
         _accuracy("static, attacked", base, notes=departures.attack_notes(static)),
@@ -135,36 +139,45 @@ def summary(static: Record, defended: Record) -> Table:
         ),
         _accuracy(f"{who}, natural", coupling.share(defended, NATURAL), clean),
         *(
-            _accuracy(f"{who}, {called}", coupling.share(defended, name), base, notes)
+            _accuracy(
+                f"{who}, {called}", coupling.share(defended, name), base, notes, newly.get(name)
+            )
             for name, called in named.items()
         ),
     ]
-    if defended.batch_worst_correct is not None:
-        share = Share(defended.batch_worst_correct, n)
-        rows.append(_accuracy(f"{who}, worst per batch", share, base, notes))
+    per_batch = coupling.worst_per_batch(defended)
+    if per_batch is not None:
+        rows.append(_accuracy(f"{who}, worst per batch", per_batch, base, notes))
     worst = _accuracy(f"{who}, worst case", coupling.share(defended, WORST_CASE), base, notes)
     rows.append([*worst[:-1], coupling.paired(defended) or worst[-1]])
+    columns = [Column(""), Column("images right", "right"), INTERVAL_COLUMN]
+    columns += [Column(name, "right") for name in (NEWLY_BROKEN, "minus static")]
+    if not newly:
+        columns, rows = [*columns[:3], columns[4]], [[*row[:3], row[4]] for row in rows]
     return Table.of(
         f"{defended.model} on {defended.dataset}, {defended.norm} {defended.eps}, "
         f"{departures.defense_title(defended)}",
-        (
-            Column(""),
-            Column("images right", "right"),
-            INTERVAL_COLUMN,
-            Column("minus static", "right"),
-        ),
+        columns,
         rows,
         caption=_caption(static, defended),
-        notes=(WORST,) if defended.batch_worst_correct is None else (WORST, WORST_BATCH),
+        notes=(
+            WORST,
+            *([NEWLY] if newly else []),
+            *([] if per_batch is None else [WORST_BATCH]),
+        ),
     )
 
 
 def _accuracy(
-    title: str, share: Share, static: Share | None = None, notes: tuple[str, ...] = ()
+    title: str,
+    share: Share,
+    static: Share | None = None,
+    notes: tuple[str, ...] = (),
+    newly: int | None = None,
 ) -> list[object]:
-    """Return a row: an accuracy, its interval and, beside the static model's, the difference."""
+    """Return a row: an accuracy, its interval, what was newly broken and the static difference."""
     gain = None if static is None else Points(share.percent - static.percent)
-    return [title, Cell(share, notes), share.interval, gain]
+    return [title, Cell(share, notes), share.interval, newly, gain]
 
 
 def _caption(static: Record, defended: Record) -> str:

@@ -1,0 +1,21 @@
+"""What to do under a verdict that is not final: what no option settles, and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dentbench.records.outcome import Record
+from dentbench.report.commands import next_command
+from dentbench.report.verdict import Verdict
+
+
+def next_step(found: Verdict, defended: Record, results: str | Path = "results") -> str:
+    """Return the line "Next: ..." for a verdict on a record of a results folder; "" of a final one.
+
+    What is a matter of the model or the defense comes first, in words.
+    """
+    if found.final:
+        return ""
+    call = next_command(defended, results, found.changes)
+    first = "; ".join(dict.fromkeys(found.by_hand))
+    return f"Next: {first}; then {call}" if first else f"Next: {call}"
