@@ -37,7 +37,7 @@ def rectified(norm: nn.Module, x: Tensor, other: Tensor | None = None) -> Tensor
     a layer with hooks is called, such that they are.
     """
     at_once = getattr(norm.forward, "rectified", None)
-    if at_once is not None and not _has_hooks(norm):
+    if at_once is not None and not has_hooks(norm):
         y: Tensor = at_once(x, other)
         return y
     y = norm(x)
@@ -186,7 +186,7 @@ def _rectifies(node: fx.Node, layers: dict[str, nn.Module]) -> fx.Node | None:
     """Return what a node is the ReLU of."""
     if node.op == "call_module":
         layer = layers[str(node.target)]
-        is_relu = type(layer) is nn.ReLU and not _has_hooks(layer)
+        is_relu = type(layer) is nn.ReLU and not has_hooks(layer)
     elif node.op == "call_method":
         is_relu = node.target in ("relu", "relu_")
     else:
@@ -207,7 +207,8 @@ def _normalizes(node: object, layers: dict[str, nn.Module]) -> bool:
     )
 
 
-def _has_hooks(layer: nn.Module) -> bool:
+def has_hooks(layer: nn.Module) -> bool:
+    """Return whether a layer does more, when it is called, than its forward."""
     return any(
         (
             layer._forward_hooks,

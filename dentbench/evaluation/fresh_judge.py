@@ -1,7 +1,9 @@
 """Final points judged again by a defense that nobody has asked anything: its first answers count.
 
 Every stage has a process of its own with an instance of its own, made of what the defense was
-before this run asked it anything. It is shown the points as they are stored, in the declared
+before this run asked it anything. On a GPU, where a process takes seconds to start, the stages of a
+defense that is this package's, around a network of a known library, share one: no code there keeps
+anything beside the instance. It is shown the points as they are stored, in the declared
 batches, the last batch first. An image that is right only where the attack ran is not right: a
 defense that remembers, counts its calls or knows its attacker answers otherwise there.
 """
@@ -11,7 +13,7 @@ from __future__ import annotations
 import pickle
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +69,22 @@ class Request:
 def judge_anew(data: bytes) -> dict[str, list[Judged]]:
     """Carry out a :class:`Request` in this process, which is new."""
     request: Request = pickle.loads(data)
+    if request.device != "cpu":
+        return judge_one_by_one(request)
     network, given = pickle.loads(request.pristine)
-    return judged(request, network, given, isolated=request.device == "cpu")
+    return judged(request, network, given, isolated=True)
+
+
+def judge_one_by_one(request: Request) -> dict[str, list[Judged]]:
+    """Return the answers by stage, each stage's of an instance of its own, in this process.
+
+    A process that uses a GPU cannot be forked, and to start takes it seconds.
+    """
+    answers: dict[str, list[Judged]] = {}
+    for stage in reversed(request.stages):
+        network, given = pickle.loads(request.pristine)
+        answers |= judged(replace(request, stages=(stage,)), network, given, isolated=False)
+    return {stage: answers[stage] for stage in request.stages}
 
 
 def judged(

@@ -19,13 +19,16 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from dentbench.attacks import checks as names
 from dentbench.attacks.checks import Check
+from dentbench.compute.bn_relu_fusion import has_hooks
 from dentbench.errors import StoreError, WorkerError, first_line
 from dentbench.evaluation import cascade
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.fresh_judge import Request, judged
+from dentbench.identity.user_code import is_library
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE, Judged, is_random, judged_in, same_points
 from dentbench.records.outcome import NATURAL, BatchOutcome
@@ -241,8 +244,11 @@ def _made(
     reason, made = pristine.reason, pristine.copied
     if pristine.data is not None:
         try:
-            # A process that has used a GPU cannot be forked, so there every stage is a call.
-            parts = [request.stages] if worker.device.type == "cpu" else [(s,) for s in stages]
+            # A process that has used a GPU cannot be forked: there a stage of code that may
+            # remember something beside its instance is a call of its own.
+            on_gpu = worker.device.type != "cpu"
+            apart = on_gpu and not is_known_code(context.subject.network, spec)
+            parts = [(stage,) for stage in stages] if apart else [request.stages]
             found: dict[str, list[Judged]] = {}
             for part in parts:
                 found |= replace(request, stages=part).ask()
@@ -254,6 +260,22 @@ def _made(
     network, given = copy.deepcopy(made)
     with _random_numbers_kept():
         return Judgement(judged(request, network, given, isolated=False), reason)
+
+
+def is_known_code(network: nn.Module, spec: EvalSpec) -> bool:
+    """Return whether a network's code is of libraries that are known, and its defense built in.
+
+    Such code keeps nothing in its module or class, so that a new instance knows nothing of others.
+    """
+    if isinstance(spec.defense, DefenseSpec) and spec.defense.sha256:
+        return False
+    return all(
+        is_library(type(part).__module__)
+        and not isinstance(part, GraphModule | torch.jit.ScriptModule)
+        and "forward" not in vars(part)
+        and not has_hooks(part)
+        for part in network.modules()
+    )
 
 
 @contextmanager

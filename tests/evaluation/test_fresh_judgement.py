@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.fresh_judge import Request
+from dentbench.evaluation.fresh_judge import Request, judge_one_by_one
+from dentbench.evaluation.fresh_judgement import is_known_code
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.subject import Subject
 from dentbench.records.checkpoint import RunFolder, sha256_of
@@ -214,3 +215,39 @@ def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
     assert compared(found[0]) == compared(found[1])
     assert fresh(found[0]).passed is False
     assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
+
+
+class InstanceMemory(Memory):
+    """A memory of one instance, whose class is a user's."""
+
+
+def test_stages_that_share_a_process_have_an_instance_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU: the instance of one stage is never shown the points of another."""
+    asked: list[Request] = []
+    ask = Request.ask
+
+    def kept(request: Request) -> Any:
+        asked.append(request)
+        return ask(request)
+
+    monkeypatch.setattr(Request, "ask", kept)
+    evaluated(tmp_path, InstanceMemory, ("published", "transfer"), save_adversarial=True)
+    (request,) = asked
+    assert len(request.stages) == 3
+    together, apart = judge_one_by_one(request), ask(request)
+    assert [*together] == [*request.stages]
+    for stage in request.stages:
+        assert [one.right for one in together[stage]] == [one.right for one in apart[stage]]
+
+
+def test_only_code_that_keeps_nothing_shares_a_process() -> None:
+    spec = spec_of(IMAGES)
+    known = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    assert is_known_code(known, spec)
+    assert not is_known_code(nn.Sequential(known, Honest(known)), spec)
+    own = replace(spec, defense=DefenseSpec(name="planted", sha256="0", separable=True))
+    assert not is_known_code(known, own)
+    known[2].register_forward_hook(lambda *_: None)
+    assert not is_known_code(known, spec)
