@@ -129,7 +129,7 @@ class AdaptiveNorm:
         self.index = index
         self.calls = calls
         self.own: Callable[..., Tensor] | None = layer.__dict__.get("forward")
-        self.plain = self.own is None and type(layer).forward is self.original
+        self.plain = self.own is None and type(layer).forward is type(self).original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         prefix_cache.passed()
