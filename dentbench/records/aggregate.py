@@ -77,26 +77,28 @@ def _right_together(natural: BatchOutcome, outcome: BatchOutcome) -> int:
 
 def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return mappings of counts, nested as they may be, added up name by name."""
-    found: dict[str, Any] = {}
+    total: dict[str, Any] = {}
     for name in dict.fromkeys(name for part in parts for name in part):
         values = [part[name] for part in parts if name in part]
-        found[name] = summed(values) if isinstance(values[0], Mapping) else sum(values)
-    return found
+        total[name] = summed(values) if isinstance(values[0], Mapping) else sum(values)
+    return total
 
 
 def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
     """Return the details of batch-mates over all batches, the declared ones beside the others."""
     if "batch-mates" not in stages:
         return None
-    found = summed([outcome.details for outcome in stages["batch-mates"]])
-    if not found:  # at eps 0 there is nothing to try
+    details = summed([outcome.details for outcome in stages["batch-mates"]])
+    if not details:  # at eps 0 there is nothing to try
         return None
     pairs = zip(stages[NATURAL], stages["batch-mates"], strict=True)
     declared = {
         "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
         "attacked": sum(_right_together(*pair) for pair in pairs),
     }
-    return json.dumps({**found, "compositions": {"declared": declared, **found["compositions"]}})
+    return json.dumps(
+        {**details, "compositions": {"declared": declared, **details["compositions"]}}
+    )
 
 
 def summarize(
@@ -209,16 +211,16 @@ def _comparison(
 
 def _versions(outcomes: Sequence[BatchOutcome]) -> dict[str, int]:
     """Return the numbers of the code that outcomes were computed by, by name."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for outcome in outcomes:
-        found.update(outcome.versions)
-    return found
+        numbers.update(outcome.versions)
+    return numbers
 
 
 def _rechecked(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
     """Return how many images a lower precision judged otherwise, by stage; None in fp32."""
-    found = {name: [outcome.changed for outcome in stage] for name, stage in stages.items()}
-    known = {name: [one for one in changed if one is not None] for name, changed in found.items()}
+    changes = {name: [outcome.changed for outcome in stage] for name, stage in stages.items()}
+    known = {name: [one for one in changed if one is not None] for name, changed in changes.items()}
     counts = {name: sum(changed) for name, changed in known.items() if changed}
     return json.dumps(counts) if counts else None
 

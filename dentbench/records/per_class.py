@@ -98,15 +98,15 @@ def load(results: Path, key: str) -> Breakdown | None:
 
     Raises :class:`~dentbench.errors.StoreError` for a file that does not hold one.
     """
-    found = read_note(results, key, NOTE)
-    if found is None:
+    note = read_note(results, key, NOTE)
+    if note is None:
         return None
     try:
         return Breakdown(
-            images=tuple(found["images"]),
-            right=_counts(found["right"]),
-            broken={name: _counts(by) for name, by in found["broken"].items()},
-            first=_counts(found["first"]),
+            images=tuple(note["images"]),
+            right=_counts(note["right"]),
+            broken={name: _counts(by) for name, by in note["broken"].items()},
+            first=_counts(note["first"]),
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise StoreError(
@@ -115,5 +115,5 @@ def load(results: Path, key: str) -> Breakdown | None:
         ) from error
 
 
-def _counts(found: Mapping[str, Sequence[int]]) -> dict[str, Counts]:
-    return {name: tuple(map(int, counts)) for name, counts in found.items()}
+def _counts(note: Mapping[str, Sequence[int]]) -> dict[str, Counts]:
+    return {name: tuple(map(int, counts)) for name, counts in note.items()}

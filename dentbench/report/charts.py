@@ -44,17 +44,17 @@ def accuracies(pair: Pair) -> BarChart:
     """Return natural accuracy, static and defended, and robust accuracy beside published."""
     static, defended = pair.static, pair.defended
     counts, n = defended.protocol_counts, defended.n
-    told = _percentages(defended)
+    printed = _percentages(defended)
     who = departures.defense_name(defended)
     bars = [
-        Bar("static, natural", Share(static.natural_correct, n), "natural", told[0]),
-        Bar(f"{who}, natural", share(defended, NATURAL), "natural", told[1]),
-        Bar("static, attacked", Share(static.robust_correct, n), "static", told[2]),
+        Bar("static, natural", Share(static.natural_correct, n), "natural", printed[0]),
+        Bar(f"{who}, natural", share(defended, NATURAL), "natural", printed[1]),
+        Bar("static, attacked", Share(static.robust_correct, n), "static", printed[2]),
     ]
     own = departures.published_protocol(defended)
     if own in counts:
         published, called = share(defended, own), departures.published_text(defended)
-        bars.append(Bar(f"{who}, {called}", published, "published", told[3]))
+        bars.append(Bar(f"{who}, {called}", published, "published", printed[3]))
     bars.append(Bar(f"{who}, worst case", share(defended, WORST), "worst"))
     reference = Share(static.robust_correct, n)
     name = name_of("accuracy", defended)
@@ -108,7 +108,9 @@ def _steps_series(pairs: Sequence[Pair]) -> list[list[Pair]]:
 
 def _eps_chart(group: Sequence[Pair]) -> LineChart:
     record = group[-1].defended
-    ticks = tuple((float(eps_of(one.defended)), format_eps(eps_of(one.defended))) for one in group)
+    ticks = tuple(
+        (float(eps_of(pair.defended)), format_eps(eps_of(pair.defended))) for pair in group
+    )
     title = f"{record.model}, {departures.defense_title(record)}"
     return LineChart(
         name_of("eps", record),
@@ -116,13 +118,13 @@ def _eps_chart(group: Sequence[Pair]) -> LineChart:
         subheading(record),
         f"eps ({record.norm})",
         ticks,
-        _lines(group, lambda one: float(eps_of(one)), ("static", "published", "worst")),
+        _lines(group, lambda record: float(eps_of(record)), ("static", "published", "worst")),
     )
 
 
 def _steps_chart(group: Sequence[Pair]) -> LineChart:
     record = group[-1].defended
-    ticks = tuple((float(one.defended.steps or 0), str(one.defended.steps)) for one in group)
+    ticks = tuple((float(pair.defended.steps or 0), str(pair.defended.steps)) for pair in group)
     threat = departures.threat_text(record.norm, eps_of(record))
     title = f"{record.model}, {threat}, {departures.defense_name(record)} over steps"
     return LineChart(
@@ -132,7 +134,9 @@ def _steps_chart(group: Sequence[Pair]) -> LineChart:
         "adaptation steps",
         ticks,
         _lines(
-            group, lambda one: float(one.steps or 0), ("natural", "static", "published", "worst")
+            group,
+            lambda record: float(record.steps or 0),
+            ("natural", "static", "published", "worst"),
         ),
     )
 
@@ -149,7 +153,7 @@ def _lines(
     }
     lines = []
     for role in roles:
-        points = [(place(one.defended), _share(one, role)) for one in group]
+        points = [(place(pair.defended), _share(pair, role)) for pair in group]
         known = tuple((x, share) for x, share in points if share is not None)
         if known:
             lines.append(Line(labels[role], role, known))
@@ -158,11 +162,11 @@ def _lines(
 
 def _share(pair: Pair, role: Role) -> Share | None:
     defended, counts = pair.defended, pair.defended.protocol_counts
-    found: dict[Role, int | None] = {
+    counts_by_role: dict[Role, int | None] = {
         "natural": defended.natural_correct,
         "static": pair.static.robust_correct,
         "published": counts.get(departures.published_protocol(defended)),
         "worst": defended.robust_correct,
     }
-    count = found[role]
+    count = counts_by_role[role]
     return None if count is None else Share(count, defended.n)

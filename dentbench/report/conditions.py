@@ -96,15 +96,15 @@ def where(records: Sequence[Record], texts: Sequence[str]) -> list[Record]:
     """
     kept = list(records)
     groups: dict[str, list[Condition]] = {}
-    for one in map(Condition.parse, texts):
-        groups.setdefault(one.column, []).append(one)
+    for condition in map(Condition.parse, texts):
+        groups.setdefault(condition.column, []).append(condition)
     for name, conditions in groups.items():
         column = _column(name, kept)
-        equal = [one.holds(column) for one in conditions if one.comparison == "="]
+        equal = [condition.holds(column) for condition in conditions if condition.comparison == "="]
         holds = functools.reduce(operator.or_, equal) if equal else ~column.isna() | True
-        for one in conditions:
-            if one.comparison != "=":
-                holds &= one.holds(column)
+        for condition in conditions:
+            if condition.comparison != "=":
+                holds &= condition.holds(column)
         left = [record for record, chosen in zip(kept, holds, strict=True) if chosen]
         if not left:
             raise StoreError(_none_left(name, conditions, column))
@@ -114,15 +114,17 @@ def where(records: Sequence[Record], texts: Sequence[str]) -> list[Record]:
 
 def _column(name: str, records: Sequence[Record]) -> pd.Series[Any]:
     if name == VERDICT:
-        return pd.Series([kind_of(one) for one in records], dtype="string")
+        return pd.Series([kind_of(record) for record in records], dtype="string")
     column: pd.Series[Any] = by_record(records, [name])[name]
     return column.str.replace(APART, "", regex=True) if name == "model" else column
 
 
 def _none_left(name: str, conditions: Sequence[Condition], column: pd.Series[Any]) -> str:
-    signs = {one.comparison for one in conditions} - {"="}
-    wanted = sorted(f"{one.comparison if signs else ''}{one.value}" for one in conditions)
-    known = sorted({"nothing" if pd.isna(one) else str(one).lower() for one in column})
+    signs = {condition.comparison for condition in conditions} - {"="}
+    wanted = sorted(
+        f"{condition.comparison if signs else ''}{condition.value}" for condition in conditions
+    )
+    known = sorted({"nothing" if pd.isna(value) else str(value).lower() for value in column})
     more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
     there = ", ".join(known[:SHOWN]) + more
     return f"no result has {name} {' or '.join(wanted)}; there are: {there}"
