@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from dentbench.records.provenance import device_name, git_revision, versions
+from dentbench.records.results_csv import read
 from tests.benchmarks import adaptation, endtoend, null_verdicts, stopping
 
 PARTS = ("adaptation", "end-to-end", "workers", "commands", "null-verdicts", "stopping")
@@ -42,7 +43,7 @@ def measured(part: str, device: torch.device) -> Any:
         return null_verdicts.measure()
     if part == "stopping":
         return stopping.measure()
-    return endtoend.commands(endtoend.evaluated()[0])
+    return endtoend.commands(read(Path("tests/golden/results-0.1"))[-1])
 
 
 def main(parts: list[str]) -> None:

@@ -142,7 +142,7 @@ def workers(rounds: int = 5) -> dict[str, Any]:
     }
 
 
-def commands(record: Record, rows: int = 10_000, rounds: int = 5) -> dict[str, Any]:
+def commands(record: Record, rows: int = 10_000, rounds: int = 3) -> dict[str, Any]:
     """Time ``--help`` and a report over many rows, each in a process of its own.
 
     Medians of rounds in seconds: as long as they took, and of a core, which others leave alone.
