@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -156,6 +157,11 @@ def test_our_judgement_is_made_afresh_on_points_of_the_ball(norm: str, tmp_path:
                 assert outcome is not None and len(points) == len(rows)
                 assert ThreatModel.of(one.attack).contains(points, clean).all()
                 assert judge(defense, points, labels).tolist() == list(outcome.correct)
+                assert outcome.labels == tuple(labels.tolist()) and outcome.indexes == (*rows,)
+                moved = (points - clean).double().flatten(1)
+                for order, norms in ((math.inf, outcome.linf), (2, outcome.l2), (1, outcome.l1)):
+                    expected = moved.norm(order, dim=1).tolist()
+                    assert norms == pytest.approx(expected, rel=1e-12)
 
 
 def test_transfer_judges_the_static_points_survivors_included(tmp_path: Path) -> None:

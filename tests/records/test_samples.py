@@ -16,12 +16,14 @@ import torch
 
 import dentbench
 from dentbench.errors import StoreError
-from dentbench.evaluation.worker import _norms
+from dentbench.evaluation.worker import Subject, _norms, _places
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import BatchOutcome, Record
 from dentbench.records.results_csv import append, read
 from dentbench.records.samples import COLUMNS, read_samples, samples, write_samples
+from dentbench.spec.evaluation import DataSpec
+from dentbench.zoo.arrays import label_windows
 from tests.helpers import ROOT, record, spec_of
 
 OLD = ROOT / "tests" / "golden" / "results-0.1"
@@ -179,6 +181,25 @@ def test_norms_are_those_of_a_loop() -> None:
         assert found["linf"][place] == max(map(abs, image))
         assert found["l2"][place] == pytest.approx(math.hypot(*image), rel=1e-14)
         assert found["l1"][place] == pytest.approx(math.fsum(map(abs, image)), rel=1e-14)
+
+
+def test_images_in_another_order_keep_their_numbers() -> None:
+    labels = torch.tensor([3, 1, 2, 0, 1, 0])
+    network, images = torch.nn.Identity(), torch.rand(6, 1, 2, 2)
+    data = DataSpec(name="d", sha256="", first=20, count=6, order="label-windows:4")
+    given = Subject(network=network, images=images, labels=labels)
+    windows = label_windows(labels, 4)
+    sorted_subject = Subject(
+        network=network,
+        images=images[windows],
+        labels=labels[windows],
+        given=(given, replace(data, order="given")),
+    )
+    spec = replace(spec_of(count=6), data=data)
+    numbers = _places(sorted_subject, spec)
+    assert [int(labels[number - 20]) for number in numbers] == labels[windows].tolist()
+    assert sorted(numbers) == [*range(20, 26)] and numbers != sorted(numbers)
+    assert _places(given, replace(spec, data=replace(data, order="given"))) == [*range(20, 26)]
 
 
 @pytest.mark.parametrize(
