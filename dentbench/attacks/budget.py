@@ -83,6 +83,19 @@ def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:
     return tuple(a for a in ascents if a.rank is None or a.rank < targets)
 
 
+def maximal_ascents(spec: EvalSpec) -> tuple[Ascent, ...]:
+    """Return the ascents of the static model's margin that transfer makes, beside its points.
+
+    Their iterations are half of the attack's, whose own points they start from or stand beside.
+    """
+    own = spec.attack.iterations or ATTACKS[spec.attack.name].iterations or 100
+    steps = max(round(own / 2), 1)
+    shapes = ((None, "best"), (0, "random"), (1, "random"))
+    return tuple(
+        Ascent(loss="margin", iterations=steps, rank=rank, start=start) for rank, start in shapes
+    )
+
+
 # Share of the attack's iterations, then loss, rank of the target and start of every ascent.
 _WARM = {
     "surrogate": (

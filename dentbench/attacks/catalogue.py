@@ -158,8 +158,9 @@ PROTOCOLS.add(
     "transfer",
     ProtocolCard(
         function="dentbench.attacks.protocols.transfer:transfer",
-        version=3,
-        summary="the static model's adversarial points are judged on the defense",
+        version=4,
+        summary="the static model's adversarial points, the first and those of the largest margin, "
+        "are judged on the defense",
         source=_CARE,
         needs_static=True,
         own_attack=False,

@@ -13,10 +13,11 @@ from dentbench.attacks.budget import (
     fewer_steps,
     invading_iterations,
     larger_steps,
+    maximal_ascents,
     poisoning_iterations,
     queries_of,
 )
-from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.catalogue import COUNTERPARTS, OWN_NORMS, PROTOCOLS
 from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 
@@ -89,7 +90,7 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     # The static model judges the final points of a defense too.
     final = judged if spec.defense is None else judged + Passes(1, 0)
     if stage == "transfer":
-        return final
+        return final + _maximal_passes(spec, judged)
     if stage not in BUDGETED:
         return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
@@ -97,6 +98,19 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     known += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
     overhead = judged * (known + (not spec.separable)) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)
+
+
+def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
+    """Return what the static model's points of maximal margin cost, where transfer looks for them.
+
+    The logits that rank the targets, the ascents, and what the defense says of their ends.
+    """
+    if spec.attack.norm not in OWN_NORMS or spec.batches.batching != "declared":
+        return Passes(0, 0)
+    ascents = maximal_ascents(spec)
+    gradients = sum(ascent.iterations + 1 for ascent in ascents)
+    seen = 1 + len(ascents) + (not spec.separable)  # coupled: the worst of all together
+    return Passes(1, 0) + Passes(1, 1) * gradients + judged * seen
 
 
 def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:

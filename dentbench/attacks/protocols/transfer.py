@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
+from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.budget import Ascent, maximal_ascents
+from dentbench.attacks.catalogue import OWN_NORMS
+from dentbench.attacks.losses import make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext, judged_only
-from dentbench.attacks.protocols.search import Search
+from dentbench.attacks.protocols.search import Search, through
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import derive_seed
 
@@ -17,15 +22,62 @@ from dentbench.spec.evaluation import derive_seed
 def transfer(context: AttackContext) -> AttackResult:
     """Hand the defense the static model's adversarial points, survivors' best points included.
 
-    Where the defense declares a surrogate, its points under the same attack too; of the two, the
-    one that is worse for the defense counts. Source: Croce et al., ICML 2022 (arXiv 2202.13711).
+    Those are the first that broke the static model. On declared batches, in the norms of our own
+    attack, those of the largest margin are tried too: a point barely on the other side is soon
+    brought back by a defense that moves a little. Where the defense declares a surrogate, its
+    points under the same attack count as well. Of all, those that are worst for the defense are
+    handed in. Source: Croce et al., ICML 2022 (arXiv 2202.13711); the largest margin is ours.
     """
     points = context.static_points
     assert points is not None
+    starts = (points, *_maximal(context, points))
     if context.surrogate is not None:
-        starts = (points, _points_of(context.surrogate, context))
-        return Search(replace(context, starts=starts), "transfer").result()
-    return judged_only(points, context)
+        starts = (*starts, _points_of(context.surrogate, context))
+    if len(starts) == 1:
+        return judged_only(points, context)
+    return Search(replace(context, starts=starts), "transfer").result()
+
+
+def _maximal(context: AttackContext, points: Tensor) -> tuple[Tensor, ...]:
+    """Return points (B, C, H, W) where the static model's margin is as large as ascents make it."""
+    spec, rows = context.spec, context.natural.nonzero().flatten()
+    if spec.attack.norm not in OWN_NORMS or spec.batches.batching != "declared" or not len(rows):
+        return ()
+    assert context.network is not None
+    with torch.no_grad():
+        logits = context.network(points[rows])
+    found = []
+    for number, ascent in enumerate(maximal_ascents(spec)):
+        if ascent.rank is None or ascent.rank < context.classes - 1:
+            best = _ascended(context, points, rows, logits, ascent, number)
+            found.append(points.index_put((rows,), best))
+    return tuple(found)
+
+
+def _ascended(
+    context: AttackContext,
+    points: Tensor,
+    rows: Tensor,
+    logits: Tensor,
+    ascent: Ascent,
+    number: int,
+) -> Tensor:
+    """Return where an ascent of the static model's margin ends, for the images of ``rows``."""
+    spec, threat, labels = context.spec, ThreatModel.of(context.spec.attack), context.labels[rows]
+    start = points
+    if ascent.start == "random":
+        seed = derive_seed(spec.seed, "transfer", context.unit, number)
+        start = random_start(context.images, threat, torch.Generator().manual_seed(seed))
+    targets = None if ascent.rank is None else ranked_targets(logits, labels, ascent.rank)
+    assert context.network is not None
+    return apgd(
+        through(context.network),
+        make_loss(ascent.loss, labels, targets),
+        start[rows],
+        context.images[rows],
+        threat,
+        ascent.iterations,
+    )
 
 
 def _points_of(surrogate: Classifier, context: AttackContext) -> Tensor:

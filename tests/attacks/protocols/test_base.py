@@ -107,10 +107,10 @@ def test_published_is_seeded_by_run_seed_attack_batch_and_chunk() -> None:
     assert not torch.equal(got.points, published(replace(given, spec=other)).points)
 
 
-def test_transfer_hands_on_the_static_models_points() -> None:
+def test_transfer_hands_on_the_static_models_points_where_it_has_no_others() -> None:
     network = small_network()
     points = tiny_images(6, seed=9)
-    given = context(network, COUPLED, static_points=points)
+    given = context(network, COUPLED, static_points=points, batching="autoattack")
     given = replace(given, natural=torch.tensor([True, False, True, True, True, False]))
     result = transfer(given)
     assert torch.equal(result.points, points)
