@@ -10,7 +10,7 @@ from typing import Any
 from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED, is_given
 from dentbench.errors import SpecError
 from dentbench.identity.fingerprint import fingerprint
-from dentbench.identity.user_code import load, sha256_of
+from dentbench.identity.user_code import load_callable, sha256_of
 from dentbench.spec.defense import DefenseSpec
 
 
@@ -69,19 +69,8 @@ def load_factory(spec: DefenseSpec) -> Callable[..., Any]:
 
 
 def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
-    try:
-        found, files = load(text)
-    except Exception as error:  # whatever a module of one's own raises when it is imported
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SpecError(
-            f"defense {text!r} cannot be made: it cannot be imported ({reason[0]})"
-        ) from error
-    if not callable(found):
-        raise SpecError(
-            f"defense {text!r} is not callable but of type {type(found).__name__}; name what "
-            "returns the defense when it is called with the network"
-        )
-    return found, files
+    wanted = "what returns the defense when it is called with the network"
+    return load_callable("defense", text, wanted)
 
 
 def _published_protocol(defense: object, name: str) -> str:

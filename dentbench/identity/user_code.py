@@ -9,14 +9,14 @@ import importlib
 import importlib.util
 import sys
 import sysconfig
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from dentbench.errors import contained
+from dentbench.errors import SpecError, contained
 
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
 """Imported before any code of a user, so no file of a user can have these names."""
@@ -83,6 +83,26 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
         for part in attribute.split("."):
             found = getattr(found, part)
     return found, files_of(module)
+
+
+def load_callable(kind: str, text: str, wanted: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
+    """Return the callable that ``module:name`` stands for, and the source files of its module.
+
+    ``kind``: what it is to be, such as "defense"; ``wanted``: what to name instead, in words.
+    Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    """
+    try:
+        found, files = load(text)
+    except Exception as error:  # whatever a user's module raises when it is imported
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SpecError(
+            f"{kind} {text!r} cannot be made: it cannot be imported ({reason[0]})"
+        ) from error
+    if not callable(found):
+        raise SpecError(
+            f"{kind} {text!r} is not callable but of type {type(found).__name__}; name {wanted}"
+        )
+    return found, files
 
 
 def files_of(module: ModuleType) -> tuple[Path, ...]:

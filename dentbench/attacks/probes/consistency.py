@@ -6,7 +6,7 @@ of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and the pertur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +48,7 @@ def ask_twice(what: Probe) -> tuple[Classifier, tuple[Answers, ...]]:
 
 def repeatable(answers: Sequence[Answers]) -> Check:
     """Compare two answers to the same batch."""
-    change, kind = _largest([(one.noise, one.kind) for one in answers])
+    change, kind = _largest(answers, lambda one: one.noise)
     sentence = (
         "the same batch gets the same answer twice, natural and perturbed"
         if change <= SAME
@@ -62,15 +62,18 @@ def repeatable(answers: Sequence[Answers]) -> Check:
 def separable(what: Probe, defense: Classifier, answers: Sequence[Answers]) -> Check:
     """Compare answers in the declared batch with those alone and in half a batch, reversed."""
     half = torch.arange(len(what.images), device=what.images.device)[::2].flip(0)
-    found = []
+
+    def alone(one: Answers) -> float:
+        answered = torch.cat([defense(image[None]) for image in one.points[:ALONE]])
+        return relative_change(answered, one.first[:ALONE])
+
+    def halved(one: Answers) -> float:
+        return relative_change(defense(one.points[half]), one.first[half])
+
     try:
-        for one in answers:
-            alone = torch.cat([defense(image[None]) for image in one.points[:ALONE]])
-            found.append((relative_change(alone, one.first[:ALONE]), one.kind))
-            found.append((relative_change(defense(one.points[half]), one.first[half]), one.kind))
+        change, kind = _largest(answers, alone, halved)
     except (RuntimeError, ValueError) as error:
         return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
-    change, kind = _largest(found)
     if max(one.noise for one in answers) > SAME:
         text = "random answers hide whether they depend on batch mates"
         return Check(checks.SEPARABLE, None, change, text)
@@ -91,7 +94,7 @@ def modes(what: Probe, answers: Sequence[Answers]) -> Check:
     if not what.copies and max(one.noise for one in answers) > SAME:
         text = "random answers hide whether they depend on gradients being wanted"
         return Check(checks.MODES, None, None, text)
-    change, kind = _largest([(_mode_change(what, one.points), one.kind) for one in answers])
+    change, kind = _largest(answers, lambda one: _mode_change(what, one.points))
     sentence = (
         "answers are the same with and without gradients"
         if change <= SAME
@@ -150,5 +153,8 @@ def in_range(images: Tensor) -> Check:
     return Check(checks.IN_RANGE, inside, max(-low, high - 1, 0.0), text)
 
 
-def _largest(found: Sequence[tuple[float, str]]) -> tuple[float, str]:
-    return max(found, key=lambda one: one[0])
+def _largest(answers: Sequence[Answers], *changes: Callable[[Answers], float]) -> tuple[float, str]:
+    """Return the largest of some changes of answers, and of which kind of images it is."""
+    return max(
+        ((change(one), one.kind) for one in answers for change in changes), key=lambda two: two[0]
+    )

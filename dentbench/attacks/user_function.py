@@ -1,0 +1,67 @@
+"""A function of a user, ``module:callable``, that returns points: had, called and believed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dentbench.errors import DentBenchError, ModelError, SpecError, contained
+from dentbench.identity.user_code import load_callable, sha256_of
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """A user's attack or protocol.
+
+    ``kind``: which of the two; ``text``: "module:callable"; ``sha256``: 12 digits of the hash of
+    its source.
+    """
+
+    kind: str
+    text: str
+    function: Callable[..., Any]
+    sha256: str
+
+    @classmethod
+    def imported(cls, kind: str, text: str, wanted: str) -> UserFunction:
+        """Import what a text or a name stands for; ``wanted``: what it must be, in words.
+
+        Raises :class:`~dentbench.errors.SpecError` for one that cannot be had, and for a name
+        whose source is another by now.
+        """
+        text, _, sha256 = text.partition("@")
+        function, files = load_callable(kind, text, wanted)
+        found = cls(kind, text, function, sha256_of(files)[:12])
+        if sha256 not in ("", found.sha256):
+            raise SpecError(f"the source of {kind} {text} was changed; run the command again")
+        return found
+
+    @property
+    def name(self) -> str:
+        """What it is known by: the text with the hash of its source."""
+        return f"{self.text}@{self.sha256}"
+
+    def __call__(self, *handed: Any) -> Any:
+        """Return what it returns; what it raises becomes one sentence."""
+        try:
+            with contained():
+                return self.function(*handed)
+        except (DentBenchError, torch.OutOfMemoryError, MemoryError):
+            raise
+        except Exception as error:  # whatever a user's function raises
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"{self.kind} {self.text} fails: {reason}") from error
+
+    def checked(self, points: Any, images: Tensor) -> Tensor:
+        """Return what it returned if it is points of the shape of ``images`` (B, C, H, W)."""
+        shape = tuple(images.shape)
+        if not isinstance(points, Tensor) or tuple(points.shape) != shape:
+            got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+            raise ModelError(f"{self.kind} {self.text} returned {got}, not points of shape {shape}")
+        if not points.is_floating_point() or not bool(torch.isfinite(points).all()):
+            raise ModelError(f"{self.kind} {self.text} returned points that are not finite numbers")
+        return points.detach().to(images)
