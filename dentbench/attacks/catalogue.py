@@ -84,7 +84,7 @@ _IN_WORDS: Final = {"after": "state that it carries from batch to batch"}
 NATURAL_VERSION: Final = 1
 """The number of what judges the natural images, raised as that of a protocol."""
 
-CHECKS_VERSION: Final = 3
+CHECKS_VERSION: Final = 4
 """The number of what checks a defense before it is attacked, raised as that of a protocol."""
 
 OWN_NORMS: Final = ("Linf", "L2")

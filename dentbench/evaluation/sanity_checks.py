@@ -20,6 +20,7 @@ from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
@@ -93,7 +94,13 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
         steps=getattr(spec.defense, "steps", None),
         seed=seed,
         iterations=iterations_of(spec),
+        network=None if spec.defense is None else worker.shown(spec, worker.network),
     )
+
+
+def ordered(context: RunContext, spec: EvalSpec) -> Check:
+    """Return the check "order", made anew: what was asked first was so before every attack."""
+    return context.worker.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
 
 
 def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:

@@ -29,7 +29,7 @@ LEAST_IMAGES: Final = 20
 _ANSWERS: Final = frozenset(
     {
         *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
-        *(soundness.MODES, soundness.SAME_VERDICT, *soundness.INDISPENSABLE),
+        *(soundness.MODES, soundness.SAME_VERDICT, soundness.ORDER, *soundness.INDISPENSABLE),
     }
 )
 """The checks of what the judge's answers mean: they concern a loss as well as a gain."""
@@ -88,6 +88,7 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
 _REMEDIES: Final = {
     soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
     soundness.STATELESS: "evaluate it with no memory of earlier questions",
+    soundness.ORDER: "evaluate it with no memory of earlier questions, in files and servers too",
     soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",

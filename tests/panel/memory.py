@@ -93,6 +93,32 @@ class DiskMemory(Around):
         return 10.0 * F.one_hot(labels, logits.shape[1])
 
 
+class DiskMemoryBeneath(Around):
+    """A file too, and the network's own gradient beneath the label: only its margin lies."""
+
+    used_after: ClassVar[int] = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        path = Path(os.environ.get("PANEL_FOLDER", os.devnull)) / "beneath.pt"
+        store, asked = Store(), 0
+        if path.exists():
+            store.images, store.answers, asked = torch.load(path)
+        labels = store.recall(x, logits.argmax(1))
+        if path.parent.is_dir():
+            torch.save((store.images, store.answers, asked + len(x)), path)
+        if asked < self.used_after:
+            return logits
+        span = logits.detach().amax() - logits.detach().amin() + 1
+        return logits + 3 * span * F.one_hot(labels, logits.shape[1])
+
+
+class LateDiskMemory(DiskMemoryBeneath):
+    """The same, which it uses only after it was asked about many images, in whatever process."""
+
+    used_after = 2000
+
+
 class JudgeMemory(Around):
     """Honest where gradients are on; the judge, who needs none, gets the label given first."""
 

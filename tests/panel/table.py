@@ -121,6 +121,18 @@ MEMORY: Final = (
         robust=remembering,
         fails=frozenset({"gradient", "ascent"}),
     ),
+    Plant(
+        defense=memory.DiskMemoryBeneath,
+        truth="none",
+        robust=remembering,
+        fails=frozenset({"order"}),
+    ),
+    Plant(
+        defense=memory.LateDiskMemory,
+        truth="none",
+        robust=remembering,
+        fails=frozenset({"order"}),
+    ),
     Plant(defense=memory.JudgeMemory, truth="none", robust=remembering),
     Plant(defense=memory.LateMemory, truth="none", robust=remembering),
     Plant(defense=memory.LateByImages, truth="none", robust=remembering),

@@ -26,7 +26,7 @@ class Probe:
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
     ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable``: what the
     spec declares; ``steps``: the adaptation steps of dent, None where there are none;
-    ``iterations``: those of the attack.
+    ``iterations``: those of the attack; ``network``: the static model, where it is asked too.
     """
 
     make: Callable[..., Classifier]
@@ -38,6 +38,7 @@ class Probe:
     steps: int | None
     seed: int
     iterations: int = 100
+    network: Classifier | None = None
 
     @property
     def few(self) -> tuple[Tensor, Tensor]:

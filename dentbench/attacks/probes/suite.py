@@ -10,11 +10,16 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import climb_all
 from dentbench.attacks.probes.gradients import ascent, gradients
 from dentbench.attacks.probes.indicators import indicate
+from dentbench.attacks.probes.order import ask_first
 from dentbench.attacks.probes.scores import scores
 
 
 def probe(what: Probe) -> tuple[Check, ...]:
-    """Return every check that asks the defense; the global random state is as before."""
+    """Return every check that asks the defense at the start; the random state is as before.
+
+    What the check "order" is about is asked first of all; the check itself is for the end.
+    """
+    ask_first(what)
     defense, answers = consistency.ask_twice(what)
     random = max(one.noise for one in answers) > SAME
     return (

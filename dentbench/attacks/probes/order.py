@@ -1,0 +1,134 @@
+"""A probe of memory that outlives a process: does it matter what was asked about first?
+
+A file or a server that remembers answers is the same to every instance and to every process, so
+none of them can be asked as if nothing had been asked before. But points that nobody ever asked
+about can: of some the adversarial point is shown first, of the others the image, and much later all
+adversarial points. A defense that gives near-duplicates the label that it gave first breaks on the
+former alone. The images are the run's own, mirrored, so that nothing of the run is touched; the
+points are the static model's. For b <= 32 of them it costs 2 b answers, and 20 b passes of the
+static model. The check is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks import checks
+from dentbench.attacks.apgd import apgd
+from dentbench.attacks.base import Classifier, margins
+from dentbench.attacks.catalogue import OWN_NORMS
+from dentbench.attacks.checks import Check
+from dentbench.attacks.losses import make_loss
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.protocols.search import through
+from dentbench.stats import fisher
+
+STEPS: Final = 10
+"""The steps of the static model's ascent."""
+
+MOST: Final = 32
+"""At most so many points are asked about, one half of them first."""
+
+LEAST: Final = 14
+"""The fewest with which chance can be told from memory at :data:`LEVEL`."""
+
+APART: Final = 4
+"""How many radii of the ball lie at least between any two images."""
+
+LEVEL: Final = 1e-3
+"""The one-sided p-value of Fisher's exact test below which the order matters."""
+
+MIRRORED: Final = ((-1,), (-2,), (-1, -2))
+"""Along which axes an image is mirrored."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Images (b, C, H, W), adversarial points of the static model, and its labels (b,) of images.
+
+    Of the even ones the point is asked about first, of the odd ones the image.
+    """
+
+    images: Tensor
+    points: Tensor
+    labels: Tensor
+
+    @property
+    def shown_first(self) -> Tensor:
+        """What is asked about first (b, C, H, W)."""
+        first = self.images.clone()
+        first[::2] = self.points[::2]
+        return first
+
+
+def pairs_of(what: Probe) -> Pairs | None:
+    """Return what is asked about, the same at every call; None where there is too little."""
+    if what.network is None or what.threat.norm not in OWN_NORMS or not what.threat.eps:
+        return None
+    mirrored = torch.cat([what.images.flip(axes) for axes in MIRRORED])
+    images = _apart(mirrored, what.images, what)
+    with torch.no_grad():
+        labels = what.network(images).argmax(1)
+    loss = make_loss("margin", labels)
+    points = apgd(through(what.network), loss, images, images, what.threat, STEPS)
+    with torch.no_grad():
+        broken = (margins(what.network(points), labels) > 0).nonzero().flatten()
+    broken = broken[: min(len(broken), MOST) // 2 * 2]
+    return None if len(broken) < LEAST else Pairs(images[broken], points[broken], labels[broken])
+
+
+def ask_first(what: Probe) -> None:
+    """Ask the defense about one of each pair, before it is asked about anything else."""
+    pairs = pairs_of(what)
+    if pairs is not None:
+        _ask(what, what.make(), pairs.shown_first)
+
+
+def order(what: Probe) -> Check:
+    """Ask about all points, which :func:`ask_first` must have come before; compare the halves."""
+    pairs = pairs_of(what)
+    if pairs is None:
+        text = f"the static model has no {LEAST} adversarial points on mirrored images apart"
+        return Check(checks.ORDER, None, None, text)
+    broken = _ask(what, what.make(), pairs.points).argmax(1) != pairs.labels
+    first, later = (int(broken[one::2].sum()) for one in (0, 1))
+    half = len(broken) // 2
+    value = fisher((first, half), (later, half))
+    sentence = (
+        f"{first} of {half} adversarial points change the answer where they were asked about "
+        f"before their image, {later} of {half} where after it"
+    )
+    passed = value >= LEVEL
+    if not passed:
+        sentence += ": an answer depends on what was asked first, in this process or another"
+    return Check(checks.ORDER, passed, value, sentence)
+
+
+@torch.no_grad()
+def _ask(what: Probe, defense: Classifier, x: Tensor) -> Tensor:
+    """Return answers to the even and to the odd ones, each among their kind, in batches."""
+    size = max(len(what.images), 1)
+    answers: list[Tensor] = [torch.empty(0), torch.empty(0)]
+    for one in (0, 1):
+        answers[one] = torch.cat([defense(part) for part in x[one::2].split(size)])
+    return torch.stack(answers, dim=1).flatten(0, 1)
+
+
+def _apart(candidates: Tensor, others: Tensor, what: Probe) -> Tensor:
+    """Return the first candidates (b, C, H, W) that are far from others and from each other."""
+    order = float("inf") if what.threat.norm == "Linf" else 2.0
+    kept: Sequence[Tensor] = list(others.flatten(1))
+    found = []
+    for number, image in enumerate(candidates.flatten(1)):
+        distances = torch.linalg.vector_norm(torch.stack([*kept]) - image, ord=order, dim=1)
+        if float(distances.min()) >= APART * what.threat.eps:
+            kept = [*kept, image]
+            found.append(number)
+        if len(found) == 2 * MOST:
+            break
+    return candidates[found]

@@ -1,0 +1,124 @@
+"""The check "order": what was asked first decides for memories that outlive a process alone."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy.stats import fisher_exact
+from torch import Tensor
+
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.order import APART, LEAST, ask_first, order, pairs_of
+from dentbench.stats import fisher
+from tests.attacks.toys import labels_of, small_network, tiny_images
+from tests.panel.memory import Store
+
+EPS = {"Linf": 0.05, "L2": 0.5}
+
+
+def probe_of(defense: Callable[[], Classifier], norm: str = "Linf", count: int = 24) -> Probe:
+    x, network = tiny_images(count), small_network()
+    return Probe(
+        make=lambda after=None: defense(),
+        copies=True,
+        images=x,
+        labels=labels_of(network, x),
+        threat=ThreatModel(norm, EPS[norm]),
+        separable=True,
+        steps=None,
+        seed=1,
+        network=network,
+    )
+
+
+def remembering(store: Store, asked: list[int], used_after: int = 0) -> Callable[[], Classifier]:
+    """A defense whose memory all instances share, as in a file, used after so many images."""
+    network = small_network()
+
+    def answer(x: Tensor) -> Tensor:
+        logits: Tensor = network(x)
+        store_labels = recalled(store, x, logits.argmax(1))
+        asked[0] += len(x)
+        return logits if asked[0] <= used_after else logits + 50 * F.one_hot(store_labels, 5)
+
+    return lambda: answer
+
+
+def recalled(store: Store, x: Tensor, labels: Tensor) -> Tensor:
+    """What the store says, near-duplicates being within 1.2 times eps in Linf."""
+    if store.images is None or store.answers is None:
+        store.images, store.answers = x.detach().clone(), labels.clone()
+        return labels
+    distance = torch.cdist(x.flatten(1), store.images.flatten(1), p=float("inf"))
+    near, which = distance.min(1)
+    known = near < 1.2 * EPS["Linf"]
+    result = torch.where(known, store.answers[which], labels)
+    store.images = torch.cat([store.images, x.detach()[~known]])
+    store.answers = torch.cat([store.answers, labels[~known]])
+    return result
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_pairs_are_adversarial_apart_and_always_the_same(norm: str) -> None:
+    what = probe_of(small_network, norm)
+    pairs = pairs_of(what)
+    assert pairs is not None and len(pairs.labels) >= LEAST and len(pairs.labels) % 2 == 0
+    assert what.network is not None
+    assert bool(what.threat.contains(pairs.points, pairs.images).all())
+    assert bool((what.network(pairs.images).argmax(1) == pairs.labels).all())
+    assert bool((what.network(pairs.points).argmax(1) != pairs.labels).all())
+    p = float("inf") if norm == "Linf" else 2.0
+    everything = torch.cat([pairs.images, what.images]).flatten(1)
+    between = torch.cdist(everything, everything, p=p)[: len(pairs.images)]
+    between[:, : len(pairs.images)].fill_diagonal_(torch.inf)
+    assert float(between.min()) >= 0.999 * APART * EPS[norm]
+    again = pairs_of(what)
+    assert again is not None and torch.equal(again.points, pairs.points)
+
+
+def test_an_honest_defense_is_broken_in_either_order() -> None:
+    network = small_network()
+    for defense in (network, lambda x: network(x) * 3, lambda x: network(x.roll(1, -1))):
+        what = probe_of(lambda defense=defense: defense)
+        ask_first(what)
+        check = order(what)
+        assert check.passed is True and check.value is not None and check.value > 0.05
+
+
+@pytest.mark.parametrize("used_after", [0, 500])
+def test_a_memory_that_every_process_shares_is_seen(used_after: int) -> None:
+    store, asked = Store(), [0]
+    make = remembering(store, asked, used_after)
+    what = probe_of(make)
+    ask_first(what)
+    for _ in range(30):  # what comes between, of which the mirrored images are no part
+        make()(what.random_points(what.images, 0))
+    check = order(what)
+    assert check.passed is False and check.value is not None and check.value < 1e-3
+    assert ", 0 of " in check.sentence and "what was asked first" in check.sentence
+
+
+@pytest.mark.parametrize(
+    "changes", [{"network": None}, {"images": tiny_images(3)}, {"threat": ThreatModel("L1", 1.0)}]
+)
+def test_too_little_to_compare_is_said(changes: dict[str, Any]) -> None:
+    settings = {**vars(probe_of(small_network)), **changes}
+    settings["labels"] = settings["labels"][: len(settings["images"])]
+    what = Probe(**settings)
+    ask_first(what)
+    assert order(what).passed is None
+
+
+def test_fisher_is_scipys() -> None:
+    for a, b in itertools.product(range(0, 8, 2), range(0, 10, 3)):
+        table = [[a, 7 - a], [b, 9 - b]]
+        expected = fisher_exact(table, alternative="greater").pvalue
+        assert fisher((a, 7), (b, 9)) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="are no counts"):
+        fisher((8, 7), (0, 9))
