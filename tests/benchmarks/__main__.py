@@ -12,9 +12,12 @@ import torch
 
 from dentbench.records.provenance import device_name, git_revision, versions
 from dentbench.records.results_csv import read
-from tests.benchmarks import adaptation, endtoend, null_verdicts, stopping
+from tests.benchmarks import adaptation, endtoend, identity, null_verdicts, stopping
 
-PARTS = ("adaptation", "end-to-end", "workers", "commands", "null-verdicts", "stopping")
+PARTS = (
+    *("adaptation", "end-to-end", "workers", "commands", "null-verdicts", "null-verdicts-full"),
+    *("identity", "stopping"),
+)
 
 
 def processor() -> str:
@@ -41,6 +44,10 @@ def measured(part: str, device: torch.device) -> Any:
         return endtoend.workers()
     if part == "null-verdicts":
         return null_verdicts.measure()
+    if part == "null-verdicts-full":
+        return null_verdicts.real_in_full()
+    if part == "identity":
+        return identity.measure()
     if part == "stopping":
         return stopping.measure()
     return endtoend.commands(read(Path("tests/golden/results-0.1"))[-1])
