@@ -98,9 +98,19 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     )
 
 
-def ordered(context: RunContext, spec: EvalSpec) -> Check:
-    """Return the check "order", made anew: what was asked first was so before every attack."""
-    return context.worker.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
+def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Check:
+    """Return the check "order", made anew where it was not made after all of ``protocols``.
+
+    What it is about was asked first of all, see :func:`probed`.
+    """
+    folder, name = context.folder(spec), f"{soundness.ORDER}-{CHECKS_VERSION}"
+    known: dict[str, str] = folder.load_note(name) or {}
+    after = " ".join(protocols)
+    if known.get("after") != after:
+        made = context.worker.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
+        known = {"after": after, "check": soundness.to_json([made])}
+        folder.save_note(name, known)
+    return soundness.from_json(known["check"])[soundness.ORDER]
 
 
 def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:

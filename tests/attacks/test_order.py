@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,12 +14,17 @@ import torch.nn.functional as F
 from scipy.stats import fisher_exact
 from torch import Tensor
 
+import dentbench
 from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.checks import Check, from_json
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.order import APART, LEAST, ask_first, order, pairs_of
+from dentbench.evaluation import sanity_checks
+from dentbench.spec.evaluation import AttackSpec
 from dentbench.stats import fisher
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.panel.memory import Store
+from tests.reference import tiny_network
 
 EPS = {"Linf": 0.05, "L2": 0.5}
 
@@ -122,3 +129,32 @@ def test_fisher_is_scipys() -> None:
         assert fisher((a, 7), (b, 9)) == pytest.approx(expected)
     with pytest.raises(ValueError, match="are no counts"):
         fisher((8, 7), (0, 9))
+
+
+def test_a_run_makes_it_after_its_protocols_and_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def counted(what: Probe) -> Check:
+        made.append(what)
+        return Check("order", False, 1e-9, "what was asked first decides")
+
+    monkeypatch.setattr(sanity_checks, "order", counted)
+    network, x = tiny_network().eval(), torch.rand(4, 3, 8, 8)
+
+    def run(*protocols: str) -> int:
+        found = dentbench.evaluate(
+            network,
+            x,
+            network(x).argmax(1),
+            defense="norm",
+            attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 20), iterations=1),
+            protocols=protocols,
+            results=tmp_path,
+            progress=None,
+        )
+        assert from_json(found.defended.checks)["order"].passed is False
+        return len(made)
+
+    assert (run("published"), run("published"), run("published", "transfer")) == (1, 1, 2)
