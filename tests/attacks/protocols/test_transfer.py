@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,7 +96,7 @@ def test_points_of_the_largest_margin_do_what_the_first_ones_do_not(norm: str) -
     assert alone > most + 2
 
 
-def test_an_evaluation_asks_the_defense_for_it() -> None:
+def test_an_evaluation_asks_the_defense_for_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     static = Away()
     x = 0.3 + 0.4 * tiny_images(COUNT)
@@ -108,6 +109,7 @@ def test_an_evaluation_asks_the_defense_for_it() -> None:
             defense=kind,
             attack=AttackSpec(name="quick", eps=EPS, iterations=10),
             protocols=["transfer"],
+            results=tmp_path,
         )
         found[kind] = record.protocol_counts["transfer"]
     assert found[Declaring] < found[Rounded] - 4
