@@ -107,7 +107,7 @@ def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
     known: dict[str, str] = folder.load_note(name) or {}
     after = " ".join(protocols)
     if known.get("after") != after:
-        made = context.worker.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
+        made = context.worker.micro_batcher.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
         known = {"after": after, "check": soundness.to_json([made])}
         folder.save_note(name, known)
     return soundness.from_json(known["check"])[soundness.ORDER]
