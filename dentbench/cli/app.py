@@ -18,6 +18,7 @@ from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
 from dentbench.cli.judge import judge
 from dentbench.cli.report import report
+from dentbench.cli.show import list_records, show
 from dentbench.errors import NOT_GAINED, DentBenchError, SpecError
 
 TRACEBACK: Final = "--traceback"
@@ -38,6 +39,8 @@ app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
 app.command("judge")(judge)
 app.command("report")(report)
+app.command("show")(show)
+app.command("list")(list_records)
 app.command("doctor")(doctor)
 
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config
+from dentbench.cli import config, keys
 from dentbench.cli.names import names_of, one_of
 from dentbench.evaluation.progress_display import Display
 
@@ -29,8 +29,9 @@ FromRecord = Annotated[
     typer.Option(
         "--from-record",
         metavar="KEY",
-        help="Repeat the run of a record, by the beginning of its key in results.csv, or "
-        "FOLDER/KEY for another results folder; other options win.",
+        autocompletion=keys.complete,
+        help="Repeat the run of a record, by the beginning of its key (dentbench list), latest, "
+        "or FOLDER/KEY for another results folder; other options win.",
     ),
 ]
 Model = Annotated[

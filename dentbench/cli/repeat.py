@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dentbench.errors import SpecError, StoreError
+from dentbench.cli import keys
+from dentbench.errors import SpecError
 
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
@@ -27,7 +28,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     from dentbench.report.commands import options
 
-    found, folder = _named(key, Path(_value_of("--results", arguments) or "results"))
+    found, folder = keys.named(key, Path(_value_of("--results", arguments) or "results"))
     own = list(arguments)
     for number, argument in enumerate(own):  # the whole key of its folder, to be checked then
         if argument.partition("=")[0] == OPTION:
@@ -40,17 +41,11 @@ def expanded(arguments: Sequence[str]) -> list[str]:
     return [own[0], *record, *own[1:]]
 
 
-def _named(text: str, results: Path) -> tuple[Record, Path]:
-    """Return the record that KEY or FOLDER/KEY names, and its folder."""
-    folder = Path(text).parent if "/" in text else results
-    return find(folder.expanduser(), Path(text).name), folder
-
-
 def checked(text: str | None, results: Path) -> Callable[[Sequence[EvalSpec]], None] | None:
     """Return what refuses specs that are not of the record named; None where none is."""
     if text is None:
         return None
-    return functools.partial(check, recorded=_named(text, results)[0])
+    return functools.partial(check, recorded=keys.named(text, results)[0])
 
 
 def _value_of(option: str, arguments: Sequence[str]) -> str | None:
@@ -59,21 +54,6 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
         if name == option:
             return value if equals else next(iter(arguments[number + 1 : number + 2]), None)
     return None
-
-
-def find(folder: Path, key: str) -> Record:
-    """Return the last record whose key begins with ``key``, in a results folder."""
-    from dentbench.records.results_csv import read
-
-    records = read(folder)
-    found = [record for record in records if key and record.key.startswith(key)]
-    if not found:
-        newest = ", ".join(dict.fromkeys(record.key for record in records[:-4:-1]))
-        told = f"the newest are {newest} (column key of results.csv)" if newest else "it has none"
-        raise StoreError(f"no record in {folder} has the key {key!r}; {told}")
-    if len({record.key for record in found}) > 1:
-        raise StoreError(f"several records in {folder} have keys that begin with {key!r}")
-    return found[-1]
 
 
 def check(specs: Sequence[EvalSpec], recorded: Record) -> None:

@@ -1,0 +1,61 @@
+"""Keys of records on the command line: any beginning of one, "latest", and their completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from dentbench.errors import DentBenchError, StoreError
+
+if TYPE_CHECKING:
+    from dentbench.records.outcome import Record
+
+LATEST: Final = "latest"
+"""What names the record that was written last."""
+
+
+def find(folder: Path, key: str) -> Record:
+    """Return the record of a results folder that a key, its beginning or "latest" names.
+
+    Rows of one key are one record, with all that any of them found. Raises
+    :class:`~dentbench.errors.StoreError` for a key that none or several have.
+    """
+    from dentbench.records.results_csv import read
+    from dentbench.records.union import united
+
+    rows = read(folder)
+    if key == LATEST and rows:
+        key = rows[-1].key
+    records = united([row for row in rows if key and row.key.startswith(key.lower())])
+    if not records:
+        newest = ", ".join(dict.fromkeys(row.key for row in rows[:-4:-1]))
+        told = f"the newest are {newest}; dentbench list names all" if newest else "it has none"
+        raise StoreError(f"no record in {folder} has the key {key!r}; {told}")
+    if len(records) > 1:
+        keys = ", ".join(record.key for record in records)
+        raise StoreError(
+            f"several records in {folder} have keys that begin with {key!r}: {keys}; give more of "
+            "the key"
+        )
+    return records[0]
+
+
+def named(text: str, results: Path) -> tuple[Record, Path]:
+    """Return the record that KEY, FOLDER/KEY or "latest" names, and its folder."""
+    folder = Path(text).parent if "/" in text else results
+    return find(folder.expanduser(), Path(text).name), folder
+
+
+def complete(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
+    """Return the keys of the results folder that begin so, newest first, with what they are."""
+    from dentbench.records.results_csv import read
+    from dentbench.report.charts import heading
+
+    folder = Path(ctx.params.get("results") or "results")
+    try:
+        rows = read(folder)
+    except DentBenchError:
+        return []
+    found = {row.key: row for row in reversed(rows) if row.key.startswith(incomplete.lower())}
+    newest = [(LATEST, "the record written last")] if LATEST.startswith(incomplete) and rows else []
+    return [*newest, *((key, heading(row)) for key, row in found.items())]

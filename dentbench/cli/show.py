@@ -1,0 +1,185 @@
+"""``dentbench show`` and ``dentbench list``: everything about one record, and a line of each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from dentbench.cli import keys
+from dentbench.cli import options as opt
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dentbench.records.outcome import Record
+
+_RESULTS = typer.Option("--results", metavar="DIR", help="Results folder.")
+
+
+def show(
+    key: Annotated[
+        str,
+        typer.Argument(
+            metavar="KEY|latest",
+            help="A record by its key, the beginning of it, FOLDER/KEY, or latest.",
+            autocompletion=keys.complete,
+            hidden=True,  # it is described above the options, without Python's type
+        ),
+    ],
+    results: Annotated[Path, _RESULTS] = Path("results"),
+    as_json: opt.AsJson = False,
+) -> None:
+    """Show everything about one record: verdict, what to do next, checks, protocols, command.
+
+    KEY is a record's key or the beginning of it, as summaries and dentbench list show it;
+    FOLDER/KEY is one of another results folder; latest is the one written last.
+
+    Examples:
+
+    dentbench show latest
+
+    dentbench show 1a2b3c4d --json
+    """
+    record, folder = keys.named(key, results)
+    if as_json:
+        typer.echo(json.dumps(_as_json(record, _static_of(record, folder), folder), indent=1))
+        return
+    from rich.console import Console
+
+    _print(record, _static_of(record, folder), folder, Console())
+
+
+def list_records(
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[WORD]...", help="Only records that have it.", hidden=True),
+    ] = None,
+    results: Annotated[Path, _RESULTS] = Path("results"),
+    as_json: opt.AsJson = False,
+) -> None:
+    """List the records of a results folder, the newest last: key, what was run, what was found.
+
+    A WORD keeps the records that have it in their key, model, data set, attack or defense, or as
+    their verdict.
+
+    Examples:
+
+    dentbench list
+
+    dentbench list digits holds
+    """
+    from dentbench.errors import StoreError
+    from dentbench.records.results_csv import read
+    from dentbench.records.union import united
+
+    records = [one for one in united(read(results)) if _has(one, words or ())]
+    if not records:
+        what = f"has {' and '.join(words)}" if words else "is there"
+        raise StoreError(f"no record in {results} {what}; dentbench evaluate writes some")
+    if as_json:
+        typer.echo(json.dumps([_as_json(one, None, results) for one in records], indent=1))
+        return
+    from rich.console import Console
+
+    from dentbench.report.formats.terminal import print_table
+    from dentbench.report.tables.listing import listing
+
+    print_table(listing(records), Console())
+
+
+def _has(record: Record, words: Sequence[str]) -> bool:
+    from dentbench.report.tables.listing import title_of
+    from dentbench.report.verdict import kind_of
+
+    texts = (record.key, record.model, record.dataset, record.attack_label, title_of(record))
+    told = " ".join((*texts, record.mode, kind_of(record) or "")).lower()
+    return all(word.lower() in told for word in words)
+
+
+def _static_of(record: Record, folder: Path) -> Record | None:
+    """Return the static record that a defended one was compared with, if it is there."""
+    from dentbench.records.results_csv import read
+    from dentbench.records.union import united
+    from dentbench.report.pairing import pair_up
+
+    if record.mode == "static" or not record.protocol:
+        return None
+    pairs = pair_up([*united(read(folder)), record])
+    return next((one.static for one in reversed(pairs) if one.defended.key == record.key), None)
+
+
+def _as_json(record: Record, static: Record | None, folder: Path) -> dict[str, Any]:
+    """Return a record with its columns as plain values, its verdict and its command."""
+    from dataclasses import asdict
+
+    from dentbench.report.commands import command
+    from dentbench.report.next_step import next_step
+    from dentbench.report.verdict import kind_of, verdict
+
+    columns = {
+        name: json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+        for name, value in asdict(record).items()
+    }
+    found: dict[str, Any] = {"record": columns, "command": command(record, folder)}
+    if record.mode != "static" and record.protocol:
+        found["verdict"] = {"kind": kind_of(record)}
+    if static is not None:
+        said = verdict(static, record)
+        found["static_key"] = static.key
+        found |= {"verdict": asdict(said), "next": next_step(said, record, folder)}
+    return found
+
+
+def _print(record: Record, static: Record | None, folder: Path, console: Console) -> None:
+    from rich.text import Text
+
+    from dentbench.report.commands import command
+    from dentbench.report.formats.escape import printable
+    from dentbench.report.formats.terminal import print_table
+    from dentbench.report.tables import listing
+    from dentbench.report.tables import records as tables
+
+    console.print(Text(f"Record {record.key}, {record.time}", style="bold"))
+    if static is not None:
+        print_table(tables.summary(static, record), console)
+        _verdict(static, record, folder, console)
+    elif record.protocol:
+        print_table(tables.all_records([record]), console)
+    else:
+        print_table(tables.natural([record]), console)
+    if record.checks:
+        console.print()
+        print_table(listing.checks(record), console)
+    if static is not None:
+        console.print()
+        print_table(tables.protocols([static, record]), console)
+    console.print()
+    for name, text in listing.facts(record):
+        console.print(Text.assemble((f"{name:<22} ", "dim"), printable(text)))
+    console.print(Text("\nThe command that repeats it:", style="bold"))
+    console.print(Text(command(record, folder)), soft_wrap=True)
+
+
+def _verdict(static: Record, record: Record, folder: Path, console: Console) -> None:
+    from rich.text import Text
+
+    from dentbench.attacks.checks import failed
+    from dentbench.report.next_step import next_step
+    from dentbench.report.verdict import verdict
+
+    found = verdict(static, record)
+    console.print(Text(f"\n{found.sentence}", style="bold"))
+    for doubt in found.doubts:
+        console.print(Text(f"Doubt: {doubt}.", style="yellow"))
+    for check in failed(static.checks):
+        console.print(
+            Text(
+                f"Check of the static model {check.name} failed: {check.sentence}.", style="yellow"
+            )
+        )
+    if step := next_step(found, record, folder):
+        console.print(Text(step, style="cyan"), soft_wrap=True)

@@ -1,0 +1,78 @@
+"""Records in a line each, and everything about one: its checks, and how it came to be."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Final
+
+from dentbench.attacks.checks import from_json
+from dentbench.records.outcome import WORST, Record, column_names, eps_of
+from dentbench.report import coupling, departures
+from dentbench.report.commands import short_key
+from dentbench.report.table import Column, Table
+from dentbench.report.verdict import kind_of
+
+SAID: Final = frozenset(
+    {
+        *(
+            "schema",
+            "by_protocol",
+            "newly_broken",
+            "checks",
+            "static_checks",
+            "skipped",
+            "versions",
+        ),
+        *("batch_mates", "diagnostics", "by_batch", "budgets", "passes", "stage_versions"),
+    }
+)
+"""Columns that other tables of :func:`~dentbench.cli.show.show` tell, or that are for programs."""
+
+
+NOTHING: Final = frozenset({"", "None", "{}"})
+"""How a column is written that holds nothing."""
+
+
+def title_of(record: Record) -> str:
+    """Return what a record is of: the static model, or its defense."""
+    static = record.mode == "static"
+    return "static model" if static else departures.defense_title(record)
+
+
+def listing(records: Sequence[Record]) -> Table:
+    """Return one row per record, the newest last: its key, what was run, and what was found."""
+    rows: list[list[object]] = []
+    for record in records:
+        attacked = bool(record.protocol)
+        threat = departures.threat_text(record.norm, eps_of(record)) if attacked else "no attack"
+        right = coupling.share(record, WORST if attacked else "natural")
+        found = [right, "" if record.mode == "static" or not attacked else kind_of(record)]
+        rows.append([short_key(record), record.model, threat, title_of(record), *found])
+    columns = (
+        *(Column("key"), Column("model"), Column("threat model"), Column("defense")),
+        *(Column("right", "right"), Column("verdict")),
+    )
+    caption = "Right: in the worst case of all protocols that were run; without an attack, natural."
+    return Table.of("Records", columns, rows, caption=caption)
+
+
+def checks(record: Record) -> Table:
+    """Return every check of a record: whether it passed, and what it says."""
+    rows = [
+        [one.name, {True: "passed", False: "FAILED", None: "not made"}[one.passed], one.sentence]
+        for one in from_json(record.checks).values()
+    ]
+    return Table.of("Checks", (Column("check"), Column("result"), Column("what was found")), rows)
+
+
+def facts(record: Record) -> list[tuple[str, str]]:
+    """Return every column of a record that holds something and that no table tells, and its value.
+
+    Programs' versions come last.
+    """
+    values = vars(record)
+    told = [(name, str(values[name])) for name in column_names() if name not in SAID]
+    versions = json.loads(record.versions or "{}")
+    libraries = ", ".join(f"{name} {value}" for name, value in versions.items())
+    return [(name, text) for name, text in (*told, ("versions", libraries)) if text not in NOTHING]

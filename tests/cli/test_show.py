@@ -1,0 +1,99 @@
+"""``show`` and ``list``: one record whole, all in a line each, by short keys."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dentbench.attacks.checks import Check, to_json
+from dentbench.cli import keys
+from dentbench.errors import StoreError
+from dentbench.records import results_csv
+from dentbench.report.commands import command
+from tests.helpers import Run
+from tests.report.fixed_records import DENT, make
+from tests.report.test_verdict import SOUND
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Path:
+    """A results folder with a static and a defended record, as the working folder's own."""
+    folder = tmp_path / "results"
+    odd = [Check("planted", False, 0.5, "half of the planted points are missed")]
+    own = {**DENT, **SOUND, "gained": 40, "lost": 2, "n": 512, "count": 512, "separable": True}
+    static = make(1, 500, {"published": 340}, n=512, count=512, order="given")
+    own |= {"checks": to_json(odd), "order": "given"}
+    dent = make(2, 500, {"published": 420, "transfer": 378}, **own)
+    for one, key in ((static, "aa11223344556677"), (dent, "ab99887766554433")):
+        results_csv.append(folder, replace(one, key=key))
+    return folder
+
+
+def test_show_says_everything(dentbench: Run, kept: Path) -> None:
+    code, out, _ = dentbench("show", "ab")
+    told = " ".join(out.split())
+    assert code == 0
+    for words in (
+        "Record ab99887766554433",
+        "Undecided: dent's published 82.0% (420/512) falls to 73.8% (378/512) under transfer",
+        "Doubt: the check planted failed: half of the planted points are missed",
+        "Next: ",
+        "planted FAILED",
+        "2202.13711",
+        "model_sha256",
+        "The command that repeats it: dentbench evaluate --model Carmon2019Unlabeled",
+    ):
+        assert words in told, words
+
+
+@pytest.mark.parametrize("key", ["latest", "ab9", "AB9", "results/ab", "ab99887766554433"])
+def test_any_beginning_of_a_key_will_do(dentbench: Run, kept: Path, key: str) -> None:
+    code, out, _ = dentbench("show", key, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["record"]["key"] == "ab99887766554433"
+    assert found["record"]["by_protocol"] == {"published": 420, "transfer": 378}
+    assert found["static_key"] == "aa11223344556677" and found["verdict"]["kind"] == "undecided"
+    assert shlex.split(found["command"])[:2] == ["dentbench", "evaluate"]
+
+
+@pytest.mark.parametrize(
+    ("key", "words"),
+    [("a", "several records .* begin with 'a'"), ("ff", "no record .* the newest are ab9988")],
+)
+def test_a_key_that_names_none_or_several(kept: Path, key: str, words: str) -> None:
+    with pytest.raises(StoreError, match=words):
+        keys.find(kept, key)
+
+
+def test_list_is_a_line_each_and_filters(dentbench: Run, kept: Path) -> None:
+    code, out, _ = dentbench("list")
+    assert code == 0 and "aa112233" in out and "ab998877" in out and "undecided" in out
+    assert max(map(len, out.splitlines())) <= 80
+    assert "aa112233" not in dentbench("list", "undecided")[1]
+    assert len(json.loads(dentbench("list", "--json")[1])) == 2
+    code, _, err = dentbench("list", "nothing-like-it")
+    assert code == 2 and "no record in results has nothing-like-it" in err
+
+
+def test_keys_are_completed_newest_first(kept: Path) -> None:
+    class Context:
+        params = {"results": kept}
+
+    found = [key for key, _ in keys.complete(Context(), "")]
+    assert found == ["latest", "ab99887766554433", "aa11223344556677"]
+    assert [key for key, _ in keys.complete(Context(), "aa")] == ["aa11223344556677"]
+
+
+def test_the_command_of_a_static_record() -> None:
+    static = make(1, 500, {"published": 340}, n=512, count=512)
+    assert "--mode static" in command(static) and "--protocol" not in command(static)
+
+
+def test_a_key_filters_by_its_beginning(kept: Path) -> None:
+    from dentbench.report.conditions import where
+
+    assert [one.key for one in where(results_csv.read(kept), ["key=ab9"])] == ["ab99887766554433"]
