@@ -39,7 +39,7 @@ FOLDERS: Final = MappingProxyType(
         "attacks": {"spec", "identity"},
         "zoo": {"spec", "identity"},
         "records": {"spec"},
-        "defenses": {"spec", "adapt", "attacks", "identity"},
+        "defenses": {"spec", "adapt", "attacks", "identity", "zoo"},
         "report": {"spec", "attacks", "zoo", "records", "defenses"},
         "evaluation": {
             *("spec", "compute", "identity", "adapt", "attacks", "zoo", "records", "defenses"),

@@ -207,9 +207,9 @@ Defenses = Annotated[
         metavar="NAME|MODULE:CALLABLE",
         autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
         help="dent (default), none, norm, medbn, tent, tent-online, eata, sar, anti-adversary, "
-        "hedge, et3, tte, ttc, ig-defense, smoothing, jpeg, bit-depth, or module:callable "
-        "that makes one from the network; settings after commas, as in tent,steps=10; a short "
-        "title before it, as in ours=my_defense:make; repeatable.",
+        "hedge, et3, tte, ttc, ig-defense, diffpure, smoothing, jpeg, bit-depth, or "
+        "module:callable that makes one from the network; settings after commas, as in "
+        "tent,steps=10; a short title before it, as in ours=my_defense:make; repeatable.",
     ),
 ]
 Threats = Annotated[

@@ -1,7 +1,8 @@
-"""Make the embedded models: ``python -m dentbench.zoo.train digits-data | digits | cifar10``.
+"""Make the embedded models: ``python -m dentbench.zoo.train COMMAND``.
 
 ``digits-data`` embeds the digits data set, ``digits`` trains a robust and a nominal network on it,
-and ``cifar10`` trains a ResNet-20 on the JPEG copy of CIFAR-10. Each model becomes a safetensors
+and ``cifar10`` trains a ResNet-20 on the JPEG copy of CIFAR-10; ``denoisers`` trains those that
+purify digits and, with ``--data``, 32x32 images. Each model becomes a safetensors
 file and a JSON card whose figures are measured here, as counts, on the weights that are written.
 """
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 
 from dentbench.errors import DataError
 from dentbench.zoo.datafiles import read_parquet
+from dentbench.zoo.denoisers import DENOISERS, fit_denoiser
 from dentbench.zoo.networks import NETWORKS
 from dentbench.zoo.training import Recipe, Split, fit, nominal
 
@@ -267,6 +269,20 @@ def _made_on(data: Split) -> dict[str, Any]:
     return {"threads": torch.get_num_threads()}
 
 
+def train_denoiser(data: Path | None, out: Path) -> Path:
+    """Train the denoiser of the digits, or of a CIFAR-10 file, and write it in half precision."""
+    split = read_digits("train") if data is None else calibrated(read_cifar10(data))[0]
+    recipe = DENOISERS[tuple(split.pixels.shape[1:])]
+    network, losses = fit_denoiser(recipe, split, lambda line: print(line, flush=True))
+    path = out / f"{recipe.name}.safetensors"
+    state = {name: value.half() for name, value in network.state_dict().items()}
+    last = sum(losses[-100:]) / len(losses[-100:])
+    facts = {"recipe": json.dumps(asdict(recipe)), "loss": f"{last:.4f}"}
+    save_file(state, path, {**facts, "torch": torch.__version__.partition("+")[0]})
+    print(path)
+    return path
+
+
 def describe(recipe: Recipe, source: TrainingData, test: Split, weights: Path) -> Path:
     """Measure weights that :func:`trained` wrote and write their card beside them; return it."""
     model = NETWORKS[recipe.network]()
@@ -300,6 +316,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     shared.add_argument("--epochs", type=int, help="instead of the recipe's")
     commands.add_parser("digits-data", parents=[shared])
     commands.add_parser("digits", parents=[shared])
+    denoisers = commands.add_parser("denoisers", parents=[shared])
+    denoisers.add_argument(
+        "--data", type=Path, help="CIFAR-10 training parquet file, in place of the digits"
+    )
     cifar10 = commands.add_parser("cifar10", parents=[shared])
     trained_on = cifar10.add_mutually_exclusive_group(required=True)
     trained_on.add_argument("--data", type=Path, help="training parquet file")
@@ -330,6 +350,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for recipe in (robust, nominal(robust)):
             weights, _ = trained(recipe, read_digits("train"), options.out)
             describe(recipe, DIGITS, read_digits("test"), weights)
+    elif options.command == "denoisers":
+        train_denoiser(options.data, options.out)
     else:
         recipe = replace(CIFAR10_ROBUST, **changes)
         recipe = nominal(recipe) if options.nominal else recipe
