@@ -1,0 +1,157 @@
+"""The board: every defense by its own published protocol, in the worst case, and the verdict."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dentbench.defenses.catalogue import DEFENSES
+from dentbench.records.outcome import NATURAL, PUBLISHED, WORST, Record, eps_of
+from dentbench.report import coupling, departures
+from dentbench.report.numbers import Points, Share
+from dentbench.report.pairing import Pair
+from dentbench.report.table import Cell, Column, Table
+from dentbench.report.verdict import LEVEL
+
+COLUMNS: Final = (
+    Column("model"),
+    Column("defense"),
+    Column("natural", "right"),
+    Column("own protocol"),
+    Column("accuracy", "right", "published"),
+    Column("minus static", "right", "published"),
+    Column("protocol", "left", "worst"),
+    Column("accuracy", "right", "worst"),
+    Column("minus static", "right", "worst"),
+    Column("verdict"),
+    Column("cost", "right"),
+    Column("claim"),
+)
+
+NOTES: Final = (
+    "Own protocol: that of the defense's paper, at its budget here; minus static: the difference "
+    "to the static model under its own attack, as a paper would report it.",
+    "Worst: right without an attack and under every protocol that was run; minus static: images "
+    "gained and lost against the static model's worst case of equal effort, paired, with 95% "
+    "intervals.",
+    "Verdict: as of one evaluation, but a difference counts if it is significant among all of the "
+    "model's (Holm 1979), and is undecided else.",
+    "Cost: passes through the network, forward and backward, for an image's answer; the static "
+    "model's is 1.",
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A pair on the board, and the verdict on it among all of its model and attack."""
+
+    pair: Pair
+    kind: str
+
+
+def entries(pairs: Sequence[Pair]) -> list[Entry]:
+    """Return the pairs with their verdicts corrected for how many there are (Holm 1979).
+
+    Of pairs of one model, data set and attack the differences that a verdict says, "holds" and
+    "weaker than static", are taken in order of their p-values; one whose p-value times the number
+    of pairs left is not below the level is undecided, and so are all after it.
+    """
+    found: dict[int, str] = {}
+    for group in _groups(pairs):
+        ranked = sorted(group, key=lambda pair: pair.verdict.p_value)
+        counts = True
+        for number, pair in enumerate(ranked):
+            kind = pair.verdict.kind
+            counts = counts and pair.verdict.p_value * (len(ranked) - number) < LEVEL
+            if kind in ("holds", "weaker than static") and not counts:
+                kind = "undecided"
+            found[id(pair)] = kind
+    return [Entry(pair, found[id(pair)]) for pair in pairs]
+
+
+def _groups(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    groups: dict[tuple[object, ...], list[Pair]] = {}
+    for pair in pairs:
+        one = pair.defended
+        key = (one.model, one.data_sha256, one.norm, one.eps, one.attack)
+        groups.setdefault(key, []).append(pair)
+    return list(groups.values())
+
+
+def board(pairs: Sequence[Pair]) -> Table:
+    """Return one row per defense, the static model's first, of each model and attack."""
+    rows: list[list[object]] = []
+    captions: list[str] = []
+    for group in _groups(pairs):
+        static = group[0].static
+        captions.append(_caption(static))
+        rows.append(_static_row(static))
+        rows += [_row(entry) for entry in entries(group)]
+    return Table.of(
+        "Board of built-in defenses",
+        COLUMNS,
+        rows,
+        caption=" ".join(("Accuracy in percent.", *captions)),
+        notes=NOTES,
+        stub=1,
+    )
+
+
+def _caption(static: Record) -> str:
+    threat = departures.threat_text(static.norm, eps_of(static))
+    return f"{static.model}: {static.dataset}, {static.n:,} images, {threat}, {static.attack_label}."
+
+
+def _static_row(static: Record) -> list[object]:
+    notes = departures.attack_notes(static)
+    robust = Cell(coupling.share(static, WORST), notes)
+    natural = coupling.share(static, NATURAL)
+    none = [None] * 3
+    return [static.model, "static model", natural, PUBLISHED, robust, *none, None, None, "1", None]
+
+
+def _row(entry: Entry) -> list[object]:
+    static, defended = entry.pair.static, entry.pair.defended
+    own = departures.published_protocol(defended)
+    published: Share | None = None
+    minus: Points | None = None
+    if own in defended.protocol_counts:
+        published = coupling.share(defended, own)
+        minus = Points(published.percent - Share(static.robust_correct, static.n).percent)
+    notes = departures.attack_notes(defended)
+    return [
+        defended.model,
+        _title(defended),
+        coupling.share(defended, NATURAL),
+        own,
+        None if published is None else Cell(published, notes),
+        minus,
+        defended.worst_protocol,
+        Cell(coupling.share(defended, WORST), notes),
+        coupling.paired(defended),
+        entry.kind,
+        cost(defended),
+        claim(defended),
+    ]
+
+
+def _title(record: Record) -> str:
+    """Return a defense's name, and its settings where they are not the default ones."""
+    odd = departures.settings_text(record) if record.mode != departures.OTHER else ""
+    return ", ".join(filter(None, (departures.defense_title(record), odd)))
+
+
+def cost(record: Record) -> str:
+    """Return the passes through the network for an image's answer, "" where they are unknown."""
+    passes = json.loads(record.passes or "{}").get(NATURAL)
+    return "" if passes is None else f"{passes / record.n:.3g}"
+
+
+def claim(record: Record) -> str:
+    """Return what a built-in defense's paper says of it, and its source."""
+    if record.defense not in DEFENSES:
+        return ""
+    card = DEFENSES[record.defense]
+    return f"{card.claim} ({card.source})" if card.claim else card.source
