@@ -13,6 +13,7 @@ import typer
 
 from dentbench.cli import config, repeat
 from dentbench.cli.ablate import ablate
+from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
 from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
@@ -37,6 +38,10 @@ app = typer.Typer(
 app.command("fetch")(fetch)
 app.command("evaluate")(evaluate)
 app.command("ablate")(ablate)
+app.command(
+    "board",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(board)
 app.command("judge")(judge)
 app.command("report")(report)
 app.command("show")(show)

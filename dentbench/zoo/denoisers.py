@@ -75,7 +75,8 @@ class _Block(nn.Module):
         y = self.conv1(F.silu(self.norm1(x)))
         scale, shift = self.time(F.silu(when))[:, :, None, None].chunk(2, 1)
         y = self.conv2(F.silu(self.norm2(y) * (1 + scale) + shift))
-        return x + y
+        z: Tensor = x + y
+        return z
 
 
 @dataclass(frozen=True)

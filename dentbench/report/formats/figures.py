@@ -60,13 +60,7 @@ def draw(records: Sequence[Record], results: Path, folder: Path) -> list[Path]:
     :class:`~dentbench.errors.SpecError` without matplotlib and
     :class:`~dentbench.errors.StoreError` where there is nothing to draw or no place for it.
     """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise SpecError(
-            f"--figures needs matplotlib, which cannot be loaded ({error}); "
-            "pip install 'dentbench[figures]'"
-        ) from error
+    _require_matplotlib()
     drawn = list(_charts(records, results))
     if not drawn:
         raise StoreError(
@@ -102,6 +96,30 @@ def drawing(chart: Chart) -> Figure:
 
     with matplotlib.rc_context(_STYLE):
         return _bars(chart) if isinstance(chart, BarChart) else _lines(chart)
+
+
+def chart_as_svg(chart: Chart) -> str:
+    """Return a chart as the text of an SVG file; raises as :func:`draw` without matplotlib."""
+    import io
+
+    _require_matplotlib()
+    stream = io.BytesIO()
+    import matplotlib
+
+    figure = drawing(chart)
+    with matplotlib.rc_context(_STYLE):
+        figure.savefig(stream, format="svg", metadata=_DATES["svg"])
+    return stream.getvalue().decode()
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise SpecError(
+            f"--figures needs matplotlib, which cannot be loaded ({error}); "
+            "pip install 'dentbench[figures]'"
+        ) from error
 
 
 def _written(chart: Chart, folder: Path) -> list[Path]:

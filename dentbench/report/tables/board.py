@@ -34,8 +34,7 @@ NOTES: Final = (
     "Own protocol: that of the defense's paper, at its budget here; minus static: the difference "
     "to the static model under its own attack, as a paper would report it.",
     "Worst: right without an attack and under every protocol that was run; minus static: images "
-    "gained and lost against the static model's worst case of equal effort, paired, with 95% "
-    "intervals.",
+    "gained and lost against the static model's worst case of equal effort, paired.",
     "Verdict: as of one evaluation, but a difference counts if it is significant among all of the "
     "model's (Holm 1979), and is undecided else.",
     "Cost: passes through the network, forward and backward, for an image's answer; the static "
@@ -59,7 +58,7 @@ def entries(pairs: Sequence[Pair]) -> list[Entry]:
     of pairs left is not below the level is undecided, and so are all after it.
     """
     found: dict[int, str] = {}
-    for group in _groups(pairs):
+    for group in by_model(pairs):
         ranked = sorted(group, key=lambda pair: pair.verdict.p_value)
         counts = True
         for number, pair in enumerate(ranked):
@@ -71,7 +70,8 @@ def entries(pairs: Sequence[Pair]) -> list[Entry]:
     return [Entry(pair, found[id(pair)]) for pair in pairs]
 
 
-def _groups(pairs: Sequence[Pair]) -> list[list[Pair]]:
+def by_model(pairs: Sequence[Pair]) -> list[list[Pair]]:
+    """Return the pairs of each model, data set and attack, in order."""
     groups: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
         one = pair.defended
@@ -84,7 +84,7 @@ def board(pairs: Sequence[Pair]) -> Table:
     """Return one row per defense, the static model's first, of each model and attack."""
     rows: list[list[object]] = []
     captions: list[str] = []
-    for group in _groups(pairs):
+    for group in by_model(pairs):
         static = group[0].static
         captions.append(_caption(static))
         rows.append(_static_row(static))
@@ -101,15 +101,16 @@ def board(pairs: Sequence[Pair]) -> Table:
 
 def _caption(static: Record) -> str:
     threat = departures.threat_text(static.norm, eps_of(static))
-    return f"{static.model}: {static.dataset}, {static.n:,} images, {threat}, {static.attack_label}."
+    return (
+        f"{static.model}: {static.dataset}, {static.n:,} images, {threat}, {static.attack_label}."
+    )
 
 
 def _static_row(static: Record) -> list[object]:
     notes = departures.attack_notes(static)
     robust = Cell(coupling.share(static, WORST), notes)
     natural = coupling.share(static, NATURAL)
-    none = [None] * 3
-    return [static.model, "static model", natural, PUBLISHED, robust, *none, None, None, "1", None]
+    return [static.model, "static model", natural, PUBLISHED, robust, *[None] * 5, "1", None]
 
 
 def _row(entry: Entry) -> list[object]:

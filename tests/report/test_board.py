@@ -1,0 +1,120 @@
+"""The board's table: verdicts corrected for their number, costs, and what is committed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dentbench.errors import StoreError
+from dentbench.report import board as page
+from dentbench.report.formats.render import render
+from dentbench.report.pairing import Pair, pair_up
+from dentbench.report.tables import board
+from tests.report.fixed_records import fixed_records
+
+COMMITTED = Path(__file__).parents[2] / "results" / "board"
+
+
+@pytest.fixture(scope="module")
+def pairs() -> list[Pair]:
+    records = fixed_records()
+    return [one for one in pair_up(records) if one.defended.model == records[0].model]
+
+
+def judged(pairs: list[Pair], *found: tuple[str, float]) -> list[Any]:
+    """Pairs of one model with verdicts of these kinds and p-values."""
+    record = pairs[0].defended
+    return [
+        SimpleNamespace(
+            static=pairs[0].static,
+            defended=record,
+            verdict=SimpleNamespace(kind=kind, p_value=p_value),
+        )
+        for kind, p_value in found
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "kinds"),
+    [
+        ([("holds", 0.04)], ["holds"]),
+        ([("holds", 0.04), ("no gain", 0.9)], ["undecided", "no gain"]),
+        ([("holds", 0.02), ("no gain", 0.9)], ["holds", "no gain"]),
+        # 0.01 x 3 and 0.024 x 2 count, 0.06 does not.
+        (
+            [("holds", 0.024), ("weaker than static", 0.01), ("undecided", 0.06)],
+            ["holds", "weaker than static", "undecided"],
+        ),
+        # 0.02 x 3 does not count, so 0.03 does not either, though 0.03 x 1 would.
+        (
+            [("holds", 0.02), ("holds", 0.024), ("holds", 0.03)],
+            ["undecided", "undecided", "undecided"],
+        ),
+        ([("undecided", 0.001), ("holds", 0.03)], ["undecided", "holds"]),
+    ],
+)
+def test_verdicts_are_corrected_for_how_many_there_are(
+    pairs: list[Pair], found: list[tuple[str, float]], kinds: list[str]
+) -> None:
+    assert [entry.kind for entry in board.entries(judged(pairs, *found))] == kinds
+
+
+def test_models_are_corrected_apart(pairs: list[Pair]) -> None:
+    one, other = judged(pairs, ("holds", 0.04), ("holds", 0.04))
+    other.defended = replace(other.defended, model="another")
+    assert [entry.kind for entry in board.entries([one, other])] == ["holds", "holds"]
+
+
+def test_a_row_says_what_was_published_what_is_left_and_what_it_costs(pairs: list[Pair]) -> None:
+    pair = pairs[0]
+    passes = json.dumps({"natural": 3 * pair.defended.n, "published": 12})
+    counts = json.dumps({"published": 80, "transfer": 70})
+    defended = replace(
+        pair.defended,
+        defense="et3",
+        mode="other",
+        passes=passes,
+        by_protocol=counts,
+        worst_protocol="transfer",
+        published_protocol="published",
+    )
+    table = board.board([replace(pair, defended=defended)])
+    titles = [column.full_title for column in table.columns]
+    static, row = (
+        dict(zip(titles, (cell.text for cell in one), strict=True)) for one in table.rows
+    )
+    assert (static["defense"], static["cost"], static["verdict"]) == ("static model", "1", "")
+    assert (row["defense"], row["own protocol"], row["cost"]) == ("et3", "published", "3")
+    share = 100 * 80 / defended.n
+    assert row["published accuracy"].startswith(f"{share:.1f}%")
+    base = 100 * pair.static.robust_correct / pair.static.n
+    assert row["published minus static"] == f"{share - base:+.1f}"
+    assert row["worst protocol"] == "transfer"
+    assert "arXiv 2603.26984" in row["claim"]
+    assert board.cost(replace(defended, passes=None)) == ""
+
+
+def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:
+    with pytest.raises(StoreError, match="no defended record"):
+        page.board_pairs(tmp_path)
+    charts = page.board_charts(pairs)
+    assert [chart.reference.count for chart in charts if chart.reference] == [
+        group[0].static.robust_correct for group in board.by_model(pairs)
+    ]
+    text = page.page(pairs, "results/studies/board.toml")
+    assert render(board.board(pairs), "markdown") in text
+    assert all(f"]({page.file_of(chart)})" in text for chart in charts)
+
+
+def test_the_committed_board_is_what_its_records_give() -> None:
+    pairs = page.board_pairs(COMMITTED)
+    study = "results/studies/board.toml"
+    assert (COMMITTED / page.PAGE).read_text() == page.page(pairs, study), (
+        "dentbench board --render"
+    )
+    assert (COMMITTED / page.TABLE).read_text() == render(board.board(pairs), "csv")
