@@ -12,7 +12,7 @@ import typer
 from dentbench.cli import config
 from dentbench.errors import NOT_GAINED, SpecError
 
-STUDY: Final = Path("results/studies/board.toml")
+STUDY: Final = Path("results/board/board.toml")
 RESULTS: Final = Path("results/board")
 TABLES: Final = ("model", "defense")
 """The tables of a study whose combinations are run."""

@@ -115,6 +115,6 @@ def test_a_file_that_is_no_study_of_a_board_is_refused(
 
 
 def test_the_committed_study_names_every_built_in_defense() -> None:
-    committed = Path(__file__).parents[2] / "results" / "studies" / "board.toml"
+    committed = Path(__file__).parents[2] / "results" / "board" / "board.toml"
     named = [row[row.index("--defense") + 1] for row in rows(committed)]
     assert set(named) == set(DEFENSES) - {NONE}

@@ -106,14 +106,14 @@ def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:
     assert [chart.reference.count for chart in charts if chart.reference] == [
         group[0].static.robust_correct for group in board.by_model(pairs)
     ]
-    text = page.page(pairs, "results/studies/board.toml")
+    text = page.page(pairs, "results/board/board.toml")
     assert render(board.board(pairs), "markdown") in text
     assert all(f"]({page.file_of(chart)})" in text for chart in charts)
 
 
 def test_the_committed_board_is_what_its_records_give() -> None:
     pairs = page.board_pairs(COMMITTED)
-    study = "results/studies/board.toml"
+    study = "results/board/board.toml"
     assert (COMMITTED / page.PAGE).read_text() == page.page(pairs, study), (
         "dentbench board --render"
     )
