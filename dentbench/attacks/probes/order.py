@@ -11,7 +11,6 @@ static model. The check is ours.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -121,13 +120,10 @@ def _ask(what: Probe, defense: Classifier, x: Tensor) -> Tensor:
 
 def _apart(candidates: Tensor, others: Tensor, what: Probe) -> Tensor:
     """Return the first candidates (b, C, H, W) that are far from others and from each other."""
-    order = float("inf") if what.threat.norm == "Linf" else 2.0
-    kept: Sequence[Tensor] = list(others.flatten(1))
-    found = []
-    for number, image in enumerate(candidates.flatten(1)):
-        distances = torch.linalg.vector_norm(torch.stack([*kept]) - image, ord=order, dim=1)
-        if float(distances.min()) >= APART * what.threat.eps:
-            kept = [*kept, image]
+    found: list[int] = []
+    for number, image in enumerate(candidates):
+        near = torch.cat([others, candidates[found]])
+        if float(what.threat.distance(near, image[None]).min()) >= APART * what.threat.eps:
             found.append(number)
         if len(found) == 2 * MOST:
             break
