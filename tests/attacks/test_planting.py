@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,9 @@ from dentbench.attacks.checks import from_json
 from dentbench.attacks.evidence import TESTED
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.probes.base import Probe
-from dentbench.attacks.probes.planting import Planting, ReadoutDefense, plant
+from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
 from dentbench.attacks.protocols.search import through
-from dentbench.evaluation.planted import check_of
+from dentbench.evaluation.planted import _planting, check_of
 from dentbench.spec.evaluation import AttackSpec
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network
@@ -87,6 +88,21 @@ def test_where_answers_are_flat_nothing_can_be_planted() -> None:
     _, planting = planted_in(lambda x: torch.ones(len(x), 5) + 0 * x.flatten(1)[:, :5])
     assert int(planting.stands.sum()) == 0
     assert check_of(0, {"published": 0}).passed is None
+
+
+def test_where_few_of_the_first_images_take_a_point_more_are_tried() -> None:
+    network, x = small_network(), tiny_images(20)
+    x[:IMAGES, 0, 0, 0], x[IMAGES:, 0, 0, 0] = 0.2, 0.8
+
+    def answer(points: Tensor) -> Tensor:
+        logits: Tensor = network(points)
+        return torch.where(points[:, :1, 0, 0] > 0.5, logits, 0 * logits + 1)
+
+    what = replace(planted_in(answer)[0], images=x, labels=labels_of(network, x))
+    assert int(plant(what, random=False).stands.sum()) == 0
+    planting = _planting(what, random=False)
+    assert len(planting.images) == 2 * IMAGES and int(planting.stands.sum()) >= 6
+    assert found_by_gradient(what, planting, answer) >= 0.9 * int(planting.stands.sum())
 
 
 def test_random_answers_are_averaged() -> None:
