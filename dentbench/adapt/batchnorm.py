@@ -132,6 +132,7 @@ class AdaptiveNorm:
         self.plain = self.own is None and type(layer).forward is type(self).original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return what the layer answers, with the active pair where there is one."""
         prefix_cache.passed()
         current = self._current()
         if current is None:

@@ -57,6 +57,7 @@ class RememberingForward:
         self.layer = layer
 
     def __call__(self, input: Tensor) -> Tensor:
+        """Return what the convolution answers, remembered where nothing has changed."""
         x = input  # the name is that of Conv2d's own argument
         memory = _memory.get()
         # What depends on an adapted layer, run in a thread perhaps, has a graph of its own.

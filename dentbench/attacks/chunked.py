@@ -93,8 +93,11 @@ class Chunked:
 
 
 class Recompute(torch.autograd.Function):
+    """An answer whose graph is not kept: it is computed again on the way back."""
+
     @staticmethod
     def forward(ctx: Any, answer: Answer, counter: CallCounter, *images: Tensor) -> Tensor:
+        """Return the answer to images, and keep no graph of it."""
         ctx.save_for_backward(*images)
         ctx.answer, ctx.counter = answer, counter
         found = _with_graph(answer, images)[0]
@@ -106,6 +109,7 @@ class Recompute(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of the images, by computing the answer again."""
         with ctx.counter.uncounted():
             found, leaves = _with_graph(ctx.answer, ctx.saved_tensors)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]

@@ -29,10 +29,12 @@ class CallCounter:
         return Uncounted(self)
 
     def forward(self, images: int) -> None:
+        """Count forward passes."""
         self.forwards += images
         self.listen()
 
     def backward(self, images: int) -> None:
+        """Count backward passes."""
         self.backwards += images
         self.listen()
 

@@ -29,6 +29,7 @@ class SeededDefense:
             self._states = self._get()
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
         logits: Tensor = self._in_own_stream(self.defense, x)
         return logits
 

@@ -82,6 +82,7 @@ class JoinedForward:
         self.traced = type(fx.GraphModule(network, graph)).forward
 
     def __call__(self, x: Tensor) -> Tensor:
+        """Return the network's logits."""
         logits: Tensor = self.traced(self.network, x)
         return logits
 

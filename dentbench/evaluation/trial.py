@@ -92,6 +92,7 @@ def seeded(images: Tensor) -> Iterator[None]:
 
 
 def answer_of(network: Classifier, images: Tensor) -> Tensor:
+    """Return the logits of images, without a graph."""
     with torch.no_grad(), seeded(images):
         logits: Tensor = network(images).detach().clone()
     return logits

@@ -48,7 +48,7 @@ class DefenseSpec:
 
     @property
     def mode(self) -> str:
-        """ "other": neither of dent's modes."""
+        """Neither of dent's modes: "other"."""
         return "other"
 
     @property

@@ -256,7 +256,7 @@ class EvalSpec:
 
     @property
     def mode(self) -> str:
-        """ "static"; dent's "batch" or "instance"; "other" for any other defense."""
+        """One of "static", dent's "batch" or "instance", and "other" for any other defense."""
         return "static" if self.defense is None else self.defense.mode
 
     @property

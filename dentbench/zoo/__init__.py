@@ -1,0 +1,1 @@
+"""Models and data: cards, loading, training and downloads."""

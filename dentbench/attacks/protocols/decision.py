@@ -174,9 +174,11 @@ class RayS(Rays):
         return [*(start - images for start in self.context.starts), torch.ones_like(images)]
 
     def state(self) -> tuple[str, ...]:
+        """Return the names of what is kept for every image."""
         return (*super().state(), "block", "blocks", "idle")
 
     def propose(self, done: Tensor, better: Tensor) -> None:
+        """Flip the next block of the direction, or begin anew where all are idle."""
         pixels = self.clean[0].numel()
         self.idle = torch.where(better, 0, self.idle + done)
         self._leave(done & (self.idle > 2 * pixels) & (self.blocks >= pixels))
@@ -233,13 +235,16 @@ class HopSkipJump(Rays):
         return [*(start - images for start in context.starts), nearest, random]
 
     def state(self) -> tuple[str, ...]:
+        """Return the names of what is kept for every image."""
         own = ("asked", "rounds", "halvings", "side", "noise", "plain", "sided", "normal")
         return (*super().state(), *own)
 
     def tolerance(self) -> Tensor:
+        """Return how near to the boundary (n,) a search ends."""
         return self.radius / (20.0 * math.sqrt(self.clean[0].numel()))
 
     def ask(self) -> Tensor:
+        """Return the points to ask about next: probes around those whose normal is sought."""
         points = super().ask()
         probing = self.phase == PROBE
         images = self.context.images
@@ -249,6 +254,7 @@ class HopSkipJump(Rays):
         return torch.where(_wide(probing), there.clamp(0, 1), points)
 
     def answer(self, wrong: Tensor) -> None:
+        """Take the answers (n,) of the points asked about."""
         probing = self.phase == PROBE
         side = torch.where(probing, 2.0 * wrong - 1, 0.0)
         self.side = self.side + side
@@ -277,6 +283,7 @@ class HopSkipJump(Rays):
         self._start(rows, self._unit(self.direction + _wide(length) * self.normal))
 
     def propose(self, done: Tensor, better: Tensor) -> None:
+        """Step along the normal, by half as much where the last step came no nearer."""
         done = self._next_first(done)
         # Of a step that does not come nearer, half is tried, and half of that.
         again = done & ~better & (self.rounds > 0) & (self.halvings < HALVINGS)
