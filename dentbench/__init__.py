@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -53,6 +52,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     """Load a public name when it is first used: importing dentbench must not load torch."""
     if name == "__version__":
+        from importlib import metadata  # late: it is slow, and few ask for it
+
         return metadata.version("dentbench")
     if name not in _HOMES:
         raise AttributeError(f"module 'dentbench' has no attribute {name!r}")

@@ -23,9 +23,10 @@ from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import DataError, ModelError, SpecError, staying
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.displays import DISPLAYS
 from dentbench.evaluation.placement import Placement, device_named
 from dentbench.evaluation.progress import Progress
-from dentbench.evaluation.progress_display import DISPLAYS, shown_progress
+from dentbench.evaluation.progress_display import shown_progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
@@ -18,6 +19,7 @@ from dentbench.cli.doctor import doctor
 from dentbench.cli.evaluate import evaluate
 from dentbench.cli.fetch import fetch
 from dentbench.cli.judge import judge
+from dentbench.cli.panels import PanelCommand
 from dentbench.cli.report import report
 from dentbench.cli.show import list_records, show
 from dentbench.errors import NOT_GAINED, DentBenchError, SpecError
@@ -36,13 +38,13 @@ app = typer.Typer(
     "commands, options and names in your shell: dentbench --install-completion.",
 )
 app.command("fetch")(fetch)
-app.command("evaluate")(evaluate)
-app.command("ablate")(ablate)
+app.command("evaluate", cls=PanelCommand)(evaluate)
+app.command("ablate", cls=PanelCommand)(ablate)
 app.command(
     "board",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(board)
-app.command("judge")(judge)
+app.command("judge", cls=PanelCommand)(judge)
 app.command("report")(report)
 app.command("show")(show)
 app.command("list")(list_records)
@@ -115,6 +117,51 @@ def main() -> None:
         sys.exit(1)
 
 
+OTHER_NAMES: Final = MappingProxyType(
+    {
+        **dict.fromkeys(
+            ("--n", "--limit", "--num-examples", "--n-ex"), "--examples"
+        ),
+        **dict.fromkeys(("--output", "--output-file", "--save-to"), "--out"),
+        **dict.fromkeys(("--outdir", "--out-dir", "--output-dir", "--results-dir"), "--results"),
+        **dict.fromkeys(("--epsilon", "--epsilons"), "--eps"),
+        **dict.fromkeys(("--bs", "--batchsize"), "--batch-size"),
+        **dict.fromkeys(("--checkpoint", "--ckpt", "--model-name", "--weights"), "--model"),
+        **dict.fromkeys(("--architecture", "--network"), "--arch"),
+        **dict.fromkeys(("--dataset-name",), "--dataset"),
+        **dict.fromkeys(("--attacks",), "--attack"),
+        **dict.fromkeys(("--protocols",), "--protocol"),
+        **dict.fromkeys(("--defence",), "--defense"),
+        **dict.fromkeys(("--iters", "--n-iter"), "--iterations"),
+        **dict.fromkeys(("--dryrun",), "--dry-run"),
+        **dict.fromkeys(("--learning-rate",), "--lr"),
+        **dict.fromkeys(("--cache-dir",), "--cache"),
+    }
+)
+"""What other tools call options of ours."""
+
+
+def understood(arguments: Sequence[str], command: Any) -> list[str]:
+    """Return the arguments with options by their names here, said on the error stream.
+
+    Underscores are taken for dashes. Where a command has no file to write ("--out"), "--output" is
+    its results folder.
+    """
+    known = {name for one in command.params for name in one.opts}
+    found = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        meant = name.replace("_", "-").lower() if name.startswith("--") else name
+        meant = OTHER_NAMES.get(meant, meant)
+        if meant == "--out" and meant not in known:
+            meant = "--results"
+        if name.startswith("--") and name not in known and meant in known:
+            typer.echo(f"dentbench: {name} is called {meant} here, and taken for it", err=True)
+            argument = meant + equals + value
+        found.append(argument)
+    return found
+
+
 def _require_values(arguments: Sequence[str], command: Any) -> None:
     """Refuse an option without its value: an empty text, or the next option in its place.
 
@@ -161,6 +208,7 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     """Run a command, once for each run of its config file, and return the exit codes."""
     count = 1
     if chosen is not None:
+        arguments = understood(arguments, chosen)
         _require_values(arguments, chosen)
         # Commands with positional names already take several values after one option.
         if all(param.param_type_name == "option" for param in chosen.params):

@@ -22,7 +22,7 @@ from dentbench.errors import (
     TerminatedRunError,
     contained,
 )
-from dentbench.evaluation.progress_display import Display, shown_progress
+from dentbench.evaluation.displays import Display
 from dentbench.spec.evaluation import DentSpec, EvalSpec
 
 if TYPE_CHECKING:
@@ -146,6 +146,7 @@ def run(
     check: Check | None = None,
 ) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
+    from dentbench.evaluation.progress_display import shown_progress
     from dentbench.study.loading import run_study
 
     with (

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from dentbench.cli import options as opt
-from dentbench.evaluation.progress_display import Display
+from dentbench.cli.panels import HelpAll
+from dentbench.evaluation.displays import Display
 
 if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions
@@ -164,10 +165,14 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
             hint = own_hints[one.name]
             own.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
     place = [one.name for one in shared].index(OWN_BEFORE)
-    parameters = [*shared[:place], *own, *shared[place:]]
+    every = inspect.Parameter(
+        "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
+    )
+    parameters = [*shared[:place], *own, *shared[place:], every]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
+        del values[every.name]  # it has been answered
         given = SharedOptions(**{one.name: values.pop(one.name) for one in shared})
         dent = {name: values.pop(name) for name in opt.DENT}
         command(given, dent=dent, **values)

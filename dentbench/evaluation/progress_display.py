@@ -6,13 +6,13 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
 from dentbench.attacks.events import AttackBegan
+from dentbench.evaluation.displays import Display
 from dentbench.evaluation.progress import (
     BatchDone,
     Event,
@@ -24,23 +24,6 @@ from dentbench.evaluation.progress import (
 )
 from dentbench.evaluation.progress_bars import Bars, Notebook, columns, short
 from dentbench.records.outcome import NATURAL
-from dentbench.registry import Registry
-
-
-class Display(StrEnum):
-    """How progress is shown; auto: bars on a terminal or in a notebook, lines elsewhere."""
-
-    AUTO = "auto"
-    BARS = "bars"
-    LINES = "lines"
-    JSON = "json"
-    NONE = "none"
-
-
-DISPLAYS: Registry[Display] = Registry("progress display")
-"""Every display by its name."""
-for _display in Display:
-    DISPLAYS.add(_display.value, _display)
 
 SECONDS: Final = 1.0
 """The least time between two JSON lines of passes."""

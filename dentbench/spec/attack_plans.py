@@ -57,6 +57,7 @@ ATTACKS.add(
     AttackPlan(
         parts=("apgd-ce", "apgd-t", "fab-t", "square"), title="AutoAttack standard", official=True
     ),
+    aliases=("autoattack", "auto-attack", "aa"),
 )
 ATTACKS.add(
     "plus",

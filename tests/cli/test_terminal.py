@@ -25,9 +25,10 @@ from dentbench.attacks.events import AttackBegan
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation import progress
+from dentbench.evaluation.displays import Display
 from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
 from dentbench.evaluation.progress_bars import Bars, columns
-from dentbench.evaluation.progress_display import Display, shown_progress
+from dentbench.evaluation.progress_display import shown_progress
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
 from tests.helpers import ROOT, record

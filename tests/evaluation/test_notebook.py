@@ -16,8 +16,9 @@ import dentbench
 from dentbench import AttackSpec, DentSpec
 from dentbench.errors import UnknownNameError
 from dentbench.evaluation import progress
+from dentbench.evaluation.displays import Display
 from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
-from dentbench.evaluation.progress_display import Display, shown_progress
+from dentbench.evaluation.progress_display import shown_progress
 from dentbench.report.table import Column, Table
 from tests.reference import tiny_network
 

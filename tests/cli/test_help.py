@@ -1,0 +1,89 @@
+"""Help in panels, and options by the names that other tools give them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dentbench.cli import app
+from dentbench.cli.panels import EXPERT, PANELS
+from dentbench.spec.attack_plans import ATTACKS
+from tests.helpers import Run
+
+COMMANDS = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+LARGE = ("evaluate", "ablate", "judge")
+
+
+def help_of(*words: str) -> str:
+    done = CliRunner().invoke(app.app, [*words], terminal_width=80)
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+@pytest.mark.parametrize("command", LARGE)
+def test_every_option_has_a_panel(command: str) -> None:
+    known = {name for names in PANELS.values() for name in names}
+    own = {param.opts[0] for param in COMMANDS[command].params if param.opts[0].startswith("--")}
+    assert own - known == {"--help-all"}
+    assert known >= EXPERT
+
+
+@pytest.mark.parametrize("command", LARGE)
+def test_common_options_come_first_and_the_others_on_request(command: str) -> None:
+    short, whole = help_of(command, "--help"), help_of(command, "--help-all")
+    places = [short.index(f"{title}:") for title in PANELS]
+    assert places == sorted(places)
+    assert "--model" in short and "--sigma-lr" not in short and "--sigma-lr" in whole
+    assert f"more options: root {command} --help-all" in short or "--help-all" in short
+    assert len(short.splitlines()) < 0.75 * len(whole.splitlines())
+    for param in COMMANDS[command].params:
+        assert param.opts[0] in whole or param.opts[0] == "points"
+    assert max(map(len, whole.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["--n", "8"], ["--examples", "8"]),
+        (["--limit=8"], ["--examples=8"]),
+        (["--batch_size", "4"], ["--batch-size", "4"]),
+        (["--output", "found"], ["--results", "found"]),
+        (["--EPSILON", "0.1"], ["--eps", "0.1"]),
+        (["--examples", "8"], ["--examples", "8"]),
+        (["--where", "batch_size=4"], ["--where", "batch_size=4"]),
+    ],
+)
+def test_other_names_are_understood(given: list[str], meant: list[str]) -> None:
+    assert app.understood(["evaluate", *given], COMMANDS["evaluate"]) == ["evaluate", *meant]
+
+
+def test_output_of_a_report_is_its_file() -> None:
+    words = ["report", "--output", "table.tex"]
+    assert app.understood(words, COMMANDS["report"]) == ["report", "--out", "table.tex"]
+
+
+def test_what_is_taken_is_said(dentbench: Run) -> None:
+    code, _, err = dentbench("evaluate", "--n", "0", "--dry_run")
+    assert code == 2 and "--n is called --examples here" in err and "examples is 0" in err
+
+
+def test_autoattack_is_the_standard_one() -> None:
+    for name in ("autoattack", "AutoAttack", "auto-attack", "AA"):
+        assert ATTACKS.canonical(name) == "standard"
+
+
+def test_the_first_help_loads_little() -> None:
+    """What takes time: torch, NumPy, pandas, rich's tables, records and package metadata."""
+    code = (
+        "import sys\nfrom dentbench.cli import app\nsys.argv = ['dentbench', '--help']\n"
+        "try:\n    app.main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'pandas', 'rich.table', 'rich.progress', 'tomllib',\n"
+        "         'importlib.metadata', 'dentbench.records.outcome', 'dentbench.spec.evaluation'}\n"
+        "sys.exit(str(heavy & set(sys.modules)) if heavy & set(sys.modules) else 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
