@@ -119,9 +119,7 @@ def main() -> None:
 
 OTHER_NAMES: Final = MappingProxyType(
     {
-        **dict.fromkeys(
-            ("--n", "--limit", "--num-examples", "--n-ex"), "--examples"
-        ),
+        **dict.fromkeys(("--n", "--limit", "--num-examples", "--n-ex"), "--examples"),
         **dict.fromkeys(("--output", "--output-file", "--save-to"), "--out"),
         **dict.fromkeys(("--outdir", "--out-dir", "--output-dir", "--results-dir"), "--results"),
         **dict.fromkeys(("--epsilon", "--epsilons"), "--eps"),
