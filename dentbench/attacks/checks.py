@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 REPEATABLE: Final = "repeatable"
@@ -92,7 +93,8 @@ def to_json(checks: Iterable[Check]) -> str:
     return json.dumps(found)
 
 
-def from_json(text: str | None) -> dict[str, Check]:
+@lru_cache(maxsize=1 << 8)
+def from_json(text: str | None) -> Mapping[str, Check]:
     """Return the checks of a column by name, but for what is no check; none for none."""
     found = json.loads(text or "{}")
     fields = {"passed", "value", "sentence"}

@@ -72,7 +72,8 @@ def by_record(records: Sequence[Record], names: Collection[str] = ()) -> pd.Data
             continue
         values = [getattr(record, column.name) for record in records]
         if column.name == "eps":
-            columns["eps"] = pd.Series([parse_eps(value) for value in values], dtype="object")
+            exact = {text: parse_eps(text) for text in set(values)}
+            columns["eps"] = pd.Series([exact[text] for text in values], dtype="object")
         elif column.name == "time":
             columns["time"] = pd.to_datetime(pd.Series(values, dtype="string"), utc=True)
         else:
