@@ -84,6 +84,12 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
 
     A protocol of one's own is taken to cost as much as the published one.
     """
+    views = spec.defense.views if isinstance(spec.defense, DefenseSpec) else 1
+    return _of_one_view(spec, stage, classes) * views
+
+
+def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
+    """Return the passes where a defense asks the network as often as its steps say."""
     judged = adapted(Passes(1, 0), spec.defense)
     if stage == "natural":
         return judged

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final
@@ -31,8 +31,8 @@ class DefenseCard:
     ``settings``: names and defaults; a given value is of the default's type; a number is positive,
     and a share or a rate at most 1 unless it is one of ``above_one``. ``claim``: what its paper
     says of it, in few words. ``separable``: as of a spec. ``published_protocol``: the one that its
-    own paper attacked it by; that of dent's paper where it attacked nothing. ``batchnorm``:
-    whether it needs a model with BatchNorm2d layers.
+    own paper attacked it by; that of dent's paper where it attacked nothing. ``views``: those of a
+    spec, of the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
 
     function: str
@@ -44,6 +44,7 @@ class DefenseCard:
     claim: str = ""
     separable: bool = False
     published_protocol: str = "published"
+    views: Callable[[Mapping[str, Any]], int] = lambda settings: 1
     batchnorm: bool = False
 
 
@@ -123,6 +124,7 @@ DEFENSES.add(
         source="Niu et al. 2023, arXiv 2302.12400",
         settings={"steps": 1, "lr": 2.5e-4, "margin": 0.4, "rho": 0.05},
         claim="stable where tent collapses, on networks with group or layer norm; no attack",
+        views=lambda settings: 2,
     ),
 )
 DEFENSES.add(
@@ -167,6 +169,7 @@ DEFENSES.add(
         settings={"crops": 4, "flip": True},
         claim="more robust to powerful attacks at virtually no loss of natural accuracy",
         separable=True,
+        views=lambda settings: (1 + settings["flip"]) * (1 + settings["crops"]),
     ),
 )
 DEFENSES.add(
@@ -186,6 +189,7 @@ DEFENSES.add(
         claim="stable and consistent gains on 16 data sets, natural images noticeably unimpaired",
         separable=True,
         published_protocol="transfer",
+        views=lambda settings: 2,
     ),
 )
 DEFENSES.add(
@@ -197,6 +201,7 @@ DEFENSES.add(
         settings={"keep": 0.1, "sigma": Fraction(4, 255)},
         claim="up to 3.4 points under white-box, 3.8 under black-box, 1.5 under adaptive attacks",
         separable=True,
+        views=lambda settings: 2,
     ),
 )
 DEFENSES.add(
@@ -223,6 +228,7 @@ DEFENSES.add(
         claim="certified in L2 where the network is trained under the same noise",
         separable=True,
         published_protocol="eot",
+        views=lambda settings: int(settings["draws"]),
     ),
     aliases=("randomized-smoothing",),
 )
@@ -310,6 +316,7 @@ def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpe
         settings=tuple(values.items()),
         separable=card.separable,
         published_protocol=card.published_protocol,
+        views=card.views(values),
     )
 
 

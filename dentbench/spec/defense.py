@@ -26,8 +26,9 @@ class DefenseSpec:
     defense of one's own (of an object, of what it holds too), "" for a built-in. ``separable``:
     whether an image's answer is independent of its batch mates; a defense of one's own is taken
     at its word, and is not without one. ``title``: what tables call it, "" for its name;
-    ``published_protocol``: the protocol that its own paper attacked it by. Neither is part of its
-    identity. Raises :class:`~dentbench.errors.SpecError`.
+    ``published_protocol``: the protocol that its own paper attacked it by; ``views``: how often
+    at most it asks the network where one that moves images in as many steps asks it once. None of
+    these is part of its identity. Raises :class:`~dentbench.errors.SpecError`.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DefenseSpec:
     separable: bool = False
     title: str = field(default="", compare=False)
     published_protocol: str = field(default="published", compare=False)
+    views: int = field(default=1, compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.settings:

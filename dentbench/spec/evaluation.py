@@ -279,7 +279,11 @@ class EvalSpec:
         """
         determined = asdict(self.static if self.defense is None else self)
         if isinstance(self.defense, DefenseSpec):
-            for name in ("title", "published_protocol"):  # what is said of it changes no number
+            for name in (
+                "title",
+                "published_protocol",
+                "views",
+            ):  # what is said of it changes no number
                 del determined["defense"][name]
         elif self.defense is not None and self.defense.layers == DentSpec.layers:
             del determined["defense"]["layers"]  # a key of before there was a choice stays

@@ -11,10 +11,13 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from dentbench.attacks.cost import stage_passes
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.defenses.build import build
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import WIDTH, rounded
 from dentbench.errors import ModelError, SpecError
+from dentbench.spec.evaluation import DataSpec, EvalSpec, ModelSpec
 from tests.reference import tiny_network
 
 
@@ -290,3 +293,21 @@ def test_settings_of_these_are_checked() -> None:
     ):
         with pytest.raises(SpecError, match=words):
             built_in(name, settings)
+
+
+# --- what they cost ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["tte", "ttc", "ig-defense", "smoothing", "sar", "eata", "et3"])
+def test_an_answer_costs_at_most_what_a_dry_run_says(
+    name: str, network: nn.Module, x: Tensor
+) -> None:
+    spec = built_in(name)
+    counter = CallCounter()
+    counted = CountedNetwork(network, counter)
+    build(spec, counted, x)(x)
+    data = DataSpec(name="noise", sha256="", first=0, count=3)
+    whole = EvalSpec(model=ModelSpec(name="m", sha256=""), data=data, defense=spec)
+    most = stage_passes(whole, "natural", 10) * len(x)
+    assert counter.forwards <= most.forwards and counter.backwards <= most.backwards
+    assert counter.forwards > most.forwards / 2, "and not much less"
