@@ -1,4 +1,8 @@
-"""A table as an HTML ``figure``; a notebook shows it as well."""
+"""A table as an HTML ``figure``; a notebook shows it as well.
+
+Not by pandas: ``DataFrame.to_html`` knows no caption, no scope of a heading and no side per column,
+and Styler takes several times as long and gives every cell an id.
+"""
 
 from __future__ import annotations
 

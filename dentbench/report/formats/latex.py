@@ -1,4 +1,8 @@
-"""A table as LaTeX with booktabs; as text in a paper or as a document that compiles."""
+"""A table as LaTeX with booktabs; as text in a paper or as a document that compiles.
+
+The ``tabular`` is pandas'. It stands in a float, of a long table in several: a ``longtable`` can
+neither be scaled to the width of a page nor stand in a paper of two columns.
+"""
 
 from __future__ import annotations
 
