@@ -186,8 +186,9 @@ def report(
         return _deliver(bibliography(), out)
     choice = Selection(results, model or (), where or (), latest)
     if samples is not None:
-        if compare is not None:
-            raise SpecError("--samples is of one results folder; leave out --compare")
+        others = {"--format": format, "--out": out, "--figures": figures, "--compare": compare}
+        if given := [name for name, value in others.items() if value is not None]:
+            raise SpecError(f"--samples writes a file of its own; leave out {', '.join(given)}")
         return _samples(choice, samples.expanduser())
     with _no_garbage_collection():
         if compare is not None:

@@ -138,6 +138,7 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
         (["--samples", "s"], SpecError, "has no ending; end it in .parquet or .csv"),
         (["--samples", "s.csv"], StoreError, "there are no outcomes of these records in"),
         (["--samples", "s.csv", "--compare", "a", "b"], SpecError, "leave out --compare"),
+        (["--samples", "s.csv", "--out", "a.md"], SpecError, "file of its own; leave out --out"),
     ],
 )
 def test_errors(
