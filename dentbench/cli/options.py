@@ -174,7 +174,7 @@ DentAxes = Annotated[Mapping[str, Any], DENT, _SEVERAL]
 """Several values for each of :data:`DENT`, none where the default is meant: axes of a grid."""
 
 NONE_GIVEN: Final[Mapping[str, Any]] = MappingProxyType({})
-"""What stands in a command's signature for either; it is called with all of them."""
+"""The default of either in a command's signature; the command is called with all of them."""
 
 
 def parameters_of(group: Any) -> list[inspect.Parameter]:

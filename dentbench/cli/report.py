@@ -25,7 +25,7 @@ TERMINAL_ROWS = 200
 
 
 class Format(StrEnum):
-    """How a report is written."""
+    """The format of a report."""
 
     TERMINAL = "terminal"
     MARKDOWN = "markdown"
@@ -36,7 +36,7 @@ class Format(StrEnum):
 
 
 class TableName(StrEnum):
-    """Which table is made."""
+    """The table of a report."""
 
     ONE = "1"
     TWO = "2"
@@ -59,7 +59,7 @@ SUFFIXES = {
 
 @dataclass(frozen=True)
 class Selection:
-    """Which records: of a results folder, of models, of column values, all or the latest."""
+    """The records of a report: of a folder, of models, of column values, all or the latest."""
 
     results: Path
     models: Sequence[str] = ()

@@ -13,7 +13,7 @@ from dentbench.records.checkpoint import Points
 from dentbench.records.results_csv import write_atomic
 
 DIGITS: Final = 12
-"""How many digits of a file's SHA-256 name its points."""
+"""Digits of a file's SHA-256 that name its points."""
 
 
 def save_claim(results: Path, points: Points, sha256: str) -> str:

@@ -1,4 +1,4 @@
-"""What a new process said of a batch's final points, and the note that keeps it."""
+"""The judgement of a batch's final points by a new process, and the note that keeps it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ The last bits of a computation decide it, and no memory."""
 
 @dataclass(frozen=True)
 class Judged:
-    """What a new instance in a new process said of one batch of final points.
+    """The answers of a new instance in a new process to one batch of final points.
 
     ``sha256``: of the points. ``right`` (draws x B flags): draw by draw. ``close`` (B flags):
     answers of the first draw that rounding may change. ``spread``: how much the logits of an image

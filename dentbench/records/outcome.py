@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: outcomes of batches, and the record that they add up to.
+"""The results of an evaluation: outcomes of batches, and the record that they add up to.
 
 Counts, never averages; no torch. A record's fields are the columns of ``results.csv``.
 """
@@ -28,15 +28,15 @@ PUBLISHED = "published"
 """The protocol of the published numbers, and the static model's own attack."""
 
 TRANSFER_BACK = "transfer-back"
-"""What the points that protocols found on a defense do to the static model."""
+"""The stage that judges the static model at the final points found on a defense."""
 
 WORST = "worst"
-"""What the worst case over all stages is called among them."""
+"""The name of the worst case over all stages, among theirs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchOutcome:
-    """What one stage (the natural pass or one protocol) found on one declared batch.
+    """The result of one stage (the natural pass or one protocol) on one declared batch.
 
     ``correct[i]``: our own judgement of image i, made afresh on the stage's final points.
     ``attack_correct[i]``: the attack's own flag. ``broken_by[i]``: the attack that broke image i,
@@ -208,7 +208,7 @@ class Record:
         return dict(_protocol_counts(self.by_protocol))
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: every column that holds something, and what it means."""
+        """Return the table that a notebook shows: every column that is not empty, and its meaning."""
         styles = ("white-space: nowrap", "max-width: 36em; overflow-wrap: anywhere", "")
         lines = []
         for one in fields(self):

@@ -17,7 +17,7 @@ NOTE: Final = "breakdown"
 """The name of the note that keeps it."""
 
 SURVIVES: Final = "survives"
-"""What stands for the attack of an image that nothing broke."""
+"""In place of the attack, for an image that nothing broke."""
 
 Counts = tuple[int, ...]
 """Images of each class, by number of the class."""

@@ -1,4 +1,4 @@
-"""Where a record comes from: versions, device and revision; no torch until it is asked for."""
+"""The origin of a record: versions, device and revision; loads torch only when it must."""
 
 from __future__ import annotations
 

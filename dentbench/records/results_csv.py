@@ -33,7 +33,7 @@ RESULTS_FILE: Final = "results.csv"
 """Name of the results file in a results folder."""
 
 LOCK_SECONDS: Final = 60.0
-"""How long a writer waits for its turn."""
+"""Seconds that a writer waits for the lock."""
 
 _log = logging.getLogger(__name__)
 

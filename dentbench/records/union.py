@@ -1,4 +1,4 @@
-"""Rows of one run add up: what any of them found counts, and a later, weaker row hides nothing."""
+"""Join the rows of one run: every finding counts, and a later, weaker row hides nothing."""
 
 from __future__ import annotations
 

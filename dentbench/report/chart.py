@@ -8,7 +8,7 @@ from typing import Final, Literal
 from dentbench.report.numbers import Share
 
 Role = Literal["natural", "static", "published", "other", "worst"]
-"""What a bar or a line stands for; each role has one color and, on lines, one mark."""
+"""The meaning of a bar or a line; each role has one color and, on lines, one mark."""
 
 COLORS: Final[dict[Role, str]] = {
     "natural": "#767676",
@@ -26,7 +26,7 @@ ROLES: Final[dict[Role, str]] = {
     "other": "defense, another protocol",
     "worst": "defense, worst case per image",
 }
-"""What each role is, in words."""
+"""Each role in words."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from dentbench.report.verdict import kind_of
 from dentbench.spec.evaluation import parse_eps
 
 VERDICT: Final = "verdict"
-"""What ``--where`` takes beside the columns of ``results.csv``: the kind of the verdict."""
+"""The kind of the verdict, which ``--where`` takes beside the columns of ``results.csv``."""
 
 COLUMNS: Final[Registry[str]] = Registry("column")
 """The columns that ``--where`` takes."""

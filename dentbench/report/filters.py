@@ -1,4 +1,4 @@
-"""Which records a report is of: models by name, and the static records of defended ones."""
+"""Choose the records of a report: models by name, and the static records of defended ones."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dentbench.report.pairing import pair_up
 from dentbench.zoo.cards import MODELS
 
 APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
-"""What :func:`told_apart` puts after a model's name."""
+"""The suffixes that :func:`told_apart` puts after a model's name."""
 
 _UNKNOWN: Final = "unknown"
 """In place of the hash of a model's code in records that are older than it."""

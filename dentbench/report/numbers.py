@@ -89,7 +89,7 @@ class Percent:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as much, written as ``25.9x``."""
+    """A ratio, written as ``25.9x``."""
 
     value: float
 

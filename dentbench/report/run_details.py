@@ -1,4 +1,4 @@
-"""What a run kept for reports beside its record: counts by class, and a few images."""
+"""Details of a run beside its record: counts by class, and a few images."""
 
 from __future__ import annotations
 

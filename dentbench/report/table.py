@@ -11,13 +11,13 @@ from typing import Any, Final, Literal
 from dentbench.report.numbers import Number
 
 Value = str | int | float | Number | None
-"""What a cell holds; None is an empty cell."""
+"""The value of a cell; None is an empty cell."""
 
 NOTEBOOK: Final = "dentbench.report.formats.html:to_html"
-"""How a notebook shows a table: ``module:function``, loaded then, since formats import tables."""
+"""The function that a notebook shows a table by, loaded late: formats import tables."""
 
 NOT_RUN = "not run"
-"""What stands where a number is still to be measured."""
+"""In place of a number that is still to be measured."""
 
 
 @dataclass(frozen=True)

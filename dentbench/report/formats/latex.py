@@ -47,7 +47,7 @@ _CITED: Final = {
     "arXiv 1912.00049": "andriushchenko2020square",
     "AutoAttack": "croce2020reliable",
 }
-"""What is cited where it is named, each with its key in ``references.bib``."""
+"""The sources that are cited where they are named, with their keys in ``references.bib``."""
 
 _OURS: Final = frozenset({"attack", "source"})
 """The columns whose texts are ours, so that what they name may be cited."""
@@ -118,7 +118,7 @@ class _Sources:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How a table is set, of all its rows.
+    """The layout of a table, of all its rows.
 
     ``widths``: the characters of a line in each column, where longer texts are broken into lines.
     ``above``: how many columns, the stub of a very wide table, stand above their rows.

@@ -28,7 +28,7 @@ from dentbench.report.tables.cells import NOT_ROBUSTBENCH, WORST
 from dentbench.report.verdict import Kind, Verdict
 
 SECTIONS: Final = 60
-"""How many evaluations have sections of their own at most: the last ones."""
+"""The most evaluations that have sections of their own: the last ones."""
 
 
 @dataclass(frozen=True)

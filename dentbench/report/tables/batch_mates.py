@@ -1,4 +1,4 @@
-"""What other batches than the declared ones, and malicious batch mates, do to a defense."""
+"""The table of batch mates: a defense in other batches, and beside malicious mates."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NAMES: Final = {
     "among-natural": "among natural images",
     "alone": "alone",
 }
-"""What the compositions of ``dentbench/attacks/protocols/batch_mates.py`` are called."""
+"""The titles of the compositions of ``dentbench/attacks/protocols/batch_mates.py``."""
 
 
 def batch_mates(records: Sequence[Record], models: Collection[str] | None = None) -> Table:

@@ -1,4 +1,4 @@
-"""What the adaptations of one record did, as a table."""
+"""The table of diagnostics: the effect of the adaptations of one record."""
 
 from __future__ import annotations
 
