@@ -208,7 +208,7 @@ class Record:
         return dict(_protocol_counts(self.by_protocol))
 
     def _repr_html_(self) -> str:
-        """Return the table that a notebook shows: each column that is not empty, and its meaning."""
+        """Return the table that a notebook shows: every column with a value, and its meaning."""
         styles = ("white-space: nowrap", "max-width: 36em; overflow-wrap: anywhere", "")
         lines = []
         for one in fields(self):
