@@ -146,6 +146,9 @@ class Record:
     budgets: str | None = column("what each protocol had to spend, JSON object")
     seed: int = column("seed of the run")
     n: int = column("images judged")
+    stopped: str | None = column(
+        "a run that may stop early: rule, images and the interval valid there, JSON object"
+    )
     natural_correct: int = column("images right without an attack")
     robust_correct: int = column("images right without an attack and under every protocol run")
     batch_worst_correct: int | None = column(

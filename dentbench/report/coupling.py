@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+import math
 from functools import lru_cache
 from typing import Final
 
 from dentbench.attacks import checks
 from dentbench.records.outcome import NATURAL, WORST, Record
-from dentbench.report.numbers import Paired, PairedMeans, Share
+from dentbench.records.stopping import stopped
+from dentbench.report.numbers import LEVEL, Paired, PairedMeans, RepeatedPaired, Share
 from dentbench.stats import (
     LEAST_BATCHES,
     DesignEffect,
+    batch_effect,
     paired_design_effect,
     share_design_effect,
 )
+from dentbench.stats.sequential import few_batches
 
 INDEPENDENT: Final = DesignEffect(1.0, 0)
 """The design effect of images that do not share batches."""
@@ -46,10 +50,29 @@ def paired(record: Record) -> Paired | None:
     if record.gained is None or record.lost is None or not record.n:
         return None
     counts = (record.gained, record.lost, record.n)
+    early = stopped(record)
+    level = LEVEL / 2 if early is None or early.level is None else early.level
     gain = json.loads(record.chance or "{}").get("gain")
     if isinstance(gain, dict) and gain.keys() == {"mean", "low", "high", "p"}:
-        return PairedMeans(*counts, **gain)
+        return PairedMeans(*counts, **gain, level=level)
+    if early is not None:
+        return RepeatedPaired(*counts, repeated_effect(record, level), level)
     return Paired(*counts, paired_effect(record).divisor)
+
+
+def repeated_effect(record: Record, level: float) -> float:
+    """Return the design effect of a record's difference at a look of a one-sided level.
+
+    1 for images that are, or were measured to be, independent of their batch mates; infinite for
+    others in fewer batches than it can be estimated from.
+    """
+    if record.separable or measured_independent(record):
+        return 1.0
+    counts, sizes = _counts(record), _sizes(record)
+    few = few_batches(level, len(sizes))
+    if math.isinf(few) or not {"gained", "lost"} <= counts.keys():
+        return math.inf
+    return few * batch_effect(counts["gained"], counts["lost"], sizes)
 
 
 def paired_effect(record: Record) -> DesignEffect:

@@ -5,10 +5,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from dentbench.stats import mcnemar, p_text, paired_difference, wilson
+from dentbench.stats.sequential import repeated_interval
+
+LEVEL: Final = 0.05
+"""The two-sided p-value below which a difference counts."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,11 @@ class Paired:
         return mcnemar(self.gained, self.lost, self.effect)
 
     @property
+    def significant(self) -> bool:
+        """Whether it differs from 0."""
+        return self.p_value < LEVEL
+
+    @property
     def interval(self) -> Interval:
         """The 95% interval of the difference, in points (Bonett and Price 2012)."""
         counts = (self.gained, self.lost, self.total)
@@ -167,16 +177,52 @@ class Paired:
 
 
 @dataclass(frozen=True)
+class RepeatedPaired(Paired):
+    """The same at a look of a run that may stop at any: it allows for all looks.
+
+    ``level``: the one-sided level of the look. ``effect``: infinite where batches are the units
+    and there are too few of them.
+    """
+
+    level: float = LEVEL / 2
+
+    @property
+    def significant(self) -> bool:
+        """Whether it differs from 0, by the exact test and by the interval."""
+        interval = self.interval
+        return self.p_value < 2 * self.level and not interval.low <= 0 <= interval.high
+
+    @property
+    def p_value(self) -> float:
+        """The two-sided exact McNemar p-value, to be compared with twice the level."""
+        return 1.0 if math.isinf(self.effect) else super().p_value
+
+    @property
+    def interval(self) -> Interval:
+        """The repeated interval of the difference, in points (Tango 1998)."""
+        counts = (self.gained / self.effect, self.lost / self.effect, self.total / self.effect)
+        low, high = repeated_interval(*counts, self.level)
+        return Interval(100 * low, 100 * high)
+
+
+@dataclass(frozen=True)
 class PairedMeans(Paired):
     """The same of a random defense: expected images, and the test of the mean difference.
 
-    ``mean``, ``low`` and ``high``: of the difference of the shares right, in [-1, 1]; ``p``.
+    ``mean``, ``low`` and ``high``: of the difference of the shares right, in [-1, 1]; ``p``;
+    ``level``: one-sided, that of a look where the run may stop at any.
     """
 
     mean: float = 0.0
     low: float = -1.0
     high: float = 1.0
     p: float = 1.0
+    level: float = LEVEL / 2
+
+    @property
+    def significant(self) -> bool:
+        """Whether it differs from 0."""
+        return self.p_value < 2 * self.level
 
     @property
     def points(self) -> float:

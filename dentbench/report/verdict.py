@@ -12,6 +12,9 @@ batches, its counts and the intervals allow for the design effect (``stats``).
 - ``undecided``: a difference with a doubt, a static model that was attacked wrongly, or too few
   images to tell; the sentence says what would decide.
 
+A run that may stop before all images were judged has a level and an interval that allow for every
+look at it (``stats/sequential.py``); the rule is the same.
+
 What is a doubt, and of which verdict, is in ``doubts.py``: every check that failed, whatever else
 was run; protocols that are missing; less than the least budget (``required_budgets.py``). Where
 batch mates matter, other batches than the declared ones break an image only if it is right
@@ -31,15 +34,16 @@ from dentbench.attacks import checks as soundness
 from dentbench.attacks import evidence
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
+from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.report.doubts import AGAIN, Doubt, baseline_doubts, gain_doubts, loss_doubts
-from dentbench.report.numbers import Paired, Share
+from dentbench.report.numbers import Paired, Share, signed
 from dentbench.stats import p_text
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
-LEVEL: Final = 0.05
-"""The p-value below which a difference counts."""
+GOING_ON: Final = "the same command without its limit goes on from there"
+"""What would decide where a limit stopped a run."""
 
 GAIN_POINTS: Final = 5.0
 """The gain, in percentage points, that must be excluded before "no gain" is said."""
@@ -90,16 +94,20 @@ def verdict(static: Record, defended: Record) -> Verdict:
     sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
     if coupled := coupling.text(defended):
         sentence += f" ({coupled})"
+    early = stopped(defended)
+    if early is not None:
+        sentence += f" ({early}; the gain is {_range(paired)} points, every look allowed for)"
     if kind == "holds":
         natural = [Share(one.natural_correct, one.n) for one in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
         sentence += _rests_on(defended)
+    goes_on = early is not None and early.images < early.of and not found
     changes: tuple[tuple[str, ...], ...] = ()
     if kind == "undecided":
-        few = () if found else (("--examples", str(_images_needed(paired))),)
+        few = () if found or goes_on else (("--examples", str(_images_needed(paired))),)
         changes = (*_merged(one.changes for one in found), *few)
     if kind == "undecided" or found:
-        sentence += f"; {_would_decide(paired, found)}"
+        sentence += f"; {GOING_ON if goes_on else _would_decide(paired, found)}"
     return Verdict(
         kind=kind,
         protocol=defended.worst_protocol,
@@ -130,6 +138,11 @@ def _merged(parts: Iterable[Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, .
     yield from found.values()
 
 
+def _range(paired: Paired) -> str:
+    interval = paired.interval
+    return f"{signed(paired.points)} ({signed(interval.low)} to {signed(interval.high)})"
+
+
 def kind_of(defended: Record) -> Kind | None:
     """Return the verdict's kind from a defended record alone, or None for one without pairs."""
     paired = coupling.paired(defended)
@@ -144,7 +157,8 @@ def _paired(static: Record, defended: Record) -> Paired:
         )
     if not defended.protocol:
         raise SpecError("no verdict: nothing was attacked")
-    same = ("model_sha256", "model_code", "data_sha256", "norm", "eps", "n")
+    early = stopped(defended) is not None or stopped(static) is not None
+    same = ("model_sha256", "model_code", "data_sha256", "norm", "eps", *(() if early else ("n",)))
     odd = [name for name in same if getattr(static, name) != getattr(defended, name)]
     if odd:
         raise SpecError(
@@ -158,7 +172,7 @@ def _paired(static: Record, defended: Record) -> Paired:
     compared = defended.static_correct
     if compared is None:  # a record of an older version
         own = compared = static.robust_correct
-    equal = own is None or own == static.robust_correct
+    equal = own is None or own == static.robust_correct or defended.n != static.n
     if not equal or gained - lost != defended.robust_correct - compared:
         raise SpecError("no verdict: the defended record was compared with another static record")
     paired = coupling.paired(defended)
@@ -169,10 +183,10 @@ def _paired(static: Record, defended: Record) -> Paired:
 def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]:
     """Return what may be said, and the doubts about what the counts say beyond it."""
     found: tuple[Doubt, ...] = ()
-    if paired.p_value < LEVEL and paired.points > 0:
+    if paired.significant and paired.points > 0:
         found = gain_doubts(defended)
         return ("undecided" if found else "holds"), found
-    if paired.p_value < LEVEL:
+    if paired.significant:
         found = loss_doubts(defended)
         if not found:
             return "weaker than static", ()
@@ -234,7 +248,7 @@ def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
     """Say what to run next: what settles the doubts, or about how many images."""
     if found:
         what = "the static model's robustness"
-        if paired.p_value < LEVEL:
+        if paired.significant:
             what = "the gain" if paired.points > 0 else "the loss"
         more = f" ({len(found) - 1} more to settle)" if len(found) > 1 else ""
         return f"{what} is in doubt: {found[0]}{more}"

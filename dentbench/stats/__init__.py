@@ -225,18 +225,35 @@ def paired_design_effect(
     return _design_effect(totals, sizes, rate - gap * gap)
 
 
+def batch_effect(gained: Sequence[int], lost: Sequence[int], sizes: Sequence[int]) -> float:
+    """Return the design effect of a paired difference, not yet widened for few batches, >= 1.
+
+    From two batches on.
+    """
+    total = sum(sizes)
+    gap, rate = (sum(gained) - sum(lost)) / total, (sum(gained) + sum(lost)) / total
+    totals = [up - down for up, down in zip(gained, lost, strict=True)]
+    return max(1.0, _variance_ratio(totals, sizes, rate - gap * gap))
+
+
 def _design_effect(totals: Sequence[int], sizes: Sequence[int], independent: float) -> DesignEffect:
     """Return the effect of batch totals; ``independent``: one image's variance without batches."""
-    batches, total = len(sizes), sum(sizes)
+    batches = len(sizes)
     if batches < LEAST_BATCHES:
         return DesignEffect(None, batches)
-    if independent <= 0:  # all images alike: there is nothing to widen
-        return DesignEffect(1.0, batches)
-    mean = sum(totals) / total
-    residuals = math.fsum((one - mean * size) ** 2 for one, size in zip(totals, sizes, strict=True))
-    ratio = batches / (batches - 1) * residuals / (total * independent)
+    ratio = _variance_ratio(totals, sizes, independent)
     few = t_quantile(CONFIDENCE, batches - 1) / _quantile(CONFIDENCE)
     return DesignEffect(max(1.0, ratio * few**2), batches)
+
+
+def _variance_ratio(totals: Sequence[int], sizes: Sequence[int], independent: float) -> float:
+    """Return the variance of the batches' totals in units of that without batches."""
+    batches, total = len(sizes), sum(sizes)
+    if independent <= 0:  # all images alike: there is nothing to widen
+        return 0.0
+    mean = sum(totals) / total
+    residuals = math.fsum((one - mean * size) ** 2 for one, size in zip(totals, sizes, strict=True))
+    return batches / (batches - 1) * residuals / (total * independent)
 
 
 @lru_cache

@@ -25,6 +25,8 @@ from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.records.outcome import Record
 from dentbench.report.verdict import LEVEL, verdict
 from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
+from dentbench.report.numbers import LEVEL
+from dentbench.report.verdict import verdict
 from dentbench.stats import holm
 from tests.report.fixed_records import make
 

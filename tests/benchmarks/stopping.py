@@ -15,7 +15,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dentbench.report.verdict import GAIN_POINTS, LEVEL
+from dentbench.report.numbers import LEVEL
+from dentbench.report.verdict import GAIN_POINTS
 from dentbench.stats import LEAST_BATCHES, mcnemar, paired_difference, t_quantile
 from dentbench.stats.sequential import few_batches, levels, score, will_lose
 

@@ -1,0 +1,47 @@
+"""How a run ended that did not judge all of its images: the column ``stopped`` of a record."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Literal
+
+from dentbench.records.outcome import Record
+
+Rule = Literal["decided", "time limit", "pass limit"]
+"""By what a run was stopped, or would have been: one told to stop when decided says so always."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped:
+    """By which rule a run stopped, and what holds there.
+
+    ``images``: judged, ``of``: chosen. ``level``: the one-sided level of the look at which it
+    stopped, in (0, 0.5), of which :mod:`dentbench.stats.sequential` makes intervals that allow for
+    every look; ``low`` and ``high``: the ends of that interval of the gain, in points. They are
+    None for a static model, which is compared with nothing.
+    """
+
+    rule: Rule
+    images: int
+    of: int
+    level: float | None = None
+    low: float | None = None
+    high: float | None = None
+
+    def to_json(self) -> str:
+        """Return the text of the column."""
+        return json.dumps(asdict(self))
+
+    def __str__(self) -> str:
+        """Say it in few words."""
+        if self.rule == "decided":
+            when = "looked at after every batch"
+        else:
+            when = f"stopped by the {self.rule}"
+        return f"{when}, {self.images:,} of {self.of:,} images judged"
+
+
+def stopped(record: Record) -> Stopped | None:
+    """Return how a record's run stopped; None for one of a fixed size."""
+    return None if record.stopped is None else Stopped(**json.loads(record.stopped))
