@@ -407,6 +407,41 @@ Mirrors = Annotated[
         help="Try this copy of the cache's layout first; repeatable, also DENTBENCH_MIRRORS.",
     ),
 ]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        metavar="BATCHES",
+        help="Batches that all protocols have their turn on before the next are begun. Default: "
+        "as many as are worked on at a time.",
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="decided",
+        help="decided: stop as soon as the verdict is decided, by intervals that allow for every "
+        "look; the cheap protocols come first, and a gain is only believed after all.",
+    ),
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="2h",
+        help="As many rounds as fit, such as 90m or 1h30m; a larger limit goes on from there.",
+    ),
+]
+PassLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--pass-limit",
+        metavar="N",
+        help="As many rounds as fit into so many passes of single images for each record, such as "
+        "1e9; a larger limit goes on from there.",
+    ),
+]
 Fresh = Annotated[
     bool, typer.Option("--fresh", help="Forget stored outcomes of these runs and start over.")
 ]

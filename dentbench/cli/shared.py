@@ -15,6 +15,7 @@ from dentbench.evaluation.displays import Display
 
 if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions
+    from dentbench.evaluation.schedule import Schedule
     from dentbench.study.study import Request
 
 OWN_BEFORE: Final = "norm"
@@ -60,6 +61,10 @@ class SharedOptions:
     cache: opt.Cache = None
     mirror: opt.Mirrors = None
     offline: opt.Offline = False
+    rounds: opt.Rounds = None
+    until: opt.Until = None
+    time_limit: opt.TimeLimit = None
+    pass_limit: opt.PassLimit = None
     fresh: opt.Fresh = False
     save_adversarial: opt.SaveAdversarial = False
     diagnostics: opt.Diagnostics = False
@@ -133,11 +138,24 @@ class SharedOptions:
             fetch=FetchOptions(
                 cache=self.cache, offline=self.offline, mirrors=tuple(self.mirror or ())
             ),
+            schedule=self.schedule(),
             fresh=self.fresh,
             save_adversarial=self.save_adversarial,
             measure_time=measure_time,
             diagnostics=self.diagnostics,
             force=self.force,
+        )
+
+    def schedule(self) -> Schedule:
+        """Return the rounds and limits asked for."""
+        from dentbench.evaluation.schedule import Schedule
+        from dentbench.study.limits import parse_duration, parse_passes
+
+        return Schedule(
+            rounds=self.rounds,
+            until=self.until or "",
+            time_limit=None if self.time_limit is None else parse_duration(self.time_limit),
+            pass_limit=None if self.pass_limit is None else parse_passes(self.pass_limit),
         )
 
 

@@ -17,7 +17,8 @@ the images were drawn from, not of the images that were chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import Any, Final, TypeAlias
@@ -64,6 +65,26 @@ def levels(sizes: Sequence[int]) -> dict[int, float]:
     return dict(
         zip(looks, _levels(tuple(int(ends[one - 1]) / total for one in looks)), strict=True)
     )
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look of a run: after how many batches and images, and at which one-sided level."""
+
+    batches: int
+    images: int
+    level: float
+
+    @property
+    def few_batches(self) -> float:
+        """By how much a design effect grows here, see :func:`few_batches`."""
+        return few_batches(self.level, self.batches)
+
+
+def looks_of(sizes: Sequence[int]) -> tuple[Look, ...]:
+    """Return the looks of a run whose batches have these sizes, in order."""
+    ends = np.cumsum(sizes)
+    return tuple(Look(at, int(ends[at - 1]), level) for at, level in levels(sizes).items())
 
 
 def spent(share: float) -> float:
@@ -197,3 +218,25 @@ def few_batches(level: float, batches: int) -> float:
         return math.inf
     z = -NormalDist().inv_cdf(level)
     return (t_quantile(1 - 2 * level, batches - 1) / z) ** 2
+
+
+def images_needed(
+    counts: tuple[float, float, float], ratio: float | None, later: Iterable[Look], margin: float
+) -> int | None:
+    """Return how many more images would decide at the rates seen so far, or None if no look does.
+
+    ``counts``: gained, lost and total. ``ratio``: the design effect before it is widened for few
+    batches; None for independent images. ``later``: the looks to come. ``margin``: the gain that
+    is to be excluded, in [0, 1].
+    """
+    gained, lost, total = counts
+    for look in later:
+        effect = 1.0 if ratio is None else ratio * look.few_batches
+        if not total or math.isinf(effect):
+            continue
+        times = look.images / total / effect
+        scaled = (gained * times, lost * times, total * times)
+        z = -NormalDist().inv_cdf(look.level)
+        if float(score(*scaled, margin)) < -z or abs(float(score(*scaled, 0.0))) > z:
+            return int(look.images - total)
+    return None

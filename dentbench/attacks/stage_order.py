@@ -1,0 +1,39 @@
+"""The order of protocols within a round: what breaks most per pass first. Torch-free.
+
+Measured by ``python -m tests.benchmarks stage-order``, which writes
+``results/benchmarks/stage-order-cpu.json``: the images that each protocol breaks of those right
+unattacked, over its forward and backward passes, of both modes of dent. A test keeps
+:data:`MEASURED` equal to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from dentbench.attacks.catalogue import PROTOCOLS, is_given
+
+MEASURED: Final[tuple[str, ...]] = ()
+"""Protocols by what they break per pass, the best first."""
+
+LAST: Final = "published"
+"""What comes last whatever it breaks: it is as dear as all others together."""
+
+
+def cheap_first(names: Sequence[str]) -> list[str]:
+    """Return protocols in the order in which a round runs them.
+
+    Each comes after those whose points it starts from; what was not measured comes before
+    "published", and what users hand in first of all.
+    """
+    rank = {name: number for number, name in enumerate(MEASURED)}
+    rank[LAST] = len(rank) + len(PROTOCOLS)
+    waiting = sorted(names, key=lambda one: -1 if is_given(one) else rank.get(one, len(rank)))
+    found: list[str] = []
+    while waiting:
+        able = next(
+            name for name in waiting if not set(PROTOCOLS[name].after) & {*waiting} - {name}
+        )
+        waiting.remove(able)
+        found.append(able)
+    return found

@@ -1,0 +1,220 @@
+"""Carry out a record in rounds of whole batches, and stop where the schedule allows it.
+
+In a round every protocol has its turn on the same batches, what breaks most per pass first, so
+that a verdict can be given after each. A run that is to stop when its verdict is decided begins
+with the cheap protocols alone: the others can only take a gain away, or make a loss larger. They
+are run, one after the other and on all batches so far, once there is a gain to take away, or
+nothing else is left; ``holds`` needs them all.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from dentbench.attacks.stage_order import cheap_first
+from dentbench.evaluation import cascade
+from dentbench.evaluation.progress import RoundDone
+from dentbench.evaluation.schedule import DECIDED, Schedule
+from dentbench.evaluation.stage_outcomes import StageOutcomes
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record
+from dentbench.records.stopping import Rule, Stopped
+from dentbench.report import coupling
+from dentbench.report.numbers import Paired
+from dentbench.report.verdict import GAIN_POINTS, kind_of
+from dentbench.spec.evaluation import EvalSpec
+from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
+
+SCREEN: Final = ("transfer", "surrogate", "warm")
+"""The protocols that a run until decided begins with."""
+
+Draft = Callable[["Reached", bool], Record]
+"""Returns the record of what was reached, unwritten; with all of its checks, or cheap ones."""
+
+
+@dataclass(frozen=True)
+class Reached:
+    """How far a record got: its first ``batches``, under ``protocols``.
+
+    ``stopped``: how it ended where it was one that might stop early, else None.
+    """
+
+    batches: int
+    protocols: tuple[str, ...]
+    stopped: Stopped | None = None
+
+
+@dataclass
+class Rounds:
+    """The rounds of one record.
+
+    ``protocols``: those that can attack the defense; ``draft``: makes a record of what was reached.
+    ``seconds``: how much of the time limit is this record's; None without one.
+    """
+
+    stages: StageOutcomes
+    spec: EvalSpec
+    protocols: Sequence[str]
+    schedule: Schedule
+    draft: Draft
+    seconds: float | None = None
+    _began: float = field(default_factory=time.monotonic)
+
+    def __post_init__(self) -> None:
+        self.sizes = [len(rows) for rows in self.spec.batches.ranges(self.spec.data.count)]
+        self.looks = {look.batches: look for look in looks_of(self.sizes)}
+        ordered = cheap_first(self.protocols)
+        self.until_decided = self.schedule.until == DECIDED and self.spec.defense is not None
+        first = [name for name in ordered if name in SCREEN] if self.until_decided else ordered
+        self._active = first or ordered
+        self._deferred = [name for name in ordered if name not in self._active]
+
+    def carry_out(self) -> Reached:
+        """Work through the rounds; return how far it got.
+
+        The record of a run that may stop is marked as such even where it judged all images: its
+        interval must allow for the looks that it had.
+        """
+        longest = dearest = 0.0
+        spent = self._passes(0)
+        for end in self._ends():
+            started = time.monotonic()
+            for stage in (NATURAL, *self._active):
+                self.stages.outcomes(self.spec, stage, end)
+            rule = self._after(end)
+            if rule is not None:
+                return self._reached(end, rule)
+            longest = max(longest, time.monotonic() - started)
+            passes = self._passes(end)
+            dearest, spent = max(dearest, passes - spent), passes
+            limit = self._limit(longest, dearest, spent)
+            if limit is not None and end < len(self.sizes):
+                return self._reached(end, limit)
+        rule = DECIDED if self.until_decided else None
+        return self._reached(len(self.sizes), rule)
+
+    # --- one round --------------------------------------------------------------------------------
+
+    def _after(self, end: int) -> Rule | None:
+        """Look at the record after a round; run what is deferred where it is called for."""
+        if self.spec.defense is None or not self.protocols:
+            return None
+        while True:
+            record = self.draft(self._reached(end, DECIDED), False)
+            paired = coupling.paired(record)
+            if paired is None:
+                return None
+            if self.until_decided and self._is_decided(end, paired):
+                self._tell(end, record, paired)
+                return DECIDED
+            called_for = paired.significant and paired.points > 0 or end == len(self.sizes)
+            if not (self._deferred and called_for) or self._limit(0, 0, self._passes(end)):
+                self._tell(end, record, paired)
+                return None
+            stage = self._deferred.pop(0)
+            self._active = [*self._active, stage]
+            self.stages.outcomes(self.spec, stage, end)
+
+    def _is_decided(self, end: int, paired: Paired) -> bool:
+        """Return whether the verdict is decided; what seems so is asked with all checks made."""
+        if paired.significant and paired.points > 0:
+            wanted = {"holds"} if not self._deferred else set()
+        elif paired.significant:
+            wanted = {"weaker than static", "no gain"}  # a loss may be in doubt, and is no gain
+        elif paired.interval.high < GAIN_POINTS and not self._will_lose(end, paired):
+            wanted = {"no gain"}
+        else:
+            wanted = set()
+        return bool(wanted) and kind_of(self.draft(self._reached(end, DECIDED), True)) in wanted
+
+    def _will_lose(self, end: int, paired: Paired) -> bool:
+        by_images = {look.images: look.level for look in self.looks.values()}
+        counts = (paired.gained, paired.lost, paired.total)
+        return bool(will_lose(*counts, paired.effect, by_images))
+
+    def _tell(self, end: int, record: Record, paired: Paired) -> None:
+        """Tell the progress where the comparison stands."""
+        if self.stages.progress is None:
+            return
+        look = self.looks[end]
+        later = [one for one in self.looks.values() if one.batches > end]
+        ratio = None
+        if not (record.separable or coupling.measured_independent(record)):
+            ratio = paired.effect / look.few_batches
+        needed = images_needed(
+            (paired.gained, paired.lost, paired.total), ratio, later, GAIN_POINTS / 100
+        )
+        state = _state(paired)
+        self.stages.progress(
+            RoundDone(
+                images=record.n,
+                of=sum(self.sizes),
+                static=record.static_correct or 0,
+                defense=self.spec.label,
+                right=record.robust_correct,
+                points=paired.points,
+                low=paired.interval.low,
+                high=paired.interval.high,
+                state=state,
+                more=None if state != "undecided" else needed,
+                pending=len(self._deferred),
+            )
+        )
+
+    # --- how far ----------------------------------------------------------------------------------
+
+    def _ends(self) -> Iterator[int]:
+        """Yield after how many batches each round ends: a look each, the last batch last."""
+        looks = [*self.looks]
+        wanted = self.schedule.rounds or self.stages.batches_at_a_time
+        for end in looks:
+            if end % wanted < looks[0] or end == looks[-1]:
+                yield end
+
+    def _reached(self, end: int, rule: Rule | None) -> Reached:
+        active = tuple(name for name in self.protocols if name in self._active)
+        if rule is None:
+            return Reached(end, active)
+        look: Look | None = self.looks[end] if self.spec.defense is not None else None
+        images = sum(self.sizes[:end])
+        level = None if look is None else look.level
+        return Reached(
+            end, active, Stopped(rule=rule, images=images, of=sum(self.sizes), level=level)
+        )
+
+    def _limit(self, longest: float, dearest: float, spent: float) -> Rule | None:
+        """Return the limit that another round like the longest and the dearest would break."""
+        if self.seconds is not None:
+            if time.monotonic() - self._began + longest > self.seconds:
+                return "time limit"
+        most = self.schedule.pass_limit
+        if most is not None and spent + dearest > most:
+            return "pass limit"
+        return None
+
+    def _passes(self, end: int) -> float:
+        """Return the passes of what is stored of the first batches, the static model's included."""
+        if self.schedule.pass_limit is None:
+            return 0
+        stages = [(self.spec, stage) for stage in (NATURAL, *self._active)]
+        if self.spec.defense is not None:
+            stages += [(self.spec.static, stage) for stage in (NATURAL, PUBLISHED)]
+            stages += [
+                (one.counterpart, stage)
+                for one, stage in stages
+                if cascade.has_counterpart(one, stage)
+            ]
+        return sum(map(_cost, self.stages.stored(stages, end)))
+
+
+def _cost(outcome: BatchOutcome) -> int:
+    return outcome.forwards + outcome.backwards
+
+
+def _state(paired: Paired) -> str:
+    """Return what the difference says so far, checks and missing protocols aside."""
+    if paired.significant:
+        return "a gain so far" if paired.points > 0 else "weaker than static"
+    return "no gain" if paired.interval.high < GAIN_POINTS else "undecided"

@@ -1,0 +1,57 @@
+"""Limits of a run that are written as texts: a duration, a number of passes. Torch-free."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Final
+
+from dentbench.errors import SpecError
+
+_UNITS: Final = {"d": 86400, "h": 3600, "m": 60, "min": 60, "s": 1}
+_PART: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(d|h|min|m|s)", re.IGNORECASE)
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration such as "2h", "90m", "1h30m" or "45s", above 0.
+
+    Raises :class:`~dentbench.errors.SpecError` for anything else.
+    """
+    written = text.strip()
+    parts = _PART.findall(written)
+    rest = _PART.sub("", written).strip()
+    seconds = sum(float(number) * _UNITS[unit.lower()] for number, unit in parts)
+    if not parts or rest or seconds <= 0:
+        raise SpecError(
+            f"--time-limit is {text!r}; write a duration above 0 with its units, such as 2h, 90m, "
+            "1h30m or 45s"
+        )
+    return seconds
+
+
+def parse_passes(text: str) -> int:
+    """Return a number of passes such as "1000000", "1,000,000" or "1e9", from 1.
+
+    Raises :class:`~dentbench.errors.SpecError` for anything else.
+    """
+    try:
+        number = float(text.replace(",", "").replace("_", ""))
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number) or number < 1 or number != int(number):
+        raise SpecError(
+            f"--pass-limit is {text!r}; write a whole number of passes from 1, such as 1000000 or "
+            "1e9"
+        )
+    return int(number)
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in few words, such as "12 s", "4 min" or "3.4 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36e4 else f"{seconds / 86400:,.0f} days"

@@ -1,0 +1,58 @@
+"""What each protocol breaks per pass through the network, of dent in both modes on the digits."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from typing import Any, Final
+
+from dentbench.api import evaluate
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.records.outcome import Record
+from dentbench.spec.evaluation import DentSpec
+from dentbench.zoo.arrays import slice_of
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.models import load_model
+
+IMAGES: Final = 96
+MODES: Final = ("instance", "batch")
+
+
+def of_record(record: Record) -> dict[str, dict[str, float]]:
+    """Return, by protocol, the images it breaks, its passes, and both as a rate per million."""
+    passes = json.loads(record.passes or "{}")
+    counts = {name: record.natural_correct - right for name, right in record.protocol_counts.items()}
+    return {name: {"broken": counts[name], "passes": passes[name]} for name in counts}
+
+
+def ordered(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+    """Return the protocols of all records by what they break per pass, the best first."""
+    broken, passes = Counter[str](), Counter[str]()
+    for one in found.values():
+        for name, row in one.items():
+            broken[name] += row["broken"]
+            passes[name] += row["passes"]
+    return sorted(broken, key=lambda name: (-broken[name] / max(passes[name], 1), name))
+
+
+def measure() -> dict[str, Any]:
+    """Return the rows of both modes, and the order that follows."""
+    x, y, _ = slice_of(load_dataset("digits"), 0, IMAGES)
+    found = {}
+    for mode in MODES:
+        with tempfile.TemporaryDirectory() as folder:
+            evaluated = evaluate(
+                load_model("digits-robust").network,
+                x,
+                y,
+                defense=DentSpec(mode=mode, lr=0.02),
+                attack="quick",
+                eps="0.2",
+                protocols=tuple(PROTOCOLS),
+                batch_size=IMAGES // 2,
+                results=folder,
+                progress=None,
+            )
+        found[mode] = of_record(evaluated.defended)
+    return {"images": IMAGES, "by_mode": found, "order": ordered(found)}
