@@ -43,7 +43,8 @@ def evaluate(
 ) -> None:
     """Attack the static model and dent, print both with the difference, and append the records.
 
-    Run again, it resumes at the first missing batch. Without options: the embedded model and data.
+    Run again, it resumes at the first missing batch. Without options: a first look at the embedded
+    model in about a minute, and how long the full evaluation takes.
 
     Examples:
 
@@ -58,7 +59,9 @@ def evaluate(
     Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130 and
     143 stopped by Ctrl-C or SIGTERM (the same command resumes).
     """
-    from dentbench.cli import running
+    named = {name: value for name, value in locals().items() if name not in ("shared", "dent")}
+    own_options = {**named, **dent}
+    from dentbench.cli import first_look, running
     from dentbench.errors import SpecError
     from dentbench.spec.evaluation import NO_ATTACK
     from dentbench.study import table1
@@ -71,6 +74,9 @@ def evaluate(
     from dentbench.study.study import make_studies
 
     own = {**dent, **parse_settings(settings or (), once=True)}
+    is_first_look = first_look.is_asked_for(shared, own_options)
+    if is_first_look:
+        shared = first_look.shortened(shared)
     request = shared.request(
         shared.model or (),
         corruptions=corruption or (),
@@ -126,6 +132,8 @@ def evaluate(
     elif table is None:
         for study, records in finished:
             showing.show_study(study, records, shared.results)
+        if is_first_look:
+            typer.echo(first_look.text(shared))
     else:
         showing.show_table1(finished, shared.results)
     if require_gain is not None:

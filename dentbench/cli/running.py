@@ -165,14 +165,16 @@ def show_estimates(
 
     from dentbench.attacks.catalogue import attack_label
     from dentbench.evaluation.applicable import possible
-    from dentbench.evaluation.dry_run import estimate
+    from dentbench.evaluation.dry_run import StageEstimate, estimate
     from dentbench.evaluation.memory_footprint import in_words
+    from dentbench.evaluation.progress import duration_text
     from dentbench.report.departures import threat_text
     from dentbench.report.formats.terminal import print_table
     from dentbench.report.table import Column, Table
     from dentbench.study.loading import prepare
 
     rows: list[list[object]] = []
+    costs: list[StageEstimate] = []
     for study in studies:
         with contained():
             evaluation, specs = prepare(study, options)
@@ -185,15 +187,20 @@ def show_estimates(
                     evaluation.context,
                     spec,
                     possible(evaluation.context, spec, study.protocols),
+                    evaluation.stages.images_left,
                 )
             ]
         for spec, part in parts:
             memory = "" if part.memory is None else in_words(part.memory)
-            cost = [f"{part.forwards:,}", f"{part.backwards:,}", _duration(part.seconds)]
+            cost = [f"{part.forwards:,}", f"{part.backwards:,}", duration_text(part.seconds)]
             cost.append(memory)
+            costs.append(part)
             threat = threat_text(spec.attack.norm, spec.attack.eps)
             stub = [spec.model.name, threat, _described(spec), part.stage]
             rows.append([*stub, f"{part.images:,}", *cost])
+    passes = (sum(one.forwards for one in costs), sum(one.backwards for one in costs))
+    whole = duration_text(sum(one.seconds for one in costs))
+    rows.append(["total", "", "", "", "", *(f"{count:,}" for count in passes), whole, ""])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         *map(Column, ("model", "threat", "defense", "stage")),
@@ -203,7 +210,9 @@ def show_estimates(
         f"Dry run: {'; '.join(labels)}",
         columns,
         rows,
-        caption="At most: every image surviving every attack; time extrapolated from two batches. "
+        caption="At most, of what is not stored yet: every image surviving every attack; time "
+        "extrapolated from timed batches. Protocols that the static model faces for several "
+        "defenses are counted with each. "
         "Memory: what the tensors of a batch take at least, beside the model, from four images.",
         stub=3,
     )
@@ -217,14 +226,6 @@ def _described(spec: EvalSpec) -> str:
     blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
     plural = "" if spec.defense.steps == 1 else "s"
     return f"{spec.label}, {spec.defense.steps} step{plural}{blur}"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:

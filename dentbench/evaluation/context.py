@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.subject import Subject
 from dentbench.evaluation.worker import Worker
 from dentbench.records.checkpoint import RunFolder
@@ -24,7 +25,8 @@ class RunOptions:
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
     every defense against the static model. ``diagnostics``: keep what every adaptation did.
     ``force``: go on where natural accuracy is not the published one. ``source``: options that say
-    where a model and data of one's own come from, for the record.
+    where a model and data of one's own come from, for the record. ``schedule``: in which rounds,
+    and when it may stop.
     """
 
     results: Path
@@ -36,6 +38,7 @@ class RunOptions:
     diagnostics: bool = False
     force: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
+    schedule: Schedule = field(default_factory=Schedule)
 
 
 @dataclass(frozen=True, kw_only=True)

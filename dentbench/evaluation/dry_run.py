@@ -1,19 +1,27 @@
-"""What a study would cost: exact bounds in passes, and seconds from two timed batches."""
+"""What is left of a study would cost: exact bounds in passes, and seconds from timed batches."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import torch
 
 from dentbench.attacks.catalogue import with_prerequisites
-from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.attacks.cost import Passes, adapted, attack_passes
 from dentbench.evaluation.cascade import has_counterpart
 from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.forecast import Left, bound
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
+
+FEW: Final = 4
+"""Images that are timed where whole batches would take long."""
+
+MOST_SECONDS: Final = 2.0
+"""How long a pass over two batches may take to be timed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +41,13 @@ class StageEstimate:
     memory: int | None
 
 
-def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> list[StageEstimate]:
-    """Return what each stage of one spec would cost at most, after timing two batches of it.
+def estimate(
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], left: Left
+) -> list[StageEstimate]:
+    """Return what is left of each stage of one spec at most, after timing batches of it.
 
-    ``protocols``: those that can attack the spec's defense.
+    ``protocols``: those that can attack the spec's defense. ``left``: the images that are not
+    stored yet.
     """
     forward, gradient = context.worker.micro_batcher.fit(
         spec, "published", lambda: _time_two_batches(context, spec)
@@ -46,12 +57,12 @@ def estimate(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
     stages += [(one.counterpart, stage) for one, stage in stages if has_counterpart(one, stage)]
     once = adapted(Passes(1, 1), spec.defense)
     a_pass = gradient / (once.forwards + once.backwards)
-    images = spec.data.count
     found = []
     for one, stage in stages:
-        total = stage_passes(one, stage, context.worker.classes) * images
+        images = left(one, stage)
+        total = bound(one, stage, context.worker.classes) * images
         seconds = (total.forwards + total.backwards) * a_pass
-        if stage == "published":
+        if stage == "published" and spec.attack.eps:
             calls = attack_passes(spec.attack, context.worker.classes)
             seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
             seconds *= images
@@ -82,17 +93,20 @@ def _time_two_batches(context: RunContext, spec: EvalSpec) -> tuple[float, float
     """Return the seconds per image of the defense's forward, and of forward and input gradient."""
     classify, device = context.worker.classifier(spec), context.worker.device
     size = spec.batches.size
-    batches = context.subject.images[: 2 * size].to(device).split(size)
+    images = context.subject.images[: 2 * size].to(device)
     with torch.no_grad():
-        classify(batches[0])  # the first call allocates; it is not timed
+        few = images[:FEW]  # the first call allocates, and says whether whole batches take long
+        once = _seconds(lambda: classify(few), device)
+        if once / len(few) * len(images) > MOST_SECONDS:
+            images = few
+        batches = images.split(size)
         forward = _seconds(lambda: [classify(x) for x in batches], device)
     leaves = [x.clone().requires_grad_() for x in batches]
     gradient = _seconds(
         lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves],
         device,
     )
-    images = sum(map(len, batches))
-    return forward / images, gradient / images
+    return forward / len(images), gradient / len(images)
 
 
 def _seconds(work: object, device: torch.device) -> float:

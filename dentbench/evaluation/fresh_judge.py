@@ -38,8 +38,8 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 class Request:
     """What is to be judged anew: the points of stages of one spec, ``draws`` times.
 
-    ``pristine``: the network and the defenses, as a command keeps them. ``at_a_time``: how
-    many images there is memory for.
+    ``pristine``: the network and the defenses, as a command keeps them. ``batches``: how many of
+    the first; None for all. ``at_a_time``: how many images there is memory for.
     """
 
     pristine: bytes
@@ -51,6 +51,7 @@ class Request:
     results: Path
     spec: EvalSpec
     stages: tuple[str, ...]
+    batches: int | None
     draws: int
     at_a_time: int | None
 
@@ -145,7 +146,7 @@ def _answers(worker: Worker, request: Request, stage: str, draw: int) -> list[_A
     seed = derive_seed(spec.seed, "defense", "fresh", draw, stage)
     random.seed(seed)  # a defense may draw from any of them
     np.random.seed(seed)
-    units = spec.batches.ranges(spec.data.count)
+    units = spec.batches.ranges(spec.data.count)[: request.batches]
     folder = RunFolder(request.results, spec)
     found = []
     for unit, rows in reversed([*enumerate(units)]):

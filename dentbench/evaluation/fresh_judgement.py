@@ -163,23 +163,32 @@ def judgement(
 ) -> Judgement:
     """Return the judgement of a defense's final points, made where no earlier run left it.
 
-    Points that nothing else needs are not kept any longer, unless ``keep_points``.
+    Points that nothing else needs are not kept any longer, unless ``keep_points``. What was judged
+    of the first batches alone, as far as a run got that stopped, is kept apart: all of them are
+    judged together once they are there, as if it had not stopped.
     """
     folder = context.folder(spec)
+    note = note_of(spec, outcomes)
     with folder.exclusive():
-        known = {stage: _known(folder, stage, outcomes[stage], draws) for stage in outcomes}
+        known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
         missing = [stage for stage, one in known.items() if one is None]
         if missing:
-            made = _made(context, pristine, spec, missing, draws)
+            made = _made(context, pristine, spec, missing, len(outcomes[NATURAL]), draws)
             for stage in missing:
                 if stage in made.stages:
                     _require_stored(spec, stage, outcomes[stage], made.stages[stage])
                 batches = [asdict(one) for one in made.stages.get(stage, ())]
-                folder.save_note(f"{stage}/{NOTE}", {"batches": batches, "reason": made.reason})
-                if stage != NATURAL and not (keep_points or cascade.keeps_points(spec, stage)):
+                folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
+                if (
+                    note == NOTE
+                    and stage != NATURAL
+                    and not (keep_points or cascade.keeps_points(spec, stage))
+                ):
                     for outcome in outcomes[stage]:
                         folder.drop_points(outcome)
-            known = {stage: _known(folder, stage, outcomes[stage], draws) for stage in outcomes}
+            known = {
+                stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes
+            }
     found = {stage: one for stage, one in known.items() if one is not None}
     reasons = [one.reason for one in found.values() if one.reason]
     stages = {stage: one.stages[stage] for stage, one in found.items() if one.stages}
@@ -187,9 +196,15 @@ def judgement(
     return Judgement(stages if whole else {}, reasons[0] if reasons else "")
 
 
+def note_of(spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]) -> str:
+    """Return the name of the note of a judgement: its own for all batches and for fewer."""
+    batches = len(outcomes[NATURAL])
+    return NOTE if batches == len(spec.batches.ranges(spec.data.count)) else f"{NOTE}-of-{batches}"
+
+
 def is_stale(folder: RunFolder, stage: str, outcomes: Sequence[BatchOutcome], draws: int) -> bool:
     """Return whether a stage has a judgement that is not of these outcomes."""
-    return is_judged(folder, stage) and _known(folder, stage, outcomes, draws) is None
+    return is_judged(folder, stage) and _known(folder, stage, NOTE, outcomes, draws) is None
 
 
 def is_judged(folder: RunFolder, stage: str) -> bool:
@@ -198,12 +213,12 @@ def is_judged(folder: RunFolder, stage: str) -> bool:
 
 
 def _known(
-    folder: RunFolder, stage: str, outcomes: Sequence[BatchOutcome], draws: int
+    folder: RunFolder, stage: str, name: str, outcomes: Sequence[BatchOutcome], draws: int
 ) -> Judgement | None:
-    note = folder.load_note(f"{stage}/{NOTE}")
+    note = folder.load_note(f"{stage}/{name}") or folder.load_note(f"{stage}/{NOTE}")
     if note is None:
         return None
-    batches = judged_in(note)
+    batches = judged_in(note)[: len(outcomes)]
     if not batches:
         return Judgement({}, note["reason"])
     fits = all(len(one.right) == draws for one in batches)
@@ -224,7 +239,12 @@ def _require_stored(
 
 
 def _made(
-    context: RunContext, pristine: Pristine, spec: EvalSpec, stages: Sequence[str], draws: int
+    context: RunContext,
+    pristine: Pristine,
+    spec: EvalSpec,
+    stages: Sequence[str],
+    batches: int,
+    draws: int,
 ) -> Judgement:
     """Ask new processes, or else a copy in this one."""
     worker = context.worker
@@ -238,6 +258,7 @@ def _made(
         results=context.options.results.absolute(),
         spec=spec,
         stages=tuple(stages),
+        batches=batches,
         draws=draws,
         at_a_time=worker.micro_batcher.size(spec),
     )

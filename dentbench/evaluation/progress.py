@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dentbench.attacks.events import AttackBegan
+from dentbench.report.numbers import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,17 @@ class Stage:
 
     def __str__(self) -> str:
         return f"{self.model} {self.defense} {self.protocol}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlanned:
+    """What a run has before it: the passes that each of its stages is expected to take yet.
+
+    ``text``: how long that will take, and what would be shorter; "" for a short run.
+    """
+
+    passes: Mapping[Stage, float]
+    text: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +62,47 @@ class BatchDone:
     images: int
 
 
-Event: TypeAlias = StageBegan | PassesDone | AttackBegan | BatchDone
-"""What a run says, in this order: a stage, then attacks, passes and batches of it."""
+@dataclass(frozen=True, kw_only=True)
+class RoundDone:
+    """A round is finished: every protocol has had its turn on the first ``images`` of ``of``.
+
+    ``static`` and ``right``: how many are right in the worst case, for the static model and the
+    defense. ``points``, ``low`` and ``high``: their difference in points and the interval that
+    allows for every look. ``state``: what that says so far; ``more``: about how many more images
+    would decide, None where no number would or nothing is open; ``pending``: how many protocols
+    are still to be run on them.
+    """
+
+    images: int
+    of: int
+    static: int
+    defense: str
+    right: int
+    points: float
+    low: float
+    high: float
+    state: str
+    more: int | None
+    pending: int
+
+    def __str__(self) -> str:
+        shares = [
+            f"{100 * count / max(self.images, 1):.1f}%" for count in (self.static, self.right)
+        ]
+        text = (
+            f"after {self.images:,} of {self.of:,} images: static {shares[0]}, {self.defense}'s "
+            f"worst case {shares[1]}, difference {signed(self.points)} ({signed(self.low)} to "
+            f"{signed(self.high)}), {self.state}"
+        )
+        if self.state == "undecided":
+            text += ": " + (f"about {self.more:,} more" if self.more else "not by all at this rate")
+        if self.pending:
+            text += f"; {self.pending} protocols not yet run"
+        return text
+
+
+Event: TypeAlias = RunPlanned | StageBegan | PassesDone | AttackBegan | BatchDone | RoundDone
+"""What a run says: its plan; a stage, then attacks, passes and batches of it; rounds."""
 
 Progress: TypeAlias = Callable[[Event], Any]
 """A callback for all events of a run, in the process that asked for it."""
@@ -88,3 +139,73 @@ class Pace:
     def seconds_left(self) -> float | None:
         """How long the rest is expected to take; None before the first pass."""
         return max(self.expected - self.passes, 0) / self.rate if self.passes else None
+
+
+class Whole:
+    """How far all stages of a run are together, from its events.
+
+    What is left of a stage is expected to cost what its finished batches did, and as planned
+    before there are any.
+    """
+
+    def __init__(self) -> None:
+        self.planned: dict[Stage, float] = {}
+        self._left: dict[Stage, float] = {}
+        self._done = 0
+        self._stage: Stage | None = None
+        self._passes = 0
+        self._batches: dict[Stage, tuple[int, int]] = {}
+        self._spent_before = 0
+        self._began = time.perf_counter()
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        match event:
+            case RunPlanned(passes=passes):
+                self.planned = dict(passes)
+                self._left = dict(passes)
+                self._done = self._spent_before = 0
+                self._began = time.perf_counter()
+                self._batches.clear()
+            case StageBegan(stage=stage):
+                self._stage, self._passes = stage, 0
+            case PassesDone(passes=passes):
+                self._done += passes - self._passes
+                self._passes = passes
+            case BatchDone(done=done, batches=batches) if self._stage is not None:
+                self._learn(self._stage, done, batches)
+
+    def _learn(self, stage: Stage, done: int, batches: int) -> None:
+        """Expect what is left of a stage to cost what its batches of this run did."""
+        spent, count = self._batches.get(stage, (0, 0))
+        self._batches[stage] = (spent + self._done - self._spent_before, count + 1)
+        self._spent_before = self._done
+        spent, count = self._batches[stage]
+        self._left[stage] = spent / count * (batches - done)
+
+    @property
+    def share(self) -> float:
+        """The share of the passes that is done, in [0, 1]."""
+        whole = self._done + sum(self._left.values())
+        return min(self._done / whole, 1.0) if whole else 0.0
+
+    @property
+    def seconds_left(self) -> float | None:
+        """How long all the rest is expected to take; None without a plan or a first pass."""
+        if not self.planned or not self._done:
+            return None
+        rate = self._done / max(time.perf_counter() - self._began, 1e-9)
+        current = self._left.get(self._stage, 0.0) if self._stage is not None else 0.0
+        ahead = min(self._done - self._spent_before, current)
+        return max(sum(self._left.values()) - ahead, 0.0) / rate
+
+
+def duration_text(seconds: float) -> str:
+    """Return a duration in few words, such as "12 s", "4 min" or "3.4 h"."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 36e4 else f"{seconds / 86400:,.0f} days"

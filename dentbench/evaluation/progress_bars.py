@@ -17,7 +17,18 @@ from rich.progress import (
 )
 
 from dentbench.attacks.events import AttackBegan
-from dentbench.evaluation.progress import BatchDone, Event, Pace, PassesDone, StageBegan
+from dentbench.evaluation.progress import (
+    BatchDone,
+    Event,
+    Pace,
+    PassesDone,
+    RoundDone,
+    RunPlanned,
+    Stage,
+    StageBegan,
+    Whole,
+    duration_text,
+)
 
 SECONDS: Final = 1.0
 """The least time between two writings of passes in a notebook."""
@@ -50,10 +61,20 @@ class Bars:
         self._task = TaskID(0)
         self._model = ""
         self._pace = Pace(most=1)
+        self._stage: Stage | None = None
+        self._whole = Whole()
+        self._all: TaskID | None = None
+        self._tasks: dict[Stage, TaskID] = {}
+        self._right: dict[Stage | None, str] = {}
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        self._whole(event)
+        self._show_whole(event)
         match event:
+            case RunPlanned(text=text):
+                if text:
+                    self._bars.console.print(text, highlight=False, markup=False, soft_wrap=True)
             case StageBegan():
                 self._begin(event)
             case PassesDone(passes=passes):
@@ -64,15 +85,35 @@ class Bars:
                 self._bars.update(self._task, attack=f"{name} {left}/{images}")
             case BatchDone():
                 self._end_batch(event)
+            case RoundDone():
+                self._end_round(event)
+
+    def _show_whole(self, event: Event) -> None:
+        """Move the bar of all stages together, below those of the stages."""
+        if isinstance(event, RunPlanned) and event.passes and self._all is None:
+            self._all = self._bars.add_task("all", total=1, attack="", right="", rate="")
+        if self._all is None:
+            return
+        left = self._whole.seconds_left
+        rest = "" if left is None else f"{duration_text(left)} left"
+        self._bars.update(self._all, completed=self._whole.share, attack=rest)
+
+    def _end_round(self, event: RoundDone) -> None:
+        """Say where the comparison stands."""
+        self._bars.console.print(str(event), highlight=False, markup=False, soft_wrap=True)
 
     def _begin(self, event: StageBegan) -> None:
         """Start a stage's bar; a model is named once."""
         self._pace = Pace(most=max(event.passes, 1))
-        stage = event.stage
+        self._stage = stage = event.stage
         if stage.model != self._model:
             self._model = stage.model
             self._head(stage.model)
-        self._task = self._bars.add_task(
+        if stage in self._tasks:  # another round of it
+            self._task = self._tasks[stage]
+            self._bars.reset(self._task, total=self._pace.expected, right=self._right[stage])
+            return
+        self._tasks[stage] = self._task = self._bars.add_task(
             f"{stage.defense} {stage.protocol}",
             total=self._pace.expected,
             attack="",
@@ -88,13 +129,15 @@ class Bars:
         """Correct the expected total and show how many images are right so far."""
         pace = self._pace
         pace.learn(event)
+        right = f"{event.done}/{event.batches} {100 * event.right / event.images:.1f}%"
         self._bars.update(
             self._task,
             total=pace.expected,
             completed=pace.expected if event.done == event.batches else pace.passes,
-            right=f"{event.done}/{event.batches} {100 * event.right / event.images:.1f}%",
+            right=right,
             attack="",
         )
+        self._right[self._stage] = right
 
 
 class Notebook(Bars):
@@ -106,7 +149,7 @@ class Notebook(Bars):
     def __init__(self) -> None:
         off_screen = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
         super().__init__(Progress(*columns(), console=off_screen, auto_refresh=False))
-        self._heading = ""
+        self._heading = self._standing = ""
         self._output: Any = None
         self._written = 0.0
 
@@ -114,7 +157,7 @@ class Notebook(Bars):
         """Show an event: passes now and then, stages and batches at once."""
         super().__call__(event)
         often = isinstance(event, PassesDone)
-        if isinstance(event, StageBegan | BatchDone) or (
+        if isinstance(event, StageBegan | BatchDone | RoundDone) or (
             often and time.perf_counter() - self._written >= SECONDS
         ):
             self._write()
@@ -123,12 +166,18 @@ class Notebook(Bars):
         """Name the model above all bars."""
         self._heading = model
 
+    def _end_round(self, event: RoundDone) -> None:
+        """Say below the bars where the comparison stands."""
+        self._standing = str(event)
+
     def _write(self) -> None:
         from IPython.display import display
 
         page = Console(file=io.StringIO(), width=WIDTH, record=True, force_jupyter=False)
         page.print(self._heading, style="bold", highlight=False, markup=False)
         page.print(self._bars.get_renderable())
+        if self._standing:
+            page.print(self._standing, highlight=False, markup=False)
         output = {
             "text/plain": page.export_text(clear=False),
             "text/html": page.export_html(inline_styles=True, code_format=_PRE),

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
 from rich.console import Console
@@ -19,8 +20,12 @@ from dentbench.evaluation.progress import (
     Pace,
     PassesDone,
     Progress,
+    RoundDone,
+    RunPlanned,
     Stage,
     StageBegan,
+    Whole,
+    duration_text,
 )
 from dentbench.evaluation.progress_bars import Bars, Notebook, columns, short
 from dentbench.records.outcome import NATURAL
@@ -37,10 +42,15 @@ class Lines:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._stage, self._pace = _NO_STAGE, Pace(most=1)
+        self._whole = Whole()
 
     def __call__(self, event: Event) -> None:
-        """Say how far the stage is when a batch is finished."""
+        """Say how far the stage, and the run, is when a batch is finished."""
+        self._whole(event)
         match event:
+            case RunPlanned(text=text):
+                if text:
+                    self._console.print(text, highlight=False, markup=False, soft_wrap=True)
             case StageBegan(stage=stage, passes=passes):
                 self._stage, self._pace = stage, Pace(most=max(passes, 1))
             case PassesDone(passes=passes):
@@ -49,6 +59,8 @@ class Lines:
                 self._pace.learn(event)
                 if event.done == event.batches or self._stage.protocol != NATURAL:
                     self._print(event)
+            case RoundDone():
+                self._console.print(str(event), highlight=False, markup=False, soft_wrap=True)
 
     def _print(self, event: BatchDone) -> None:
         text = f"{self._stage}: batch {event.done} of {event.batches}, "
@@ -56,6 +68,9 @@ class Lines:
         left = self._pace.seconds_left
         if event.done < event.batches and left is not None:
             text += f", {short(self._pace.rate)} passes/s, {left:.0f} s left"
+        whole = self._whole.seconds_left
+        if whole is not None and whole >= 1:
+            text += f"; of all {100 * self._whole.share:.0f}%, {duration_text(whole)} left"
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
@@ -65,11 +80,16 @@ class JsonLines:
     def __init__(self, write: Callable[[str], None]) -> None:
         self._line = write
         self._stage, self._pace = _NO_STAGE, Pace(most=1)
+        self._whole = Whole()
         self._written = 0.0
 
     def __call__(self, event: Event) -> None:
         """Write an event; passes now and then."""
+        self._whole(event)
         match event:
+            case RunPlanned(passes=passes, text=text):
+                expected = round(sum(passes.values()))
+                self._line(json.dumps({"event": "plan", "passes_expected": expected, "text": text}))
             case StageBegan(stage=stage, passes=passes):
                 self._stage, self._pace = stage, Pace(most=max(passes, 1))
                 self._write("begin", passes_expected=passes)
@@ -85,13 +105,16 @@ class JsonLines:
                 self._pace.learn(event)
                 counts = {"batch": done, "batches": batches, "right": right, "images": images}
                 self._write("batch", **counts, **self._speed())
+            case RoundDone():
+                self._line(json.dumps({"event": "round", **asdict(event)}))
 
     def _speed(self) -> dict[str, Any]:
-        left = self._pace.seconds_left
+        left, whole = self._pace.seconds_left, self._whole.seconds_left
         return {
             "passes": self._pace.passes,
             "passes_per_second": round(self._pace.rate, 1),
             "seconds_left": None if left is None else round(left, 1),
+            **({} if whole is None else {"seconds_left_of_all": round(whole, 1)}),
         }
 
     def _write(self, event: str, **values: Any) -> None:

@@ -2,7 +2,7 @@
 
 In a round every protocol has its turn on the same batches, what breaks most per pass first, so
 that a verdict can be given after each. A run that is to stop when its verdict is decided begins
-with the cheap protocols alone: the others can only take a gain away, or make a loss larger. They
+with the cheapest protocol alone: the others can only take a gain away, or make a loss larger. They
 are run, one after the other and on all batches so far, once there is a gain to take away, or
 nothing else is left; ``holds`` needs them all.
 """
@@ -12,8 +12,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
 
+from dentbench.attacks.catalogue import is_given
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation import cascade
 from dentbench.evaluation.progress import RoundDone
@@ -25,10 +25,8 @@ from dentbench.report import coupling
 from dentbench.report.numbers import Paired
 from dentbench.report.verdict import GAIN_POINTS, kind_of
 from dentbench.spec.evaluation import EvalSpec
+from dentbench.stats import CONFIDENCE
 from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
-
-SCREEN: Final = ("transfer", "surrogate", "warm")
-"""The protocols that a run until decided begins with."""
 
 Draft = Callable[["Reached", bool], Record]
 """Returns the record of what was reached, unwritten; with all of its checks, or cheap ones."""
@@ -45,6 +43,12 @@ class Reached:
     protocols: tuple[str, ...]
     stopped: Stopped | None = None
 
+    @property
+    def confidence(self) -> float:
+        """The confidence of an interval that holds here, in (0, 1)."""
+        level = None if self.stopped is None else self.stopped.level
+        return CONFIDENCE if level is None else 1 - 2 * level
+
 
 @dataclass
 class Rounds:
@@ -60,16 +64,15 @@ class Rounds:
     schedule: Schedule
     draft: Draft
     seconds: float | None = None
-    _began: float = field(default_factory=time.monotonic)
+    _began: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
         self.sizes = [len(rows) for rows in self.spec.batches.ranges(self.spec.data.count)]
         self.looks = {look.batches: look for look in looks_of(self.sizes)}
         ordered = cheap_first(self.protocols)
         self.until_decided = self.schedule.until == DECIDED and self.spec.defense is not None
-        first = [name for name in ordered if name in SCREEN] if self.until_decided else ordered
-        self._active = first or ordered
-        self._deferred = [name for name in ordered if name not in self._active]
+        at_first = 1 + sum(map(is_given, ordered)) if self.until_decided else len(ordered)
+        self._active, self._deferred = ordered[:at_first], ordered[at_first:]
 
     def carry_out(self) -> Reached:
         """Work through the rounds; return how far it got.
@@ -101,6 +104,8 @@ class Rounds:
         """Look at the record after a round; run what is deferred where it is called for."""
         if self.spec.defense is None or not self.protocols:
             return None
+        if not self.until_decided and self.stages.progress is None:
+            return None
         while True:
             record = self.draft(self._reached(end, DECIDED), False)
             paired = coupling.paired(record)
@@ -109,7 +114,7 @@ class Rounds:
             if self.until_decided and self._is_decided(end, paired):
                 self._tell(end, record, paired)
                 return DECIDED
-            called_for = paired.significant and paired.points > 0 or end == len(self.sizes)
+            called_for = (paired.significant and paired.points > 0) or end == len(self.sizes)
             if not (self._deferred and called_for) or self._limit(0, 0, self._passes(end)):
                 self._tell(end, record, paired)
                 return None
@@ -186,9 +191,9 @@ class Rounds:
 
     def _limit(self, longest: float, dearest: float, spent: float) -> Rule | None:
         """Return the limit that another round like the longest and the dearest would break."""
-        if self.seconds is not None:
-            if time.monotonic() - self._began + longest > self.seconds:
-                return "time limit"
+        gone = time.monotonic() - self._began
+        if self.seconds is not None and gone + longest > self.seconds:
+            return "time limit"
         most = self.schedule.pass_limit
         if most is not None and spent + dearest > most:
             return "pass limit"

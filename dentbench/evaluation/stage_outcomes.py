@@ -21,7 +21,7 @@ from dentbench.evaluation import cascade, out_of_memory
 from dentbench.evaluation.context import RunOptions, SharedResults
 from dentbench.evaluation.executor import Executor, make_executor
 from dentbench.evaluation.fresh_judgement import is_judged
-from dentbench.evaluation.placement import AUTO
+from dentbench.evaluation.placement import AUTO, Placement
 from dentbench.evaluation.progress import BatchDone, PassesDone, Progress, Stage, StageBegan
 from dentbench.evaluation.sanity_checks import found_random
 from dentbench.evaluation.subject import Subject
@@ -76,35 +76,58 @@ class StageOutcomes:
     def executor(self) -> Executor:
         """What carries out tasks; where nobody said by how many workers, for what is planned."""
         asked = self.options.placement
-        settled = with_worker_count(asked, self.worker, *self._planned, default_cache())
-        return make_executor(settled, self.worker, fall_back=asked.workers == AUTO)
+        return make_executor(self._settled, self.worker, fall_back=asked.workers == AUTO)
+
+    @cached_property
+    def _settled(self) -> Placement:
+        asked = self.options.placement
+        return with_worker_count(asked, self.worker, *self._planned, default_cache())
+
+    @property
+    def batches_at_a_time(self) -> int:
+        """How many batches are worked on at a time: as many as there are workers."""
+        return self._settled.count
 
     def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
         """Say what is to be run, before anything is: how many workers are faster depends on it."""
         self._planned = specs, protocols
 
-    def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
-        """Return a stage's outcomes on all batches, computing and storing what is missing."""
-        units = spec.batches.ranges(spec.data.count)
+    def outcomes(self, spec: EvalSpec, stage: str, first: int | None = None) -> list[BatchOutcome]:
+        """Return a stage's outcomes on its first batches, computing and storing what is missing.
+
+        ``first``: how many batches; None for all.
+        """
+        units = spec.batches.ranges(spec.data.count)[:first]
         stored = [self._stored(spec, stage, unit) for unit in range(len(units))]
         known = [outcome for outcome in stored if outcome is not None]
         if len(known) == len(units):
             return known
         if stage != NATURAL:
-            self.outcomes(spec, NATURAL)
+            self.outcomes(spec, NATURAL, first)
             if PROTOCOLS[stage].needs_static:
-                self.outcomes(spec.static, PUBLISHED)
+                self.outcomes(spec.static, PUBLISHED, first)
             if cascade.has_counterpart(spec, stage):
-                self.outcomes(spec.counterpart, stage)
+                self.outcomes(spec.counterpart, stage, first)
             for earlier in cascade.earlier_stages(spec, stage):
-                self.outcomes(spec, earlier)
+                self.outcomes(spec, earlier, first)
         with self.folder(spec).exclusive():
             return self._completed(spec, stage, units)
 
-    def is_complete(self, spec: EvalSpec, stage: str) -> bool:
-        """Return whether the outcomes of all batches are stored."""
-        units = range(len(spec.batches.ranges(spec.data.count)))
+    def is_complete(self, spec: EvalSpec, stage: str, first: int | None = None) -> bool:
+        """Return whether the outcomes of the first batches, by default of all, are stored."""
+        units = range(len(spec.batches.ranges(spec.data.count)[:first]))
         return all(self._stored(spec, stage, unit) is not None for unit in units)
+
+    def images_left(self, spec: EvalSpec, stage: str) -> int:
+        """Return how many images of a stage are not stored yet."""
+        units = spec.batches.ranges(spec.data.count)
+        missing = [rows for unit, rows in enumerate(units) if not self._stored(spec, stage, unit)]
+        return sum(map(len, missing))
+
+    def stored(self, stages: Sequence[tuple[EvalSpec, str]], first: int) -> list[BatchOutcome]:
+        """Return what is stored of some stages' first batches."""
+        found = [self._stored(*stage, unit) for stage in stages for unit in range(first)]
+        return [outcome for outcome in found if outcome is not None]
 
     def folder(self, spec: EvalSpec) -> RunFolder:
         """Return the folder of a spec's outcomes and notes."""
@@ -115,15 +138,21 @@ class StageOutcomes:
         stored = {unit: self._stored(spec, stage, unit) for unit in range(len(units))}
         outcomes = {unit: outcome for unit, outcome in stored.items() if outcome is not None}
         missing = [unit for unit in stored if unit not in outcomes]
+        batches = len(spec.batches.ranges(spec.data.count))
+        right: list[bool] = []
+        if self.progress is not None:
+            right = [flag for one in outcomes.values() for flag in self._right(spec, one)]
         with self._watched(spec, stage, [units[unit] for unit in missing]):
-            right: list[bool] = []
-            for done, outcome in enumerate(self._computed(spec, stage, missing), 1):
+            for outcome in self._computed(spec, stage, missing):
                 outcomes[outcome.index] = outcome
                 if self.progress is not None:
                     right += self._right(spec, outcome)
                     self.progress(
                         BatchDone(
-                            done=done, batches=len(missing), right=sum(right), images=len(right)
+                            done=len(outcomes),
+                            batches=batches,
+                            right=sum(right),
+                            images=len(right),
                         )
                     )
         return [outcomes[unit] for unit in stored]

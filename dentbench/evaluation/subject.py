@@ -25,3 +25,4 @@ class Subject:
     given: tuple[Subject, DataSpec] | None = None
     published_natural: float | None = None
     expected_natural: float | None = None
+    published_robust: float | None = None

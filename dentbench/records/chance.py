@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dentbench.records.outcome import NATURAL
-from dentbench.stats import paired_means, wilson
+from dentbench.stats import CONFIDENCE, paired_means, wilson
 
 Draws: TypeAlias = "Sequence[Sequence[bool]]"
 """Draw by draw, whether each image is right."""
@@ -45,7 +45,9 @@ def expected(stages: Mapping[str, Draws]) -> _Flags:
 
 
 def chance_columns(
-    stages: Mapping[str, Draws], static: Mapping[str, Sequence[bool]]
+    stages: Mapping[str, Draws],
+    static: Mapping[str, Sequence[bool]],
+    confidence: float = CONFIDENCE,
 ) -> dict[str, Any]:
     """Return the columns of a random defense, in place of those that single flags give.
 
@@ -63,7 +65,7 @@ def chance_columns(
         for name, draws in stages.items()
         if name != NATURAL
     }
-    mean, low, high, p_value = paired_means((robust - base).tolist())
+    mean, low, high, p_value = paired_means((robust - base).tolist(), confidence)
     counts = {name: round(float(one.sum())) for name, one in alone.items()}
     right, compared = round(float(robust.sum())), round(float(base.sum()))
     gained = max(round(float(np.maximum(robust - base, 0).sum())), right - compared)

@@ -15,7 +15,7 @@ from typing import Any
 
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
 
-SCHEMA = 8
+SCHEMA = 9
 """Version of the columns of ``results.csv``, raised with every change of them.
 
 A column is one line of :class:`Record`; ``python -m tests.renew columns`` writes them down.

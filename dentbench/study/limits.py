@@ -44,14 +44,3 @@ def parse_passes(text: str) -> int:
             "1e9"
         )
     return int(number)
-
-
-def duration_text(seconds: float) -> str:
-    """Return a duration in few words, such as "12 s", "4 min" or "3.4 h"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h" if seconds < 36e4 else f"{seconds / 86400:,.0f} days"

@@ -50,6 +50,7 @@ def prepare(
         labels=labels,
         published_natural=_published_natural(study.card, data.name),
         expected_natural=own.expect_clean,
+        published_robust=None if study.card is None else study.card.autoattack,
     )
     if study.data.order != "given":
         given = (subject, data)

@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from dentbench.attacks.checks import INDISPENSABLE, PLANTED, Check, failed, to_json
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.records.outcome import Record
-from dentbench.report.verdict import LEVEL, verdict
 from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from dentbench.report.numbers import LEVEL
 from dentbench.report.verdict import verdict

@@ -22,7 +22,9 @@ MODES: Final = ("instance", "batch")
 def of_record(record: Record) -> dict[str, dict[str, float]]:
     """Return, by protocol, the images it breaks, its passes, and both as a rate per million."""
     passes = json.loads(record.passes or "{}")
-    counts = {name: record.natural_correct - right for name, right in record.protocol_counts.items()}
+    counts = {
+        name: record.natural_correct - right for name, right in record.protocol_counts.items()
+    }
     return {name: {"broken": counts[name], "passes": passes[name]} for name in counts}
 
 

@@ -1,0 +1,55 @@
+"""``dentbench evaluate`` without anything to evaluate named: a first look that is short."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+from dentbench.cli.shared import SharedOptions
+
+FULL: Final = "dentbench evaluate --attack standard --protocol all"
+"""The evaluation that a first look stands for."""
+
+_HOW: Final = frozenset(
+    {
+        *("results", "cache", "mirror", "offline", "device", "executor", "workers", "threads"),
+        *("address", "compiling", "kernels", "fresh", "progress", "quiet", "as_json", "force"),
+    }
+)
+"""The options that say how a run is carried out and shown, and not what is run."""
+
+
+def is_asked_for(shared: SharedOptions, own: Mapping[str, Any]) -> bool:
+    """Return whether no option says what is to be run; ``own``: those of the command alone."""
+    defaults = vars(SharedOptions())
+    given = {name: value for name, value in vars(shared).items() if name not in _HOW}
+    return not any(own.values()) and all(defaults[name] == value for name, value in given.items())
+
+
+def shortened(shared: SharedOptions) -> SharedOptions:
+    """Return the options of a first look: the attack "quick", until the verdict is decided."""
+    return replace(shared, attack="quick", until="decided")
+
+
+def text(shared: SharedOptions) -> str:
+    """Say what was run, and what the full evaluation would take on this machine."""
+    from dentbench.evaluation.applicable import possible
+    from dentbench.evaluation.forecast import Run
+    from dentbench.evaluation.progress import duration_text
+    from dentbench.study.defenses import choose_defenses
+    from dentbench.study.loading import prepare
+    from dentbench.study.study import make_studies
+
+    options = shared.run_options()
+    full = replace(shared, attack="standard", protocol=["all"]).request(())
+    seconds = 0.0
+    for study in make_studies(full, lambda card: choose_defenses((), None, {}, card)):
+        evaluation, specs = prepare(study, options)
+        able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
+        left, robust = evaluation.stages.images_left, evaluation.subject.published_robust
+        seconds += Run(evaluation.worker, specs, able, left, robust).seconds()
+    return (
+        "A first look: the short attack quick, until the verdict was decided. The full evaluation "
+        f"takes about {duration_text(seconds)} on this machine: {FULL}"
+    )

@@ -1,0 +1,279 @@
+"""Rounds: the order of the work, when a run stops, and that its record is the same however."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.checks import INDISPENSABLE, Check, to_json
+from dentbench.attacks.required_budgets import REQUIRED
+from dentbench.attacks.stage_order import LAST, MEASURED, cheap_first
+from dentbench.errors import SpecError
+from dentbench.evaluation.progress import BatchDone, Event, RoundDone
+from dentbench.evaluation.rounds import Reached, Rounds
+from dentbench.evaluation.schedule import DECIDED, Schedule
+from dentbench.records.outcome import NATURAL, BatchOutcome, Record
+from dentbench.records.stopping import stopped
+from dentbench.report.verdict import verdict
+from dentbench.spec.evaluation import BatchPlan, DataSpec, DentSpec
+from tests.benchmarks import stage_order
+from tests.helpers import compared, evaluated, outcomes, spec_of
+from tests.report.fixed_records import make
+
+ALL = ("published", "transfer", "warm", "bpda", "scores", "decision")
+BATCHES, SIZE = 10, 100
+SPEC = replace(
+    spec_of(DentSpec(loss="entropy")),
+    data=DataSpec(name="noise", sha256="0", first=0, count=BATCHES * SIZE),
+    batches=BatchPlan(size=SIZE),
+)
+_MADE = to_json(Check(name, True, 0.0, "it passed") for name in INDISPENSABLE)
+
+
+@dataclass
+class World:
+    """Rounds without a network: each protocol lets the defense gain and lose so many of 100 images.
+
+    ``gained`` and ``lost`` by protocol; the worst protocol run decides. ``asked``: what was carried
+    out, stage by stage; ``passes``: of a stage on a batch.
+    """
+
+    gained: dict[str, int]
+    lost: dict[str, int] = field(default_factory=dict)
+    passes: dict[str, int] = field(default_factory=dict)
+    on_stage: Callable[[str], None] = lambda _: None
+    progress: Callable[[Event], Any] | None = None
+    batches_at_a_time: int = 1
+    asked: list[tuple[str, int]] = field(default_factory=list)
+    reached: dict[str, int] = field(default_factory=dict)
+
+    def outcomes(self, spec: Any, stage: str, first: int) -> list[BatchOutcome]:
+        if self.reached.get(stage, 0) < first:
+            self.on_stage(stage)
+            self.asked.append((stage, first))
+            self.reached[stage] = first
+        return []
+
+    def stored(self, stages: Sequence[tuple[Any, str]], first: int) -> list[BatchOutcome]:
+        return [
+            BatchOutcome(
+                stage=stage,
+                index=unit,
+                correct=(),
+                attack_correct=(),
+                broken_by=(),
+                forwards=self.passes.get(stage, 0),
+                backwards=0,
+                seconds=0.0,
+            )
+            for spec, stage in stages
+            if spec.defense is not None
+            for unit in range(min(first, self.reached.get(stage, 0)))
+        ]
+
+    def draft(self, reached: Reached, thorough: bool) -> Record:
+        images = reached.batches * SIZE
+        run = reached.protocols
+        gained = min(self.gained.get(name, 0) for name in run) * reached.batches
+        lost = max(self.lost.get(name, 0) for name in run) * reached.batches
+        base = images // 2
+        counts = dict.fromkeys(run, base + gained - lost)
+        return make(
+            2,
+            images,
+            counts,
+            n=images,
+            count=BATCHES * SIZE,
+            batch_size=SIZE,
+            mode="instance",
+            steps=6,
+            loss="entropy",
+            checks=_MADE,
+            static_checks=_MADE,
+            budgets=json.dumps(REQUIRED),
+            gained=gained,
+            lost=lost,
+            static_correct=base,
+            stopped=None if reached.stopped is None else reached.stopped.to_json(),
+        )
+
+    def rounds(
+        self, protocols: Sequence[str] = ALL, seconds: float | None = None, **how: Any
+    ) -> Rounds:
+        schedule = Schedule(**how)
+        return Rounds(self, SPEC, protocols, schedule, self.draft, seconds)  # type: ignore[arg-type]
+
+
+# --- the order ------------------------------------------------------------------------------------
+
+
+def test_every_protocol_comes_after_those_it_starts_from_and_published_last() -> None:
+    order = cheap_first([*PROTOCOLS])
+    assert sorted(order) == sorted(PROTOCOLS) and order[-1] == LAST
+    for name, card in PROTOCOLS.items():
+        assert all(order.index(earlier) < order.index(name) for earlier in card.after)
+    assert cheap_first(["published", "transfer", "a.b:c@1234"]) == [
+        *("a.b:c@1234", "transfer", "published")
+    ]
+
+
+def test_the_order_is_what_was_measured() -> None:
+    path = Path("results/benchmarks/stage-order-cpu.json")
+    measured = json.loads(path.read_text())["measured"]
+    assert [*MEASURED] == measured["order"] == stage_order.ordered(measured["by_mode"])
+
+
+def test_a_round_runs_every_protocol_on_its_batches_before_the_next_begins() -> None:
+    world = World(dict.fromkeys(ALL, 0))
+    reached = world.rounds(rounds=4).carry_out()
+    order = [NATURAL, *cheap_first(ALL)]
+    assert world.asked == [(stage, end) for end in (4, 8, 10) for stage in order]
+    assert reached == Reached(BATCHES, ALL)
+
+
+# --- stopping -------------------------------------------------------------------------------------
+
+
+def test_no_gain_is_decided_by_the_cheap_protocols_on_some_images() -> None:
+    world = World(dict.fromkeys(ALL, 1), {"transfer": 1})
+    reached = world.rounds(until=DECIDED).carry_out()
+    assert {stage for stage, _ in world.asked} == {NATURAL, "transfer"}
+    assert reached.batches < BATCHES
+    assert reached.stopped is not None
+    assert (reached.stopped.rule, reached.stopped.images) == (DECIDED, reached.batches * SIZE)
+
+
+def test_a_gain_is_believed_only_after_every_protocol_on_every_image_judged() -> None:
+    world = World(dict.fromkeys(ALL, 30))
+    reached = world.rounds(until=DECIDED).carry_out()
+    assert set(reached.protocols) == set(ALL) and reached.batches < BATCHES
+    assert all(world.reached[name] == reached.batches for name in ALL)
+
+
+@pytest.mark.parametrize("breaker", ["bpda", "decision", "published"])
+def test_a_gain_that_a_later_protocol_takes_away_is_never_held(breaker: str) -> None:
+    world = World({**dict.fromkeys(ALL, 30), breaker: 0}, {breaker: 1})
+    reached = world.rounds(until=DECIDED).carry_out()
+    record = world.draft(reached, True)
+    static = make(1, record.n, {"published": record.n // 2}, n=record.n, count=record.count)
+    assert verdict(static, record).kind == "no gain"
+    run = cheap_first(ALL)
+    later = run[run.index(breaker) + 1 :]
+    assert not {*later} & {stage for stage, _ in world.asked}
+
+
+def test_a_loss_is_waited_for() -> None:
+    world = World(dict.fromkeys(ALL, 0), dict.fromkeys(ALL, 5))
+    reached = world.rounds(until=DECIDED).carry_out()
+    assert (
+        verdict(make(1, 1000, {"published": 500}, n=1000), world.draft(reached, True)).kind
+        == "weaker than static"
+    )
+
+
+def test_what_is_never_decided_is_run_to_the_end_and_marked() -> None:
+    world = World(dict.fromkeys(ALL, 9), dict.fromkeys(ALL, 6))
+    reached = world.rounds(until=DECIDED).carry_out()
+    assert reached.batches == BATCHES and set(reached.protocols) == set(ALL)
+    assert reached.stopped is not None and reached.stopped.images == reached.stopped.of
+
+
+def test_a_pass_limit_ends_after_whole_rounds_and_a_larger_one_goes_on() -> None:
+    passes = {"published": 70, "transfer": 10}
+    for limit, rounds in ((1, 1), (160, 2), (239, 2), (240, 3), (10**6, BATCHES)):
+        world = World(dict.fromkeys(ALL, 0), passes=passes)
+        reached = world.rounds(["published", "transfer"], pass_limit=limit).carry_out()
+        assert reached.batches == rounds
+        assert (reached.stopped is None) == (rounds == BATCHES)
+
+
+def test_a_time_limit_ends_before_a_round_that_would_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dentbench.evaluation.rounds.time.monotonic", lambda: now[0])
+
+    def slow(stage: str) -> None:
+        now[0] += 10.0 if stage == "published" else 0.0
+
+    for seconds, rounds in ((1.0, 1), (25.0, 2), (35.0, 3)):
+        now[0] = 0.0
+        world = World(dict.fromkeys(ALL, 0), on_stage=slow)
+        reached = world.rounds(seconds=seconds).carry_out()
+        assert reached.batches == rounds
+        assert reached.stopped is not None and reached.stopped.rule == "time limit"
+
+
+def test_after_every_round_the_progress_says_where_the_comparison_stands() -> None:
+    told: list[Event] = []
+    world = World(dict.fromkeys(ALL, 2), {"transfer": 2}, progress=told.append)
+    world.rounds(until=DECIDED).carry_out()
+    rounds = [one for one in told if isinstance(one, RoundDone)]
+    assert [one.images for one in rounds] == [SIZE * (at + 1) for at in range(len(rounds))]
+    assert "after 100 of 1,000 images: static 50.0%" in str(rounds[0])
+    assert "undecided: about" in str(rounds[0]) and "no gain" in str(rounds[-1])
+    assert rounds[0].pending == len(ALL) - 1
+
+
+@pytest.mark.parametrize(
+    ("how", "text"),
+    [
+        ({"rounds": 0}, "rounds is 0"),
+        ({"until": "soon"}, "until is 'soon'"),
+        ({"time_limit": 0.0}, "time limit"),
+        ({"pass_limit": 0}, "pass limit"),
+    ],
+)
+def test_a_bad_schedule_is_refused(how: dict[str, Any], text: str) -> None:
+    with pytest.raises(SpecError, match=text):
+        Schedule(**how)
+
+
+# --- a small network ------------------------------------------------------------------------------
+
+
+class Stop(Exception):
+    """What a run is killed with."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], Any]:
+    """The records and outcomes of a run by stages: one round of all batches."""
+    folder = tmp_path_factory.mktemp("whole")
+    records = evaluated(folder, schedule=Schedule(rounds=BATCHES))
+    return [*map(compared, records)], outcomes(folder)
+
+
+def test_killed_anywhere_and_limited_a_run_ends_with_the_same_record(
+    tmp_path: Path, whole: tuple[list[Any], Any]
+) -> None:
+    generator = random.Random(20)
+    limits = [Schedule(), Schedule(pass_limit=1), Schedule(until=DECIDED)]
+    for schedule in limits:
+        left = generator.randrange(1, 4)
+
+        def kill(event: Event) -> None:
+            nonlocal left
+            left -= isinstance(event, BatchDone)
+            if left == 0:
+                raise Stop
+
+        with pytest.raises(Stop):
+            evaluated(tmp_path, schedule=schedule, progress=kill)
+    part = evaluated(tmp_path, schedule=Schedule(pass_limit=1))
+    early = stopped(part[1])
+    assert early is not None and (early.rule, early.of) == ("pass limit", part[1].count)
+    assert part[0].n == part[1].n == early.images < part[1].count
+    assert early.low is not None and early.high is not None
+    assert early.low <= verdict(*part).gain_points <= early.high
+    assert "goes on from there" in verdict(*part).sentence
+    records = evaluated(tmp_path)
+    assert [*map(compared, records)] == whole[0]
+    assert outcomes(tmp_path) == whole[1]
