@@ -43,6 +43,7 @@ FOLDERS: Final = MappingProxyType(
         "report": {"spec", "attacks", "zoo", "records", "defenses"},
         "evaluation": {
             *("spec", "compute", "identity", "adapt", "attacks", "zoo", "records", "defenses"),
+            "report",  # a run that stops when its verdict is decided asks for the verdict
         },
         "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
         "api": {"spec", "attacks", "zoo", "records", "defenses", "evaluation", "study", "report"},

@@ -13,7 +13,24 @@ from typing import Final
 
 from dentbench.attacks.catalogue import PROTOCOLS, is_given
 
-MEASURED: Final[tuple[str, ...]] = ()
+MEASURED: Final = (
+    "transfer",
+    "few-steps",
+    "surrogate-process",
+    "bpda",
+    "trajectory",
+    "fpa",
+    "gmsa-avg",
+    "gmsa-min",
+    "eot",
+    "warm",
+    "surrogate",
+    "batch-mates",
+    "decision",
+    "scores",
+    "unrolled",
+    "published",
+)
 """Protocols by what they break per pass, the best first."""
 
 LAST: Final = "published"

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from dentbench.attacks.checks import INDISPENSABLE, PLANTED, Check, failed, to_json
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.records.outcome import Record
-from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from dentbench.report.numbers import LEVEL
 from dentbench.report.verdict import verdict
+from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from dentbench.stats import holm
 from tests.report.fixed_records import make
 

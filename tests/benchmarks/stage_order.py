@@ -17,18 +17,20 @@ from dentbench.zoo.models import load_model
 
 IMAGES: Final = 96
 MODES: Final = ("instance", "batch")
+LEARNING_RATE: Final = 0.05
+"""That of the model's card."""
 
 
-def of_record(record: Record) -> dict[str, dict[str, float]]:
-    """Return, by protocol, the images it breaks, its passes, and both as a rate per million."""
+def of_record(record: Record) -> dict[str, dict[str, int]]:
+    """Return the images that each protocol breaks, and its passes."""
     passes = json.loads(record.passes or "{}")
-    counts = {
-        name: record.natural_correct - right for name, right in record.protocol_counts.items()
+    return {
+        name: {"broken": record.natural_correct - right, "passes": passes[name]}
+        for name, right in record.protocol_counts.items()
     }
-    return {name: {"broken": counts[name], "passes": passes[name]} for name in counts}
 
 
-def ordered(found: dict[str, dict[str, dict[str, float]]]) -> list[str]:
+def ordered(found: dict[str, dict[str, dict[str, int]]]) -> list[str]:
     """Return the protocols of all records by what they break per pass, the best first."""
     broken, passes = Counter[str](), Counter[str]()
     for one in found.values():
@@ -48,9 +50,9 @@ def measure() -> dict[str, Any]:
                 load_model("digits-robust").network,
                 x,
                 y,
-                defense=DentSpec(mode=mode, lr=0.02),
+                defense=DentSpec(mode=mode, lr=LEARNING_RATE),
                 attack="quick",
-                eps="0.2",
+                eps="0.15",
                 protocols=tuple(PROTOCOLS),
                 batch_size=IMAGES // 2,
                 results=folder,

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.checks import INDISPENSABLE, Check, to_json
+from dentbench.attacks.checks import INDISPENSABLE, PLANTED, Check, to_json
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.attacks.stage_order import LAST, MEASURED, cheap_first
 from dentbench.errors import SpecError
@@ -34,7 +34,7 @@ SPEC = replace(
     data=DataSpec(name="noise", sha256="0", first=0, count=BATCHES * SIZE),
     batches=BatchPlan(size=SIZE),
 )
-_MADE = to_json(Check(name, True, 0.0, "it passed") for name in INDISPENSABLE)
+_MADE = to_json(Check(name, True, 0.0, "it passed") for name in (*INDISPENSABLE, PLANTED))
 
 
 @dataclass
@@ -107,8 +107,8 @@ class World:
     def rounds(
         self, protocols: Sequence[str] = ALL, seconds: float | None = None, **how: Any
     ) -> Rounds:
-        schedule = Schedule(**how)
-        return Rounds(self, SPEC, protocols, schedule, self.draft, seconds)  # type: ignore[arg-type]
+        given: Any = self
+        return Rounds(given, SPEC, protocols, Schedule(**how), self.draft, seconds)
 
 
 # --- the order ------------------------------------------------------------------------------------
