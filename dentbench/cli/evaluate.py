@@ -59,8 +59,8 @@ def evaluate(
     Exit codes: 0 done, 2 something you can fix, 3 no gain that --require-gain asks for, 130 and
     143 stopped by Ctrl-C or SIGTERM (the same command resumes).
     """
-    named = {name: value for name, value in locals().items() if name not in ("shared", "dent")}
-    own_options = {**named, **dent}
+    given_here = {name: value for name, value in locals().items() if name not in ("shared", "dent")}
+    own_options = {**given_here, **dent}
     from dentbench.cli import first_look, running
     from dentbench.errors import SpecError
     from dentbench.spec.evaluation import NO_ATTACK
