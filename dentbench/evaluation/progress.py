@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from dentbench.attacks.events import AttackBegan
-from dentbench.report.numbers import signed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +85,8 @@ class RoundDone:
     pending: int
 
     def __str__(self) -> str:
+        from dentbench.report.numbers import signed  # late: --help loads no NumPy
+
         shares = [
             f"{100 * count / max(self.images, 1):.1f}%" for count in (self.static, self.right)
         ]

@@ -111,7 +111,9 @@ class Bars:
             self._head(stage.model)
         if stage in self._tasks:  # another round of it
             self._task = self._tasks[stage]
-            self._bars.reset(self._task, total=self._pace.expected, right=self._right[stage])
+            right = self._right.get(stage, "")
+            total = self._pace.expected
+            self._bars.reset(self._task, total=total, attack="", right=right, rate="")
             return
         self._tasks[stage] = self._task = self._bars.add_task(
             f"{stage.defense} {stage.protocol}",
