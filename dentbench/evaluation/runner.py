@@ -237,7 +237,7 @@ class Evaluation:
             if {*ready.protocols} <= {*run}:
                 offered = applicable.offered(self.context, spec)
                 checks.append(planted(self.context, spec, run, offered))
-                checks.append(sanity_checks.ordered(self.context, spec, run))
+            checks.append(sanity_checks.ordered(self.context, spec, run))
             again = self._judged_again(spec, outcomes)
             checks.append(again.check(outcomes))
             counted = again.applied(outcomes)

@@ -12,11 +12,11 @@ import torch
 
 from dentbench.records.provenance import device_name, git_revision, versions
 from dentbench.records.results_csv import read
-from tests.benchmarks import adaptation, endtoend, identity, null_verdicts, stopping
+from tests.benchmarks import adaptation, endtoend, identity, null_verdicts, stage_order, stopping
 
 PARTS = (
     *("adaptation", "end-to-end", "workers", "commands", "null-verdicts", "null-verdicts-full"),
-    *("identity", "stopping"),
+    *("identity", "stopping", "stage-order"),
 )
 
 
@@ -50,6 +50,8 @@ def measured(part: str, device: torch.device) -> Any:
         return identity.measure()
     if part == "stopping":
         return stopping.measure()
+    if part == "stage-order":
+        return stage_order.measure()
     return endtoend.commands(read(Path("tests/golden/results-0.1"))[-1])
 
 
