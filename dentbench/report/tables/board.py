@@ -10,10 +10,9 @@ from typing import Final
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.records.outcome import NATURAL, PUBLISHED, WORST, Record, eps_of
 from dentbench.report import coupling, departures
-from dentbench.report.numbers import Points, Share
+from dentbench.report.numbers import LEVEL, Points, Share
 from dentbench.report.pairing import Pair
 from dentbench.report.table import Cell, Column, Table
-from dentbench.report.verdict import LEVEL
 
 COLUMNS: Final = (
     Column("model"),
