@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
+from dentbench.errors import FetchError
+from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import is_offline
 from dentbench.zoo.download.sources import (
     FetchOptions,
@@ -18,6 +19,7 @@ from dentbench.zoo.download.sources import (
     expected_bytes,
     fetch_dataset_file,
     is_cached,
+    links,
     size_of,
 )
 
@@ -50,6 +52,43 @@ def bring(card: Card, request: FetchOptions, say: Callable[[str], None]) -> None
     say(f"{card.id}: in the cache and verified, {megabytes:.1f} MB")
 
 
+def blocked(failed: Sequence[tuple[Card, FetchError]]) -> str:
+    """Say what is missing and why, where it is, how a copy is imported, and what works without.
+
+    Each in a line; of several files each has a line with its link and its command.
+    """
+    reasons = [str(error).partition("; dentbench fetch --")[0] for _, error in failed]
+    if len(failed) == 1:
+        ((card, _),) = failed
+        lines = [reasons[0], f"  Link: {' '.join(links(card)) or 'none is known'}"]
+        lines.append(f"  Import a copy: {_import_command(card)} (or add a source: --mirror URL)")
+    else:
+        names = ", ".join(card.id for card, _ in failed)
+        lines = [f"{len(failed)} are missing and could not be fetched: {names}; {reasons[0]}"]
+        lines += [
+            f"  {card.id}: {' '.join(links(card)) or 'no link is known'}, then "
+            f"{_import_command(card)}"
+            for card, _ in failed
+        ]
+    return "\n".join([*lines, f"  Works without: {_installed()}"])
+
+
+def _import_command(card: Card) -> str:
+    kind = "dataset" if isinstance(card, DatasetCard) else "model"
+    return f"dentbench fetch --{kind} {card.id} --from FILE"
+
+
+def _installed() -> str:
+    """Name what needs no download: embedded data sets, each with its models."""
+    parts = []
+    for data in DATASETS.values():
+        models = [one.id for one in MODELS.values() if one.dataset == data.id]
+        own = [name for name in models if MODELS[name].source == "embedded"]
+        if data.source == "embedded" and own:
+            parts.append(f"--model {' or '.join(own)} on {data.id}")
+    return "; ".join([*parts, "models and data of your own"])
+
+
 def bring_lacking(studies: Sequence[Study], request: FetchOptions) -> None:
     """Fetch all that studies need and the cache lacks, before the first of them is begun.
 
@@ -62,8 +101,14 @@ def bring_lacking(studies: Sequence[Study], request: FetchOptions) -> None:
         total = sum(map(expected_bytes, lacking)) / 1e6
         names = ", ".join(card.id for card in lacking)
         typer.echo(f"To be fetched: {names}; about {total:.0f} MB in all", err=True)
+    failed: list[tuple[Card, FetchError]] = []
     for card in lacking:
-        bring(card, request, lambda text: None if offline else typer.echo(text, err=True))
+        try:
+            bring(card, request, lambda text: None if offline else typer.echo(text, err=True))
+        except FetchError as error:
+            failed.append((card, error))
+    if failed:
+        raise FetchError(blocked(failed))
 
 
 def _needed(studies: Sequence[Study]) -> list[Card]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -12,6 +13,10 @@ from dentbench.cli import options as opt
 
 if TYPE_CHECKING:
     from dentbench.zoo.download.sources import FetchOptions
+
+
+LINKED: Final = 12
+"""How many cards are listed with their links at most."""
 
 
 def fetch(
@@ -30,8 +35,19 @@ def fetch(
         bool, typer.Option("--paper", help="All models and data of the paper's tables.")
     ] = False,
     show: Annotated[
-        bool, typer.Option("--list", help="List what can be named; NAMEs restrict it.")
+        bool,
+        typer.Option(
+            "--list",
+            help="List what can be named, with links; NAMEs, or any words of theirs, restrict it, "
+            "as --dataset does to a data set and its models.",
+        ),
     ] = False,
+    batchnorm: Annotated[
+        bool | None,
+        typer.Option(
+            "--batchnorm/--no-batchnorm", help="List only models with BatchNorm layers, or without."
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verify: Annotated[
         bool, typer.Option("--verify", help="Check cached files against their hashes.")
@@ -60,12 +76,16 @@ def fetch(
     del config
     from dentbench.zoo.download.sources import FetchOptions
 
-    chosen = _chosen(names or [], model or [], dataset or [], paper)
+    if show:
+        chosen = _listed(names or [], model or [], dataset or [], paper, batchnorm)
+    else:
+        _require_list(batchnorm)
+        chosen = _chosen(names or [], model or [], dataset or [], paper)
     request = FetchOptions(
         cache=cache, offline=offline, mirrors=tuple(mirror or ()), by_hand=by_hand
     )
     if show:
-        _list(chosen or _everything(), request.folder, as_json)
+        _list(chosen, request.folder, as_json)
     elif verify:
         _verify(chosen or _everything(), request.folder, as_json)
     elif remove:
@@ -95,6 +115,49 @@ def _chosen(
     return list({card.id: card for card in cards}.values())
 
 
+def _listed(
+    names: Sequence[str],
+    models: Sequence[str],
+    datasets: Sequence[str],
+    paper: bool,
+    batchnorm: bool | None,
+) -> list[Any]:
+    """Return the cards to list: those named, or all that have every word, of the data sets named.
+
+    Raises :class:`~dentbench.errors.SpecError` where nothing is left.
+    """
+    from dentbench.errors import SpecError
+    from dentbench.zoo.cards import DATASETS, MODELS
+    from dentbench.zoo.listing import matches
+
+    words = [name for name in names if name not in DATASETS and name not in MODELS]
+    exact = [name for name in names if name not in words]
+    if words:  # then a data set's name is that of its models too, and a model's name a word
+        datasets = [*datasets, *(name for name in exact if name in DATASETS)]
+        words += [name for name in exact if name not in DATASETS]
+        exact = []
+    cards = _chosen(exact, models, [], paper) or _everything()
+    if datasets:
+        ids = {DATASETS[name].id for name in datasets}
+        cards = [card for card in cards if card.id in ids or getattr(card, "dataset", "") in ids]
+    if batchnorm is not None:
+        cards = [card for card in cards if getattr(card, "batchnorm", None) is batchnorm]
+    cards = [card for card in cards if all(matches(card, word) for word in words)]
+    if not cards:
+        what = " and ".join([*map(repr, words), *([] if batchnorm is None else ["such layers"])])
+        raise SpecError(
+            f"nothing in the list has {what or 'these'}; dentbench fetch --list lists everything"
+        )
+    return cards
+
+
+def _require_list(batchnorm: bool | None) -> None:
+    from dentbench.errors import SpecError
+
+    if batchnorm is not None:
+        raise SpecError("--batchnorm restricts what --list lists; add --list, or leave it out")
+
+
 def _required(cards: list[Any]) -> list[Any]:
     from dentbench.errors import SpecError
 
@@ -110,6 +173,7 @@ def _print_json(value: object) -> None:
 
 
 def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
+    from dentbench.zoo.download.sources import links
     from dentbench.zoo.listing import facts, tables
 
     if as_json:
@@ -118,10 +182,16 @@ def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     from rich.console import Console
 
     console = Console()
-    if not console.is_terminal:  # a file or a pipe has room for everything
+    # A file or a pipe has room for everything, unless somebody says how much.
+    if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(width=max(console.width, 200))
     for table in tables(cards, folder, console.width):
         console.print(table)
+    for card in cards if len(cards) <= LINKED else ():
+        for link in links(card):
+            typer.echo(f"{card.id}: {link}")
+    if len(cards) > LINKED:
+        typer.echo("Links, of a few at a time: dentbench fetch --list WORD")
 
 
 def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
@@ -156,7 +226,7 @@ def _remove(cards: Sequence[Any], folder: Path) -> None:
 
 def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
     """Fetch every card's files; where some fail, go on and raise in the end."""
-    from dentbench.cli.downloads import bring
+    from dentbench.cli.downloads import blocked, bring
     from dentbench.errors import FetchError, SpecError
     from dentbench.zoo.listing import facts
 
@@ -167,9 +237,12 @@ def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
         try:
             bring(card, request, lambda text: None if as_json else typer.echo(text))
         except FetchError as error:
-            if len(cards) == 1:
+            by_hand = request.by_hand is not None or card.source == "folder"
+            if by_hand and len(cards) == 1:
                 raise
-            typer.echo(f"{card.id}: {error}", err=True)
+            if len(cards) == 1:
+                raise FetchError(blocked([(card, error)])) from error
+            typer.echo(f"{card.id}: {error if by_hand else blocked([(card, error)])}", err=True)
             failed[card.id] = error
     if as_json:
         _print_json([facts(card, request.folder) for card in cards if card.id not in failed])

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from dentbench.zoo.cards import DatasetCard, ModelCard
-from dentbench.zoo.download.sources import expected_bytes, is_cached, size_of
+from dentbench.zoo.download.sources import expected_bytes, is_cached, links, size_of
 
 
 def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
@@ -26,7 +26,15 @@ def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
         **plain,
         "cached": is_cached(card, folder),
         "bytes": size_of(card, folder),
+        "links": list(links(card)),
     }
+
+
+def matches(card: ModelCard | DatasetCard, word: str) -> bool:
+    """Return whether a card has a word in its names, network, data set, norm, paper or license."""
+    shown = ("id", "aliases", "name", "architecture", "dataset", "norm", "paper", "license")
+    told = " ".join(str(getattr(card, name, "")) for name in shown)
+    return word.lower() in told.lower()
 
 
 def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
@@ -35,7 +43,7 @@ def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
     ``width`` is the terminal's, in characters; a narrow one gets fewer columns.
     """
     datasets = [card for card in cards if isinstance(card, DatasetCard)]
-    found = [_dataset_table(datasets, folder)] if datasets else []
+    found = [_dataset_table(datasets, folder, width)] if datasets else []
     lists: dict[tuple[str, str], list[ModelCard]] = {}
     for card in cards:
         if isinstance(card, ModelCard):
@@ -50,18 +58,30 @@ def _table(title: str) -> Table:
     return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
 
 
-def _dataset_table(cards: Sequence[DatasetCard], folder: Path) -> Table:
+_ROOMY: Final = 110
+"""The width of a terminal that has room for all that is said of a data set."""
+_NARROW: Final = ("name", "is", "threat model", "MB", "cached")
+
+
+def _dataset_table(cards: Sequence[DatasetCard], folder: Path, width: int) -> Table:
     table = _table("Data sets")
-    for name in ("name", "is", "shape", "classes", "threat model", "MB", "license", "cached"):
-        table.add_column(name, overflow="fold", justify="right" if name == "MB" else "left")
+    names = ("name", "is", "shape", "classes", "threat model", "MB", "license", "cached")
+    kept = [name for name in names if width >= _ROOMY or name in _NARROW]
+    for name in kept:
+        right = name == "MB"
+        table.add_column(
+            name,
+            overflow="fold",
+            justify="right" if right else "left",
+            no_wrap=name in ("name", "MB", "cached"),
+        )
     for card in cards:
         shape = "x".join(map(str, card.shape))
         threat = f"{card.norm} {card.eps}"
         size = f"{expected_bytes(card) / 1e6:.0f}" if card.source == "download" else "-"
         have = _where(card, folder)
-        table.add_row(
-            card.id, card.name, shape, str(card.classes), threat, size, card.license, have
-        )
+        cells = (card.id, card.name, shape, str(card.classes), threat, size, card.license, have)
+        table.add_row(*(cell for name, cell in zip(names, cells, strict=True) if name in kept))
     return table
 
 
@@ -112,11 +132,13 @@ def _model_table(
     columns: Mapping[str, Callable[[ModelCard], str]],
 ) -> Table:
     table = _table(title)
+    roomy = "params" in columns  # else the longest names are broken
     for name in columns:
         right = name in _NUMBERS
         justify: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(name, justify=justify, overflow="fold", no_wrap=name == "name")
-    table.add_column("cached")
+        whole = name == "name" if roomy else right
+        table.add_column(name, justify=justify, overflow="fold", no_wrap=whole)
+    table.add_column("cached", no_wrap=True)
     for card in cards:
         installed = card.source != "robustbench"
         have = "installed" if installed else _have(is_cached(card, folder))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 from dentbench.cli.fetch import fetch
 from dentbench.errors import DentBenchError, FetchError, SpecError, UnknownNameError
 from dentbench.zoo.cards import DATASETS, MODELS
+from dentbench.zoo.download import transfer
 from tests.zoo.download.loopback import Loopback, page, status
 
 app = typer.Typer()
@@ -182,7 +183,54 @@ def test_import_by_hand(mirror: Loopback, environment: Path, checkpoint: Path, s
 def test_refusals(arguments: list[str], error: type[DentBenchError], words: str) -> None:
     with pytest.raises(error, match=words) as caught:
         run(*arguments)
-    assert "\n" not in str(caught.value)
+    blocked = "--offline" in arguments
+    assert str(caught.value).count("\n") == (3 if blocked else 0)
+
+
+def test_a_blocked_download_is_four_lines_without_a_librarys_words() -> None:
+    with pytest.raises(FetchError) as caught:
+        run("Wong2020", "--offline")
+    what, link, command, works = str(caught.value).splitlines()
+    assert "Wong2020Fast.pt is not there and offline mode allows no connection" in what
+    assert link.strip().startswith("Link: https://drive.google.com/file/d/")
+    assert "dentbench fetch --model Wong2020Fast --from FILE" in command
+    assert "digits-robust on digits" in works
+    for raw in (
+        "HTTPSConnectionPool(host='x', port=443): Max retries exceeded with url: /uc (Caused by "
+        "NameResolutionError(\"Failed to resolve 'x' ([Errno -2] Name or service not known)\"))",
+        "[Errno -3] Temporary failure in name resolution",
+    ):
+        assert transfer.plain_reason(OSError(raw)) == "no such host is known here"
+    assert transfer.plain_reason(OSError("HTTPSConnectionPool(host='x'): odd")) != ""
+
+
+def test_the_list_is_filtered_by_words_data_sets_and_layers() -> None:
+    def names(*arguments: str) -> list[str]:
+        return [fact["id"] for fact in json.loads(run("--list", "--json", *arguments))]
+
+    assert names("wong") == ["Wong2020Fast", "Wong2020Fast-imagenet"]
+    assert names("WONG", "cifar10") == ["Wong2020Fast"]
+    assert names("--dataset", "cifar10-sample") == ["cifar10-sample"]
+    of_cifar = names("--dataset", "cifar10")
+    assert of_cifar[0] == "cifar10" and {MODELS[one].dataset for one in of_cifar[1:]} == {"cifar10"}
+    without = names("--no-batchnorm")
+    assert without and not any(MODELS[one].batchnorm for one in without)
+    assert all(MODELS[one].batchnorm for one in names("--batchnorm", "--dataset", "imagenet"))
+    assert "https://drive.google.com/file/d/" in run("--list", "wong")
+    for arguments in (["nothing-like-it"], ["--no-batchnorm", "--dataset", "cifar10"]):
+        with pytest.raises(SpecError, match="nothing in the list"):
+            run("--list", *arguments)
+    with pytest.raises(SpecError, match="add --list"):
+        run("--batchnorm", "cifar10")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_list_fits_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = run("--list").splitlines()
+    assert max(map(len, lines)) <= width
+    whole = [line for line in lines if "Carmon2019Unlabeled" in line and "59.53" in line]
+    assert whole or width < 80
 
 
 def test_the_whole_paper_offline_names_all_that_lack(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,6 +107,25 @@ def amount(card: ModelCard | DatasetCard) -> str:
     return f"{card.architecture}, about {expected_bytes(card) / 1e6:.0f} MB"
 
 
+def links(card: ModelCard | DatasetCard) -> tuple[str, ...]:
+    """Return the addresses that a person can open to get a card's files; none of what is installed.
+
+    Of Google Drive it is the page of the file.
+    """
+    found: tuple[str, ...] = ()
+    if isinstance(card, DatasetCard):
+        found = (card.archive_url, card.parquet_url) if card.source == "download" else (card.url,)
+    elif card.source == "robustbench":
+        found = card.weights
+    page = "https://drive.google.com/file/d/{}/view"
+    drive = "gdrive:"
+    return tuple(
+        page.format(one.removeprefix(drive)) if one.startswith(drive) else one
+        for one in found
+        if one
+    )
+
+
 def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
     """Return what is wrong with a card's cached files, by the published or recorded hashes."""
     found = []

@@ -88,6 +88,8 @@ def _from_drive(
     try:
         return _patiently(DRIVE_DIRECT.format(id=drive_id), part, name, policy, progress)
     except SourceError as error:
+        if error.again:  # no connection to Drive: there is none for gdown either
+            raise
         try:
             return _by_gdown(DRIVE_PAGE.format(id=drive_id), part)
         except SourceError as second:
@@ -111,8 +113,8 @@ def _by_gdown(url: str, part: Path) -> bool:
             url=url, output=str(folder / "file"), quiet=True, use_cookies=False, resume=True
         )
     except Exception as error:  # gdown raises requests' and its own errors
-        reason = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
-        raise SourceError(f"{reason or type(error).__name__}{_quota(reason)}") from error
+        reason = plain_reason(error)
+        raise SourceError(f"{reason}{_quota(str(error))}") from error
     if got is None:
         raise SourceError("nothing was delivered")
     with Path(got).open("rb") as file:
@@ -160,8 +162,32 @@ def _once(url: str, part: Path, name: str, policy: Policy, progress: Progress | 
         raise _http_error(error) from error
     except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
-        words = "timed out" if isinstance(reason, TimeoutError) else str(reason) or repr(reason)
+        words = "timed out" if isinstance(reason, TimeoutError) else plain_reason(reason)
         raise SourceError(f"connection failed ({words})", again=True) from error
+
+
+_CAUSES: Final = (
+    (
+        r"name or service not known|name resolution|getaddrinfo|resolve",
+        "no such host is known here",
+    ),
+    (r"refused", "the connection was refused"),
+    (r"certificate|ssl", "its certificate was not accepted"),
+    (r"proxy", "the proxy did not let it through"),
+    (r"unreachable", "the network cannot be reached"),
+    (r"timed out|timeout", "timed out"),
+    (r"reset|aborted|remote end closed", "the connection was cut"),
+)
+"""What errors of libraries say, and what it means."""
+
+
+def plain_reason(error: object) -> str:
+    """Return why a connection failed, in words of ours where a library's are known."""
+    text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
+    for pattern, words in _CAUSES:
+        if re.search(pattern, text, re.I):
+            return words
+    return text.partition(": ")[0] if "Pool(" in text else text or type(error).__name__
 
 
 def _receive(
