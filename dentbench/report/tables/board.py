@@ -13,6 +13,7 @@ from dentbench.report import coupling, departures
 from dentbench.report.numbers import LEVEL, Points, Share
 from dentbench.report.pairing import Pair
 from dentbench.report.table import Cell, Column, Table
+from dentbench.stats import holm
 
 COLUMNS: Final = (
     Column("model"),
@@ -52,20 +53,16 @@ class Entry:
 def entries(pairs: Sequence[Pair]) -> list[Entry]:
     """Return the pairs with their verdicts corrected for how many there are (Holm 1979).
 
-    Of pairs of one model, data set and attack the differences that a verdict says, "holds" and
-    "weaker than static", are taken in order of their p-values; one whose p-value times the number
-    of pairs left is not below the level is undecided, and so are all after it.
+    Of pairs of one model, data set and attack, a difference that a verdict says ("holds", "weaker
+    than static") is undecided unless its adjusted p-value is below the level.
     """
     found: dict[int, str] = {}
     for group in by_model(pairs):
-        ranked = sorted(group, key=lambda pair: pair.verdict.p_value)
-        counts = True
-        for number, pair in enumerate(ranked):
+        adjusted = holm([pair.verdict.p_value for pair in group])
+        for pair, p_value in zip(group, adjusted, strict=True):
             kind = pair.verdict.kind
-            counts = counts and pair.verdict.p_value * (len(ranked) - number) < LEVEL
-            if kind in ("holds", "weaker than static") and not counts:
-                kind = "undecided"
-            found[id(pair)] = kind
+            said = kind in ("holds", "weaker than static")
+            found[id(pair)] = "undecided" if said and p_value >= LEVEL else kind
     return [Entry(pair, found[id(pair)]) for pair in pairs]
 
 
