@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -116,5 +117,10 @@ def test_a_file_that_is_no_study_of_a_board_is_refused(
 
 def test_the_committed_study_names_every_built_in_defense() -> None:
     committed = Path(__file__).parents[2] / "results" / "board" / "board.toml"
-    named = [row[row.index("--defense") + 1] for row in rows(committed)]
-    assert set(named) == set(DEFENSES) - {NONE}
+    named = set()
+    for row in rows(committed):
+        name = row[row.index("--defense") + 1]
+        run = {value for option, value in pairwise(row) if option == "--protocol"}
+        assert DEFENSES[name].published_protocol in run, name
+        named.add(name)
+    assert named == set(DEFENSES) - {NONE}

@@ -462,3 +462,9 @@ def test_old_rows_call_protocols_by_their_present_names(tmp_path: Path) -> None:
     assert (was.protocol, was.worst_protocol) == ("published scores", "scores")
     assert was == replace(rows[0], **{k: v.replace("decision", "scores") for k, v in named.items()})
     assert path_in(tmp_path).read_bytes() == before, "reading changes nothing"
+
+
+def test_dent_of_older_rows_adapts_batchnorm() -> None:
+    old = results_csv.read(Path(__file__).parents[1] / "golden" / "results-0.1")
+    assert {(one.mode, one.layers) for one in old} == {("static", None), ("batch", "batchnorm")}
+    assert all((one.layers == "batchnorm") == (one.mode in ("batch", "instance")) for one in old)
