@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from pathlib import Path
@@ -22,8 +23,6 @@ PARTS = (
 
 def processor() -> str:
     """Return the processor's name and its number of cores."""
-    import os
-
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
@@ -65,6 +64,7 @@ def main(parts: list[str]) -> None:
         found = {
             "processor": processor(),
             "device": device_name(str(device)),
+            "load": round(os.getloadavg()[0], 1),  # of the last minute, before it began
             "versions": json.loads(versions()),
             "git_revision": git_revision(),
             "measured": measured(part, device),
