@@ -1,20 +1,21 @@
 """The static model as its own defense, on 500 digits, under ``quick`` and every protocol.
 
 The defense faces what its static model faces, so that the two must be equal to the image. Run
-``python -m tests.benchmarks identity``.
+``python -m tests.benchmarks identity``, again where it was stopped.
 """
 
 from __future__ import annotations
 
 import json
-import tempfile
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Final
 
 from dentbench.attacks.checks import failed
 from tests.benchmarks.null_verdicts import Identity
 
 COUNT: Final = 500
+FOLDER: Final = Path("results/runs/identity")
 
 
 class CoupledIdentity(Identity):
@@ -37,17 +38,16 @@ def _measured(kind: type) -> dict[str, Any]:
     from dentbench.zoo.models import load_model
 
     x, y, _ = slice_of(load_dataset("digits"), 0, COUNT)
-    with tempfile.TemporaryDirectory() as folder:
-        found = evaluate(
-            load_model("digits-robust").network,
-            x,
-            y,
-            defense=kind,
-            attack=AttackSpec(name="quick", eps=Fraction(1, 5)),
-            protocols=tuple(PROTOCOLS),
-            results=folder,
-            progress=None,
-        )
+    found = evaluate(
+        load_model("digits-robust").network,
+        x,
+        y,
+        defense=kind,
+        attack=AttackSpec(name="quick", eps=Fraction(1, 5)),
+        protocols=tuple(PROTOCOLS),
+        results=FOLDER,
+        progress=None,
+    )
     record = found.defended
     return {
         "images": record.n,
