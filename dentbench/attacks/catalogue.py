@@ -90,6 +90,9 @@ CHECKS_VERSION: Final = 4
 OWN_NORMS: Final = ("Linf", "L2")
 """The norms of our own APGD; in L1 it would need sparse steps of its own."""
 
+LARGEST_MARGIN: Final = "largest-margin"
+"""What broke an image that transfer's first points leave: those of the largest margin."""
+
 CLAIMED: Final = "claimed"
 """Points handed in by anyone are a protocol of the name "claimed@HASH", see ``dentbench judge``."""
 
@@ -158,7 +161,7 @@ PROTOCOLS.add(
     "transfer",
     ProtocolCard(
         function="dentbench.attacks.protocols.transfer:transfer",
-        version=4,
+        version=5,
         summary="the static model's adversarial points, the first and those of the largest margin, "
         "are judged on the defense",
         source=_CARE,

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import Final
 
 from dentbench.attacks import checks
+from dentbench.attacks.catalogue import LARGEST_MARGIN
 from dentbench.attacks.checks import Check
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.stats import more_often_than, p_text
@@ -78,12 +79,14 @@ def transfer(stages: Stages) -> Check:
     """Compare what the static model's points break with what the direct attack breaks.
 
     It fails where significantly more images are right under published and wrong under transfer
-    than the other way round (exact one-sided sign test).
+    than the other way round (exact one-sided sign test). Those that only the points of the largest
+    margin break count as right: the static model's own attack was not given these either.
     """
     if not {_PUBLISHED, _TRANSFER} <= set(stages):
         return Check(checks.TRANSFER, None, None, "published and transfer were not both run")
-    rows = zip(*(_right(stages[one]) for one in (NATURAL, _PUBLISHED, _TRANSFER)), strict=True)
-    pairs = [(direct, moved) for right, direct, moved in rows if right]
+    wrong = {row for row, by in _broken(stages[_TRANSFER]) if by != LARGEST_MARGIN}
+    rows = zip(*(_right(stages[one]) for one in (NATURAL, _PUBLISHED)), strict=True)
+    pairs = [(direct, row not in wrong) for row, (right, direct) in enumerate(rows) if right]
     more, fewer = pairs.count((True, False)), pairs.count((False, True))
     p_value = more_often_than(more, more + fewer, 0.5)
     passed = p_value >= LEVEL

@@ -103,6 +103,15 @@ def test_transferred_points_against_the_direct_attack(
     assert transfer(stages(published={})).passed is None
 
 
+def test_points_of_the_largest_margin_say_nothing_of_the_direct_attack() -> None:
+    """They are a stronger attack than its own, on the static model too."""
+    largest = by("largest-margin", 40, 12)
+    for direct in ({}, by("apgd-ce", 40, 12)):
+        check = transfer(stages(published=direct, transfer=largest))
+        assert check.passed is True and check.value == pytest.approx(-len(direct) / N)
+    assert transfer(stages(published={}, transfer=largest | by("transfer", 0, 5))).passed is False
+
+
 @pytest.mark.parametrize(("odd", "passed"), [(0, True), (4, True), (5, False), (68, False)])
 def test_own_flags_against_the_judge(odd: int, passed: bool) -> None:
     """The attack says that it broke so many images that the judge finds right."""

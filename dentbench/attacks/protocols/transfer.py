@@ -11,7 +11,7 @@ from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.budget import Ascent, maximal_ascents
-from dentbench.attacks.catalogue import OWN_NORMS
+from dentbench.attacks.catalogue import LARGEST_MARGIN, OWN_NORMS
 from dentbench.attacks.losses import make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext, judged_only
 from dentbench.attacks.protocols.search import Search, through
@@ -30,12 +30,21 @@ def transfer(context: AttackContext) -> AttackResult:
     """
     points = context.static_points
     assert points is not None
-    starts = (points, *_maximal(context, points))
+    firsts, maximal = (points,), _maximal(context, points)
     if context.surrogate is not None:
-        starts = (*starts, _points_of(context.surrogate, context))
-    if len(starts) == 1:
+        firsts = (*firsts, _points_of(context.surrogate, context))
+    if len(firsts) == 1 and not maximal:
         return judged_only(points, context)
-    return Search(replace(context, starts=starts), "transfer").result()
+    search = Search(replace(context, starts=firsts), "transfer")
+    left = (search.margin <= 0).tolist()
+    for one in maximal:
+        search.see(search.threat.project(one, context.images)[search.rows])
+    found = search.result()
+    broken_by = tuple(
+        LARGEST_MARGIN if name == "transfer" and right else name
+        for name, right in zip(found.broken_by, left, strict=True)
+    )
+    return replace(found, broken_by=broken_by)
 
 
 def _maximal(context: AttackContext, points: Tensor) -> tuple[Tensor, ...]:

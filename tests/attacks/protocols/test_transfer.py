@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 import dentbench
 from dentbench.attacks.base import judge, margins
 from dentbench.spec.evaluation import AttackSpec
-from tests.attacks.contexts import Linear, context_of, robust_under, spec_of
+from tests.attacks.contexts import Linear, context_of, robust_under, run, spec_of
 from tests.attacks.toys import labels_of, tiny_images
 
 COUNT, EPS, LEVELS = 24, Fraction(3, 100), 512
@@ -94,6 +95,9 @@ def test_points_of_the_largest_margin_do_what_the_first_ones_do_not(norm: str) -
     assert least <= robust_under("transfer", given) <= most
     alone = int(judge(Cautious(), first, labels).sum())
     assert alone > most + 2
+    named = Counter(run("transfer", given).broken_by)
+    assert named["transfer"] == len(x) - alone
+    assert named["largest-margin"] == alone - robust_under("transfer", given)
 
 
 def test_an_evaluation_asks_the_defense_for_it(tmp_path: Path) -> None:
