@@ -30,7 +30,8 @@ def transfer(context: AttackContext) -> AttackResult:
     """
     points = context.static_points
     assert points is not None
-    firsts, maximal = (points,), _maximal(context, points)
+    firsts: tuple[Tensor, ...] = (points,)
+    maximal = _maximal(context, points)
     if context.surrogate is not None:
         firsts = (*firsts, _points_of(context.surrogate, context))
     if len(firsts) == 1 and not maximal:
