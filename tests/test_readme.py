@@ -66,7 +66,7 @@ def test_the_verdicts_are_those_that_are_said() -> None:
 
 def test_every_command_and_option_exists() -> None:
     lines = [*indented()]
-    assert {line.split()[1] for line in lines} == {"evaluate", "report", "fetch", "judge"}
+    assert {line.split()[1] for line in lines} == {"board", "evaluate", "report", "fetch", "judge"}
     for line in lines:
         known = {name for one in COMMANDS[line.split()[1]].params for name in one.opts}
         assert set(re.findall(r"--[a-z][a-z-]*", line)) <= known, line
