@@ -7,8 +7,9 @@ import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from dentbench.records import examples, per_class
+from dentbench.records.examples import Pictures
 from dentbench.records.outcome import NATURAL
 from dentbench.records.per_class import SURVIVES, Breakdown
 from dentbench.report import departures
@@ -18,17 +19,14 @@ from dentbench.report.numbers import Share
 from dentbench.report.pairing import Pair
 from dentbench.report.table import Column, Table
 
-if TYPE_CHECKING:
-    from dentbench.records.examples import Pictures
-
 
 def charts_of(pair: Pair, results: Path) -> list[Chart]:
     """Return every chart of one pair: its accuracies, its protocols, and what broke first."""
-    found: list[Chart] = [accuracies(pair)]
+    charts: list[Chart] = [accuracies(pair)]
     if len(pair.defended.protocol_counts) > 1:
-        found.append(protocols(pair))
+        charts.append(protocols(pair))
     _, own = breakdowns(results, pair)
-    return found if own is None else [*found, what_broke(pair, own)]
+    return charts if own is None else [*charts, what_broke(pair, own)]
 
 
 def tables_of(pair: Pair, results: Path) -> list[Table]:
@@ -37,20 +35,20 @@ def tables_of(pair: Pair, results: Path) -> list[Table]:
     if own is None:
         return []
     sides = [("static", static), (departures.defense_name(pair.defended), own)]
-    known = [(name, found) for name, found in sides if found is not None]
+    known = [(name, breakdown) for name, breakdown in sides if breakdown is not None]
     return [by_attack(pair, known), by_class(pair, own, static)]
 
 
-def what_broke(pair: Pair, found: Breakdown) -> BarChart:
+def what_broke(pair: Pair, breakdown: Breakdown) -> BarChart:
     """Return what each image fell to first; every image is in one bar."""
-    total = sum(found.images)
+    total = sum(breakdown.images)
     roles: dict[str, Role] = {
         NATURAL: "natural",
         departures.published_protocol(pair.defended): "published",
         SURVIVES: "worst",  # the images that survive are the worst case's
     }
     bars = []
-    for stage, counts in found.first.items():
+    for stage, counts in breakdown.first.items():
         label = {NATURAL: "wrong before", SURVIVES: "survives all"}.get(stage, stage)
         bars.append(Bar(label, Share(sum(counts), total), roles.get(stage, "other")))
     name = name_of("broke", pair.defended)
@@ -58,14 +56,14 @@ def what_broke(pair: Pair, found: Breakdown) -> BarChart:
     return BarChart(name, heading(pair.defended), subtitle, tuple(bars))
 
 
-def by_attack(pair: Pair, found: Sequence[tuple[str, Breakdown]]) -> Table:
+def by_attack(pair: Pair, sides: Sequence[tuple[str, Breakdown]]) -> Table:
     """Return how many images of each class every attack broke.
 
-    ``found``: the name of each side ("static", the defense) and its breakdown.
+    ``sides``: the name of each side ("static", the defense) and its breakdown.
     """
-    classes = len(found[0][1].images)
+    classes = len(sides[0][1].images)
     rows: list[list[object]] = []
-    for who, breakdown in found:
+    for who, breakdown in sides:
         for stage, attacks in breakdown.broken.items():
             for attack, counts in attacks.items():
                 rows.append([who, stage, attack, sum(counts), *counts])
@@ -77,22 +75,22 @@ def by_attack(pair: Pair, found: Sequence[tuple[str, Breakdown]]) -> Table:
     return Table.of(f"By attack: {heading(pair.defended)}", columns, rows, stub=1)
 
 
-def by_class(pair: Pair, found: Breakdown, static: Breakdown | None) -> Table:
+def by_class(pair: Pair, breakdown: Breakdown, static: Breakdown | None) -> Table:
     """Return the shares right of each class: static, then under each protocol and under all."""
-    shown = list(found.right)
+    shown = list(breakdown.right)
     columns = [Column("class"), Column("images", "right")]
     if static is not None:
         columns += [Column(name, "right", "static") for name in ("natural", "attacked")]
     who = departures.defense_name(pair.defended)
     columns += [Column(name, "right", who) for name in shown]
     rows: list[list[object]] = []
-    for number, images in enumerate(found.images):
+    for number, images in enumerate(breakdown.images):
         if not images:
             continue
         row: list[object] = [str(number), images]
         if static is not None:
             row += [Share(static.right[name][number], images) for name in (NATURAL, "worst")]
-        rows.append([*row, *(Share(found.right[name][number], images) for name in shown)])
+        rows.append([*row, *(Share(breakdown.right[name][number], images) for name in shown)])
     return Table.of(f"By class: {heading(pair.defended)}", columns, rows, stub=1)
 
 
@@ -133,9 +131,7 @@ class Specimen:
 
 def specimens(results: Path, pair: Pair) -> Iterator[Specimen]:
     """Yield the images kept of a defended run, in their order; none if none were."""
-    from dentbench.records import examples as galleries  # needs NumPy, which tables do without
-
-    gallery = galleries.load(results, pair.defended.key)
+    gallery = examples.load(results, pair.defended.key)
     if gallery is None:
         return
     names = {
@@ -183,7 +179,7 @@ def png(picture: Pictures) -> str:
 
 def breakdowns(results: Path, pair: Pair) -> tuple[Breakdown | None, Breakdown | None]:
     """Return what was kept of a pair's static and defended run; None where nothing was."""
-    from dentbench.records import per_class  # needs NumPy, which tables do without
-
-    static, defended = (per_class.load(results, one.key) for one in (pair.static, pair.defended))
+    static, defended = (
+        per_class.load(results, record.key) for record in (pair.static, pair.defended)
+    )
     return static, defended

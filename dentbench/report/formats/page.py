@@ -79,7 +79,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
     """Return the first line of the page: how many defenses hold, and what is said of the others."""
     if not verdicts:
         return ""
-    kinds = Counter(one.kind for one in verdicts)
+    kinds = Counter(verdict.kind for verdict in verdicts)
     held, total = kinds.pop("holds", 0), len(verdicts)
     first = f"{held} of {total} hold{'s' if total == 1 else ''}"
     rest = ", ".join(f"{kinds[kind]} {kind}" for kind in SIGNS if kinds.get(kind))
@@ -140,23 +140,23 @@ def provenance(records: Sequence[Record]) -> Table:
     )
     rows = [
         [
-            one.key,
-            one.time,
-            one.model,
-            "none" if one.mode == "static" else departures.defense_name(one),
-            one.seed,
-            f"{one.forwards:,}",
-            f"{one.backwards:,}",
-            f"{one.seconds:.1f}",
-            one.device,
-            ", ".join(f"{name} {value}" for name, value in json.loads(one.versions).items()),
-            one.git_revision,
+            record.key,
+            record.time,
+            record.model,
+            "none" if record.mode == "static" else departures.defense_name(record),
+            record.seed,
+            f"{record.forwards:,}",
+            f"{record.backwards:,}",
+            f"{record.seconds:.1f}",
+            record.device,
+            ", ".join(f"{name} {value}" for name, value in json.loads(record.versions).items()),
+            record.git_revision,
             " ".join(
                 sha256[:12]
-                for sha256 in (one.model_sha256, one.model_code, one.data_sha256)
+                for sha256 in (record.model_sha256, record.model_code, record.data_sha256)
                 if sha256
             ),
         ]
-        for one in records
+        for record in records
     ]
     return Table.of("Runs", columns, rows, stub=1)

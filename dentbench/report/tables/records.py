@@ -46,7 +46,7 @@ __all__ = [
 
 def all_records(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
     """Return a table of one row per record, those of one model, data set and attack together."""
-    records = [one for one in records if models is None or one.model in models]
+    records = [record for record in records if models is None or record.model in models]
     protocols, named = _protocols(records), departures.publish_otherwise(records)
     columns = (
         Column("model"),
@@ -68,9 +68,9 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         Column("verdict"),
     )
     grouped: dict[tuple[object, ...], list[list[object]]] = {}
-    for one in records:
-        stub = (one.model, one.dataset, _attack(one), one.norm, one.eps, one.n)
-        grouped.setdefault(stub, []).append([*stub, *_record_cells(one, protocols, named=named)])
+    for record in records:
+        stub = (record.model, record.dataset, _attack(record), record.norm, record.eps, record.n)
+        grouped.setdefault(stub, []).append([*stub, *_record_cells(record, protocols, named=named)])
     return Table.of(
         "All records",
         columns,
@@ -93,7 +93,7 @@ def _attack(record: Record) -> Cell:
 
 def _protocols(records: Iterable[Record]) -> list[str]:
     """Return every protocol that a record has, in order of first appearance."""
-    return list(dict.fromkeys(name for one in records for name in one.protocol.split()))
+    return list(dict.fromkeys(name for record in records for name in record.protocol.split()))
 
 
 def _record_cells(record: Record, protocols: Sequence[str], *, named: bool) -> list[object]:
@@ -126,7 +126,7 @@ def summary(static: Record, defended: Record) -> Table:
     base = Share(static.robust_correct, static.n)
     clean = Share(static.natural_correct, static.n)
     who = departures.defense_name(defended)
-    named = {one: departures.named_protocol(defended, one) for one in defended.protocol_counts}
+    named = {name: departures.named_protocol(defended, name) for name in defended.protocol_counts}
     faced = static.robust_correct if defended.static_correct is None else defended.static_correct
     newly = newly_broken(defended)
     rows = [
@@ -205,7 +205,7 @@ def _order(static: Record, defended: Record) -> str:
     """Say what the accuracies are in the given order, where the order is another."""
     if static.natural_given_correct is None or defended.natural_given_correct is None:
         return ""
-    natural = [Share(one.natural_given_correct or 0, one.n) for one in (static, defended)]
+    natural = [Share(side.natural_given_correct or 0, side.n) for side in (static, defended)]
     return (
         f" Order: {defended.order}. Natural in the given order: static {natural[0]}, "
         f"{departures.defense_name(defended)} {natural[1]}."
