@@ -5,31 +5,11 @@ And no cache, unless a test makes one: what is faster is not timed, and a rule s
 
 import os
 import pickle
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
 os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
-
-
-@pytest.fixture(scope="session")
-def native_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return where tests that use the code in C keep it: compiled once."""
-    return tmp_path_factory.mktemp("native")
-
-
-@pytest.fixture
-def native_code(native_folder: Path) -> Iterator[None]:
-    """Let this process use the code in C for one test, on a machine with a compiler."""
-    from dentbench.compute.cpu_kernels import c_library  # late: it imports torch
-
-    c_library.build_in(native_folder)
-    if not c_library.compiler() or c_library._openmp() is None:
-        pytest.skip("this machine has no C compiler")
-    yield
-    c_library.build_in(None)
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -19,9 +19,13 @@ from dentbench.adapt.losses import Loss, load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.adapt.parameters import AdaptedParameters
 from dentbench.compute.answer_graphs import Answer
+from dentbench.compute.backend import prepared_by_rule
 from dentbench.compute.cuda_graphs import Work
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
+
+TRIED: Final = 2
+"""How many images another way of computing the network is tried on."""
 
 Memory: TypeAlias = tuple[Tensor, OptimizerState]
 """What goes on from batch to batch: the parameters that adapt, and the optimizer's state."""
@@ -33,9 +37,10 @@ class Dent(nn.Module):
     ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. ``loss``: one in place of the
-    spec's. ``recorded`` and ``answered``: what makes something faster of the work of :meth:`adapt`
-    and of :meth:`predict` in this module, such as
+    in the released code, the images given. ``loss``: one in place of the spec's. ``prepare``: the
+    copy is computed as in an evaluation, from the first images on: faster, the same but for the
+    last bits. ``recorded`` and ``answered``: what makes something faster of the work of
+    :meth:`adapt` and of :meth:`predict` in this module, such as
     :class:`~dentbench.compute.cuda_graphs.Captured` and
     :class:`~dentbench.compute.answer_graphs.CapturedAnswer`. Raises
     :class:`~dentbench.errors.ModelError` for a model without the layers that it is to adapt.
@@ -61,6 +66,7 @@ class Dent(nn.Module):
         *,
         batch_size: int | None = None,
         loss: Loss | None = None,
+        prepare: bool = True,
         recorded: Callable[[Work, nn.Module], Work] | None = None,
         answered: Callable[[Answer, nn.Module], Answer] | None = None,
     ) -> None:
@@ -72,6 +78,7 @@ class Dent(nn.Module):
         except Exception as error:
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
         self.network = network.requires_grad_(False).eval()
+        self._unprepared = prepare
         self.calls = batchnorm.Calls()
         layers = convert(self.network, self.spec, self.calls)
         prefix_cache.convert(self.network)
@@ -236,6 +243,7 @@ class Dent(nn.Module):
         return self._answer(x, adaptation.affine, adaptation.sigma)
 
     def _predict(self, x: Tensor, flat: Tensor | None, sigma: Tensor | None) -> Tensor:
+        self._prepare(x)
         return self._forward(_ContiguousGradient.apply(x), flat, sigma)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -255,8 +263,16 @@ class Dent(nn.Module):
         flat = self.adapted.initial if adaptation.affine is None else adaptation.affine
         return dict(zip(self.adapted.layer_names, self.adapted.pairs(flat), strict=True))
 
+    def _prepare(self, x: Tensor) -> None:
+        """Compute the network faster from now on; images ``x`` (B, C, H, W) to try it on."""
+        if self._unprepared:
+            self._unprepared = False
+            with torch.inference_mode(False), torch.enable_grad():
+                self.network = prepared_by_rule(self.network, x[:TRIED].detach().clone())
+
     def _shown(self, x: Tensor) -> Tensor:
         """Return images as every step begins with them: under a static blur, blurred already."""
+        self._prepare(x)
         return self._blurred(x, self.adapted.sigma) if self.spec.blur == "static" else x
 
     def _blurred(self, x: Tensor, sigma: Tensor | None) -> Tensor:

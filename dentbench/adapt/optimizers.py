@@ -15,7 +15,6 @@ from typing import Final, TypeAlias
 import torch
 from torch import Tensor
 
-from dentbench.compute.cpu_kernels.elementwise import fused_update
 from dentbench.spec.evaluation import DentSpec
 
 
@@ -65,12 +64,6 @@ def adamod(
     """
     step = state.step + 1
     correction = math.sqrt(1 - spec.beta2**step) / (1 - spec.beta1**step)
-    code = None if torch.is_grad_enabled() else fused_update(grad, state.averages, lr)
-    if code is not None:
-        assert isinstance(lr, Tensor)
-        settings = (spec.beta1, spec.beta2, spec.beta3, spec.optimizer_eps)
-        change, *averages = code.adamod(grad, state.averages, lr, correction, settings)
-        return change, OptimizerState(step, tuple(averages))
     _, mean, square = _moments(grad, state, spec)
     current = lr * correction / (safe_sqrt(square) + spec.optimizer_eps)
     rate = torch.lerp(current, state.averages[2], spec.beta3)

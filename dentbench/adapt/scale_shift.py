@@ -1,9 +1,7 @@
 """A scale and a shift for every image and channel, computed in few passes over the memory.
 
-A large tensor does not fit a processor's cache, and every operation on it reads it from memory
-anew. So on processors all of it is done at once
-(:mod:`dentbench.compute.cpu_kernels.elementwise`), or, where that cannot be, all that is done to
-some images is done before the next ones are looked at.
+A large tensor does not fit a CPU's cache, and every operation on it reads it from memory anew. So
+on CPUs all that is done to some images is done before the next ones are looked at.
 """
 
 from __future__ import annotations
@@ -13,8 +11,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor
-
-from dentbench.compute.cpu_kernels.elementwise import fused
 
 PART: Final = 4 * 2**20
 """How many bytes of float32 to work on at a time: what a processor's cache holds."""
@@ -46,10 +42,8 @@ class _Scaled(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, other: Tensor | None, rectified: bool
     ) -> Tensor:
-        ctx.fused = fused(x, scale, shift, other)
-        if ctx.fused is not None:
-            y: Tensor = ctx.fused.forward(x, scale, shift, other, rectified)
-        elif x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
+        y: Tensor
+        if x.dtype == scale.dtype and (_part(x) >= len(x) or (other is None and not rectified)):
             y = _follow(torch.addcmul(shift, x, scale), other, rectified)
         elif not x.is_cpu:
             y = _follow(_converted(torch.addcmul, x, shift, x, scale), other, rectified)
@@ -62,17 +56,13 @@ class _Scaled(torch.autograd.Function):
                 else:  # another type is much slower as ``out``
                     part[:] = torch.addcmul(shift[some], x[some].to(scale.dtype), scale[some])
                 _follow(part, None if other is None else other[some], rectified)
-        again = rectified and other is None and ctx.fused is not None
-        ctx.save_for_backward(x, scale, y if rectified else None, shift if again else None)
+        ctx.save_for_backward(x, scale, y if rectified else None)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         (grad,) = grads
-        x, scale, y, shift = ctx.saved_tensors
-        if ctx.fused is not None and not torch.is_grad_enabled():
-            y = y if shift is None else None
-            return (*ctx.fused.backward(grad, x, scale, y, shift, ctx.needs_input_grad[:4]), None)
+        x, scale, y = ctx.saved_tensors
         of_x, of_scale, of_shift, of_other, _ = ctx.needs_input_grad
         whole = x.dtype == scale.dtype and _part(x) >= len(x)
         if whole or torch.is_grad_enabled():  # or a gradient of this gradient is wanted

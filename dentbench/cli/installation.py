@@ -71,7 +71,6 @@ def findings(cache: Path | None = None) -> Iterator[Finding]:
     for name, (module, advice) in _OPTIONAL.items():
         yield _library(name, module, advice, required=False)
     yield _devices()
-    yield _compiler()
     yield from _cache(cache or default_cache())
     yield _connections()
 
@@ -114,16 +113,6 @@ def _devices() -> Finding:
         for one in [torch.cuda.get_device_properties(number)]
     ]
     return Finding(what="devices", found=", ".join([cpu, *cards]))
-
-
-def _compiler() -> Finding:
-    try:
-        from dentbench.compute.cpu_kernels.c_library import compiler
-    except Exception:  # told above
-        return Finding(what="compiler", found="unknown without torch", ok=None)
-    name = "".join(Path(word).name for word in compiler()[:1])
-    advice = "" if name else "evaluations on processors are faster with a C compiler"
-    return Finding(what="compiler", found=name or "none", ok=None, advice=advice)
 
 
 def _cache(folder: Path) -> Iterator[Finding]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.compute.bn_relu_fusion import joined_if_same
-from dentbench.compute.cpu_kernels import c_library
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
@@ -22,13 +20,10 @@ class Engine:
 
     ``channels_last``: the layout of convolutions. ``captured``: whole adaptations, and answers with
     their gradients, are recorded as CUDA graphs (:mod:`dentbench.compute.cuda_graphs`).
-    ``native``: where code in C is compiled and kept
-    (:mod:`dentbench.compute.cpu_kernels.c_library`); None: there is none.
     """
 
     channels_last: bool = False
     captured: bool = False
-    native: Path | None = None
 
     @classmethod
     def chosen(
@@ -43,7 +38,7 @@ class Engine:
 
         ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "off", or
         "auto", which records on GPUs. ``cache``: where what was timed is
-        remembered, and code in C is kept; None times nothing, and compiles none.
+        remembered; None times nothing.
         """
         gpu = device.type == "cuda"
         full_float32()  # what is timed is what will be run
@@ -52,7 +47,6 @@ class Engine:
         return cls(
             channels_last=last,
             captured=compiling != "off" and gpu,
-            native=None if gpu or cache is None else cache / f"native-{_user()}",
         )
 
     def prepare(self, network: nn.Module, device: torch.device, images: Tensor) -> nn.Module:
@@ -62,7 +56,6 @@ class Engine:
         """
         network = _ready(network, device)
         full_float32()
-        c_library.build_in(self.native)
         if device.type == "cpu":
             keep_freed_memory()
         if self.channels_last:
@@ -70,9 +63,15 @@ class Engine:
         return joined_if_same(network, images.to(device))
 
 
-def _user() -> str:
-    """Return this user's number: in a shared cache everyone has compiled code of their own."""
-    return str(os.getuid()) if hasattr(os, "getuid") else "own"
+def prepared_by_rule(network: nn.Module, images: Tensor) -> nn.Module:
+    """Return a network as an engine prepares it that nothing was timed for.
+
+    ``images`` (B, C, H, W) in [0, 1]: some to try it on, on the network's device. The network
+    itself is changed.
+    """
+    if is_channels_last_faster(network, images.device, images, None):
+        network = network.to(memory_format=torch.channels_last)
+    return joined_if_same(network, images)
 
 
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:

@@ -67,4 +67,5 @@ def eata(model: nn.Module, *, steps: int = 1, lr: float = 2.5e-4, margin: float 
     Ours: the prediction is one more forward, after the last update, as in dent. Raises
     :class:`~dentbench.errors.ModelError` for a model without such layers.
     """
-    return Dent(model, online_spec(model, steps, lr), loss=reliable_loss(margin))
+    spec = online_spec(model, steps, lr)
+    return Dent(model, spec, loss=reliable_loss(margin), prepare=False)

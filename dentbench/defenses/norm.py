@@ -23,7 +23,7 @@ class Norm(nn.Module):
 
     def __init__(self, model: nn.Module, spec: DentSpec) -> None:
         super().__init__()
-        self.dent = Dent(model, spec)
+        self.dent = Dent(model, spec, prepare=False)
 
     def adapt(self, x: Tensor) -> Adaptation:
         """Return the layers' own scales and shifts."""

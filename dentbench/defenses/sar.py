@@ -37,7 +37,7 @@ class Sar(Dent):
         margin: float = 0.4,
         rho: float = 0.05,
     ) -> None:
-        super().__init__(model, online_spec(model, steps, lr))
+        super().__init__(model, online_spec(model, steps, lr), prepare=False)
         self.margin = margin
         self.rho = rho
 

@@ -35,7 +35,7 @@ def tent(model: nn.Module, *, steps: int = 1, lr: float = 1e-3) -> Dent:
     Ours: the prediction is one more forward, after the last update, as in dent. The released
     code answers from before it, and with one episodic step that is no more than ``norm``.
     """
-    return Dent(model, tent_spec(steps, lr))
+    return Dent(model, tent_spec(steps, lr), prepare=False)
 
 
 class OnlineTent:
@@ -80,4 +80,4 @@ class OnlineTent:
 
 def tent_online(model: nn.Module, *, lr: float = 1e-3) -> OnlineTent:
     """Return online tent, before the first batch."""
-    return OnlineTent(Dent(model, tent_spec(1, lr)))
+    return OnlineTent(Dent(model, tent_spec(1, lr), prepare=False))

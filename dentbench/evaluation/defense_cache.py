@@ -93,6 +93,7 @@ class DefenseCache:
                 self.network,
                 spec.defense,
                 batch_size=size,
+                prepare=False,
                 recorded=self._recorded,
                 answered=self._answered if self.captured else None,
             )

@@ -86,7 +86,7 @@ def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> st
 
     def dent(spec: DentSpec) -> Dent:
         size = len(trial.images) if spec.separable else None
-        return Dent(copy.deepcopy(prepared), spec, batch_size=size)
+        return Dent(copy.deepcopy(prepared), spec, batch_size=size, prepare=False)
 
     if running:  # else its layers have none to begin with
         different = trial.difference(lambda: dent(_resting(spec)))

@@ -31,7 +31,6 @@ from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.claims import load_claim
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
-from dentbench.zoo.download.cache import default_cache
 
 SAMPLE = 32
 """How many images the choice of an engine is timed on."""
@@ -65,7 +64,7 @@ class StageOutcomes:
                 torch.device(device),
                 subject.images[:SAMPLE],
                 placement.compiling,
-                default_cache(),
+                options.fetch.folder,
             )
         self.worker = Worker(subject, device, engine, given)
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
@@ -81,7 +80,7 @@ class StageOutcomes:
     @cached_property
     def _settled(self) -> Placement:
         asked = self.options.placement
-        return with_worker_count(asked, self.worker, *self._planned, default_cache())
+        return with_worker_count(asked, self.worker, *self._planned, self.options.fetch.folder)
 
     @property
     def batches_at_a_time(self) -> int:

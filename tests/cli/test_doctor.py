@@ -60,15 +60,6 @@ def test_it_fits_a_bug_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert "https://mirror.org/zoo" in result.output
 
 
-def test_the_c_compiler_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("CC", "/home/me/bin/clang -m64")
-    assert by_name()["compiler"].found == "clang"
-    monkeypatch.delenv("CC")
-    monkeypatch.setenv("PATH", str(tmp_path))
-    found = by_name()["compiler"]
-    assert found.found == "none" and found.ok is None and "faster" in found.advice
-
-
 def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     real, version = importlib.import_module, metadata.version
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
 
 from dentbench.compute import backend
 from dentbench.compute.backend import Engine
-from dentbench.compute.cpu_kernels import c_library
 from dentbench.errors import SpecError
 from dentbench.evaluation.placement import Placement
 from tests.compute.networks import network
@@ -33,19 +30,6 @@ def test_what_is_recorded_where(
     monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
     found = Engine.chosen(network(), torch.device(device), torch.rand(1, 3, 6, 6), compiling)
     assert found == Engine(channels_last=True, captured=captured)
-
-
-def test_code_in_c_is_kept_in_the_cache_and_only_there(tmp_path: Path) -> None:
-    device, images = torch.device("cpu"), torch.rand(1, 3, 6, 6)
-    engine = Engine.chosen(network(), device, images, cache=tmp_path)
-    source = tmp_path / "one.c"
-    source.write_text("int one(void) { return 1; }\n")
-    engine.prepare(network(), device, images)
-    if c_library.compiler():
-        assert c_library.library(source) is not None
-        assert [path.stem[:4] for path in tmp_path.glob("native-*/*.so")] == ["one-"]
-    Engine.chosen(network(), device, images).prepare(network(), device, images)
-    assert c_library.library(source) is None
 
 
 def test_a_bad_choice_is_refused() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,7 +13,6 @@ from dentbench import Dent, DentSpec
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.scale_shift import scaled
 from dentbench.compute.backend import Engine
-from dentbench.compute.cpu_kernels import c_library, elementwise
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from tests.compute.networks import network
 from tests.gpu.test_cuda_graphs import gradient, resnet20
@@ -116,24 +114,6 @@ def test_a_blur_is_that_of_the_cpu(padding: str, sigma: float) -> None:
         found.append([part.cpu() for part in (blurred, *grads)])
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
-
-
-def test_no_code_in_c_is_used_on_a_gpu(tmp_path: Path) -> None:
-    images = torch.rand(2, 3, 32, 32)
-    model = resnet20()
-    engine = Engine.chosen(model, GPU, images, cache=tmp_path)
-    assert engine.native is None
-    c_library.build_in(tmp_path / "native")  # as an evaluation on the CPU leaves it
-    try:
-        x = torch.rand(2, 16, 4, 4, device="cuda").to(memory_format=torch.channels_last)
-        scale = torch.rand(2, 16, 1, 1, device="cuda")
-        assert elementwise.fused(x, scale, scale, None) is None
-        flat = torch.rand(2, 16, device="cuda")
-        assert elementwise.fused_update(flat, (flat, flat, flat), flat[0]) is None
-        answer = Dent(model, DentSpec(steps=1))(images.cuda())
-    finally:
-        c_library.build_in(None)
-    assert far(answer, Dent(exact(model), DentSpec(steps=1))(images.double())) < 1e-3
 
 
 def test_twice_the_same_bits() -> None:

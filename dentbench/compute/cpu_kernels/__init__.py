@@ -1,1 +1,0 @@
-"""C code for the CPU, and what compiles, loads and checks it."""
