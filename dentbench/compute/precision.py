@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
 
 import torch
 from torch import Tensor, nn
+
+from dentbench.compute.benchmark import least_seconds, work_on
+from dentbench.compute.timing_cache import key_of, remembered
+
+_log = logging.getLogger(__name__)
+
+FILE: Final = "precisions.json"
+"""The file of the cache folder with the time of bfloat16 over float32, by machine and network."""
+
+ROUNDS: Final = 5
+SECONDS: Final = 3.0
+"""How often each precision is timed, and after how long no further round begins."""
+
+PAYS: Final = 0.9
+"""The most of float32's time that bfloat16 may take to be worth its rounding."""
 
 
 class Bfloat16(nn.Module):
@@ -25,6 +43,27 @@ class Bfloat16(nn.Module):
         with torch.autocast(x.device.type, torch.bfloat16):
             logits: Tensor = self.network(x)
         return logits.float()
+
+
+def bfloat16_time(network: nn.Module, images: Tensor, cache: Path) -> float | None:
+    """Return how long a network's forward and gradient take in bfloat16, float32's being 1.
+
+    ``images`` (B, C, H, W): a batch, on the network's device. ``cache``: the folder where it is
+    remembered; None where nothing can be written there, or memory runs out.
+    """
+
+    def measure() -> float:
+        works = [work_on(one, images) for one in (network, Bfloat16(network))]
+        exact, low = least_seconds(works, ROUNDS, SECONDS)
+        return low / exact
+
+    try:
+        key = key_of(network, images.device, tuple(images.shape))
+        ratio: float = remembered(cache / FILE, key, measure, lambda one: isinstance(one, float))
+    except (OSError, RuntimeError) as error:
+        _log.debug("the time of bfloat16 is not known: %s", error)
+        return None
+    return ratio
 
 
 def full_float32() -> None:

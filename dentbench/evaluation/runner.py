@@ -24,6 +24,7 @@ from dentbench.attacks.catalogue import (
 )
 from dentbench.attacks.checks import Check
 from dentbench.attacks.required_budgets import spent
+from dentbench.compute.precision import PAYS, bfloat16_time
 from dentbench.errors import DataError
 from dentbench.evaluation import applicable, cascade, forecast, out_of_memory, sanity_checks
 from dentbench.evaluation.claimed import require_fitting
@@ -111,6 +112,7 @@ class Evaluation:
         they are to be compared with it.
         """
         self.stages.plan(specs, protocols)
+        self._advise_precision(specs)
         for spec in specs:
             self._require_sound(spec, protocols)
             if self.options.fresh:
@@ -123,6 +125,21 @@ class Evaluation:
         self._tell_plan(specs, ready)
         reached = self._carried_out(specs, ready)
         return [self._record(*one) for one in zip(specs, ready, reached, strict=True)]
+
+    def _advise_precision(self, specs: Sequence[EvalSpec]) -> None:
+        """Say so where bf16 was asked for and is not faster on this device."""
+        low = next((spec for spec in specs if spec.precision == "bf16"), None)
+        if low is None:
+            return
+        images = self.subject.images[: low.batches.size].to(self.worker.device)
+        with self.worker.counter.uncounted():
+            ratio = bfloat16_time(self.worker.network, images, self.options.fetch.folder)
+        if ratio is not None and ratio > PAYS:
+            _log.warning(
+                "bf16 takes %.2g times as long as fp32 on this device, so it does not pay; "
+                "--precision fp32 is exact too",
+                ratio,
+            )
 
     def _prepared(self, spec: EvalSpec, protocols: Sequence[str]) -> _Ready:
         """Make the checks that come before everything else; return what is to be run."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ import pytest
 import torch
 
 from dentbench import Dent, DentSpec
-from dentbench.compute.precision import Bfloat16, tensor_float32
+from dentbench.compute import precision
+from dentbench.compute.precision import Bfloat16, bfloat16_time, tensor_float32
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec
+from dentbench.zoo.download.sources import FetchOptions
 from tests.compute.networks import attacked_network, network
 
 
@@ -57,6 +60,29 @@ def test_bfloat16_predicts_nearly_what_float32_does() -> None:
         exact, low = wrap(plain)(x), wrap(Bfloat16(plain))(x)
         assert (exact.argmax(1) == low.argmax(1)).float().mean() > 0.95
         torch.testing.assert_close(exact, low, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.parametrize(("seconds", "words"), [([1.0, 2.0], "2 times as long"), ([2.0, 1.0], "")])
+def test_where_bfloat16_does_not_pay_a_sentence_says_so(
+    seconds: list[float],
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(precision, "least_seconds", lambda *_: seconds)
+    subject, static = attacked_network(2, iterations=1, precision="bf16")
+    options = RunOptions(results=tmp_path, fetch=FetchOptions(cache=tmp_path / "cache"))
+    with caplog.at_level(logging.WARNING):
+        Evaluation(subject, options)._advise_precision([static])
+    assert [words in text for text in caplog.messages] == [True] * bool(words)
+    monkeypatch.setattr(precision, "least_seconds", None)  # remembered: not timed again
+    images = subject.images
+    (tmp_path / "file").touch()
+    assert bfloat16_time(network(), images[:1], tmp_path / "file") is None
+    evaluation = Evaluation(subject, options)
+    ratio = bfloat16_time(evaluation.worker.network, images, tmp_path / "cache")
+    assert ratio == seconds[1] / seconds[0]
 
 
 def test_float32_is_not_judged_again(tmp_path: Path) -> None:
