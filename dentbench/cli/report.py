@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import sys
 from collections.abc import Iterator, Sequence
@@ -9,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -69,17 +70,22 @@ class Selection:
 
 def report(
     table: Annotated[
-        TableName,
+        TableName | None,
         typer.Option(
             "--table",
             metavar="NAME",
             **one_of("table", TableName),
-            help="1 and 2: the paper's; readme: the released README's, all three beside the "
+            help="Default: the paper's tables of what was run, then the rest; of csv and json, "
+            "all. 1 and 2: the paper's; readme: the released README's, all three beside the "
             "published numbers; protocols: one row per attack on a defense; batch-mates: other "
             "batches and malicious mates; natural: accuracy without an attack, by corruption; "
             "all: one row per record.",
         ),
-    ] = TableName.ALL,
+    ] = None,
+    not_run: Annotated[
+        bool,
+        typer.Option("--not-run", help="With the rows of the paper's tables that were not run."),
+    ] = False,
     format: Annotated[
         Format | None,
         typer.Option(
@@ -192,21 +198,21 @@ def report(
         return _samples(choice, samples.expanduser())
     with _no_garbage_collection():
         if compare is not None:
-            made, page = _compared(*compare, choice), False
+            made, page = [_compared(*compare, choice)], False
         else:
             records = _read(choice)
             if figures is not None:
                 return _figures(choice, records, figures)
             page = chosen is Format.HTML and not fragment
-            made = _table(choice, records, table)
+            made = _tables(choice, records, _named(table, chosen), not_run=not_run)
         if page:
             text = _page(choice, records, made)
         elif chosen is Format.TERMINAL:
             return _to_terminal(made, out)
         else:
-            from dentbench.report.formats.render import render
+            from dentbench.report.formats.render import render_all
 
-            text = render(made, chosen.value, standalone=standalone, cite=cite)
+            text = render_all(made, chosen.value, standalone=standalone, cite=cite)
     return _deliver(text, out)
 
 
@@ -262,15 +268,27 @@ def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> l
     return filters.with_statics(found, records) if statics and choice.conditions else found
 
 
-def _table(choice: Selection, records: Sequence[Record], name: TableName) -> Table:
-    """Return the table of that name; raises StoreError where no record is left for it."""
+def _named(table: TableName | None, chosen: Format) -> TableName | None:
+    """Return the table asked for; without one, programs get a row for every record."""
+    return TableName.ALL if table is None and chosen in (Format.CSV, Format.JSON) else table
+
+
+def _tables(
+    choice: Selection, records: Sequence[Record], name: TableName | None, *, not_run: bool
+) -> list[Table]:
+    """Return the tables of that name, the paper's and the rest for None.
+
+    Raises StoreError where no record is left for them.
+    """
     from dentbench.report import filters
+    from dentbench.report.tables import layout
     from dentbench.report.tables import records as tables
 
-    makers = {
-        TableName.ONE: tables.table1,
-        TableName.TWO: tables.table2,
-        TableName.README: tables.readme,
+    makers: dict[TableName | None, Any] = {
+        None: functools.partial(layout.laid_out, not_run=not_run),
+        TableName.ONE: functools.partial(layout.table1s, not_run=not_run),
+        TableName.TWO: functools.partial(layout.table2s, not_run=not_run),
+        TableName.README: functools.partial(tables.readme, not_run=not_run),
         TableName.PROTOCOLS: tables.protocols,
         TableName.MATES: tables.batch_mates,
         TableName.NATURAL: tables.natural,
@@ -279,17 +297,24 @@ def _table(choice: Selection, records: Sequence[Record], name: TableName) -> Tab
     models = filters.models_named(choice.models, records) if choice.models else None
     every = Selection(choice.results, (), choice.conditions, choice.latest)
     made = makers[name](_chosen(every, records, statics=name is not TableName.ALL), models)
-    if not made.rows:
+    found = [table for table in (made if isinstance(made, list) else [made]) if table.rows]
+    if not found:
         lacking = {TableName.PROTOCOLS: " of a defense", TableName.NATURAL: " without an attack"}
-        of = f" of {', '.join(choice.models)}" if choice.models else lacking.get(name, "")
-        raise StoreError(f"there are no results{of} for table {name}")
-    return made
+        of = (
+            f" of {', '.join(choice.models)}"
+            if choice.models
+            else lacking.get(name or TableName.ALL, "")
+        )
+        paper = (TableName.ONE, TableName.TWO, TableName.README)
+        more = "; --not-run shows the published rows" if name in paper else ""
+        raise StoreError(f"there are no results{of} for table {name or TableName.ALL}{more}")
+    return found
 
 
-def _page(choice: Selection, records: Sequence[Record], table: Table) -> str:
+def _page(choice: Selection, records: Sequence[Record], tables: Sequence[Table]) -> str:
     from dentbench.report.formats.page import to_page
 
-    return to_page(_chosen(choice, records, statics=True), [table], choice.results)
+    return to_page(_chosen(choice, records, statics=True), tables, choice.results)
 
 
 def _figures(choice: Selection, records: Sequence[Record], folder: Path) -> None:
@@ -346,16 +371,19 @@ def _deliver(text: str, out: Path | None) -> None:
     typer.echo(f"wrote {out}", err=True)
 
 
-def _to_terminal(table: Table, out: Path | None) -> None:
+def _to_terminal(tables: Sequence[Table], out: Path | None) -> None:
     from io import StringIO
 
     from rich.console import Console
 
     from dentbench.report.formats.terminal import WIDTH, print_table
 
-    if out is None:
-        print_table(table, limit=TERMINAL_ROWS)
-        return
     text = StringIO()
-    print_table(table, Console(file=text, width=WIDTH, no_color=True))
-    _deliver(text.getvalue(), out)
+    plain = Console(file=text, width=WIDTH, no_color=True)
+    console, limit = (Console(), TERMINAL_ROWS) if out is None else (plain, None)
+    for number, table in enumerate(tables):
+        if number:
+            console.print()
+        print_table(table, console, limit=limit)
+    if out is not None:
+        _deliver(text.getvalue(), out)

@@ -16,7 +16,7 @@ from dentbench.report.charts import heading
 from dentbench.report.commands import short_key
 from dentbench.report.formats.terminal import print_table
 from dentbench.report.next_step import next_step
-from dentbench.report.tables import ablation, defenses, diagnostics, natural
+from dentbench.report.tables import ablation, defenses, diagnostics, layout, natural
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
 from dentbench.study.study import Study
@@ -62,7 +62,8 @@ def show_table1(finished: Finished, results: Path) -> None:
     """Print the paper's Table 1 of the models that were run."""
     console = Console()
     records = [record for _, found in finished for record in found]
-    print_table(tables.table1(records, {record.model for record in records}), console)
+    for table in layout.table1s(records):
+        print_table(table, console)
     _verdicts(finished, results, console)
     _where(results, console, records)
 

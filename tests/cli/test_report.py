@@ -66,8 +66,12 @@ def test_formats(results: Path, form: str, start: str) -> None:
 
 @pytest.mark.parametrize("table", ["1", "2", "readme", "all"])
 def test_tables(results: Path, table: str) -> None:
-    value = json.loads(run("--results", results, "--table", table, "--format", "json"))
+    command = ("--results", results, "--table", table, "--format", "json")
+    value = json.loads(run(*command, "--not-run"))
     assert value["rows"]
+    if table != "all":  # nothing of the paper's was run
+        with pytest.raises(StoreError, match="--not-run shows the published rows"):
+            run(*command)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -15,8 +15,9 @@ from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.formats.render import render
 from dentbench.report.table import Table
+from dentbench.report.tables import layout
 from dentbench.report.tables import records as tables
-from dentbench.report.tables.ablation import grid
+from dentbench.report.tables.ablation import NO, YES, grid
 from dentbench.spec.dent import BLUR_DEFAULTS, MODE_DEFAULTS
 from dentbench.spec.evaluation import ProtocolSpec
 from tests.report.fixed_records import DENT
@@ -87,8 +88,6 @@ def test_a_matching_record_stands_beside_the_published_one(make_record: Make) ->
             {"attack": "plus", "attack_label": "AutoAttack plus"},
             "AutoAttack plus, not AutoAttack standard",
         ),
-        ({"eps": "4/255"}, "Linf 4/255"),
-        ({"norm": "L2", "eps": "0.5"}, "L2 0.5"),
         ({"lr": 0.02}, "lr 0.02"),
         ({"loss": "entropy", "batch_size": 64}, "loss entropy, batches of 64"),
     ],
@@ -177,33 +176,30 @@ def ablation(table: Table, *stub: str) -> dict[str, list[str]]:
 
 def test_table2_rows(records: list[Record]) -> None:
     table = tables.table2(records)
-    none = ablation(table, "no", "none", "0")
+    none = ablation(table, NO, "none", "0")
     assert none["AutoAttackResNet18"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
     assert none["published"] == ["1.0x", "95.6%", "8.8%", "9.2%"]
-    blurred = ablation(table, "no", "static", "0")
+    blurred = ablation(table, NO, "static", "0")
     assert blurred["AutoAttackResNet18"] == ["1.0x", "81.3% (52/64)", "31.3% (20/64)", "not run"]
-    dynamic = ablation(table, "yes", "dynamic", "10")
+    dynamic = ablation(table, YES, "dynamic", "10")
     assert dynamic["AutoAttackResNet18"][:3] == ["25.9x", "90.6% (58/64)", "46.9% (30/64)"]
     assert dynamic["worst case"][2] == "18.8% (12/64)"
-    assert ablation(table, "yes", "static", "10")["ours"] == ["not run"] * 4
+    assert ablation(table, YES, "static", "10")["ours"] == ["not run"] * 4
     assert not rows_of(table, "1", "difference")
 
 
 def test_table2_marks_what_is_not_the_papers(records: list[Record]) -> None:
     table = tables.table2(records)
-    digits = next(row for row in table.rows if row[3].text == "digits-nominal")
-    assert digits[6].text == "9.8% (50/512)" and digits[7].text == "not run"
-    (note,) = digits[6].notes
-    assert "not CIFAR-10 but UCI digits (test)" in note and "Linf 0.15" in note
     models = {row[3].text for row in table.rows}
     assert "digits-robust" not in models and "AutoAttackResNet18" in models
+    assert "digits-nominal" not in models  # it was run at another eps
     paper = next(row for row in table.rows if row[3].text == "published")
     assert paper[3].notes == ("another model, on the CIFAR-10 test set",)
 
 
 def test_table2_takes_the_default_settings_before_later_ones(records: list[Record]) -> None:
     other = [one for one in records if one.blur != "dynamic" or one.sigma == 2.0]
-    row = ablation(tables.table2(other), "yes", "dynamic", "10")
+    row = ablation(tables.table2(other), YES, "dynamic", "10")
     assert row["AutoAttackResNet18"][1] == "89.1% (57/64)"
     first = next(row for row in tables.table2(other).rows if row[1].text == "dynamic")
     assert first[5].notes == ("sigma 2.0; 64 of 10,000 images",)
@@ -215,7 +211,7 @@ def test_table2_of_other_threats_names_them(records: list[Record]) -> None:
     assert [column.title for column in table.columns[-2:]] == ["Linf 0.15", "L2 0.7"]
     assert {row[2].text for row in table.rows} == {"0", "1"}
     paper = table.rows[-1]
-    assert paper[-2].notes == ("at Linf 1.5/255",) and paper[-1].notes == ("at L2 0.2",)
+    assert [paper[-3].text, paper[-2].text, paper[-1].text] == ["95.6%", "", ""]
 
 
 def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
@@ -223,11 +219,11 @@ def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
     table = grid(nominal, ABLATION_THREATS)
     stubs = list(dict.fromkeys(tuple(cell.text for cell in row[:4]) for row in table.rows))
     assert stubs == [
-        ("no", "none", "0", ""),
-        ("yes", "none", "1", ""),
-        ("no", "static", "0", ""),
-        ("yes", "dynamic", "10", ""),
-        ("yes", "dynamic", "10", "sigma 2.0"),
+        (NO, "none", "0", ""),
+        (YES, "none", "1", ""),
+        (NO, "static", "0", ""),
+        (YES, "dynamic", "10", ""),
+        (YES, "dynamic", "10", "sigma 2.0"),
     ]
     found = ablation(table, *stubs[0])
     assert found["ours"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
@@ -272,3 +268,53 @@ def test_settings_are_told_apart(make_record: Make) -> None:
     assert departures.settings_text(make_record(1, 1, COUNTS, **changed)) == (
         "statistics mix:0.3, optimizer sgd"
     )
+
+
+# --- the paper's layout -----------------------------------------------------------------------
+
+
+def titles(found: Sequence[Table]) -> list[str]:
+    return [table.title for table in found]
+
+
+def test_a_number_stands_under_its_own_eps(records: list[Record]) -> None:
+    """Whatever was run at another eps than the paper's has a table, and a heading, of its own."""
+    first, *others = layout.table1s(records)
+    assert "Linf 8/255" in first.title and titles(others) == [
+        "Dent and its static models, Linf 0.15, not the paper's (in the layout of paper, Table 1)"
+    ]
+    models = [{row[1].text for row in table.rows} for table in (first, *others)]
+    assert "digits-robust" not in models[0] and "digits-robust" in models[1]
+    assert not models[0] & models[1]
+    own, digits = layout.table2s(records)
+    heads = [[column.title for column in table.columns[6:]] for table in (own, digits)]
+    assert heads == [["Linf 1.5/255", "L2 0.2"], ["Linf 0.15"]]
+    names = {row[3].text for row in digits.rows}
+    assert names == {"digits-nominal", "95% interval", "published"}
+
+
+def test_rows_that_were_not_run_come_on_request(records: list[Record]) -> None:
+    one = [record for record in records if record.model == "Ding2020MMA"]
+    (table,) = layout.table1s(one)
+    assert {row[1].text for row in table.rows} == {"Ding2020MMA"}
+    (whole,) = layout.table1s(one, not_run=True)
+    assert {row[1].text for row in whole.rows} == {"Ding2020MMA", "Carmon2019Unlabeled"}
+    assert layout.table2s(one) == [] and len(layout.table2s(one, not_run=True)) == 1
+
+
+def test_both_groups_of_table_1_are_in_one_piece(records: list[Record]) -> None:
+    (table, *_) = layout.table1s(records, not_run=True)
+    modes = [row[0].text for row in table.rows]
+    assert modes == sorted(modes) and len(set(modes)) == 2
+
+
+def test_every_record_is_laid_out_once(records: list[Record], make_record: Make) -> None:
+    """In the paper's tables or with the rest, and every defended one with its verdict."""
+    rest = make_record(40, 8931, COUNTS, **{**DENT, "steps": 3}, model="other")
+    found = layout.laid_out([*records, rest])
+    names = titles(found)
+    assert names[-2:] == ["Verdicts", "All records"]
+    assert {row[0].text for row in found[-1].rows} == {"other"}
+    assert "table 1" in " ".join(names).lower() and "Table 2" in " ".join(names)
+    judged = [one for one in records if one.mode != "static"]
+    assert len(found[-2].rows) == len(judged)

@@ -33,6 +33,8 @@ def markdown(text: str) -> str:
 
 _LATEX: Final = {
     **{char: f"\\{char}" for char in "{}_%&#$"},
+    "\u2713": r"$\checkmark$",
+    "\u00d7": r"$\times$",
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
@@ -60,6 +62,6 @@ def latex(text: str) -> str:
 
 
 def _latex_char(char: str) -> str:
-    if char < "\x7f" or "\xc0" <= char <= "\xff":
+    if char in _LATEX or char < "\x7f" or "\xc0" <= char <= "\xff":
         return _LATEX.get(char, char)
     return f"{{[}}U+{ord(char):04X}{{]}}"

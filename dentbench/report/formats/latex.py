@@ -57,7 +57,7 @@ _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage[utf8]{inputenc}
 \usepackage{textcomp}
 \usepackage{array,booktabs}
-\usepackage{graphicx}
+\usepackage{amssymb,graphicx}
 \usepackage[a4paper,landscape,hmargin=15mm,vmargin=12mm]{geometry}
 %s\begin{document}
 %s%s\end{document}
@@ -73,21 +73,24 @@ def bibliography() -> str:
     return Path(__file__).with_name("references.bib").read_text(encoding="utf-8")
 
 
-def to_latex(table: Table, *, standalone: bool = False, cite: bool = False) -> str:
-    """Return a ``table`` environment, or a document of it.
+def to_latex(*tables: Table, standalone: bool = False, cite: bool = False) -> str:
+    """Return the ``table`` environments of tables, or a document of them.
 
-    ``cite``: the sources that it names are cited; a document then writes its own bibliography
-    file, for bibtex. Needs array, booktabs and graphicx; T1 fonts and textcomp for straight
-    quotes. Long texts are broken into lines; of a very wide table the stub stands above its rows;
-    one still wider than the page is scaled down to it, and one of more than ``LONG`` lines becomes
-    several, a page each, under one number.
+    ``cite``: the sources that they name are cited; a document then writes its own bibliography
+    file, for bibtex. Needs array, booktabs, amssymb and graphicx; T1 fonts and textcomp for
+    straight quotes. Long texts are broken into lines; of a very wide table the stub stands above
+    its rows; one still wider than the page is scaled down to it, and one of more than ``LONG``
+    lines becomes several, a page each, under one number.
     """
-    layout = _Layout.of(table)
-    parts = _parts(table, layout)
-    sources = _Sources(cite)
-    floats = [_float(table, layout, part, number, sources) for number, part in enumerate(parts)]
-    body = "".join(f"{one}\\clearpage\n" if len(parts) > 1 else one for one in floats)
-    needs = r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,array,booktabs,graphicx}"
+    sources, body = _Sources(cite), ""
+    for table in tables:
+        layout = _Layout.of(table)
+        parts = _parts(table, layout)
+        floats = [_float(table, layout, part, number, sources) for number, part in enumerate(parts)]
+        body += "".join(f"{one}\\clearpage\n" if len(parts) > 1 else one for one in floats)
+    needs = (
+        r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,array,booktabs,amssymb,graphicx}"
+    )
     if not standalone:
         return f"{needs}\n{body}"
     if r"\cite{" not in body:

@@ -6,7 +6,7 @@ no place for footnotes, has a last column ``notes`` instead.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Final
 
@@ -17,6 +17,23 @@ from dentbench.report.formats.json import to_json
 from dentbench.report.formats.latex import to_latex
 from dentbench.report.formats.markdown import to_markdown
 from dentbench.report.table import Table
+
+
+def render_all(
+    tables: Sequence[Table], name: str, *, standalone: bool = False, cite: bool = False
+) -> str:
+    """Return several tables in one text of a format; of JSON it is a list where there are several.
+
+    Options and errors are those of :func:`render`.
+    """
+    if len(tables) == 1:
+        return render(tables[0], name, standalone=standalone, cite=cite)
+    if name == "latex":
+        return to_latex(*tables, standalone=standalone, cite=cite)
+    texts = [render(table, name, standalone=standalone, cite=cite) for table in tables]
+    if name == "json":
+        return "[\n" + ",\n".join(text.rstrip("\n") for text in texts) + "\n]\n"
+    return "\n".join(texts)
 
 
 def render(table: Table, name: str, *, standalone: bool = False, cite: bool = False) -> str:

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Final, TypeAlias
 
 from dentbench.paper import ABLATION_THREATS, TABLE2, TABLE2_SOURCE, AblationRow
-from dentbench.records.outcome import Record, eps_of
+from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Ratio
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
@@ -26,6 +26,10 @@ from dentbench.report.tables.cells import (
     natural_cell,
     published_notes,
 )
+
+YES: Final = "\u2713"
+NO: Final = "\u00d7"
+"""What the paper's Table 2 writes where dent adapts the model, and where it does not."""
 
 Threat: TypeAlias = tuple[str, Fraction]
 """A norm and an eps."""
@@ -53,9 +57,9 @@ def table2(
 ) -> Table:
     """Return the paper's Table 2, the published row under ours for every model that was run.
 
-    Ours are static and batch-wise records at ``threats``; a model whose ablation was run at
-    other eps of the same norms stands there too, marked. ``run_only``: leave out rows that were
-    not run. The paper's model is not established, so no difference is taken.
+    Ours are static and batch-wise records at ``threats``, no others; published accuracies stand
+    under the paper's threat models alone. ``run_only``: leave out rows that were not run. The
+    paper's model is not established, so no difference is taken.
     """
     # Natural accuracy has a table of its own.
     chosen = [
@@ -66,7 +70,7 @@ def table2(
     ablated = _by_model(chosen, threats)
     rows: list[list[object]] = []
     for row in TABLE2:
-        stub = ["yes" if row.delta else "no", row.sigma, row.steps]
+        stub = [YES if row.delta else NO, row.sigma, row.steps]
         ours: list[list[object]] = []
         for (model, _), columns in ablated.items():
             picked = [_pick(group, row) for group in columns]
@@ -75,11 +79,13 @@ def table2(
         if ours or not run_only:
             rows += ours or [[*stub, OURS, *[NOT_RUN] * (2 + len(threats))]]
             rows.append([*stub, *_published(row, threats)])
+    papers = tuple(threats) == ABLATION_THREATS
+    where = "paper, Table 2" if papers else "in the layout of the paper's Table 2"
     return Table.of(
-        "Dent's model (Delta) and input (Sigma) adaptation of a nominal model (paper, Table 2)",
+        f"Dent's model (Delta) and input (Sigma) adaptation of a nominal model ({where})",
         _columns(threats),
         rows,
-        caption=f"{CAPTION} {IMAGES}",
+        caption=f"{CAPTION} {IMAGES}" if papers else CAPTION,
         notes=published_notes(f"{TABLE2_SOURCE}; ours are other models, so no difference is taken"),
         stub=3,
     )
@@ -96,7 +102,7 @@ def grid(records: Sequence[Record], threats: Sequence[Threat]) -> Table:
         delta, sigma, steps = slot_of(group[0])
         mode = MODES[group[0].mode] if several and group[0].mode != "static" else ""
         text = ", ".join(filter(None, (mode, departures.slot_text(group[0]))))
-        stub = ["yes" if delta else "no", sigma, steps, text]
+        stub = [YES if delta else NO, sigma, steps, text]
         chosen = [best([r for r in group if _is_threat(r, threat)]) for threat in threats]
         rows += [[*stub, *line] for line in _lines(OURS, chosen, threats, marked=False)]
     first = records[0]
@@ -122,23 +128,14 @@ def slot_of(record: Record) -> tuple[bool, str, int]:
 def _by_model(
     records: Iterable[Record], threats: Sequence[Threat]
 ) -> dict[tuple[str, str], list[list[Record]]]:
-    """Return, by model and data set, the records of each column; those of one eps per column."""
+    """Return, by model and data set, the records of each column, all at the column's eps."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         if record.mode in ("static", "batch"):
             groups.setdefault((record.model, record.dataset), []).append(record)
-    wanted = {(row.delta, row.sigma, row.steps) for row in TABLE2}
     ablations = {}
     for name, group in groups.items():
-        ablated = [
-            record for record in group if record.mode == "batch" and slot_of(record) in wanted
-        ]
-        columns = []
-        for norm, eps in threats:
-            there = any(_is_threat(record, (norm, eps)) for record in group)
-            others = [eps_of(record) for record in ablated if record.norm == norm]
-            taken = eps if there or not others else others[-1]
-            columns.append([record for record in group if _is_threat(record, (norm, taken))])
+        columns = [[one for one in group if _is_threat(one, threat)] for threat in threats]
         if any(columns):
             ablations[name] = columns
     return ablations
@@ -196,15 +193,10 @@ def _time(chosen: Iterable[Record | None]) -> object:
 
 
 def _published(row: AblationRow, threats: Sequence[Threat]) -> list[object]:
-    """Return the published row; an accuracy at another eps than the column's is marked."""
+    """Return the published row; under another eps than the paper's it has no accuracy."""
     numbers = dict(zip(("Linf", "L2"), (row.linf, row.l2), strict=True))
     cells: list[object] = []
     for threat in threats:
-        if threat[0] not in numbers:
-            cells.append(None)
-            continue
-        paper = next(own for own in ABLATION_THREATS if own[0] == threat[0])
-        notes = () if threat == paper else (f"at {departures.threat_text(*paper)}",)
-        cells.append(Cell(Percent(numbers[threat[0]]), notes))
+        cells.append(Percent(numbers[threat[0]]) if threat in ABLATION_THREATS else None)
     name = Cell(PUBLISHED, ("another model, on the CIFAR-10 test set",))
     return [name, Ratio(row.time), Percent(row.natural), *cells]

@@ -40,7 +40,7 @@ def title_of(record: Record) -> str:
     return "static model" if static else departures.defense_title(record)
 
 
-def listing(records: Sequence[Record]) -> Table:
+def listing(records: Sequence[Record], title: str = "Records") -> Table:
     """Return one row per record, the newest last: its key, what was run, and what was found."""
     rows: list[list[object]] = []
     for record in records:
@@ -54,7 +54,7 @@ def listing(records: Sequence[Record]) -> Table:
         *(Column("right", "right"), Column("verdict")),
     )
     caption = "Right: in the worst case of all protocols that were run; without an attack, natural."
-    return Table.of("Records", columns, rows, caption=caption)
+    return Table.of(title, columns, rows, caption=caption)
 
 
 def checks(record: Record) -> Table:

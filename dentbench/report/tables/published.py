@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from fractions import Fraction
 from typing import Final
 
 from dentbench.paper import README, TABLE1, THREAT, PairedRow, PairedTable
-from dentbench.records.outcome import Record
+from dentbench.records.outcome import Record, eps_of
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Points, Share
 from dentbench.report.pairing import best_statics
@@ -16,6 +17,7 @@ from dentbench.report.tables.cells import (
     IMAGES,
     INTERVAL,
     MODES,
+    NOTES,
     OURS,
     PUBLISHED,
     ROW,
@@ -43,19 +45,31 @@ PAIRED_COLUMNS: Final = (
 )
 
 
-def table1(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+def table1(
+    records: Sequence[Record],
+    models: Collection[str] | None = None,
+    *,
+    threat: tuple[str, Fraction] = THREAT,
+    not_run: bool = True,
+) -> Table:
     """Return the paper's Table 1: modes x models, static and dent, ours beside published.
 
     Records that match the paper's setting stand beside a published number; others of the same
-    mode and steps follow in rows of their own, every number marked. ``models``: only these.
+    mode and steps follow in rows of their own, every number marked. All are of one ``threat``
+    model; published rows stand at the paper's alone. ``models``: only these. ``not_run``: with the
+    published rows of which nothing was run.
     """
-    return _paired_table(TABLE1, records, models, others=lambda record: True)
+    return _paired_table(TABLE1, records, models, lambda record: True, threat, not_run)
 
 
-def readme(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
+def readme(
+    records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = True
+) -> Table:
     """Return the table of the released README: its seven models, instance-wise, 6 steps."""
     names = {row.model for row in README.rows}
-    return _paired_table(README, records, models, others=lambda record: record.model in names)
+    return _paired_table(
+        README, records, models, lambda record: record.model in names, THREAT, not_run
+    )
 
 
 def _paired_table(
@@ -63,14 +77,19 @@ def _paired_table(
     records: Sequence[Record],
     models: Collection[str] | None,
     others: Callable[[Record], bool],
+    threat: tuple[str, Fraction],
+    not_run: bool,
 ) -> Table:
     # Natural accuracy has a table of its own.
     records = [
         record
         for record in records
-        if record.protocol and (models is None or record.model in models)
+        if record.protocol
+        and (models is None or record.model in models)
+        and (record.norm, eps_of(record)) == threat
     ]
-    wanted = [row for row in table.rows if models is None or row.model in models]
+    papers = threat == THREAT
+    wanted = [row for row in table.rows if papers and (models is None or row.model in models)]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [record for record in records if (record.mode, record.steps) in settings]
     statics = best_statics(records)
@@ -84,22 +103,31 @@ def _paired_table(
         static = statics.get(id(ours)) or best(
             [record for record in alone if record.model == row.model]
         )
-        rows += _paired_rows(row, table.decimals, static, ours)
+        if not_run or ours is not None or static is not None:
+            rows += _paired_rows(row, table.decimals, static, ours, threat)
         used.append(ours)
     published = {_slot(row) for row in table.rows}
     rest = [r for r in defended if others(r) and not (_slot(r) in published and _fits(r))]
     for ours in _distinct(rest):
-        rows += _paired_rows(None, table.decimals, statics.get(id(ours)), ours)
+        rows += _paired_rows(None, table.decimals, statics.get(id(ours)), ours, threat)
         used.append(ours)
-    notes = [*published_notes(table.source)]
-    if any(record and record.batching == "declared" and not record.separable for record in used):
+    order = [f"{MODES[mode]}, {steps} steps" for mode, steps in sorted(settings)]
+    rows.sort(key=lambda row: order.index(str(row[0])))  # the paper's groups, each in one piece
+    notes = [*(published_notes(table.source) if papers else NOTES)]
+    if papers and any(
+        record and record.batching == "declared" and not record.separable for record in used
+    ):
         notes.append(DECLARED)
+    title = f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})"
+    if not papers:
+        at = departures.threat_text(*threat)
+        title = f"Dent and its static models, {at}, not the paper's (in the layout of {table.name})"
     return Table.of(
-        f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})",
+        title,
         PAIRED_COLUMNS,
         rows,
         caption=f"{ACCURACY}, natural and under attack: the published protocol and, last, the "
-        f"worst case over all that were run. {IMAGES}",
+        f"worst case over all that were run.{f' {IMAGES}' if papers else ''}",
         notes=tuple(notes),
         stub=2,
     )
@@ -137,20 +165,24 @@ def _distinct(records: Sequence[Record]) -> list[Record]:
 
 
 def _paired_rows(
-    row: PairedRow | None, decimals: int, static: Record | None, dent: Record | None
+    row: PairedRow | None,
+    decimals: int,
+    static: Record | None,
+    dent: Record | None,
+    threat: tuple[str, Fraction],
 ) -> list[list[object]]:
     """Return the rows of one mode and model: ours, interval, published and difference."""
     slot = row or dent
     assert slot is not None
     # A row with no published one is marked at its name already.
-    notes = departures.attacked_marks(dent, *THREAT) if dent and not row else ()
+    notes = departures.attacked_marks(dent, *threat) if dent and not row else ()
     stub = [f"{MODES[slot.mode]}, {slot.steps} steps", Cell(slot.model, notes)]
     ours = [
         natural_cell(static),
         natural_cell(dent),
-        attacked_cell(static, THREAT),
-        attacked_cell(dent, THREAT),
-        attacked_cell(dent, THREAT, worst=True),
+        attacked_cell(static, threat),
+        attacked_cell(dent, threat),
+        attacked_cell(dent, threat, worst=True),
     ]
     rows: list[list[object]] = [[*stub, OURS, *ours]]
     run = any(isinstance(cell.value, Share) for cell in ours)

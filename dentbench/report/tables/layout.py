@@ -1,0 +1,101 @@
+"""The paper's tables for what was run, in the paper's layout, and then the rest.
+
+A number stands under the eps that it was measured at: what was run at another than the paper's has
+a table of its own in the same layout, whose heading says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from dentbench.paper import ABLATION_THREATS, TABLE1, TABLE2, THREAT
+from dentbench.records.outcome import Record, eps_of
+from dentbench.report.table import Table
+from dentbench.report.tables.ablation import Threat, slot_of, table2
+from dentbench.report.tables.listing import listing
+from dentbench.report.tables.natural import natural
+from dentbench.report.tables.published import table1
+from dentbench.report.tables.records import all_records
+
+
+def laid_out(
+    records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = False
+) -> list[Table]:
+    """Return the paper's Table 1 and Table 2 of what was run, the verdicts, and the other records.
+
+    ``not_run``: rows of the paper that were not run stand there too.
+    """
+    chosen = [record for record in records if models is None or record.model in models]
+    tables = [*table1s(chosen, not_run=not_run), *table2s(chosen, not_run=not_run)]
+    attacked = [record for record in chosen if record.protocol]
+    rest = [record for record in attacked if not _is_laid_out(record, chosen)]
+    judged = [one for one in attacked if one not in rest and one.mode != "static"]
+    tables += [listing(judged, "Verdicts")] if judged else []
+    tables += [all_records(rest)] if rest else []
+    plain = [record for record in chosen if not record.protocol]
+    return [*tables, natural(plain)] if plain else tables
+
+
+def table1s(
+    records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = False
+) -> list[Table]:
+    """Return Table 1 at the paper's threat model, if anything is in it, and at every other one."""
+    chosen = [record for record in records if models is None or record.model in models]
+    others = dict.fromkeys(_threat(record) for record in chosen if _is_of_table1(record))
+    threats = [THREAT, *(threat for threat in others if threat != THREAT)]
+    tables = [table1(chosen, models, threat=threat, not_run=not_run) for threat in threats]
+    return [table for table in tables if table.rows]
+
+
+def table2s(
+    records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = False
+) -> list[Table]:
+    """Return Table 2 at the paper's threat models, if anything is in it, and at every other."""
+    chosen = [record for record in records if models is None or record.model in models]
+    pairs: dict[tuple[Threat, ...], set[str]] = {}
+    for model in dict.fromkeys(record.model for record in chosen):
+        ablated = [one for one in chosen if one.model == model and is_ablated(one)]
+        found = {one.norm: _threat(one) for one in ablated}
+        at_papers = [_threat(one) for one in ablated if _threat(one) in ABLATION_THREATS]
+        if at_papers:
+            pairs.setdefault(ABLATION_THREATS, set()).add(model)
+            found = {norm: one for norm, one in found.items() if one not in ABLATION_THREATS}
+        if found:
+            pairs.setdefault(tuple(found.values()), set()).add(model)
+    pairs = {ABLATION_THREATS: pairs.pop(ABLATION_THREATS, set()), **pairs}
+    tables = [
+        table2(
+            [record for record in chosen if record.model in names],
+            threats=threats,
+            run_only=not (not_run and threats == ABLATION_THREATS),
+        )
+        for threats, names in pairs.items()
+    ]
+    return [table for table in tables if table.rows]
+
+
+def is_ablated(record: Record) -> bool:
+    """Return whether a record is a row of Table 2 that only an ablation makes."""
+    wanted = {(row.delta, row.sigma, row.steps) for row in TABLE2}
+    return bool(record.protocol) and record.mode == "batch" and slot_of(record) in wanted
+
+
+def _threat(record: Record) -> Threat:
+    return record.norm, eps_of(record)
+
+
+def _is_of_table1(record: Record) -> bool:
+    settings = {(row.mode, row.steps) for row in TABLE1.rows}
+    return bool(record.protocol) and (record.mode, record.steps) in settings
+
+
+def _is_laid_out(record: Record, records: Sequence[Record]) -> bool:
+    """Return whether a record stands in one of the paper's tables, or beside one that does."""
+    if record.mode != "static":
+        return _is_of_table1(record) or is_ablated(record)
+    return any(
+        (one.model, one.data_sha256) == (record.model, record.data_sha256)
+        and (_is_of_table1(one) or is_ablated(one))
+        for one in records
+        if one.mode != "static"
+    )
