@@ -33,13 +33,13 @@ ON_GPU_ONLY = "Bai2023Improving"
 @pytest.fixture
 def no_values(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the meta device there are no values that could be checked for being finite."""
-    check = dent_module._require_finite
+    check = dent_module.require_finite
 
     def checked(losses: torch.Tensor) -> None:
         if not losses.is_meta:
             check(losses)
 
-    monkeypatch.setattr(dent_module, "_require_finite", checked)
+    monkeypatch.setattr(dent_module, "require_finite", checked)
 
 
 def one_of_each() -> list[ModelCard]:
