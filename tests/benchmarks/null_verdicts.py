@@ -178,7 +178,7 @@ class Identity(nn.Module):
 IMAGES: Final = 64
 """Images of a real run."""
 
-FULL_IMAGES, FULL_SECONDS = 32, 1500
+FULL_IMAGES, FULL_SECONDS = 24, 500
 """Images of a real run under the budgets that ``holds`` requires, and for how long they begin."""
 
 
