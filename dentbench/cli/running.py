@@ -23,7 +23,7 @@ from dentbench.errors import (
     contained,
 )
 from dentbench.evaluation.displays import Display
-from dentbench.spec.evaluation import DentSpec, EvalSpec
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -56,10 +56,10 @@ def carry_out(
     """
     from dentbench.cli.downloads import bring_lacking
 
-    bring_lacking(studies, options.fetch)
-    if dry_run:
+    if dry_run:  # without the weights and the images too: the cards know their shapes
         show_estimates(studies, options, check)
         raise typer.Exit
+    bring_lacking(studies, options.fetch)
     _check_writable(options.results)
     return [
         (study, run(study, options, display, None if number else check))
@@ -177,20 +177,13 @@ def show_estimates(
     costs: list[StageEstimate] = []
     for study in studies:
         with contained():
-            evaluation, specs = prepare(study, options)
+            evaluation, specs = prepare(study, options, untrained=True)
             if check is not None and study is studies[0]:
                 check(specs)
-            parts = [
-                (spec, part)
-                for spec in specs
-                for part in estimate(
-                    evaluation.context,
-                    spec,
-                    possible(evaluation.context, spec, study.protocols),
-                    evaluation.stages.images_left,
-                )
-            ]
-        for spec, part in parts:
+            able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
+            parts = estimate(evaluation.context, specs, able, evaluation.stages.images_left)
+        for part in parts:
+            spec = part.spec
             memory = "" if part.memory is None else in_words(part.memory)
             cost = [f"{part.forwards:,}", f"{part.backwards:,}", duration_text(part.seconds)]
             cost.append(memory)
@@ -211,8 +204,7 @@ def show_estimates(
         columns,
         rows,
         caption="At most, of what is not stored yet: every image surviving every attack; time "
-        "extrapolated from timed batches. Protocols that the static model faces for several "
-        "defenses are counted with each. "
+        "extrapolated from timed batches. "
         "Memory: what the tensors of a batch take at least, beside the model, from four images.",
         stub=3,
     )
@@ -221,7 +213,10 @@ def show_estimates(
 
 def _described(spec: EvalSpec) -> str:
     """Return a defense in few words: its mode, and dent's steps and blur."""
-    if not isinstance(spec.defense, DentSpec):
+    if isinstance(spec.defense, DefenseSpec):
+        settings = ", ".join(f"{name} {value}" for name, value in spec.defense.settings)
+        return f"{spec.label}, {settings}" if settings else spec.label
+    if spec.defense is None:
         return spec.label
     blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
     plural = "" if spec.defense.steps == 1 else "s"

@@ -1,38 +1,30 @@
-"""What is left of a study would cost: exact bounds in passes, and seconds from timed batches."""
+"""What is left of a run would cost: exact bounds in passes, and seconds from timed batches."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import torch
-
-from dentbench.attacks.catalogue import with_prerequisites
-from dentbench.attacks.cost import Passes, adapted, attack_passes
-from dentbench.evaluation.cascade import has_counterpart
+from dentbench.attacks.cost import Passes, adapted
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.forecast import Left, bound
-from dentbench.records.outcome import NATURAL
+from dentbench.evaluation.forecast import Left, Speed, bound, speed_of, stages_of
 from dentbench.spec.evaluation import EvalSpec
 
-FEW: Final = 4
-"""Images that are timed where whole batches would take long."""
-
-MOST_SECONDS: Final = 2.0
-"""How long a pass over two batches may take to be timed."""
+MEMORY_SECONDS: Final = 0.5
+"""Where four images take a defense longer than this, its memory is not measured."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
-    """The most that one stage can cost: every image surviving every attack.
+    """The most that is left of one stage: every image surviving every attack.
 
-    ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated. ``memory``:
-    bytes for one batch, beside the model; None where they cannot be told.
+    ``spec``: whose stage it is, the static model's counterparts among them. ``images``: that are
+    not stored yet. ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
+    ``memory``: bytes for one batch, beside the model; None where they cannot be told, or not soon.
     """
 
-    mode: str
+    spec: EvalSpec
     stage: str
     images: int
     forwards: int
@@ -42,77 +34,43 @@ class StageEstimate:
 
 
 def estimate(
-    context: RunContext, spec: EvalSpec, protocols: Sequence[str], left: Left
+    context: RunContext,
+    specs: Sequence[EvalSpec],
+    protocols: Mapping[EvalSpec, Sequence[str]],
+    left: Left,
 ) -> list[StageEstimate]:
-    """Return what is left of each stage of one spec at most, after timing batches of it.
+    """Return what is left of every stage of a run, each once, those of a spec together.
 
-    ``protocols``: those that can attack the spec's defense. ``left``: the images that are not
-    stored yet.
+    ``protocols``: those that can attack each spec's defense. ``left``: the images of a stage that
+    are not stored yet.
     """
-    forward, gradient = context.worker.micro_batcher.fit(
-        spec, "published", lambda: _time_two_batches(context, spec)
-    )
-    stages = [(spec, stage) for stage in (NATURAL, *_stages(spec, protocols))]
-    # Run once for all defenses; each of them is told the cost, for it may be the only one.
-    stages += [(one.counterpart, stage) for one, stage in stages if has_counterpart(one, stage)]
-    once = adapted(Passes(1, 1), spec.defense)
-    a_pass = gradient / (once.forwards + once.backwards)
+    worker = context.worker
+    speed = speed_of(worker, specs[0].batches.size)
+    order = list(dict.fromkeys((spec.attack, spec.defense) for spec in specs))
+    stages = stages_of(specs, protocols)
+    stages = [one for one in stages if (one[0].attack, one[0].defense) in order]
+    stages.sort(key=lambda one: order.index((one[0].attack, one[0].defense)))
     found = []
-    for one, stage in stages:
-        images = left(one, stage)
-        total = bound(one, stage, context.worker.classes) * images
-        seconds = (total.forwards + total.backwards) * a_pass
-        if stage == "published" and spec.attack.eps:
-            calls = attack_passes(spec.attack, context.worker.classes)
-            seconds = (calls.forwards + 1) * forward + calls.backwards * (gradient - forward)
-            seconds *= images
+    for spec, stage in stages:
+        images = left(spec, stage)
+        passes = bound(spec, stage, worker.classes) * images
         found.append(
             StageEstimate(
-                mode=spec.label,
-                stage=stage if one is spec else f"static {stage}",
+                spec=spec,
+                stage=stage,
                 images=images,
-                forwards=total.forwards,
-                backwards=total.backwards,
-                seconds=seconds,
-                memory=context.worker.model.need(one, stage),
+                forwards=passes.forwards,
+                backwards=passes.backwards,
+                seconds=speed.seconds(passes),
+                memory=_memory(context, spec, stage, speed),
             )
         )
     return found
 
 
-def _stages(spec: EvalSpec, protocols: Sequence[str]) -> tuple[str, ...]:
-    """Return the protocols that would be run, those that others start from among them."""
-    if spec.attack.is_none:
-        return ()
-    if spec.defense is None:
-        return ("published",)
-    return with_prerequisites(protocols, spec)
-
-
-def _time_two_batches(context: RunContext, spec: EvalSpec) -> tuple[float, float]:
-    """Return the seconds per image of the defense's forward, and of forward and input gradient."""
-    classify, device = context.worker.classifier(spec), context.worker.device
-    size = spec.batches.size
-    images = context.subject.images[: 2 * size].to(device)
-    with torch.no_grad():
-        few = images[:FEW]  # the first call allocates, and says whether whole batches take long
-        once = _seconds(lambda: classify(few), device)
-        if once / len(few) * len(images) > MOST_SECONDS:
-            images = few
-        batches = images.split(size)
-        forward = _seconds(lambda: [classify(x) for x in batches], device)
-    leaves = [x.clone().requires_grad_() for x in batches]
-    gradient = _seconds(
-        lambda: [torch.autograd.grad(classify(x).sum(), x) for x in leaves],
-        device,
-    )
-    return forward / len(images), gradient / len(images)
-
-
-def _seconds(work: object, device: torch.device) -> float:
-    assert callable(work)
-    started = time.perf_counter()
-    work()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - started
+def _memory(context: RunContext, spec: EvalSpec, stage: str, speed: Speed) -> int | None:
+    four = adapted(Passes(4, 4), spec.defense)
+    if speed.seconds(four) > MEMORY_SECONDS:
+        return None
+    need: int | None = context.worker.model.need(spec, stage)
+    return need

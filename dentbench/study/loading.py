@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.progress import Progress
@@ -14,21 +16,28 @@ from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec, ModelSpec
 from dentbench.study.study import Study, check_names, data_default
-from dentbench.zoo.arrays import slice_of
-from dentbench.zoo.cards import DATASETS, ModelCard
+from dentbench.zoo.arrays import Dataset, slice_of
+from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.models import load_model
+from dentbench.zoo.download.sources import is_cached
+from dentbench.zoo.models import load_model, untrained_model
 from dentbench.zoo.pictures import Pictures
 
 _log = logging.getLogger(__name__)
 
 
 def prepare(
-    study: Study, options: RunOptions, progress: Progress | None = None
+    study: Study,
+    options: RunOptions,
+    progress: Progress | None = None,
+    *,
+    untrained: bool = False,
 ) -> tuple[Evaluation, list[EvalSpec]]:
     """Load a study's model and data; return what runs it and its specs.
 
-    For each attack the static spec comes first.
+    For each attack the static spec comes first. ``untrained``: take what would have to be fetched
+    as its card has it: the network untrained, the images random, as many as were asked for or
+    :data:`UNKNOWN_COUNT`; what that costs is the same.
     """
     check_names(study)
     fetch = options.fetch
@@ -40,8 +49,17 @@ def prepare(
     }
     resize = study.card.resize if study.card is not None else ""
     own = study.own
-    model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
-    dataset = load_dataset(data_default(study), replace(study.data, resize=resize), **where)
+    if untrained and study.card is not None and not is_cached(study.card, fetch.folder):
+        model = untrained_model(study.card)
+    else:
+        model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
+    name = data_default(study)
+    missing = name in DATASETS and study.data.folder is None
+    if untrained and missing and not is_cached(DATASETS[name], fetch.folder):
+        count = study.data.first + (study.data.examples or UNKNOWN_COUNT)
+        dataset = random_images(DATASETS[name], count)
+    else:
+        dataset = load_dataset(name, replace(study.data, resize=resize), **where)
     chosen = (dataset, study.data.first, study.data.examples)
     images, labels, data = slice_of(*chosen)
     subject = Subject(
@@ -100,6 +118,18 @@ def _source(study: Study) -> dict[str, str]:
     if data.preprocess is not None:
         found["preprocess"] = data.preprocess
     return found
+
+
+UNKNOWN_COUNT: Final = 10_000
+"""How many images a data set is taken to have before it is fetched: as CIFAR-10's test set."""
+
+
+def random_images(card: DatasetCard, count: int) -> Dataset:
+    """Return random images in the place of a data set's own, which share one batch's memory."""
+    some = torch.rand(1, *card.shape, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(count) % card.classes
+    images = some.expand(count, *card.shape)
+    return Dataset(name=card.name, images=images, labels=labels, classes=card.classes)
 
 
 def _published_natural(card: ModelCard | None, dataset: str) -> float | None:

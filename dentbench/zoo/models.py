@@ -123,6 +123,11 @@ def load_model(
     return _finish(network, card.id, card)
 
 
+def untrained_model(card: ModelCard) -> LoadedModel:
+    """Return a card's network without its weights: what it computes costs the same."""
+    return _finish(build(card), card.id, card)
+
+
 def code_of(network: nn.Module, source: str = "") -> str:
     """Return the SHA-256 of a network's code and of all its settings that are no weights.
 

@@ -30,10 +30,11 @@ LOCAL = Placement(workers=2, threads=1)
 
 
 class Recorder:
-    """Keeps the events of a run: the passes of each stage, and the attacks."""
+    """Keeps the events of a run: the passes of each stage over its rounds, and the attacks."""
 
     def __init__(self) -> None:
         self.stage = ""
+        self.before = 0
         self.passes: dict[str, list[int]] = {}
         self.attacks: list[tuple[str, AttackBegan]] = []
 
@@ -41,8 +42,9 @@ class Recorder:
         match event:
             case StageBegan(stage=stage):
                 self.stage = str(stage)
+                self.before = self.passes.get(self.stage, [0])[-1]
             case PassesDone(passes=passes):
-                self.passes.setdefault(self.stage, []).append(passes)
+                self.passes.setdefault(self.stage, []).append(self.before + passes)
             case AttackBegan():
                 self.attacks.append((self.stage, event))
 
