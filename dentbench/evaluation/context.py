@@ -26,7 +26,8 @@ class RunOptions:
     every defense against the static model. ``diagnostics``: keep what every adaptation did.
     ``force``: go on where natural accuracy is not the published one. ``source``: options that say
     where a model and data of one's own come from, for the record. ``schedule``: in which rounds,
-    and when it may stop.
+    and when it may stop. ``untimed``: take the network as it comes, where timing what is faster
+    would take longer than what is to be done.
     """
 
     results: Path
@@ -39,6 +40,7 @@ class RunOptions:
     force: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
+    untimed: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

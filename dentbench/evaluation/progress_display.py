@@ -87,7 +87,7 @@ class JsonLines:
         """Write an event; passes now and then."""
         self._whole(event)
         match event:
-            case RunPlanned(passes=passes, text=text):
+            case RunPlanned(passes=passes, text=text) if passes:
                 expected = round(sum(passes.values()))
                 self._line(json.dumps({"event": "plan", "passes_expected": expected, "text": text}))
             case StageBegan(stage=stage, passes=passes):

@@ -67,6 +67,7 @@ class Rounds:
     _began: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
+        self._news = True  # whether anything was computed in a round
         self.sizes = [len(rows) for rows in self.spec.batches.ranges(self.spec.data.count)]
         self.looks = {look.batches: look for look in looks_of(self.sizes)}
         ordered = cheap_first(self.protocols)
@@ -83,9 +84,10 @@ class Rounds:
         longest = dearest = 0.0
         spent = self._passes(0)
         for end in self._ends():
-            started = time.monotonic()
+            started, before = time.monotonic(), self.stages.computed
             for stage in (NATURAL, *self._active):
                 self.stages.outcomes(self.spec, stage, end)
+            self._news = self.stages.computed > before
             rule = self._after(end)
             if rule is not None:
                 return self._reached(end, rule)
@@ -104,7 +106,8 @@ class Rounds:
         """Look at the record after a round; run what is deferred where it is called for."""
         if self.spec.defense is None or not self.protocols:
             return None
-        if not self.until_decided and self.stages.progress is None:
+        watched = self.stages.progress is not None and self._news
+        if not (self.until_decided or watched):
             return None
         while True:
             record = self.draft(self._reached(end, DECIDED), False)
@@ -118,9 +121,10 @@ class Rounds:
             if not (self._deferred and called_for) or self._limit(0, 0, self._passes(end)):
                 self._tell(end, record, paired)
                 return None
-            stage = self._deferred.pop(0)
+            stage, before = self._deferred.pop(0), self.stages.computed
             self._active = [*self._active, stage]
             self.stages.outcomes(self.spec, stage, end)
+            self._news |= self.stages.computed > before
 
     def _is_decided(self, end: int, paired: Paired) -> bool:
         """Return whether the verdict is decided; what seems so is asked with all checks made."""
@@ -141,7 +145,7 @@ class Rounds:
 
     def _tell(self, end: int, record: Record, paired: Paired) -> None:
         """Tell the progress where the comparison stands."""
-        if self.stages.progress is None:
+        if self.stages.progress is None or not self._news:
             return
         look = self.looks[end]
         later = [one for one in self.looks.values() if one.batches > end]

@@ -37,7 +37,7 @@ SAMPLE = 32
 
 
 class StageOutcomes:
-    """The stages of specs on one subject.
+    """The stages of specs on one subject; ``computed`` counts the batches that were not stored.
 
     ``given``: the objects that specs of defenses given from Python stand for. ``worker``: computes
     in this process; ``shared``: what specs have in common that differ in the attack alone.
@@ -64,9 +64,10 @@ class StageOutcomes:
                 torch.device(device),
                 subject.images[:SAMPLE],
                 placement.compiling,
-                options.fetch.folder,
+                None if options.untimed else options.fetch.folder,
             )
         self.worker = Worker(subject, device, engine, given)
+        self.computed = 0
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
         if placement.workers != AUTO:
             _ = self.executor  # an error in it is raised before hours are spent
@@ -182,6 +183,7 @@ class StageOutcomes:
                 self.folder(spec).save(known, None)
                 yield known
         tasks = (self._task(spec, stage, unit) for unit in left)
+        self.computed += len(left)
         for outcome, points in self.executor.map(tasks) if left else ():
             self.folder(spec).save(outcome, points)
             if stage == NATURAL:

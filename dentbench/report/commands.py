@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from dentbench.records.outcome import Record
+from dentbench.records.stopping import stopped
 from dentbench.report import departures
 from dentbench.spec.evaluation import NO_ATTACK, DentSpec, field_names
 from dentbench.zoo.cards import DATASETS, MODELS
@@ -129,6 +130,9 @@ def _all_options(record: Record) -> list[Words]:
         if value is not None and not (record.attack == NO_ATTACK and column in ("norm", "eps")):
             chosen.append((option, str(value)))
     chosen += _defense(record)
+    early = stopped(record)
+    if early is not None and early.rule == "decided":
+        chosen.append(("--until", "decided"))
     return chosen if record.mode == "static" else [*chosen, *_protocols(record)]
 
 

@@ -90,7 +90,9 @@ def prepare(
         for a in study.attacks
         for d in defenses
     ]
-    evaluation = Evaluation(subject, replace(options, source=_source(study)), progress)
+    large = sum(one.numel() for one in model.network.parameters()) > LARGE
+    how = replace(options, source=_source(study), untimed=untrained and large)
+    evaluation = Evaluation(subject, how, progress)
     outputs = evaluation.worker.classes
     if isinstance(dataset.images, Pictures) and dataset.classes != outputs:
         _log.warning(
@@ -119,6 +121,9 @@ def _source(study: Study) -> dict[str, str]:
         found["preprocess"] = data.preprocess
     return found
 
+
+LARGE: Final = 2_000_000
+"""Parameters from which on a dry run does not time the layouts of a network's memory."""
 
 UNKNOWN_COUNT: Final = 10_000
 """How many images a data set is taken to have before it is fetched: as CIFAR-10's test set."""

@@ -49,6 +49,22 @@ def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) 
     assert code == 0 and "protocols: no cascade, iterations 3, rounds 2" in out
 
 
+def test_a_limit_ends_cleanly_and_the_command_without_it_goes_on(dentbench: Run) -> None:
+    command = ("evaluate", *SHORT, "--steps", "1", "--iterations", "2", "--quiet")
+    code, out, err = dentbench(*command, "--pass-limit", "1")
+    assert code == 0, err
+    assert "stopped by the pass limit, 8 of 12 images judged" in out
+    assert "the same command without its limit goes on from there" in out
+    assert [row["n"] for row in dentbench.rows()] == ["8", "8"]
+    code, out, err = dentbench(*command, "--until", "decided", "--time-limit", "1h")
+    assert code == 0, err
+    static, dent = dentbench.rows()[2:]
+    assert json.loads(dent["stopped"])["rule"] == "decided" and static["n"] == dent["n"]
+    for option, value in (("--time-limit", "2"), ("--pass-limit", "few"), ("--until", "soon")):
+        code, _, err = dentbench(*command, option, value)
+        assert code == 2 and repr(value) in err
+
+
 def test_again_finds_nothing_left_to_do(dentbench: Run) -> None:
     command = ("evaluate", *SHORT, "--steps", "1")
     dentbench(*command)

@@ -51,6 +51,7 @@ class World:
     on_stage: Callable[[str], None] = lambda _: None
     progress: Callable[[Event], Any] | None = None
     batches_at_a_time: int = 1
+    computed: int = 0
     asked: list[tuple[str, int]] = field(default_factory=list)
     reached: dict[str, int] = field(default_factory=dict)
 
@@ -58,6 +59,7 @@ class World:
         if self.reached.get(stage, 0) < first:
             self.on_stage(stage)
             self.asked.append((stage, first))
+            self.computed += 1
             self.reached[stage] = first
         return []
 
