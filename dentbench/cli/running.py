@@ -193,7 +193,7 @@ def show_estimates(
             rows.append([*stub, f"{part.images:,}", *cost])
     passes = (sum(one.forwards for one in costs), sum(one.backwards for one in costs))
     whole = duration_text(sum(one.seconds for one in costs))
-    rows.append(["total", "", "", "", "", *(f"{count:,}" for count in passes), whole, ""])
+    rows.append(["all", "", "", "total", "", *(f"{count:,}" for count in passes), whole, ""])
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
         *map(Column, ("model", "threat", "defense", "stage")),

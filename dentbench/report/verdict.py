@@ -38,7 +38,7 @@ from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.report.doubts import AGAIN, Doubt, baseline_doubts, gain_doubts, loss_doubts
 from dentbench.report.numbers import Paired, Share, signed
-from dentbench.stats import p_text
+from dentbench.stats import LEAST_BATCHES, p_text
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
@@ -258,6 +258,8 @@ def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
 
 def _images_needed(paired: Paired) -> int:
     """Return about how many images would decide, at the rate of change found."""
+    if math.isinf(paired.effect):  # too few batches to say anything from
+        return LEAST_BATCHES * paired.total
     total = paired.total / paired.effect
     rate = ((paired.gained + paired.lost) / paired.effect + 2) / (total + 2)
     gain = paired.points / 100
