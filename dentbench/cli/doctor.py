@@ -10,10 +10,13 @@ WRONG = 2
 """The exit code when something required does not work."""
 
 
-def doctor(cache: opt.Cache = None, as_json: opt.AsJson = False) -> None:
+def doctor(
+    cache: opt.Cache = None, offline: opt.Offline = False, as_json: opt.AsJson = False
+) -> None:
     """Say what is installed, what works and what to do about the rest.
 
-    Made to be pasted into bug reports. Fetches and changes nothing; ends with exit code 2 if
+    Made to be pasted into bug reports. Fetches and changes nothing, but asks the hosts that files
+    come from whether they answer; ends with exit code 2 if
     something required does not work. Examples:
 
     dentbench doctor
@@ -27,7 +30,7 @@ def doctor(cache: opt.Cache = None, as_json: opt.AsJson = False) -> None:
 
     wrong = False
     found = []
-    for one in findings(cache):
+    for one in findings(cache, offline=offline):
         wrong = wrong or one.ok is False
         found.append(asdict(one))
         if not as_json:

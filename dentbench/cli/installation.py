@@ -6,7 +6,10 @@ import importlib
 import os
 import platform
 import shutil
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -16,6 +19,7 @@ from dentbench.records.provenance import git_revision, version_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
 from dentbench.zoo.download.sources import cached_paths, is_cached, size_of
+from dentbench.zoo.download.transfer import plain_reason
 from dentbench.zoo.download.verify import HashFile
 
 
@@ -59,7 +63,23 @@ _OPTIONAL: Final = {
 }
 
 
-def findings(cache: Path | None = None) -> Iterator[Finding]:
+CPU: Final = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
+"""What installs PyTorch without CUDA."""
+
+HOSTS: Final = {
+    "drive.google.com": "most RobustBench models",
+    "www.cs.toronto.edu": "CIFAR",
+    "huggingface.co": "CIFAR as pictures",
+    "zenodo.org": "corruption sets",
+    "github.com": "some models",
+}
+"""Where files are fetched from, and which."""
+
+PATIENCE: Final = 4.0
+"""How many seconds a host has to answer."""
+
+
+def findings(cache: Path | None = None, *, offline: bool = False) -> Iterator[Finding]:
     """Yield what there is to know of the installation, the devices and the cache, in order."""
     revision = git_revision()
     version = version_of("dentbench") or "not installed"
@@ -72,7 +92,7 @@ def findings(cache: Path | None = None) -> Iterator[Finding]:
         yield _library(name, module, advice, required=False)
     yield _devices()
     yield from _cache(cache or default_cache())
-    yield _connections()
+    yield from _connections(offline=offline)
 
 
 def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
@@ -80,7 +100,10 @@ def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
     version = version_of(name)
     if not version:
         return Finding(
-            what=name, found="not installed", ok=False if required else None, advice=advice
+            what=name,
+            found="not installed" if required else "not installed, optional",
+            ok=False if required else None,
+            advice=advice,
         )
     try:
         if name == "robustbench":  # it cannot be imported without help
@@ -104,8 +127,10 @@ def _devices() -> Finding:
         return Finding(what="devices", found="unknown without torch", ok=None)
     cpu = f"cpu ({torch.get_num_threads()} of {os.cpu_count()} threads)"
     if not torch.cuda.is_available():
-        built = f"torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else ""
-        advice = f"{built}, but sees no GPU: look at nvidia-smi" if built else ""
+        advice = ""
+        if torch.version.cuda:
+            built = f"built for CUDA {torch.version.cuda}, but sees no GPU (nvidia-smi)"
+            advice = f"{built}; without one, 4 GB less: {CPU}"
         return Finding(what="devices", found=cpu, ok=None, advice=advice)
     cards = [
         f"cuda:{number} ({one.name}, {one.total_memory / 2**30:.0f} GiB)"
@@ -145,13 +170,35 @@ def _cache(folder: Path) -> Iterator[Finding]:
         yield Finding(what="hashes", found=words, ok=False, advice=advice)
 
 
-def _connections() -> Finding:
-    """Say whether connections are made, and where to first; hosts, and no credentials."""
-    if is_offline():
-        return Finding(what="network", found="offline (DENTBENCH_OFFLINE)", ok=None)
+def _connections(*, offline: bool) -> Iterator[Finding]:
+    """Say whether connections are made, where to first, and what can be reached; no credentials."""
+    if is_offline(offline):
+        how = "--offline" if offline else "DENTBENCH_OFFLINE"
+        yield Finding(what="network", found=f"offline ({how}), nothing was tried", ok=None)
+        return
     mirrors = ", ".join(map(shown, all_mirrors())) or "no mirrors"
     proxy = any(os.environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy"))
-    return Finding(what="network", found=f"{mirrors}{', a proxy' if proxy else ''}", ok=None)
+    yield Finding(what="network", found=f"{mirrors}{', a proxy' if proxy else ''}", ok=None)
+    with ThreadPoolExecutor(len(HOSTS)) as pool:
+        reasons = dict(zip(HOSTS, pool.map(unreachable, HOSTS), strict=True))
+    reached = [host for host in HOSTS if not reasons[host]]
+    blocked = [f"{host} ({HOSTS[host]}: {reasons[host]})" for host in HOSTS if reasons[host]]
+    yield Finding(what="reached", found=", ".join(reached) or "no source of files", ok=None)
+    if blocked:
+        advice = "fetch NAME --from FILE imports a copy, --mirror URL adds a source"
+        yield Finding(what="not reached", found="; ".join(blocked), ok=None, advice=advice)
+
+
+def unreachable(host: str) -> str:
+    """Return why a host does not answer, in few words; "" for one that answers, whatever."""
+    request = urllib.request.Request(f"https://{host}/", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=PATIENCE):
+            return ""
+    except urllib.error.HTTPError:
+        return ""  # it is there, and does not like the question
+    except (OSError, ValueError) as error:
+        return plain_reason(getattr(error, "reason", error))
 
 
 def _private(path: Path) -> str:

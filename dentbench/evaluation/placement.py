@@ -58,6 +58,17 @@ class Placement:
         return max(1, (os.cpu_count() or 1) // self.count)
 
 
+_NOT_SUPPORTED: Final = {
+    "mps": "Apple's GPUs have no float64, which the checks and the random numbers of attacks need",
+    "xpu": "it was never run there",
+    "npu": "it was never run there",
+    "hpu": "it was never run there",
+    "tpu": "it was never run there",
+    "xla": "it was never run there",
+}
+"""Devices of torch that are refused, and why."""
+
+
 def device_named(name: str) -> str:
     """Return a device that is there: "auto", "cpu", "cuda" or "cuda:N"; else SpecError."""
     import torch
@@ -67,6 +78,11 @@ def device_named(name: str) -> str:
     kind, _, number = name.partition(":")
     if name == "cpu":
         return name
+    if kind in _NOT_SUPPORTED:
+        raise SpecError(
+            f"device is {name!r}, which DentBench does not compute on: {_NOT_SUPPORTED[kind]}; use "
+            "--device cpu, or cuda on a machine with an NVIDIA GPU"
+        )
     if kind != "cuda" or (number and not number.isdigit()):
         raise SpecError(f"device is {name!r}; allowed: auto, cpu, cuda or cuda:N")
     if not torch.cuda.is_available():

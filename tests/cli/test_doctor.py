@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import urllib.error
+from contextlib import nullcontext
+from email.message import Message
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from typer.testing import CliRunner
 
 from dentbench.cli import installation
 from dentbench.cli.doctor import doctor as command
+from dentbench.errors import SpecError
+from dentbench.evaluation.placement import device_named
 
 app = Typer()
 app.command("doctor")(command)
@@ -31,6 +36,7 @@ def no_robustbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from dentbench.zoo import robustbench_shim
 
     monkeypatch.setattr(robustbench_shim, "model_dicts", dict)
+    monkeypatch.setattr(installation, "unreachable", lambda host: "")
     monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "cache"))
     for name in ("DENTBENCH_OFFLINE", "DENTBENCH_MIRRORS"):
         monkeypatch.delenv(name, raising=False)
@@ -80,6 +86,7 @@ def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "cannot be imported: operator torchvision::nms" in found["torchvision"].found
     assert "same build as torch" in found["torchvision"].advice
     assert found["pyarrow"].ok is False and found["pyarrow"].found == "not installed"
+    assert found["ray"].found == "not installed, optional"
     assert found["ray"].ok is None and "--executor ray" in found["ray"].advice
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 2
@@ -105,3 +112,52 @@ def test_the_cache_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "file"))
     assert by_name()["cache"].ok is False and "--cache" in by_name()["cache"].advice
+
+
+def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert by_name()["reached"].found.startswith("drive.google.com, ")
+    assert "not reached" not in by_name()
+    monkeypatch.setattr(installation, "unreachable", lambda host: "timed out" * ("drive" in host))
+    found = by_name()
+    assert found["not reached"].found == "drive.google.com (most RobustBench models: timed out)"
+    assert "--from FILE" in found["not reached"].advice and found["not reached"].ok is None
+    asked: list[str] = []
+    monkeypatch.setattr(installation, "unreachable", asked.append)
+    what = {one.what: one for one in installation.findings(offline=True)}
+    assert not asked and "nothing was tried" in what["network"].found
+
+
+@pytest.mark.parametrize(
+    ("raised", "words"),
+    [
+        (None, ""),
+        (urllib.error.HTTPError("x", 404, "no", Message(), None), ""),
+        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "no such host"),
+        (TimeoutError("timed out"), "timed out"),
+    ],
+)
+def test_an_answer_of_any_kind_is_an_answer(
+    monkeypatch: pytest.MonkeyPatch, raised: Exception | None, words: str
+) -> None:
+    def answer(*_: object, **__: object) -> Any:
+        if raised is not None:
+            raise raised
+        return nullcontext()
+
+    monkeypatch.undo()
+    monkeypatch.setattr(installation.urllib.request, "urlopen", answer)
+    assert installation.unreachable("x.org").startswith(words)
+
+
+def test_cuda_without_a_gpu_names_the_smaller_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", "12.8")
+    assert installation.CPU in by_name()["devices"].advice
+    monkeypatch.setattr(torch.version, "cuda", None)
+    assert by_name()["devices"].advice == ""
+
+
+@pytest.mark.parametrize("name", ["mps", "mps:0", "xla", "tpu"])
+def test_other_devices_are_refused_in_words(name: str) -> None:
+    with pytest.raises(SpecError, match=r"does not compute on.*use --device cpu"):
+        device_named(name)
