@@ -16,6 +16,7 @@ from dentbench.compute import precision
 from dentbench.compute.precision import Bfloat16, bfloat16_time, tensor_float32
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.preflight import Preflight
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
@@ -74,7 +75,7 @@ def test_where_bfloat16_does_not_pay_a_sentence_says_so(
     subject, static = attacked_network(2, iterations=1, precision="bf16")
     options = RunOptions(results=tmp_path, fetch=FetchOptions(cache=tmp_path / "cache"))
     with caplog.at_level(logging.WARNING):
-        Evaluation(subject, options)._advise_precision([static])
+        Preflight(Evaluation(subject, options).context).advise_precision([static])
     assert [words in text for text in caplog.messages] == [True] * bool(words)
     monkeypatch.setattr(precision, "least_seconds", None)  # remembered: not timed again
     images = subject.images

@@ -1,0 +1,87 @@
+"""What is found out before hours are spent: that every spec is sound, and of the network given."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Final
+
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.catalogue import CHECKS_VERSION, claim_name
+from dentbench.compute.precision import PAYS, bfloat16_time
+from dentbench.errors import DataError
+from dentbench.evaluation import out_of_memory
+from dentbench.evaluation.claimed import require_fitting
+from dentbench.evaluation.context import RunContext
+from dentbench.records.claims import load_claim
+from dentbench.spec.evaluation import EvalSpec
+
+_log = logging.getLogger(__name__)
+
+SAME_NETWORK: Final = f"same-network-{CHECKS_VERSION}"
+"""The note beside the outcomes that says on what kind of device the network was compared."""
+
+
+class Preflight:
+    """The checks of specs that come before everything else; none of them counts a pass."""
+
+    def __init__(self, context: RunContext) -> None:
+        self.context = context
+        self._compared: set[Any] = set()
+
+    def check(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Raise :class:`~dentbench.errors.DentBenchError` for what is wrong with a spec.
+
+        Stored outcomes of these specs are forgotten where the run is to begin afresh.
+        """
+        self.advise_precision(specs)
+        for spec in specs:
+            folder = self.context.folder(spec)
+            self._require_sound(spec, protocols)
+            if self.context.options.fresh:
+                folder.clear()
+            if not self._is_compared(spec):
+                folder.save_note(SAME_NETWORK, self.context.worker.device.type)
+
+    def advise_precision(self, specs: Sequence[EvalSpec]) -> None:
+        """Say so where bf16 was asked for and is not faster on this device."""
+        low = next((spec for spec in specs if spec.precision == "bf16"), None)
+        if low is None:
+            return
+        images = self.context.subject.images[: low.batches.size].to(self.context.worker.device)
+        with self.context.worker.counter.uncounted():
+            ratio = bfloat16_time(
+                self.context.worker.network, images, self.context.options.fetch.folder
+            )
+        if ratio is not None and ratio > PAYS:
+            _log.warning(
+                "bf16 takes %.2g times as long as fp32 on this device, so it does not pay; "
+                "--precision fp32 is exact too",
+                ratio,
+            )
+
+    def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:
+        """Raise what is wrong with a spec before hours are spent."""
+        there = len(self.context.subject.images)
+        if spec.data.count != there:
+            raise DataError(f"{spec.data.count} images are asked for, but {there} are there")
+        with out_of_memory.raise_on_oom(f"the defense {spec.label}", self.context.worker.device):
+            self.context.worker.classifier(spec)
+            self._require_same_network(spec)
+        for name in filter(None, map(claim_name, protocols if spec.defense else ())):
+            points = load_claim(self.context.options.results, name)
+            require_fitting(points, self.context.subject.images, ThreatModel.of(spec.attack))
+
+    def _require_same_network(self, spec: EvalSpec) -> None:
+        """Compare what a spec computes with the network handed in, unless that was done before."""
+        key = (spec.defense, spec.batches)
+        if key not in self._compared and (
+            self.context.options.fresh or not self._is_compared(spec)
+        ):
+            self.context.worker.require_same_network(spec)
+        self._compared.add(key)
+
+    def _is_compared(self, spec: EvalSpec) -> bool:
+        """Return whether a run of this spec on such a device has compared it."""
+        note: str | None = self.context.folder(spec).load_note(SAME_NETWORK)
+        return note == self.context.worker.device.type

@@ -1,0 +1,183 @@
+"""What was reached, as a record: outcomes reduced to counts, with checks and measurements."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from dentbench.attacks.budget import queries_of
+from dentbench.attacks.catalogue import PROTOCOLS, attack_label, is_given
+from dentbench.attacks.checks import Check
+from dentbench.attacks.required_budgets import spent
+from dentbench.evaluation import applicable, cascade, sanity_checks
+from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.example_images import keep_gallery
+from dentbench.evaluation.flag_checks import Stages
+from dentbench.evaluation.fresh_judgement import (
+    Judgement,
+    Pristine,
+    is_stale,
+    judgement,
+    note_of,
+)
+from dentbench.evaluation.measurements import observations
+from dentbench.evaluation.planted import planted
+from dentbench.evaluation.rounds import Reached
+from dentbench.evaluation.stage_outcomes import StageOutcomes
+from dentbench.records import examples, per_class
+from dentbench.records.aggregate import static_cases, summarize
+from dentbench.records.chance import chance_columns
+from dentbench.records.judged import NOTE
+from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
+from dentbench.records.provenance import provenance
+from dentbench.records.stopping import Stopped
+from dentbench.report import coupling
+from dentbench.spec.evaluation import EvalSpec
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What is known of a spec before it is run: its first checks, and which protocols can."""
+
+    checks: tuple[Check, ...]
+    natural: Check
+    skipped: Mapping[str, str]
+    protocols: tuple[str, ...]
+
+
+class RecordMaker:
+    """Makes the records of a run; ``pristine``: the network as it was before it was asked."""
+
+    def __init__(self, context: RunContext, stages: StageOutcomes, pristine: Pristine) -> None:
+        self.context = context
+        self.stages = stages
+        self.pristine = pristine
+
+    def draft(
+        self, spec: EvalSpec, ready: Ready, reached: Reached, *, thorough: bool
+    ) -> tuple[Record, Stages]:
+        """Return the record of what was reached, and the outcomes that it counts.
+
+        ``thorough``: with what earlier runs completed too, the final points judged anew, and points
+        planted where every protocol was run.
+        """
+        attacked = not spec.attack.is_none
+        first = reached.batches
+        run = self._completed(spec, reached) if thorough else [*reached.protocols]
+        outcomes: dict[str, Sequence[BatchOutcome]] = {
+            stage: self.stages.outcomes(spec, stage, first) for stage in (NATURAL, *run)
+        }
+        static = None
+        if spec.defense is not None:
+            static = self._static_outcomes(spec, [*outcomes], first)
+        checks, counted, chances = [*ready.checks], outcomes, {}
+        if spec.defense is not None and attacked and thorough:
+            if {*ready.protocols} <= {*run}:
+                offered = applicable.offered(self.context, spec)
+                checks.append(planted(self.context, spec, run, offered))
+            checks.append(sanity_checks.ordered(self.context, spec, run))
+            again = self._judged_again(spec, outcomes)
+            checks.append(again.check(outcomes))
+            counted = again.applied(outcomes)
+            if again.random and static is not None:
+                draws = {stage: again.draws(stage) for stage in outcomes}
+                confidence = reached.confidence
+                chances = chance_columns(draws, static_cases(outcomes, static), confidence)
+        summary = summarize(counted, static, separable=spec.separable) | chances
+        record = Record(
+            **spec_columns(spec),
+            skipped=json.dumps(ready.skipped) if ready.skipped else None,
+            **summary,
+            decision_queries=queries_of(spec) if {"scores", "decision"} & {*run} else None,
+            budgets=_budgets(spec, run) if attacked else None,
+            checks=sanity_checks.column(
+                checks, outcomes, summary["batch_mates"], spec, ready.natural
+            ),
+            static_checks=self._static_checks(spec, static, ready.natural)
+            if static and attacked
+            else None,
+            **(observations(self.context, spec) if thorough else {}),
+            **provenance(self.context.options.placement.devices[0]),
+            attack_label=attack_label(spec.attack),
+            source=json.dumps(self.context.options.source) if self.context.options.source else None,
+        )
+        if reached.stopped is not None:
+            record = _marked(record, reached.stopped)
+        return record, counted
+
+    def _completed(self, spec: EvalSpec, reached: Reached) -> list[str]:
+        """Return the protocols that were reached and those that earlier runs completed so far.
+
+        In the catalogue's order, and those that are not in it last.
+        """
+        run = reached.protocols
+        if spec.defense is None:
+            return [*run]
+        given = [*filter(is_given, run), *self.stages.folder(spec).stages(is_given)]
+        known = (*PROTOCOLS, *dict.fromkeys(given))
+        first = reached.batches
+        return [name for name in known if name in run or self.stages.is_complete(spec, name, first)]
+
+    def _judged_again(
+        self, spec: EvalSpec, outcomes: dict[str, Sequence[BatchOutcome]]
+    ) -> Judgement:
+        """Return what a defense that nobody asked anything says of the final points."""
+        random = sanity_checks.found_random(self.stages.folder(spec))
+        draws = spec.protocols.draws_judged if random else 1
+        folder = self.stages.folder(spec)
+        complete = note_of(spec, outcomes) == NOTE
+        for stage, batches in outcomes.items() if complete else ():
+            if is_stale(folder, stage, batches, draws):  # files were lost or taken away since
+                folder.drop_note(f"{stage}/{NOTE}")
+                outcomes[stage] = self.stages.outcomes(spec, stage)
+        keep = self.context.options.save_adversarial
+        return judgement(self.context, self.pristine, spec, outcomes, draws=draws, keep_points=keep)
+
+    def _static_outcomes(
+        self, spec: EvalSpec, stages: Sequence[str], first: int
+    ) -> dict[str, list[BatchOutcome]]:
+        """Return the static model's outcomes, by stage, that the stages of a defense face.
+
+        Its natural accuracy, its own published attack, and the counterparts of the stages, on the
+        first batches.
+        """
+        compared = [NATURAL, *([PUBLISHED] if len(stages) > 1 else [])]
+        compared += [stage for stage in stages if cascade.has_counterpart(spec, stage)]
+        return {stage: self.stages.outcomes(spec.counterpart, stage, first) for stage in compared}
+
+    def _static_checks(self, spec: EvalSpec, outcomes: Stages, natural: Check) -> str:
+        """Return what a verdict on a defense must know of its static model's own checks."""
+        checks = sanity_checks.probed(self.context, spec.static)
+        return sanity_checks.static_column(
+            sanity_checks.column(checks, outcomes, None, spec.static, natural)
+        )
+
+    def keep_for_reports(
+        self, spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]
+    ) -> None:
+        """Keep the counts by class and, where points are saved, a few images for the eye."""
+        judged = sum(len(outcome.correct) for outcome in outcomes[NATURAL])
+        labels = self.context.subject.labels[:judged].tolist()
+        found = per_class.break_down(outcomes, labels, self.context.worker.classes)
+        changed = per_class.save(self.stages.folder(spec), found)
+        if self.context.options.save_adversarial and (
+            changed or not self.stages.folder(spec).has(examples.FILE)
+        ):
+            keep_gallery(self.context, spec, outcomes)
+
+
+def _budgets(spec: EvalSpec, protocols: Sequence[str]) -> str:
+    """Return the column ``budgets``: the published attack's, which the static model has too."""
+    stages = dict.fromkeys((PUBLISHED, *protocols))
+    return json.dumps({stage: spent(spec, stage) for stage in stages})
+
+
+def _marked(record: Record, stop: Stopped) -> Record:
+    """Return a record that says how its run stopped, with the interval that is valid there."""
+    marked = replace(record, stopped=stop.to_json())
+    paired = coupling.paired(marked) if stop.level is not None else None
+    if paired is None:
+        return marked
+    interval = paired.interval
+    return replace(marked, stopped=replace(stop, low=interval.low, high=interval.high).to_json())
