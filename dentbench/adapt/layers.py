@@ -74,8 +74,8 @@ def _missing(network: nn.Module, layers: str) -> str:
     others = [kind for kind in KINDS if kind != layers and adapted_layers(network, kind)]
     advice = f"choose --layers {' or '.join(others)}" if others and layers != "all" else ""
     return (
-        f"{type(network).__name__} has no {names} layer with scale and shift, and dent adapts "
-        f"nothing else; {advice or 'choose a model with such layers'}"
+        f"the network has no {names} layer with scale and shift, and dent adapts nothing else "
+        f"here; {advice or 'choose a model with such layers'}"
     )
 
 
