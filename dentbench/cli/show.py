@@ -161,7 +161,7 @@ def _print(record: Record, static: Record | None, folder: Path, console: Console
     for name, text in listing.facts(record):
         console.print(Text.assemble((f"{name:<22} ", "dim"), printable(text)))
     console.print(Text("\nThe command that repeats it:", style="bold"))
-    console.print(Text(command(record, folder)), soft_wrap=True)
+    console.print(Text(printable(command(record, folder))), soft_wrap=True)
 
 
 def _verdict(static: Record, record: Record, folder: Path, console: Console) -> None:

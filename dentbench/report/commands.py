@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from dentbench.records.outcome import Record
 from dentbench.records.stopping import stopped
 from dentbench.report import departures
-from dentbench.spec.evaluation import NO_ATTACK, DentSpec, field_names
+from dentbench.spec.evaluation import NO_ATTACK, DentSpec, ProtocolSpec, field_names
 from dentbench.zoo.cards import DATASETS, MODELS
 from dentbench.zoo.corruptions import parse_title
 
@@ -176,10 +176,11 @@ def _is_plain(record: Record, name: str, value: object) -> bool:
 
 def _protocols(record: Record) -> list[Words]:
     chosen: list[Words] = [("--protocol", name) for name in record.protocol.split()]
-    for name, value in json.loads(record.protocol_settings or "{}").items():
+    changed = ProtocolSpec.from_json(record.protocol_settings or "{}").changed
+    for name, value in changed.items():
         if name == "cascade":
             chosen += [] if value else [("--no-cascade",)]
         elif value is not None:
-            text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
             chosen.append(("--protocol-set", f"{name}={text}"))
     return chosen

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dentbench.records.outcome import Record
 from dentbench.report.commands import next_command
+from dentbench.report.formats.escape import printable
 from dentbench.report.verdict import Verdict
 
 
@@ -18,4 +19,4 @@ def next_step(found: Verdict, defended: Record, results: str | Path = "results")
         return ""
     call = next_command(defended, results, found.changes)
     first = "; ".join(dict.fromkeys(found.by_hand))
-    return f"Next: {first}; then {call}" if first else f"Next: {call}"
+    return printable(f"Next: {first}; then {call}" if first else f"Next: {call}")

@@ -20,6 +20,7 @@ from dentbench.report.table import Table
 from dentbench.report.tables import defenses
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
+from dentbench.spec.protocol import ProtocolSpec
 from tests.report.fixed_records import DENT, coupled
 from tests.report.test_verdict import ALL, SOUND, pair
 
@@ -93,6 +94,13 @@ def test_the_command_leaves_defaults_out_and_says_the_rest(make_record: Make) ->
         *("--protocol", "published"),
     ]
     assert options(record)[:4] == ["--model", "./a b.pt", "--dataset", "cifar10"]
+
+
+def test_settings_of_protocols_that_are_the_default_are_left_out(make_record: Make) -> None:
+    settings = ProtocolSpec(rounds=5).settings_json
+    record = make_record(3, 100, {"published": 50}, **DENT, protocol_settings=settings)
+    words = options(record)
+    assert words.count("--protocol-set") == 1 and "rounds=5" in words
 
 
 # --- sentences ------------------------------------------------------------------------------------
