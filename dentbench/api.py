@@ -29,6 +29,7 @@ from dentbench.evaluation.progress import Progress
 from dentbench.evaluation.progress_display import shown_progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.subject import Subject
+from dentbench.paths import expanded
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
 from dentbench.report.formats.terminal import WIDTH, print_table
@@ -49,7 +50,7 @@ from dentbench.spec.evaluation import (
     format_eps,
 )
 from dentbench.study.defenses import choose_defenses
-from dentbench.study.parsing import Normalization, OwnModel
+from dentbench.study.parsing import Normalization, OwnModel, require_channels
 from dentbench.study.study import choose_attack, choose_protocols
 from dentbench.zoo.arrays import Dataset, checked, slice_of
 from dentbench.zoo.datafiles import RawData
@@ -130,10 +131,11 @@ def evaluate(
     compiling: str = "auto",
     normalize: tuple[Sequence[float], Sequence[float]] | None = None,
     expect_clean: float | None = None,
+    force: bool = False,
     name: str = "my model",
     data_name: str = "my data",
     results: str | Path = "results",
-    device: str = "auto",
+    device: str | torch.device = "auto",
     progress: Progress | str | None = "auto",
 ) -> Evaluated:
     """Attack a model without and with a defense; return the static and the defended record.
@@ -142,7 +144,9 @@ def evaluate(
     from 0: tensors, NumPy arrays or lists. ``model`` maps such images to logits (N, classes) and
     is not changed; ``normalize``, mean and standard deviation per channel, is put in front of one
     that does not normalize them itself. Where its natural accuracy, in percent, is not
-    ``expect_clean``, the run is stopped by :class:`~dentbench.errors.ModelError`. ``defense`` is
+    ``expect_clean``, or is no better than chance, the run is stopped by
+    :class:`~dentbench.errors.ModelError`, and by :class:`~dentbench.errors.SpecError` for an
+    ``eps`` that can hardly be meant, such as Linf 8 for 8/255; ``force`` goes on. ``defense`` is
     the released dent and ``attack`` AutoAttack standard, Linf 8/255, by default; it may be a
     name, with ``eps`` ("8/255", 8 / 255) and ``norm`` beside it. ``device`` is a GPU where there is
     one. ``protocols`` are names of the catalogue ("all" for every one), or functions of a module
@@ -185,21 +189,22 @@ def evaluate(
     with _plain_torch():
         return _evaluated(
             model,
-            _dataset(images, labels, data_name),
+            _dataset(images, labels, _of_kind("data_name", data_name, str)),
             defense=defense,
             attack=_attack_of(attack, eps, norm),
-            protocols=protocols.replace(",", " ").split()
-            if isinstance(protocols, str)
-            else protocols,
-            protocol_settings=protocol_settings,
+            protocols=_listed(protocols),
+            protocol_settings=_of_kind(
+                "protocol_settings", protocol_settings, ProtocolSpec, optional=True
+            ),
             batch_size=batch_size,
             seed=seed,
             precision=precision,
             compiling=compiling,
             own=OwnModel(normalize=_plain(normalize), expect_clean=expect_clean),
-            name=name,
-            results=Path(results).expanduser(),
-            device=device_named(device),
+            force=force,
+            name=_of_kind("name", name, str),
+            results=expanded(_of_kind("results", results, str, Path)),
+            device=device_named(str(device)),
             progress=progress,
         )
 
@@ -217,6 +222,7 @@ def _evaluated(
     precision: str,
     compiling: str,
     own: OwnModel,
+    force: bool,
     name: str,
     results: Path,
     device: str,
@@ -227,6 +233,7 @@ def _evaluated(
     names = [_protocol_name(one) for one in protocols]
     choose_protocols(names, settings)  # refused before anything is hashed
     data = slice_of(dataset)
+    require_channels(own.normalize, data[0].shape[1])
     network = normalized(_copy(model), own.normalize)
     static = EvalSpec(
         model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
@@ -247,10 +254,28 @@ def _evaluated(
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
-    options = RunOptions(results=results, placement=placement)
+    options = RunOptions(results=results, placement=placement, force=force, by_script=True)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
+
+
+def _of_kind(name: str, value: Any, *kinds: type, optional: bool = False) -> Any:
+    """Return a value, or raise SpecError where it is not of one of some types."""
+    if not (isinstance(value, kinds) or (optional and value is None)):
+        words = " or ".join(kind.__name__ for kind in kinds)
+        raise SpecError(f"{name} is {value!r}; give a {words}")
+    return value
+
+
+def _listed(protocols: Any) -> Sequence[str | Callable[..., Any]]:
+    """Return protocols one by one: of a text, a function, or several of them."""
+    if isinstance(protocols, str):
+        return protocols.replace(",", " ").split()
+    found = [protocols] if callable(protocols) else protocols
+    if not isinstance(found, Sequence) or not all(isinstance(p, str) or callable(p) for p in found):
+        raise SpecError(f'protocols is {protocols!r}; give names, functions or "all"')
+    return list(found)
 
 
 @contextmanager
@@ -279,6 +304,8 @@ def _attack_of(
             raise SpecError("eps or norm is given beside an AttackSpec, which has its own")
         chosen = attack
     else:
+        _of_kind("attack", attack, AttackSpec, str, optional=True)
+        _of_kind("norm", norm, str, optional=True)
         radius = None if eps is None else format_eps(exact_eps(eps))
         chosen = choose_attack(None, name=attack or "standard", norm=norm, eps=radius)
     return replace(chosen, name=attack_name_of(chosen.name)) if is_users(chosen.name) else chosen

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import sys
-from collections.abc import Iterator
-from typing import Final
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any, Final
 
 NOT_GAINED: Final = 3
 """The exit code when a gain was required and is not there; it is no error."""
@@ -75,9 +78,63 @@ def first_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Run code of a user as :func:`staying` does; what it prints goes to standard error."""
-    with contextlib.redirect_stdout(sys.stderr), staying():
+    """Run code of a user as :func:`staying` does; what it prints goes to standard error.
+
+    What it sets for the whole process is set back: the working folder, filters of warnings, what
+    Ctrl-C does, and torch's gradient mode, default type and device, anomaly detection and
+    deterministic algorithms.
+    """
+    with contextlib.redirect_stdout(sys.stderr), staying(), _settings_kept():
         yield
+
+
+@contextlib.contextmanager
+def _settings_kept() -> Iterator[None]:
+    folder, filters = os.getcwd(), warnings.filters[:]  # noqa: PTH109 (a text is enough)
+    stop = signal.getsignal(signal.SIGINT)
+    before = _torch_settings()
+    try:
+        yield
+    finally:
+        os.chdir(folder)
+        warnings.filters[:] = filters  # type: ignore[index]  # it is a list
+        if signal.getsignal(signal.SIGINT) is not stop and stop is not None:
+            with contextlib.suppress(ValueError):  # in another thread than the main one
+                signal.signal(signal.SIGINT, stop)
+        for name, value in _torch_settings().items():
+            was = before.get(name, _AS_TORCH_BEGINS.get(name, value))
+            if value != was:
+                _SETTERS[name](sys.modules["torch"], was)
+
+
+_AS_TORCH_BEGINS: Final[dict[str, Any]] = {
+    "gradients": True,
+    "anomaly": False,
+    "deterministic": False,
+}
+"""What torch's settings are where code of a user is the first to import it."""
+
+_SETTERS: Final[dict[str, Callable[[Any, Any], None]]] = {
+    "gradients": lambda torch, value: torch._C._set_grad_enabled(value),
+    "dtype": lambda torch, value: torch.set_default_dtype(value),
+    "device": lambda torch, value: torch.set_default_device(value),
+    "anomaly": lambda torch, value: torch.autograd.set_detect_anomaly(value),
+    "deterministic": lambda torch, value: torch.use_deterministic_algorithms(value),
+}
+
+
+def _torch_settings() -> dict[str, Any]:
+    """Return torch's settings for the whole process by name; none where it is not imported."""
+    torch: Any = sys.modules.get("torch")
+    if not hasattr(torch, "use_deterministic_algorithms"):  # not, or not wholly, imported
+        return {}
+    return {
+        "gradients": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "device": torch.get_default_device(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
 
 
 @contextlib.contextmanager

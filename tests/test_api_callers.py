@@ -101,11 +101,49 @@ def test_arrays_lists_and_integers_of_any_type(
         {"attack": "no such attack"},
         {"attack": "quick", "norm": "L7"},
         {"seed": 1.5},
+        {"attack": 5},
+        {"attack": "quick", "norm": 3},
+        {"protocols": 5},
+        {"protocols": [5]},
+        {"protocol_settings": "x"},
+        {"batch_size": "8"},
+        {"precision": 7},
+        {"expect_clean": "x"},
+        {"name": 5},
+        {"results": None},
+        {"device": 5},
+        {"defense": 5},
+        {"progress": "no such display"},
+        {"normalize": ([0.5] * 2, [1] * 2)},
+        {"attack": "quick", "eps": 8},
     ],
 )
 def test_every_refusal_is_a_dentbench_error(tmp_path: Path, more: dict[str, Any]) -> None:
+    folder = more.pop("results", tmp_path) if "results" in more else tmp_path
     with pytest.raises(DentBenchError):
-        found(tmp_path, **more)
+        found(folder, **more)
+
+
+def test_constants_of_colors_do_not_fit_gray_images(tmp_path: Path) -> None:
+    gray = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    with pytest.raises(DentBenchError, match="3 numbers, and the images are gray, of 1 channel"):
+        found(tmp_path, X[:, :1], model=gray, normalize=([0.5] * 3, [1.0] * 3))
+
+
+@pytest.mark.parametrize("change", [1e-7, -1e-9, 0.0])
+def test_rounding_beyond_the_range_is_clipped(change: float) -> None:
+    from dentbench.api import _dataset
+
+    images = torch.where(X > 0.5, 1 + change, X) if change > 0 else torch.where(X < 0.5, change, X)
+    data = _dataset(images, Y, "mine").images[0:4]
+    assert float(data.min()) >= 0 and float(data.max()) <= 1
+    torch.testing.assert_close(data, images, rtol=0, atol=2e-7)
+    with pytest.raises(DentBenchError, match="divide them by 255"):
+        _dataset(255 * X, Y, "mine")
+
+
+def test_a_device_may_be_an_object(plain: tuple[Any, ...], tmp_path: Path) -> None:
+    assert counts(tmp_path, device=torch.device("cpu")) == plain
 
 
 def test_a_model_that_ends_the_process_is_refused(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ FOUNDATION: Final = MappingProxyType(
         "errors": set(),
         "stats": set(),
         "paper": set(),
+        "paths": set(),
         "registry": {"errors"},
         "validation": {"errors"},
     }

@@ -19,9 +19,10 @@ from dentbench.adapt.losses import Loss, load_loss, with_gradient
 from dentbench.adapt.optimizers import OPTIMIZERS, OptimizerState, initial_state
 from dentbench.adapt.parameters import AdaptedParameters
 from dentbench.compute.answer_graphs import Answer
-from dentbench.compute.backend import prepared_by_rule
+from dentbench.compute.backend import in_eval_mode, prepared_by_rule
 from dentbench.compute.cuda_graphs import Work
 from dentbench.errors import ModelError
+from dentbench.spec.dent import ALTERNATIVES
 from dentbench.spec.evaluation import DentSpec
 
 TRIED: Final = 2
@@ -77,7 +78,9 @@ class Dent(nn.Module):
             network = copy.deepcopy(model)
         except Exception as error:
             raise ModelError(f"the model cannot be copied ({error}); Dent needs a copy") from error
-        self.network = network.requires_grad_(False).eval()
+        for parameter in network.parameters():  # a ScriptModule has no requires_grad_ of its own
+            parameter.requires_grad_(False)
+        self.network = in_eval_mode(network)
         self._unprepared = prepare
         self.calls = batchnorm.Calls()
         layers = convert(self.network, self.spec, self.calls)
@@ -210,7 +213,8 @@ class Dent(nn.Module):
         if not logits.requires_grad:
             raise ModelError(
                 "dent cannot adapt: the model's logits have no gradient in what it adapts; let "
-                "the model answer without torch.no_grad, argmax and detached values"
+                "the model answer without torch.no_grad, argmax, detached values and checkpointing "
+                f"(use_reentrant=True), or {ALTERNATIVES}"
             )
         if differentiable:
             loss = self.loss(logits)

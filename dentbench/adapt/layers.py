@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from dentbench.adapt.batchnorm import AdaptiveBatchNorm, AdaptiveNorm, Calls
 from dentbench.adapt.group_and_layer_norm import AdaptiveGroupNorm, AdaptiveLayerNorm
 from dentbench.errors import ModelError
-from dentbench.spec.dent import DentSpec
+from dentbench.spec.dent import ALTERNATIVES, DentSpec
 
 KINDS: Final[Mapping[str, type[nn.Module]]] = MappingProxyType(
     {"batchnorm": nn.BatchNorm2d, "groupnorm": nn.GroupNorm, "layernorm": nn.LayerNorm}
@@ -73,10 +73,21 @@ def _missing(network: nn.Module, layers: str) -> str:
     names = "BatchNorm2d, GroupNorm or LayerNorm" if layers == "all" else KINDS[layers].__name__
     others = [kind for kind in KINDS if kind != layers and adapted_layers(network, kind)]
     advice = f"choose --layers {' or '.join(others)}" if others and layers != "all" else ""
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
+        advice = "it is a ScriptModule: hand in the module that it was made from"
+    kinds = {type(one).__name__ for one in network.modules() if isinstance(one, _NOT_ADAPTED)}
+    has = f" (it has {', '.join(sorted(kinds))})" if kinds else ""
     return (
-        f"the network has no {names} layer with scale and shift, and dent adapts nothing else "
-        f"here; {advice or 'choose a model with such layers'}"
+        f"the network has no {names} layer with scale and shift{has}, and dent adapts nothing else "
+        f"here; {advice or 'choose a model with such layers'}, or {ALTERNATIVES}"
     )
+
+
+_NOT_ADAPTED: Final = (
+    *(nn.BatchNorm1d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm2d),
+    nn.LocalResponseNorm,
+)
+"""Normalizations that a network may have and that dent does not adapt."""
 
 
 def affine_of(layers: Sequence[tuple[str, nn.Module]]) -> tuple[list[Tensor], list[Tensor]]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
@@ -12,7 +14,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config, repeat
+from dentbench.cli import config, json_output, repeat
 from dentbench.cli.ablate import ablate
 from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
@@ -22,7 +24,7 @@ from dentbench.cli.judge import judge
 from dentbench.cli.panels import PanelCommand
 from dentbench.cli.report import report
 from dentbench.cli.show import list_records, show
-from dentbench.errors import NOT_GAINED, DentBenchError, SpecError
+from dentbench.errors import NOT_GAINED, DentBenchError, SpecError, StoreError
 
 TRACEBACK: Final = "--traceback"
 
@@ -99,14 +101,57 @@ def _repeatable(command: Any) -> set[str]:
     return {name for option in options for name in option.opts}
 
 
+def _mend_surroundings() -> None:
+    """Let a terminal without a width, and a standard output that was closed, do no harm."""
+    for name in ("COLUMNS", "LINES"):  # libraries take what is there for a number from 1
+        value = os.environ.get(name, "1")
+        if not (value.isdecimal() and int(value)):
+            del os.environ[name]
+    if sys.stdout is None:  # else the next file that is opened would be standard output
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (it stays open)
+        typer.echo("dentbench: standard output is closed, so nothing is printed", err=True)
+
+
+@contextlib.contextmanager
+def _written_out() -> Iterator[None]:
+    """Print what is left to print, and tell in words that standard output takes no more."""
+    json_output.clear()
+    try:
+        try:
+            yield
+        finally:
+            json_output.deliver()
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
+            raise
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (Python flushes it at its end)
+        raise StoreError(
+            f"standard output cannot be written ({error.strerror}); what was computed is kept, so "
+            "run the same command again once there is room"
+        ) from error
+
+
+def _expanded(argument: str) -> str:
+    """Return an argument with the home folder in place of a leading "~", after "=" too."""
+    name, equals, value = argument.partition("=")
+    if equals and name.startswith("--"):
+        return f"{name}={config.home_expanded(value)}"
+    return config.home_expanded(argument)
+
+
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
-    arguments = [argument for argument in sys.argv[1:] if argument != TRACEBACK]
+    _mend_surroundings()
+    arguments = [_expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
-        with _working_folder_last():
-            sys.exit(max(_run(commands, chosen, arguments)))
+        with _working_folder_last(), _written_out():
+            code = max(_run(commands, chosen, arguments))
+        sys.exit(code)
     except DentBenchError as error:
         if TRACEBACK in sys.argv:
             traceback.print_exception(error)

@@ -10,13 +10,16 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
+import math
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import typer
 
 from dentbench.errors import SpecError
+from dentbench.paths import expanded
 from dentbench.validation import suggestion
 
 Values = dict[str, Any]
@@ -30,7 +33,7 @@ def content(path: Path) -> bytes:
     Raises :class:`~dentbench.errors.SpecError` for a file that is missing or cannot be read.
     """
     try:
-        return path.expanduser().read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         raise SpecError(f"config file {path} is not there") from None
     except OSError as error:
@@ -87,6 +90,14 @@ def _by_name(params: Sequence[Any]) -> dict[str, Any]:
         for option in getattr(param, "opts", ())
         if option.startswith("--")
     }
+
+
+def home_expanded(text: str) -> str:
+    """Return a value with the home folder in place of a leading "~", as shells do it.
+
+    They leave it in ``--results=~/folder``, and config files know nothing of it.
+    """
+    return str(expanded(text)) if text.startswith("~") else text
 
 
 def given(arguments: Sequence[str]) -> Path | None:
@@ -147,4 +158,8 @@ def _as_written(name: str, value: Any, param: Any, path: Path) -> Any:
 
 def _text(value: Any) -> str:
     """Return a value as it stands on a command line; a list in a list has commas between."""
-    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    if isinstance(value, list):
+        return ",".join(map(_text, value))
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{Decimal(repr(value)):f}"  # 0.00001, not 1e-05
+    return home_expanded(str(value))

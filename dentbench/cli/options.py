@@ -454,7 +454,9 @@ DryRun = Annotated[
 Force = Annotated[
     bool,
     typer.Option(
-        "--force", help="Go on where natural accuracy is not the one published of the model."
+        "--force",
+        help="Go on where natural accuracy is not the one published of the model or no better than "
+        "chance, or eps can hardly be meant.",
     ),
 ]
 RequireGain = Annotated[

@@ -367,7 +367,7 @@ def _deliver(text: str, out: Path | None) -> None:
         return
     from dentbench.records.results_csv import write_atomic
 
-    write_atomic(out.expanduser(), text)
+    write_atomic(out, text)
     typer.echo(f"wrote {out}", err=True)
 
 

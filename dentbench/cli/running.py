@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import typer
 
+from dentbench.cli import json_output
 from dentbench.errors import (
     NOT_GAINED,
     InterruptedRunError,
@@ -297,7 +296,7 @@ def require_gain(finished: Finished, points: float, results: Path) -> None:
         raise typer.Exit(NOT_GAINED)
 
 
-def print_json(finished: Finished, **more: Any) -> None:
-    """Print all records, and what else is given, as one JSON object."""
-    records = [asdict(record) for _, records in finished for record in records]
-    typer.echo(json.dumps({"records": records, **more}, indent=1))
+def print_json(finished: Finished, **more: list[Any]) -> None:
+    """Hand in all records, and what else is given, for the command's one JSON object."""
+    records = [record for _, records in finished for record in records]
+    json_output.add(records=list(map(json_output.of_record, records)), **more)

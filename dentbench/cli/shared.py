@@ -116,6 +116,7 @@ class SharedOptions:
             ),
             "seed": self.seed,
             "precision": self.precision,
+            "force": self.force,
         }
         return Request(models=models, **{**values, **own})
 

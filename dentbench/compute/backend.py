@@ -12,6 +12,7 @@ from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
+from dentbench.errors import ModelError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,5 +75,24 @@ def prepared_by_rule(network: nn.Module, images: Tensor) -> nn.Module:
     return joined_if_same(network, images)
 
 
+def in_eval_mode(network: nn.Module) -> nn.Module:
+    """Put a network into eval mode and return it.
+
+    Raises :class:`~dentbench.errors.ModelError` for one that has no modes, as an exported program.
+    """
+    try:
+        network.eval()  # what it returns is not used: a method of a user may return nothing
+    except NotImplementedError as error:
+        raise ModelError(
+            f"the model cannot be put into eval mode ({str(error).splitlines()[0]}); hand in the "
+            "module that it was exported from"
+        ) from error
+    return network
+
+
 def _ready(network: nn.Module, device: torch.device) -> nn.Module:
-    return network.to(device).eval().requires_grad_(False)
+    network.to(device)
+    in_eval_mode(network)
+    for parameter in network.parameters():  # a ScriptModule has no requires_grad_ of its own
+        parameter.requires_grad_(False)
+    return network

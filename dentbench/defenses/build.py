@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.user_defined import load_factory
-from dentbench.errors import ModelError, contained
+from dentbench.errors import DentBenchError, ModelError, contained
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 
@@ -121,25 +121,39 @@ class Own:
         self._path, self._part = found
 
     def _answer(self, x: Tensor) -> Tensor:
-        if self._composed:
-            return self._checked(x, self._inner.predict(x, self._inner.adapt(x)))
-        return self._checked(x, self._inner(x))
+        with _told(self._name, x):
+            if self._composed:
+                return self._checked(x, self._inner.predict(x, self._inner.adapt(x)))
+            return self._checked(x, self._inner(x))
 
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS and self._composed:
-            return getattr(self._inner, name)
+            return self._part_of(name, getattr(self._inner, name))
         if name == "predict" and self._composed:
             return self._predict
         if name == "surrogate" and callable(getattr(self._inner, name, None)):
             return self._surrogate
         raise AttributeError(name)
 
+    def _part_of(self, name: str, part: Any) -> Any:
+        """Return a part whose errors are told in words."""
+        if not callable(part):
+            return part
+
+        def told(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+            with _told(f"{self._name} ({name})", x):
+                return part(x, *args, **kwargs)
+
+        return told
+
     def _surrogate(self, x: Tensor) -> Tensor:
-        return self._checked(x, self._inner.surrogate(x))
+        with _told(self._name, x):
+            return self._checked(x, self._inner.surrogate(x))
 
     def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
         def forward(x: Tensor) -> Tensor:
-            return self._checked(x, self._inner.predict(x, adaptation))
+            with _told(self._name, x):
+                return self._checked(x, self._inner.predict(x, adaptation))
 
         return attackable(forward, x, self._part)
 
@@ -166,16 +180,27 @@ def _try(defense: Own, images: Tensor) -> None:
     asked = defense
     with contextlib.suppress(Exception):  # what is raised depends on what it holds
         asked = copy.deepcopy(defense)
+    with _told(defense._name, images), torch.random.fork_rng(devices), torch.no_grad():
+        asked(images)
+        defense.adopt_path(asked.find_path(images))
+
+
+@contextlib.contextmanager
+def _told(name: str, images: Tensor) -> Iterator[None]:
+    """Tell in one sentence that a defense of one's own fails; a lack of memory is told elsewhere.
+
+    ``images``: those that it was shown.
+    """
     try:
-        with torch.random.fork_rng(devices), torch.no_grad():
-            asked(images)
-            defense.adopt_path(asked.find_path(images))
-    except ModelError:
+        yield
+    except DentBenchError:
         raise
     except Exception as error:  # whatever a defense of one's own raises
-        shape = tuple(images.shape)
+        if isinstance(error, MemoryError) or "memory" in str(error).lower():
+            raise
+        shape = tuple(images.shape) if isinstance(images, Tensor) else "?"
         raise ModelError(
-            f"defense {defense._name} fails on images of shape {shape}: {_reason(error)}"
+            f"defense {name} fails on images of shape {shape}: {_reason(error)}"
         ) from error
 
 

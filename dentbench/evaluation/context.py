@@ -24,7 +24,8 @@ class RunOptions:
     and data come from. ``fresh``: forget stored outcomes of these specs first.
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
     every defense against the static model. ``diagnostics``: keep what every adaptation did.
-    ``force``: go on where natural accuracy is not the published one. ``source``: options that say
+    ``force``: go on where natural accuracy or eps is implausible. ``by_script``: whether a script
+    handed the network in, whose answers may be wrong on purpose. ``source``: options that say
     where a model and data of one's own come from, for the record. ``schedule``: in which rounds,
     and when it may stop. ``untimed``: take the network as it comes, where timing what is faster
     would take longer than what is to be done.
@@ -38,6 +39,7 @@ class RunOptions:
     measure_time: bool = False
     diagnostics: bool = False
     force: bool = False
+    by_script: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
     untimed: bool = False

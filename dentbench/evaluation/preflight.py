@@ -15,6 +15,7 @@ from dentbench.evaluation.claimed import require_fitting
 from dentbench.evaluation.context import RunContext
 from dentbench.records.claims import load_claim
 from dentbench.spec.evaluation import EvalSpec
+from dentbench.spec.plausible import require_plausible
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,10 @@ class Preflight:
 
     def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:
         """Raise what is wrong with a spec before hours are spent."""
-        there = len(self.context.subject.images)
+        options, images = self.context.options, self.context.subject.images
+        if not (spec.attack.is_none or options.force):
+            require_plausible(spec.attack.norm, spec.attack.eps, images[0].numel())
+        there = len(images)
         if spec.data.count != there:
             raise DataError(f"{spec.data.count} images are asked for, but {there} are there")
         with out_of_memory.raise_on_oom(f"the defense {spec.label}", self.context.worker.device):
@@ -78,6 +82,7 @@ class Preflight:
         if key not in self._compared and (
             self.context.options.fresh or not self._is_compared(spec)
         ):
+            self.context.worker.require_usable(spec)
             self.context.worker.require_same_network(spec)
         self._compared.add(key)
 

@@ -14,8 +14,8 @@ from dentbench.attacks.differentiable import gradient_path
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16
-from dentbench.errors import DataError, ModelError, SpecError
-from dentbench.evaluation import out_of_memory
+from dentbench.errors import DataError, SpecError
+from dentbench.evaluation import early_trial, out_of_memory
 from dentbench.evaluation.defense_cache import DefenseCache
 from dentbench.evaluation.memory_footprint import needed
 from dentbench.evaluation.subject import Subject
@@ -92,16 +92,15 @@ class PreparedModel:
 @torch.no_grad()
 def _count_classes(network: nn.Module, subject: Subject, device: torch.device) -> int:
     """Return how many classes the network has, after checking that it fits the data."""
-    shape = tuple(subject.images.shape[1:])
-    try:
-        logits = network(subject.images[:1].to(device))
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the model does not take images of shape {shape}: {reason}") from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2:
-        raise ModelError("the model does not answer with logits of shape (images, classes)")
-    classes = logits.shape[1]
-    for label in (int(subject.labels.min()), int(subject.labels.max())):
+    classes = early_trial.logits_of(network, subject.images[:1].to(device)).shape[1]
+    low, high = int(subject.labels.min()), int(subject.labels.max())
+    for label in (low, high):
         if not 0 <= label < classes:
-            raise DataError(f"label {label} is in the data, but the model has {classes} classes")
+            advice = "look at the labels and at the model's number of outputs"
+            if (low, high) == (1, classes):
+                advice = "the labels begin at 1, so take 1 from each"
+            raise DataError(
+                f"label {label} is in the data, but the model has {classes} classes, 0 to "
+                f"{classes - 1}; {advice}"
+            )
     return classes

@@ -14,7 +14,14 @@ from typing import Any
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import Check
-from dentbench.evaluation import applicable, forecast, sanity_checks
+from dentbench.evaluation import (
+    applicable,
+    early_trial,
+    forecast,
+    natural_causes,
+    out_of_memory,
+    sanity_checks,
+)
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.fresh_judgement import (
     Pristine,
@@ -53,6 +60,10 @@ class Evaluation:
         self.options = options
         self.subject = subject
         self.pristine = Pristine(subject.network, given)
+        device = options.placement.devices[0]
+        with out_of_memory.raise_on_oom("the model", device):
+            early_trial.require_network(subject.network, subject.images, device)
+        self._warned = False
         self.stages = StageOutcomes(subject, options, progress, given)
         self.worker = self.stages.worker
         self.context = RunContext(
@@ -158,7 +169,14 @@ class Evaluation:
         if self.subject.expected_natural is not None:
             expected, source = self.subject.expected_natural, "expected"
         check = sanity_checks.natural_accuracy(sum(flags), len(flags), expected, source)
-        sanity_checks.require_natural(check, force=self.options.force)
+        if self.subject.known_hard:
+            return check
+        counts = sum(flags), len(flags)
+        check, stops = sanity_checks.plausible(self.context, spec, check, *counts)
+        sanity_checks.require_natural(check, force=self.options.force or not stops)
+        if (check.passed is False or natural_causes.USUAL in check.sentence) and not self._warned:
+            _log.warning("%s", check.sentence)
+            self._warned = True
         return check
 
     @cached_property

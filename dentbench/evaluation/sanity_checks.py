@@ -10,6 +10,7 @@ import copy
 import json
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Final
 
 from torch import nn
@@ -24,6 +25,7 @@ from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
+from dentbench.evaluation import natural_causes
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.flag_checks import Stages, flag_checks
 from dentbench.records.checkpoint import RunFolder
@@ -37,6 +39,9 @@ STAGE: Final = "checks"
 
 NOTE: Final = f"{STAGE}-{CHECKS_VERSION}"
 """The name of the note, beside the outcomes, that keeps them: of their present code alone."""
+
+CAUSES: Final = "natural-causes-1"
+"""The name of the note that keeps which usual mistake explains natural accuracy."""
 
 POINT = 0.01
 """How far, beyond its interval, natural accuracy may be from the card's."""
@@ -170,12 +175,60 @@ def other_batches(batch_mates: str | None, n: int) -> Check:
     return Check(name, passed, share, text if passed else f"{text}: it holds in those alone")
 
 
+def plausible(
+    context: RunContext, spec: EvalSpec, check: Check, correct: int, n: int
+) -> tuple[Check, bool]:
+    """Return the check of natural accuracy with what explains it, and whether it stops the run.
+
+    ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
+    it (looked for once, beside the outcomes), fail the check; chance and another accuracy than
+    the published or expected one stop the run.
+    """
+    share, allows = correct / max(n, 1), natural_causes.allowed(spec.data.name)
+    chance = natural_causes.is_chance(correct, n, context.worker.classes)
+    found = None
+    if check.passed is False or share < natural_causes.GOOD * (allows or 1):
+        found = _remedy(context, spec)
+    text = check.sentence if check.passed is False or not (chance or found) else _share(correct, n)
+    if chance:
+        text += f", no better than chance among {context.worker.classes} classes"
+    if found is not None:
+        text += f"; {found.sentence}"
+    elif allows and share < natural_causes.FAR * allows:
+        text += f", far below the {100 * allows:g}% that is known of this data; "
+        text += natural_causes.USUAL
+    elif chance or check.passed is False:
+        text += f"; {natural_causes.USUAL}"
+    passed = False if chance or found is not None else check.passed
+    if chance and context.options.by_script and found is None and check.passed is not False:
+        # Answers that are wrong more often than by guessing are not random: no slip of the data.
+        chance = not natural_causes.is_below_chance(correct, n, context.worker.classes)
+    return replace(check, passed=passed, sentence=text), chance or check.passed is False
+
+
+def _share(correct: int, n: int) -> str:
+    return f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({correct} of {n})"
+
+
+def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None:
+    folder, worker = context.folder(spec.static), context.worker
+    known = folder.load_note(CAUSES)
+    if known is None:
+        images = context.subject.images.to(worker.device)
+        labels = context.subject.labels.to(worker.device)
+        with worker.counter.uncounted():
+            found = natural_causes.remedy(worker.network, images, labels)
+        known = natural_causes.to_note(found)
+        folder.save_note(CAUSES, known)
+    return natural_causes.from_note(known)
+
+
 def require_natural(check: Check, *, force: bool) -> None:
     """Raise :class:`~dentbench.errors.ModelError` when natural accuracy is off, unless forced."""
     if check.passed is False and not force:
         raise ModelError(
             f"{check.sentence}; look at the weights, the preprocessing and the data, or go on "
-            "with --force"
+            "with --force (force=True)"
         )
 
 

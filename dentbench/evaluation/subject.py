@@ -17,6 +17,7 @@ class Subject:
     another order than the data set's own, the same images in that one, and their spec.
     ``published_natural``: the natural accuracy, in percent, published of the network on this data
     set; ``expected_natural``: what its owner expects, which counts instead.
+    ``known_hard``: whether low natural accuracy is no mistake, as on corrupted images.
     """
 
     network: nn.Module
@@ -26,3 +27,4 @@ class Subject:
     published_natural: float | None = None
     expected_natural: float | None = None
     published_robust: float | None = None
+    known_hard: bool = False

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.budget import POISONED
@@ -24,7 +25,7 @@ from dentbench.compute.backend import Engine
 from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
 from dentbench.errors import ModelError
-from dentbench.evaluation import cascade, equivalence, trial
+from dentbench.evaluation import cascade, early_trial, equivalence, trial
 from dentbench.evaluation.micro_batcher import MicroBatcher
 from dentbench.evaluation.prepared_model import PreparedModel
 from dentbench.evaluation.subject import Subject
@@ -96,6 +97,25 @@ class Worker:
     def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
         """Return a classifier of a spec, in parts where there is no room for all of a batch."""
         return self.micro_batcher.shown(spec, classify)
+
+    def require_usable(self, spec: EvalSpec) -> None:
+        """Raise :class:`~dentbench.errors.ModelError` for a defense that fails on two images.
+
+        One of a user was tried when it was made, before it can remember anything.
+        """
+        defense = spec.defense
+        if defense is None or (isinstance(defense, DefenseSpec) and defense.sha256):
+            return
+
+        def make() -> Any:
+            if isinstance(defense, DefenseSpec):
+                return self.defense_cache.make(spec)
+            return Dent(self.network, defense.with_steps(min(defense.steps, 1)))
+
+        name = defense.name if isinstance(defense, DefenseSpec) else "dent"
+        few = self.subject.images[: early_trial.FEW].to(self.device)
+        with self.counter.uncounted():
+            early_trial.require_defense(name, make, few, self.classes)
 
     def require_same_network(self, spec: EvalSpec) -> None:
         """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.

@@ -10,6 +10,7 @@ import importlib.util
 import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import ModuleType
 from typing import Any, Final
 
 from dentbench.errors import SpecError, contained
+from dentbench.paths import expanded
 
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
 """Imported before any code of a user, so no file of a user can have these names."""
@@ -71,13 +73,20 @@ def _stdlib() -> Path:
 
 
 def load(text: str) -> tuple[Any, tuple[Path, ...]]:
-    """Return what ``module:name`` stands for, and the source files of the module.
+    """Return what ``module:name`` or ``path/to/file.py:name`` stands for, and the source files.
 
-    The working folder comes first. What was imported from other sources than those that are there
-    now is imported anew. Raises whatever the module raises; its ``sys.exit`` is ``UserExitError``.
+    The working folder comes first, or the file's own. What was imported from other sources than
+    those that are there now is imported anew. Raises whatever the module raises; its ``sys.exit``
+    is ``UserExitError``.
     """
-    module_name, _, attribute = text.partition(":")
-    with contained(), working_folder_first():
+    module_name, _, attribute = text.rpartition(":")
+    folder = Path.cwd()
+    if module_name.endswith(".py"):
+        file = expanded(module_name).resolve()
+        if not file.is_file():
+            raise ImportError(f"there is no file {module_name}")
+        folder, module_name = file.parent, file.stem
+    with contained(), _first_on_path(folder):
         module = _fresh(module_name)
         found: Any = module
         for part in attribute.split("."):
@@ -195,15 +204,26 @@ def _reimport(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-@contextlib.contextmanager
-def working_folder_first() -> Iterator[None]:
+def working_folder_first() -> AbstractContextManager[None]:
     """Import from the working folder, and leave no compiled file there."""
-    folder, writes = str(Path.cwd()), sys.dont_write_bytecode
-    sys.path.insert(0, folder)
+    return _first_on_path(Path.cwd())
+
+
+@contextlib.contextmanager
+def _first_on_path(folder: Path) -> Iterator[None]:
+    """Import from a folder before any other, and leave no compiled file there.
+
+    Another folder than the working one stays on the path, behind all others, for the processes
+    that are to import the same.
+    """
+    writes = sys.dont_write_bytecode
+    sys.path.insert(0, str(folder))
     sys.dont_write_bytecode = True
     try:
         yield
     finally:
         sys.dont_write_bytecode = writes
         with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+            sys.path.remove(str(folder))
+        if folder != Path.cwd() and str(folder) not in sys.path:
+            sys.path.append(str(folder))

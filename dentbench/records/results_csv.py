@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dentbench.errors import StoreError
+from dentbench.records.counts import impossible
 from dentbench.records.csv_codec import READERS, TYPES, to_row
 from dentbench.records.outcome import SCHEMA, Record, column_names
 
@@ -67,7 +68,7 @@ def append(results_dir: str | Path, record: Record) -> bool:
             alike = (other for other in sheet.rows if len(other) > _KEY_INDEX)
             if any(_identity(one) == identity for one in alike if one[_KEY_INDEX] == key):
                 return False
-            _append_bytes(path, _lines([row]))
+            _append_bytes(path, b"\n" * _lacks_line_end(path) + _lines([row]))
             return True
 
 
@@ -229,7 +230,14 @@ class _Sheet:
             except ValueError:
                 columns.append(self._read_carefully(path, name, cells))
         rows = zip(*columns, strict=True)
-        return [Record(**dict(zip(self.names, row, strict=True))) for row in rows]
+        records = [Record(**dict(zip(self.names, row, strict=True))) for row in rows]
+        for number, record in enumerate(records, start=2):
+            wrong = impossible(record)
+            if wrong:
+                raise StoreError(
+                    f"{path}, line {number}: {wrong}; correct the line or move the file away"
+                )
+        return records
 
     def _read_carefully(self, path: Path, name: str, cells: Sequence[str]) -> list[Any]:
         """Return a column's values; None for a cell that its row's older schema did not have."""
@@ -249,7 +257,7 @@ class _Sheet:
 def _parse(path: Path, whole: bytes) -> _Sheet:
     """Return the sheet that whole lines hold, or raise StoreError for a file that is refused."""
     try:
-        lines = io.TextIOWrapper(io.BytesIO(whole), "utf-8", newline="")
+        lines = io.TextIOWrapper(io.BytesIO(whole), "utf-8-sig", newline="")
         header, *rows = csv.reader(lines, strict=True)
     except (UnicodeDecodeError, csv.Error, ValueError):
         raise _foreign(path) from None
@@ -292,13 +300,37 @@ def _lines(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _read_bytes(path: Path) -> tuple[bytes, bytes]:
-    """Return the file's whole lines and what follows the last line end; empty if missing."""
+    """Return the file's whole lines and what follows the last line end; empty if missing.
+
+    A last row that lacks its line end alone, which an editor may take away, is whole.
+    """
     try:
         data = path.read_bytes()
     except FileNotFoundError:
         return b"", b""
     end = data.rfind(b"\n") + 1
+    if end and _is_whole_row(data[end:]):
+        return data + b"\n", b""
     return data[:end], data[end:]
+
+
+_REVISION: Final = re.compile(r"([0-9a-f]{12}\+?)?")
+"""The last cell of a row: what :func:`~dentbench.records.provenance.git_revision` returns."""
+
+
+def _is_whole_row(line: bytes) -> bool:
+    """Return whether a line without its end is a row of ours, up to its last cell."""
+    try:
+        ((*cells, last),) = csv.reader([line.decode()], strict=True)
+        for name, cell in zip(column_names(), (*cells, last), strict=True):
+            READERS[name](cell)
+    except (ValueError, csv.Error):  # of another number of cells too
+        return False
+    return _REVISION.fullmatch(last) is not None
+
+
+def _lacks_line_end(path: Path) -> bool:
+    return not path.read_bytes().endswith(b"\n")
 
 
 def _check_torn(path: Path, whole: bytes, torn: bytes) -> None:

@@ -18,6 +18,12 @@ LAYERS: Final = ("batchnorm", "groupnorm", "layernorm", "all")
 """The kinds of layers whose scales and shifts adapt; the paper's and the released code's first."""
 PADDINGS: Final = ("zeros", "reflect", "replicate")
 
+ALTERNATIVES: Final = (
+    "run --defense hedge, anti-adversary or one of your own, or the static model alone "
+    "(--mode static)"
+)
+"""What can be evaluated of a model that dent cannot adapt."""
+
 BY_MODE: Any = None
 """Placeholder of a :class:`DentSpec` field whose default depends on the mode."""
 

@@ -15,6 +15,7 @@ from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec, ModelSpec
+from dentbench.study.parsing import require_channels
 from dentbench.study.study import Study, check_names, data_default
 from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
@@ -62,6 +63,7 @@ def prepare(
         dataset = load_dataset(name, replace(study.data, resize=resize), **where)
     chosen = (dataset, study.data.first, study.data.examples)
     images, labels, data = slice_of(*chosen)
+    require_channels(own.normalize, images.shape[1])
     subject = Subject(
         network=model.network,
         images=images,
@@ -69,6 +71,7 @@ def prepare(
         published_natural=_published_natural(study.card, data.name),
         expected_natural=own.expect_clean,
         published_robust=None if study.card is None else study.card.autoattack,
+        known_hard=study.data.corruption is not None,
     )
     if study.data.order != "given":
         given = (subject, data)

@@ -143,6 +143,17 @@ class OwnModel:
                 )
 
 
+def require_channels(normalize: Normalization | None, channels: int) -> None:
+    """Raise :class:`~dentbench.errors.SpecError` where there are constants of other channels."""
+    if normalize is not None and len(normalize[0]) not in (1, channels):
+        kind = "gray" if channels == 1 else "color"
+        raise SpecError(
+            f"normalize has {len(normalize[0])} numbers, and the images are {kind}, of {channels} "
+            f"channel{'s' if channels > 1 else ''}; give one mean and one standard deviation for "
+            "each channel, or one for all"
+        )
+
+
 def parse_normalize(texts: Sequence[str] | None) -> Normalization | None:
     """Return mean and standard deviation written as "0.49,0.48,0.45" each, or None for None."""
     if not texts:

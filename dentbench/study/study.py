@@ -22,6 +22,7 @@ from dentbench.attacks.catalogue import (
 from dentbench.defenses.catalogue import needs_batchnorm
 from dentbench.errors import ModelError, SpecError
 from dentbench.spec.attack_plans import ATTACKS, is_users
+from dentbench.spec.dent import ALTERNATIVES
 from dentbench.spec.evaluation import (
     MODES,
     NO_ATTACK,
@@ -35,9 +36,11 @@ from dentbench.spec.evaluation import (
     parse_eps,
     require_choice,
 )
+from dentbench.spec.plausible import require_plausible
 from dentbench.study.parsing import OwnModel, is_corrupted, parse_threat, parts_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.data_choice import DataChoice
+from dentbench.zoo.model_names import is_checkpoint
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128
@@ -71,7 +74,7 @@ class Request:
     ``eps_grid``: values in place of ``eps``. ``threats``: such as "Linf:1.5/255", in place of
     ``norm`` and ``eps``. ``budget``: AttackSpec's ``iterations``, ``targets`` and ``queries``.
     ``corruptions`` and ``severities``: of a corruption set, each a study of its own, without an
-    attack unless one is named.
+    attack unless one is named. ``force``: whether an implausible eps is meant.
     """
 
     models: Sequence[str]
@@ -90,6 +93,7 @@ class Request:
     protocol_settings: ProtocolSpec = field(default_factory=ProtocolSpec)
     seed: int = 0
     precision: str = "fp32"
+    force: bool = False
 
     @property
     def attack_name(self) -> str:
@@ -124,6 +128,9 @@ class Request:
             choose_attack(default, name=self.attack_name, norm=norm, eps=eps, **self.budget)
             for norm, eps in pairs or [(self.norm, self.eps)]
         ]
+        if not self.force:
+            for attack in found:
+                require_plausible(attack.norm, attack.eps)
         return tuple(dict.fromkeys(found))
 
 
@@ -177,7 +184,7 @@ def find_card(model: str) -> ModelCard | None:
 
     Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
     """
-    if model in MODELS or not (":" in model or Path(model).suffix):
+    if model in MODELS or not (":" in model or Path(model).suffix or is_checkpoint(model)):
         return MODELS[model]
     return None
 
@@ -195,12 +202,13 @@ def check_model(study: Study) -> None:
         for defense in study.defenses:
             if defense is not None and needs_batchnorm(defense):
                 name = defense.name if isinstance(defense, DefenseSpec) else "dent"
-                other = "another defense"
+                other = "another defense (--defense)"
                 if name == "dent":
                     other = "--layers groupnorm, layernorm or all, if it has such layers"
                 raise ModelError(
                     f"{card.id} ({card.architecture}) has no BatchNorm2d layer, and {name} adapts "
-                    f"nothing else; choose a model that has (see dentbench fetch --list) or {other}"
+                    "nothing else; choose a model that has (see dentbench fetch --list), or "
+                    f"{other}; or {ALTERNATIVES}"
                 )
 
 

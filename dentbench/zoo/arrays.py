@@ -16,6 +16,9 @@ from dentbench.zoo.datafiles import RawData
 
 MOST_CLASSES: Final = 100_000
 
+ROUNDING: Final = 1e-6
+"""How far beyond [0, 1] rounding leaves a pixel, as that of a resized image; it is clipped."""
+
 
 class Images(Protocol):
     """Images in order, of which a slice is a tensor: a tensor, or files decoded when asked for."""
@@ -111,11 +114,10 @@ def _images(array: Any, file: str) -> Tensor:
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{file} has pixels that are not finite numbers")
     low, high = float(images.min()), float(images.max())
-    if low < 0 or high > 1:
-        raise DataError(
-            f"{file} has pixels from {low:g} to {high:g}; they must be in [0, 1], not normalized"
-        )
-    return images
+    if low < -ROUNDING or high > 1 + ROUNDING:
+        hint = ", so divide them by 255" if low >= 0 and 1.5 < high <= 255 else ", not normalized"
+        raise DataError(f"{file} has pixels from {low:g} to {high:g}; they must be in [0, 1]{hint}")
+    return images.clamp_(0, 1)
 
 
 def _channels_first(array: Any, file: str) -> Any:

@@ -16,6 +16,7 @@ from typing import Any, Final
 import numpy as np
 
 from dentbench.errors import DataError
+from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
 
 
@@ -119,18 +120,18 @@ def _decode(cells: Sequence[Any]) -> Any:
     """Decode image files to one uint8 array, (N, 3, H, W) or (N, 1, H, W)."""
     from PIL import Image
 
-    arrays = []
+    decoded: list[Any] = []
     for number, cell in enumerate(cells):
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
             raise ValueError(f"row {number} has no image bytes")
         try:
             with Image.open(io.BytesIO(content)) as picture:
-                arrays.append(
-                    np.asarray(picture if picture.mode == "L" else picture.convert("RGB"))
-                )
+                decoded.append(picture_modes.plain(picture))
         except Exception as error:
             raise ValueError(f"the image of row {number} cannot be decoded ({error})") from error
+    gray = all(picture.mode == "L" for picture in decoded)
+    arrays = [np.asarray(picture if gray else picture.convert("RGB")) for picture in decoded]
     shapes = {array.shape for array in arrays}
     if len(shapes) > 1:
         raise ValueError(f"images have several sizes, {_listed(shapes)}")

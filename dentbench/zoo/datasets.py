@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from dentbench.errors import DataError
+from dentbench.paths import expanded
 from dentbench.zoo import corruptions, pictures
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
@@ -45,7 +46,7 @@ def load_dataset(
     should, ``UnknownNameError`` or ``FetchError``.
     """
     choice = choice or DataChoice(data_name=data_name)
-    path = Path(name_or_path).expanduser()
+    path = expanded(name_or_path)
     if name_or_path not in DATASETS and (_looks_like_path(name_or_path) or path.exists()):
         return _from_path(path, choice)
     card = DATASETS[name_or_path]
@@ -89,7 +90,8 @@ def _refuse_unused(card: DatasetCard, choice: DataChoice) -> None:
 def _imagenet(card: DatasetCard, choice: DataChoice, cache: Path) -> Dataset:
     paths, labels = pictures.imagenet(card, choice.folder or cache / "data")
     name = choice.preprocess or choice.resize or IMAGENET_DEFAULT
-    images = pictures.Pictures(paths, pictures.preprocessing_named(name))
+    # As RobustBench reads them, which turns none by its EXIF orientation.
+    images = pictures.Pictures(paths, pictures.preprocessing_named(name), upright=False)
     return Dataset(name=card.name, images=images, labels=torch.tensor(labels), classes=card.classes)
 
 

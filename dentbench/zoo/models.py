@@ -21,21 +21,23 @@ from torch import nn
 from dentbench.errors import ModelError, UnknownNameError, contained
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
+from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
+from dentbench.zoo.model_names import is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
+from dentbench.zoo.timm_networks import TIMM, from_timm
 from dentbench.zoo.weights import (
     StateDict,
     load_state,
     read_checkpoint,
+    require_values,
     state_dict_of,
     weights_sha256,
 )
-
-CHECKPOINT_SUFFIXES: Final = (".pt", ".pth", ".safetensors", ".ckpt", ".tar")
 
 # Ensembles: for each checkpoint file, the part of the network and the key of its state dict.
 _PARTS: Final = {
@@ -98,14 +100,20 @@ def load_model(
     """Return a model by name, alias, ``module:callable`` or checkpoint path (with ``arch``).
 
     A RobustBench checkpoint that is not in ``cache`` is fetched, unless ``offline``. ``arch`` names
-    the network of a checkpoint file: a card or ``module:callable``. ``normalize``: mean and
+    the network of a checkpoint file: a card, ``module:callable``, ``path/to/net.py:callable`` or
+    ``timm:NAME`` (see :func:`~dentbench.zoo.timm_networks.from_timm`). ``normalize``: mean and
     standard deviation per channel, put in front of a model of one's own. Torch's random state is
     kept. Raises :class:`~dentbench.errors.UnknownNameError`, ``ModelError`` or ``FetchError``.
     """
-    if _is_path(name_or_path):
-        path = Path(name_or_path).expanduser()
-        network, source = _from_file(path, arch)
+    if is_checkpoint(name_or_path):
+        path = expanded(name_or_path)
+        network, source = _from_file(path, arch, normalized=normalize is not None)
         return _finish(normalized(network, normalize), path.name, source)
+    if name_or_path.startswith(TIMM):
+        raise ModelError(
+            f"{name_or_path} is a network without weights; name their file with --model and the "
+            f"network with --arch {name_or_path}"
+        )
     if ":" in name_or_path:
         network, source = _from_factory(name_or_path)
         return _finish(normalized(network, normalize), name_or_path, source)
@@ -149,7 +157,10 @@ def _finish(network: nn.Module, name: str, known: ModelCard | str) -> LoadedMode
 
     The code of a card's network is what its card names, whatever the installed files look like.
     """
-    network = network.cpu().eval()
+    require_values(network)
+    network.cpu()
+    with contextlib.suppress(NotImplementedError):  # told where it is evaluated
+        network.eval()
     if isinstance(known, ModelCard):
         code = digest([known.source, known.source_id, known.architecture, CODE_VERSION])
     else:
@@ -257,22 +268,24 @@ def _restructured(card: ModelCard, state: StateDict, network: nn.Module) -> Stat
     return state
 
 
-def _is_path(text: str) -> bool:
-    return Path(text).suffix in CHECKPOINT_SUFFIXES and text not in MODELS
+def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Module, str]:
+    """Return a checkpoint's network, and what says where its code is from.
 
-
-def _from_file(path: Path, arch: str | None) -> tuple[nn.Module, str]:
-    """Return a checkpoint's network, and what says where its code is from."""
+    ``normalized``: whether a normalization is put in front of it.
+    """
     if arch is None:
         raise ModelError(
-            f"{path.name} is a checkpoint file; name its network with --arch, by a model's name "
-            "or module:callable"
+            f"{path.name} is a checkpoint file; name its network with --arch, by a model's name, "
+            "module:callable, path/to/net.py:callable or timm:NAME"
         )
-    if ":" in arch:
+    if arch.startswith(TIMM):
+        network, source = from_timm(arch), arch
+    elif ":" in arch:
         network, source = _from_factory(arch)
     else:
         network, source = build(MODELS[arch]), MODELS[arch].id
-    load_state(network, state_dict_of(read_checkpoint(path), path.name), path.name)
+    state = state_dict_of(read_checkpoint(path), path.name)
+    load_state(network, state, path.name, constants_elsewhere=normalized)
     return network, source
 
 

@@ -16,9 +16,15 @@ from torch import Tensor
 
 from dentbench.errors import DataError
 from dentbench.validation import suggestion
+from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
 
-SUFFIXES: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
+SUFFIXES: Final = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm"),
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +84,21 @@ class Pictures:
     """Files of pictures in order, decoded when they are asked for: (n, C, H, W) in [0, 1].
 
     All of one size after ``preprocessing``; of three channels, or all ``gray`` and of one.
+    ``upright``: turned as their EXIF orientation says.
     """
 
     def __init__(
-        self, paths: Sequence[Path], preprocessing: Preprocessing | None, *, gray: bool = False
+        self,
+        paths: Sequence[Path],
+        preprocessing: Preprocessing | None,
+        *,
+        gray: bool = False,
+        upright: bool = True,
     ) -> None:
         self.paths = tuple(paths)
         self.preprocessing = preprocessing
         self.gray = gray
+        self.upright = upright
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -111,9 +124,10 @@ class Pictures:
 
         try:
             with Image.open(path) as picture:
-                if self.gray and picture.mode != "L":
+                if self.gray and not picture_modes.is_gray(picture):
                     raise ValueError("it has colors, and the first one is gray")
-                plain = picture.convert("L" if self.gray else "RGB")
+                plain = picture_modes.plain(picture, upright=self.upright)
+                plain = plain.convert("L" if self.gray else "RGB")
                 return np.asarray(self.preprocessing(plain) if self.preprocessing else plain)
         except Exception as error:  # PIL raises many kinds for damaged files
             words = " ".join(str(error).split()) or type(error).__name__
@@ -130,7 +144,7 @@ def is_gray(path: Path) -> bool:
 
     try:
         with Image.open(path) as picture:
-            return bool(picture.mode == "L")
+            return picture_modes.is_gray(picture)
     except Exception:  # told when it is decoded
         return False
 

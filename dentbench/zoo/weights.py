@@ -13,28 +13,48 @@ import importlib.util
 import pickle
 import re
 import zipfile
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from dentbench.errors import ModelError
+from dentbench.identity.fingerprint import fingerprint
 
 StateDict = dict[str, Tensor]
 
-WRAPPERS: Final = ("state_dict", "model_state_dict", "net", "model", "last", "ema", "network")
+WRAPPERS: Final = (
+    *("state_dict", "model_state_dict", "model_state", "net", "model", "network", "last"),
+    *("net_state_dict", "params", "weights", "parameters", "module", "classifier", "backbone"),
+    *("ema", "ema_state_dict", "state_dict_ema", "params_ema", "model_ema"),
+)
 """Keys under which checkpoints keep the state dict beside other things, in order of preference."""
 
-CONSTANTS: Final = frozenset({"mu", "sigma", "mean", "std"})
+CONSTANTS: Final = frozenset({"mu", "sigma", "mean", "std", "new_mean", "new_std"})
 """Last parts of the names of normalization constants, which the network's constructor sets."""
 
-_PREFIXES: Final = ("module.", "model.", "_orig_mod.")
+_COUNTERS: Final = frozenset(
+    {"total_ops", "total_params", "n_averaged", "num_updates", "num_averaged", "decay"}
+)
+"""Last parts of the names of numbers that profilers and averages of weights leave behind."""
+
+_MANY: Final = 0.25
+"""The least share of the names that begin with what is taken for a prefix of them."""
+
+
+SAVE: Final = (
+    "save the weights alone where they were made: torch.save(model.state_dict(), FILE), or as "
+    "safetensors"
+)
+"""What to do about a file that cannot be read."""
 
 
 def _harmless() -> list[Any]:
-    """Classes that old checkpoints hold beside tensors: argparse's Namespace, NumPy's scalars."""
+    """What checkpoints hold beside tensors: argparse's Namespace, NumPy's scalars and arrays."""
     import numpy as np
 
     new = importlib.util.find_spec("numpy._core") is not None  # since NumPy 2
@@ -46,6 +66,9 @@ def _harmless() -> list[Any]:
         *(type(np.dtype(scalar)) for scalar in scalars),
         (core.scalar, "numpy.core.multiarray.scalar"),
         (core.scalar, "numpy._core.multiarray.scalar"),
+        np.ndarray,
+        (core._reconstruct, "numpy.core.multiarray._reconstruct"),
+        (core._reconstruct, "numpy._core.multiarray._reconstruct"),
     ]
 
 
@@ -69,15 +92,22 @@ def read_checkpoint(path: Path) -> Any:
         _refuse_undersized(found, path)
         return found
     except pickle.UnpicklingError as error:
-        named = re.search(r"(?:GLOBAL|Unsupported global:?)\s+`?([\w.]+)`?", str(error))
-        what = f"asks for {named[1]}" if named else "is damaged or asks for code"
-        raise ModelError(
-            f"{name} {what}, which a checkpoint of weights has no need for; "
-            "it was refused and nothing in it was executed"
-        ) from error
+        raise ModelError(_refused(name, str(error))) from error
     except Exception as error:  # torch and zipfile raise many kinds for damaged files
         words = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
-        raise ModelError(f"{name} is not a checkpoint that can be read ({words})") from error
+        raise ModelError(
+            f"{name} is not a checkpoint that can be read ({words}); {SAVE}"
+        ) from error
+
+
+def _refused(name: str, said: str) -> str:
+    """Return what to say of a file that torch's safe unpickler refuses with some words."""
+    named = re.search(r"(?:GLOBAL|Unsupported class|global:?)\s+[`']?([\w]+(?:\.[\w]+)+)", said)
+    what = f"asks for {named[1]}" if named else "is damaged or asks for code"
+    return (
+        f"{name} {what}, which a checkpoint of weights has no need for; it was refused and nothing "
+        f"in it was executed; {SAVE}"
+    )
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -150,6 +180,10 @@ def _unwrap(value: object, wrappers: Sequence[str]) -> object | None:
         if isinstance(value.get(key), Mapping):
             inner: object = value[key]
             return inner
+    states = [item for item in value.values() if _is_state(item)]
+    if len(states) == 1:  # under whatever name
+        state: object = states[0]
+        return state
     # Some state dicts keep a stray setting beside their tensors.
     tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
     return tensors if tensors and len(tensors) * 2 > len(value) else None
@@ -158,21 +192,52 @@ def _unwrap(value: object, wrappers: Sequence[str]) -> object | None:
 def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
     """Return the state dict under the prefix rule that makes most of its names wanted ones.
 
-    Rules: the names as they are; leading ``module.``, ``model.`` and ``_orig_mod.`` removed;
-    ``model.`` put in front after that. The first of the best wins.
+    One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
+    "attacker.model." or any other), or one of the wanted names' is put in front of all. The first
+    of the best wins, which is the names as they are. Counters of profilers and averages go, and so
+    do tensors that the chosen names have already, under another prefix.
     """
-    plain = {_bare(name): tensor for name, tensor in state.items()}
-    unwrapped = {name.removeprefix("module."): tensor for name, tensor in state.items()}
-    inside = {f"model.{name}": tensor for name, tensor in plain.items()}
-    candidates = [state, unwrapped, plain, inside]
+    state = {
+        name: tensor
+        for name, tensor in state.items()
+        if name in wanted or name.rpartition(".")[2] not in _COUNTERS
+    }
+    candidates = [
+        {f"{front}{name}": tensor for name, tensor in named.items()}
+        for named in (_without(state, prefix) for prefix in ("", *_prefixes(state)))
+        for front in ("", *_prefixes(wanted))
+    ]
     return max(candidates, key=lambda named: len(named.keys() & wanted))
 
 
-def _bare(name: str) -> str:
-    for _ in range(4):
-        for prefix in _PREFIXES:
-            name = name.removeprefix(prefix)
-    return name
+def _prefixes(names: Collection[str]) -> list[str]:
+    """Return the prefixes that many of some names have, shorter ones first."""
+    found: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")[:-1]
+        found.update(".".join(parts[:count]) + "." for count in range(1, len(parts) + 1))
+    usual = [one for one, count in found.items() if count >= _MANY * len(names)]
+    return sorted(usual, key=lambda one: one.count("."))
+
+
+def _without(state: StateDict, prefix: str) -> StateDict:
+    """Return the tensors with a prefix, without it, and the others that are no second copy."""
+    inside = {name[len(prefix) :]: one for name, one in state.items() if name.startswith(prefix)}
+    if not prefix:
+        return inside
+    others = {name: one for name, one in state.items() if not name.startswith(prefix)}
+    return inside | {name: one for name, one in others.items() if not _is_copy(name, one, inside)}
+
+
+def _is_copy(name: str, tensor: Tensor, others: StateDict) -> bool:
+    """Return whether a tensor is among others under the end of its name, with equal values."""
+    parts = name.split(".")
+    ends = (".".join(parts[count:]) for count in range(len(parts)))
+    return any(end in others and _equal(tensor, others[end]) for end in ends)
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one, other)
 
 
 def load_state(
@@ -181,12 +246,14 @@ def load_state(
     name: str,
     *,
     constants_may_lack: bool = True,
+    constants_elsewhere: bool = False,
     surplus_allowed: bool = False,
 ) -> None:
     """Load a state dict into a network, naming whatever does not fit.
 
-    Normalization constants may be missing (the constructor sets them); ``surplus_allowed`` accepts
-    tensors that the network has no place for. Raises :class:`~dentbench.errors.ModelError` for
+    Normalization constants may be missing (the constructor sets them); ``constants_elsewhere``:
+    those that the network has no place for are in front of it. ``surplus_allowed`` accepts any
+    tensors that it has no place for. Raises :class:`~dentbench.errors.ModelError` for
     missing or unexpected names, other shapes, weights that are not floating-point or not finite.
     """
     own = network.state_dict()
@@ -198,8 +265,12 @@ def load_state(
     except RuntimeError as error:
         reason = re.sub(r"\s+", " ", str(error)).strip()
         raise ModelError(f"{name} does not fit the network ({reason})") from error
+    missing = [key for key in missing if not key.endswith("_extra_state")]
     if constants_may_lack:
         missing = [key for key in missing if key.rpartition(".")[2] not in CONSTANTS]
+    constants = [key for key in unexpected if key.rpartition(".")[2] in CONSTANTS]
+    if constants_elsewhere:
+        unexpected = [key for key in unexpected if key not in constants]
     if surplus_allowed:
         unexpected = []
     problems = [
@@ -208,7 +279,10 @@ def load_state(
         if keys
     ]
     if problems:
-        raise ModelError(f"{name} does not fit the network: {', '.join(problems)}")
+        text = f"{name} does not fit the network: {', '.join(problems)}"
+        if unexpected and unexpected == constants:
+            text += "; give the normalization with --normalize MEAN STD"
+        raise ModelError(text)
 
 
 def _some(names: Iterable[str], limit: int = 4) -> str:
@@ -222,11 +296,17 @@ def _refuse_shapes(state: StateDict, own: Mapping[str, Tensor], name: str) -> No
         f"{key} of shape {tuple(tensor.shape)}, not {tuple(own[key].shape)}"
         for key, tensor in state.items()
         if key in own
+        and not is_lazy(own[key])
         and tensor.shape != own[key].shape
         and not (own[key].ndim == 0 and tensor.shape == (1,))  # as torch 0.3 saved single numbers
     ]
     if wrong:
         raise ModelError(f"{name} does not fit the network: it has {_some(wrong, 3)}")
+
+
+def is_lazy(tensor: object) -> bool:
+    """Return whether a parameter or buffer is that of a lazy layer that has seen no image."""
+    return isinstance(tensor, UninitializedParameter | UninitializedBuffer)
 
 
 def _refuse_values(state: StateDict, own: Mapping[str, Tensor], name: str) -> None:
@@ -239,11 +319,35 @@ def _refuse_values(state: StateDict, own: Mapping[str, Tensor], name: str) -> No
             raise ModelError(f"{name} has values in {key} that are not finite")
 
 
+def require_values(network: nn.Module) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` for a network with tensors without values."""
+    for key, tensor in network.state_dict().items():
+        if is_lazy(tensor):
+            raise ModelError(
+                f"the model's {key} has no size yet, for its layer is a lazy one that has seen no "
+                "image; show it one before it is handed in, or name the sizes"
+            )
+        if isinstance(tensor, Tensor) and tensor.is_meta:
+            raise ModelError(
+                f"the model's {key} is on the meta device, without values; make the model on the "
+                "cpu, or load its weights before it is handed in"
+            )
+
+
 def weights_sha256(network: nn.Module) -> str:
-    """Return the SHA-256 of a network's state dict: names, types, shapes and bytes, by name."""
+    """Return the SHA-256 of a network's state dict: names, types, shapes and bytes, by name.
+
+    What a layer keeps there beside tensors (``get_extra_state``) counts by its fingerprint. Raises
+    :class:`~dentbench.errors.ModelError` for tensors without values.
+    """
+    require_values(network)
     total = hashlib.sha256()
     for key, tensor in sorted(network.state_dict().items()):
+        if not isinstance(tensor, Tensor):
+            total.update(f"{key} {fingerprint(tensor)}\n".encode())
+            continue
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         flat = tensor.detach().cpu().contiguous().reshape(-1)
-        total.update(memoryview(flat.view(torch.uint8).numpy()))
+        raw: Any = flat.view(torch.uint8).numpy()
+        total.update(memoryview(raw))
     return total.hexdigest()

@@ -55,7 +55,7 @@ class Calls(list[int]):
         return self
 
 
-FIRST_CALLS = 4
+FIRST_CALLS = 7
 """Of every process: to try the layout, to see what can be joined, to tell the number of classes,
 and whether there is an input gradient."""
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from dentbench.errors import StoreError
 from dentbench.records import csv_codec, results_csv
+from dentbench.records.counts import BY_PROTOCOL, IMAGES
 from dentbench.records.outcome import SCHEMA, Record, column_names
 from tests import renew
 
@@ -42,6 +43,7 @@ CHECK = st.fixed_dictionaries(
 )
 MEASURES = st.fixed_dictionaries({"images": INTEGERS, "flips": INTEGERS, "sigma": INTEGERS})
 JSON: dict[str, st.SearchStrategy[Any]] = {
+    **dict.fromkeys(BY_PROTOCOL, st.dictionaries(TEXT, st.integers(0, 100), max_size=2)),
     "skipped": st.dictionaries(TEXT, TEXT, max_size=2),
     "versions": st.dictionaries(TEXT, TEXT, max_size=2),
     "checks": st.dictionaries(TEXT, CHECK, max_size=2),
@@ -59,6 +61,10 @@ def is_json(column: Any) -> bool:
 def strategy(column: Any) -> st.SearchStrategy[Any]:
     if column.name == "schema":
         return st.just(SCHEMA)
+    if column.name in IMAGES:
+        return st.none() | st.integers(0, 100) if "None" in column.type else st.integers(0, 100)
+    if column.name == "n":
+        return st.integers(100, 2**70)
     if is_json(column):
         return JSON.get(column.name, st.dictionaries(TEXT, INTEGERS, max_size=2)).map(json.dumps)
     return STRATEGIES[column.type]
@@ -75,6 +81,7 @@ def record(number: int = 1, **changes: Any) -> Record:
         for column in fields(Record)
     }
     values["batch_mates"] = '{"compositions": {}, "invading": {}}'
+    values["n"] = 100
     return Record(**{**values, "schema": SCHEMA, "key": f"{number:016x}", **changes})
 
 
@@ -468,3 +475,46 @@ def test_dent_of_older_rows_adapts_batchnorm() -> None:
     old = results_csv.read(Path(__file__).parents[1] / "golden" / "results-0.1")
     assert {(one.mode, one.layers) for one in old} == {("static", None), ("batch", "batchnorm")}
     assert all((one.layers == "batchnorm") == (one.mode in ("batch", "instance")) for one in old)
+
+
+REVISION = "46e99a0b12cd"
+
+
+def test_a_last_row_without_its_line_end_is_a_row(tmp_path: Path) -> None:
+    rows = [record(number, git_revision=REVISION) for number in (1, 2)]
+    for one in rows:
+        results_csv.append(tmp_path, one)
+    path_in(tmp_path).write_bytes(path_in(tmp_path).read_bytes().rstrip(b"\n"))
+    assert results_csv.read(tmp_path) == rows
+    third = record(3, git_revision=REVISION)
+    assert results_csv.append(tmp_path, third) and not results_csv.append(tmp_path, rows[1])
+    assert results_csv.read(tmp_path) == [*rows, third]
+    assert not list(tmp_path.glob("*.torn"))
+
+
+def test_a_byte_order_mark_and_line_ends_of_windows(tmp_path: Path) -> None:
+    results_csv.append(tmp_path, record(1))
+    text = path_in(tmp_path).read_bytes().replace(b"\n", b"\r\n")
+    path_in(tmp_path).write_bytes(b"\xef\xbb\xbf" + text)
+    assert results_csv.append(tmp_path, record(2))
+    assert results_csv.read(tmp_path) == [record(1), record(2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"robust_correct": 13}, "line 3: robust_correct is 13 of 12 images"),
+        ({"natural_correct": -1}, "line 3: natural_correct is -1 of 12 images"),
+        ({"lost": 20}, "line 3: lost is 20 of 12 images"),
+        ({"by_protocol": '{"transfer": 13}'}, "line 3: by_protocol, transfer is 13 of 12 images"),
+    ],
+)
+def test_counts_that_cannot_be_are_told(
+    tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    results_csv.append(tmp_path, record(1))
+    results_csv.append(tmp_path, replace(record(2, n=12), **changes))
+    before = path_in(tmp_path).read_bytes()
+    with pytest.raises(StoreError, match=words):
+        results_csv.read(tmp_path)
+    assert path_in(tmp_path).read_bytes() == before

@@ -18,6 +18,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from dentbench.errors import DentBenchError, FetchError
+from dentbench.paths import expanded, home
 from dentbench.zoo.download.transfer import (
     Policy,
     Progress,
@@ -36,12 +37,12 @@ def default_cache() -> Path:
     """Return the cache folder: ``DENTBENCH_CACHE``, else the platform's place for caches."""
     given = os.environ.get("DENTBENCH_CACHE")
     if given:
-        return Path(given).expanduser()
+        return expanded(given)
     if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "dentbench"
+        return home() / "Library" / "Caches" / "dentbench"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "dentbench"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dentbench"
+        return Path(os.environ.get("LOCALAPPDATA") or home() / "AppData" / "Local") / "dentbench"
+    return Path(os.environ.get("XDG_CACHE_HOME") or home() / ".cache") / "dentbench"
 
 
 def is_offline(offline: bool = False) -> bool:

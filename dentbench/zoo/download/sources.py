@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from dentbench.errors import FetchError
+from dentbench.paths import expanded
 from dentbench.zoo.cards import DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, fetch_file, is_offline
 from dentbench.zoo.download.transfer import Policy, Progress, discard
@@ -218,7 +219,7 @@ def fetch_dataset_file(card: DatasetCard, request: FetchOptions) -> Path:
             "it and name its folder with dentbench evaluate --data-dir"
         )
     by_hand = request.by_hand or ""
-    if by_hand and Path(by_hand).expanduser().is_dir():
+    if by_hand and expanded(by_hand).is_dir():
         raise FetchError(
             f"{by_hand} is a folder, and --from imports one file; name a folder with "
             "dentbench evaluate --data-dir or --data"

@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final
 
+from dentbench.paths import expanded
+
 Progress = Callable[[str, int, int | None], None]
 """Called with a file's name, the bytes that are there and the bytes in all (None: unknown)."""
 
@@ -76,7 +78,7 @@ def is_local(source: str) -> bool:
 def _copy(source: str, part: Path) -> None:
     if source.startswith("file:"):
         source = urllib.request.url2pathname(urllib.parse.urlsplit(source).path)
-    path = Path(source).expanduser()
+    path = expanded(source)
     if not path.is_file():
         raise SourceError(f"there is no file {path}")
     shutil.copyfile(path, part)

@@ -1,0 +1,25 @@
+"""What a model is called by: a name of a card, code of a user, or a file. Torch-free."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from dentbench.paths import expanded
+from dentbench.zoo.cards import MODELS
+
+SUFFIXES: Final = frozenset(
+    {
+        *(".pt", ".pth", ".safetensors", ".ckpt", ".tar", ".bin", ".pkl", ".pickle"),
+        *(".weights", ".t7", ".model", ".pyth"),
+    }
+)
+"""How checkpoint files end, in lower case."""
+
+
+def is_checkpoint(text: str) -> bool:
+    """Return whether a model is named by a checkpoint file, which need not be there."""
+    if text in MODELS:
+        return False
+    path = expanded(text)
+    return path.suffix.lower() in SUFFIXES or (path.is_file() and ":" not in Path(text).name)
