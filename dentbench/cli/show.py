@@ -116,15 +116,12 @@ def _as_json(record: Record, static: Record | None, folder: Path) -> dict[str, A
     """Return a record with its columns as plain values, its verdict and its command."""
     from dataclasses import asdict
 
+    from dentbench.cli.json_output import of_record
     from dentbench.report.commands import command
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import kind_of, verdict
 
-    columns = {
-        name: json.loads(value) if isinstance(value, str) and value.startswith("{") else value
-        for name, value in asdict(record).items()
-    }
-    found: dict[str, Any] = {"record": columns, "command": command(record, folder)}
+    found: dict[str, Any] = {"record": of_record(record), "command": command(record, folder)}
     if record.mode != "static" and record.protocol:
         found["verdict"] = {"kind": kind_of(record)}
     if static is not None:

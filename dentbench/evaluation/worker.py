@@ -109,7 +109,7 @@ class Worker:
 
         def make() -> Any:
             if isinstance(defense, DefenseSpec):
-                return self.defense_cache.make(spec)
+                return self.model.defense_cache.make(spec)
             return Dent(self.network, defense.with_steps(min(defense.steps, 1)))
 
         name = defense.name if isinstance(defense, DefenseSpec) else "dent"
