@@ -113,7 +113,6 @@ def test_arrays_lists_and_integers_of_any_type(
         {"results": None},
         {"device": 5},
         {"defense": 5},
-        {"progress": "no such display"},
         {"normalize": ([0.5] * 2, [1] * 2)},
         {"attack": "quick", "eps": 8},
     ],
