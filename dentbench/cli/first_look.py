@@ -11,6 +11,9 @@ from dentbench.cli.shared import SharedOptions
 FULL: Final = "dentbench evaluate --attack standard --protocol all"
 """The evaluation that a first look stands for."""
 
+BATCH: Final = 64
+"""Images that dent sees together in a first look: batches enough to tell how they differ."""
+
 _HOW: Final = frozenset(
     {
         *("results", "cache", "mirror", "offline", "device", "executor", "workers", "threads"),
@@ -29,7 +32,7 @@ def is_asked_for(shared: SharedOptions, own: Mapping[str, Any]) -> bool:
 
 def shortened(shared: SharedOptions) -> SharedOptions:
     """Return the options of a first look: the attack "quick", until the verdict is decided."""
-    return replace(shared, attack="quick", until="decided")
+    return replace(shared, attack="quick", until="decided", batch_size=BATCH)
 
 
 def text(shared: SharedOptions) -> str:
@@ -42,7 +45,8 @@ def text(shared: SharedOptions) -> str:
     from dentbench.study.study import make_studies
 
     options = shared.run_options()
-    full = replace(shared, attack="standard", protocol=["all"]).request(())
+    whole = SharedOptions().batch_size
+    full = replace(shared, attack="standard", protocol=["all"], batch_size=whole).request(())
     seconds = 0.0
     for study in make_studies(full, lambda card: choose_defenses((), None, {}, card)):
         evaluation, specs = prepare(study, options)
@@ -50,6 +54,6 @@ def text(shared: SharedOptions) -> str:
         left, robust = evaluation.stages.images_left, evaluation.subject.published_robust
         seconds += Run(evaluation.worker, specs, able, left, robust).seconds()
     return (
-        "A first look: the short attack quick, until the verdict was decided. The full evaluation "
-        f"takes about {duration_text(seconds)} on this machine: {FULL}"
+        f"A first look: the short attack quick, batches of {BATCH}, until the verdict was decided. "
+        f"The full evaluation takes about {duration_text(seconds)} on this machine: {FULL}"
     )

@@ -124,4 +124,4 @@ def test_a_first_look_is_what_names_nothing_to_run(
     shared = SharedOptions(**changes)
     assert first_look.is_asked_for(shared, own) is asked
     short = first_look.shortened(shared)
-    assert (short.attack, short.until) == ("quick", "decided")
+    assert (short.attack, short.until, short.batch_size) == ("quick", "decided", first_look.BATCH)
