@@ -98,7 +98,7 @@ class RoundDone:
         if self.state == "undecided":
             text += ": " + (f"about {self.more:,} more" if self.more else "not by all at this rate")
         if self.pending:
-            text += f"; {self.pending} protocols not yet run"
+            text += f"; {self.pending} protocol{'s' * (self.pending > 1)} not yet run"
         return text
 
 

@@ -9,6 +9,7 @@ nothing else is left; ``holds`` needs them all.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -151,7 +152,8 @@ class Rounds:
         later = [one for one in self.looks.values() if one.batches > end]
         ratio = None
         if not (record.separable or coupling.measured_independent(record)):
-            ratio = paired.effect / look.few_batches
+            # Before there are batches enough to tell, they are taken to share nothing.
+            ratio = 1.0 if math.isinf(paired.effect) else paired.effect / look.few_batches
         needed = images_needed(
             (paired.gained, paired.lost, paired.total), ratio, later, GAIN_POINTS / 100
         )
