@@ -6,11 +6,14 @@ import json
 import shlex
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from dentbench.attacks.checks import Check, to_json
-from dentbench.cli import keys
+from dentbench.cli import keys, showing
 from dentbench.errors import StoreError
 from dentbench.records import results_csv
 from dentbench.report.commands import command
@@ -97,3 +100,19 @@ def test_a_key_filters_by_its_beginning(kept: Path) -> None:
     from dentbench.report.conditions import where
 
     assert [one.key for one in where(results_csv.read(kept), ["key=ab9"])] == ["ab99887766554433"]
+
+
+def test_an_ablation_says_the_verdict_on_every_row(
+    kept: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the failed checks of both, once, and the next command of each that is not final."""
+    static, dent = results_csv.read(kept)
+    odd = to_json([Check("logits", False, 1.0, "answers are probabilities")])
+    study: Any = SimpleNamespace(notes=(), attacks=(None,))
+    records = [replace(static, checks=odd), dent, replace(dent, key="ac" + dent.key[2:], lr=0.02)]
+    showing._verdicts([(study, records)], kept, Console(width=200))
+    out = capsys.readouterr().out
+    assert out.count("Undecided: ") == 2 and out.count("\nNext: ") == 2
+    assert "6 steps, lr 0.02. Undecided" in out
+    assert out.count("Check of the static model logits failed") == 1
+    assert out.count("Check planted failed") == 2

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dentbench.records.outcome import NATURAL, Record
 from dentbench.records.outcome import WORST as WORST_CASE
 from dentbench.report import coupling, departures
+from dentbench.report.commands import short_key
 from dentbench.report.numbers import Points, Share
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 from dentbench.report.tables.ablation import table2
@@ -66,6 +67,7 @@ def all_records(records: Sequence[Record], models: Collection[str] | None = None
         Column("worst under"),
         Column("minus static", "right"),
         Column("verdict"),
+        Column("key"),
     )
     grouped: dict[tuple[object, ...], list[list[object]]] = {}
     for record in records:
@@ -117,6 +119,7 @@ def _record_cells(record: Record, protocols: Sequence[str], *, named: bool) -> l
         record.worst_protocol,
         Cell(paired, notes if paired else ()),
         kind_of(record),
+        short_key(record),
     ]
 
 
