@@ -64,7 +64,7 @@ def test_without_options_it_is_table2(dentbench: Command) -> None:
         ("affine", "dynamic", "10"),
     ]
     for words in (
-        "Delta yes, Sigma dynamic, step 10",
+        "Delta ✓, Sigma dynamic, step 10",
         "Linf 0.15",
         "L2 0.7",
         "published [",
