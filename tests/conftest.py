@@ -30,3 +30,23 @@ def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr(fresh_judge.Request, "ask", ask)
     monkeypatch.setattr(SERVER, "start", lambda: None)
+
+
+FEW = {
+    "dentbench.attacks.probes.climbing": {"STEPS": 6, "SHORT": 3},
+    "dentbench.attacks.probes.gradients": {"STEPS": 6},
+    "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 8, "FRESH": 4, "CHANGES": 4},
+    "dentbench.attacks.probes.scores": {"GRID": 4, "HALVINGS": 3},
+    "dentbench.evaluation.planted": {"ITERATIONS": (4, 4)},
+}
+"""By module, the constants by which checks ask less, but about the same."""
+
+
+@pytest.fixture(autouse=True)
+def _few_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the checks that ask a defense ask less, but in tests of what they say or cost."""
+    if request.node.get_closest_marker("whole_checks"):
+        return
+    for module, constants in FEW.items():
+        for name, value in constants.items():
+            monkeypatch.setattr(f"{module}.{name}", value)

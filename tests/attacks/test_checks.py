@@ -26,6 +26,8 @@ from dentbench.errors import ModelError
 from dentbench.evaluation.sanity_checks import natural_accuracy, require_natural
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
+pytestmark = pytest.mark.whole_checks
+
 COUNT = 20
 NO_CLIMB = frozenset({"ascent", "large-eps", "noise"})
 

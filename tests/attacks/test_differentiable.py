@@ -104,7 +104,7 @@ def test_a_defense_without_a_gradient_fails_the_check(answer: Any, tmp_path: Pat
 
 @pytest.mark.parametrize("answer", BLIND)
 def test_a_model_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
-    found = evaluated(Answering(answer).eval(), "hedge", tmp_path)
+    found = evaluated(Answering(answer).eval(), "hedge,steps=2", tmp_path)
     assert "gradient" in {check.name for check in failed(found.static.checks)}
 
 

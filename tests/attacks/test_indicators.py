@@ -15,6 +15,8 @@ from dentbench.attacks.probes.scores import _partners, _watch
 from tests.attacks.test_checks import changed, failing, probed
 from tests.attacks.toys import small_network, tiny_images
 
+pytestmark = pytest.mark.whole_checks
+
 
 def hard(logits: Tensor, _: Tensor) -> Tensor:
     """The label alone."""

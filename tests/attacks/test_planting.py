@@ -26,6 +26,8 @@ from dentbench.spec.evaluation import AttackSpec
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network
 
+pytestmark = pytest.mark.whole_checks
+
 
 def planted_in(
     answer: Callable[[Tensor], Tensor],

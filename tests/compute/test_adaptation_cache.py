@@ -17,6 +17,7 @@ from dentbench.compute import adaptation_cache
 from dentbench.compute.adaptation_cache import AdaptationCache, CachedAdaptation
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
+from dentbench.spec.evaluation import ProtocolSpec
 from tests.compute.networks import attacked_network, network
 from tests.helpers import compared
 
@@ -178,7 +179,8 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
     def run(results: Path) -> tuple[list[dict[str, Any]], list[tuple[bool, ...]], int]:
         nonlocal adaptations
         adaptations = 0
-        subject, static = attacked_network(12, iterations=3)
+        few = ProtocolSpec(queries=20)
+        subject, static = attacked_network(12, iterations=3, protocols=few)
         spec = replace(static, defense=defense)
         evaluation = Evaluation(subject, RunOptions(results=results))
         protocols = ("published", "bpda", "scores")

@@ -12,6 +12,8 @@ from tests.panel import honest, masking
 from tests.panel.table import FEW
 from tests.panel.test_verdicts import run, said_of
 
+pytestmark = pytest.mark.whole_checks
+
 PLAIN = ProtocolSpec()
 WEAK = ProtocolSpec(
     iterations=1, targets=1, queries=1, rounds=1, restarts=0, draws=1, every=100, fractions=(0.01,)

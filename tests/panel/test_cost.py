@@ -15,6 +15,8 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.spec.evaluation import AttackSpec, DataSpec, DentSpec, EvalSpec, ModelSpec
 
+pytestmark = pytest.mark.whole_checks
+
 OFFERED = frozenset({"adapt", "predict", "unroll", "trajectory", "preprocess", "with_steps"})
 """What dent has beside logits."""
 

@@ -44,7 +44,7 @@ from tests.panel.subjects import (
     smooth,
 )
 
-pytestmark = pytest.mark.new_processes
+pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
 
 QUICK = AttackSpec(name="quick", eps=EPS, iterations=10)
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))

@@ -12,6 +12,8 @@ from torch import Tensor
 from tests.benchmarks.long_attack.ascent import Restart, State, Target, ascend
 from tests.panel.subjects import EPS, Linear, planted
 
+pytestmark = pytest.mark.whole_checks
+
 
 class Linearly:
     """Two parts around a linear model, which adapt nothing."""

@@ -16,7 +16,7 @@ from tests.panel.test_verdicts import forgetful, run, said_of
 
 __all__ = ["forgetful"]
 
-pytestmark = [pytest.mark.panel, pytest.mark.new_processes]
+pytestmark = [pytest.mark.panel, pytest.mark.new_processes, pytest.mark.whole_checks]
 
 LONG = Setting(
     data=lambda: subjects.digits(96),

@@ -16,7 +16,7 @@ from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from tests.panel import memory
 from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
 
-pytestmark = pytest.mark.new_processes
+pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
 
 PLAIN = Setting()
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
