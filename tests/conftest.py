@@ -33,11 +33,12 @@ def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
 
 FEW = {
-    "dentbench.attacks.probes.climbing": {"STEPS": 6, "SHORT": 3},
-    "dentbench.attacks.probes.gradients": {"STEPS": 6},
-    "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 8, "FRESH": 4, "CHANGES": 4},
-    "dentbench.attacks.probes.scores": {"GRID": 4, "HALVINGS": 3},
-    "dentbench.evaluation.planted": {"ITERATIONS": (4, 4)},
+    "dentbench.attacks.probes.climbing": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
+    "dentbench.attacks.probes.consistency": {"ALONE": 2},
+    "dentbench.attacks.probes.gradients": {"STEPS": 5, "DRAWS": 2},
+    "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 4, "FRESH": 2, "CHANGES": 2},
+    "dentbench.attacks.probes.scores": {"GRID": 2, "HALVINGS": 2},
+    "dentbench.evaluation.planted": {"ITERATIONS": (3, 3)},
 }
 """By module, the constants by which checks ask less, but about the same."""
 

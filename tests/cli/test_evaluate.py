@@ -17,7 +17,7 @@ import pytest
 from dentbench.cli.app import spread
 from tests.helpers import Run
 
-SHORT = ["--attack", "apgd-ce", "--examples", "12", "--batch-size", "8", "--seed", "3"]
+SHORT = ["--attack", "apgd-ce", "--iterations", "5", "--examples", "12", "--batch-size", "8"]
 
 
 def test_static_and_dent_side_by_side(dentbench: Run) -> None:
@@ -29,7 +29,7 @@ def test_static_and_dent_side_by_side(dentbench: Run) -> None:
     assert (static["mode"], dent["mode"]) == ("static", "instance")
     assert (dent["steps"], dent["lr"], dent["protocol"]) == ("2", "0.02", "published transfer")
     assert static["n"] == dent["n"] == "12"
-    assert static["attack_label"] == "APGD-CE (not AutoAttack)"
+    assert static["attack_label"] == "APGD-CE with iterations 5 (not AutoAttack)"
     assert len(list((dentbench.results / "runs" / dent["key"] / "published").glob("*.npz"))) == 2
 
 
