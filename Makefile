@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench gpu soak pictures clean
+.PHONY: demo test bench gpu studies soak pictures clean
 
 # The demo's own part takes under 120 s on two cores; the first call installs first.
 demo: $(STAMP)
@@ -25,6 +25,10 @@ bench: $(STAMP)
 # Wants a GPU, and takes eight minutes at most; writes results/benchmarks/*-gpu.json.
 gpu: $(STAMP)
 	$(BIN)/python -m tests.gpu $(GPU_OPTIONS)
+
+# Takes days on two cores; stopped, it goes on. STUDIES_OPTIONS="--data FOLDER" for CIFAR-10's.
+studies: $(STAMP)
+	$(BIN)/python -m tests.studies $(STUDIES_OPTIONS)
 
 # Takes about ten minutes, and writes results/reliability.md.
 soak: $(STAMP)
