@@ -1,8 +1,8 @@
 """``python -m tests.studies``: run the committed studies, and render their tables.
 
-Stopped, the same command goes on at the first missing batch. ``--render`` renders alone. CIFAR-10 (JPEG copy) is not part of
-the package: ``--data`` names the folder that has its parquet files; studies that need it are left
-out without.
+Stopped, the same command goes on at the first missing batch. ``--render`` renders alone. CIFAR-10
+(JPEG copy) is not part of the package: ``--data`` names the folder that has its parquet files;
+studies that need it are left out without.
 """
 
 from __future__ import annotations
