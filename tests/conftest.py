@@ -36,6 +36,7 @@ FEW = {
     "dentbench.attacks.probes.climbing": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
     "dentbench.attacks.probes.consistency": {"ALONE": 2},
     "dentbench.attacks.probes.gradients": {"STEPS": 5, "DRAWS": 2},
+    "dentbench.attacks.probes.indicators": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
     "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 4, "FRESH": 2, "CHANGES": 2},
     "dentbench.attacks.probes.scores": {"GRID": 2, "HALVINGS": 2},
     "dentbench.evaluation.planted": {"ITERATIONS": (3, 3)},
