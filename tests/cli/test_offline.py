@@ -42,7 +42,7 @@ COMMANDS = {
     "evaluate --attack apgd-ce --iterations 1 --examples 4 --steps 1": 0,
     "evaluate --model Wong2020 --data few.npz --mode static --attack apgd-ce --iterations 1": 0,
     "evaluate --model Carmon2019": 2,
-    "evaluate --model Carmon2019 --mirror http://127.0.0.1:9/m --dry-run": 2,
+    "evaluate --model Wong2020 --examples 2 --mirror http://127.0.0.1:9/m --dry-run": 0,
     "evaluate --model Wong2020": 2,
     "ablate --model Carmon2019 --examples 2": 2,
     "fetch --paper --mirror http://127.0.0.1:9/m": 2,
