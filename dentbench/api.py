@@ -28,6 +28,7 @@ from dentbench.evaluation.placement import Placement, device_named
 from dentbench.evaluation.progress import Progress
 from dentbench.evaluation.progress_display import shown_progress
 from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.subject import Subject
 from dentbench.paths import expanded
 from dentbench.records.outcome import Record
@@ -50,6 +51,7 @@ from dentbench.spec.evaluation import (
     format_eps,
 )
 from dentbench.study.defenses import choose_defenses
+from dentbench.study.limits import parse_duration
 from dentbench.study.parsing import Normalization, OwnModel, require_channels
 from dentbench.study.study import choose_attack, choose_protocols
 from dentbench.zoo.arrays import Dataset, checked, slice_of
@@ -134,6 +136,9 @@ def evaluate(
     force: bool = False,
     name: str = "my model",
     data_name: str = "my data",
+    until: str | None = None,
+    time_limit: str | None = None,
+    pass_limit: int | None = None,
     results: str | Path = "results",
     device: str | torch.device = "auto",
     progress: Progress | str | None = "auto",
@@ -165,7 +170,9 @@ def evaluate(
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
     lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a callback, called with
     every event of :mod:`dentbench.evaluation.progress`. Records and per-image flags are
-    written to the folder ``results``, from where a second call goes on. Raises
+    written to the folder ``results``, from where a second call goes on. ``until`` "decided" stops
+    when the verdict is decided; ``time_limit`` (such as "2h") and ``pass_limit`` end after as many
+    rounds of batches as fit: see ``--until``, ``--time-limit`` and ``--pass-limit``. Raises
     :class:`~dentbench.errors.DentBenchError` for what can be mended.
 
     >>> import tempfile, torch
@@ -202,11 +209,20 @@ def evaluate(
             compiling=compiling,
             own=OwnModel(normalize=_plain(normalize), expect_clean=expect_clean),
             force=force,
+            schedule=_schedule(until, time_limit, pass_limit),
             name=_of_kind("name", name, str),
             results=expanded(_of_kind("results", results, str, Path)),
             device=device_named(str(device)),
             progress=progress,
         )
+
+
+def _schedule(until: Any, time_limit: Any, pass_limit: Any) -> Schedule:
+    _of_kind("until", until, str, optional=True)
+    _of_kind("time_limit", time_limit, str, optional=True)
+    _of_kind("pass_limit", pass_limit, int, optional=True)
+    seconds = None if time_limit is None else parse_duration(time_limit)
+    return Schedule(until=until or "", time_limit=seconds, pass_limit=pass_limit)
 
 
 def _evaluated(
@@ -223,6 +239,7 @@ def _evaluated(
     compiling: str,
     own: OwnModel,
     force: bool,
+    schedule: Schedule,
     name: str,
     results: Path,
     device: str,
@@ -254,7 +271,9 @@ def _evaluated(
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
-    options = RunOptions(results=results, placement=placement, force=force, by_script=True)
+    options = RunOptions(
+        results=results, placement=placement, force=force, by_script=True, schedule=schedule
+    )
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
