@@ -81,7 +81,8 @@ class Dent(nn.Module):
         for parameter in network.parameters():  # a ScriptModule has no requires_grad_ of its own
             parameter.requires_grad_(False)
         self.network = in_eval_mode(network)
-        self._unprepared = prepare
+        done = any(getattr(part, "prepared", False) is True for part in network.modules())
+        self._unprepared = prepare and not done
         self.calls = batchnorm.Calls()
         layers = convert(self.network, self.spec, self.calls)
         prefix_cache.convert(self.network)

@@ -65,6 +65,9 @@ class CountedNetwork(nn.Module):
     ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
     """
 
+    prepared = True
+    """An evaluation has prepared the network: dent need not, and its trials would be counted."""
+
     def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
         super().__init__()
         self.network = network

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
+from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute.bn_relu_fusion import JoinedForward
 from tests.reference import tiny_network
 
@@ -69,6 +70,15 @@ def test_it_is_prepared_under_any_mode_and_draws_no_numbers() -> None:
             assert torch.equal(dent(IMAGES), expected)
         assert isinstance(dent.network.forward, JoinedForward)
         assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_network_of_an_evaluation_is_prepared_already_and_its_passes_are_the_attacks() -> None:
+    counter = CallCounter()
+    dent = Dent(CountedNetwork(tiny_network(), counter), SPECS[0])
+    dent(IMAGES)
+    steps = SPECS[0].steps
+    assert (counter.forwards, counter.backwards) == ((steps + 1) * 5, steps * 5)
+    assert not isinstance(dent.network.forward, JoinedForward)
 
 
 def test_a_network_that_cannot_be_traced_stays_as_it_is() -> None:

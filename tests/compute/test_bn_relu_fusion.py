@@ -105,7 +105,7 @@ def test_what_is_joined_answers_the_same(name: str) -> None:
     assert type(joined) is Made and "forward" not in vars(network)
     for one, other in zip(answers(joined, IMAGES), answers(network, IMAGES), strict=True):
         assert torch.equal(one, other)
-    adapted, right = (Dent(one, DentSpec(steps=2)) for one in (joined, network))
+    adapted, right = (Dent(one, DentSpec(steps=2), prepare=False) for one in (joined, network))
     assert adapted.adapted.layer_names == right.adapted.layer_names
     for one, other in zip(answers(adapted, IMAGES), answers(right, IMAGES), strict=True):
         assert torch.equal(one, other)
@@ -202,7 +202,7 @@ def test_layers_with_hooks_are_called() -> None:
     network.relu.register_forward_hook(lambda layer, given, y: y + 1)
     joined = joined_if_same(network, IMAGES[:2])
     assert steps_joined(joined) == 1  # the ReLU that has a hook is left alone
-    adapted, right = (Dent(one, DentSpec(steps=2)) for one in (joined, network))
+    adapted, right = (Dent(one, DentSpec(steps=2), prepare=False) for one in (joined, network))
     assert torch.equal(adapted(IMAGES), right(IMAGES))
     assert not torch.equal(adapted(IMAGES), Dent(Made(JOINED["layers"][0]))(IMAGES))
 
