@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import os
 import sys
 import traceback
@@ -145,6 +146,7 @@ def _expanded(argument: str) -> str:
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
     _mend_surroundings()
+    _write_any_character()
     arguments = [_expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
@@ -160,6 +162,14 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         sys.exit(1)
+
+
+def _write_any_character() -> None:
+    """Write what a terminal's encoding lacks by its name, instead of ending in an error."""
+    for stream in (sys.stdout, sys.stderr):
+        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
+        if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
+            stream.reconfigure(errors="namereplace")
 
 
 OTHER_NAMES: Final = MappingProxyType(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 
@@ -87,3 +88,11 @@ def test_the_first_help_loads_little() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_terminal_without_a_character_gets_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", stream)
+    app._write_any_character()
+    print("\u2713", end="", flush=True)
+    assert stream.buffer.getvalue() == b"\\N{CHECK MARK}"  # type: ignore[attr-defined]
