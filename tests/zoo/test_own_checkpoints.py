@@ -1,0 +1,111 @@
+"""Checkpoints of users: any ending, prefix and key, counters, and whence their network is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dentbench.errors import ModelError, UnknownNameError
+from dentbench.zoo.model_names import is_checkpoint
+from dentbench.zoo.models import load_model
+from dentbench.zoo.weights import state_dict_of
+
+NET = """
+from torch import nn
+def make():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5))
+"""
+
+
+def network(seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    parts = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 5)
+    return nn.Sequential(*parts).eval()
+
+
+STATE = network(1).state_dict()
+
+
+def under(*prefixes: str) -> dict[str, Tensor]:
+    return {f"{one}{name}": tensor for one in prefixes for name, tensor in STATE.items()}
+
+
+CHECKPOINTS: Mapping[str, Any] = {
+    "plain.PT": STATE,
+    "params.bin": {"params": STATE},
+    "weights.pkl": {"weights": STATE},
+    "own_key.pth": {"whatever": STATE, "epoch": 3},
+    "net.pth": under("net."),
+    "backbone.ckpt": {"state_dict": under("backbone."), "epoch": 3},
+    "attacker.pth": {"model": under("module.model.", "module.attacker.model.")},
+    "profiled.pth": {**STATE, "total_ops": torch.zeros(1), "0.total_params": torch.zeros(1)},
+    "averaged.pth": {"n_averaged": torch.tensor(3), **under("module.")},
+    "deep.pth.tar": {"state_dict": under("module.net."), "losses": np.array([1.0, 2.0])},
+    "no_ending": STATE,
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "my-net.py").write_text(NET)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_it_is_loaded_whole(folder: Path, name: str) -> None:
+    torch.save(CHECKPOINTS[name], name)
+    assert is_checkpoint(name)
+    model = load_model(name, arch="code/my-net.py:make")
+    found = model.network.state_dict()
+    assert found.keys() == STATE.keys() and model.name == name
+    assert all(torch.equal(found[key], STATE[key]) for key in STATE)
+
+
+def test_a_file_of_code_is_a_model_too(folder: Path) -> None:
+    one = load_model("code/my-net.py:make")
+    assert load_model(str(folder / "code" / "my-net.py") + ":make").code == one.code
+    (folder / "code" / "my-net.py").write_text(
+        NET.replace("BatchNorm2d(4)", "BatchNorm2d(4, 1e-3)")
+    )
+    assert load_model("code/my-net.py:make").code != one.code
+    with pytest.raises(UnknownNameError, match=r"there is no file code/gone.py"):
+        load_model("code/gone.py:make")
+
+
+def test_constants_of_a_normalization_are_told(folder: Path) -> None:
+    torch.save({**under("model."), "normalizer.new_mean": torch.zeros(3)}, "a.pth")
+    with pytest.raises(ModelError, match=r"normalizer.new_mean\); give the normalization with"):
+        load_model("a.pth", arch="code/my-net.py:make")
+    load_model("a.pth", arch="code/my-net.py:make", normalize=([0.5] * 3, [0.5] * 3))
+
+
+def test_a_refused_class_is_named_with_what_to_do(folder: Path) -> None:
+    torch.save(network(0), "whole.pt")
+    with pytest.raises(ModelError, match=r"Sequential.*save the weights alone.*state_dict\(\)"):
+        load_model("whole.pt", arch="code/my-net.py:make")
+
+
+def test_networks_of_timm(folder: Path) -> None:
+    timm = pytest.importorskip("timm")
+    made = timm.create_model("resnet10t", num_classes=5)
+    torch.save(made.state_dict(), "t.pth")
+    found = load_model("t.pth", arch="timm:resnet10t,num_classes=5").network.state_dict()
+    assert all(torch.equal(found[key], one) for key, one in made.state_dict().items())
+    for arch, words in (("timm:no_such_net", "timm cannot make"), ("timm:resnet10t", "fc.weight")):
+        with pytest.raises(ModelError, match=words):
+            load_model("t.pth", arch=arch)
+    with pytest.raises(ModelError, match="without weights"):
+        load_model("timm:resnet10t")
+
+
+def test_two_states_under_unknown_names_are_refused() -> None:
+    with pytest.raises(ModelError, match="holds no state dict"):
+        state_dict_of({"one": STATE, "two": STATE}, "a.pth")
