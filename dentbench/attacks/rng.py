@@ -25,7 +25,10 @@ class SeededDefense:
         self.defense = defense
         self.device = device
         with self._forked():
-            torch.manual_seed(seed)
+            if self._on_gpu:
+                torch.manual_seed(seed)
+            else:  # without a note to every kind of GPU, which takes longer than a short answer
+                torch.default_generator.manual_seed(seed)
             self._states = self._get()
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class StageOutcomes:
             )
         self.worker = Worker(subject, device, engine, given)
         self.computed = 0
+        self._read: dict[object, BatchOutcome] = {}
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
         if placement.workers != AUTO:
             _ = self.executor  # an error in it is raised before hours are spent
@@ -160,7 +161,14 @@ class StageOutcomes:
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
         """Return a stored outcome, if the present code of its stage computed it."""
         keeps = self._keeps_points(spec, stage)
-        stored = self.folder(spec).load(stage, unit, with_points=keeps)
+        folder = self.folder(spec)
+        # Every round asks for the outcomes of all rounds before it: a file is read once.
+        stamp = folder.stamp(stage, unit), keeps
+        stored = self._read.get(stamp)
+        if stored is None:
+            stored = folder.load(stage, unit, with_points=keeps)
+            if stored is not None:
+                self._read[stamp] = stored
         present = stored is not None and stored.versions == cascade.versions(spec, stage)
         return stored if present else None
 

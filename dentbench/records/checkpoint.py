@@ -113,6 +113,18 @@ class RunFolder:
         finally:
             lock.release()
 
+    def stamp(self, stage: str, unit: int) -> tuple[str, int, int, int] | None:
+        """Return what tells one stored file of an outcome from another; None where there is none.
+
+        Path, inode, size in bytes, and time of the last change in nanoseconds.
+        """
+        path = self._file(stage, unit)
+        try:
+            seen = path.stat()
+        except OSError:
+            return None
+        return str(path), seen.st_ino, seen.st_size, seen.st_mtime_ns
+
     def load(self, stage: str, unit: int, *, with_points: bool = False) -> BatchOutcome | None:
         """Return a stored outcome, or None when it is not there.
 

@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
+from functools import cached_property
 from typing import Any, Final
 
 from dentbench.errors import SpecError
@@ -277,6 +278,10 @@ class EvalSpec:
         That is every field, and what the attack's name stands for. The settings of the protocols
         are no part of the static model's: see :attr:`static`.
         """
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
         determined = asdict(self.static if self.defense is None else self)
         if isinstance(self.defense, DefenseSpec):
             for name in (
@@ -289,12 +294,12 @@ class EvalSpec:
             del determined["defense"]["layers"]  # a key of before there was a choice stays
         return digest({**determined, "plan": self.attack.resolved})[:16]
 
-    @property
+    @cached_property
     def static(self) -> EvalSpec:
         """The static model's spec, under its own published attack."""
         return replace(self, defense=None, protocols=ProtocolSpec())
 
-    @property
+    @cached_property
     def counterpart(self) -> EvalSpec:
         """The static model's spec under the counterparts of a defense's protocols."""
         return replace(self, defense=None)
