@@ -28,8 +28,18 @@ def laid_out(
     chosen = [record for record in records if models is None or record.model in models]
     tables = [*table1s(chosen, not_run=not_run), *table2s(chosen, not_run=not_run)]
     attacked = [record for record in chosen if record.protocol]
-    rest = [record for record in attacked if not _is_laid_out(record, chosen)]
-    judged = [one for one in attacked if one not in rest and one.mode != "static"]
+    dynamic = [record for record in attacked if record.mode != "static"]
+    judged = [record for record in dynamic if _is_of_table1(record) or is_ablated(record)]
+    beside = {_baseline(record) for record in judged}
+    rest = [
+        record
+        for record in attacked
+        if not (
+            _baseline(record) in beside
+            if record.mode == "static"
+            else _is_of_table1(record) or is_ablated(record)
+        )
+    ]
     tables += [listing(judged, "Verdicts")] if judged else []
     tables += [all_records(rest)] if rest else []
     plain = [record for record in chosen if not record.protocol]
@@ -89,13 +99,6 @@ def _is_of_table1(record: Record) -> bool:
     return bool(record.protocol) and (record.mode, record.steps) in settings
 
 
-def _is_laid_out(record: Record, records: Sequence[Record]) -> bool:
-    """Return whether a record stands in one of the paper's tables, or beside one that does."""
-    if record.mode != "static":
-        return _is_of_table1(record) or is_ablated(record)
-    return any(
-        (one.model, one.data_sha256) == (record.model, record.data_sha256)
-        and (_is_of_table1(one) or is_ablated(one))
-        for one in records
-        if one.mode != "static"
-    )
+def _baseline(record: Record) -> tuple[str, str]:
+    """Return what a record has in common with its static model's."""
+    return record.model, record.data_sha256
