@@ -52,3 +52,14 @@ def _few_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     for module, constants in FEW.items():
         for name, value in constants.items():
             monkeypatch.setattr(f"{module}.{name}", value)
+
+
+@pytest.fixture
+def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no check ask a defense, where a test is about neither them nor a verdict."""
+    from dentbench.attacks import checks
+    from dentbench.evaluation import record_maker, sanity_checks
+
+    unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
+    monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
+    monkeypatch.setattr(record_maker, "planted", lambda *_: unasked)

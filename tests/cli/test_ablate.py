@@ -13,6 +13,8 @@ import pytest
 
 from dentbench.cli import app
 
+pytestmark = pytest.mark.usefixtures("without_checks")
+
 Command = Callable[..., tuple[int, str, str]]
 SHORT = (
     *("--attack", "apgd-ce", "--iterations", "2", "--protocol", "transfer"),

@@ -17,6 +17,8 @@ import pytest
 from dentbench.cli.app import spread
 from tests.helpers import Run
 
+pytestmark = pytest.mark.usefixtures("without_checks")
+
 SHORT = ["--attack", "apgd-ce", "--iterations", "5", "--examples", "12", "--batch-size", "8"]
 
 

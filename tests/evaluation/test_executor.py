@@ -25,6 +25,8 @@ from dentbench.evaluation.progress import Event, PassesDone, StageBegan
 from dentbench.evaluation.subject import Subject
 from tests.helpers import BATCHES, Net, all_stored
 
+pytestmark = pytest.mark.usefixtures("without_checks")
+
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
 

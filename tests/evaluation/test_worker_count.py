@@ -19,6 +19,8 @@ from dentbench.evaluation.worker_count import with_worker_count
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.helpers import Net, all_stored, spec_of
 
+pytestmark = pytest.mark.usefixtures("without_checks")
+
 ASKED = Placement(workers="auto")
 ALONE = Placement()
 
