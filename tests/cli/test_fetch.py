@@ -34,7 +34,8 @@ CHECKPOINT = "/m/models/cifar10/Linf/Wong2020Fast.pt"
 @pytest.fixture(autouse=True)
 def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and no settings from outside."""
-    for name in ("DENTBENCH_OFFLINE", "DENTBENCH_MIRRORS", "http_proxy", "HTTP_PROXY"):
+    proxies = ("http_proxy", "HTTP_PROXY")
+    for name in ("DENTBENCH_OFFLINE", "DENTBENCH_MIRRORS", "COLUMNS", *proxies):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"

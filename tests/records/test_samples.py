@@ -86,7 +86,9 @@ def judged(folder: RunFolder, stage: str, draws: int, spread: float = 0.0) -> No
 
 def made(key: str, **changes: Any) -> Record:
     one = record(1, key=key, n=6, count=6, first=10, defense="dent", mode="instance", steps=1)
-    return replace(one, **{"stage_versions": '{"natural": 1, "published": 1}', **changes})
+    counts = {"natural_correct": 1, "robust_correct": 0, "by_protocol": '{"published": 0}'}
+    versions = {"stage_versions": '{"natural": 1, "published": 1}'}
+    return replace(one, **{**counts, **versions, **changes})
 
 
 def archives(results: Path, key: str, stage: str) -> Iterator[Any]:
@@ -128,6 +130,8 @@ def test_every_image_of_every_protocol_has_a_row(results: Path) -> None:
     pd.testing.assert_frame_equal(read_samples(results), expected)
     assert expected["right"].tolist() != expected["right_here"].tolist()
     assert expected["index"].tolist() == [*range(10, 16)] and len(expected) == 6
+    assert expected["natural_right"].sum() == one.natural_correct
+    assert (expected["natural_right"] & expected["right"]).sum() == one.robust_correct
 
 
 def test_rows_of_version_01_add_up_to_the_records_of_that_time() -> None:

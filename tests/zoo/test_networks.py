@@ -3,23 +3,28 @@
 import hashlib
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dentbench.spec.evaluation import DentSpec
+from dentbench.zoo.denoisers import DENOISERS, DenoiserRecipe, load_denoiser
 from dentbench.zoo.networks import NETWORKS, Normalize, _EveryNth
 from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, count_natural, read_digits
 from dentbench.zoo.train import DIGITS as DIGITS_SOURCE
 from dentbench.zoo.training import perturb
 
 SHAPES = {"DigitsResNet": (1, 8, 8), "ResNet-20": (3, 32, 32)}
-EMBEDDED = sorted(ASSETS.glob("*.safetensors"))
+WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
+DENOISED = {recipe.name for recipe in DENOISERS.values()}
+EMBEDDED = [path for path in WEIGHTS if path.stem not in DENOISED]
 DIGITS = [path for path in EMBEDDED if path.name.startswith("digits")]
 
 
@@ -157,6 +162,26 @@ def test_figures_on_the_jpeg_copy_never_pass_for_cifar10(weights: Path) -> None:
         assert card["training"]["data"] == card["measured"]["data"] == "CIFAR-10 (JPEG copy)"
         assert card["clean"] is None
         assert card["autoattack"] is None
+
+
+@pytest.mark.parametrize("recipe", DENOISERS.values(), ids=lambda recipe: recipe.name)
+def test_denoisers_fit_their_recipes_and_what_is_told_of_them(recipe: DenoiserRecipe) -> None:
+    """A denoiser is no network to evaluate: its recipe is in its file, and a page tells of all."""
+    path = ASSETS / f"{recipe.name}.safetensors"
+    assert path in WEIGHTS and not path.with_suffix(".json").exists()
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert json.loads(header["recipe"]) == json.loads(json.dumps(asdict(recipe)))
+    assert all(value.isfinite().all() for value in load_file(path).values())
+    assert (
+        load_denoiser(recipe.shape)(torch.rand(2, *recipe.shape), torch.full((2,), 0.1))
+        .isfinite()
+        .all()
+    )
+    shape = "x".join(map(str, recipe.shape))
+    trained = f"{recipe.steps:,} of {recipe.batch} images"
+    row = f"| `{recipe.name}` | {shape} | {trained} | {header['loss']} |"
+    assert row in (ASSETS / "denoisers.md").read_text(encoding="utf-8").splitlines()
 
 
 @pytest.mark.parametrize("weights", DIGITS, ids=lambda path: path.stem)
