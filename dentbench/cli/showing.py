@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.charts import heading
 from dentbench.report.commands import short_key
+from dentbench.report.formats.escape import printable
 from dentbench.report.formats.terminal import print_table
 from dentbench.report.next_step import next_step
 from dentbench.report.tables import ablation, defenses, diagnostics, layout, natural
@@ -127,6 +129,7 @@ def _notes(study: Study, console: Console) -> None:
 def _where(results: Path, console: Console, records: Sequence[Record]) -> None:
     """Say where the records are, their keys, and how one is looked at."""
     keys = " ".join(dict.fromkeys(map(short_key, records)))
-    folder = "" if str(results) == "results" else f" --results {results}"
     console.print(Text(f"\nRecords: {results / 'results.csv'}, keys {keys}", style="dim"))
-    console.print(Text(f"All of one: dentbench show {short_key(records[-1])}{folder}", style="dim"))
+    folder = [] if str(results) == "results" else ["--results", str(results)]
+    show = printable(shlex.join(["dentbench", "show", short_key(records[-1]), *folder]))
+    console.print(Text(f"All of one: {show}", style="dim"), soft_wrap=True)

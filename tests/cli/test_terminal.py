@@ -77,23 +77,37 @@ def test_the_help_lists_every_attack_protocol_and_defense() -> None:
 
 
 def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: Path) -> None:
-    options = ("--results", str(tmp_path / "results"))
+    options = ("--results", str(tmp_path / "the results"))
     done = dentbench(*EVALUATE, *options, "--progress", "json", environment={"TERM": "xterm"})
     assert "\x1b" not in done.stdout + done.stderr
-    assert max(map(len, done.stdout.splitlines())) <= 80
+    lines = done.stdout.splitlines()
+    commands = [line for line in lines if line.startswith(("Next: ", "All of one: "))]
+    assert max(len(line) for line in lines if line not in commands) <= 80
+    found = [shlex.split(line.partition(": ")[2]) for line in commands]  # whole, to be copied
+    assert [words[:2] for words in found] == [["dentbench", "evaluate"], ["dentbench", "show"]]
+    assert all(tuple(words[-2:]) == options for words in found)
     events = [json.loads(line) for line in done.stderr.splitlines()]
-    assert {one["event"] for one in events} == {"begin", "passes", "attack", "batch"}
+    assert {one["event"] for one in events} == {
+        "plan",
+        "begin",
+        "passes",
+        "attack",
+        "batch",
+        "round",
+    }
     batches = [one for one in events if one["event"] == "batch"]
     assert [one["stage"].split()[1:] for one in batches] == [
         ["static", "natural"],
-        ["static", "published"],
         ["instance", "natural"],
-        ["instance", "published"],
+        ["static", "published"],
         ["instance", "transfer"],
+        ["instance", "published"],
     ]
     assert all(one["batch"] == one["batches"] == 1 and one["images"] == 4 for one in batches)
     (first, *_) = [one for one in events if one["event"] == "attack"]
     assert (first["attack"], first["left"], first["images"]) == ("apgd-ce", 4, 4)
+    rounds = [one for one in events if one["event"] == "round"]
+    assert [(one["images"], one["of"], one["static"], one["right"]) for one in rounds] == [(4,) * 4]
 
     quiet = dentbench(*EVALUATE, *options, "--quiet")
     assert quiet.stderr == "" and len(quiet.stdout.splitlines()) == 1
