@@ -27,6 +27,7 @@ PANELS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
         "Run": (
             *("--config", "--from-record", "--table", "--batch-size", "--dry-run", "--until"),
+            *("--time-limit", "--pass-limit", "--rounds"),
             *("--device", "--workers", "--threads", "--executor", "--address", "--compile"),
             *("--kernels", "--fresh", "--time"),
         ),
@@ -46,7 +47,7 @@ EXPERT: Final = frozenset(
         *("--sigma-lr", "--set", "--iterations", "--targets", "--queries", "--protocol-set"),
         *("--no-cascade", "--batching", "--precision", "--threads", "--executor", "--address"),
         *("--compile", "--kernels", "--force", "--diagnostics", "--mirror", "--corruption"),
-        *("--severity", "--steps-grid", "--fresh"),
+        *("--severity", "--steps-grid", "--fresh", "--rounds"),
     }
 )
 """The options that ``--help`` leaves to ``--help-all``."""
