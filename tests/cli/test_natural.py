@@ -144,11 +144,13 @@ def test_natural_accuracy_of_any_data_set(command: Run) -> None:
     found = json.loads(out)
     static, tented = found["records"]
     assert found["verdicts"] == []
-    assert static["dataset"] == "UCI digits (test)" and static["by_protocol"] == "{}"
+    assert static["dataset"] == "UCI digits (test)" and static["by_protocol"] == {}
     assert tented["forwards"] == 20 * 2
     code, out, _ = command("report", "--table", "all")
     assert code == 0 and "no attack: natural accuracy alone" in out
-    assert command("report", "--table", "1")[0] == 0
+    code, _, err = command("report", "--table", "1")  # it is of attacks
+    assert code == 2 and "no results for table 1" in err
+    assert command("report", "--table", "1", "--not-run")[0] == 0
     assert "20" not in {row["n"] for row in command.rows() if row["protocol"]}
     code, out, _ = command("evaluate", "--attack", "none", "--examples", "20", "--dry-run")
     assert code == 0 and "natural" in out and "published" not in out
