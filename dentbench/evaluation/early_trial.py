@@ -28,7 +28,8 @@ def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> 
     """Raise :class:`~dentbench.errors.ModelError` for a network that attacks could not use.
 
     ``images`` (N, C, H, W) in [0, 1]. A copy is asked on ``device``: about two images and about
-    one, for attacks go on with the images that are left, with and without gradients.
+    one, for attacks go on with the images that are left, with and without gradients. Where there
+    is no room for two it is asked about one alone.
     """
     images = images[:FEW].to(device)
     try:
@@ -37,13 +38,33 @@ def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> 
         raise ModelError(f"the model cannot be copied: {first_line(error)}") from error
     tried.to(device)
     in_eval_mode(tried)
-    few = images[:FEW].clone()
-    with _as_before(images):
+
+    def ask(images: Tensor) -> None:
+        few = images.clone()
         whole = logits_of(tried, few)
-        _require_images_kept(few, images[:FEW])
+        _require_images_kept(few, images)
         logits_of(tried, few[:1], classes=whole.shape[1])
         with torch.enable_grad():
             logits_of(tried, few.clone(), classes=whole.shape[1])
+
+    with _as_before(images):
+        _with_room(ask, images)
+
+
+def _with_room(ask: Callable[[Tensor], None], images: Tensor) -> None:
+    """Ask about images, or about the first alone where there is no room for all of them.
+
+    Where the evaluation shows more at a time, it cuts the batch, or says what that needs.
+    """
+    try:
+        ask(images)
+    except Exception as error:  # that of a CPU's allocator is a plain RuntimeError
+        if not is_out_of_memory(error) or len(images) == 1:
+            raise
+    else:
+        return
+    # Out here, where the error no longer holds the tensors that filled the memory.
+    ask(images[:1])
 
 
 def logits_of(network: Classifier, images: Tensor, *, classes: int | None = None) -> Tensor:
@@ -146,10 +167,12 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
     """Raise :class:`~dentbench.errors.ModelError` for a defense that fails at what is asked of it.
 
     ``make()`` returns it, new. ``images`` (N, C, H, W) in [0, 1]. It answers two of them, adapts
-    and updates on the way, and the gradient of its answer is taken.
+    and updates on the way, and the gradient of its answer is taken. Where there is no room for two
+    it answers one alone.
     """
-    few = images[:FEW].clone()
-    with _as_before(images), _told(name):
+
+    def ask(images: Tensor) -> None:
+        few = images.clone()
         defense = make()
         _require_shape(name, defense(few), (len(few), classes))
         with torch.enable_grad():
@@ -158,6 +181,9 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
             _require_shape(name, logits, (len(few), classes))
             if logits.requires_grad:
                 torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
+
+    with _as_before(images), _told(name):
+        _with_room(ask, images[:FEW])
 
 
 def _require_shape(name: str, logits: Any, shape: tuple[int, int]) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import Classifier
+from dentbench.evaluation.out_of_memory import is_out_of_memory
 from dentbench.stats import more_often_than, wilson
 
 LEAST: Final = 16
@@ -88,14 +89,17 @@ def allowed(dataset: str) -> float | None:
 
 
 @torch.no_grad()
-def remedy(classify: Classifier, images: Tensor, labels: Tensor) -> Remedy | None:
+def remedy(
+    classify: Classifier, images: Tensor, labels: Tensor, device: str | torch.device = "cpu"
+) -> Remedy | None:
     """Return the usual mistake whose mending raises natural accuracy most, or None.
 
-    ``images`` (N, C, H, W) in [0, 1] and ``labels`` (N,): of them :data:`TRIED` are looked at.
-    None too where none raises it clearly. Torch's random numbers are kept.
+    ``images`` (N, C, H, W) in [0, 1] and ``labels`` (N,): of them :data:`TRIED` are looked at,
+    on ``device``. None too where none raises it clearly. Torch's random numbers are kept. An error
+    of ``classify`` that says that memory ran out is raised; any other on changed images is not.
     """
     places = torch.linspace(0, len(images) - 1, min(TRIED, len(images))).long().unique()
-    x, y = images[places], labels[places]
+    x, y = images[places].to(device), labels[places].to(device)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         logits = classify(x)
         predicted = logits.argmax(1)
@@ -133,7 +137,9 @@ def _of_images(classify: Classifier, images: Tensor, labels: Tensor) -> Iterator
     for words, change in _changes(images):
         try:
             correct = int((classify(change(images)).argmax(1) == labels).sum())
-        except Exception:  # a network may refuse what is no image in [0, 1]
+        except Exception as error:  # a network may refuse what is no image in [0, 1]
+            if is_out_of_memory(error):
+                raise
             continue
         yield Remedy(words, correct, len(labels))
 

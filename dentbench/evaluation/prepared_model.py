@@ -46,7 +46,7 @@ class PreparedModel:
         self.counter = CallCounter()
         with out_of_memory.raise_on_oom("the model", device):
             network = engine.prepare(subject.network, self.device, subject.images[:2])
-        self.classes = _count_classes(network, subject, self.device)
+            self.classes = _count_classes(network, subject, self.device)
         path = gradient_path(network, subject.images[:1].to(self.device))
         self.network = CountedNetwork(network, self.counter, path)
         low = CountedNetwork(Bfloat16(network), self.counter, path)

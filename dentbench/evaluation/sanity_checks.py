@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.base import Classifier, ThreatModel
@@ -214,10 +215,18 @@ def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None
     folder, worker = context.folder(spec.static), context.worker
     known = folder.load_note(CAUSES)
     if known is None:
-        images = context.subject.images.to(worker.device)
-        labels = context.subject.labels.to(worker.device)
+        subject, static = context.subject, spec.static
+
+        def in_batches(x: Tensor) -> Tensor:
+            classify = worker.shown(static, worker.network)
+            return torch.cat([classify(batch) for batch in x.split(static.batches.size)])
+
+        def look() -> natural_causes.Remedy | None:
+            images, labels = subject.images, subject.labels
+            return natural_causes.remedy(in_batches, images, labels, worker.device)
+
         with worker.counter.uncounted():
-            found = natural_causes.remedy(worker.network, images, labels)
+            found = worker.micro_batcher.fit(static, NATURAL, look)
         known = natural_causes.to_note(found)
         folder.save_note(CAUSES, known)
     return natural_causes.from_note(known)
