@@ -88,12 +88,18 @@ def run(
 
 
 def require_same(ours: Path, theirs: Path) -> None:
-    """Compare all that is stored of every batch, passes too, but seconds; points to 1e-5."""
+    """Compare all that is stored of every batch, passes too, but seconds.
+
+    Points to 1e-5, and so each norm of what was added to an image.
+    """
     found, expected = outcomes(ours), outcomes(theirs)
     assert found.keys() == expected.keys()
     for name, (outcome, points) in expected.items():
-        hashes = {"points_sha256": None}  # in parts, last bits of points are others
-        assert {**found[name][0], **hashes} == {**outcome, **hashes}, name
+        # In parts, last bits of points are others.
+        close = {"points_sha256": None, "linf": None, "l2": None, "l1": None}
+        assert {**found[name][0], **close} == {**outcome, **close}, name
+        for norm in ("linf", "l2", "l1"):
+            assert found[name][0][norm] == pytest.approx(outcome[norm], rel=1e-5, abs=1e-5), name
         pair = [np.frombuffer(one, np.float32) for one in (found[name][1], points)]
         np.testing.assert_allclose(*pair, atol=1e-5)
 
@@ -307,8 +313,9 @@ def test_other_protocols_are_named_where_one_needs_more(
 
 
 def test_one_image_that_does_not_fit(tmp_path: Path) -> None:
-    spec = spec_of(None, batches=BatchPlan(size=2))
-    said = refusal(tmp_path, spec, Cramped(0, since=3))  # the first three calls make the worker
+    spec, counted = spec_of(None, batches=BatchPlan(size=2)), Cramped(100)
+    Evaluation(subject(spec.data.count, counted), RunOptions(results=tmp_path / "made"))
+    said = refusal(tmp_path / "full", spec, Cramped(0, since=int(counted.calls)))
     assert "one image at a time" in said
 
 
@@ -319,6 +326,16 @@ def test_a_model_that_does_not_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(nn.Module, "to", full)
     with pytest.raises(DeviceMemoryError, match="the model does not fit into memory"):
         run(tmp_path, spec_of(None))
+
+
+def test_a_model_that_has_no_room_for_one_image(tmp_path: Path) -> None:
+    """Whichever of the calls that make the worker fails, it is told in one sentence."""
+    counted, how = Cramped(100), RunOptions(results=tmp_path)
+    Evaluation(subject(network=counted), how)
+    # The last call asks for the gradient's path alone, which is taken to be whole.
+    for since in range(int(counted.calls) - 1):
+        with pytest.raises(DeviceMemoryError, match="the model does not fit into memory"):
+            Evaluation(subject(network=Cramped(0, since)), how)
 
 
 class Lying(nn.Module):
@@ -422,7 +439,8 @@ def test_the_processors_own_allocator_is_understood() -> None:
 def test_the_need_of_a_batch_is_what_it_takes(defense: DentSpec | None, stage: str) -> None:
     """Drawn out from four images, it is the peak of the whole batch, to a tenth."""
     x = tiny_images(40, shape=(3, 16, 16))
-    made: Any = WIDE if defense is None else Dent(WIDE, defense, batch_size=40)
+    # As in an evaluation, where the network is prepared before and not at the first call.
+    made: Any = WIDE if defense is None else Dent(WIDE, defense, batch_size=40, prepare=False)
     spec = spec_of(defense, count=40, batches=BatchPlan(size=40))
     found = needed(spec, stage, made, WIDE, x)
     whole = peak(look_of(spec, stage, made, WIDE), x, gradient=stage != "natural")
@@ -462,7 +480,9 @@ spec = EvalSpec(
     attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 50), iterations=1),
     defense=None if mode == "static" else DentSpec(mode=mode, steps=1, loss="entropy"),
 )
-subject = Subject(network=network, images=x, labels=torch.arange(64) % 10)
+with torch.no_grad():
+    labels = torch.cat([network(image[None]).argmax(1) for image in x])
+subject = Subject(network=network, images=x, labels=labels)
 evaluation = Evaluation(subject, RunOptions(results=results))
 evaluation.worker.network(x[:1])
 if limit:
