@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import ThreatModel, judge
+from dentbench.attacks.base import ThreatModel, judge, margins
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.errors import DataError, ModelError, StoreError
@@ -46,6 +46,8 @@ from tests.helpers import (
     spec_of,
     subject,
 )
+
+pytestmark = pytest.mark.whole_checks  # :func:`whole` is evaluated before they would ask less
 
 
 class Calls(list[int]):
@@ -118,21 +120,26 @@ def test_the_counts_are_those_of_the_outcomes(tmp_path: Path) -> None:
     specs = [spec_of(None), spec_of()]
     static, dent = evaluated(tmp_path, specs)
     flags: dict[tuple[int, str], list[bool]] = {}
+    back: dict[tuple[int, str], list[bool]] = {}
     sides = [(0, NATURAL), (0, "published"), (1, NATURAL), (1, "published"), (1, "transfer")]
     for side, stage in sides:
         folder = RunFolder(tmp_path, specs[side])
         loaded = [folder.load(stage, unit) for unit in range(3)]
         flags[side, stage] = [right for one in loaded if one for right in one.correct]
-    right, gained, lost = [0, 0], 0, 0
+        back[side, stage] = [right for one in loaded if one for right in one.static_correct]
+    right, gained, lost, static_right = [0, 0], 0, 0, 0
     for image in range(COUNT):
         ours = all(flags[1, stage][image] for stage in (NATURAL, "published", "transfer"))
         theirs = flags[0, NATURAL][image] and flags[0, "published"][image]
         right[0] += theirs
         right[1] += ours
+        # What was found on the defense is shown to the static model as well.
+        theirs = theirs and all(back[1, stage][image] for stage in ("published", "transfer"))
+        static_right += theirs
         gained += ours and not theirs
         lost += theirs and not ours
     assert [static.robust_correct, dent.robust_correct] == right
-    assert (dent.gained, dent.lost) == (gained, lost)
+    assert (dent.static_correct, dent.gained, dent.lost) == (static_right, gained, lost)
     assert (static.gained, static.lost) == (None, None)
 
 
@@ -164,15 +171,34 @@ def test_our_judgement_is_made_afresh_on_points_of_the_ball(norm: str, tmp_path:
                     assert norms == pytest.approx(expected, rel=1e-12)
 
 
-def test_transfer_judges_the_static_points_survivors_included(tmp_path: Path) -> None:
-    spec = spec_of()
+@pytest.mark.parametrize("norm", ["L1", "Linf"])
+def test_transfer_judges_the_static_points_survivors_included(norm: str, tmp_path: Path) -> None:
+    """In L1 those alone; in Linf those of the static model's largest margin where they do more."""
+    eps = {"L1": Fraction(1, 2), "Linf": Fraction(1, 50)}[norm]
+    spec = spec_of(attack=replace(ATTACK, norm=norm, eps=eps))
     evaluated(tmp_path, [spec], save_adversarial=True)
     given = subject()
-    moved = 0
+    defense = Evaluation(given, RunOptions(results=tmp_path)).classifier(spec)
+    moved = further = 0
     for unit, rows in enumerate(spec.batches.ranges(COUNT)):
         static = RunFolder(tmp_path, replace(spec, defense=None))
         points = static.load_points("published", unit)
-        assert np.array_equal(points, RunFolder(tmp_path, spec).load_points("transfer", unit))
+        handed = RunFolder(tmp_path, spec).load_points("transfer", unit)
+        if norm == "L1":
+            assert np.array_equal(points, handed)
+        else:
+            x, labels = (given.images[rows.start : rows.stop], given.labels[rows.start : rows.stop])
+            natural = RunFolder(tmp_path, spec).load(NATURAL, unit)
+            assert natural is not None
+            right = torch.tensor(natural.correct)[:, None, None, None]
+            first = torch.where(right, torch.from_numpy(points), x)
+            both = torch.from_numpy(handed), first
+            wrong, before = (int((~judge(defense, one, labels)).sum()) for one in both)
+            assert wrong >= before
+            beyond, reached = (margins(given.network(one), labels) for one in both)
+            other = (both[0] != first).flatten(1).any(1)
+            assert (beyond >= reached)[other].all()
+            further += int(other.sum())
         outcome = static.load("published", unit)
         assert outcome is not None
         for row, image in enumerate(rows):
@@ -181,7 +207,7 @@ def test_transfer_judges_the_static_points_survivors_included(tmp_path: Path) ->
                 moved += 1
             if outcome.broken_by[row] == "natural":
                 assert np.array_equal(points[row], given.images[image].numpy())
-    assert moved > 0
+    assert moved > 0 and (further > 0) == (norm == "Linf")
 
 
 # --- interruption ---------------------------------------------------------------------------------
