@@ -71,6 +71,8 @@ def pairs_of(what: Probe) -> Pairs | None:
         return None
     mirrored = torch.cat([what.images.flip(axes) for axes in MIRRORED])
     images = _apart(mirrored, what.images, what)
+    if len(images) < LEAST:
+        return None
     with torch.no_grad():
         labels = what.network(images).argmax(1)
     loss = make_loss("margin", labels)
