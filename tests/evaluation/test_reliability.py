@@ -141,7 +141,7 @@ def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
 
     for spec in all_specs():
         for stage in (NATURAL, "published"):
-            tasks = [evaluation._task(spec, stage, unit) for unit in range(3)]
+            tasks = [evaluation.stages._task(spec, stage, unit) for unit in range(3)]
             forth = {task.unit: done(task) for task in tasks}
             assert forth == {task.unit: done(task) for task in reversed(tasks)}
             evaluation.outcomes(spec, stage)

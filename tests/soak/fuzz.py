@@ -68,12 +68,16 @@ def command(*arguments: str) -> tuple[int, str]:
 # --- options and config files ---------------------------------------------------------------------
 
 
+ENDS_WELL: Final = ("--help", "--help-all", "--version")
+"""Options that print something and end the run, whatever stands beside them."""
+
+
 def options_of(name: str) -> list[tuple[str, bool]]:
     """Return the options of a sub-command, and whether each is a flag."""
     group: Any = typer.main.get_command(app.app)
     found = []
     for param in group.commands[name].params:
-        if param.param_type_name == "option" and param.opts[0] not in ("--help", "--version"):
+        if param.param_type_name == "option" and param.opts[0] not in ENDS_WELL:
             found.append((param.opts[0], bool(getattr(param, "is_flag", False))))
     return found
 
