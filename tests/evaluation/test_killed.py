@@ -15,10 +15,13 @@ import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.counting import CallCounter
+from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.fresh_process import SERVER
 from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.worker import Task, Worker
 from dentbench.records.checkpoint import RunFolder
-from dentbench.records.outcome import NATURAL, BatchOutcome, Record
+from dentbench.records.outcome import NATURAL, Record
 from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec
 from tests.helpers import NOT_COMPARED, compared, outcomes, spec_of, subject
 
@@ -29,7 +32,10 @@ DEFENSES = {
 WITHOUT_STATE = {"poisoned-stream"}
 """What skips a defense that carries nothing from batch to batch."""
 
-STAGES = (NATURAL, *(name for name in PROTOCOLS if name not in WITHOUT_STATE))
+STAGES = (NATURAL, *cheap_first([name for name in PROTOCOLS if name not in WITHOUT_STATE]))
+"""In the order in which a round runs them, so that each is still to be run when its turn comes."""
+
+pytestmark = pytest.mark.whole_checks  # the processes that are killed ask no less
 
 
 def specs_of(mode: str) -> list[EvalSpec]:
@@ -47,14 +53,17 @@ def evaluated(results: Path, mode: str) -> list[Record]:
 
 
 def killed_in(stage: str, results: Path, mode: str) -> None:
-    """Evaluate, and be killed while the defense is asked about the stage's second batch."""
-    save, forward = RunFolder.save, CallCounter.forward
+    """Evaluate, and be killed while the defense is asked about the stage's second batch.
+
+    It ends before anything is judged anew, so it starts no process for that.
+    """
+    carry_out, forward = Worker.carry_out, CallCounter.forward
     calls = [-1]
 
-    def saving(folder: RunFolder, outcome: BatchOutcome, points: Any) -> None:
-        save(folder, outcome, points)
-        if folder.spec.defense is not None and (outcome.stage, outcome.index) == (stage, 0):
+    def carrying_out(worker: Worker, task: Task) -> Any:
+        if task.spec.defense is not None and (task.stage, task.unit) == (stage, 1):
             calls[0] = 0
+        return carry_out(worker, task)
 
     def counting(counter: CallCounter, images: int) -> None:
         forward(counter, images)
@@ -62,7 +71,8 @@ def killed_in(stage: str, results: Path, mode: str) -> None:
         if calls[0] == 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    RunFolder.save, CallCounter.forward = saving, counting  # type: ignore[method-assign]
+    SERVER.start = lambda: None  # type: ignore[method-assign]
+    Worker.carry_out, CallCounter.forward = carrying_out, counting  # type: ignore[method-assign]
     evaluated(results, mode)
 
 
