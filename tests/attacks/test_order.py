@@ -122,6 +122,17 @@ def test_too_little_to_compare_is_said(changes: dict[str, Any]) -> None:
     assert order(what).passed is None
 
 
+def test_a_network_is_never_asked_about_no_images() -> None:
+    """Mirrored images that are all the same are not apart: none is left."""
+
+    def network(x: Tensor) -> Tensor:
+        assert len(x)
+        return x.flatten(1)[:, :5]
+
+    same = {"network": network, "images": torch.zeros(24, 3, 5, 5)}
+    assert pairs_of(Probe(**{**vars(probe_of(small_network)), **same})) is None
+
+
 def test_fisher_is_scipys() -> None:
     for a, b in itertools.product(range(0, 8, 2), range(0, 10, 3)):
         table = [[a, 7 - a], [b, 9 - b]]
