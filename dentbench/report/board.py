@@ -23,8 +23,8 @@ TABLE: Final = "board.csv"
 _INTRODUCTION: Final = """\
 # Board
 
-Every built-in defense on the embedded models: by the protocol of its own paper, in the worst case,
-and DentBench's verdict. One command runs what is missing and writes this page anew:
+Built-in defenses on the embedded models, as far as they were run: by the protocol of its own
+paper, in the worst case, and DentBench's verdict. One command runs the rest and writes this page:
 
     dentbench board
 
