@@ -21,7 +21,7 @@ from tests.gpu.parts import GRACE, Part, Running, Setting
 EVALUATING = ("pyautoattack", "cloudpickle")
 STANDARD = "ResNet-20, Linf 8/255, fp32, standard"
 
-GROUPS = {"cuda_graphs": 20, "numbers": 15, "runs": 30, "memory": 15}
+GROUPS = {"cuda_graphs": 40, "numbers": 30, "runs": 90, "memory": 30}
 """The tests, by file, and their seconds: each in a process of its own."""
 
 PARTS = (

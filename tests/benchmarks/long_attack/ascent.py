@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,6 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dentbench.adapt.dent import Dent
+from dentbench.attacks.counting import CallCounter
+from dentbench.compute.answer_graphs import CapturedAnswer
+from dentbench.compute.cuda_graphs import Captured
 from dentbench.zoo.models import load_model
 from tests.benchmarks.long_attack.cases import BATCH, Case
 
@@ -46,8 +50,9 @@ class Target:
         spec = case.defense
         network = load_model(case.model).network.to(device).eval()
         size = BATCH if spec.separable else None
+        dent = Dent(network, spec, batch_size=size, **_recorded(device)).to(device)
         return cls(
-            dent=Dent(network, spec, batch_size=size).to(device),
+            dent=dent,
             network=network,
             images=torch.from_numpy(arrays["images"][batch]).to(device),
             labels=torch.from_numpy(arrays["labels"][batch]).to(device),
@@ -92,6 +97,17 @@ class Target:
         best = values.argmax(0)
         together = self.stored[best, torch.arange(len(best), device=best.device)]
         return [together, *self.stored]
+
+
+def _recorded(device: str) -> dict[str, Any]:
+    """Return what records dent's work as CUDA graphs (the same bits), on a GPU."""
+    if not device.startswith("cuda"):
+        return {}
+    counter = CallCounter()
+    return {
+        "recorded": partial(Captured, counter=counter),
+        "answered": partial(CapturedAnswer, counter=counter),
+    }
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
