@@ -23,13 +23,13 @@ from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import DataError, ModelError, SpecError, staying
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.displays import DISPLAYS
-from dentbench.evaluation.placement import Placement, device_named
-from dentbench.evaluation.progress import Progress
-from dentbench.evaluation.progress_display import shown_progress
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.events import Progress
+from dentbench.evaluation.progress.names import DISPLAYS
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.schedule import Schedule
-from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.workers.placement import Placement, device_named
 from dentbench.paths import expanded
 from dentbench.records.outcome import Record
 from dentbench.report.formats.render import render
@@ -169,7 +169,7 @@ def evaluate(
     ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
     lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a callback, called with
-    every event of :mod:`dentbench.evaluation.progress`. Records and per-image flags are
+    every event of :mod:`dentbench.evaluation.progress.events`. Records and per-image flags are
     written to the folder ``results``, from where a second call goes on. ``until`` "decided" stops
     when the verdict is decided; ``time_limit`` (such as "2h") and ``pass_limit`` end after as many
     rounds of batches as fit: see ``--until``, ``--time-limit`` and ``--pass-limit``. Raises

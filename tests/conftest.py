@@ -15,20 +15,20 @@ os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
 @pytest.fixture(autouse=True)
 def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge final points anew in this process, but in tests of new processes, which take long."""
-    from dentbench.evaluation import fresh_judge, fresh_judgement
-    from dentbench.evaluation.fresh_process import SERVER
+    from dentbench.evaluation.fresh_judgement import judge, judgement
+    from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
     if request.node.get_closest_marker("new_processes"):
         # Let no process that judges anew load pytest for a defense that is planted in a test.
         monkeypatch.setattr(SERVER, "preloaded", ("pytest", "hypothesis"))
         return
 
-    def ask(asked: fresh_judge.Request) -> dict[str, list[fresh_judge.Judged]]:
+    def ask(asked: judge.Request) -> dict[str, list[judge.Judged]]:
         network, given = pickle.loads(asked.pristine)
-        with fresh_judgement._random_numbers_kept():
-            return fresh_judge.judged(asked, network, given, isolated=False)
+        with judgement._random_numbers_kept():
+            return judge.judged(asked, network, given, isolated=False)
 
-    monkeypatch.setattr(fresh_judge.Request, "ask", ask)
+    monkeypatch.setattr(judge.Request, "ask", ask)
     monkeypatch.setattr(SERVER, "start", lambda: None)
 
 
@@ -39,7 +39,7 @@ FEW = {
     "dentbench.attacks.probes.indicators": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
     "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 4, "FRESH": 2, "CHANGES": 2},
     "dentbench.attacks.probes.scores": {"GRID": 2, "HALVINGS": 2},
-    "dentbench.evaluation.planted": {"ITERATIONS": (3, 3)},
+    "dentbench.evaluation.checks.planted": {"ITERATIONS": (3, 3)},
 }
 """By module, the constants by which checks ask less, but about the same."""
 
@@ -58,7 +58,8 @@ def _few_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no check ask a defense, where a test is about neither them nor a verdict."""
     from dentbench.attacks import checks
-    from dentbench.evaluation import record_maker, sanity_checks
+    from dentbench.evaluation import record_maker
+    from dentbench.evaluation.checks import sanity_checks
 
     unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
     monkeypatch.setattr(sanity_checks, "probe", lambda _: ())

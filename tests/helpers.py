@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.placement import Placement
-from dentbench.evaluation.progress import Progress
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
 from dentbench.records.outcome_arrays import from_arrays

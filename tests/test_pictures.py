@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dentbench.attacks.events import AttackBegan
-from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
-from dentbench.evaluation.progress_bars import Bars, columns
+from dentbench.evaluation.progress.bars import Bars, columns
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan
 from dentbench.records import results_csv
 from tests.helpers import record
 from tests.pictures.__main__ import OUT, PICTURES, TERMINAL

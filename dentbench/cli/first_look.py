@@ -37,9 +37,9 @@ def shortened(shared: SharedOptions) -> SharedOptions:
 
 def text(shared: SharedOptions) -> str:
     """Say what was run, and what the full evaluation would take on this machine."""
-    from dentbench.evaluation.applicable import possible
-    from dentbench.evaluation.forecast import Run
-    from dentbench.evaluation.progress import duration_text
+    from dentbench.evaluation.applicable_protocols import possible
+    from dentbench.evaluation.estimates.duration import Run
+    from dentbench.evaluation.progress.events import duration_text
     from dentbench.study.defenses import choose_defenses
     from dentbench.study.loading import prepare
     from dentbench.study.study import make_studies

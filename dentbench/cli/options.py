@@ -12,7 +12,7 @@ import typer
 
 from dentbench.cli import config, keys
 from dentbench.cli.names import names_of, one_of
-from dentbench.evaluation.displays import Display
+from dentbench.evaluation.progress.names import Display
 
 Config = Annotated[
     Path | None,

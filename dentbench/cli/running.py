@@ -22,14 +22,14 @@ from dentbench.errors import (
     TerminatedRunError,
     contained,
 )
-from dentbench.evaluation.displays import Display
+from dentbench.evaluation.progress.names import Display
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from dentbench.evaluation.context import RunOptions
-    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.workers.placement import Placement
     from dentbench.records.outcome import Record
     from dentbench.study.study import Study
 
@@ -89,7 +89,7 @@ def placement_of(
     compiling: str,
 ) -> Placement:
     """Return where the work is done, once its devices are known to be there."""
-    from dentbench.evaluation.placement import Placement, device_named
+    from dentbench.evaluation.workers.placement import Placement, device_named
 
     placement = Placement(
         executor=executor,
@@ -146,7 +146,7 @@ def run(
     check: Check | None = None,
 ) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
-    from dentbench.evaluation.progress_display import shown_progress
+    from dentbench.evaluation.progress.display import shown_progress
     from dentbench.study.loading import run_study
 
     with (
@@ -164,10 +164,10 @@ def show_estimates(
     from rich.console import Console
 
     from dentbench.attacks.catalogue import attack_label
-    from dentbench.evaluation.applicable import possible
-    from dentbench.evaluation.dry_run import StageEstimate, estimate
-    from dentbench.evaluation.memory_footprint import in_words
-    from dentbench.evaluation.progress import duration_text
+    from dentbench.evaluation.applicable_protocols import possible
+    from dentbench.evaluation.estimates.dry_run import StageEstimate, estimate
+    from dentbench.evaluation.memory.footprint import in_words
+    from dentbench.evaluation.progress.events import duration_text
     from dentbench.report.departures import threat_text
     from dentbench.report.formats.terminal import print_table
     from dentbench.report.table import Column, Table

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from dentbench.cli import options as opt
 from dentbench.cli.panels import HelpAll
-from dentbench.evaluation.displays import Display
+from dentbench.evaluation.progress.names import Display
 
 if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.schedule import Schedule
-from dentbench.evaluation.subject import Subject
-from dentbench.evaluation.worker import Worker
+from dentbench.evaluation.workers.placement import Placement
+from dentbench.evaluation.workers.worker import Worker
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import AttackSpec, EvalSpec

@@ -10,9 +10,9 @@ from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import CHECKS_VERSION, claim_name
 from dentbench.compute.precision import PAYS, bfloat16_time
 from dentbench.errors import DataError
-from dentbench.evaluation import out_of_memory
-from dentbench.evaluation.claimed import require_fitting
 from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.input_checks.claimed_points import require_fitting
+from dentbench.evaluation.memory import out_of_memory
 from dentbench.records.claims import load_claim
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.spec.plausible import require_plausible

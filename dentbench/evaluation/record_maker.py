@@ -10,19 +10,15 @@ from dentbench.attacks.budget import queries_of
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label, is_given
 from dentbench.attacks.checks import Check
 from dentbench.attacks.required_budgets import spent
-from dentbench.evaluation import applicable, cascade, sanity_checks
+from dentbench.evaluation import applicable_protocols, cascade
+from dentbench.evaluation.checks import sanity_checks
+from dentbench.evaluation.checks.flag_checks import Stages
+from dentbench.evaluation.checks.planted import planted
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.example_images import keep_gallery
-from dentbench.evaluation.flag_checks import Stages
-from dentbench.evaluation.fresh_judgement import (
-    Judgement,
-    Pristine,
-    is_stale,
-    judgement,
-    note_of,
-)
-from dentbench.evaluation.measurements import observations
-from dentbench.evaluation.planted import planted
+from dentbench.evaluation.fresh_judgement import judgement
+from dentbench.evaluation.fresh_judgement.judgement import Judgement, Pristine, is_stale, note_of
+from dentbench.evaluation.measurements.example_images import keep_gallery
+from dentbench.evaluation.measurements.measurements import observations
 from dentbench.evaluation.rounds import Reached
 from dentbench.evaluation.stage_outcomes import StageOutcomes
 from dentbench.records import examples, per_class
@@ -74,7 +70,7 @@ class RecordMaker:
         checks, counted, chances = [*ready.checks], outcomes, {}
         if spec.defense is not None and attacked and thorough:
             if {*ready.protocols} <= {*run}:
-                offered = applicable.offered(self.context, spec)
+                offered = applicable_protocols.offered(self.context, spec)
                 checks.append(planted(self.context, spec, run, offered))
             checks.append(sanity_checks.ordered(self.context, spec, run))
             again = self._judged_again(spec, outcomes)

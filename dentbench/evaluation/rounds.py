@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from dentbench.attacks.catalogue import is_given
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation import cascade
-from dentbench.evaluation.progress import RoundDone
+from dentbench.evaluation.progress.events import RoundDone
 from dentbench.evaluation.schedule import DECIDED, Schedule
 from dentbench.evaluation.stage_outcomes import StageOutcomes
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record

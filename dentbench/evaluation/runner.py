@@ -14,26 +14,20 @@ from typing import Any
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import Check
-from dentbench.evaluation import (
-    applicable,
-    early_trial,
-    forecast,
-    natural_causes,
-    out_of_memory,
-    sanity_checks,
-)
+from dentbench.evaluation import applicable_protocols
+from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
-from dentbench.evaluation.fresh_judgement import (
-    Pristine,
-    is_judged,
-)
-from dentbench.evaluation.fresh_process import SERVER
+from dentbench.evaluation.estimates import duration
+from dentbench.evaluation.fresh_judgement.fork_server import SERVER
+from dentbench.evaluation.fresh_judgement.judgement import Pristine, is_judged
+from dentbench.evaluation.input_checks import first_answers, natural_accuracy
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.preflight import Preflight
-from dentbench.evaluation.progress import Progress, RunPlanned
+from dentbench.evaluation.progress.events import Progress, RunPlanned
 from dentbench.evaluation.record_maker import Ready, RecordMaker
 from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.stage_outcomes import StageOutcomes
-from dentbench.evaluation.subject import Subject
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record
@@ -62,7 +56,7 @@ class Evaluation:
         self.pristine = Pristine(subject.network, given)
         device = options.placement.devices[0]
         with out_of_memory.raise_on_oom("the model", device):
-            early_trial.require_network(subject.network, subject.images, device)
+            first_answers.require_network(subject.network, subject.images, device)
         self._warned = False
         self.stages = StageOutcomes(subject, options, progress, given)
         self.worker = self.stages.worker
@@ -100,7 +94,7 @@ class Evaluation:
         checks = sanity_checks.probed(self.context, spec) if attacked else ()
         natural = self._natural_check(spec)
         wanted = (protocols if spec.defense else (PUBLISHED,)) if attacked else ()
-        skipped = applicable.skipped(self.context, spec, wanted) if spec.defense else {}
+        skipped = applicable_protocols.skipped(self.context, spec, wanted) if spec.defense else {}
         for name, reason in skipped.items():
             _log.warning("%s is skipped: %s", name, reason)
         run = tuple(name for name in wanted if name not in skipped)
@@ -112,13 +106,13 @@ class Evaluation:
         if progress is None:
             return
         protocols = {spec: one.protocols for spec, one in zip(specs, ready, strict=True)}
-        planned = forecast.Run(
+        planned = duration.Run(
             self.worker, specs, protocols, self.stages.images_left, self.subject.published_robust
         )
         until = bool(self.options.schedule.until)
         plan = planned.plan(until_decided=until)
         text = ""
-        if sum(plan.values()) > forecast.SHORT:
+        if sum(plan.values()) > duration.SHORT:
             text = planned.text(until_decided=until)
         progress(RunPlanned(passes=plan, text=text))
 
@@ -174,7 +168,7 @@ class Evaluation:
         counts = sum(flags), len(flags)
         check, stops = sanity_checks.plausible(self.context, spec, check, *counts)
         sanity_checks.require_natural(check, force=self.options.force or not stops)
-        if (check.passed is False or natural_causes.USUAL in check.sentence) and not self._warned:
+        if (check.passed is False or natural_accuracy.USUAL in check.sentence) and not self._warned:
             _log.warning("%s", check.sentence)
             self._warned = True
         return check

@@ -17,16 +17,17 @@ from dentbench.attacks.catalogue import PROTOCOLS, claim_name
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.events import listening
 from dentbench.compute.backend import Engine
-from dentbench.evaluation import cascade, out_of_memory
+from dentbench.evaluation import cascade
+from dentbench.evaluation.checks.sanity_checks import found_random
 from dentbench.evaluation.context import RunOptions, SharedResults
-from dentbench.evaluation.executor import Executor, make_executor
-from dentbench.evaluation.fresh_judgement import is_judged
-from dentbench.evaluation.placement import AUTO, Placement
-from dentbench.evaluation.progress import BatchDone, PassesDone, Progress, Stage, StageBegan
-from dentbench.evaluation.sanity_checks import found_random
-from dentbench.evaluation.subject import Subject
-from dentbench.evaluation.worker import Task, Worker
-from dentbench.evaluation.worker_count import with_worker_count
+from dentbench.evaluation.fresh_judgement.judgement import is_judged
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.memory import out_of_memory
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Progress, Stage, StageBegan
+from dentbench.evaluation.workers.executor import Executor, make_executor
+from dentbench.evaluation.workers.placement import AUTO, Placement
+from dentbench.evaluation.workers.worker import Task, Worker
+from dentbench.evaluation.workers.worker_count import with_worker_count
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.claims import load_claim
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome

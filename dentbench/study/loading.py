@@ -10,9 +10,9 @@ from typing import Any, Final
 import torch
 
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.progress import Progress
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import EvalSpec, ModelSpec
 from dentbench.study.parsing import require_channels

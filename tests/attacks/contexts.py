@@ -14,8 +14,8 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,

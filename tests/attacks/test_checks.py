@@ -23,7 +23,7 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
-from dentbench.evaluation.sanity_checks import natural_accuracy, require_natural
+from dentbench.evaluation.checks.sanity_checks import natural_accuracy, require_natural
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 pytestmark = pytest.mark.whole_checks

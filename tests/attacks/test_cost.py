@@ -13,8 +13,8 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import (

@@ -19,7 +19,7 @@ from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.checks import Check, from_json
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.order import APART, LEAST, ask_first, order, pairs_of
-from dentbench.evaluation import sanity_checks
+from dentbench.evaluation.checks import sanity_checks
 from dentbench.spec.evaluation import AttackSpec
 from dentbench.stats import fisher
 from tests.attacks.toys import labels_of, small_network, tiny_images

@@ -21,7 +21,7 @@ from dentbench.attacks.losses import make_loss
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
 from dentbench.attacks.protocols.search import through
-from dentbench.evaluation.planted import _planting, check_of
+from dentbench.evaluation.checks.planted import _planting, check_of
 from dentbench.spec.evaluation import AttackSpec
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network

@@ -19,9 +19,9 @@ from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import append, read
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec

@@ -12,7 +12,7 @@ import pytest
 
 from dentbench.cli import app
 from dentbench.errors import SpecError, WorkerError
-from dentbench.evaluation import process_pool
+from dentbench.evaluation.workers import process_pool
 from dentbench.identity.user_code import load
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import read
@@ -57,7 +57,9 @@ def test_a_worker_loads_a_model_of_the_working_folder(
     blueprint = pickle.dumps((make(), None, None))
     del sys.modules["own_net_of_a_user"]  # another process has not imported it
     made: list[Any] = []
-    monkeypatch.setattr("dentbench.evaluation.worker.Worker", lambda *parts: made.append(parts))
+    monkeypatch.setattr(
+        "dentbench.evaluation.workers.worker.Worker", lambda *parts: made.append(parts)
+    )
     monkeypatch.setattr(process_pool, "_workers", {})
     process_pool.worker_of("", blueprint, "cpu", None)
     assert type(made[0][0]).__name__ == "Late" and str(folder) not in sys.path

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from dentbench.cli import installation
 from dentbench.cli.doctor import doctor as command
 from dentbench.errors import SpecError
-from dentbench.evaluation.placement import device_named
+from dentbench.evaluation.workers.placement import device_named
 
 app = Typer()
 app.command("doctor")(command)

@@ -24,11 +24,11 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.events import AttackBegan
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
-from dentbench.evaluation import progress
-from dentbench.evaluation.displays import Display
-from dentbench.evaluation.progress import BatchDone, PassesDone, Stage, StageBegan
-from dentbench.evaluation.progress_bars import Bars, columns
-from dentbench.evaluation.progress_display import shown_progress
+from dentbench.evaluation.progress import events as progress
+from dentbench.evaluation.progress.bars import Bars, columns
+from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress.names import Display
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
 from tests.helpers import ROOT, record

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dentbench.evaluation.subject import Subject
+from dentbench.evaluation.inputs import Subject
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from dentbench.compute import backend
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError
-from dentbench.evaluation.placement import Placement
+from dentbench.evaluation.workers.placement import Placement
 from tests.compute.networks import network
 
 

@@ -18,8 +18,8 @@ from dentbench.defenses.catalogue import DEFENSES, built_in
 from dentbench.defenses.stand_ins import WIDTH, smooth_sign
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.records.aggregate import static_cases
 from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome, Record
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec

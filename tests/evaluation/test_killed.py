@@ -17,9 +17,9 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.fresh_process import SERVER
+from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.worker import Task, Worker
+from dentbench.evaluation.workers.worker import Task, Worker
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, Record
 from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec

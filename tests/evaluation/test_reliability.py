@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.errors import DentBenchError, ModelError
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
-from dentbench.evaluation.worker import Task
+from dentbench.evaluation.workers.worker import Task
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL

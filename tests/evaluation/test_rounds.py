@@ -16,7 +16,7 @@ from dentbench.attacks.checks import INDISPENSABLE, PLANTED, Check, to_json
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.attacks.stage_order import LAST, MEASURED, cheap_first
 from dentbench.errors import SpecError
-from dentbench.evaluation.progress import BatchDone, Event, RoundDone
+from dentbench.evaluation.progress.events import BatchDone, Event, RoundDone
 from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.schedule import DECIDED, Schedule
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record

@@ -14,8 +14,8 @@ import torch
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.placement import Placement
 from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec

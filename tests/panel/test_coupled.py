@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.records.outcome import NATURAL, Record
 from dentbench.report.verdict import Verdict, verdict
 from dentbench.spec.dent import DentSpec

@@ -10,8 +10,8 @@ import torch
 
 from dentbench.adapt.dent import Dent
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.records import examples, per_class
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome, Record

@@ -16,7 +16,7 @@ import torch
 
 import dentbench
 from dentbench.errors import StoreError
-from dentbench.evaluation.worker import Subject, _norms, _places
+from dentbench.evaluation.workers.worker import Subject, _norms, _places
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import BatchOutcome, Record

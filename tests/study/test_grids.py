@@ -12,8 +12,8 @@ import torch
 from dentbench.cli.running import by_attack, each_steps
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dentbench.errors import SpecError
-from dentbench.evaluation.progress import duration_text
+from dentbench.evaluation.progress.events import duration_text
 from dentbench.study.limits import parse_duration, parse_passes
 
 

@@ -14,10 +14,10 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.tent import tent_online
-from dentbench.evaluation.applicable import skipped
+from dentbench.evaluation.applicable_protocols import skipped
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import Subject
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.subject import Subject
 from tests.attacks.contexts import COUPLED, Linear, context_of, run, spec_of
 from tests.attacks.toys import small_network, tiny_images
 

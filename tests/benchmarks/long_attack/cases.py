@@ -52,9 +52,9 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     """Evaluate dent by every protocol; keep the images, the worst case and all final points."""
     from dentbench.attacks.catalogue import PROTOCOLS
     from dentbench.evaluation.context import RunOptions
-    from dentbench.evaluation.placement import Placement
+    from dentbench.evaluation.inputs import Subject
     from dentbench.evaluation.runner import Evaluation
-    from dentbench.evaluation.subject import Subject
+    from dentbench.evaluation.workers.placement import Placement
     from dentbench.spec.evaluation import BatchPlan, ModelSpec
     from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset

@@ -1,0 +1,169 @@
+"""The check "planted": what share of planted adversarial points each protocol finds.
+
+The points and their readout are fitted once, and every protocol is run on the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import torch
+
+from dentbench.attacks import checks, evidence
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.budget import iterations_of
+from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
+from dentbench.attacks.checks import Check
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
+from dentbench.attacks.protocols.base import AttackContext, load_protocol, published
+from dentbench.evaluation.checks.sanity_checks import STAGE, found_random, probe_of
+from dentbench.evaluation.context import RunContext
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
+from dentbench.spec.protocol import ProtocolSpec
+
+NOTE: Final = f"planted-{CHECKS_VERSION}"
+"""The name of the note that keeps what was found, beside the outcomes."""
+
+ITERATIONS: Final = (12, 20)
+"""The fewest and the most iterations of the attack on planted points; between them its own."""
+
+LEAST: Final = 4
+"""The fewest planted points that say something."""
+
+
+def planted(
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], offers: Collection[str]
+) -> Check:
+    """Return the check of ``protocols``, those that were run; what no earlier run left is made now.
+
+    ``offers``: what the defense has beside logits. The check passes where a gain has protocols to
+    rest on, see :mod:`dentbench.attacks.evidence`.
+    """
+    if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
+        text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
+        return Check(checks.PLANTED, None, None, text)
+    folder = context.folder(spec)
+    known: dict[str, Any] = folder.load_note(NOTE) or {"of": None, "found": {}, "passes": 0}
+    tested = [name for name in protocols if name in evidence.TESTED]
+    missing = [name for name in tested if _stored(name) not in known["found"]]
+    if missing:
+        known = context.worker.micro_batcher.fit(
+            spec, STAGE, lambda: _tried(context, spec, missing, known)
+        )
+        folder.save_note(NOTE, known)
+    found = {name: known["found"][_stored(name)] for name in tested}
+    reasons = (PROTOCOLS[name].reason_to_skip(spec, offers) for name in evidence.IN_PARTS)
+    return check_of(known["of"], found, known["passes"], in_parts=not all(reasons))
+
+
+def check_of(
+    of: int | None, found: Mapping[str, int], passes: int = 0, *, in_parts: bool = False
+) -> Check:
+    """Return the check; ``found``: how many of ``of`` planted points each protocol finds.
+
+    ``in_parts``: whether protocols can attack the defense that need its parts.
+    """
+    if of is None or not found:
+        return Check(checks.PLANTED, None, None, "no protocol with a gradient was run")
+    if of < LEAST:
+        text = f"points could be planted at {of} images only, and {LEAST} are needed: random "
+        text += "points of the ball hardly change the logits"
+        return Check(checks.PLANTED, None, None, text)
+    shares = {name: count / of for name, count in found.items()}
+    told = ", ".join(f"{name} {count}" for name, count in found.items())
+    sentence = f"of {of} planted adversarial points are found: {told} ({passes:,} passes)"
+    if weak := evidence.not_counted_on(shares):
+        sentence += f"; do not count on {' and '.join(weak)}"
+    if lacking := evidence.lacking(shares, in_parts=in_parts):
+        sentence += f"; {' and '.join(lacking)} finds {100 * evidence.LEAST_SHARE:g}% of them: "
+        sentence += "what it misses here it would miss elsewhere"
+    return Check(checks.PLANTED, not lacking, max(shares.values()), sentence, shares)
+
+
+def _stored(protocol: str) -> str:
+    """Return the name by which the note has a protocol's count: that of its present code."""
+    return f"{protocol} {PROTOCOLS[protocol].version}"
+
+
+def _tried(
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], known: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return what is known with what further protocols find."""
+    counter = context.worker.counter
+    before = counter.forwards + counter.backwards
+    what = probe_of(context, spec)
+    planting = _planting(what, random=found_random(context.folder(spec)))
+    found = dict(known["found"])
+    for name in protocols:
+        found[_stored(name)] = _count(context, spec, what, planting, name)
+    passes = known["passes"] + counter.forwards + counter.backwards - before
+    return {"of": int(planting.stands.sum()), "found": found, "passes": passes}
+
+
+def _planting(what: Probe, *, random: bool) -> Planting:
+    """Plant points, at twice as many images where too few of the first ones take one."""
+    planting = plant(what, random=random)
+    if int(planting.stands.sum()) >= LEAST or len(what.images) <= IMAGES:
+        return planting
+    return plant(what, random=random, count=2 * IMAGES)
+
+
+def _count(
+    context: RunContext, spec: EvalSpec, what: Probe, planting: Planting, protocol: str
+) -> int:
+    defense = what.make()
+    attack = _attack_context(context, spec, planting, defense)
+    if PROTOCOLS[protocol].needs_static:
+        assert attack.network is not None
+        static = published(replace(attack, defense=attack.network))
+        attack = replace(attack, static_points=static.points)
+    result = load_protocol(protocol)(attack)
+    points = ThreatModel.of(spec.attack).project(result.points, planting.images)
+    return planting.found(defense, points)
+
+
+def _attack_context(
+    context: RunContext, spec: EvalSpec, planting: Planting, defense: Classifier
+) -> AttackContext:
+    """Return the context of an attack on the planted points: two classes, one whole batch."""
+    count = len(planting.images)
+    least, most = ITERATIONS
+    iterations = min(max(iterations_of(spec), least), most)
+    steps = getattr(spec.defense, "steps", 0)
+    short = replace(
+        spec,
+        data=replace(spec.data, first=0, count=count, order="given"),
+        batches=BatchPlan(size=count),
+        # Each image has a readout of its own, so that all of them are always shown together.
+        defense=DefenseSpec(name="planted", settings=(("steps", steps),), separable=False),
+        attack=AttackSpec(
+            name="apgd-ce", norm=spec.attack.norm, eps=spec.attack.eps, iterations=iterations
+        ),
+        protocols=ProtocolSpec(targets=1, rounds=2, last=spec.protocols.last),
+    )
+    worker, readout = context.worker, planting.readout
+    with_steps = worker.with_steps(spec)
+
+    def fewer(steps: int, **how: Any) -> Classifier:
+        assert with_steps is not None
+        return ReadoutDefense(with_steps(steps, **how), readout)
+
+    surrogate = worker.surrogate_of(spec)
+    zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
+    return AttackContext(
+        spec=short,
+        unit=0,
+        images=planting.images,
+        labels=zeros,
+        natural=zeros == 0,
+        classes=2,
+        defense=ReadoutDefense(defense, readout),
+        network=ReadoutDefense(worker.shown(spec, worker.network), readout),
+        others=planting.images[:0],
+        other_labels=zeros[:0],
+        with_steps=with_steps and fewer,
+        surrogate=surrogate and ReadoutDefense(surrogate, readout),
+    )

@@ -1,0 +1,273 @@
+"""The checks of a run: made once, kept beside its outcomes, and put into its record.
+
+Those that ask the defense are made before it is shown anything else, on a copy of it where it
+can be copied, and their passes are counted in a check of their own, not in the record's.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.attacks import checks as soundness
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.budget import iterations_of
+from dentbench.attacks.catalogue import CHECKS_VERSION
+from dentbench.attacks.checks import Check
+from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.order import order
+from dentbench.attacks.probes.suite import probe
+from dentbench.attacks.rng import SeededDefense
+from dentbench.errors import ModelError
+from dentbench.evaluation.checks.flag_checks import Stages, flag_checks
+from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.input_checks import natural_accuracy as natural_causes
+from dentbench.records.checkpoint import RunFolder
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.evaluation import EvalSpec, derive_seed
+from dentbench.stats import mcnemar, wilson
+
+STAGE: Final = "checks"
+"""What making the checks that ask the defense is called."""
+
+NOTE: Final = f"{STAGE}-{CHECKS_VERSION}"
+"""The name of the note, beside the outcomes, that keeps them: of their present code alone."""
+
+CAUSES: Final = "natural-causes-1"
+"""The name of the note that keeps which usual mistake explains natural accuracy."""
+
+POINT = 0.01
+"""How far, beyond its interval, natural accuracy may be from the card's."""
+
+_log = logging.getLogger(__name__)
+
+
+def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
+    """Return the checks that ask the defense, made now if no earlier run left them."""
+    folder = context.folder(spec)
+    known: str | None = folder.load_note(NOTE)
+    if known is None:
+        counter = context.worker.counter
+        before = counter.forwards, counter.backwards
+        checks = context.worker.micro_batcher.fit(
+            spec, STAGE, lambda: probe(probe_of(context, spec))
+        )
+        forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
+        text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
+        cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
+        known = soundness.to_json((*checks, cost))
+        folder.save_note(NOTE, known)
+    return tuple(soundness.from_json(known).values())
+
+
+def found_random(folder: RunFolder) -> bool:
+    """Return whether a check has found that a defense answers one question in two ways.
+
+    ``folder``: of the defense's spec.
+    """
+    text: str | None = folder.load_note(NOTE)
+    return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
+
+
+def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
+    """Return what is examined of a spec: its defense on its first declared batch."""
+    first = context.subject.images[: spec.batches.size].to(context.worker.device)
+    worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
+
+    def make(after: SeededDefense | None = None) -> Classifier:
+        new = _anew(context, spec)
+        defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
+        fresh = SeededDefense(defense, seed, worker.device)
+        if after is not None:
+            fresh.draw_as(after)
+        return fresh
+
+    return Probe(
+        make=make,
+        copies=_anew(context, spec) is not None,
+        images=first,
+        labels=context.subject.labels[: len(first)].to(context.worker.device),
+        threat=ThreatModel.of(spec.attack),
+        separable=spec.separable,
+        steps=getattr(spec.defense, "steps", None),
+        seed=seed,
+        iterations=iterations_of(spec),
+        network=None if spec.defense is None else worker.shown(spec, worker.network),
+    )
+
+
+def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Check:
+    """Return the check "order", made anew where it was not made after all of ``protocols``.
+
+    What it is about was asked first of all, see :func:`probed`.
+    """
+    folder, name = context.folder(spec), f"{soundness.ORDER}-{CHECKS_VERSION}"
+    known: dict[str, str] = folder.load_note(name) or {}
+    after = " ".join(protocols)
+    if known.get("after") != after:
+        made = context.worker.micro_batcher.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
+        known = {"after": after, "check": soundness.to_json([made])}
+        folder.save_note(name, known)
+    return soundness.from_json(known["check"])[soundness.ORDER]
+
+
+def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
+    """Return the defense as it is before it is asked anything; None where that cannot be had."""
+    try:
+        if spec.defense is None:
+            return copy.deepcopy(context.worker.network)
+        made: Classifier = context.worker.model.defense_cache.make(spec)
+        given = (context.worker.model.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
+        if given is None or isinstance(given, (type, nn.Module)):
+            return made
+        return copy.deepcopy(made)  # it is the very object that was given
+    except Exception as error:  # what is raised depends on what it holds
+        _log.debug("the defense cannot be had anew: %s", error)
+        return None
+
+
+def natural_accuracy(
+    correct: int, n: int, published: float | None, source: str = "published"
+) -> Check:
+    """Compare natural accuracy with what was published of the model on this data set, in percent.
+
+    It fails when the published accuracy is more than a point outside the 95% Wilson interval of
+    ``correct`` in ``n``. ``source``: what to call it instead, such as "expected".
+    """
+    share = correct / n if n else None
+    name = soundness.NATURAL_ACCURACY
+    if published is None:
+        return Check(name, None, share, "no accuracy was published of this model on this data set")
+    low, high = (100 * end for end in wilson(correct, n))
+    passed = low - 100 * POINT <= published <= high + 100 * POINT
+    text = f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({low:.1f}-{high:.1f}), and "
+    text += f"{published:g}% was {source}"
+    return Check(name, passed, share, text if passed else f"{text}: this is another model or data")
+
+
+def other_batches(batch_mates: str | None, n: int) -> Check:
+    """Compare natural accuracy in other batches of full size with that in the declared ones.
+
+    ``batch_mates``: the column; ``n``: images judged. It fails where significantly more images
+    are lost than won, unperturbed, in a composition (exact McNemar test, level 0.05). An image
+    alone is told of in the record but not compared: statistics of one image mean little.
+    """
+    name = soundness.OTHER_BATCHES
+    if batch_mates is None:
+        return Check(name, None, None, "batch-mates was not run")
+    found = json.loads(batch_mates)["compositions"]
+    declared = found.pop("declared")["natural"]
+    found.pop("alone", None)
+    worst = min(found, key=lambda one: found[one]["natural"])
+    natural, lost = found[worst]["natural"], found[worst]["lost"]
+    won = natural - (declared - lost)
+    passed = lost <= won or mcnemar(won, lost) >= 0.05
+    share = (declared - natural) / max(n, 1)
+    text = f"of {n} images {natural} are right unperturbed in {worst} batches, {declared} in the "
+    text += "declared ones"
+    return Check(name, passed, share, text if passed else f"{text}: it holds in those alone")
+
+
+def plausible(
+    context: RunContext, spec: EvalSpec, check: Check, correct: int, n: int
+) -> tuple[Check, bool]:
+    """Return the check of natural accuracy with what explains it, and whether it stops the run.
+
+    ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
+    it (looked for once, beside the outcomes), fail the check; chance and another accuracy than
+    the published or expected one stop the run.
+    """
+    share, allows = correct / max(n, 1), natural_causes.allowed(spec.data.name)
+    chance = natural_causes.is_chance(correct, n, context.worker.classes)
+    found = None
+    if check.passed is False or share < natural_causes.GOOD * (allows or 1):
+        found = _remedy(context, spec)
+    text = check.sentence if check.passed is False or not (chance or found) else _share(correct, n)
+    if chance:
+        text += f", no better than chance among {context.worker.classes} classes"
+    if found is not None:
+        text += f"; {found.sentence}"
+    elif allows and share < natural_causes.FAR * allows:
+        text += f", far below the {100 * allows:g}% that is known of this data; "
+        text += natural_causes.USUAL
+    elif chance or check.passed is False:
+        text += f"; {natural_causes.USUAL}"
+    passed = False if chance or found is not None else check.passed
+    if chance and context.options.by_script and found is None and check.passed is not False:
+        # Answers that are wrong more often than by guessing are not random: no slip of the data.
+        chance = not natural_causes.is_below_chance(correct, n, context.worker.classes)
+    return replace(check, passed=passed, sentence=text), chance or check.passed is False
+
+
+def _share(correct: int, n: int) -> str:
+    return f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({correct} of {n})"
+
+
+def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None:
+    folder, worker = context.folder(spec.static), context.worker
+    known = folder.load_note(CAUSES)
+    if known is None:
+        subject, static = context.subject, spec.static
+
+        def in_batches(x: Tensor) -> Tensor:
+            classify = worker.shown(static, worker.network)
+            return torch.cat([classify(batch) for batch in x.split(static.batches.size)])
+
+        def look() -> natural_causes.Remedy | None:
+            images, labels = subject.images, subject.labels
+            return natural_causes.remedy(in_batches, images, labels, worker.device)
+
+        with worker.counter.uncounted():
+            found = worker.micro_batcher.fit(static, NATURAL, look)
+        known = natural_causes.to_note(found)
+        folder.save_note(CAUSES, known)
+    return natural_causes.from_note(known)
+
+
+def require_natural(check: Check, *, force: bool) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` when natural accuracy is off, unless forced."""
+    if check.passed is False and not force:
+        raise ModelError(
+            f"{check.sentence}; look at the weights, the preprocessing and the data, or go on "
+            "with --force (force=True)"
+        )
+
+
+def column(
+    checks: Sequence[Check], stages: Stages, batch_mates: str | None, spec: EvalSpec, natural: Check
+) -> str:
+    """Return the column ``checks`` of a record: those made before, and those of its outcomes."""
+    random = any(one.name == soundness.REPEATABLE and one.passed is False for one in checks)
+    excused = _excused(spec, random=random)
+    counted = flag_checks(stages, ATTACKS[spec.attack.name].parts, excused=excused)
+    judged = sum(len(outcome.correct) for outcome in stages[NATURAL])
+    others = other_batches(batch_mates, judged)
+    return soundness.to_json((*checks, *counted, others, natural))
+
+
+def static_column(checks: str) -> str:
+    """Return the column ``static_checks`` from the static model's own column ``checks``.
+
+    It keeps what a verdict asks of the baseline: what failed, and the indispensable ones.
+    """
+    known = soundness.from_json(checks).values()
+    return soundness.to_json(
+        one for one in known if one.passed is False or one.name in soundness.INDISPENSABLE
+    )
+
+
+def _excused(spec: EvalSpec, *, random: bool) -> str:
+    """Return why an attack's own flags need not equal the judgement afresh, or ""."""
+    if random:
+        return "its answers are random"
+    if not spec.separable:
+        return "an answer depends on batch mates, whose points move too"
+    return "" if spec.precision == "fp32" else f"it was attacked in {spec.precision}"

@@ -1,0 +1,76 @@
+"""What is left of a run would cost: exact bounds in passes, and seconds from timed batches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from dentbench.attacks.cost import Passes, adapted
+from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.estimates.duration import Left, Speed, bound, speed_of, stages_of
+from dentbench.spec.evaluation import EvalSpec
+
+MEMORY_SECONDS: Final = 0.5
+"""Where four images take a defense longer than this, its memory is not measured."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageEstimate:
+    """The most that is left of one stage: every image surviving every attack.
+
+    ``spec``: whose stage it is, the static model's counterparts among them. ``images``: that are
+    not stored yet. ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
+    ``memory``: bytes for one batch, beside the model; None where they cannot be told, or not soon.
+    """
+
+    spec: EvalSpec
+    stage: str
+    images: int
+    forwards: int
+    backwards: int
+    seconds: float
+    memory: int | None
+
+
+def estimate(
+    context: RunContext,
+    specs: Sequence[EvalSpec],
+    protocols: Mapping[EvalSpec, Sequence[str]],
+    left: Left,
+) -> list[StageEstimate]:
+    """Return what is left of every stage of a run, each once, those of a spec together.
+
+    ``protocols``: those that can attack each spec's defense. ``left``: the images of a stage that
+    are not stored yet.
+    """
+    worker = context.worker
+    speed = speed_of(worker, specs[0].batches.size)
+    order = list(dict.fromkeys((spec.attack, spec.defense) for spec in specs))
+    stages = stages_of(specs, protocols)
+    stages = [one for one in stages if (one[0].attack, one[0].defense) in order]
+    stages.sort(key=lambda one: order.index((one[0].attack, one[0].defense)))
+    found = []
+    for spec, stage in stages:
+        images = left(spec, stage)
+        passes = bound(spec, stage, worker.classes) * images
+        found.append(
+            StageEstimate(
+                spec=spec,
+                stage=stage,
+                images=images,
+                forwards=passes.forwards,
+                backwards=passes.backwards,
+                seconds=speed.seconds(passes),
+                memory=_memory(context, spec, stage, speed),
+            )
+        )
+    return found
+
+
+def _memory(context: RunContext, spec: EvalSpec, stage: str, speed: Speed) -> int | None:
+    four = adapted(Passes(4, 4), spec.defense)
+    if speed.seconds(four) > MEMORY_SECONDS:
+        return None
+    need: int | None = context.worker.model.need(spec, stage)
+    return need

@@ -1,0 +1,229 @@
+"""How long a run will take on this machine: told before it begins, and while it goes on.
+
+Passes are bounded exactly; how many images survive is not known, so the card's published robust
+accuracy stands in for it. Seconds are from timed batches of the plain network: a defense is not
+asked anything before its checks.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias
+
+import torch
+
+from dentbench.attacks.catalogue import with_prerequisites
+from dentbench.attacks.cost import Passes, stage_passes
+from dentbench.attacks.stage_order import cheap_first
+from dentbench.evaluation.cascade import has_counterpart
+from dentbench.evaluation.progress.events import Stage, duration_text
+from dentbench.evaluation.workers.worker import Worker
+from dentbench.records.outcome import NATURAL, PUBLISHED
+from dentbench.report.verdict import GAIN_POINTS
+from dentbench.spec.evaluation import AttackSpec, EvalSpec
+from dentbench.stats.sequential import images_needed, looks_of
+
+LONG: Final = 60.0
+"""Seconds from which on a run is long enough to say before it begins how long it will take."""
+
+SHORT: Final = 50_000
+"""Passes up to which a run is not timed before it begins."""
+
+DIFFERING: Final = (5.0, 5.0, 100.0)
+"""Images gained and lost of 100 that a run until decided is foreseen with."""
+
+BROKEN: Final = 0.05
+"""The share of a full attack that an image costs that breaks early."""
+
+UNKNOWN: Final = 0.5
+"""The share of images that survive, where no card says it."""
+
+REPEATS: Final = 3
+"""How often a batch is timed: on a machine that others use too, the quickest says most."""
+
+TIMED_SECONDS: Final = 1.0
+"""About how long timing may take, once."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Seconds of one image's forward pass, and of its backward pass."""
+
+    forward: float
+    backward: float
+
+    def seconds(self, passes: Passes) -> float:
+        """Return how long so many passes take."""
+        return passes.forwards * self.forward + passes.backwards * self.backward
+
+
+Left: TypeAlias = "Callable[[EvalSpec, str], int]"
+"""Returns how many images of a stage are not stored yet."""
+
+_Part: TypeAlias = tuple[EvalSpec, str, int]
+"""A stage of a spec, and how many images it is to be run on."""
+
+
+def speed_of(worker: Worker, size: int) -> Speed:
+    """Time the plain network on a batch of so many images, or on fewer where that would be long."""
+    network = worker.model.network
+    few, count = worker.subject.images[: min(size, 4)], len(worker.subject.images[:size])
+    with worker.counter.uncounted():
+        _timed(network, few)  # the first call allocates
+        forward, gradient = _timed(network, few)
+        if gradient / len(few) * count < TIMED_SECONDS / 3:
+            few = worker.subject.images[:size]
+            forward, gradient = _timed(network, few)
+    return Speed(forward / len(few), max(gradient - forward, 0.0) / len(few))
+
+
+def _timed(network: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
+    """Return the seconds of a forward pass, and of one with its gradient, undisturbed ones."""
+    x = images.to(next(network.parameters()).device)
+    with torch.no_grad():
+        forward = min(_seconds(lambda: network(x), x) for _ in range(REPEATS))
+    leaf = x.clone().requires_grad_()
+
+    def gradient() -> None:
+        logits = network(leaf)
+        if logits.requires_grad:
+            torch.autograd.grad(logits.sum(), leaf)
+
+    return forward, min(_seconds(gradient, x) for _ in range(REPEATS))
+
+
+def _seconds(work: Callable[[], object], x: torch.Tensor) -> float:
+    started = time.perf_counter()
+    work()
+    if x.is_cuda:
+        torch.cuda.synchronize(x.device)
+    return time.perf_counter() - started
+
+
+def stages_of(
+    specs: Sequence[EvalSpec], protocols: Mapping[EvalSpec, Sequence[str]]
+) -> list[tuple[EvalSpec, str]]:
+    """Return every stage that a run needs, each once, the static model's counterparts among them.
+
+    ``protocols``: those that can attack each spec's defense.
+    """
+    found: dict[tuple[Any, ...], tuple[EvalSpec, str]] = {}
+    for spec in specs:
+        bases = [] if spec.attack.is_none else [(spec.static, PUBLISHED)]
+        run = [(spec, NATURAL), (spec.static, NATURAL), *bases]
+        if spec.defense is not None and not spec.attack.is_none:
+            for name in with_prerequisites(protocols[spec], spec):
+                run.append((spec, name))
+                if has_counterpart(spec, name):
+                    run.append((spec.counterpart, name))
+        for one, stage in run:
+            found.setdefault((one.key(), one.protocols, stage), (one, stage))
+    return [*found.values()]
+
+
+def bound(spec: EvalSpec, stage: str, classes: int) -> Passes:
+    """Return the most passes of one image in a stage; nothing is attacked at eps 0."""
+    if stage != NATURAL and spec.attack.eps == 0:
+        return Passes(0, 0)
+    return stage_passes(spec, stage, classes)
+
+
+def surviving(robust: float | None) -> float:
+    """Return the share of a stage's bound that is expected, from a robust accuracy in percent."""
+    share = UNKNOWN if robust is None else robust / 100
+    return min(1.0, share + BROKEN)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run that is to be foreseen.
+
+    ``protocols``: those that can attack each spec's defense; ``left``: the images of a stage that
+    are not stored yet; ``robust``: a published robust accuracy, in percent, where there is one.
+    """
+
+    worker: Worker
+    specs: Sequence[EvalSpec]
+    protocols: Mapping[EvalSpec, Sequence[str]]
+    left: Left
+    robust: float | None
+
+    def plan(self, *, until_decided: bool) -> dict[Stage, float]:
+        """Return the passes that each stage is expected to take yet."""
+        found: dict[Stage, float] = {}
+        for spec, name, images in self._first() if until_decided else self._whole():
+            passes = bound(spec, name, self.worker.classes)
+            stage = Stage(model=spec.model.name, defense=spec.label, protocol=name)
+            expected = (passes.forwards + passes.backwards) * images * self._share(name)
+            found[stage] = found.get(stage, 0.0) + expected
+        return {stage: passes for stage, passes in found.items() if passes}
+
+    def seconds(self) -> float:
+        """Return how many seconds what is left is expected to take."""
+        return self._seconds(self._whole(), speed_of(self.worker, self.specs[0].batches.size))
+
+    def text(self, *, until_decided: bool) -> str:
+        """Say how long it will take, and what would be shorter; "" for a run that is short."""
+        speed = speed_of(self.worker, self.specs[0].batches.size)
+        seconds = self._seconds(self._whole(), speed)
+        compares = any(map(_compares, self.specs))
+        decided = self._seconds(self._first(), speed) if compares else None
+        told = decided if until_decided and decided is not None else seconds
+        if told < LONG:
+            return ""
+        share = surviving(self.robust)
+        low, high = max(0.4, share - 0.2) / share, min(1.0, 1.3 * share + 0.1) / share
+        ends = f"({duration_text(told * min(low, 1.0))} to {duration_text(told * max(high, 1.0))})"
+        text = f"about {duration_text(told)} on this machine {ends}"
+        if until_decided:
+            return f"until decided {text}; the full evaluation about {duration_text(seconds)}"
+        if decided is not None and decided < seconds / 2:
+            text += f"; `--until decided` about {duration_text(decided)}"
+        if self.specs[0].attack.name != "quick" and not self.specs[0].attack.is_none:
+            text += f"; `--attack quick` about {duration_text(self._seconds(self._quick(), speed))}"
+        return text
+
+    def _seconds(self, stages: Iterable[_Part], speed: Speed) -> float:
+        classes = self.worker.classes
+        return sum(
+            speed.seconds(bound(spec, name, classes)) * images * self._share(name)
+            for spec, name, images in stages
+        )
+
+    def _share(self, stage: str) -> float:
+        return 1.0 if stage == NATURAL else surviving(self.robust)
+
+    def _whole(self) -> Iterator[_Part]:
+        for spec, name in stages_of(self.specs, self.protocols):
+            yield spec, name, self.left(spec, name)
+
+    def _first(self) -> Iterator[_Part]:
+        """Yield what a run until decided is expected to need: the cheapest protocol on some."""
+        defended = [spec for spec in self.specs if _compares(spec)]
+        cheapest = {spec: cheap_first(self.protocols[spec])[:1] for spec in defended}
+        for spec, name in stages_of(defended, cheapest):
+            yield spec, name, _until_decided(spec, self.left(spec, name))
+
+    def _quick(self) -> Iterator[_Part]:
+        short = [replace(spec, attack=_short(spec.attack)) for spec in self.specs]
+        able = {one: self.protocols[spec] for one, spec in zip(short, self.specs, strict=True)}
+        for spec, name in stages_of(short, able):
+            yield spec, name, self.left(spec, name)
+
+
+def _compares(spec: EvalSpec) -> bool:
+    return spec.defense is not None and not spec.attack.is_none
+
+
+def _short(attack: AttackSpec) -> AttackSpec:
+    return AttackSpec(name="quick", norm=attack.norm, eps=attack.eps)
+
+
+def _until_decided(spec: EvalSpec, left: int) -> int:
+    """Return how many images a run until decided is expected to judge, of those left at most."""
+    looks = looks_of([len(rows) for rows in spec.batches.ranges(spec.data.count)])
+    ratio = None if spec.separable and spec.defense is not None else 1.0
+    more = images_needed(DIFFERING, ratio, looks, GAIN_POINTS / 100)
+    return left if more is None else min(left, more + int(DIFFERING[2]))

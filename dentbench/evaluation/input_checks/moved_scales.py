@@ -1,0 +1,152 @@
+"""Whether dent's answers follow other scales and shifts as those of the network itself do."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from dentbench.adapt.adaptation import Adaptation
+from dentbench.adapt.dent import Dent
+from dentbench.adapt.layers import KINDS, adapted_layers
+from dentbench.evaluation.input_checks.reference import (
+    Trial,
+    answer_of,
+    gradients_apart,
+    logits_apart,
+    seeded,
+)
+
+MOVED: Final = 0.1
+"""By what part of themselves scales and shifts are moved, to see that the answers follow."""
+
+
+def difference_moved(trial: Trial, dent: Dent) -> str:
+    """Return in words how dent's answers to moved values are not the network's, or ""."""
+    start = dent.start().affine
+    assert start is not None
+    generator = torch.Generator().manual_seed(0)
+    instance, count = dent.spec.mode == "instance", len(trial.images)
+    several = 2 if instance and count > 1 and not _is_coupled(trial) else 1
+    moved = [_moved(start, generator) for _ in range(several)]
+    weights = _noise(torch.zeros(count, _classes(trial)), generator).to(trial.images)
+    ours, ours_back = _written_in(trial, moved, weights, dent.spec.layers)
+
+    rows = torch.stack([moved[row % several] for row in range(count)])
+    affine = (rows if instance else moved[0]).clone().requires_grad_()
+    with torch.enable_grad(), seeded(trial.images):
+        logits = dent.predict(trial.images, Adaptation(affine=affine, losses=start.new_zeros(0)))
+        back = None
+        if logits.requires_grad:
+            (back,) = torch.autograd.grad((logits * weights).sum(), affine, allow_unused=True)
+    apart = logits_apart(ours, logits.detach())
+    if apart:
+        return f"with other scales and shifts its logits differ by {apart} from the network's own"
+    if not logits.requires_grad:
+        return ""  # dent tells it in its own words when it is to adapt
+    if back is None:
+        return "its answers have no gradient to the scales and shifts, which dent follows"
+    parts = [back[row::several].sum(0) for row in range(several)] if instance else [back]
+    apart = next(filter(None, map(gradients_apart, ours_back, parts)), "")
+    return f"the gradient to its scales and shifts differs by {apart}" if apart else ""
+
+
+def _moved(start: Tensor, generator: torch.Generator) -> Tensor:
+    return start * (1 + MOVED * _noise(start, generator)) + MOVED * _noise(start, generator)
+
+
+def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(like.shape, generator=generator).to(like)
+
+
+def _classes(trial: Trial) -> int:
+    return int(answer_of(copy.deepcopy(trial.network), trial.images).shape[1])
+
+
+def _is_coupled(trial: Trial) -> bool:
+    """Return whether an image's answer depends on what other images are beside it."""
+    others = trial.images.clone()
+    others[1::2] = others[1::2].flip(-1).roll(1, -2)
+    kept, changed = (
+        answer_of(copy.deepcopy(trial.network), x)[::2] for x in (trial.images, others)
+    )
+    return bool(logits_apart(kept, changed))
+
+
+def _written_in(
+    trial: Trial, moved: Sequence[Tensor], weights: Tensor, kinds: str
+) -> tuple[Tensor, list[Tensor]]:
+    """Return the logits of the network with scales and shifts in its layers, and their gradients.
+
+    Image number i has those of ``moved`` number i modulo their number.
+    """
+    logits, gradients = torch.zeros_like(weights), []
+    for number, flat in enumerate(moved):
+        network = copy.deepcopy(trial.network).requires_grad_(False)
+        layers = [layer for _, layer in adapted_layers(network, kinds)]
+        leaves = [part.detach().clone().requires_grad_() for part in _parts(flat, layers)]
+        with torch.enable_grad(), seeded(trial.images), _holding(layers, leaves):
+            answer = network(trial.images)
+            own = slice(number, None, len(moved))
+            found: Sequence[Tensor | None] = [None] * len(leaves)
+            if answer.requires_grad:
+                total = (answer[own] * weights[own]).sum()
+                found = torch.autograd.grad(total, leaves, allow_unused=True)
+        logits[own] = answer[own].detach().to(logits)
+        pairs = zip(leaves, found, strict=True)
+        gradients.append(
+            torch.cat(
+                [(leaf.detach() * 0 if back is None else back).flatten() for leaf, back in pairs]
+            )
+        )
+    return logits, gradients
+
+
+def _parts(flat: Tensor, layers: Sequence[Any]) -> list[Tensor]:
+    """Return the scales of all layers, then their shifts, from one tensor of dent's."""
+    sizes = [layer.weight.numel() for layer in layers]
+    parts = [half.split(sizes) for half in flat.chunk(2)]
+    return [
+        part.view_as(layer.weight)
+        for half in parts
+        for part, layer in zip(half, layers, strict=True)
+    ]
+
+
+@contextmanager
+def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[None]:
+    """Let layers have scales and shifts inside the block, those included that stand for them."""
+    changed: list[tuple[nn.Module, str, Any]] = []
+    count = len(layers)
+    named = [_named_by(layer.__dict__.get("forward")) for layer in layers]
+    for name, parts in (("weight", leaves[:count]), ("bias", leaves[count:])):
+        for layer, others, part in zip(layers, named, parts, strict=True):
+            for one in {layer, *others}:
+                if parametrize.is_parametrized(one, name):
+                    parametrize.remove_parametrizations(one, name)
+                changed.append((one, name, one._parameters.pop(name)))
+                one.__dict__[name] = part
+    try:
+        yield
+    finally:
+        for one, name, former in reversed(changed):
+            one.__dict__.pop(name, None)
+            one._parameters[name] = former
+
+
+def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:
+    """Return the normalizations that a function on a layer speaks of: copies keep the former."""
+    if isinstance(forward, nn.Module) and isinstance(forward, tuple(KINDS.values())):
+        return [forward]
+    cells = getattr(forward, "__closure__", None) or ()
+    held = [cell.cell_contents for cell in cells] + [getattr(forward, "__self__", None)]
+    held += [getattr(forward, "func", None), *getattr(forward, "args", ())]
+    found: dict[int, nn.Module] = {}
+    for part in held if depth else ():
+        found |= {id(one): one for one in _named_by(part, depth - 1)}
+    return list(found.values())

@@ -1,0 +1,180 @@
+"""Whether natural accuracy is plausible, and which usual mistake explains that it is not.
+
+Labels that begin at 1, classes in another order, images that the model wants normalized, in BGR or
+of another range: each is tried on some natural images, without an attack.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+
+from dentbench.attacks.base import Classifier
+from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
+from dentbench.stats import more_often_than, wilson
+
+LEAST: Final = 16
+"""The fewest images that say something of natural accuracy."""
+
+TRIED: Final = 64
+"""On how many images, at most, the usual mistakes are tried."""
+
+LEVEL: Final = 0.05
+"""Accuracy that guessing reaches with this probability is no better than chance."""
+
+MENDED: Final = 0.1
+"""By how much accuracy must rise, its interval's lower end, for a mistake to explain it."""
+
+GOOD: Final = 0.9
+"""Below this share of what the data allow, or of all images, mistakes are looked for."""
+
+FAR: Final = 0.5
+"""Below this share of what the data allow natural accuracy is warned of whatever the cause."""
+
+ONE_TO_ONE: Final = 0.8
+"""How many images must have the label that most of their predicted class have, in another order."""
+
+USUAL: Final = (
+    "the usual causes: labels that begin at 1 or are of another order of the classes, images that "
+    "the model wants normalized (--normalize), in BGR or of another range, weights of another model"
+)
+
+_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_CIFAR10: Final = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
+_HALVES: Final = ((0.5,), (0.5,))
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """What raises natural accuracy: in words, and how many of ``of`` images are right with it."""
+
+    words: str
+    correct: int
+    of: int
+
+    @property
+    def sentence(self) -> str:
+        """What it shows."""
+        share = 100 * self.correct / self.of
+        return f"{self.words} it is {share:.1f}% ({self.correct} of {self.of})"
+
+
+def is_chance(correct: int, n: int, classes: int) -> bool:
+    """Return whether guessing would be right as often; False for too few images to say."""
+    return n >= LEAST and more_often_than(correct, n, 1 / classes) > LEVEL
+
+
+def is_below_chance(correct: int, n: int, classes: int) -> bool:
+    """Return whether guessing would be right clearly more often: the answers are not random."""
+    return n >= LEAST and more_often_than(n - correct, n, 1 - 1 / classes) <= LEVEL
+
+
+def allowed(dataset: str) -> float | None:
+    """Return the highest natural accuracy, in [0, 1], published on a data set; None: unknown."""
+    from dentbench.zoo.cards import DATASETS, MODELS
+
+    known = [
+        card.clean
+        for card in MODELS.values()
+        if card.clean is not None
+        and card.dataset in DATASETS
+        and DATASETS[card.dataset].name == dataset
+    ]
+    return max(known) / 100 if known else None
+
+
+@torch.no_grad()
+def remedy(
+    classify: Classifier, images: Tensor, labels: Tensor, device: str | torch.device = "cpu"
+) -> Remedy | None:
+    """Return the usual mistake whose mending raises natural accuracy most, or None.
+
+    ``images`` (N, C, H, W) in [0, 1] and ``labels`` (N,): of them :data:`TRIED` are looked at,
+    on ``device``. None too where none raises it clearly. Torch's random numbers are kept. An error
+    of ``classify`` that says that memory ran out is raised; any other on changed images is not.
+    """
+    places = torch.linspace(0, len(images) - 1, min(TRIED, len(images))).long().unique()
+    x, y = images[places].to(device), labels[places].to(device)
+    with torch.random.fork_rng([x.device] if x.is_cuda else []):
+        logits = classify(x)
+        predicted = logits.argmax(1)
+        base = int((predicted == y).sum())
+        tried = [*_of_labels(predicted, y, logits.shape[1]), *_of_images(classify, x, y)]
+    best = max(tried, key=lambda one: one.correct, default=None)
+    if best is None or wilson(best.correct, best.of)[0] < base / len(y) + MENDED:
+        return None
+    return best
+
+
+def _of_labels(predicted: Tensor, labels: Tensor, classes: int) -> Iterator[Remedy]:
+    count = len(labels)
+    shifts = Counter(((predicted - labels) % classes).tolist())
+    shifts.pop(0, None)
+    for shift, correct in shifts.most_common(1):
+        least = shift - classes if 2 * shift > classes else shift
+        hint = " (they begin at 1)" if least == -1 else ""
+        yield Remedy(f"with the labels shifted by {least:+d}{hint}", correct, count)
+    pairs = Counter(zip(predicted.tolist(), labels.tolist(), strict=True))
+    order: dict[int, int] = {}
+    for (answer, label), _ in pairs.most_common():
+        if answer not in order and label not in order.values():
+            order[answer] = label
+    correct = sum(pairs[pair] for pair in order.items())
+    several = len(order) > 1 and correct > max(shifts.values(), default=0)
+    if several and correct >= ONE_TO_ONE * count and any(a != b for a, b in order.items()):
+        text = "with the classes in another order"
+        yield Remedy(
+            f"{text} (the model's class 0 is label {order.get(0, '?')}, ...)", correct, count
+        )
+
+
+def _of_images(classify: Classifier, images: Tensor, labels: Tensor) -> Iterator[Remedy]:
+    for words, change in _changes(images):
+        try:
+            correct = int((classify(change(images)).argmax(1) == labels).sum())
+        except Exception as error:  # a network may refuse what is no image in [0, 1]
+            if is_out_of_memory(error):
+                raise
+            continue
+        yield Remedy(words, correct, len(labels))
+
+
+def _changes(images: Tensor) -> Sequence[tuple[str, Callable[[Tensor], Tensor]]]:
+    found: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+        ("with pixels from 0 to 255", lambda x: 255 * x),
+        ("with the colors inverted", lambda x: 1 - x),
+        ("with rows and columns exchanged", lambda x: x.transpose(2, 3)),
+    ]
+    constants: list[tuple[str, Any]] = [("0.5 0.5", _HALVES)]
+    if images.shape[1] == 3:
+        found.append(("in BGR in place of RGB", lambda x: x.flip(1)))
+        constants += [("CIFAR-10's mean and std", _CIFAR10), ("ImageNet's mean and std", _IMAGENET)]
+    own = images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).clamp_min(1e-3).tolist()
+    constants.append(("the images' own mean and std", own))
+    for name, (mean, std) in constants:
+        numbers = " ".join(",".join(f"{value:.4g}" for value in part) for part in (mean, std))
+        found.append((f"normalized by {name} (--normalize {numbers})", _normalizing(mean, std)))
+    return found
+
+
+def _normalizing(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
+    def change(x: Tensor) -> Tensor:
+        middle, scale = (x.new_tensor(part).view(-1, 1, 1) for part in (mean, std))
+        return (x - middle) / scale
+
+    return change
+
+
+def to_note(found: Remedy | None) -> dict[str, Any]:
+    """Return what is kept of it beside the outcomes."""
+    return {"remedy": None if found is None else asdict(found)}
+
+
+def from_note(note: Any) -> Remedy | None:
+    """Return what :func:`to_note` wrote."""
+    return None if note["remedy"] is None else Remedy(**note["remedy"])

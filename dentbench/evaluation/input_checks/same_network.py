@@ -1,0 +1,126 @@
+"""Before a run: what is evaluated is the network that was handed in, and dent adapts that one.
+
+A network is computed in a faster way, and dent computes it with other scales and shifts. Either is
+compared with the network itself: where nothing has moved, where scales and shifts have, and where
+the gradient comes from. What cannot be the same is refused in words.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Final
+
+from torch import Tensor, nn
+
+from dentbench.adapt.dent import Dent
+from dentbench.adapt.layers import adapted_layers
+from dentbench.attacks.base import Classifier
+from dentbench.errors import ModelError
+from dentbench.evaluation.input_checks.moved_scales import difference_moved
+from dentbench.evaluation.input_checks.reference import Trial
+from dentbench.spec.evaluation import DentSpec
+
+STILL: Final = 1e-12
+"""A learning rate by which nothing moves."""
+
+_ADVICE: Final = (
+    "its code asks for something that a copy of it answers otherwise, such as a forward put onto a "
+    "layer, torch.is_grad_enabled(), tensors of a layer that is not called, threads or "
+    "checkpointing; rewrite that part"
+)
+
+
+def require_same_network(trial: Trial, prepared: nn.Module) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` unless the network is computed as it is.
+
+    ``trial``: of the one handed in. ``prepared``: as it is computed.
+    """
+    if prepared is trial.network:
+        return
+    different = trial.difference(lambda: copy.deepcopy(prepared))
+    if different:
+        raise ModelError(
+            f"the network, computed as a whole, is not the one handed in: {different}; {_ADVICE}"
+        )
+
+
+def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` unless dent computes the network handed in.
+
+    With no step and with steps of no length it must answer as the network does; with other scales
+    and shifts, as the network with these in its layers. ``spec``: of dent; what is blurred or
+    normalized by it otherwise is left out. The others are those of :func:`require_same_network`.
+    """
+    try:
+        different = _difference_in_dent(trial, prepared, spec)
+    except ModelError:
+        raise
+    except Exception as error:  # whatever the code of a network raises when dent runs it
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        different = f"dent cannot run it ({reason})"
+    if different:
+        raise ModelError(
+            f"dent does not compute the network handed in: {different}; {_ADVICE}, or choose a "
+            "--defense that adapts nothing"
+        )
+
+
+def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> str:
+    """Return in words how dent is another network, or ""."""
+    norms = _batchnorms(trial.network, spec.layers)
+    running = all(layer.running_mean is not None for layer in norms)
+    own = trial
+    if not running:
+        own = replace(trial, network=_without_statistics(trial.network, spec.layers))
+    steps, statistics = min(max(spec.steps, 1), 2), "running" if running else "batch"
+    still = DentSpec(
+        mode=spec.mode,
+        layers=spec.layers,
+        steps=steps,
+        lr=STILL,
+        statistics=statistics,
+        loss=spec.loss,
+        optimizer=spec.optimizer,
+    )
+
+    def dent(spec: DentSpec) -> Dent:
+        size = len(trial.images) if spec.separable else None
+        return Dent(copy.deepcopy(prepared), spec, batch_size=size, prepare=False)
+
+    if running:  # else its layers have none to begin with
+        different = trial.difference(lambda: dent(_resting(spec)))
+        if different:
+            return f"with no step {different}"
+    different = difference_moved(own, dent(still))
+    if different:
+        return different
+    if trial.pure:
+        different = own.difference(lambda: _adapted(dent(still), trial.images))
+        if different:
+            return f"with a learning rate of {STILL:g} {different}"
+    return ""
+
+
+def _resting(spec: DentSpec) -> DentSpec:
+    """Return dent with no step and no blur, of the same layers."""
+    return DentSpec(mode=spec.mode, layers=spec.layers, steps=0)
+
+
+def _without_statistics(network: nn.Module, layers: str) -> nn.Module:
+    """Return the network with the statistics of the batch in all layers, for want of others."""
+    network = copy.deepcopy(network)
+    for layer in _batchnorms(network, layers):
+        layer.running_mean = layer.running_var = None
+    return network
+
+
+def _batchnorms(network: nn.Module, layers: str) -> list[nn.BatchNorm2d]:
+    found = (layer for _, layer in adapted_layers(network, layers))
+    return [layer for layer in found if isinstance(layer, nn.BatchNorm2d)]
+
+
+def _adapted(dent: Dent, images: Tensor) -> Classifier:
+    """Return dent with its adaptation to images made already, so that it draws no numbers later."""
+    adaptation = dent.adapt(images)
+    return lambda x: dent.predict(x, adaptation)

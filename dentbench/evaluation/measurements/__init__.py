@@ -1,0 +1,1 @@
+"""Relative time, diagnostics and example images, which a record carries beside its counts."""

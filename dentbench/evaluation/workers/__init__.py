@@ -1,0 +1,1 @@
+"""Workers: carry out tasks on batches, in this process or in others."""

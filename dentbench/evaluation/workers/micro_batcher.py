@@ -1,0 +1,150 @@
+"""How many images at a time there is memory for: learned by running out of it, or beforehand.
+
+Where each image is answered on its own, a task is done again with half as many images shown to
+the defense at a time. Where the answers depend on the batch it is not cut: that is said, with
+what the batch needs.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+
+from dentbench.attacks.base import Classifier
+from dentbench.attacks.chunked import Chunked
+from dentbench.compute.cuda_graphs import forget_recordings
+from dentbench.compute.malloc import hand_back_memory
+from dentbench.errors import DeviceMemoryError
+from dentbench.evaluation.memory.footprint import HEAVY, free, in_words, there
+from dentbench.evaluation.memory.out_of_memory import (
+    SCRATCH,
+    asked_for,
+    is_out_of_memory,
+    suspected,
+)
+from dentbench.evaluation.workers.prepared_model import PreparedModel
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+
+Result = TypeVar("Result")
+
+_log = logging.getLogger(__name__)
+
+
+class MicroBatcher:
+    """How many images of a spec are shown to a model and its defenses at a time."""
+
+    def __init__(self, model: PreparedModel) -> None:
+        self.model = model
+        self._sizes: dict[Any, int] = {}
+        self._foreseen: set[Any] = set()
+
+    def size(self, spec: EvalSpec) -> int | None:
+        """Return how many images of a spec are shown at a time; None while all of a batch are."""
+        return self._sizes.get(_kind(spec))
+
+    def learn(self, spec: EvalSpec, size: int | None) -> None:
+        """Take over a size that was found elsewhere, if it is smaller."""
+        if size is not None:
+            self._sizes[_kind(spec)] = min(size, self.size(spec) or size)
+
+    def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
+        """Return a classifier of a spec, in parts where there is no room for all of a batch."""
+        size = self.size(spec)
+        return classify if size is None else Chunked(classify, size, self.model.counter)
+
+    def fit(self, spec: EvalSpec, stage: str, work: Callable[[], Result]) -> Result:
+        """Return the result of ``work``, done again from its start while memory runs out.
+
+        It is to show classifiers as :meth:`shown` returns them. Passes of a try that failed are
+        not counted. Raises :class:`~dentbench.errors.DeviceMemoryError` where the batch cannot be
+        cut without changing an answer, or not further.
+        """
+        self._shrink_preemptively(spec, stage)
+        counter = self.model.counter
+        while True:
+            before = counter.forwards, counter.backwards
+            try:
+                return work()
+            except Exception as error:  # that of a CPU's allocator is a plain RuntimeError
+                if not is_out_of_memory(error):
+                    raise
+                asked = asked_for(error)
+            # Out here, where the error no longer holds the tensors that filled the memory.
+            counter.forwards, counter.backwards = before
+            self._free()
+            self._halve(spec, stage, asked)
+
+    def _shrink_preemptively(self, spec: EvalSpec, stage: str) -> None:
+        """Cut a batch beforehand where a CPU's memory would not do, or warn.
+
+        A full GPU says so; a full machine ends the process. Only what is large beside what is
+        free is measured, once for every stage, and no defense of one's own, which may remember
+        that it was asked.
+        """
+        known = (_kind(spec), stage)
+        own = isinstance(spec.defense, DefenseSpec) and spec.defense.sha256
+        if self.model.device.type != "cpu" or own or known in self._foreseen:
+            return
+        self._foreseen.add(known)
+        whole = min(spec.batches.size, spec.data.count)
+        there_is = free()
+        if there_is is None or suspected(self.model.subject.images[0], whole) < there_is:
+            return
+        wanted = SCRATCH * (self.model.need(spec, stage) or 0)
+        size = now = self.size(spec) or whole
+        while size > 1 and wanted * size > there_is * whole:
+            size //= 2
+        if size == now:
+            return
+        said = f"{spec.label} {stage}: {_images(whole)} may need {in_words(wanted)}, and "
+        said += f"{in_words(there_is)} are free; "
+        if self.model.why_whole(spec):
+            _log.warning("%sthe system may end this process", said)
+            return
+        self._sizes[_kind(spec)] = size
+        _log.warning("%sgoing on with %d at a time (same answers)", said, size)
+
+    def _halve(self, spec: EvalSpec, stage: str, asked: str) -> None:
+        device = self.model.device
+        whole = min(spec.batches.size, spec.data.count)
+        now = self.size(spec) or whole
+        why = self.model.why_whole(spec) if now == whole else ""
+        if now == 1 and not why:
+            why = "that is with one image at a time, which cannot be cut further"
+        if why:
+            bytes_ = self.model.need(spec, stage)
+            needs = f", which needs at least {in_words(bytes_)}" if bytes_ else ""
+            less = "; other protocols need less (--protocol)" if stage in HEAVY else ""
+            raise DeviceMemoryError(
+                f"{spec.label} {stage}: out of memory with a batch of {_images(whole)}{needs} "
+                f"({asked}); {there(device)}; {why}; every finished batch is kept, and the same "
+                f"command goes on from there where there is more memory{less}"
+            )
+        self._sizes[_kind(spec)] = now // 2
+        _log.warning(
+            "%s: out of %smemory with %s at a time; going on with %d (same answers)",
+            spec.label,
+            "GPU " if device.type == "cuda" else "",
+            _images(now),
+            now // 2,
+        )
+
+    def _free(self) -> None:
+        gc.collect()
+        if self.model.device.type == "cuda":
+            forget_recordings()
+            torch.cuda.empty_cache()
+        else:
+            hand_back_memory()
+
+
+def _kind(spec: EvalSpec) -> Any:
+    return spec.defense, spec.batches
+
+
+def _images(count: int) -> str:
+    return f"{count} image" + ("s" if count > 1 else "")

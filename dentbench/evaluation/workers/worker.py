@@ -1,0 +1,305 @@
+"""One unit of work, from what it needs to what it leaves; in this process or in another.
+
+A worker has the model and the images; a task says what to do with one batch and carries what
+stages before it left. Nothing is read or written here: that is the runner's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dentbench.adapt.dent import Dent
+from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.budget import POISONED
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocols.base import AttackContext, load_protocol
+from dentbench.attacks.rng import SeededDefense
+from dentbench.compute.backend import Engine
+from dentbench.compute.precision import tensor_float32
+from dentbench.defenses.build import dent_of
+from dentbench.errors import ModelError
+from dentbench.evaluation import cascade
+from dentbench.evaluation.input_checks import first_answers, reference, same_network
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.workers.micro_batcher import MicroBatcher
+from dentbench.evaluation.workers.prepared_model import PreparedModel
+from dentbench.records.checkpoint import Points, sha256_of
+from dentbench.records.outcome import NATURAL, BatchOutcome
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec, derive_seed
+from dentbench.zoo.arrays import label_windows
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """One stage on one unit of work (a declared batch), with what it takes over from others.
+
+    ``natural`` (B flags): which images are right without an attack; empty for the natural stage
+    itself. ``claimed_points`` (B, C, H, W): those of a file, where they are judged.
+    ``static_points`` (B, C, H, W): the static model's adversarial points, where the
+    protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
+    the final points are wanted back. ``random``: whether the defense answers by chance.
+    ``at_a_time``: how many images there is memory for at a time, where it is known to be less than
+    a batch.
+    """
+
+    spec: EvalSpec
+    stage: str
+    unit: int
+    natural: tuple[bool, ...] = ()
+    static_points: Points | None = None
+    claimed_points: Points | None = None
+    inherited: cascade.Inheritance = cascade.NOTHING
+    keep: bool = False
+    random: bool = False
+    at_a_time: int | None = None
+
+
+class Worker:
+    """Carries out tasks with a model and images on one device.
+
+    ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
+    from Python stand for. ``tried``: whether a defense of one's own is tried when it is made.
+    Raises what :class:`~dentbench.evaluation.workers.prepared_model.PreparedModel` does.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        device: str,
+        engine: Engine,
+        given: Mapping[DefenseSpec, Any] | None = None,
+        *,
+        tried: bool = True,
+    ) -> None:
+        self.blueprint = subject, engine, given
+        self.subject = subject
+        self.model = PreparedModel(subject, device, engine, given, tried=tried)
+        self.micro_batcher = MicroBatcher(self.model)
+        self.device = self.model.device
+        self.counter = self.model.counter
+        self.network = self.model.network
+        self.classes = self.model.classes
+        self._trials: dict[int, reference.Trial | None] = {}
+
+    def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
+        """Return what a spec attacks and judges: the network itself, or a defense around it.
+
+        ``unit``: in which unit of work, for a defense that goes on from batch to batch.
+        """
+        return self.shown(spec, self.model.defense_cache.of(spec, unit))
+
+    def shown(self, spec: EvalSpec, classify: Classifier) -> Classifier:
+        """Return a classifier of a spec, in parts where there is no room for all of a batch."""
+        return self.micro_batcher.shown(spec, classify)
+
+    def require_usable(self, spec: EvalSpec) -> None:
+        """Raise :class:`~dentbench.errors.ModelError` for a defense that fails on two images.
+
+        One of a user was tried when it was made, before it can remember anything.
+        """
+        defense = spec.defense
+        if defense is None or (isinstance(defense, DefenseSpec) and defense.sha256):
+            return
+
+        def make() -> Any:
+            if isinstance(defense, DefenseSpec):
+                return self.model.defense_cache.make(spec)
+            return Dent(self.network, defense.with_steps(min(defense.steps, 1)))
+
+        name = defense.name if isinstance(defense, DefenseSpec) else "dent"
+        few = self.subject.images[: first_answers.FEW].to(self.device)
+        with self.counter.uncounted():
+            first_answers.require_defense(name, make, few, self.classes)
+
+    def require_same_network(self, spec: EvalSpec) -> None:
+        """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.
+
+        What is computed is compared with it, and dent's layers where there are some.
+        """
+        if self.network.path == "broken":
+            return  # it has no gradient to be compared, and dent refuses it when it is to adapt
+        size = spec.batches.size if spec.batches.batching == "declared" else reference.FEW
+        if size not in self._trials:
+            images = self.subject.images[:size].to(self.device)
+            self._trials[size] = reference.Trial.of(self.subject.network, images)
+        known, dent = self._trials[size], dent_of(spec.defense)
+        if known is not None and dent is None:
+            same_network.require_same_network(known, self.network.network)
+        elif known is not None and dent is not None:
+            same_network.require_same_in_dent(known, self.network.network, dent)
+
+    def with_steps(
+        self, spec: EvalSpec, unit: int | None = None
+    ) -> Callable[..., Classifier] | None:
+        """Return what makes the defense with fewer steps, if there are fewer.
+
+        It is called with their number, and with ``larger`` for steps that go as far in all.
+        """
+        defense = spec.defense
+        if defense is None or defense.steps < 2:
+            return None
+        attacked = self.model.attacked(spec)
+
+        def make(steps: int, *, larger: bool = False) -> Classifier:
+            fewer = defense.with_larger_steps(steps) if larger else defense.with_steps(steps)
+            return self.shown(spec, attacked.of(replace(spec, defense=fewer), unit))
+
+        return make
+
+    def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
+        """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points.
+
+        Raises :class:`~dentbench.errors.ModelError`, with the batch named, for logits that are
+        not finite and for an adaptation that diverges, and
+        :class:`~dentbench.errors.DeviceMemoryError` for a batch that does not fit into memory.
+        """
+        spec, units = task.spec, task.spec.batches.ranges(task.spec.data.count)
+        self.micro_batcher.learn(spec, task.at_a_time)
+
+        def work() -> tuple[BatchOutcome, Points | None]:
+            with self.model.adaptations:
+                return self._carried_out(task, units[task.unit])
+
+        try:
+            return self.micro_batcher.fit(spec, task.stage, work)
+        except ModelError as error:
+            where = f"{spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
+            raise ModelError(f"{where}: {error}") from error
+
+    def _carried_out(self, task: Task, images: range) -> tuple[BatchOutcome, Points | None]:
+        spec = task.spec
+        x = self.subject.images[images.start : images.stop].to(self.device)
+        y = self.subject.labels[images.start : images.stop].to(self.device)
+        forwards, backwards = self.counter.forwards, self.counter.backwards
+        started = time.perf_counter()
+        seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
+        defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
+        changed = None
+        if task.stage == NATURAL or spec.attack.eps == 0:
+            # In a ball of radius 0 there is the image alone, and how it was judged is known.
+            points, judged = x, torch.tensor(task.natural, device=self.device)
+            if task.stage == NATURAL:
+                judged = judge_in_batches(defense, x, y, spec.batches.size)
+            result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
+            correct = judged
+        else:
+            attacked = defense
+            if spec.precision != "fp32":
+                low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
+                attacked = SeededDefense(low, seed, self.device)
+            context = self._attack_context(task, x, y, attacked)
+            with tensor_float32(spec.precision == "tf32"):
+                result = load_protocol(task.stage)(context)
+                points = ThreatModel.of(spec.attack).project(result.points, x)
+                found = judge_in_batches(attacked, points, y, spec.batches.size)
+            judged = found
+            if attacked is not defense:
+                judged = judge_in_batches(defense, points, y, spec.batches.size)
+                changed = int((judged != found).sum())
+            correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
+        static_correct: tuple[bool, ...] = ()
+        if spec.defense is not None and task.stage != NATURAL:
+            self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
+            static = self.classifier(spec.counterpart)
+            flags = judge_in_batches(static, points, y, spec.batches.size)
+            static_correct = tuple(flags.tolist())
+        rights: tuple[int, ...] = ()
+        if task.random and cascade.keeps_points(spec, task.stage):
+            draws = range(spec.protocols.draws_judged)
+            results = [judge_in_batches(defense, points, y, spec.batches.size) for _ in draws]
+            rights = tuple(torch.stack(results).sum(0).tolist())
+        outcome = BatchOutcome(
+            stage=task.stage,
+            index=task.unit,
+            correct=tuple(correct.tolist()),
+            attack_correct=tuple(result.robust.tolist()),
+            broken_by=result.broken_by,
+            forwards=self.counter.forwards - forwards,
+            backwards=self.counter.backwards - backwards,
+            seconds=time.perf_counter() - started,
+            judged=tuple(judged.tolist()),
+            changed=changed,
+            static_correct=static_correct,
+            rights=rights,
+            points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
+            details=result.details,
+            versions=cascade.versions(spec, task.stage),
+            indexes=tuple(_places(self.subject, spec)[images.start : images.stop]),
+            labels=tuple(y.tolist()),
+            **_norms(points - x),
+        )
+        return outcome, points.cpu().numpy() if task.keep else None
+
+    def _attack_context(
+        self, task: Task, x: Tensor, y: Tensor, defense: Classifier
+    ) -> AttackContext:
+        """Gather what a protocol may use on one batch."""
+        spec, unit = task.spec, task.unit
+        others = cascade.neighbours(spec, unit)
+        inherited = task.inherited
+        needed = PROTOCOLS[task.stage].needs_static
+        assert (task.static_points is not None) == needed
+        assert spec.defense is not None or not needed
+        return AttackContext(
+            spec=spec,
+            unit=unit,
+            images=x,
+            labels=y,
+            natural=torch.tensor(task.natural, device=self.device),
+            classes=self.classes,
+            defense=defense,
+            static_points=self._tensor(task.static_points),
+            claimed_points=self._tensor(task.claimed_points),
+            network=self.shown(spec, self.model.attacked(spec).static),
+            counterpart=self._tensor(inherited.counterpart),
+            others=self.subject.images[others].to(self.device),
+            other_labels=self.subject.labels[others].to(self.device),
+            with_steps=self.with_steps(spec, unit),
+            random=task.random,
+            surrogate=self.surrogate_of(spec, unit),
+            stream=self.model.attacked(spec).stream(spec, unit, POISONED),
+            starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
+            settled_by=inherited.settled_by,
+            settled_points=self._tensor(inherited.settled_points),
+        )
+
+    def surrogate_of(self, spec: EvalSpec, unit: int | None = None) -> Classifier | None:
+        """Return what the defense declares to be near to it, in its attribute of that name."""
+        declared = getattr(self.model.attacked(spec).of(spec, unit), "surrogate", None)
+        return self.shown(spec, declared) if callable(declared) else None
+
+    def _tensor(self, points: Points | None) -> Tensor | None:
+        return None if points is None else torch.from_numpy(points).to(self.device)
+
+
+def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:
+    """Return, image by image, whether ``classify`` is right, shown batches of ``size`` in order."""
+    parts = [
+        judge(classify, x, y) for x, y in zip(points.split(size), labels.split(size), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:
+    """Return the norms, by name, of perturbations (B, C, H, W), image by image."""
+    flat = perturbations.detach().flatten(1).double()
+    orders = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
+    return {
+        name: tuple(torch.linalg.vector_norm(flat, order, dim=1).tolist())
+        for name, order in orders.items()
+    }
+
+
+def _places(subject: Subject, spec: EvalSpec) -> list[int]:
+    """Return the number in the data set of each image of a subject."""
+    first, window = spec.data.first, spec.data.window
+    if subject.given is None or window is None:
+        return list(range(first, first + len(subject.labels)))
+    return (first + label_windows(subject.given[0].labels, window)).tolist()

@@ -1,0 +1,131 @@
+"""What is foreseen of a run: its stages, their passes, and what is left of them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from fractions import Fraction
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dentbench.attacks.cost import Passes, stage_passes
+from dentbench.cli import first_look
+from dentbench.cli.shared import SharedOptions
+from dentbench.evaluation.estimates.duration import Run, Speed, bound, stages_of, surviving
+from dentbench.evaluation.progress.events import (
+    BatchDone,
+    PassesDone,
+    RunPlanned,
+    Stage,
+    StageBegan,
+    Whole,
+)
+from dentbench.records.outcome import NATURAL
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec
+from tests.helpers import spec_of
+
+STANDARD = AttackSpec(name="standard", eps=Fraction(8, 255))
+DENT = replace(
+    spec_of(DentSpec(loss="entropy")),
+    attack=STANDARD,
+    data=DataSpec(name="noise", sha256="0", first=0, count=1000),
+    batches=BatchPlan(size=100),
+)
+BATCH = replace(DENT, defense=DentSpec(mode="batch"))
+SPECS = [DENT.static, DENT, BATCH]
+PROTOCOLS: dict[Any, Any] = {DENT.static: ("published",)}
+PROTOCOLS |= dict.fromkeys((DENT, BATCH), ("published", "transfer", "surrogate", "scores"))
+WORKER: Any = SimpleNamespace(classes=10)
+
+
+def run_of(left: Any = lambda spec, stage: 1000) -> Run:
+    return Run(WORKER, SPECS, PROTOCOLS, left, 50.0)
+
+
+def test_every_stage_is_counted_once_however_many_defenses_need_it() -> None:
+    stages = stages_of(SPECS, PROTOCOLS)
+    assert len(stages) == len({(spec.defense, stage) for spec, stage in stages})
+    static = [stage for spec, stage in stages if spec.defense is None]
+    assert sorted(static) == ["natural", "published", "scores", "surrogate", "warm"]
+    assert sorted(stage for spec, stage in stages if spec is DENT) == [
+        *("natural", "published", "scores", "surrogate", "transfer", "warm")
+    ]
+
+
+def test_nothing_is_attacked_at_eps_0() -> None:
+    none = replace(DENT, attack=replace(STANDARD, eps=Fraction(0)))
+    assert bound(none, "published", 10) == Passes(0, 0)
+    assert bound(none, NATURAL, 10) == stage_passes(DENT, NATURAL, 10)
+
+
+def test_the_plan_is_the_bound_times_what_survives_of_what_is_left() -> None:
+    plan = run_of().plan(until_decided=False)
+    stage = Stage(model="small", defense=DENT.label, protocol="published")
+    passes = stage_passes(DENT, "published", 10)
+    assert plan[stage] == pytest.approx(
+        (passes.forwards + passes.backwards) * 1000 * surviving(50.0)
+    )
+    done = run_of(lambda spec, name: 0 if name == "published" else 1000)
+    assert stage not in done.plan(until_decided=False)
+    assert run_of(lambda spec, name: 0).plan(until_decided=False) == {}
+
+
+def test_until_decided_is_foreseen_as_a_small_part() -> None:
+    whole, decided = (sum(run_of().plan(until_decided=one).values()) for one in (False, True))
+    assert 0 < decided < whole / 10
+
+
+def test_long_runs_say_what_would_be_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
+    )
+    text = run_of().text(until_decided=False)
+    assert text.startswith("about ") and " on this machine (" in text
+    assert "`--until decided` about " in text and "`--attack quick` about " in text
+    assert "; the full evaluation about " in run_of().text(until_decided=True)
+    monkeypatch.setattr(
+        "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-9, 1e-9)
+    )
+    assert run_of().text(until_decided=False) == ""
+
+
+def test_all_of_a_run_is_told_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dentbench.evaluation.progress.events.time.perf_counter", lambda: now[0])
+    first, second = (Stage(model="m", defense="d", protocol=name) for name in ("a", "b"))
+    whole = Whole()
+    assert whole.seconds_left is None
+    whole(RunPlanned(passes={first: 400.0, second: 600.0}))
+    whole(StageBegan(stage=first, passes=1000))
+    now[0] = 10.0
+    whole(PassesDone(passes=100))
+    assert (whole.share, whole.seconds_left) == (pytest.approx(0.1, abs=0.02), pytest.approx(90.0))
+    whole(BatchDone(done=1, batches=2, right=1, images=1))  # cheaper than planned: 100 a batch
+    assert whole.seconds_left == pytest.approx(70.0)
+    whole(StageBegan(stage=second, passes=1000))
+    now[0] = 40.0
+    whole(PassesDone(passes=300))
+    assert whole.seconds_left == pytest.approx(40.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "own", "asked"),
+    [
+        ({}, {"mode": None, "defense": None, "lr": None}, True),
+        ({"quiet": True, "workers": "1", "device": "cpu"}, {}, True),
+        ({"model": ["digits-robust"]}, {}, False),
+        ({"attack": "quick"}, {}, False),
+        ({"examples": 8}, {}, False),
+        ({"dry_run": True}, {}, False),
+        ({}, {"mode": "batch"}, False),
+        ({}, {"lr": 0.02}, False),
+    ],
+)
+def test_a_first_look_is_what_names_nothing_to_run(
+    changes: dict[str, Any], own: dict[str, Any], asked: bool
+) -> None:
+    shared = SharedOptions(**changes)
+    assert first_look.is_asked_for(shared, own) is asked
+    short = first_look.shortened(shared)
+    assert (short.attack, short.until, short.batch_size) == ("quick", "decided", first_look.BATCH)

@@ -1,0 +1,135 @@
+"""Natural accuracy that cannot be: chance, and the usual mistakes, each mended by its remedy."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import dentbench
+from dentbench.errors import DentBenchError, ModelError, SpecError
+from dentbench.evaluation.input_checks.natural_accuracy import (
+    allowed,
+    is_below_chance,
+    is_chance,
+    remedy,
+)
+from dentbench.spec.evaluation import AttackSpec
+from dentbench.spec.plausible import require_plausible
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.models import load_model
+
+DIGITS = load_dataset("digits")
+X, Y = DIGITS.images[:64], DIGITS.labels[:64]
+NET = load_model("digits-nominal").network
+
+
+def test_chance_is_a_binomial_question() -> None:
+    assert is_chance(6, 64, 10) and is_chance(0, 16, 10) and not is_chance(40, 64, 10)
+    assert not is_chance(0, 15, 10), "too few to say"
+    assert is_chance(34, 64, 2) and not is_chance(50, 64, 2)
+    assert is_below_chance(0, 64, 10) and not is_below_chance(6, 64, 10)
+
+
+def test_what_data_allow_is_what_was_published() -> None:
+    best = allowed(DIGITS.name)
+    assert best is not None and 0.9 < best <= 1 and allowed("my data") is None
+
+
+def colored(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a classifier of color images, which looks at the first channel."""
+    return lambda x: classify(x[:, :1])
+
+
+@pytest.mark.parametrize(
+    ("classify", "images", "labels", "words"),
+    [
+        (NET, X, Y + 1, r"labels shifted by -1 \(they begin at 1\)"),
+        (NET, X, (Y - 1) % 10, r"labels shifted by \+1"),
+        (NET, X, (Y + 3) % 10, r"labels shifted by -3"),
+        (NET, X, torch.tensor([3, 1, 4, 0, 5, 9, 2, 6, 8, 7])[Y], "another order"),
+        (lambda x: NET(x / 255), X, Y, "0 to 255"),
+        (lambda x: NET(0.5 * x + 0.5), X, Y, "--normalize"),
+        (NET, 1 - X, Y, "colors inverted"),
+        (NET, X.transpose(2, 3), Y, "rows and columns"),
+        (colored(NET), torch.cat([0.5 + 0 * X, 0 * X, X], 1), Y, "BGR"),
+    ],
+)
+def test_the_usual_mistakes_are_found(
+    classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, words: str
+) -> None:
+    found = remedy(classify, images, labels)
+    assert found is not None and found.correct > 0.8 * found.of
+    assert re.search(words, found.sentence), found.sentence
+
+
+def test_what_is_right_or_hopeless_has_no_remedy() -> None:
+    assert remedy(NET, X, Y) is None
+    noise = torch.randint(0, 10, Y.shape, generator=torch.Generator().manual_seed(0))
+    assert remedy(NET, X, noise) is None
+
+
+def evaluated(folder: Path, labels: Tensor, **more: Any) -> Any:
+    values = {"attack": "none"} | more
+    return dentbench.evaluate(NET, X, labels, results=folder, progress="none", **values)
+
+
+@pytest.mark.parametrize(
+    ("labels", "words"),
+    [
+        (
+            (Y + 1) % 10,
+            r"no better than chance among 10 classes; with the labels shifted by -1 .* it is ",
+        ),
+        (torch.arange(64) % 10, "no better than chance among 10 classes; the usual causes"),
+    ],
+)
+def test_chance_stops_the_run_unless_it_is_forced(
+    tmp_path: Path, labels: Tensor, words: str
+) -> None:
+    with pytest.raises(ModelError, match=words) as caught:
+        evaluated(tmp_path, labels)
+    assert "force=True" in str(caught.value) and not (tmp_path / "results.csv").exists()
+    if "usual" in words:
+        return  # once is enough
+    static, _ = evaluated(tmp_path, labels, force=True)
+    assert static.natural_correct < 16 and "no better than chance" in static.checks
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "words"),
+    [
+        ("Linf", "8", "did you mean 8/255"),
+        ("Linf", "1.5", "did you mean 1.5/255"),
+        ("Linf", "1", "did you mean 1/255"),
+        ("L2", "128", "did you mean 128/255"),
+        ("L2", "36", "did you mean 36/255"),
+    ],
+)
+def test_an_eps_before_division_is_refused(norm: str, eps: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words) as caught:
+        require_plausible(norm, Fraction(eps))
+    assert "--force" in str(caught.value)
+
+
+def test_an_eps_that_makes_any_image_gray_is_refused() -> None:
+    require_plausible("L2", Fraction(3), 3 * 224 * 224)
+    require_plausible("Linf", Fraction(1, 2), 64)
+    require_plausible("L1", Fraction(12), 3072)
+    for norm, eps in (("L2", Fraction(4)), ("L1", Fraction(32))):
+        with pytest.raises(SpecError, match="plain gray"):
+            require_plausible(norm, eps, 64)
+
+
+@pytest.mark.parametrize(
+    "more", [{"eps": 8, "attack": "quick"}, {"attack": AttackSpec(name="quick", eps=8)}]
+)
+def test_from_python_too(tmp_path: Path, more: dict[str, Any]) -> None:
+    with pytest.raises(DentBenchError, match="did you mean 8/255"):
+        evaluated(tmp_path, Y, **more)

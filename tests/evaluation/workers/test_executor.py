@@ -1,0 +1,188 @@
+"""Whoever carries the tasks out, and however often one dies at it: the same outcomes."""
+
+from __future__ import annotations
+
+import importlib
+import multiprocessing
+import pickle
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from dentbench.attacks.counting import CallCounter
+from dentbench.attacks.events import AttackBegan
+from dentbench.compute.backend import Engine
+from dentbench.errors import SpecError, WorkerError
+from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.progress.events import Event, PassesDone, StageBegan
+from dentbench.evaluation.workers import process_pool
+from dentbench.evaluation.workers.placement import Placement
+from tests.helpers import BATCHES, Net, all_stored
+
+pytestmark = pytest.mark.usefixtures("without_checks")
+
+RAY = Placement(executor="ray", workers=2, threads=1)
+LOCAL = Placement(workers=2, threads=1)
+
+
+class Recorder:
+    """Keeps the events of a run: the passes of each stage over its rounds, and the attacks."""
+
+    def __init__(self) -> None:
+        self.stage = ""
+        self.before = 0
+        self.passes: dict[str, list[int]] = {}
+        self.attacks: list[tuple[str, AttackBegan]] = []
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case StageBegan(stage=stage):
+                self.stage = str(stage)
+                self.before = self.passes.get(self.stage, [0])[-1]
+            case PassesDone(passes=passes):
+                self.passes.setdefault(self.stage, []).append(self.before + passes)
+            case AttackBegan():
+                self.attacks.append((self.stage, event))
+
+
+@pytest.fixture(scope="module")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return all_stored(tmp_path_factory.mktemp("serial"), Placement())
+
+
+@pytest.fixture(scope="module")
+def ray() -> Iterator[Any]:
+    ray = pytest.importorskip("ray")
+    yield ray
+    ray.shutdown()
+
+
+@pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
+def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
+    assert all_stored(tmp_path, placement) == serial
+
+
+def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between batches too, and by the end of a stage every pass, as where there is one process."""
+    monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-3)
+    alone, shared = Recorder(), Recorder()
+    found = []
+    for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
+        folder = tmp_path / str(placement.count)
+        found.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
+    assert found[0] == found[1]
+    assert shared.passes.keys() == alone.passes.keys()
+    for title, told in shared.passes.items():
+        assert told == sorted(told) and told[-1] == alone.passes[title][-1]
+    assert len(shared.passes["net instance published"]) > 2 * BATCHES
+    assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
+
+
+def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe takes 64 KiB: with more, each process would wait for the start of the one before."""
+    sent: list[Any] = []
+    monkeypatch.setattr(
+        process_pool, "ProcessPoolExecutor", lambda *_, initargs, **__: sent.extend(initargs)
+    )
+    network, noise = nn.Linear(200, 200), torch.zeros(1)
+    blueprint = Subject(network=network, images=noise, labels=noise), Engine(), None
+    pool = process_pool.Processes(blueprint, LOCAL, CallCounter())
+    pool._started()
+    assert len(pool.blueprint) > 2**16
+    assert not any(isinstance(one, bytes | str) for one in sent)
+    subject, *_ = pickle.loads(sent[0].raw)
+    assert torch.equal(subject.network.weight, network.weight)
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="looks at /proc")
+def test_workers_end_with_the_process_that_asks(tmp_path: Path) -> None:
+    """Killed without warning, it leaves no process behind that works for nobody."""
+    born = tmp_path / "born"
+    born.mkdir()
+    arguments = (tmp_path / "results", LOCAL, Net(born=born, seconds=0.05))
+    process = multiprocessing.get_context("spawn").Process(target=all_stored, args=arguments)
+    process.start()
+
+    def workers() -> list[int]:
+        found = {int(one.name) for one in born.iterdir()} - {process.pid}
+        return list(found) if len(found) == LOCAL.count else []
+
+    pids = until(workers)
+    assert all(map(runs, pids))
+    process.kill()
+    process.join()
+    until(lambda: not any(map(runs, pids)))
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """Return what is found once it is anything; fail if that takes a minute."""
+    limit = time.monotonic() + 60
+    while not (it := found()):
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    return it
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_ray_leaves_the_same_bits(workers: int, serial: Any, tmp_path: Path, ray: Any) -> None:
+    assert all_stored(tmp_path, replace(RAY, workers=workers)) == serial
+
+
+@pytest.mark.parametrize("placement", [LOCAL, RAY])
+def test_a_death_costs_nothing(
+    placement: Placement, serial: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    if placement is RAY:
+        request.getfixturevalue("ray")
+    marker = tmp_path / "died"
+    assert all_stored(tmp_path / "results", placement, Net(marker)) == serial
+    assert marker.exists()
+
+
+def test_a_network_that_always_dies_is_given_up(tmp_path: Path) -> None:
+    with pytest.raises(WorkerError, match="died 4 times"):
+        all_stored(tmp_path / "results", LOCAL, Net(tmp_path / "died", always=True))
+
+
+def test_a_network_that_cannot_be_sent_is_refused(tmp_path: Path) -> None:
+    network = Net()
+    network.hook = lambda x: x  # type: ignore[assignment]
+    with pytest.raises(WorkerError, match="cannot be sent"):
+        all_stored(tmp_path, LOCAL, network)
+
+
+def test_ray_that_is_not_installed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(importlib, "import_module", missing)
+    with pytest.raises(SpecError, match=r"pip install 'dentbench\[ray\]'"):
+        all_stored(tmp_path, RAY)
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"executor": "slurm"}, "executor is 'slurm'"),
+        ({"workers": 0}, "workers is 0"),
+        ({"threads": 0}, "threads is 0"),
+        ({"address": "auto"}, "needs --executor ray"),
+    ],
+)
+def test_bad_placements_are_refused(bad: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        Placement(**bad)
