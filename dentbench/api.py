@@ -23,7 +23,7 @@ from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
 from dentbench.errors import DataError, ModelError, SpecError, staying
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.progress.names import DISPLAYS
@@ -260,7 +260,7 @@ def _evaluated(
         seed=seed,
         precision=precision,
     )
-    subject = Subject(
+    inputs = RunInputs(
         network=network,
         images=data[0],
         labels=data[1],
@@ -276,7 +276,7 @@ def _evaluated(
     )
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
-        return Evaluated(*Evaluation(subject, options, shown, given).run(specs, run))
+        return Evaluated(*Evaluation(inputs, options, shown, given).run(specs, run))
 
 
 def _of_kind(name: str, value: Any, *kinds: type, optional: bool = False) -> Any:

@@ -15,7 +15,7 @@ os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
 @pytest.fixture(autouse=True)
 def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Judge final points anew in this process, but in tests of new processes, which take long."""
-    from dentbench.evaluation.fresh_judgement import judge, judgement
+    from dentbench.evaluation.fresh_judgement import judge, pristine
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
     if request.node.get_closest_marker("new_processes"):
@@ -25,7 +25,7 @@ def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 
     def ask(asked: judge.Request) -> dict[str, list[judge.Judged]]:
         network, given = pickle.loads(asked.pristine)
-        with judgement._random_numbers_kept():
+        with pristine._random_numbers_kept():
             return judge.judged(asked, network, given, isolated=False)
 
     monkeypatch.setattr(judge.Request, "ask", ask)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.workers.placement import Placement
@@ -42,12 +42,12 @@ DENT = DentSpec(steps=1, lr=0.05)
 DENT_ALONE = DentSpec(steps=2, lr=0.05, loss="entropy")
 
 
-def subject(count: int = COUNT, network: nn.Module | None = None) -> Subject:
+def subject(count: int = COUNT, network: nn.Module | None = None) -> RunInputs:
     """Images that the network gets right, but for number 2."""
     x = tiny_images(16)
     y = labels_of(small_network(), x)
     y[2] = (y[2] + 1) % 5
-    return Subject(network=network or small_network(), images=x[:count], labels=y[:count])
+    return RunInputs(network=network or small_network(), images=x[:count], labels=y[:count])
 
 
 def spec_of(defense: DentSpec | None = DENT, count: int = COUNT, **changes: Any) -> EvalSpec:
@@ -158,7 +158,7 @@ def all_stored(
     defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
     specs = [static, *(replace(static, defense=defense) for defense in defenses)]
     options = RunOptions(results=results, placement=placement)
-    subject = Subject(network=network, images=images, labels=labels)
+    subject = RunInputs(network=network, images=images, labels=labels)
     evaluation = Evaluation(subject, options, progress)
     protocols = ["published", "transfer", "surrogate"]
     evaluation.run(specs, protocols)

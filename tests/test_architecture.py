@@ -60,7 +60,7 @@ HOMES: Final = MappingProxyType(
         "robustbench": {"zoo.robustbench_shim"},
         "typer": {"cli"},
         "ray": {"evaluation.workers.executor"},
-        "cloudpickle": {"evaluation.fresh_judgement.judgement"},
+        "cloudpickle": {"evaluation.fresh_judgement.pristine"},
         "matplotlib": {"report.formats.figures"},
         "pandas": {"records", "report", "api"},
         "sklearn": {"zoo"},

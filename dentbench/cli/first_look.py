@@ -51,7 +51,7 @@ def text(shared: SharedOptions) -> str:
     for study in make_studies(full, lambda card: choose_defenses((), None, {}, card)):
         evaluation, specs = prepare(study, options)
         able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
-        left, robust = evaluation.stages.images_left, evaluation.subject.published_robust
+        left, robust = evaluation.stages.images_left, evaluation.inputs.published_robust
         seconds += Run(evaluation.worker, specs, able, left, robust).seconds()
     return (
         f"A first look: the short attack quick, batches of {BATCH}, until the verdict was decided. "

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.placement import Placement
 from dentbench.evaluation.workers.worker import Worker
@@ -66,14 +66,14 @@ class SharedResults:
 class RunContext:
     """One run as its checks, measurements and pictures see it.
 
-    ``subject``: the network and the images. ``worker``: computes on this process's device.
+    ``inputs``: the network and the images. ``worker``: computes on this process's device.
     ``outcomes``: returns a stage's outcomes on all batches, and makes those that are missing.
     ``natural_given``: returns how many images are right, unattacked, in the data set's own order;
     None where the run has that order itself. ``shared``: results of specs that differ in the
     attack alone.
     """
 
-    subject: Subject
+    inputs: RunInputs
     worker: Worker
     options: RunOptions
     outcomes: Callable[[EvalSpec, str], Sequence[BatchOutcome]]

@@ -1,4 +1,4 @@
-"""What a run is about, loaded: a network, and the images that it is evaluated on."""
+"""The inputs of a run, loaded: a network, and the images that it is evaluated on."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from dentbench.spec.evaluation import DataSpec
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subject:
-    """What the specs name, loaded: the network and the slice of images.
+class RunInputs:
+    """The network and the images that specs name.
 
     ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
     another order than the data set's own, the same images in that one, and their spec.
@@ -23,7 +23,7 @@ class Subject:
     network: nn.Module
     images: Tensor
     labels: Tensor
-    given: tuple[Subject, DataSpec] | None = None
+    given: tuple[RunInputs, DataSpec] | None = None
     published_natural: float | None = None
     expected_natural: float | None = None
     published_robust: float | None = None

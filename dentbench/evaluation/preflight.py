@@ -49,7 +49,7 @@ class Preflight:
         low = next((spec for spec in specs if spec.precision == "bf16"), None)
         if low is None:
             return
-        images = self.context.subject.images[: low.batches.size].to(self.context.worker.device)
+        images = self.context.inputs.images[: low.batches.size].to(self.context.worker.device)
         with self.context.worker.counter.uncounted():
             ratio = bfloat16_time(
                 self.context.worker.network, images, self.context.options.fetch.folder
@@ -63,7 +63,7 @@ class Preflight:
 
     def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:
         """Raise what is wrong with a spec before hours are spent."""
-        options, images = self.context.options, self.context.subject.images
+        options, images = self.context.options, self.context.inputs.images
         if not (spec.attack.is_none or options.force):
             require_plausible(spec.attack.norm, spec.attack.eps, images[0].numel())
         there = len(images)
@@ -74,7 +74,7 @@ class Preflight:
             self._require_same_network(spec)
         for name in filter(None, map(claim_name, protocols if spec.defense else ())):
             points = load_claim(self.context.options.results, name)
-            require_fitting(points, self.context.subject.images, ThreatModel.of(spec.attack))
+            require_fitting(points, self.context.inputs.images, ThreatModel.of(spec.attack))
 
     def _require_same_network(self, spec: EvalSpec) -> None:
         """Compare what a spec computes with the network handed in, unless that was done before."""

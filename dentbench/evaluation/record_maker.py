@@ -15,8 +15,9 @@ from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.checks.flag_checks import Stages
 from dentbench.evaluation.checks.planted import planted
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.fresh_judgement import judgement
-from dentbench.evaluation.fresh_judgement.judgement import Judgement, Pristine, is_stale, note_of
+from dentbench.evaluation.fresh_judgement.judgement import Judgement
+from dentbench.evaluation.fresh_judgement.pristine import Pristine
+from dentbench.evaluation.fresh_judgement.stored import is_stale, load_or_judge, note_of
 from dentbench.evaluation.measurements.example_images import keep_gallery
 from dentbench.evaluation.measurements.measurements import observations
 from dentbench.evaluation.rounds import Reached
@@ -128,7 +129,9 @@ class RecordMaker:
                 folder.drop_note(f"{stage}/{NOTE}")
                 outcomes[stage] = self.stages.outcomes(spec, stage)
         keep = self.context.options.save_adversarial
-        return judgement(self.context, self.pristine, spec, outcomes, draws=draws, keep_points=keep)
+        return load_or_judge(
+            self.context, self.pristine, spec, outcomes, draws=draws, keep_points=keep
+        )
 
     def _static_outcomes(
         self, spec: EvalSpec, stages: Sequence[str], first: int
@@ -154,7 +157,7 @@ class RecordMaker:
     ) -> None:
         """Keep the counts by class and, where points are saved, a few images for the eye."""
         judged = sum(len(outcome.correct) for outcome in outcomes[NATURAL])
-        labels = self.context.subject.labels[:judged].tolist()
+        labels = self.context.inputs.labels[:judged].tolist()
         found = per_class.break_down(outcomes, labels, self.context.worker.classes)
         changed = per_class.save(self.stages.folder(spec), found)
         if self.context.options.save_adversarial and (

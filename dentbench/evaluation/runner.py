@@ -19,9 +19,10 @@ from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.estimates import duration
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER
-from dentbench.evaluation.fresh_judgement.judgement import Pristine, is_judged
+from dentbench.evaluation.fresh_judgement.pristine import Pristine
+from dentbench.evaluation.fresh_judgement.stored import is_judged
 from dentbench.evaluation.input_checks import first_answers, natural_accuracy
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.preflight import Preflight
 from dentbench.evaluation.progress.events import Progress, RunPlanned
@@ -37,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class Evaluation:
-    """Specs evaluated on one subject; every spec of :meth:`run` has the subject's model and data.
+    """Specs evaluated on the same inputs, whose model and data every spec of :meth:`run` names.
 
     ``given``: the objects that specs of defenses given from Python stand for.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
@@ -46,22 +47,22 @@ class Evaluation:
 
     def __init__(
         self,
-        subject: Subject,
+        inputs: RunInputs,
         options: RunOptions,
         progress: Progress | None = None,
         given: Mapping[DefenseSpec, Any] | None = None,
     ) -> None:
         self.options = options
-        self.subject = subject
-        self.pristine = Pristine(subject.network, given)
+        self.inputs = inputs
+        self.pristine = Pristine(inputs.network, given)
         device = options.placement.devices[0]
         with out_of_memory.raise_on_oom("the model", device):
-            first_answers.require_network(subject.network, subject.images, device)
+            first_answers.require_network(inputs.network, inputs.images, device)
         self._warned = False
-        self.stages = StageOutcomes(subject, options, progress, given)
+        self.stages = StageOutcomes(inputs, options, progress, given)
         self.worker = self.stages.worker
         self.context = RunContext(
-            subject=subject,
+            inputs=inputs,
             worker=self.worker,
             options=options,
             outcomes=self.outcomes,
@@ -107,7 +108,7 @@ class Evaluation:
             return
         protocols = {spec: one.protocols for spec, one in zip(specs, ready, strict=True)}
         planned = duration.Run(
-            self.worker, specs, protocols, self.stages.images_left, self.subject.published_robust
+            self.worker, specs, protocols, self.stages.images_left, self.inputs.published_robust
         )
         until = bool(self.options.schedule.until)
         plan = planned.plan(until_decided=until)
@@ -159,11 +160,11 @@ class Evaluation:
         flags = [
             flag for outcome in self.outcomes(spec.static, NATURAL) for flag in outcome.correct
         ]
-        expected, source = self.subject.published_natural, "published"
-        if self.subject.expected_natural is not None:
-            expected, source = self.subject.expected_natural, "expected"
+        expected, source = self.inputs.published_natural, "published"
+        if self.inputs.expected_natural is not None:
+            expected, source = self.inputs.expected_natural, "expected"
         check = sanity_checks.natural_accuracy(sum(flags), len(flags), expected, source)
-        if self.subject.known_hard:
+        if self.inputs.known_hard:
             return check
         counts = sum(flags), len(flags)
         check, stops = sanity_checks.plausible(self.context, spec, check, *counts)
@@ -176,17 +177,17 @@ class Evaluation:
     @cached_property
     def _in_given_order(self) -> Evaluation:
         """The same images in the data set's own order; its outcomes are the natural ones alone."""
-        assert self.subject.given is not None
-        return Evaluation(self.subject.given[0], self.options, self.stages.progress)
+        assert self.inputs.given is not None
+        return Evaluation(self.inputs.given[0], self.options, self.stages.progress)
 
     def _natural_given(self, spec: EvalSpec) -> int | None:
         """Return how many images are right in the given order, where the run has another.
 
         It is the natural pass of the run on the given order, which has it in common.
         """
-        if self.subject.given is None:
+        if self.inputs.given is None:
             return None
-        given = replace(spec, data=self.subject.given[1])
+        given = replace(spec, data=self.inputs.given[1])
         outcomes = self._in_given_order.outcomes(given, NATURAL)
         return sum(flag for outcome in outcomes for flag in outcome.correct)
 

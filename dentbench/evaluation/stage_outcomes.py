@@ -20,8 +20,8 @@ from dentbench.compute.backend import Engine
 from dentbench.evaluation import cascade
 from dentbench.evaluation.checks.sanity_checks import found_random
 from dentbench.evaluation.context import RunOptions, SharedResults
-from dentbench.evaluation.fresh_judgement.judgement import is_judged
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.fresh_judgement.stored import is_judged
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Progress, Stage, StageBegan
 from dentbench.evaluation.workers.executor import Executor, make_executor
@@ -38,7 +38,7 @@ SAMPLE = 32
 
 
 class StageOutcomes:
-    """The stages of specs on one subject; ``computed`` counts the batches that were not stored.
+    """The stages of specs on the same inputs; ``computed`` counts the batches that were not stored.
 
     ``given``: the objects that specs of defenses given from Python stand for. ``worker``: computes
     in this process; ``shared``: what specs have in common that differ in the attack alone.
@@ -48,12 +48,12 @@ class StageOutcomes:
 
     def __init__(
         self,
-        subject: Subject,
+        inputs: RunInputs,
         options: RunOptions,
         progress: Progress | None = None,
         given: Mapping[DefenseSpec, Any] | None = None,
     ) -> None:
-        self.subject = subject
+        self.inputs = inputs
         self.options = options
         self.progress = progress
         self.shared = SharedResults()
@@ -61,13 +61,13 @@ class StageOutcomes:
         device = placement.devices[0]
         with out_of_memory.raise_on_oom("the model", device):
             engine = Engine.chosen(
-                subject.network,
+                inputs.network,
                 torch.device(device),
-                subject.images[:SAMPLE],
+                inputs.images[:SAMPLE],
                 placement.compiling,
                 None if options.untimed else options.fetch.folder,
             )
-        self.worker = Worker(subject, device, engine, given)
+        self.worker = Worker(inputs, device, engine, given)
         self.computed = 0
         self._read: dict[object, BatchOutcome] = {}
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()

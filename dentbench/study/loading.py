@@ -1,4 +1,4 @@
-"""From a study to a loaded subject with its specs, and on to its records."""
+"""From a study to loaded inputs with their specs, and on to their records."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 import torch
 
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
@@ -64,7 +64,7 @@ def prepare(
     chosen = (dataset, study.data.first, study.data.examples)
     images, labels, data = slice_of(*chosen)
     require_channels(own.normalize, images.shape[1])
-    subject = Subject(
+    inputs = RunInputs(
         network=model.network,
         images=images,
         labels=labels,
@@ -74,9 +74,9 @@ def prepare(
         known_hard=study.data.corruption is not None,
     )
     if study.data.order != "given":
-        given = (subject, data)
+        given = (inputs, data)
         images, labels, data = slice_of(*chosen, order=study.data.order)
-        subject = replace(subject, images=images, labels=labels, given=given)
+        inputs = replace(inputs, images=images, labels=labels, given=given)
     static = EvalSpec(
         model=ModelSpec(name=model.name, sha256=model.sha256, code=model.code),
         data=data,
@@ -95,7 +95,7 @@ def prepare(
     ]
     large = sum(one.numel() for one in model.network.parameters()) > LARGE
     how = replace(options, source=_source(study), untimed=untrained and large)
-    evaluation = Evaluation(subject, how, progress)
+    evaluation = Evaluation(inputs, how, progress)
     outputs = evaluation.worker.classes
     if isinstance(dataset.images, Pictures) and dataset.classes != outputs:
         _log.warning(

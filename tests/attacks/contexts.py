@@ -14,7 +14,7 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import (
     AttackSpec,
@@ -69,7 +69,7 @@ def evaluation_of(
     size = spec.batches.size
     dent = Dent(network, spec.defense, batch_size=size if spec.separable else None)
     labels = torch.cat([labels_of(dent, batch) for batch in images.split(size)])
-    subject = Subject(network=network, images=images, labels=labels)
+    subject = RunInputs(network=network, images=images, labels=labels)
     return Evaluation(subject, RunOptions(results=results, save_adversarial=keep))
 
 

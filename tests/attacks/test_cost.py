@@ -13,7 +13,7 @@ from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
@@ -126,7 +126,7 @@ def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: P
         attack=AttackSpec(name=name, eps=EPS, **settings),
         defense=DEFENSES[defense],
     )
-    subject = Subject(
+    subject = RunInputs(
         network=NearlyConstant(classes),
         images=tiny_images(images),
         labels=torch.zeros(images, dtype=torch.long),

@@ -19,7 +19,7 @@ from dentbench.attacks.autoattack import run_attack
 from dentbench.attacks.base import ThreatModel, judge
 from dentbench.attacks.views import BatchView
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.outcome import Record
@@ -33,7 +33,7 @@ from tests.benchmarks.pairs import Work, ratio, timed
 from tests.benchmarks.released import ReleasedDent
 
 
-def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalSpec]:
+def digits(count: int, batch: int, iterations: int = 10) -> tuple[RunInputs, EvalSpec]:
     """Return the embedded robust digits network with so many images, and a static spec."""
     model = load_model("digits-robust")
     images, labels, data = slice_of(load_dataset("digits"), 0, count)
@@ -43,14 +43,14 @@ def digits(count: int, batch: int, iterations: int = 10) -> tuple[Subject, EvalS
         batches=BatchPlan(size=batch),
         attack=AttackSpec(name="quick", eps=Fraction(1, 5), iterations=iterations),
     )
-    return Subject(network=model.network, images=images, labels=labels), spec
+    return RunInputs(network=model.network, images=images, labels=labels), spec
 
 
 RUNS = {"digits-robust": (256, 100, 3), "cifar10-resnet20-robust": (20, 20, 11)}
 """Each embedded model's images, the iterations of the quick attack on them, and how many rounds."""
 
 
-def attacked(name: str) -> tuple[Subject, EvalSpec]:
+def attacked(name: str) -> tuple[RunInputs, EvalSpec]:
     """Return one of :data:`RUNS`: embedded images in batches of 128, and dent under attack."""
     images, iterations, _ = RUNS[name]
     if name == "digits-robust":
@@ -64,7 +64,7 @@ def attacked(name: str) -> tuple[Subject, EvalSpec]:
         defense=DentSpec(),
         attack=AttackSpec(name="quick", eps=Fraction(8, 255), iterations=iterations),
     )
-    return Subject(network=model.network, images=x, labels=y), spec
+    return RunInputs(network=model.network, images=x, labels=y), spec
 
 
 def run_ours(name: str, placement: Placement) -> None:

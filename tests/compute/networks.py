@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
 
 
@@ -31,7 +31,7 @@ def network(flatten: Callable[[Tensor], Tensor] = lambda x: x.flatten(1)) -> nn.
     ).eval()
 
 
-def attacked_network(count: int, iterations: int, **how: Any) -> tuple[Subject, EvalSpec]:
+def attacked_network(count: int, iterations: int, **how: Any) -> tuple[RunInputs, EvalSpec]:
     """Return the network with so many images that it is right about, and a spec of an attack."""
     model, images = network(), torch.rand(count, 3, 6, 6)
     static = EvalSpec(
@@ -41,4 +41,4 @@ def attacked_network(count: int, iterations: int, **how: Any) -> tuple[Subject, 
         attack=AttackSpec(name="quick", eps=Fraction(1, 100), iterations=iterations),
         **how,
     )
-    return Subject(network=model, images=images, labels=model(images).argmax(1)), static
+    return RunInputs(network=model, images=images, labels=model(images).argmax(1)), static

@@ -42,7 +42,7 @@ def test_bfloat16_is_judged_again_in_float32(tmp_path: Path) -> None:
     changed = right = 0
     for unit in range(2):
         points = torch.from_numpy(RunFolder(tmp_path, spec).load_points("published", unit))
-        labels = evaluation.subject.labels[8 * unit : 8 * unit + 8]
+        labels = evaluation.inputs.labels[8 * unit : 8 * unit + 8]
         fine = exact(points).argmax(1) == labels
         coarse = low(points).argmax(1) == labels
         assert low(points).dtype == torch.float32

@@ -18,7 +18,7 @@ from dentbench.defenses.catalogue import DEFENSES, built_in
 from dentbench.defenses.stand_ins import WIDTH, smooth_sign
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
@@ -218,7 +218,7 @@ def test_unrolled_signs_cost_what_the_dry_run_says(last: int | None, tmp_path: P
         defense=built_in("anti-adversary", settings),
     )
     network, images = small_network(), tiny_images(3)
-    subject = Subject(network=network, images=images, labels=labels_of(network, images))
+    subject = RunInputs(network=network, images=images, labels=labels_of(network, images))
     evaluation = Evaluation(subject, RunOptions(results=tmp_path))
     (outcome,) = evaluation.outcomes(spec, "unrolled")
     bound = stage_passes(spec, "unrolled", 5)

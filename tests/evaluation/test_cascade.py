@@ -49,7 +49,7 @@ def test_every_protocol_runs_stays_in_the_ball_and_within_its_cost(
     names = usable(spec)
     skipped = set(PROTOCOLS) - set(names)
     assert skipped - {"poisoned-stream"} == ({"eot", "batch-mates"} if mode == "alone" else set())
-    images, threat = evaluation.subject.images, ThreatModel.of(spec.attack)
+    images, threat = evaluation.inputs.images, ThreatModel.of(spec.attack)
     folder = RunFolder(tmp_path, spec)
     for name in names:
         outcomes = evaluation.outcomes(spec, name)

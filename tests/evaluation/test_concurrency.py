@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
@@ -53,7 +53,7 @@ def evaluate(results: Path, start: Any) -> None:
     network, images = Logged(results), torch.rand(24, 3, 6, 6)
     labels = network.layer(images.flatten(1)).argmax(1)
     evaluation = Evaluation(
-        Subject(network=network, images=images, labels=labels), RunOptions(results=results)
+        RunInputs(network=network, images=images, labels=labels), RunOptions(results=results)
     )
     start.wait()
     evaluation.run([SPEC], ["published"])

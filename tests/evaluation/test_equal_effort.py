@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.aggregate import static_cases
 from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, BatchOutcome, Record
@@ -43,7 +43,7 @@ class Identity(nn.Module):
 
 def evaluation_of(results: Path, spec: EvalSpec, seed: int) -> Evaluation:
     network, images = small_network(5, seed), tiny_images(spec.data.count, seed)
-    subject = Subject(network=network, images=images, labels=labels_of(network, images))
+    subject = RunInputs(network=network, images=images, labels=labels_of(network, images))
     assert isinstance(spec.defense, DefenseSpec)
     return Evaluation(subject, RunOptions(results=results), None, {spec.defense: Identity})
 

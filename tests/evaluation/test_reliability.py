@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.errors import DentBenchError, ModelError
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.workers.worker import Task
 from dentbench.records import results_csv
@@ -79,7 +79,7 @@ def attack_all(
     budget: dict[str, Any] = {"queries": 5} if attack == "standard" else {}
     chosen = replace(ATTACK, name=attack, **budget)
     static = spec_of(None, images, batches=BatchPlan(size=batch), attack=chosen)
-    subject = Subject(network=model, images=x, labels=y)
+    subject = RunInputs(network=model, images=x, labels=y)
     specs = [static, *(replace(static, defense=one) for one in (DentSpec(), SEPARABLE, COUPLED))]
     evaluation = Evaluation(subject, RunOptions(results=results))
     for record in evaluation.run(specs, ("published", "transfer", "surrogate")):

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import NATURAL, Record
 from dentbench.report.verdict import Verdict, verdict
@@ -84,7 +84,7 @@ def evaluated(
         protocols=SHORT if attack.name == "quick" else ProtocolSpec(),
     )
     defended = EvalSpec(**{**vars(static), "defense": spec})
-    subject = Subject(network=model or linear, images=images, labels=labels)
+    subject = RunInputs(network=model or linear, images=images, labels=labels)
     run = Evaluation(subject, RunOptions(results=results), None, given)
     first, second = run.run([static, defended], tuple(PROTOCOLS))
     flags = {

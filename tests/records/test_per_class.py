@@ -10,7 +10,7 @@ import torch
 
 from dentbench.adapt.dent import Dent
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records import examples, per_class
 from dentbench.records.checkpoint import RunFolder
@@ -73,7 +73,7 @@ def evaluated(folder: Path, defense: DentSpec) -> tuple[Evaluation, EvalSpec, Re
         batches=BatchPlan(size=SIZE),
         attack=AttackSpec(name="apgd-ce", eps=Fraction(8, 255), iterations=2),
     )
-    subject = Subject(network=tiny_network(), images=images, labels=labels)
+    subject = RunInputs(network=tiny_network(), images=images, labels=labels)
     evaluation = Evaluation(subject, RunOptions(results=folder, save_adversarial=True))
     spec = replace(static, defense=defense)
     _, record = evaluation.run([static, spec], ["published", "transfer"])
@@ -95,7 +95,7 @@ def test_a_run_keeps_its_counts_and_images(tmp_path: Path) -> None:
 
     # Every prediction is what dent, adapted to the whole declared batch, says of it.
     dent, network = Dent(tiny_network(), defense), tiny_network()
-    batch = evaluation.subject.images[:SIZE]
+    batch = evaluation.inputs.images[:SIZE]
     folder = RunFolder(tmp_path, spec)
     for row, image in enumerate(kept.index.tolist()):
         points = folder.points(str(kept.protocol[row]), 0)

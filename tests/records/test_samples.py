@@ -16,7 +16,7 @@ import torch
 
 import dentbench
 from dentbench.errors import StoreError
-from dentbench.evaluation.workers.worker import Subject, _norms, _places
+from dentbench.evaluation.workers.worker import RunInputs, _norms, _places
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import BatchOutcome, Record
@@ -191,9 +191,9 @@ def test_images_in_another_order_keep_their_numbers() -> None:
     labels = torch.tensor([3, 1, 2, 0, 1, 0])
     network, images = torch.nn.Identity(), torch.rand(6, 1, 2, 2)
     data = DataSpec(name="d", sha256="", first=20, count=6, order="label-windows:4")
-    given = Subject(network=network, images=images, labels=labels)
+    given = RunInputs(network=network, images=images, labels=labels)
     windows = label_windows(labels, 4)
-    sorted_subject = Subject(
+    sorted_subject = RunInputs(
         network=network,
         images=images[windows],
         labels=labels[windows],

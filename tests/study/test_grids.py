@@ -12,7 +12,7 @@ import torch
 from dentbench.cli.running import by_attack, each_steps
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import (
     AttackSpec,
@@ -86,7 +86,8 @@ def test_at_eps_0_robust_is_natural(tmp_path: Path, norm: str) -> None:
         attack=AttackSpec(norm=norm, eps=Fraction(0)),
     )
     evaluation = Evaluation(
-        Subject(network=tiny_network(), images=images, labels=labels), RunOptions(results=tmp_path)
+        RunInputs(network=tiny_network(), images=images, labels=labels),
+        RunOptions(results=tmp_path),
     )
     dent = replace(static, defense=DentSpec(mode="batch", steps=1, lr=0.05))
     protocols = ["published", "transfer", "surrogate", "warm", "gmsa-min", "batch-mates"]

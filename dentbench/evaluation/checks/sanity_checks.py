@@ -79,7 +79,7 @@ def found_random(folder: RunFolder) -> bool:
 
 def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     """Return what is examined of a spec: its defense on its first declared batch."""
-    first = context.subject.images[: spec.batches.size].to(context.worker.device)
+    first = context.inputs.images[: spec.batches.size].to(context.worker.device)
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
 
     def make(after: SeededDefense | None = None) -> Classifier:
@@ -94,7 +94,7 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
         make=make,
         copies=_anew(context, spec) is not None,
         images=first,
-        labels=context.subject.labels[: len(first)].to(context.worker.device),
+        labels=context.inputs.labels[: len(first)].to(context.worker.device),
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
         steps=getattr(spec.defense, "steps", None),
@@ -215,14 +215,14 @@ def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None
     folder, worker = context.folder(spec.static), context.worker
     known = folder.load_note(CAUSES)
     if known is None:
-        subject, static = context.subject, spec.static
+        inputs, static = context.inputs, spec.static
 
         def in_batches(x: Tensor) -> Tensor:
             classify = worker.shown(static, worker.network)
             return torch.cat([classify(batch) for batch in x.split(static.batches.size)])
 
         def look() -> natural_causes.Remedy | None:
-            images, labels = subject.images, subject.labels
+            images, labels = inputs.images, inputs.labels
             return natural_causes.remedy(in_batches, images, labels, worker.device)
 
         with worker.counter.uncounted():

@@ -69,12 +69,12 @@ _Part: TypeAlias = tuple[EvalSpec, str, int]
 def speed_of(worker: Worker, size: int) -> Speed:
     """Time the plain network on a batch of so many images, or on fewer where that would be long."""
     network = worker.model.network
-    few, count = worker.subject.images[: min(size, 4)], len(worker.subject.images[:size])
+    few, count = worker.inputs.images[: min(size, 4)], len(worker.inputs.images[:size])
     with worker.counter.uncounted():
         _timed(network, few)  # the first call allocates
         forward, gradient = _timed(network, few)
         if gradient / len(few) * count < TIMED_SECONDS / 3:
-            few = worker.subject.images[:size]
+            few = worker.inputs.images[:size]
             forward, gradient = _timed(network, few)
     return Speed(forward / len(few), max(gradient - forward, 0.0) / len(few))
 

@@ -27,8 +27,9 @@ _Answered: TypeAlias = Any
 """The end of another that answers are read from."""
 
 _CODE: Final = (
-    "import sys; sys.path[:] = {path!r}; from dentbench.evaluation.fresh_judgement import fork_server; "
-    "fresh_process.serve(*{handles!r}, {preloaded!r})"
+    "import sys; sys.path[:] = {path!r}; "
+    "from dentbench.evaluation.fresh_judgement import fork_server; "
+    "fork_server.serve(*{handles!r}, {preloaded!r})"
 )
 
 _LOADED: Final = ("dentbench.evaluation.fresh_judgement.judge", "dentbench.defenses.user_defined")

@@ -26,7 +26,7 @@ from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.backend import Engine
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER, forked
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.workers.worker import Worker
 from dentbench.records.checkpoint import Points, RunFolder, sha256_of
 from dentbench.records.judged import CLOSE, Judged
@@ -96,10 +96,10 @@ def judged(
     ``isolated``: every stage has a fork of this process, which must have run nothing in parallel
     before; else they share an instance.
     """
-    subject = Subject(network=network, images=request.images, labels=request.labels)
+    inputs = RunInputs(network=network, images=request.images, labels=request.labels)
     if isolated:
         torch.set_num_threads(1)  # a process with threads cannot be forked
-    worker = Worker(subject, request.device, request.engine, given, tried=False)
+    worker = Worker(inputs, request.device, request.engine, given, tried=False)
     worker.micro_batcher.learn(request.spec, request.at_a_time)
     worker.classifier(request.spec)  # made once, in what every fork starts from
     answers = {

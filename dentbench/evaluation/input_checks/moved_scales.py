@@ -15,7 +15,7 @@ from dentbench.adapt.adaptation import Adaptation
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.layers import KINDS, adapted_layers
 from dentbench.evaluation.input_checks.reference import (
-    Trial,
+    Reference,
     answer_of,
     gradients_apart,
     logits_apart,
@@ -26,21 +26,23 @@ MOVED: Final = 0.1
 """By what part of themselves scales and shifts are moved, to see that the answers follow."""
 
 
-def difference_moved(trial: Trial, dent: Dent) -> str:
+def difference_moved(reference: Reference, dent: Dent) -> str:
     """Return in words how dent's answers to moved values are not the network's, or ""."""
     start = dent.start().affine
     assert start is not None
     generator = torch.Generator().manual_seed(0)
-    instance, count = dent.spec.mode == "instance", len(trial.images)
-    several = 2 if instance and count > 1 and not _is_coupled(trial) else 1
+    instance, count = dent.spec.mode == "instance", len(reference.images)
+    several = 2 if instance and count > 1 and not _is_coupled(reference) else 1
     moved = [_moved(start, generator) for _ in range(several)]
-    weights = _noise(torch.zeros(count, _classes(trial)), generator).to(trial.images)
-    ours, ours_back = _written_in(trial, moved, weights, dent.spec.layers)
+    weights = _noise(torch.zeros(count, _classes(reference)), generator).to(reference.images)
+    ours, ours_back = _written_in(reference, moved, weights, dent.spec.layers)
 
     rows = torch.stack([moved[row % several] for row in range(count)])
     affine = (rows if instance else moved[0]).clone().requires_grad_()
-    with torch.enable_grad(), seeded(trial.images):
-        logits = dent.predict(trial.images, Adaptation(affine=affine, losses=start.new_zeros(0)))
+    with torch.enable_grad(), seeded(reference.images):
+        logits = dent.predict(
+            reference.images, Adaptation(affine=affine, losses=start.new_zeros(0))
+        )
         back = None
         if logits.requires_grad:
             (back,) = torch.autograd.grad((logits * weights).sum(), affine, allow_unused=True)
@@ -64,22 +66,22 @@ def _noise(like: Tensor, generator: torch.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like)
 
 
-def _classes(trial: Trial) -> int:
-    return int(answer_of(copy.deepcopy(trial.network), trial.images).shape[1])
+def _classes(reference: Reference) -> int:
+    return int(answer_of(copy.deepcopy(reference.network), reference.images).shape[1])
 
 
-def _is_coupled(trial: Trial) -> bool:
+def _is_coupled(reference: Reference) -> bool:
     """Return whether an image's answer depends on what other images are beside it."""
-    others = trial.images.clone()
+    others = reference.images.clone()
     others[1::2] = others[1::2].flip(-1).roll(1, -2)
     kept, changed = (
-        answer_of(copy.deepcopy(trial.network), x)[::2] for x in (trial.images, others)
+        answer_of(copy.deepcopy(reference.network), x)[::2] for x in (reference.images, others)
     )
     return bool(logits_apart(kept, changed))
 
 
 def _written_in(
-    trial: Trial, moved: Sequence[Tensor], weights: Tensor, kinds: str
+    reference: Reference, moved: Sequence[Tensor], weights: Tensor, kinds: str
 ) -> tuple[Tensor, list[Tensor]]:
     """Return the logits of the network with scales and shifts in its layers, and their gradients.
 
@@ -87,11 +89,11 @@ def _written_in(
     """
     logits, gradients = torch.zeros_like(weights), []
     for number, flat in enumerate(moved):
-        network = copy.deepcopy(trial.network).requires_grad_(False)
+        network = copy.deepcopy(reference.network).requires_grad_(False)
         layers = [layer for _, layer in adapted_layers(network, kinds)]
         leaves = [part.detach().clone().requires_grad_() for part in _parts(flat, layers)]
-        with torch.enable_grad(), seeded(trial.images), _holding(layers, leaves):
-            answer = network(trial.images)
+        with torch.enable_grad(), seeded(reference.images), _holding(layers, leaves):
+            answer = network(reference.images)
             own = slice(number, None, len(moved))
             found: Sequence[Tensor | None] = [None] * len(leaves)
             if answer.requires_grad:

@@ -24,7 +24,7 @@ GRADIENTS: Final = 2e-2
 
 
 @dataclass(frozen=True)
-class Trial:
+class Reference:
     """A network and images to compare others with it on.
 
     ``pure``: whether a second call of the network answers as the first.
@@ -35,8 +35,8 @@ class Trial:
     pure: bool
 
     @classmethod
-    def of(cls, network: nn.Module, images: Tensor) -> Trial | None:
-        """Return a trial on a few images, on all where the answers depend on how many there are.
+    def of(cls, network: nn.Module, images: Tensor) -> Reference | None:
+        """Return the reference on a few images; on all where answers depend on how many there are.
 
         ``images`` (B, C, H, W): the first declared batch. None where the network does not answer;
         others tell why.

@@ -18,7 +18,7 @@ from dentbench.adapt.layers import adapted_layers
 from dentbench.attacks.base import Classifier
 from dentbench.errors import ModelError
 from dentbench.evaluation.input_checks.moved_scales import difference_moved
-from dentbench.evaluation.input_checks.reference import Trial
+from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.spec.evaluation import DentSpec
 
 STILL: Final = 1e-12
@@ -31,21 +31,21 @@ _ADVICE: Final = (
 )
 
 
-def require_same_network(trial: Trial, prepared: nn.Module) -> None:
+def require_same_network(reference: Reference, prepared: nn.Module) -> None:
     """Raise :class:`~dentbench.errors.ModelError` unless the network is computed as it is.
 
-    ``trial``: of the one handed in. ``prepared``: as it is computed.
+    ``reference``: of the one handed in. ``prepared``: as it is computed.
     """
-    if prepared is trial.network:
+    if prepared is reference.network:
         return
-    different = trial.difference(lambda: copy.deepcopy(prepared))
+    different = reference.difference(lambda: copy.deepcopy(prepared))
     if different:
         raise ModelError(
             f"the network, computed as a whole, is not the one handed in: {different}; {_ADVICE}"
         )
 
 
-def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> None:
+def require_same_in_dent(reference: Reference, prepared: nn.Module, spec: DentSpec) -> None:
     """Raise :class:`~dentbench.errors.ModelError` unless dent computes the network handed in.
 
     With no step and with steps of no length it must answer as the network does; with other scales
@@ -53,7 +53,7 @@ def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> N
     normalized by it otherwise is left out. The others are those of :func:`require_same_network`.
     """
     try:
-        different = _difference_in_dent(trial, prepared, spec)
+        different = _difference_in_dent(reference, prepared, spec)
     except ModelError:
         raise
     except Exception as error:  # whatever the code of a network raises when dent runs it
@@ -66,13 +66,13 @@ def require_same_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> N
         )
 
 
-def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> str:
+def _difference_in_dent(reference: Reference, prepared: nn.Module, spec: DentSpec) -> str:
     """Return in words how dent is another network, or ""."""
-    norms = _batchnorms(trial.network, spec.layers)
+    norms = _batchnorms(reference.network, spec.layers)
     running = all(layer.running_mean is not None for layer in norms)
-    own = trial
+    own = reference
     if not running:
-        own = replace(trial, network=_without_statistics(trial.network, spec.layers))
+        own = replace(reference, network=_without_statistics(reference.network, spec.layers))
     steps, statistics = min(max(spec.steps, 1), 2), "running" if running else "batch"
     still = DentSpec(
         mode=spec.mode,
@@ -85,18 +85,18 @@ def _difference_in_dent(trial: Trial, prepared: nn.Module, spec: DentSpec) -> st
     )
 
     def dent(spec: DentSpec) -> Dent:
-        size = len(trial.images) if spec.separable else None
+        size = len(reference.images) if spec.separable else None
         return Dent(copy.deepcopy(prepared), spec, batch_size=size, prepare=False)
 
     if running:  # else its layers have none to begin with
-        different = trial.difference(lambda: dent(_resting(spec)))
+        different = reference.difference(lambda: dent(_resting(spec)))
         if different:
             return f"with no step {different}"
     different = difference_moved(own, dent(still))
     if different:
         return different
-    if trial.pure:
-        different = own.difference(lambda: _adapted(dent(still), trial.images))
+    if reference.pure:
+        different = own.difference(lambda: _adapted(dent(still), reference.images))
         if different:
             return f"with a learning rate of {STILL:g} {different}"
     return ""

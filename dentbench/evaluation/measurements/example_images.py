@@ -51,7 +51,7 @@ def _made(
 ) -> Gallery:
     fates = _fates(stages, spec.batches.size)
     rows = _chosen(fates)
-    clean = context.subject.images[: len(fates)]
+    clean = context.inputs.images[: len(fates)]
     shown = [fates[row] or next(iter(points)) for row in rows]
     seen = {NATURAL: _seen(context, spec, NATURAL, clean)}
     seen |= {name: _seen(context, spec, name, points[name]) for name in dict.fromkeys(shown)}
@@ -68,7 +68,7 @@ def _made(
     blurred = [one for one in blurs if one is not None]
     return Gallery(
         index=np.array(rows, np.int64),
-        label=context.subject.labels[rows].numpy(),
+        label=context.inputs.labels[rows].numpy(),
         protocol=np.array(shown, np.str_),
         survives=np.array([not fates[row] for row in rows], np.bool_),
         clean=_pictures(clean[rows]),

@@ -58,7 +58,7 @@ def _measured_once(context: RunContext, spec: EvalSpec) -> float:
     known, key = context.shared.time_ratio, context.shared.key(spec)
     if key not in known:
         worker = context.worker
-        batch = context.subject.images[: spec.batches.size].to(worker.device)
+        batch = context.inputs.images[: spec.batches.size].to(worker.device)
         static = replace(spec, defense=None)
         ratio = worker.micro_batcher.fit(
             spec,
@@ -104,16 +104,16 @@ def _batches(
     context: RunContext, spec: EvalSpec, folder: RunFolder, stage: str
 ) -> Iterator[tuple[str, Tensor, Tensor]]:
     """Yield each batch's name, final points (B, C, H, W), if they were kept, and labels (B,)."""
-    subject, size = context.subject, spec.batches.size
+    inputs, size = context.inputs, spec.batches.size
     if stage == NATURAL:
-        points = subject.images
+        points = inputs.images
     else:
         units = range(len(spec.batches.ranges(spec.data.count)))
         kept = [folder.points(stage, unit) for unit in units]
         if any(one is None for one in kept):
             return
         points = torch.cat([torch.from_numpy(one) for one in kept if one is not None])
-    parts = zip(_names(stage, spec), points.split(size), subject.labels.split(size), strict=True)
+    parts = zip(_names(stage, spec), points.split(size), inputs.labels.split(size), strict=True)
     for name, x, y in parts:
         yield name, x.to(context.worker.device), y.to(context.worker.device)
 

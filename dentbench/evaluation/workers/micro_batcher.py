@@ -92,7 +92,7 @@ class MicroBatcher:
         self._foreseen.add(known)
         whole = min(spec.batches.size, spec.data.count)
         there_is = free()
-        if there_is is None or suspected(self.model.subject.images[0], whole) < there_is:
+        if there_is is None or suspected(self.model.inputs.images[0], whole) < there_is:
             return
         wanted = SCRATCH * (self.model.need(spec, stage) or 0)
         size = now = self.size(spec) or whole

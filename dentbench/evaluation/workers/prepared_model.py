@@ -16,7 +16,7 @@ from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16
 from dentbench.errors import DataError, SpecError
 from dentbench.evaluation.input_checks import first_answers
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.memory.footprint import needed
 from dentbench.evaluation.workers.defense_cache import DefenseCache
@@ -35,27 +35,27 @@ class PreparedModel:
 
     def __init__(
         self,
-        subject: Subject,
+        inputs: RunInputs,
         device: str,
         engine: Engine,
         given: Mapping[DefenseSpec, Any] | None = None,
         *,
         tried: bool = True,
     ) -> None:
-        self.subject = subject
+        self.inputs = inputs
         self.device = torch.device(device)
         self.counter = CallCounter()
         with out_of_memory.raise_on_oom("the model", device):
-            network = engine.prepare(subject.network, self.device, subject.images[:2])
-            self.classes = _count_classes(network, subject, self.device)
-        path = gradient_path(network, subject.images[:1].to(self.device))
+            network = engine.prepare(inputs.network, self.device, inputs.images[:2])
+            self.classes = _count_classes(network, inputs, self.device)
+        path = gradient_path(network, inputs.images[:1].to(self.device))
         self.network = CountedNetwork(network, self.counter, path)
         low = CountedNetwork(Bfloat16(network), self.counter, path)
         self.adaptations = AdaptationCache()
         self.defense_cache, self._low = (
             DefenseCache(
                 counted,
-                subject.images,
+                inputs.images,
                 given,
                 captured=engine.captured,
                 adaptations=self.adaptations,
@@ -87,14 +87,14 @@ class PreparedModel:
             return out_of_memory.why_whole(spec, self.defense_cache.of(spec), self._few())
 
     def _few(self) -> Tensor:
-        return self.subject.images[: out_of_memory.FEW].to(self.device)
+        return self.inputs.images[: out_of_memory.FEW].to(self.device)
 
 
 @torch.no_grad()
-def _count_classes(network: nn.Module, subject: Subject, device: torch.device) -> int:
+def _count_classes(network: nn.Module, inputs: RunInputs, device: torch.device) -> int:
     """Return how many classes the network has, after checking that it fits the data."""
-    classes = first_answers.logits_of(network, subject.images[:1].to(device)).shape[1]
-    low, high = int(subject.labels.min()), int(subject.labels.max())
+    classes = first_answers.logits_of(network, inputs.images[:1].to(device)).shape[1]
+    low, high = int(inputs.labels.min()), int(inputs.labels.max())
     for label in (low, high):
         if not 0 <= label < classes:
             advice = "look at the labels and at the model's number of outputs"

@@ -29,7 +29,7 @@ from dentbench.identity.user_code import working_folder_first
 if TYPE_CHECKING:
     from dentbench.attacks.counting import CallCounter
     from dentbench.compute.backend import Engine
-    from dentbench.evaluation.inputs import Subject
+    from dentbench.evaluation.inputs import RunInputs
     from dentbench.evaluation.workers.placement import Placement
     from dentbench.evaluation.workers.worker import Task, Worker
     from dentbench.records.checkpoint import Points
@@ -48,7 +48,7 @@ POLL_SECONDS: Final = 0.25
 Finished: TypeAlias = "tuple[BatchOutcome, Points | None]"
 """The outcome of a task, and its points where they are wanted."""
 
-Blueprint: TypeAlias = "tuple[Subject, Engine, Mapping[DefenseSpec, Any] | None]"
+Blueprint: TypeAlias = "tuple[RunInputs, Engine, Mapping[DefenseSpec, Any] | None]"
 """What a worker is made of."""
 
 
@@ -202,9 +202,9 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
         if threads is not None:
             torch.set_num_threads(threads)
         with working_folder_first():  # where the model or the defense may be imported from
-            subject, engine, given = pickle.loads(blueprint)
+            inputs, engine, given = pickle.loads(blueprint)
         _workers.clear()
-        _workers[name] = Worker(subject, device, engine, given)
+        _workers[name] = Worker(inputs, device, engine, given)
     return _workers[name]
 
 

@@ -26,8 +26,9 @@ from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
 from dentbench.errors import ModelError
 from dentbench.evaluation import cascade
-from dentbench.evaluation.input_checks import first_answers, reference, same_network
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.input_checks import first_answers, same_network
+from dentbench.evaluation.input_checks.reference import FEW, Reference
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
 from dentbench.records.checkpoint import Points, sha256_of
@@ -71,22 +72,22 @@ class Worker:
 
     def __init__(
         self,
-        subject: Subject,
+        inputs: RunInputs,
         device: str,
         engine: Engine,
         given: Mapping[DefenseSpec, Any] | None = None,
         *,
         tried: bool = True,
     ) -> None:
-        self.blueprint = subject, engine, given
-        self.subject = subject
-        self.model = PreparedModel(subject, device, engine, given, tried=tried)
+        self.blueprint = inputs, engine, given
+        self.inputs = inputs
+        self.model = PreparedModel(inputs, device, engine, given, tried=tried)
         self.micro_batcher = MicroBatcher(self.model)
         self.device = self.model.device
         self.counter = self.model.counter
         self.network = self.model.network
         self.classes = self.model.classes
-        self._trials: dict[int, reference.Trial | None] = {}
+        self._references: dict[int, Reference | None] = {}
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
         """Return what a spec attacks and judges: the network itself, or a defense around it.
@@ -114,7 +115,7 @@ class Worker:
             return Dent(self.network, defense.with_steps(min(defense.steps, 1)))
 
         name = defense.name if isinstance(defense, DefenseSpec) else "dent"
-        few = self.subject.images[: first_answers.FEW].to(self.device)
+        few = self.inputs.images[: first_answers.FEW].to(self.device)
         with self.counter.uncounted():
             first_answers.require_defense(name, make, few, self.classes)
 
@@ -125,11 +126,11 @@ class Worker:
         """
         if self.network.path == "broken":
             return  # it has no gradient to be compared, and dent refuses it when it is to adapt
-        size = spec.batches.size if spec.batches.batching == "declared" else reference.FEW
-        if size not in self._trials:
-            images = self.subject.images[:size].to(self.device)
-            self._trials[size] = reference.Trial.of(self.subject.network, images)
-        known, dent = self._trials[size], dent_of(spec.defense)
+        size = spec.batches.size if spec.batches.batching == "declared" else FEW
+        if size not in self._references:
+            images = self.inputs.images[:size].to(self.device)
+            self._references[size] = Reference.of(self.inputs.network, images)
+        known, dent = self._references[size], dent_of(spec.defense)
         if known is not None and dent is None:
             same_network.require_same_network(known, self.network.network)
         elif known is not None and dent is not None:
@@ -175,8 +176,8 @@ class Worker:
 
     def _carried_out(self, task: Task, images: range) -> tuple[BatchOutcome, Points | None]:
         spec = task.spec
-        x = self.subject.images[images.start : images.stop].to(self.device)
-        y = self.subject.labels[images.start : images.stop].to(self.device)
+        x = self.inputs.images[images.start : images.stop].to(self.device)
+        y = self.inputs.labels[images.start : images.stop].to(self.device)
         forwards, backwards = self.counter.forwards, self.counter.backwards
         started = time.perf_counter()
         seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
@@ -231,7 +232,7 @@ class Worker:
             points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
             details=result.details,
             versions=cascade.versions(spec, task.stage),
-            indexes=tuple(_places(self.subject, spec)[images.start : images.stop]),
+            indexes=tuple(_places(self.inputs, spec)[images.start : images.stop]),
             labels=tuple(y.tolist()),
             **_norms(points - x),
         )
@@ -259,8 +260,8 @@ class Worker:
             claimed_points=self._tensor(task.claimed_points),
             network=self.shown(spec, self.model.attacked(spec).static),
             counterpart=self._tensor(inherited.counterpart),
-            others=self.subject.images[others].to(self.device),
-            other_labels=self.subject.labels[others].to(self.device),
+            others=self.inputs.images[others].to(self.device),
+            other_labels=self.inputs.labels[others].to(self.device),
             with_steps=self.with_steps(spec, unit),
             random=task.random,
             surrogate=self.surrogate_of(spec, unit),
@@ -297,9 +298,9 @@ def _norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:
     }
 
 
-def _places(subject: Subject, spec: EvalSpec) -> list[int]:
-    """Return the number in the data set of each image of a subject."""
+def _places(inputs: RunInputs, spec: EvalSpec) -> list[int]:
+    """Return the number in the data set of each image."""
     first, window = spec.data.first, spec.data.window
-    if subject.given is None or window is None:
-        return list(range(first, first + len(subject.labels)))
-    return (first + label_windows(subject.given[0].labels, window)).tolist()
+    if inputs.given is None or window is None:
+        return list(range(first, first + len(inputs.labels)))
+    return (first + label_windows(inputs.given[0].labels, window)).tolist()

@@ -55,7 +55,7 @@ def with_worker_count(
     batches = max(len(spec.batches.ranges(spec.data.count)) for spec in specs)
     if not of_processor or placement.threads is not None or min(cores, batches) < 2:
         return alone
-    images = worker.subject.images[: specs[0].batches.size]
+    images = worker.inputs.images[: specs[0].batches.size]
     with worker.counter.uncounted():
         seconds = seconds_by_workers(worker.network, images, cache)
     passes = sum(_passes(spec, protocols, worker.classes) for spec in specs)
@@ -89,7 +89,7 @@ def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -
     """
     half = machine() // 2
     largest = max(min(spec.batches.size, spec.data.count) for spec in specs)
-    enough = half // (EACH + suspected(worker.subject.images[0], largest))
+    enough = half // (EACH + suspected(worker.inputs.images[0], largest))
     if enough >= torch.get_num_threads():
         return enough
     needs = [worker.model.need(spec, stage) for spec in specs for stage in _stages(spec, protocols)]

@@ -16,7 +16,7 @@ from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.tent import tent_online
 from dentbench.evaluation.applicable_protocols import skipped
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from tests.attacks.contexts import COUPLED, Linear, context_of, run, spec_of
 from tests.attacks.toys import small_network, tiny_images
@@ -89,7 +89,7 @@ def test_online_tent_is_attacked_so_and_dent_is_not(tmp_path: Path) -> None:
     for batch in images.split(8):
         labels.append(now(batch).argmax(1))
         now = now.after(batch)
-    subject = Subject(network=network, images=images, labels=torch.cat(labels))
+    subject = RunInputs(network=network, images=images, labels=torch.cat(labels))
     evaluation = Evaluation(subject, RunOptions(results=tmp_path))
     outcomes = evaluation.outcomes(spec, "poisoned-stream")
     poisoned = [one.details["stream"] for one in outcomes]

@@ -52,7 +52,7 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     """Evaluate dent by every protocol; keep the images, the worst case and all final points."""
     from dentbench.attacks.catalogue import PROTOCOLS
     from dentbench.evaluation.context import RunOptions
-    from dentbench.evaluation.inputs import Subject
+    from dentbench.evaluation.inputs import RunInputs
     from dentbench.evaluation.runner import Evaluation
     from dentbench.evaluation.workers.placement import Placement
     from dentbench.spec.evaluation import BatchPlan, ModelSpec
@@ -73,7 +73,7 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     options = RunOptions(
         results=folder / "evaluation", placement=Placement(devices=(device,)), save_adversarial=True
     )
-    evaluation = Evaluation(Subject(network=model.network, images=x, labels=y), options)
+    evaluation = Evaluation(RunInputs(network=model.network, images=x, labels=y), options)
     record = evaluation.run([static, spec], tuple(PROTOCOLS))[1]
     stages = ["natural", *record.protocol_counts]
     outcomes = {stage: evaluation.outcomes(spec, stage) for stage in stages}

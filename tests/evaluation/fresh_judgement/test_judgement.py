@@ -18,8 +18,8 @@ from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.fresh_judgement.judge import Request, judge_one_by_one
-from dentbench.evaluation.fresh_judgement.judgement import is_known_code
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.fresh_judgement.pristine import is_known_code
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder, sha256_of
 from dentbench.records.judged import NOTE
@@ -138,7 +138,7 @@ def evaluated(
     **options: Any,
 ) -> tuple[Record, Record, EvalSpec]:
     network, images = small_network(5, 1), tiny_images(IMAGES, 1)
-    subject = Subject(network=network, images=images, labels=labels_of(network, images))
+    subject = RunInputs(network=network, images=images, labels=labels_of(network, images))
     spec = spec_of(IMAGES, iterations=10, eps=EPS, batch=IMAGES)
     spec = replace(spec, defense=DefenseSpec(name="planted", sha256="0", separable=True))
     assert isinstance(spec.defense, DefenseSpec)

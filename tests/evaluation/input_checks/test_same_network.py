@@ -21,7 +21,7 @@ import dentbench
 from dentbench import AttackSpec, Dent, DentSpec
 from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.errors import ModelError
-from dentbench.evaluation.input_checks.reference import Trial
+from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.evaluation.input_checks.same_network import (
     require_same_in_dent,
     require_same_network,
@@ -52,10 +52,10 @@ class Wrapped(nn.Module):
         return logits
 
 
-def trial_of(network: nn.Module) -> Trial:
-    trial = Trial.of(network, IMAGES)
-    assert trial is not None
-    return trial
+def reference_of(network: nn.Module) -> Reference:
+    reference = Reference.of(network, IMAGES)
+    assert reference is not None
+    return reference
 
 
 def layer_of(network: nn.Module) -> nn.BatchNorm2d:
@@ -218,8 +218,8 @@ def test_what_dent_computes_rightly_is_let_through(name: str, spec: DentSpec) ->
     if name == "a layer without statistics" and spec.statistics == "running":
         spec = replace(spec, statistics="batch")
     prepared = joined_if_same(network, IMAGES[:2])
-    require_same_network(trial_of(network), prepared)
-    require_same_in_dent(trial_of(network), prepared, spec)
+    require_same_network(reference_of(network), prepared)
+    require_same_in_dent(reference_of(network), prepared, spec)
     if name == "a layer without statistics":
         return
     with torch.no_grad():
@@ -234,21 +234,21 @@ def test_what_it_cannot_compute_is_refused(name: str) -> None:
     make, words = REFUSED[name]
     network = make()
     with pytest.raises(ModelError, match=words):
-        require_same_in_dent(trial_of(network), network, DentSpec(mode="instance"))
+        require_same_in_dent(reference_of(network), network, DentSpec(mode="instance"))
 
 
 def test_a_patch_of_the_library_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     original = nn.BatchNorm2d.forward
     monkeypatch.setattr(nn.BatchNorm2d, "forward", lambda self, x: -original(self, x))
     network = tiny_network()
-    require_same_in_dent(trial_of(network), network, DentSpec())
+    require_same_in_dent(reference_of(network), network, DentSpec())
     torch.testing.assert_close(Dent(network, DentSpec(steps=0))(IMAGES), network(IMAGES))
 
 
 def test_a_faster_network_that_is_another_is_refused() -> None:
     network, other = tiny_network(), tiny_network(seed=1)
     with pytest.raises(ModelError, match="computed as a whole"):
-        require_same_network(trial_of(network), other)
+        require_same_network(reference_of(network), other)
 
 
 def test_in_threads_the_adapted_values_count() -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from dentbench.adapt.dent import Dent
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.measurements import measurements
 from dentbench.evaluation.measurements.measurements import balance, summarized
 from dentbench.evaluation.runner import Evaluation
@@ -42,7 +42,7 @@ def run(
 ) -> tuple[Record, Record]:
     given = slice_of(dataset)
     images, labels, data = slice_of(dataset, order=order)
-    subject = Subject(network=tiny_network(), images=images, labels=labels)
+    subject = RunInputs(network=tiny_network(), images=images, labels=labels)
     if order != "given":
         twin = replace(subject, images=given[0], labels=given[1])
         subject = replace(subject, given=(twin, given[2]))

@@ -464,7 +464,7 @@ from torch import nn
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
@@ -482,7 +482,7 @@ spec = EvalSpec(
 )
 with torch.no_grad():
     labels = torch.cat([network(image[None]).argmax(1) for image in x])
-subject = Subject(network=network, images=x, labels=labels)
+subject = RunInputs(network=network, images=x, labels=labels)
 evaluation = Evaluation(subject, RunOptions(results=results))
 evaluation.worker.network(x[:1])
 if limit:

@@ -19,7 +19,7 @@ from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.events import AttackBegan
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
-from dentbench.evaluation.inputs import Subject
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Event, PassesDone, StageBegan
 from dentbench.evaluation.workers import process_pool
 from dentbench.evaluation.workers.placement import Placement
@@ -91,7 +91,7 @@ def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -
         process_pool, "ProcessPoolExecutor", lambda *_, initargs, **__: sent.extend(initargs)
     )
     network, noise = nn.Linear(200, 200), torch.zeros(1)
-    blueprint = Subject(network=network, images=noise, labels=noise), Engine(), None
+    blueprint = RunInputs(network=network, images=noise, labels=noise), Engine(), None
     pool = process_pool.Processes(blueprint, LOCAL, CallCounter())
     pool._started()
     assert len(pool.blueprint) > 2**16

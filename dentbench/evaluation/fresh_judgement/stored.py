@@ -1,0 +1,105 @@
+"""Judgements of final points on disk: made once, kept beside the outcomes.
+
+The final points are kept until they are judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+
+from dentbench.errors import StoreError
+from dentbench.evaluation import cascade
+from dentbench.evaluation.context import RunContext
+from dentbench.evaluation.fresh_judgement.judgement import Judgement
+from dentbench.evaluation.fresh_judgement.pristine import Pristine, judge_anew
+from dentbench.records.checkpoint import RunFolder
+from dentbench.records.judged import NOTE, Judged, judged_in, same_points
+from dentbench.records.outcome import NATURAL, BatchOutcome
+from dentbench.spec.evaluation import EvalSpec
+
+
+def load_or_judge(
+    context: RunContext,
+    pristine: Pristine,
+    spec: EvalSpec,
+    outcomes: Mapping[str, Sequence[BatchOutcome]],
+    *,
+    draws: int,
+    keep_points: bool,
+) -> Judgement:
+    """Return the judgement of a defense's final points, made where no earlier run left it.
+
+    Points that nothing else needs are not kept any longer, unless ``keep_points``. What was judged
+    of the first batches alone, as far as a run got that stopped, is kept apart: all of them are
+    judged together once they are there, as if it had not stopped.
+    """
+    folder = context.folder(spec)
+    note = note_of(spec, outcomes)
+    with folder.exclusive():
+        known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
+        missing = [stage for stage, one in known.items() if one is None]
+        if missing:
+            made = judge_anew(context, pristine, spec, missing, len(outcomes[NATURAL]), draws)
+            for stage in missing:
+                if stage in made.stages:
+                    _require_stored(spec, stage, outcomes[stage], made.stages[stage])
+                batches = [asdict(one) for one in made.stages.get(stage, ())]
+                folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
+                if (
+                    note == NOTE
+                    and stage != NATURAL
+                    and not (keep_points or cascade.keeps_points(spec, stage))
+                ):
+                    for outcome in outcomes[stage]:
+                        folder.drop_points(outcome)
+            known = {
+                stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes
+            }
+    found = {stage: one for stage, one in known.items() if one is not None}
+    reasons = [one.reason for one in found.values() if one.reason]
+    stages = {stage: one.stages[stage] for stage, one in found.items() if one.stages}
+    whole = len(stages) == len(outcomes)
+    return Judgement(stages if whole else {}, reasons[0] if reasons else "")
+
+
+def note_of(spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]) -> str:
+    """Return the name of the note of a judgement: its own for all batches and for fewer."""
+    batches = len(outcomes[NATURAL])
+    return NOTE if batches == len(spec.batches.ranges(spec.data.count)) else f"{NOTE}-of-{batches}"
+
+
+def is_stale(folder: RunFolder, stage: str, outcomes: Sequence[BatchOutcome], draws: int) -> bool:
+    """Return whether a stage has a judgement that is not of these outcomes."""
+    return is_judged(folder, stage) and _known(folder, stage, NOTE, outcomes, draws) is None
+
+
+def is_judged(folder: RunFolder, stage: str) -> bool:
+    """Return whether a stage's points were judged anew, so that they need not be kept for that."""
+    return folder.has(f"{stage}/{NOTE}.json")
+
+
+def _known(
+    folder: RunFolder, stage: str, name: str, outcomes: Sequence[BatchOutcome], draws: int
+) -> Judgement | None:
+    note = folder.load_note(f"{stage}/{name}") or folder.load_note(f"{stage}/{NOTE}")
+    if note is None:
+        return None
+    batches = judged_in(note)[: len(outcomes)]
+    if not batches:
+        return Judgement({}, note["reason"])
+    fits = all(len(one.right) == draws for one in batches)
+    if not (fits and same_points(stage, batches, outcomes)):
+        return None
+    return Judgement({stage: batches}, note["reason"])
+
+
+def _require_stored(
+    spec: EvalSpec, stage: str, outcomes: Sequence[BatchOutcome], judged: Sequence[Judged]
+) -> None:
+    for outcome, one in zip(outcomes, judged, strict=True):
+        if stage != NATURAL and outcome.points_sha256 != one.sha256:
+            raise StoreError(
+                f"the points of {spec.label} {stage}, batch {outcome.index + 1}, on disk are not "
+                "those that were found; run again with --fresh"
+            )
