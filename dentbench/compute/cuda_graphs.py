@@ -42,6 +42,9 @@ TOLERANCE: Final = 1e-3
 
 _all: weakref.WeakSet[Recordings[Any]] = weakref.WeakSet()
 
+_stopped = False
+"""Whether memory ran out in this process."""
+
 
 class Counts(Protocol):
     """Counts single-image passes; see :class:`~dentbench.attacks.counting.CallCounter`."""
@@ -63,10 +66,16 @@ def counted(work: Work, x: Tensor, counter: Counts) -> tuple[tuple[Tensor, ...],
     return found, (counter.forwards - forwards, counter.backwards - backwards)
 
 
-def forget_recordings() -> None:
-    """Give back the memory that all recordings hold; what is asked for again is recorded anew."""
-    for one in _all:
-        one.forget()
+def stop_recording() -> None:
+    """Give back the memory that all recordings hold, and record nothing more in this process.
+
+    A recording holds the memory of the work beside the work's own, so where memory ran out it is
+    better spent on more images at a time.
+    """
+    global _stopped
+    _stopped = True
+    for recordings in _all:
+        recordings.forget()
 
 
 class _Weights:
@@ -145,7 +154,7 @@ class Recordings(Generic[R]):
         """Take note that a kind without a recording was asked for; return whether to record it."""
         self._asked[kind] += 1
         self._row = (kind, self._row[1] + 1 if self._row[0] == kind else 1)
-        if self._given_up:
+        if self._given_up or _stopped:
             return False
         if len(self._kept) < MOST:
             return self._asked[kind] >= OFTEN

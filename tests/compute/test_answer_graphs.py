@@ -12,8 +12,9 @@ from torch import Tensor
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.counting import CallCounter, CountedNetwork
+from dentbench.compute import cuda_graphs
 from dentbench.compute.answer_graphs import Answer, CapturedAnswer, Inputs, RecordedNetwork
-from dentbench.compute.cuda_graphs import OFTEN, forget_recordings
+from dentbench.compute.cuda_graphs import OFTEN, stop_recording
 from tests.compute.networks import network
 
 SPECS = [
@@ -160,14 +161,17 @@ def test_no_recording_outlives_changed_weights(stand_in: type[StandIn]) -> None:
     assert len(recorded._answers.recordings) == 0
 
 
-def test_copies_and_lack_of_memory_leave_recordings_behind(stand_in: type[StandIn]) -> None:
+def test_copies_and_lack_of_memory_leave_recordings_behind(
+    stand_in: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cuda_graphs, "_stopped", False)
     plain, recorded = ready(DentSpec(steps=1), stand_in)
     x = torch.rand(2, 3, 6, 6, requires_grad=True)
     kept = recorded(x)
     other = copy.deepcopy(recorded)
     assert len(other._answer.recordings) == 0 and torch.equal(other(x), plain(x))
     assert other._answer.recordings._module is other
-    forget_recordings()
+    stop_recording()
     assert len(recorded._answer.recordings) == 0
     gradients = (torch.autograd.grad(one.sum(), x)[0] for one in (kept, plain(x)))
     assert torch.equal(*gradients)

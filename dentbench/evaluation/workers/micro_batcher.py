@@ -16,7 +16,7 @@ import torch
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.chunked import Chunked
-from dentbench.compute.cuda_graphs import forget_recordings
+from dentbench.compute.cuda_graphs import stop_recording
 from dentbench.compute.malloc import hand_back_memory
 from dentbench.errors import DeviceMemoryError
 from dentbench.evaluation.memory.footprint import HEAVY, free, in_words, there
@@ -136,7 +136,7 @@ class MicroBatcher:
     def _free(self) -> None:
         gc.collect()
         if self.model.device.type == "cuda":
-            forget_recordings()
+            stop_recording()
             torch.cuda.empty_cache()
         else:
             hand_back_memory()
