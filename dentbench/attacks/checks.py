@@ -117,6 +117,7 @@ def unsettled(text: str | None, *, static: bool = False) -> tuple[Check, ...]:
     return (*failed(text), *unmade, *missing)
 
 
+@lru_cache(maxsize=1 << 8)
 def failed(text: str | None) -> tuple[Check, ...]:
     """Return the checks of the column ``checks`` that failed."""
     return tuple(check for check in from_json(text).values() if check.passed is False)

@@ -81,7 +81,7 @@ def column(doc: str, default: Any = None) -> Any:
     return field(default=default, metadata={"doc": doc})
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Record:
     """One row of ``results.csv``: a model, static or defended, under one attack.
 

@@ -230,7 +230,8 @@ class _Sheet:
             except ValueError:
                 columns.append(self._read_carefully(path, name, cells))
         rows = zip(*columns, strict=True)
-        records = [Record(**dict(zip(self.names, row, strict=True))) for row in rows]
+        # By position: Python compares each of so many keywords with all the names before it.
+        records = [Record(*row) for row in rows]
         for number, record in enumerate(records, start=2):
             wrong = impossible(record)
             if wrong:

@@ -52,7 +52,7 @@ def paired(record: Record) -> Paired | None:
     counts = (record.gained, record.lost, record.n)
     early = stopped(record)
     level = LEVEL / 2 if early is None or early.level is None else early.level
-    gain = json.loads(record.chance or "{}").get("gain")
+    gain = json.loads(record.chance).get("gain") if record.chance else None
     if isinstance(gain, dict) and gain.keys() == {"mean", "low", "high", "p"}:
         return PairedMeans(*counts, **gain, level=level)
     if early is not None:
@@ -79,15 +79,27 @@ def paired_effect(record: Record) -> DesignEffect:
     """Return the design effect of a record's difference to its static model."""
     if not record.by_batch:
         return _unknown(record)
-    counts, sizes = _counts(record), _sizes(record)
-    if "gained" not in counts or "lost" not in counts:
-        return _unknown(record)
+    return _paired_effect(record.by_batch, _sizes(record)) or _unknown(record)
+
+
+@lru_cache(maxsize=1 << 12)
+def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> DesignEffect | None:
+    counts = _fitting(by_batch, len(sizes))
+    if not {"gained", "lost"} <= counts.keys():
+        return None
     return paired_design_effect(counts["gained"], counts["lost"], sizes)
 
 
 def _effect(record: Record, name: str) -> DesignEffect:
-    counts = _counts(record) if record.by_batch else {}
-    return share_design_effect(counts[name], _sizes(record)) if name in counts else _unknown(record)
+    if not record.by_batch:
+        return _unknown(record)
+    return _share_effect(record.by_batch, name, _sizes(record)) or _unknown(record)
+
+
+@lru_cache(maxsize=1 << 12)
+def _share_effect(by_batch: str, name: str, sizes: tuple[int, ...]) -> DesignEffect | None:
+    counts = _fitting(by_batch, len(sizes))
+    return share_design_effect(counts[name], sizes) if name in counts else None
 
 
 def _unknown(record: Record) -> DesignEffect:
@@ -141,9 +153,14 @@ def _fitting(text: str, batches: int) -> Mapping[str, list[int]]:
     }
 
 
-def _sizes(record: Record) -> list[int]:
+def _sizes(record: Record) -> tuple[int, ...]:
     """Return the sizes of the batches that images share."""
     if record.batching != "declared":
-        return [record.n]
-    whole, rest = divmod(record.n, record.batch_size)
-    return [record.batch_size] * whole + [rest] * bool(rest)
+        return (record.n,)
+    return _batch_sizes(record.n, record.batch_size)
+
+
+@lru_cache
+def _batch_sizes(images: int, size: int) -> tuple[int, ...]:
+    whole, rest = divmod(images, size)
+    return (size,) * whole + (rest,) * bool(rest)

@@ -103,8 +103,11 @@ def _odd_settings(record: Record) -> list[str]:
         found = json.loads(record.defense_settings or "{}")
     else:
         defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
-        found = {name: getattr(record, name) for name in defaults}
-        found = {name: value for name, value in found.items() if value != defaults[name]}
+        found = {
+            name: value
+            for name, default in defaults.items()
+            if (value := getattr(record, name)) != default
+        }
     return [f"{name.replace('_', ' ')} {value}" for name, value in found.items()]
 
 
@@ -185,9 +188,7 @@ def check_notes(record: Record) -> tuple[str, ...]:
     return (f"failed checks: {', '.join(one.name for one in found)}",) if found else ()
 
 
-_exact = lru_cache(parse_eps)
-
-
+@lru_cache
 def threat_text(norm: str, eps: Fraction) -> str:
     """Return a threat model in words, eps in its shorter exact writing: Linf 8/255, L2 0.2."""
     short = f"{float(eps):.6g}"
@@ -197,7 +198,7 @@ def threat_text(norm: str, eps: Fraction) -> str:
 
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
     """Say how the threat model is not the given one; nothing when it is."""
-    found = _exact(record.eps)
+    found = parse_eps(record.eps)
     return () if record.norm == norm and found == eps else (threat_text(record.norm, found),)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from fractions import Fraction
+from operator import attrgetter
 from typing import Final
 
 import numpy as np
@@ -110,13 +111,12 @@ def series(
     ``value`` gives what to sort by, None for a pair that has none. Of pairs with equal values the
     last is kept; a pair that is left alone is no series.
     """
-    groups: dict[tuple[object, ...], dict[Fraction | int, Pair]] = {}
+    groups: dict[object, dict[Fraction | int, Pair]] = {}
+    settings_of = attrgetter(*sorted(CHOSEN - {column}))
     for pair in pairs:
-        columns = vars(pair.defended)
-        chosen = tuple(columns[name] for name in columns if name in CHOSEN - {column})
         place = value(pair.defended)
         if place is not None:
-            groups.setdefault(chosen, {})[place] = pair
+            groups.setdefault(settings_of(pair.defended), {})[place] = pair
     ordered = ([by_place[place] for place in sorted(by_place)] for by_place in groups.values())
     return [group for group in ordered if len(group) > 1]
 

@@ -41,7 +41,7 @@ class Cell:
     value: Value
     notes: tuple[str, ...] = ()
 
-    @cached_property
+    @property
     def text(self) -> str:
         """The value as people read it, without marks."""
         return "" if self.value is None else str(self.value)

@@ -11,7 +11,7 @@ import json
 import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from dentbench.errors import SpecError
@@ -56,6 +56,7 @@ ORDERS: Final = ("given", "label-windows:N")
 _FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
 
 
+@lru_cache
 def parse_eps(text: str) -> Fraction:
     """Return the exact value of an eps written as ``8/255``, ``1.5/255``, ``0.5`` or ``0``.
 

@@ -52,6 +52,8 @@ _CITED: Final = {
 _OURS: Final = frozenset({"attack", "source"})
 """The columns whose texts are ours, so that what they name may be cited."""
 
+_ROW_END: Final = " \\\\\n"
+
 _DOCUMENT: Final = r"""\documentclass{article}
 \usepackage[T1]{fontenc}
 \usepackage[utf8]{inputenc}
@@ -214,11 +216,22 @@ def _tabular(table: Table, layout: _Layout, part: Table, sources: _Sources) -> s
             cells[0] = before + cells[0]
             rows.append(cells)
             names, before = [""] * len(names), ""
-    frame = pd.DataFrame(rows, columns=_head(columns), dtype="object")
-    text: str = frame.style.hide(axis="index").to_latex(
-        column_format=layout.preamble, hrules=True, multicol_align="c"
+    frame, end = _frame(columns, layout.preamble)
+    return f"{frame}{''.join([' & '.join(cells) + _ROW_END for cells in rows])}{end}"
+
+
+@lru_cache
+def _frame(columns: tuple[Column, ...], preamble: str) -> tuple[str, str]:
+    """Return the ``tabular`` of a table without its rows, as pandas writes it: before and after.
+
+    Rows are joined by us: Styler takes 20 microseconds for each cell.
+    """
+    empty = pd.DataFrame([], columns=_head(columns), dtype="object")
+    text: str = empty.style.hide(axis="index").to_latex(
+        column_format=preamble, hrules=True, multicol_align="c"
     )
-    return text
+    before, rule, after = text.rpartition("\\bottomrule\n")
+    return before, rule + after
 
 
 def _caption(table: Table, sources: _Sources) -> str:

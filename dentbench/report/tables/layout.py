@@ -7,6 +7,7 @@ a table of its own in the same layout, whose heading says so.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Final
 
 from dentbench.paper import ABLATION_THREATS, TABLE1, TABLE2, THREAT
 from dentbench.records.outcome import Record, eps_of
@@ -16,6 +17,12 @@ from dentbench.report.tables.listing import listing
 from dentbench.report.tables.natural import natural
 from dentbench.report.tables.published import table1
 from dentbench.report.tables.records import all_records
+
+_OF_TABLE1: Final = frozenset((row.mode, row.steps) for row in TABLE1.rows)
+"""The mode and the steps of every row of the paper's Table 1."""
+
+_OF_TABLE2: Final = frozenset((row.delta, row.sigma, row.steps) for row in TABLE2)
+"""Delta, Sigma and the steps of every row of the paper's Table 2."""
 
 
 def laid_out(
@@ -86,8 +93,7 @@ def table2s(
 
 def is_ablated(record: Record) -> bool:
     """Return whether a record is a row of Table 2 that only an ablation makes."""
-    wanted = {(row.delta, row.sigma, row.steps) for row in TABLE2}
-    return bool(record.protocol) and record.mode == "batch" and slot_of(record) in wanted
+    return bool(record.protocol) and record.mode == "batch" and slot_of(record) in _OF_TABLE2
 
 
 def _threat(record: Record) -> Threat:
@@ -95,8 +101,7 @@ def _threat(record: Record) -> Threat:
 
 
 def _is_of_table1(record: Record) -> bool:
-    settings = {(row.mode, row.steps) for row in TABLE1.rows}
-    return bool(record.protocol) and (record.mode, record.steps) in settings
+    return bool(record.protocol) and (record.mode, record.steps) in _OF_TABLE1
 
 
 def _baseline(record: Record) -> tuple[str, str]:
