@@ -94,11 +94,11 @@ def run_attack(
 def _attack_rows(view: BatchView, attack: Any, rows: Tensor) -> list[int]:
     """Attack the images of ``rows``, put the broken ones' points in place and return their rows."""
     view.focus(rows)
-    found = attack.perturb(view.clean[rows].clone(), view.labels[rows].clone()).detach()
+    perturbed = attack.perturb(view.clean[rows].clone(), view.labels[rows].clone()).detach()
     view.focus(rows)  # the attack may have gone on with fewer
     with torch.no_grad():
-        wrong = view(found).max(1)[1] != view.labels[rows]
-    view.points[rows[wrong]] = view.threat.project(found, view.clean[rows])[wrong]
+        wrong = view(perturbed).max(1)[1] != view.labels[rows]
+    view.points[rows[wrong]] = view.threat.project(perturbed, view.clean[rows])[wrong]
     broken: list[int] = rows[wrong].tolist()
     return broken
 

@@ -94,11 +94,11 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(1) - right
 
 
-def require_finite(logits: Tensor, what: str) -> Tensor:
+def require_finite(logits: Tensor, source: str) -> Tensor:
     """Return ``logits``, or raise :class:`ModelError` when any is NaN or infinite."""
     if not torch.isfinite(logits).all():
         raise ModelError(
-            f"{what} answered with NaN or infinite logits; nothing was recorded for this batch"
+            f"{source} answered with NaN or infinite logits; nothing was recorded for this batch"
         )
     return logits
 

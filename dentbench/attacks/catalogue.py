@@ -364,16 +364,16 @@ def with_prerequisites(names: Collection[str], spec: EvalSpec) -> tuple[str, ...
 def heeded(names: Collection[str]) -> frozenset[str]:
     """Return the fields of the ProtocolSpec that any of the protocols named heeds."""
     cards = [PROTOCOLS[name] for name in names]
-    found = {setting for card in cards for setting in card.settings}
-    found |= {"cascade"} if any(card.own_attack for card in cards) else set()
-    return frozenset(found | {"draws_judged"})  # of whatever points a random defense is asked about
+    settings = {setting for card in cards for setting in card.settings}
+    settings |= {"cascade"} if any(card.own_attack for card in cards) else set()
+    return frozenset(settings | {"draws_judged"})  # a random defense draws under every protocol
 
 
 def require_heeded(settings: ProtocolSpec, names: Collection[str]) -> None:
     """Raise :class:`~dentbench.errors.SpecError` for a setting that no protocol named heeds."""
-    first = {one for name in names for one in PROTOCOLS[name].after if settings.cascade}
+    first = {earlier for name in names for earlier in PROTOCOLS[name].after if settings.cascade}
     for name in sorted(settings.changed.keys() - heeded({*names, *first})):
-        able = ", ".join(one for one in PROTOCOLS if name in heeded([one]))
+        able = ", ".join(protocol for protocol in PROTOCOLS if name in heeded([protocol]))
         raise SpecError(
             f"protocol setting {name} is given, but no protocol that is run ({', '.join(names)}) "
             f"heeds it; add --protocol all, or one of {able}"

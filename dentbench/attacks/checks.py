@@ -81,27 +81,27 @@ class Check:
 
 def to_json(checks: Iterable[Check]) -> str:
     """Return checks as the JSON object of the column ``checks``, by name."""
-    found: dict[str, dict[str, object]] = {}
+    by_name: dict[str, dict[str, object]] = {}
     for check in sorted(checks, key=lambda check: NAMES.index(check.name)):
-        found[check.name] = {
+        by_name[check.name] = {
             "passed": check.passed,
             "value": check.value,
             "sentence": check.sentence,
         }
         if check.shares is not None:
-            found[check.name]["shares"] = dict(check.shares)
-    return json.dumps(found)
+            by_name[check.name]["shares"] = dict(check.shares)
+    return json.dumps(by_name)
 
 
 @lru_cache(maxsize=1 << 8)
 def from_json(text: str | None) -> Mapping[str, Check]:
     """Return the checks of a column by name, but for what is no check; none for none."""
-    found = json.loads(text or "{}")
+    entries = json.loads(text or "{}")
     fields = {"passed", "value", "sentence"}
     return {
-        name: Check(name=name, **one)
-        for name, one in found.items()
-        if isinstance(one, dict) and one.keys() - {"shares"} == fields
+        name: Check(name=name, **entry)
+        for name, entry in entries.items()
+        if isinstance(entry, dict) and entry.keys() - {"shares"} == fields
     }
 
 
@@ -113,7 +113,7 @@ def unsettled(text: str | None, *, static: bool = False) -> tuple[Check, ...]:
     known = from_json(text)
     needed = [name for name in INDISPENSABLE if not (static and name in OF_DEFENSES)]
     missing = (Check(name, None, None, "it was not made") for name in needed if name not in known)
-    unmade = (one for one in known.values() if one.name in needed and one.passed is None)
+    unmade = (check for check in known.values() if check.name in needed and check.passed is None)
     return (*failed(text), *unmade, *missing)
 
 

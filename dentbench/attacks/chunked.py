@@ -87,8 +87,8 @@ class Chunked:
     def _answer(self, answer: Answer, *images: Tensor) -> Tensor:
         """Return an answer whose graph, if it has one, is not kept but made again when needed."""
         if torch.is_grad_enabled() and any(part.requires_grad for part in images):
-            found: Tensor = Recompute.apply(answer, self.counter, *images)
-            return found
+            result: Tensor = Recompute.apply(answer, self.counter, *images)
+            return result
         return answer(*images)
 
 
@@ -100,9 +100,9 @@ class Recompute(torch.autograd.Function):
         """Return the answer to images, and keep no graph of it."""
         ctx.save_for_backward(*images)
         ctx.answer, ctx.counter = answer, counter
-        found = _with_graph(answer, images)[0]
-        output = found.detach()
-        if not found.requires_grad:
+        result = _with_graph(answer, images)[0]
+        output = result.detach()
+        if not result.requires_grad:
             ctx.mark_non_differentiable(output)
         return output
 
@@ -111,9 +111,9 @@ class Recompute(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the images, by computing the answer again."""
         with ctx.counter.uncounted():
-            found, leaves = _with_graph(ctx.answer, ctx.saved_tensors)
+            result, leaves = _with_graph(ctx.answer, ctx.saved_tensors)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
-        grads = iter(torch.autograd.grad(found, wanted, grad, allow_unused=True))
+        grads = iter(torch.autograd.grad(result, wanted, grad, allow_unused=True))
         return None, None, *(next(grads) if leaf.requires_grad else None for leaf in leaves)
 
 

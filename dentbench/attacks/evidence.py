@@ -53,9 +53,9 @@ def lacking(shares: Mapping[str, float], *, in_parts: bool) -> tuple[str, ...]:
     ]
     if in_parts:
         kinds.append(("is made against its adaptation", ADAPTIVE))
-    found = []
-    for what, names in kinds:
+    reasons = []
+    for ability, names in kinds:
         run = [name for name in names if name in shares]
         if run and not set(run) & set(counted_on(shares)):
-            found.append(f"no protocol that {what} ({', '.join(run)})")
-    return tuple(found)
+            reasons.append(f"no protocol that {ability} ({', '.join(run)})")
+    return tuple(reasons)

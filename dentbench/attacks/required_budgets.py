@@ -83,22 +83,22 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
     if stage not in REQUIRED:
         return {}
     ascents = ascents_of(spec, stage, _MANY)
-    found: dict[str, float] = {
+    budgets: dict[str, float] = {
         "ascents": len(ascents),
-        "untargeted ascents": sum(one.rank is None for one in ascents),
-        "iterations": min((one.iterations for one in ascents), default=0),
-        "targets": len({one.rank for one in ascents} - {None}),
+        "untargeted ascents": sum(ascent.rank is None for ascent in ascents),
+        "iterations": min((ascent.iterations for ascent in ascents), default=0),
+        "targets": len({ascent.rank for ascent in ascents} - {None}),
     }
     if "rounds" in REQUIRED[stage]:
-        found["rounds"] = spec.protocols.rounds
+        budgets["rounds"] = spec.protocols.rounds
     if "draws" in REQUIRED[stage]:
-        found["draws"] = spec.protocols.draws
+        budgets["draws"] = spec.protocols.draws
     if "judged iterates" in REQUIRED[stage]:
         every = spec.protocols.every
-        found["judged iterates"] = sum(-(-(one.iterations + 1) // every) for one in ascents)
+        budgets["judged iterates"] = sum(-(-(ascent.iterations + 1) // every) for ascent in ascents)
     if "percent of steps" in REQUIRED[stage]:
-        found["percent of steps"] = _percent_of_steps(spec)
-    return found
+        budgets["percent of steps"] = _percent_of_steps(spec)
+    return budgets
 
 
 def _percent_of_steps(spec: EvalSpec) -> float:
@@ -109,17 +109,17 @@ def _percent_of_steps(spec: EvalSpec) -> float:
 def _attack_budget(attack: AttackSpec) -> dict[str, float]:
     """Return what each part of a named attack has, AutoAttack's own where nobody says otherwise."""
     plan = ATTACKS[attack.name]
-    found: dict[str, float] = {}
+    budgets: dict[str, float] = {}
     for part in plan.parts:
         if part == "square":
-            found[f"{part} queries"] = attack.queries or 5000
+            budgets[f"{part} queries"] = attack.queries or 5000
             continue
-        found[f"{part} iterations"] = attack.iterations or plan.iterations or 100
+        budgets[f"{part} iterations"] = attack.iterations or plan.iterations or 100
         if part in ("apgd-t", "fab-t"):
-            found[f"{part} targets"] = attack.targets or plan.targets or 9
+            budgets[f"{part} targets"] = attack.targets or plan.targets or 9
         elif part in ("apgd-ce", "apgd-dlr"):
-            found[f"{part} draws"] = 20 if plan.version == "rand" else 1
-    return found
+            budgets[f"{part} draws"] = 20 if plan.version == "rand" else 1
+    return budgets
 
 
 def shortfalls(budgets: Mapping[str, Budget], *, random: bool = False) -> dict[str, str]:
@@ -128,14 +128,14 @@ def shortfalls(budgets: Mapping[str, Budget], *, random: bool = False) -> dict[s
     ``budgets``: what the protocols run had, each as :func:`spent` gives it. ``random``: whether
     the defense's answers are, for which AutoAttack rand counts as much as standard.
     """
-    found = {}
+    lacks = {}
     for stage, budget in budgets.items():
         lacking = _lacking(budget, REQUIRED.get(stage, {}))
         if stage == "published" and random:
             lacking = min(lacking, _lacking(budget, _RAND), key=len)
         if lacking:
-            found[stage] = ", ".join(lacking)
-    return found
+            lacks[stage] = ", ".join(lacking)
+    return lacks
 
 
 def _lacking(budget: Budget, least: Budget) -> list[str]:

@@ -45,12 +45,14 @@ def cheap_first(names: Sequence[str]) -> list[str]:
     """
     rank = {name: number for number, name in enumerate(MEASURED)}
     rank[LAST] = len(rank) + len(PROTOCOLS)
-    waiting = sorted(names, key=lambda one: -1 if is_given(one) else rank.get(one, len(rank)))
-    found: list[str] = []
+    waiting = sorted(
+        names, key=lambda protocol: -1 if is_given(protocol) else rank.get(protocol, len(rank))
+    )
+    ordered: list[str] = []
     while waiting:
         able = next(
             name for name in waiting if not set(PROTOCOLS[name].after) & {*waiting} - {name}
         )
         waiting.remove(able)
-        found.append(able)
-    return found
+        ordered.append(able)
+    return ordered

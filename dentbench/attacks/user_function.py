@@ -35,10 +35,10 @@ class UserFunction:
         """
         text, _, sha256 = text.partition("@")
         function, files = load_callable(kind, text, wanted)
-        found = cls(kind, text, function, sha256_of(files)[:12])
-        if sha256 not in ("", found.sha256):
+        result = cls(kind, text, function, sha256_of(files)[:12])
+        if sha256 not in ("", result.sha256):
             raise SpecError(f"the source of {kind} {text} was changed; run the command again")
-        return found
+        return result
 
     @property
     def name(self) -> str:

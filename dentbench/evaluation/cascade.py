@@ -45,20 +45,20 @@ def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
 
     It is the stage itself, those that it goes on from, and the defense where it is built in.
     """
-    found = {NATURAL: NATURAL_VERSION}
+    numbers = {NATURAL: NATURAL_VERSION}
     if spec.defense is not None:
         name = spec.defense.name if isinstance(spec.defense, DefenseSpec) else DENT
         if name in DEFENSES:
-            found[name] = DEFENSES[name].version
+            numbers[name] = DEFENSES[name].version
     for earlier in earlier_stages(spec, stage):
-        found |= versions(spec, earlier)
+        numbers |= versions(spec, earlier)
     if stage in PROTOCOLS:
-        found[stage] = PROTOCOLS[stage].version
+        numbers[stage] = PROTOCOLS[stage].version
         if PROTOCOLS[stage].needs_static:
-            found[PUBLISHED] = PROTOCOLS[PUBLISHED].version
+            numbers[PUBLISHED] = PROTOCOLS[PUBLISHED].version
         if has_counterpart(spec, stage):
-            found |= versions(spec.counterpart, stage)
-    return found
+            numbers |= versions(spec.counterpart, stage)
+    return numbers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -158,8 +158,8 @@ class RecordMaker:
         """Keep the counts by class and, where points are saved, a few images for the eye."""
         judged = sum(len(outcome.correct) for outcome in outcomes[NATURAL])
         labels = self.context.inputs.labels[:judged].tolist()
-        found = per_class.break_down(outcomes, labels, self.context.worker.classes)
-        changed = per_class.save(self.stages.folder(spec), found)
+        breakdown = per_class.break_down(outcomes, labels, self.context.worker.classes)
+        changed = per_class.save(self.stages.folder(spec), breakdown)
         if self.context.options.save_adversarial and (
             changed or not self.stages.folder(spec).has(examples.FILE)
         ):

@@ -149,7 +149,7 @@ class Rounds:
         if self.stages.progress is None or not self._news:
             return
         look = self.looks[end]
-        later = [one for one in self.looks.values() if one.batches > end]
+        later = [other for other in self.looks.values() if other.batches > end]
         ratio = None
         if not (record.separable or coupling.measured_independent(record)):
             # Before there are batches enough to tell, they are taken to share nothing.
@@ -213,9 +213,9 @@ class Rounds:
         if self.spec.defense is not None:
             stages += [(self.spec.static, stage) for stage in (NATURAL, PUBLISHED)]
             stages += [
-                (one.counterpart, stage)
-                for one, stage in stages
-                if cascade.has_counterpart(one, stage)
+                (owner.counterpart, stage)
+                for owner, stage in stages
+                if cascade.has_counterpart(owner, stage)
             ]
         return sum(map(_cost, self.stages.stored(stages, end)))
 

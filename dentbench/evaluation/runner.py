@@ -86,7 +86,7 @@ class Evaluation:
         ready = [self._prepared(spec, protocols) for spec in specs]
         self._tell_plan(specs, ready)
         reached = self._carried_out(specs, ready)
-        return [self._record(*one) for one in zip(specs, ready, reached, strict=True)]
+        return [self._record(*parts) for parts in zip(specs, ready, reached, strict=True)]
 
     def _prepared(self, spec: EvalSpec, protocols: Sequence[str]) -> Ready:
         """Make the checks that come before everything else; return what is to be run."""
@@ -106,7 +106,7 @@ class Evaluation:
         progress = self.stages.progress
         if progress is None:
             return
-        protocols = {spec: one.protocols for spec, one in zip(specs, ready, strict=True)}
+        protocols = {spec: prepared.protocols for spec, prepared in zip(specs, ready, strict=True)}
         planned = duration.Run(
             self.worker, specs, protocols, self.stages.images_left, self.inputs.published_robust
         )
@@ -125,7 +125,7 @@ class Evaluation:
         left = self.options.schedule.seconds_left
         for place, number in enumerate([*defended, *alone]):
             spec = specs[number]
-            bases = [reached[one] for one in defended if specs[one].static.key() == spec.key()]
+            bases = [reached[at] for at in defended if specs[at].static.key() == spec.key()]
             if spec.defense is None and bases:
                 reached[number] = _of_static(bases, ready[number])
                 continue
@@ -205,7 +205,7 @@ class Evaluation:
 
 def _of_static(bases: Sequence[Reached], ready: Ready) -> Reached:
     """Return how far a static model got with the defenses that are compared with it."""
-    furthest = max(bases, key=lambda one: one.batches)
+    furthest = max(bases, key=lambda base: base.batches)
     stop = furthest.stopped
     if stop is not None:
         stop = None if stop.images == stop.of else replace(stop, level=None)

@@ -128,8 +128,8 @@ class StageOutcomes:
 
     def stored(self, stages: Sequence[tuple[EvalSpec, str]], first: int) -> list[BatchOutcome]:
         """Return what is stored of some stages' first batches."""
-        found = [self._stored(*stage, unit) for stage in stages for unit in range(first)]
-        return [outcome for outcome in found if outcome is not None]
+        outcomes = [self._stored(*stage, unit) for stage in stages for unit in range(first)]
+        return [outcome for outcome in outcomes if outcome is not None]
 
     def folder(self, spec: EvalSpec) -> RunFolder:
         """Return the folder of a spec's outcomes and notes."""
@@ -143,7 +143,11 @@ class StageOutcomes:
         batches = len(spec.batches.ranges(spec.data.count))
         right: list[bool] = []
         if self.progress is not None:
-            right = [flag for one in outcomes.values() for flag in self._right(spec, one)]
+            right = [
+                flag
+                for batch_outcomes in outcomes.values()
+                for flag in self._right(spec, batch_outcomes)
+            ]
         with self._watched(spec, stage, [units[unit] for unit in missing]):
             for outcome in self._computed(spec, stage, missing):
                 outcomes[outcome.index] = outcome
@@ -267,4 +271,6 @@ class StageOutcomes:
         """Return which images of a batch count as right: naturally too."""
         natural = self.folder(spec).load(NATURAL, outcome.index)
         assert natural is not None, "the natural stage comes first"
-        return [one and other for one, other in zip(natural.correct, outcome.correct, strict=True)]
+        return [
+            before and other for before, other in zip(natural.correct, outcome.correct, strict=True)
+        ]

@@ -139,7 +139,7 @@ def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterato
     if record.checks is None:
         yield Doubt("no checks were made", AGAIN)
         return
-    yield from (_of_check(one) for one in unsettled(record.checks) if one.name in names)
+    yield from (_of_check(check) for check in unsettled(record.checks) if check.name in names)
 
 
 def _planted(record: Record) -> Iterator[Doubt]:
@@ -184,8 +184,8 @@ def _missing(record: Record) -> Iterator[Doubt]:
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:
     """Return what each protocol had to spend, as far as the record says it."""
-    found = json.loads(record.budgets or "{}")
-    return {name: budget for name, budget in found.items() if isinstance(budget, dict)}
+    budgets = json.loads(record.budgets or "{}")
+    return {name: budget for name, budget in budgets.items() if isinstance(budget, dict)}
 
 
 def _lacking(record: Record) -> dict[str, str]:
@@ -198,21 +198,25 @@ def _weak_attack(record: Record) -> Iterator[Doubt]:
     if not _budgets(record):
         yield Doubt("the record does not say what its attacks had to spend", AGAIN)
     elif departures.PUBLISHED in _lacking(record):
-        what = " ".join(departures.attack_departures(record)) or record.attack_label
-        yield Doubt(f"the attack is {what}", "run --attack standard", _STANDARD)
+        attack = " ".join(departures.attack_departures(record)) or record.attack_label
+        yield Doubt(f"the attack is {attack}", "run --attack standard", _STANDARD)
 
 
 def _weak_protocols(record: Record) -> Iterator[Doubt]:
     """Protocols with less than their least budget, unless the attack alone is to blame."""
-    lacking = {one: text for one, text in _lacking(record).items() if one != departures.PUBLISHED}
+    lacking = {
+        protocol: text
+        for protocol, text in _lacking(record).items()
+        if protocol != departures.PUBLISHED
+    }
     changed = ProtocolSpec.from_json(record.protocol_settings or "{}").changed
     chosen = [name for name in changed if name != "cascade"]
     if not lacking or (not chosen and departures.PUBLISHED in _lacking(record)):
         return
-    what = "; ".join(f"{name} ({text})" for name, text in lacking.items())
+    listed = "; ".join(f"{name} ({text})" for name, text in lacking.items())
     remedy = f"run it without --protocol-set {', '.join(chosen)}" if chosen else "run it in full"
     changes = (("--protocol-set",),) if chosen else _STANDARD
-    yield Doubt(f"less than the least budget was spent on {what}", remedy, changes)
+    yield Doubt(f"less than the least budget was spent on {listed}", remedy, changes)
 
 
 def _effort(record: Record) -> Iterator[Doubt]:

@@ -89,7 +89,7 @@ def verdict(static: Record, defended: Record) -> Verdict:
     record of the same model, images and threat model, or were not paired image by image.
     """
     paired = _paired(static, defended)
-    kind, found = _decided(paired, defended)
+    kind, doubts = _decided(paired, defended)
     opening = kind[0].upper() + kind[1:]
     sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
     if coupled := coupling.text(defended):
@@ -98,16 +98,16 @@ def verdict(static: Record, defended: Record) -> Verdict:
     if early is not None:
         sentence += f" ({early}; the gain is {_range(paired)} points, every look allowed for)"
     if kind == "holds":
-        natural = [Share(one.natural_correct, one.n) for one in (defended, static)]
+        natural = [Share(record.natural_correct, record.n) for record in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
         sentence += _rests_on(defended)
-    goes_on = early is not None and early.images < early.of and not found
+    goes_on = early is not None and early.images < early.of and not doubts
     changes: tuple[tuple[str, ...], ...] = ()
     if kind == "undecided":
-        few = () if found or goes_on else (("--examples", str(_images_needed(paired))),)
-        changes = (*_merged(one.changes for one in found), *few)
-    if kind == "undecided" or found:
-        sentence += f"; {GOING_ON if goes_on else _would_decide(paired, found)}"
+        few = () if doubts or goes_on else (("--examples", str(_images_needed(paired))),)
+        changes = (*_merged(doubt.changes for doubt in doubts), *few)
+    if kind == "undecided" or doubts:
+        sentence += f"; {GOING_ON if goes_on else _would_decide(paired, doubts)}"
     return Verdict(
         kind=kind,
         protocol=defended.worst_protocol,
@@ -116,26 +116,26 @@ def verdict(static: Record, defended: Record) -> Verdict:
         sentence=f"{sentence}.",
         gain_low=paired.interval.low,
         gain_high=paired.interval.high,
-        doubts=tuple(map(str, found)),
+        doubts=tuple(map(str, doubts)),
         changes=changes,
-        by_hand=() if kind != "undecided" else _by_hand(found),
+        by_hand=() if kind != "undecided" else _by_hand(doubts),
     )
 
 
-def _by_hand(found: Sequence[Doubt]) -> tuple[str, ...]:
+def _by_hand(doubts: Sequence[Doubt]) -> tuple[str, ...]:
     """Return the remedies that are no option; to run it again is the command itself."""
-    return tuple(one.remedy for one in found if not one.changes and one.remedy != AGAIN)
+    return tuple(doubt.remedy for doubt in doubts if not doubt.changes and doubt.remedy != AGAIN)
 
 
 def _merged(parts: Iterable[Iterable[tuple[str, ...]]]) -> Iterator[tuple[str, ...]]:
     """Yield each option once: of numbers of images the largest, of others the first."""
-    found: dict[str, tuple[str, ...]] = {}
+    options: dict[str, tuple[str, ...]] = {}
     for words in (words for part in parts for words in part):
-        before = found.get(words[0])
+        before = options.get(words[0])
         larger = before and words[0] == "--examples" and int(words[1]) > int(before[1])
         if before is None or larger:
-            found[words[0]] = words
-    yield from found.values()
+            options[words[0]] = words
+    yield from options.values()
 
 
 def _range(paired: Paired) -> str:
@@ -182,18 +182,18 @@ def _paired(static: Record, defended: Record) -> Paired:
 
 def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]:
     """Return what may be said, and the doubts about what the counts say beyond it."""
-    found: tuple[Doubt, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
     if paired.significant and paired.points > 0:
-        found = gain_doubts(defended)
-        return ("undecided" if found else "holds"), found
+        doubts = gain_doubts(defended)
+        return ("undecided" if doubts else "holds"), doubts
     if paired.significant:
-        found = loss_doubts(defended)
-        if not found:
+        doubts = loss_doubts(defended)
+        if not doubts:
             return "weaker than static", ()
     doubted = baseline_doubts(defended)
     if not doubted and paired.interval.high < GAIN_POINTS:
-        return "no gain", found
-    return "undecided", doubted or found
+        return "no gain", doubts
+    return "undecided", doubted or doubts
 
 
 def _finding(static: Record, defended: Record) -> str:
@@ -244,14 +244,14 @@ def static_worst(static: Record, defended: Record) -> int:
     return static.robust_correct if compared is None else compared
 
 
-def _would_decide(paired: Paired, found: Sequence[Doubt]) -> str:
+def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
     """Say what to run next: what settles the doubts, or about how many images."""
-    if found:
-        what = "the static model's robustness"
+    if doubts:
+        effect = "the static model's robustness"
         if paired.significant:
-            what = "the gain" if paired.points > 0 else "the loss"
-        more = f" ({len(found) - 1} more to settle)" if len(found) > 1 else ""
-        return f"{what} is in doubt: {found[0]}{more}"
+            effect = "the gain" if paired.points > 0 else "the loss"
+        more = f" ({len(doubts) - 1} more to settle)" if len(doubts) > 1 else ""
+        return f"{effect} is in doubt: {doubts[0]}{more}"
     needed = _images_needed(paired)
     return f"about {needed:,} images would decide at this rate of change (--examples {needed})"
 

@@ -55,7 +55,7 @@ def found_by_gradient(what: Probe, planting: Planting, answer: Callable[[Tensor]
     shown = through(ReadoutDefense(answer, planting.readout))
     x = planting.images
     points = apgd(shown, make_loss("margin", labels), x, x, what.threat, 12)
-    return planting.found(answer, points)
+    return planting.hits(answer, points)
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -68,11 +68,11 @@ def test_a_point_is_at_the_edge_and_random_ones_are_not_it(norm: str, separable:
     assert bool(what.threat.contains(planting.points, planting.images).all())
     distance = what.threat.distance(planting.points, planting.images)
     assert bool((distance > 0.8 * what.threat.eps).all())
-    assert planting.found(network, planting.points) == stands
-    assert planting.found(network, planting.images) == 0
+    assert planting.hits(network, planting.points) == stands
+    assert planting.hits(network, planting.images) == 0
     generator = torch.Generator().manual_seed(99)
     draws = [random_start(planting.images, what.threat, generator) for _ in range(20)]
-    assert sum(planting.found(network, draw) for draw in draws) <= 1
+    assert sum(planting.hits(network, draw) for draw in draws) <= 1
     margin = ReadoutDefense(network, planting.readout)(planting.images).diff(dim=1)
     assert torch.allclose(margin[planting.stands], torch.tensor(-1.0), atol=1e-3)
 

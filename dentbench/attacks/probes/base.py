@@ -75,8 +75,8 @@ def gradient_of(forward: Classifier, x: Tensor, labels: Tensor) -> Tensor | None
             return None
         gradient: Any
         (gradient,) = torch.autograd.grad(total, leaf, allow_unused=True)
-    found: Tensor | None = gradient
-    return found
+    result: Tensor | None = gradient
+    return result
 
 
 def relative_change(ours: Tensor, theirs: Tensor) -> float:

@@ -59,30 +59,30 @@ class Climbs:
     whole: Climb
 
 
-def climb_all(what: Probe) -> Climbs:
+def climb_all(probe: Probe) -> Climbs:
     """Make every ascent, each on a defense as it was before any question."""
-    x, _ = what.few
-    norm, eps = what.threat.norm, what.threat.eps
+    x, _ = probe.few
+    norm, eps = probe.threat.norm, probe.threat.eps
     everything = 1.0 if norm == "Linf" else float(x[0].numel()) ** 0.5
     return Climbs(
-        chance=_chance(what),
-        short=(short := _climb(what, what.threat, STEPS)),
-        full=short if what.iterations <= STEPS else _climb(what, what.threat, what.iterations),
-        half=_climb(what, ThreatModel(norm, eps / 2), SHORT),
-        whole=_climb(what, ThreatModel(norm, everything), SHORT),
+        chance=_chance(probe),
+        short=(short := _climb(probe, probe.threat, STEPS)),
+        full=short if probe.iterations <= STEPS else _climb(probe, probe.threat, probe.iterations),
+        half=_climb(probe, ThreatModel(norm, eps / 2), SHORT),
+        whole=_climb(probe, ThreatModel(norm, everything), SHORT),
     )
 
 
 @torch.no_grad()
-def _chance(what: Probe) -> Tensor:
-    x, y = what.few
-    defense, loss = what.make(), make_loss("margin", y)
-    points = [what.random_points(x, number) for number in range(1, 1 + DRAWS)]
-    return torch.stack([loss(defense(one)) for one in points])
+def _chance(probe: Probe) -> Tensor:
+    x, y = probe.few
+    defense, loss = probe.make(), make_loss("margin", y)
+    points = [probe.random_points(x, number) for number in range(1, 1 + DRAWS)]
+    return torch.stack([loss(defense(point)) for point in points])
 
 
-def _climb(what: Probe, threat: ThreatModel, steps: int) -> Climb:
-    (x, y), highs = what.few, []
+def _climb(probe: Probe, threat: ThreatModel, steps: int) -> Climb:
+    (x, y), highs = probe.few, []
     loss = make_loss("margin", y)
 
     def on_iterate(points: Tensor, logits: Tensor | None) -> None:
@@ -90,5 +90,5 @@ def _climb(what: Probe, threat: ThreatModel, steps: int) -> Climb:
         assert logits is not None
         highs.append(loss(logits))
 
-    apgd(through(what.make(), judges=True), loss, x, x, threat, steps, on_iterate)
+    apgd(through(probe.make(), judges=True), loss, x, x, threat, steps, on_iterate)
     return Climb(torch.stack(highs).cummax(0).values)

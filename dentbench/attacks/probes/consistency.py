@@ -38,17 +38,17 @@ class Answers:
 
 
 @torch.no_grad()
-def ask_twice(what: Probe) -> tuple[Classifier, tuple[Answers, ...]]:
+def ask_twice(probe: Probe) -> tuple[Classifier, tuple[Answers, ...]]:
     """Return a defense, and its answers to natural and to perturbed images."""
-    perturbed = what.perturbed
-    defense = what.make()
-    kinds = (("natural", what.images), ("perturbed", perturbed))
+    perturbed = probe.perturbed
+    defense = probe.make()
+    kinds = (("natural", probe.images), ("perturbed", perturbed))
     return defense, tuple(Answers(kind, x, defense(x), defense(x)) for kind, x in kinds)
 
 
 def repeatable(answers: Sequence[Answers]) -> Check:
     """Compare two answers to the same batch."""
-    change, kind = _largest(answers, lambda one: one.noise)
+    change, kind = _largest(answers, lambda reply: reply.noise)
     sentence = (
         "the same batch gets the same answer twice, natural and perturbed"
         if change <= SAME
@@ -59,22 +59,22 @@ def repeatable(answers: Sequence[Answers]) -> Check:
 
 
 @torch.no_grad()
-def separable(what: Probe, defense: Classifier, answers: Sequence[Answers]) -> Check:
+def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> Check:
     """Compare answers in the declared batch with those alone and in half a batch, reversed."""
-    half = torch.arange(len(what.images), device=what.images.device)[::2].flip(0)
+    half = torch.arange(len(probe.images), device=probe.images.device)[::2].flip(0)
 
-    def alone(one: Answers) -> float:
-        answered = torch.cat([defense(image[None]) for image in one.points[:ALONE]])
-        return relative_change(answered, one.first[:ALONE])
+    def alone(reply: Answers) -> float:
+        answered = torch.cat([defense(image[None]) for image in reply.points[:ALONE]])
+        return relative_change(answered, reply.first[:ALONE])
 
-    def halved(one: Answers) -> float:
-        return relative_change(defense(one.points[half]), one.first[half])
+    def halved(reply: Answers) -> float:
+        return relative_change(defense(reply.points[half]), reply.first[half])
 
     try:
         change, kind = _largest(answers, alone, halved)
     except (RuntimeError, ValueError) as error:
         return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
-    if max(one.noise for one in answers) > SAME:
+    if max(reply.noise for reply in answers) > SAME:
         text = "random answers hide whether they depend on batch mates"
         return Check(checks.SEPARABLE, None, change, text)
     depends = change > SAME
@@ -82,19 +82,19 @@ def separable(what: Probe, defense: Classifier, answers: Sequence[Answers]) -> C
     if depends:
         sentence = f"a {kind} image's answer depends on its batch mates (by {change:.2g} of the "
         sentence += "range)"
-        if what.separable:
+        if probe.separable:
             sentence += ", although the defense is declared separable: it was attacked wrongly"
         else:
             sentence += ", as declared"
-    return Check(checks.SEPARABLE, not (depends and what.separable), change, sentence)
+    return Check(checks.SEPARABLE, not (depends and probe.separable), change, sentence)
 
 
-def modes(what: Probe, answers: Sequence[Answers]) -> Check:
+def modes(probe: Probe, answers: Sequence[Answers]) -> Check:
     """Compare answers where a gradient is wanted with those where none is."""
-    if not what.copies and max(one.noise for one in answers) > SAME:
+    if not probe.copies and max(reply.noise for reply in answers) > SAME:
         text = "random answers hide whether they depend on gradients being wanted"
         return Check(checks.MODES, None, None, text)
-    change, kind = _largest(answers, lambda one: _mode_change(what, one.points))
+    change, kind = _largest(answers, lambda reply: _mode_change(probe, reply.points))
     sentence = (
         "answers are the same with and without gradients"
         if change <= SAME
@@ -104,24 +104,24 @@ def modes(what: Probe, answers: Sequence[Answers]) -> Check:
     return Check(checks.MODES, change <= SAME, change, sentence)
 
 
-def _mode_change(what: Probe, points: Tensor) -> float:
+def _mode_change(probe: Probe, points: Tensor) -> float:
     leaf = points.detach().clone().requires_grad_()
     with torch.enable_grad():
-        attacked = what.make()(leaf).detach()
+        attacked = probe.make()(leaf).detach()
     with torch.no_grad():
-        return relative_change(attacked, what.make()(points))
+        return relative_change(attacked, probe.make()(points))
 
 
 @torch.no_grad()
-def stateless(what: Probe) -> Check:
+def stateless(probe: Probe) -> Check:
     """Ask about nearby points before and after the clean images, each a defense as if new."""
-    if not what.copies:
+    if not probe.copies:
         return Check(checks.STATELESS, None, None, "the defense cannot be copied, so not checked")
-    x, _ = what.few
-    near = what.random_points(x, 0)
-    used = what.make()
+    x, _ = probe.few
+    near = probe.random_points(x, 0)
+    used = probe.make()
     used(x)
-    fresh = what.make(used)
+    fresh = probe.make(used)
     change = relative_change(used(near), fresh(near))
     sentence = (
         "an answer does not depend on earlier questions"
@@ -156,5 +156,6 @@ def in_range(images: Tensor) -> Check:
 def _largest(answers: Sequence[Answers], *changes: Callable[[Answers], float]) -> tuple[float, str]:
     """Return the largest of some changes of answers, and of which kind of images it is."""
     return max(
-        ((change(one), one.kind) for one in answers for change in changes), key=lambda two: two[0]
+        ((change(reply), reply.kind) for reply in answers for change in changes),
+        key=lambda two: two[0],
     )

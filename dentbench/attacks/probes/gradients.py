@@ -25,11 +25,11 @@ KEPT: Final = 0.5
 """The least share of the rise that a gradient promises which a short step along it must bring."""
 
 
-def gradients(what: Probe) -> tuple[Check, ...]:
+def gradients(probe: Probe) -> tuple[Check, ...]:
     """Look at the published gradient of the margin, which does not saturate."""
-    defense: Any = what.make()
-    gradient = gradient_of(defense, *what.few)
-    flat = torch.zeros_like(what.few[0]).flatten(1) if gradient is None else gradient.flatten(1)
+    defense: Any = probe.make()
+    gradient = gradient_of(defense, *probe.few)
+    flat = torch.zeros_like(probe.few[0]).flatten(1) if gradient is None else gradient.flatten(1)
     useless = ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
     share = float(useless.double().mean())
     sentence = (
@@ -40,16 +40,16 @@ def gradients(what: Probe) -> tuple[Check, ...]:
     )
     alive = Check(checks.GRADIENT, share == 0, share, sentence)
     flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
-    return alive, _true_gradient(what, defense, flat), _exact_gradient(what, defense, flat)
+    return alive, _true_gradient(probe, defense, flat), _exact_gradient(probe, defense, flat)
 
 
 @torch.no_grad()
-def _true_gradient(what: Probe, defense: Classifier, flat: Tensor) -> Check:
+def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor) -> Check:
     """Take a short step along the gradient, both ways: does the margin rise as promised?"""
-    (x, y), length = what.few, flat.norm(dim=1)
+    (x, y), length = probe.few, flat.norm(dim=1)
     if not bool((length > 0).any()):
         return Check(checks.TRUE_GRADIENT, None, None, "there is no gradient to follow")
-    size = what.threat.eps * (flat.shape[1] ** 0.5 if what.threat.norm == "Linf" else 1) / 20
+    size = probe.threat.eps * (flat.shape[1] ** 0.5 if probe.threat.norm == "Linf" else 1) / 20
     if not size:
         return Check(checks.TRUE_GRADIENT, None, None, "eps is zero")
     step = (size * flat / length.clamp_min(1e-12)[:, None]).view_as(x)
@@ -63,12 +63,12 @@ def _true_gradient(what: Probe, defense: Classifier, flat: Tensor) -> Check:
     return Check(checks.TRUE_GRADIENT, passed, kept, sentence)
 
 
-def _exact_gradient(what: Probe, defense: Any, flat: Tensor) -> Check:
+def _exact_gradient(probe: Probe, defense: Any, flat: Tensor) -> Check:
     """Compare the published with the unrolled gradient, where the defense has that."""
     if not (hasattr(defense, "unroll") and hasattr(defense, "predict")):
         return Check(checks.EXACT_GRADIENT, None, None, "the defense offers no unrolled gradient")
-    last = {"last": what.steps} if what.steps else {}  # dent then needs the memory of one step
-    exact = gradient_of(lambda x: defense.predict(x, defense.unroll(x, **last)), *what.few)
+    last = {"last": probe.steps} if probe.steps else {}  # dent then needs the memory of one step
+    exact = gradient_of(lambda x: defense.predict(x, defense.unroll(x, **last)), *probe.few)
     other = torch.zeros_like(flat) if exact is None else exact.flatten(1)
     other = torch.nan_to_num(other, nan=0.0, posinf=0.0, neginf=0.0)
     cosine = float(F.cosine_similarity(flat, other, dim=1).mean())

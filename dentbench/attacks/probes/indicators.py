@@ -51,8 +51,8 @@ def _monotone(climbs: Climbs, random: bool) -> Check:
     }
     series = list(counts.values())
     rise = max(later - min(series[:place]) for place, later in enumerate(series) if place)
-    told = ", ".join(f"{count} with {name}" for name, count in counts.items())
-    sentence = f"images right: {told}"
+    listed = ", ".join(f"{count} with {name}" for name, count in counts.items())
+    sentence = f"images right: {listed}"
     if rise > ONE:
         sentence += ": a stronger attack breaks fewer, so the attack does not find what is there"
     return Check(checks.MONOTONE, rise <= ONE, float(rise), sentence)

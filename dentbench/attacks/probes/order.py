@@ -65,39 +65,39 @@ class Pairs:
         return first
 
 
-def pairs_of(what: Probe) -> Pairs | None:
+def pairs_of(probe: Probe) -> Pairs | None:
     """Return what is asked about, the same at every call; None where there is too little."""
-    if what.network is None or what.threat.norm not in OWN_NORMS or not what.threat.eps:
+    if probe.network is None or probe.threat.norm not in OWN_NORMS or not probe.threat.eps:
         return None
-    mirrored = torch.cat([what.images.flip(axes) for axes in MIRRORED])
-    images = _apart(mirrored, what.images, what)
+    mirrored = torch.cat([probe.images.flip(axes) for axes in MIRRORED])
+    images = _apart(mirrored, probe.images, probe)
     if len(images) < LEAST:
         return None
     with torch.no_grad():
-        labels = what.network(images).argmax(1)
+        labels = probe.network(images).argmax(1)
     loss = make_loss("margin", labels)
-    points = apgd(through(what.network), loss, images, images, what.threat, STEPS)
+    points = apgd(through(probe.network), loss, images, images, probe.threat, STEPS)
     with torch.no_grad():
-        broken = (margins(what.network(points), labels) > 0).nonzero().flatten()
+        broken = (margins(probe.network(points), labels) > 0).nonzero().flatten()
     broken = broken[: min(len(broken), MOST) // 2 * 2]
     return None if len(broken) < LEAST else Pairs(images[broken], points[broken], labels[broken])
 
 
-def ask_first(what: Probe) -> None:
+def ask_first(probe: Probe) -> None:
     """Ask the defense about one of each pair, before it is asked about anything else."""
-    pairs = pairs_of(what)
+    pairs = pairs_of(probe)
     if pairs is not None:
-        _ask(what, what.make(), pairs.shown_first)
+        _ask(probe, probe.make(), pairs.shown_first)
 
 
-def order(what: Probe) -> Check:
+def order(probe: Probe) -> Check:
     """Ask about all points, which :func:`ask_first` must have come before; compare the halves."""
-    pairs = pairs_of(what)
+    pairs = pairs_of(probe)
     if pairs is None:
         text = f"the static model has no {LEAST} adversarial points on mirrored images apart"
         return Check(checks.ORDER, None, None, text)
-    broken = _ask(what, what.make(), pairs.points).argmax(1) != pairs.labels
-    first, later = (int(broken[one::2].sum()) for one in (0, 1))
+    broken = _ask(probe, probe.make(), pairs.points).argmax(1) != pairs.labels
+    first, later = (int(broken[parity::2].sum()) for parity in (0, 1))
     half = len(broken) // 2
     value = fisher((first, half), (later, half))
     sentence = (
@@ -111,22 +111,22 @@ def order(what: Probe) -> Check:
 
 
 @torch.no_grad()
-def _ask(what: Probe, defense: Classifier, x: Tensor) -> Tensor:
+def _ask(probe: Probe, defense: Classifier, x: Tensor) -> Tensor:
     """Return answers to the even and to the odd ones, each among their kind, in batches."""
-    size = max(len(what.images), 1)
+    size = max(len(probe.images), 1)
     answers: list[Tensor] = [torch.empty(0), torch.empty(0)]
-    for one in (0, 1):
-        answers[one] = torch.cat([defense(part) for part in x[one::2].split(size)])
+    for parity in (0, 1):
+        answers[parity] = torch.cat([defense(part) for part in x[parity::2].split(size)])
     return torch.stack(answers, dim=1).flatten(0, 1)
 
 
-def _apart(candidates: Tensor, others: Tensor, what: Probe) -> Tensor:
+def _apart(candidates: Tensor, others: Tensor, probe: Probe) -> Tensor:
     """Return the first candidates (b, C, H, W) that are far from others and from each other."""
-    found: list[int] = []
+    chosen: list[int] = []
     for number, image in enumerate(candidates):
-        near = torch.cat([others, candidates[found]])
-        if float(what.threat.distance(near, image[None]).min()) >= APART * what.threat.eps:
-            found.append(number)
-        if len(found) == 2 * MOST:
+        near = torch.cat([others, candidates[chosen]])
+        if float(probe.threat.distance(near, image[None]).min()) >= APART * probe.threat.eps:
+            chosen.append(number)
+        if len(chosen) == 2 * MOST:
             break
-    return candidates[found]
+    return candidates[chosen]

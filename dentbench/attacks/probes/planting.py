@@ -96,40 +96,40 @@ class Planting:
     repeats: int
 
     @torch.no_grad()
-    def found(self, defense: Classifier, points: Tensor) -> int:
+    def hits(self, defense: Classifier, points: Tensor) -> int:
         """Return at how many images points (b, C, H, W) are found, judged by the defense."""
         answers = torch.stack([defense(points) for _ in range(self.repeats)]).mean(0)
         return int(((self.readout.score(answers) > 0) & self.stands).sum())
 
 
 @torch.no_grad()
-def plant(what: Probe, *, random: bool, count: int = IMAGES) -> Planting:
+def plant(probe: Probe, *, random: bool, count: int = IMAGES) -> Planting:
     """Plant a point at each of the first ``count`` images; ``random``: the answers are."""
-    defense, x = what.make(), what.images[:count]
+    defense, x = probe.make(), probe.images[:count]
     repeats = REPEATS if random else 1
 
     def answer(points: Tensor) -> Tensor:
         return torch.stack([defense(points) for _ in range(repeats)]).mean(0).double()
 
     def answers(many: list[Tensor]) -> Tensor:
-        if random or not what.separable:
-            return torch.stack([answer(one) for one in many])
-        parts = torch.cat(many).split(max(len(what.images), 1))
+        if random or not probe.separable:
+            return torch.stack([answer(batch) for batch in many])
+        parts = torch.cat(many).split(max(len(probe.images), 1))
         return torch.cat([answer(part) for part in parts]).view(len(many), len(x), -1)
 
-    generator = torch.Generator().manual_seed(what.seed)
-    edges = [_edge(x, what.threat, generator) for _ in range(DRAWS)]
+    generator = torch.Generator().manual_seed(probe.seed)
+    edges = [_edge(x, probe.threat, generator) for _ in range(DRAWS)]
     draws = answers(edges)
     weight, centre = _fit(draws, answer(x))
 
     def score(points: Tensor) -> Tensor:
         return ((answer(points) - centre) * weight).sum(1)
 
-    fresh = answers([_edge(x, what.threat, generator) for _ in range(FRESH)])
+    fresh = answers([_edge(x, probe.threat, generator) for _ in range(FRESH)])
     scores = ((torch.cat([draws, fresh]) - centre) * weight).sum(2)
     chance = scores.amax(0)
-    start = _towards(x, edges, scores[:DRAWS], what.threat)
-    points = _improved(x, start, score, what.threat, generator)
+    start = _towards(x, edges, scores[:DRAWS], probe.threat)
+    points = _improved(x, start, score, probe.threat, generator)
     planted, natural = score(points), score(x)
     boundary = chance + EDGE * (planted - chance)
     stands = (planted - chance > STANDS_OUT * (planted - natural).abs()) & (boundary > natural)
@@ -190,8 +190,8 @@ def _improved(
         chosen = torch.rand(x.shape, generator=generator).to(x) < CHANGED
         fresh = _edge(x, threat, generator)
         trial = _moved(x, torch.where(chosen, fresh, points) - x, threat)
-        found = score(trial)
-        better = found > best
-        best = torch.where(better, found, best)
+        value = score(trial)
+        better = value > best
+        best = torch.where(better, value, best)
         points = torch.where(better[:, None, None, None], trial, points)
     return points

@@ -45,9 +45,9 @@ FLAT: Final = 1e-6
 
 
 @torch.no_grad()
-def scores(what: Probe, *, random: bool) -> Check:
+def scores(probe: Probe, *, random: bool) -> Check:
     """Watch the margin between natural images of different classes."""
-    (x, y), defense = what.few, what.make()
+    (x, y), defense = probe.few, probe.make()
     other = _partners(y)
     draws = DRAWS if random else 1
 
@@ -57,18 +57,18 @@ def scores(what: Probe, *, random: bool) -> Check:
 
     start = answer(torch.zeros(len(x), device=x.device))
     span = max(float(start.max() - start.min()), 1e-12)
-    found = _watch(lambda t: margins(answer(t), y), margins(start, y), span)
-    return _said(*found, random=random)
+    watched = _watch(lambda t: margins(answer(t), y), margins(start, y), span)
+    return _said(*watched, random=random)
 
 
 def _partners(labels: Tensor) -> Tensor:
     """Return for each image the next one of another class, itself where there is none."""
     places = torch.arange(len(labels), device=labels.device)
-    found = places.clone()
+    others = places.clone()
     for shift in range(len(labels) - 1, 0, -1):
         beside = (places + shift) % len(labels)
-        found = torch.where(labels[beside] != labels, beside, found)
-    return found
+        others = torch.where(labels[beside] != labels, beside, others)
+    return others
 
 
 def _watch(

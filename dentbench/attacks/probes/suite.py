@@ -14,30 +14,30 @@ from dentbench.attacks.probes.order import ask_first
 from dentbench.attacks.probes.scores import scores
 
 
-def probe(what: Probe) -> tuple[Check, ...]:
+def probe(probe: Probe) -> tuple[Check, ...]:
     """Return every check that asks the defense at the start; the random state is as before.
 
     What the check "order" is about is asked first of all; the check itself is for the end.
     """
-    ask_first(what)
-    defense, answers = consistency.ask_twice(what)
-    random = max(one.noise for one in answers) > SAME
+    ask_first(probe)
+    defense, answers = consistency.ask_twice(probe)
+    random = max(reply.noise for reply in answers) > SAME
     return (
         consistency.repeatable(answers),
-        consistency.separable(what, defense, answers),
-        consistency.modes(what, answers),
+        consistency.separable(probe, defense, answers),
+        consistency.modes(probe, answers),
         consistency.logits(answers[0].first),
-        scores(what, random=random),
-        consistency.stateless(what),
-        consistency.in_range(what.images),
-        *gradients(what),
-        *_climbing(what, random),
+        scores(probe, random=random),
+        consistency.stateless(probe),
+        consistency.in_range(probe.images),
+        *gradients(probe),
+        *_climbing(probe, random),
     )
 
 
-def _climbing(what: Probe, random: bool) -> tuple[Check, ...]:
-    if what.threat.norm not in OWN_NORMS or not what.threat.eps:
-        text = f"not made in {what.threat.norm} with eps {what.threat.eps:g}"
+def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
+    if probe.threat.norm not in OWN_NORMS or not probe.threat.eps:
+        text = f"not made in {probe.threat.norm} with eps {probe.threat.eps:g}"
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
-    climbs = climb_all(what)
+    climbs = climb_all(probe)
     return (ascent(climbs.short, climbs.chance), *indicate(climbs, random=random))

@@ -95,8 +95,8 @@ def load_protocol(name: str) -> Protocol:
     """
     if is_given(name) and claim_name(name) is None:
         given = importlib.import_module("dentbench.attacks.protocols.given")
-        found: Protocol = given.user_protocol(name)
-        return found
+        user_protocol: Protocol = given.user_protocol(name)
+        return user_protocol
     module, _, function = PROTOCOLS[name].function.partition(":")
     protocol: Protocol = getattr(importlib.import_module(module), function)
     return protocol

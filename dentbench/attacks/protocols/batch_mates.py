@@ -92,13 +92,13 @@ def _counted(
     points. ``lost``: right unperturbed in the declared batch, and wrong unperturbed in it.
     ``broken``: images that nothing has broken before, and that this composition breaks.
     """
-    found = {
+    right = {
         "natural": natural,
         "attacked": natural & attacked,
         "lost": context.natural & ~natural,
         "broken": robust & natural & ~attacked,
     }
-    return {name: int(flags.sum()) for name, flags in found.items()}
+    return {name: int(flags.sum()) for name, flags in right.items()}
 
 
 def invade(context: AttackContext) -> dict[str, dict[str, int]]:
@@ -109,12 +109,12 @@ def invade(context: AttackContext) -> dict[str, dict[str, int]]:
     before and after. The gradient is the exact one where the defense has it. Source: Wu et al.,
     ICML 2023 (arXiv 2301.12576).
     """
-    found = {}
+    invaded = {}
     for fraction in context.spec.protocols.fractions:
         count = invading_mates(fraction, len(context.images))
         if count:
-            found[f"{100 * fraction:g}%"] = _invade(context, count)
-    return found
+            invaded[f"{100 * fraction:g}%"] = _invade(context, count)
+    return invaded
 
 
 def _invade(context: AttackContext, count: int) -> dict[str, int]:

@@ -28,10 +28,10 @@ def user_protocol(name: str) -> Protocol:
     function = _imported(name)
 
     def protocol(context: AttackContext) -> AttackResult:
-        found = function(context)
-        if isinstance(found, AttackResult):
-            return replace(found, points=function.checked(found.points, context.images))
-        return judged_only(function.checked(found, context.images), context)
+        result = function(context)
+        if isinstance(result, AttackResult):
+            return replace(result, points=function.checked(result.points, context.images))
+        return judged_only(function.checked(result, context.images), context)
 
     return protocol
 

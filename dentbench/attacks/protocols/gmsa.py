@@ -70,9 +70,9 @@ def _strongest(search: Search, gradient_fn: GradientFn, ascents: Any, first: int
     for number, ascent in enumerate(ascents, first):
         points = search.ascend(gradient_fn, ascent, number, blind=True)
         search.see(points)
-        found = gradient_fn(points, margin).loss
-        best = torch.where((found > highest)[:, None, None, None], points, best)
-        highest = torch.maximum(found, highest)
+        losses = gradient_fn(points, margin).loss
+        best = torch.where((losses > highest)[:, None, None, None], points, best)
+        highest = torch.maximum(losses, highest)
     return search.frame.index_put((search.rows,), best)
 
 

@@ -81,9 +81,9 @@ def _poison(context: AttackContext, state: Any, images: Tensor) -> Tensor:
         nonlocal best, worst
         del logits
         with torch.no_grad():
-            found = harm(state.after(points)(victims)).cpu()
-        if found > worst:
-            best, worst = points, found
+            damage = harm(state.after(points)(victims)).cpu()
+        if damage > worst:
+            best, worst = points, damage
 
     def exact(points: Tensor, loss: Loss) -> LossAndGrad:
         del loss

@@ -130,9 +130,9 @@ class Search:
         """
         loss, start = self.loss(ascent), self.start(ascent, number)
         if self.context.random and not blind:
-            found = self.ascend(gradient_fn, ascent, number, blind=True)
-            self.see(found)
-            return found
+            result = self.ascend(gradient_fn, ascent, number, blind=True)
+            self.see(result)
+            return result
         on_iterate = ignore if blind else self.sparsely(self.context.spec.protocols.every)
         return apgd(
             gradient_fn, loss, start, self.clean, self.threat, ascent.iterations, on_iterate

@@ -38,14 +38,14 @@ def transfer(context: AttackContext) -> AttackResult:
         return judged_only(points, context)
     search = Search(replace(context, starts=firsts), "transfer")
     left = (search.margin <= 0).tolist()
-    for one in maximal:
-        search.see(search.threat.project(one, context.images)[search.rows])
-    found = search.result()
+    for candidate in maximal:
+        search.see(search.threat.project(candidate, context.images)[search.rows])
+    result = search.result()
     broken_by = tuple(
         LARGEST_MARGIN if name == "transfer" and right else name
-        for name, right in zip(found.broken_by, left, strict=True)
+        for name, right in zip(result.broken_by, left, strict=True)
     )
-    return replace(found, broken_by=broken_by)
+    return replace(result, broken_by=broken_by)
 
 
 def _maximal(context: AttackContext, points: Tensor) -> tuple[Tensor, ...]:
@@ -56,12 +56,12 @@ def _maximal(context: AttackContext, points: Tensor) -> tuple[Tensor, ...]:
     assert context.network is not None
     with torch.no_grad():
         logits = context.network(points[rows])
-    found = []
+    results = []
     for number, ascent in enumerate(maximal_ascents(spec)):
         if ascent.rank is None or ascent.rank < context.classes - 1:
             best = _ascended(context, points, rows, logits, ascent, number)
-            found.append(points.index_put((rows,), best))
-    return tuple(found)
+            results.append(points.index_put((rows,), best))
+    return tuple(results)
 
 
 def _ascended(

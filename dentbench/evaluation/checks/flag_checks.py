@@ -85,7 +85,7 @@ def transfer(stages: Stages) -> Check:
     if not {_PUBLISHED, _TRANSFER} <= set(stages):
         return Check(checks.TRANSFER, None, None, "published and transfer were not both run")
     wrong = {row for row, by in _broken(stages[_TRANSFER]) if by != LARGEST_MARGIN}
-    rows = zip(*(_right(stages[one]) for one in (NATURAL, _PUBLISHED)), strict=True)
+    rows = zip(*(_right(stages[stage]) for stage in (NATURAL, _PUBLISHED)), strict=True)
     pairs = [(direct, row not in wrong) for row, (right, direct) in enumerate(rows) if right]
     more, fewer = pairs.count((True, False)), pairs.count((False, True))
     p_value = more_often_than(more, more + fewer, 0.5)
@@ -109,7 +109,7 @@ def same_verdict(stages: Stages, excused: str = "") -> Check:
             attacked and flag != judged
             for attacked, flag, judged in zip(
                 right,
-                chain.from_iterable(one.attack_correct for one in outcomes),
+                chain.from_iterable(outcome.attack_correct for outcome in outcomes),
                 _right(outcomes),
                 strict=True,
             )

@@ -54,27 +54,27 @@ def planted(
             spec, STAGE, lambda: _tried(context, spec, missing, known)
         )
         folder.save_note(NOTE, known)
-    found = {name: known["found"][_stored(name)] for name in tested}
+    counts = {name: known["found"][_stored(name)] for name in tested}
     reasons = (PROTOCOLS[name].reason_to_skip(spec, offers) for name in evidence.IN_PARTS)
-    return check_of(known["of"], found, known["passes"], in_parts=not all(reasons))
+    return check_of(known["of"], counts, known["passes"], in_parts=not all(reasons))
 
 
 def check_of(
-    of: int | None, found: Mapping[str, int], passes: int = 0, *, in_parts: bool = False
+    of: int | None, counts: Mapping[str, int], passes: int = 0, *, in_parts: bool = False
 ) -> Check:
-    """Return the check; ``found``: how many of ``of`` planted points each protocol finds.
+    """Return the check; ``counts``: how many of ``of`` planted points each protocol finds.
 
     ``in_parts``: whether protocols can attack the defense that need its parts.
     """
-    if of is None or not found:
+    if of is None or not counts:
         return Check(checks.PLANTED, None, None, "no protocol with a gradient was run")
     if of < LEAST:
         text = f"points could be planted at {of} images only, and {LEAST} are needed: random "
         text += "points of the ball hardly change the logits"
         return Check(checks.PLANTED, None, None, text)
-    shares = {name: count / of for name, count in found.items()}
-    told = ", ".join(f"{name} {count}" for name, count in found.items())
-    sentence = f"of {of} planted adversarial points are found: {told} ({passes:,} passes)"
+    shares = {name: count / of for name, count in counts.items()}
+    listed = ", ".join(f"{name} {count}" for name, count in counts.items())
+    sentence = f"of {of} planted adversarial points are found: {listed} ({passes:,} passes)"
     if weak := evidence.not_counted_on(shares):
         sentence += f"; do not count on {' and '.join(weak)}"
     if lacking := evidence.lacking(shares, in_parts=in_parts):
@@ -94,27 +94,27 @@ def _tried(
     """Return what is known with what further protocols find."""
     counter = context.worker.counter
     before = counter.forwards + counter.backwards
-    what = probe_of(context, spec)
-    planting = _planting(what, random=found_random(context.folder(spec)))
-    found = dict(known["found"])
+    probe = probe_of(context, spec)
+    planting = _planting(probe, random=found_random(context.folder(spec)))
+    counts = dict(known["found"])
     for name in protocols:
-        found[_stored(name)] = _count(context, spec, what, planting, name)
+        counts[_stored(name)] = _count(context, spec, probe, planting, name)
     passes = known["passes"] + counter.forwards + counter.backwards - before
-    return {"of": int(planting.stands.sum()), "found": found, "passes": passes}
+    return {"of": int(planting.stands.sum()), "found": counts, "passes": passes}
 
 
-def _planting(what: Probe, *, random: bool) -> Planting:
+def _planting(probe: Probe, *, random: bool) -> Planting:
     """Plant points, at twice as many images where too few of the first ones take one."""
-    planting = plant(what, random=random)
-    if int(planting.stands.sum()) >= LEAST or len(what.images) <= IMAGES:
+    planting = plant(probe, random=random)
+    if int(planting.stands.sum()) >= LEAST or len(probe.images) <= IMAGES:
         return planting
-    return plant(what, random=random, count=2 * IMAGES)
+    return plant(probe, random=random, count=2 * IMAGES)
 
 
 def _count(
-    context: RunContext, spec: EvalSpec, what: Probe, planting: Planting, protocol: str
+    context: RunContext, spec: EvalSpec, probe: Probe, planting: Planting, protocol: str
 ) -> int:
-    defense = what.make()
+    defense = probe.make()
     attack = _attack_context(context, spec, planting, defense)
     if PROTOCOLS[protocol].needs_static:
         assert attack.network is not None
@@ -122,7 +122,7 @@ def _count(
         attack = replace(attack, static_points=static.points)
     result = load_protocol(protocol)(attack)
     points = ThreatModel.of(spec.attack).project(result.points, planting.images)
-    return planting.found(defense, points)
+    return planting.hits(defense, points)
 
 
 def _attack_context(

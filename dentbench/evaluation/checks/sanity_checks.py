@@ -28,7 +28,7 @@ from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
 from dentbench.evaluation.checks.flag_checks import Stages, flag_checks
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.input_checks import natural_accuracy as natural_causes
+from dentbench.evaluation.input_checks import natural_accuracy as plausibility
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
@@ -74,7 +74,7 @@ def found_random(folder: RunFolder) -> bool:
     ``folder``: of the defense's spec.
     """
     text: str | None = folder.load_note(NOTE)
-    return any(one.name == soundness.REPEATABLE for one in soundness.failed(text))
+    return any(check.name == soundness.REPEATABLE for check in soundness.failed(text))
 
 
 def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
@@ -163,11 +163,11 @@ def other_batches(batch_mates: str | None, n: int) -> Check:
     name = soundness.OTHER_BATCHES
     if batch_mates is None:
         return Check(name, None, None, "batch-mates was not run")
-    found = json.loads(batch_mates)["compositions"]
-    declared = found.pop("declared")["natural"]
-    found.pop("alone", None)
-    worst = min(found, key=lambda one: found[one]["natural"])
-    natural, lost = found[worst]["natural"], found[worst]["lost"]
+    compositions = json.loads(batch_mates)["compositions"]
+    declared = compositions.pop("declared")["natural"]
+    compositions.pop("alone", None)
+    worst = min(compositions, key=lambda composition: compositions[composition]["natural"])
+    natural, lost = compositions[worst]["natural"], compositions[worst]["lost"]
     won = natural - (declared - lost)
     passed = lost <= won or mcnemar(won, lost) >= 0.05
     share = (declared - natural) / max(n, 1)
@@ -185,25 +185,25 @@ def plausible(
     it (looked for once, beside the outcomes), fail the check; chance and another accuracy than
     the published or expected one stop the run.
     """
-    share, allows = correct / max(n, 1), natural_causes.allowed(spec.data.name)
-    chance = natural_causes.is_chance(correct, n, context.worker.classes)
-    found = None
-    if check.passed is False or share < natural_causes.GOOD * (allows or 1):
-        found = _remedy(context, spec)
-    text = check.sentence if check.passed is False or not (chance or found) else _share(correct, n)
+    share, allows = correct / max(n, 1), plausibility.allowed(spec.data.name)
+    chance = plausibility.is_chance(correct, n, context.worker.classes)
+    remedy = None
+    if check.passed is False or share < plausibility.GOOD * (allows or 1):
+        remedy = _remedy(context, spec)
+    text = check.sentence if check.passed is False or not (chance or remedy) else _share(correct, n)
     if chance:
         text += f", no better than chance among {context.worker.classes} classes"
-    if found is not None:
-        text += f"; {found.sentence}"
-    elif allows and share < natural_causes.FAR * allows:
+    if remedy is not None:
+        text += f"; {remedy.sentence}"
+    elif allows and share < plausibility.FAR * allows:
         text += f", far below the {100 * allows:g}% that is known of this data; "
-        text += natural_causes.USUAL
+        text += plausibility.USUAL
     elif chance or check.passed is False:
-        text += f"; {natural_causes.USUAL}"
-    passed = False if chance or found is not None else check.passed
-    if chance and context.options.by_script and found is None and check.passed is not False:
+        text += f"; {plausibility.USUAL}"
+    passed = False if chance or remedy is not None else check.passed
+    if chance and context.options.by_script and remedy is None and check.passed is not False:
         # Answers that are wrong more often than by guessing are not random: no slip of the data.
-        chance = not natural_causes.is_below_chance(correct, n, context.worker.classes)
+        chance = not plausibility.is_below_chance(correct, n, context.worker.classes)
     return replace(check, passed=passed, sentence=text), chance or check.passed is False
 
 
@@ -211,7 +211,7 @@ def _share(correct: int, n: int) -> str:
     return f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({correct} of {n})"
 
 
-def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None:
+def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:
     folder, worker = context.folder(spec.static), context.worker
     known = folder.load_note(CAUSES)
     if known is None:
@@ -221,15 +221,15 @@ def _remedy(context: RunContext, spec: EvalSpec) -> natural_causes.Remedy | None
             classify = worker.shown(static, worker.network)
             return torch.cat([classify(batch) for batch in x.split(static.batches.size)])
 
-        def look() -> natural_causes.Remedy | None:
+        def look() -> plausibility.Remedy | None:
             images, labels = inputs.images, inputs.labels
-            return natural_causes.remedy(in_batches, images, labels, worker.device)
+            return plausibility.remedy(in_batches, images, labels, worker.device)
 
         with worker.counter.uncounted():
-            found = worker.micro_batcher.fit(static, NATURAL, look)
-        known = natural_causes.to_note(found)
+            remedy = worker.micro_batcher.fit(static, NATURAL, look)
+        known = plausibility.to_note(remedy)
         folder.save_note(CAUSES, known)
-    return natural_causes.from_note(known)
+    return plausibility.from_note(known)
 
 
 def require_natural(check: Check, *, force: bool) -> None:
@@ -245,7 +245,7 @@ def column(
     checks: Sequence[Check], stages: Stages, batch_mates: str | None, spec: EvalSpec, natural: Check
 ) -> str:
     """Return the column ``checks`` of a record: those made before, and those of its outcomes."""
-    random = any(one.name == soundness.REPEATABLE and one.passed is False for one in checks)
+    random = any(check.name == soundness.REPEATABLE and check.passed is False for check in checks)
     excused = _excused(spec, random=random)
     counted = flag_checks(stages, ATTACKS[spec.attack.name].parts, excused=excused)
     judged = sum(len(outcome.correct) for outcome in stages[NATURAL])
@@ -260,7 +260,7 @@ def static_column(checks: str) -> str:
     """
     known = soundness.from_json(checks).values()
     return soundness.to_json(
-        one for one in known if one.passed is False or one.name in soundness.INDISPENSABLE
+        check for check in known if check.passed is False or check.name in soundness.INDISPENSABLE
     )
 
 

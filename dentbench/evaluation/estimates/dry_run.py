@@ -48,13 +48,13 @@ def estimate(
     speed = speed_of(worker, specs[0].batches.size)
     order = list(dict.fromkeys((spec.attack, spec.defense) for spec in specs))
     stages = stages_of(specs, protocols)
-    stages = [one for one in stages if (one[0].attack, one[0].defense) in order]
-    stages.sort(key=lambda one: order.index((one[0].attack, one[0].defense)))
-    found = []
+    stages = [pair for pair in stages if (pair[0].attack, pair[0].defense) in order]
+    stages.sort(key=lambda pair: order.index((pair[0].attack, pair[0].defense)))
+    estimates = []
     for spec, stage in stages:
         images = left(spec, stage)
         passes = bound(spec, stage, worker.classes) * images
-        found.append(
+        estimates.append(
             StageEstimate(
                 spec=spec,
                 stage=stage,
@@ -65,7 +65,7 @@ def estimate(
                 memory=_memory(context, spec, stage, speed),
             )
         )
-    return found
+    return estimates
 
 
 def _memory(context: RunContext, spec: EvalSpec, stage: str, speed: Speed) -> int | None:

@@ -109,7 +109,7 @@ def stages_of(
 
     ``protocols``: those that can attack each spec's defense.
     """
-    found: dict[tuple[Any, ...], tuple[EvalSpec, str]] = {}
+    stages: dict[tuple[Any, ...], tuple[EvalSpec, str]] = {}
     for spec in specs:
         bases = [] if spec.attack.is_none else [(spec.static, PUBLISHED)]
         run = [(spec, NATURAL), (spec.static, NATURAL), *bases]
@@ -118,9 +118,9 @@ def stages_of(
                 run.append((spec, name))
                 if has_counterpart(spec, name):
                     run.append((spec.counterpart, name))
-        for one, stage in run:
-            found.setdefault((one.key(), one.protocols, stage), (one, stage))
-    return [*found.values()]
+        for owner, stage in run:
+            stages.setdefault((owner.key(), owner.protocols, stage), (owner, stage))
+    return [*stages.values()]
 
 
 def bound(spec: EvalSpec, stage: str, classes: int) -> Passes:
@@ -152,13 +152,13 @@ class Run:
 
     def plan(self, *, until_decided: bool) -> dict[Stage, float]:
         """Return the passes that each stage is expected to take yet."""
-        found: dict[Stage, float] = {}
+        expected_passes: dict[Stage, float] = {}
         for spec, name, images in self._first() if until_decided else self._whole():
             passes = bound(spec, name, self.worker.classes)
             stage = Stage(model=spec.model.name, defense=spec.label, protocol=name)
             expected = (passes.forwards + passes.backwards) * images * self._share(name)
-            found[stage] = found.get(stage, 0.0) + expected
-        return {stage: passes for stage, passes in found.items() if passes}
+            expected_passes[stage] = expected_passes.get(stage, 0.0) + expected
+        return {stage: passes for stage, passes in expected_passes.items() if passes}
 
     def seconds(self) -> float:
         """Return how many seconds what is left is expected to take."""
@@ -170,13 +170,15 @@ class Run:
         seconds = self._seconds(self._whole(), speed)
         compares = any(map(_compares, self.specs))
         decided = self._seconds(self._first(), speed) if compares else None
-        told = decided if until_decided and decided is not None else seconds
-        if told < LONG:
+        shown = decided if until_decided and decided is not None else seconds
+        if shown < LONG:
             return ""
         share = surviving(self.robust)
         low, high = max(0.4, share - 0.2) / share, min(1.0, 1.3 * share + 0.1) / share
-        ends = f"({duration_text(told * min(low, 1.0))} to {duration_text(told * max(high, 1.0))})"
-        text = f"about {duration_text(told)} on this machine {ends}"
+        ends = (
+            f"({duration_text(shown * min(low, 1.0))} to {duration_text(shown * max(high, 1.0))})"
+        )
+        text = f"about {duration_text(shown)} on this machine {ends}"
         if until_decided:
             return f"until decided {text}; the full evaluation about {duration_text(seconds)}"
         if decided is not None and decided < seconds / 2:
@@ -208,7 +210,10 @@ class Run:
 
     def _quick(self) -> Iterator[_Part]:
         short = [replace(spec, attack=_short(spec.attack)) for spec in self.specs]
-        able = {one: self.protocols[spec] for one, spec in zip(short, self.specs, strict=True)}
+        able = {
+            shortened: self.protocols[spec]
+            for shortened, spec in zip(short, self.specs, strict=True)
+        }
         for spec, name in stages_of(short, able):
             yield spec, name, self.left(spec, name)
 

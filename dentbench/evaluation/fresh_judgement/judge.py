@@ -148,15 +148,15 @@ def _answers(worker: Worker, request: Request, stage: str, draw: int) -> list[_A
     np.random.seed(seed)
     units = spec.batches.ranges(spec.data.count)[: request.batches]
     folder = RunFolder(request.results, spec)
-    found = []
+    answers = []
     for unit, rows in reversed([*enumerate(units)]):
         labels = request.labels[rows.start : rows.stop]
         if stage == NATURAL:
             points: Points = request.images[rows.start : rows.stop].numpy()
         else:
             points = folder.load_points(stage, unit)
-        found.append(_answer(worker, spec, unit, points, labels, derive_seed(seed, unit)))
-    return found[::-1]
+        answers.append(_answer(worker, spec, unit, points, labels, derive_seed(seed, unit)))
+    return answers[::-1]
 
 
 @torch.no_grad()
@@ -178,12 +178,12 @@ def _answer(
 
 
 def _combined(draws: Sequence[_Answer]) -> Judged:
-    logits = np.stack([one.logits for one in draws])
+    logits = np.stack([draw.logits for draw in draws])
     span = float(logits.max() - logits.min())
     spread = float((logits.max(0) - logits.min(0)).max()) / span if span else 0.0
     return Judged(
         sha256=draws[0].sha256,
-        right=tuple(one.right for one in draws),
+        right=tuple(draw.right for draw in draws),
         close=draws[0].close,
         spread=spread,
     )

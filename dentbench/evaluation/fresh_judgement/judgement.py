@@ -26,7 +26,7 @@ class Judgement:
 
     def draws(self, stage: str) -> tuple[tuple[bool, ...], ...]:
         """Return, draw by draw, whether each image is right under a stage."""
-        batches = [one.right for one in self.stages[stage]]
+        batches = [batch.right for batch in self.stages[stage]]
         return tuple(
             tuple(flag for flags in rows for flag in flags) for rows in zip(*batches, strict=True)
         )

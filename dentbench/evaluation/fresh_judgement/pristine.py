@@ -79,10 +79,10 @@ def judge_anew(
             on_gpu = worker.device.type != "cpu"
             apart = on_gpu and not is_known_code(context.inputs.network, spec)
             parts = [(stage,) for stage in stages] if apart else [request.stages]
-            found: dict[str, list[Judged]] = {}
+            judged_stages: dict[str, list[Judged]] = {}
             for part in parts:
-                found |= replace(request, stages=part).ask()
-            return Judgement(found)
+                judged_stages |= replace(request, stages=part).ask()
+            return Judgement(judged_stages)
         except WorkerError as error:
             reason, made = str(error), pickle.loads(pristine.data)
     if made is None:

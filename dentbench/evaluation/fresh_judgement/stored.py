@@ -38,13 +38,13 @@ def load_or_judge(
     note = note_of(spec, outcomes)
     with folder.exclusive():
         known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
-        missing = [stage for stage, one in known.items() if one is None]
+        missing = [stage for stage, judgement in known.items() if judgement is None]
         if missing:
             made = judge_anew(context, pristine, spec, missing, len(outcomes[NATURAL]), draws)
             for stage in missing:
                 if stage in made.stages:
                     _require_stored(spec, stage, outcomes[stage], made.stages[stage])
-                batches = [asdict(one) for one in made.stages.get(stage, ())]
+                batches = [asdict(batch) for batch in made.stages.get(stage, ())]
                 folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
                 if (
                     note == NOTE
@@ -56,9 +56,13 @@ def load_or_judge(
             known = {
                 stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes
             }
-    found = {stage: one for stage, one in known.items() if one is not None}
-    reasons = [one.reason for one in found.values() if one.reason]
-    stages = {stage: one.stages[stage] for stage, one in found.items() if one.stages}
+    judgements = {stage: judgement for stage, judgement in known.items() if judgement is not None}
+    reasons = [judgement.reason for judgement in judgements.values() if judgement.reason]
+    stages = {
+        stage: judgement.stages[stage]
+        for stage, judgement in judgements.items()
+        if judgement.stages
+    }
     whole = len(stages) == len(outcomes)
     return Judgement(stages if whole else {}, reasons[0] if reasons else "")
 
@@ -88,7 +92,7 @@ def _known(
     batches = judged_in(note)[: len(outcomes)]
     if not batches:
         return Judgement({}, note["reason"])
-    fits = all(len(one.right) == draws for one in batches)
+    fits = all(len(batch.right) == draws for batch in batches)
     if not (fits and same_points(stage, batches, outcomes)):
         return None
     return Judgement({stage: batches}, note["reason"])
@@ -97,8 +101,8 @@ def _known(
 def _require_stored(
     spec: EvalSpec, stage: str, outcomes: Sequence[BatchOutcome], judged: Sequence[Judged]
 ) -> None:
-    for outcome, one in zip(outcomes, judged, strict=True):
-        if stage != NATURAL and outcome.points_sha256 != one.sha256:
+    for outcome, new in zip(outcomes, judged, strict=True):
+        if stage != NATURAL and outcome.points_sha256 != new.sha256:
             raise StoreError(
                 f"the points of {spec.label} {stage}, batch {outcome.index + 1}, on disk are not "
                 "those that were found; run again with --fresh"

@@ -187,10 +187,10 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
 
 
 def _require_shape(name: str, logits: Any, shape: tuple[int, int]) -> None:
-    found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if found != shape:
+    actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if actual != shape:
         raise ModelError(
-            f"{name} answers {shape[0]} images with {found}, not with logits of shape {shape}"
+            f"{name} answers {shape[0]} images with {actual}, not with logits of shape {shape}"
             f"{_CUT}; {ALTERNATIVES}"
         )
 

@@ -95,12 +95,12 @@ def _written_in(
         with torch.enable_grad(), seeded(reference.images), _holding(layers, leaves):
             answer = network(reference.images)
             own = slice(number, None, len(moved))
-            found: Sequence[Tensor | None] = [None] * len(leaves)
+            grads: Sequence[Tensor | None] = [None] * len(leaves)
             if answer.requires_grad:
                 total = (answer[own] * weights[own]).sum()
-                found = torch.autograd.grad(total, leaves, allow_unused=True)
+                grads = torch.autograd.grad(total, leaves, allow_unused=True)
         logits[own] = answer[own].detach().to(logits)
-        pairs = zip(leaves, found, strict=True)
+        pairs = zip(leaves, grads, strict=True)
         gradients.append(
             torch.cat(
                 [(leaf.detach() * 0 if back is None else back).flatten() for leaf, back in pairs]
@@ -128,17 +128,17 @@ def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[
     named = [_named_by(layer.__dict__.get("forward")) for layer in layers]
     for name, parts in (("weight", leaves[:count]), ("bias", leaves[count:])):
         for layer, others, part in zip(layers, named, parts, strict=True):
-            for one in {layer, *others}:
-                if parametrize.is_parametrized(one, name):
-                    parametrize.remove_parametrizations(one, name)
-                changed.append((one, name, one._parameters.pop(name)))
-                one.__dict__[name] = part
+            for module in {layer, *others}:
+                if parametrize.is_parametrized(module, name):
+                    parametrize.remove_parametrizations(module, name)
+                changed.append((module, name, module._parameters.pop(name)))
+                module.__dict__[name] = part
     try:
         yield
     finally:
-        for one, name, former in reversed(changed):
-            one.__dict__.pop(name, None)
-            one._parameters[name] = former
+        for module, name, former in reversed(changed):
+            module.__dict__.pop(name, None)
+            module._parameters[name] = former
 
 
 def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:
@@ -148,7 +148,7 @@ def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:
     cells = getattr(forward, "__closure__", None) or ()
     held = [cell.cell_contents for cell in cells] + [getattr(forward, "__self__", None)]
     held += [getattr(forward, "func", None), *getattr(forward, "args", ())]
-    found: dict[int, nn.Module] = {}
+    modules: dict[int, nn.Module] = {}
     for part in held if depth else ():
-        found |= {id(one): one for one in _named_by(part, depth - 1)}
-    return list(found.values())
+        modules |= {id(module): module for module in _named_by(part, depth - 1)}
+    return list(modules.values())

@@ -105,7 +105,7 @@ def remedy(
         predicted = logits.argmax(1)
         base = int((predicted == y).sum())
         tried = [*_of_labels(predicted, y, logits.shape[1]), *_of_images(classify, x, y)]
-    best = max(tried, key=lambda one: one.correct, default=None)
+    best = max(tried, key=lambda candidate: candidate.correct, default=None)
     if best is None or wilson(best.correct, best.of)[0] < base / len(y) + MENDED:
         return None
     return best
@@ -145,21 +145,21 @@ def _of_images(classify: Classifier, images: Tensor, labels: Tensor) -> Iterator
 
 
 def _changes(images: Tensor) -> Sequence[tuple[str, Callable[[Tensor], Tensor]]]:
-    found: list[tuple[str, Callable[[Tensor], Tensor]]] = [
+    changes: list[tuple[str, Callable[[Tensor], Tensor]]] = [
         ("with pixels from 0 to 255", lambda x: 255 * x),
         ("with the colors inverted", lambda x: 1 - x),
         ("with rows and columns exchanged", lambda x: x.transpose(2, 3)),
     ]
     constants: list[tuple[str, Any]] = [("0.5 0.5", _HALVES)]
     if images.shape[1] == 3:
-        found.append(("in BGR in place of RGB", lambda x: x.flip(1)))
+        changes.append(("in BGR in place of RGB", lambda x: x.flip(1)))
         constants += [("CIFAR-10's mean and std", _CIFAR10), ("ImageNet's mean and std", _IMAGENET)]
     own = images.mean((0, 2, 3)).tolist(), images.std((0, 2, 3)).clamp_min(1e-3).tolist()
     constants.append(("the images' own mean and std", own))
     for name, (mean, std) in constants:
         numbers = " ".join(",".join(f"{value:.4g}" for value in part) for part in (mean, std))
-        found.append((f"normalized by {name} (--normalize {numbers})", _normalizing(mean, std)))
-    return found
+        changes.append((f"normalized by {name} (--normalize {numbers})", _normalizing(mean, std)))
+    return changes
 
 
 def _normalizing(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tensor], Tensor]:
@@ -170,9 +170,9 @@ def _normalizing(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tenso
     return change
 
 
-def to_note(found: Remedy | None) -> dict[str, Any]:
+def to_note(best: Remedy | None) -> dict[str, Any]:
     """Return what is kept of it beside the outcomes."""
-    return {"remedy": None if found is None else asdict(found)}
+    return {"remedy": None if best is None else asdict(best)}
 
 
 def from_note(note: Any) -> Remedy | None:

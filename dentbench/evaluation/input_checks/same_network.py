@@ -116,8 +116,8 @@ def _without_statistics(network: nn.Module, layers: str) -> nn.Module:
 
 
 def _batchnorms(network: nn.Module, layers: str) -> list[nn.BatchNorm2d]:
-    found = (layer for _, layer in adapted_layers(network, layers))
-    return [layer for layer in found if isinstance(layer, nn.BatchNorm2d)]
+    adapted = (layer for _, layer in adapted_layers(network, layers))
+    return [layer for layer in adapted if isinstance(layer, nn.BatchNorm2d)]
 
 
 def _adapted(dent: Dent, images: Tensor) -> Classifier:

@@ -31,9 +31,9 @@ def keep_gallery(
     protocols = [name for name in stages if name != NATURAL]
     kept = {name: folder.points(name, 0) for name in protocols}
     points = {
-        name: torch.from_numpy(found)[: spec.batches.size]
-        for name, found in kept.items()
-        if found is not None
+        name: torch.from_numpy(kept_points)[: spec.batches.size]
+        for name, kept_points in kept.items()
+        if kept_points is not None
     }
     if spec.defense is None or points.keys() != set(protocols):
         return
@@ -65,7 +65,7 @@ def _made(
     confidence, predicted = torch.stack(logits, 1).softmax(-1).max(-1)
     difference = (adversarial - clean[rows]) / (2 * float(spec.attack.eps) or 1) + 0.5
     blurs = [seen[name][2] for name in shown]
-    blurred = [one for one in blurs if one is not None]
+    blurred = [blur for blur in blurs if blur is not None]
     return Gallery(
         index=np.array(rows, np.int64),
         label=context.inputs.labels[rows].numpy(),
@@ -110,8 +110,8 @@ def _seen(
     defense = worker.classifier(spec, 0)
     seeded = SeededDefense(defense, derive_seed(spec.seed, "defense", stage, 0), worker.device)
     with torch.no_grad():
-        found = worker.shown(spec, worker.network)(x).cpu(), seeded(x).cpu()
-    return (*found, _blurred(spec, defense, x))
+        logits = worker.shown(spec, worker.network)(x).cpu(), seeded(x).cpu()
+    return (*logits, _blurred(spec, defense, x))
 
 
 def _blurred(spec: EvalSpec, defense: Any, x: Tensor) -> Tensor | None:
@@ -133,5 +133,5 @@ def _pictures(images: Tensor) -> examples.Pictures:
     if scale < 1 and len(images):
         images = torch.nn.functional.interpolate(images, scale_factor=scale, mode="area")
     whole = images.clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1)
-    found: examples.Pictures = whole.contiguous().numpy()
-    return found
+    pictures: examples.Pictures = whole.contiguous().numpy()
+    return pictures

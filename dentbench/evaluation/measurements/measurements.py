@@ -81,7 +81,7 @@ def _diagnostics(context: RunContext, spec: EvalSpec) -> str | None:
         return None
     folder = context.folder(spec)
     wanted = context.options.diagnostics
-    found = {}
+    summaries = {}
     for stage in (NATURAL, *PROTOCOLS):
         diagnoses = [folder.load_note(name) for name in _names(stage, spec)]
         if wanted and None in diagnoses:
@@ -90,8 +90,8 @@ def _diagnostics(context: RunContext, spec: EvalSpec) -> str | None:
                 for name, points, labels in _batches(context, spec, folder, stage)
             ]
         if diagnoses and None not in diagnoses:
-            found[stage] = summarized(diagnoses)
-    return json.dumps(found) if found else None
+            summaries[stage] = summarized(diagnoses)
+    return json.dumps(summaries) if summaries else None
 
 
 def _names(stage: str, spec: EvalSpec) -> list[str]:
@@ -110,9 +110,9 @@ def _batches(
     else:
         units = range(len(spec.batches.ranges(spec.data.count)))
         kept = [folder.points(stage, unit) for unit in units]
-        if any(one is None for one in kept):
+        if any(batch is None for batch in kept):
             return
-        points = torch.cat([torch.from_numpy(one) for one in kept if one is not None])
+        points = torch.cat([torch.from_numpy(batch) for batch in kept if batch is not None])
     parts = zip(_names(stage, spec), points.split(size), inputs.labels.split(size), strict=True)
     for name, x, y in parts:
         yield name, x.to(context.worker.device), y.to(context.worker.device)
@@ -131,11 +131,11 @@ def _diagnose(
         parts = points.split(worker.micro_batcher.size(spec) or len(points))
         return diagnose(dent, [(part, dent.adapt(part)) for part in parts])
 
-    found = worker.micro_batcher.fit(spec, NATURAL, diagnosed)
-    found["images"] = len(labels)
-    found["labels"] = torch.bincount(labels, minlength=context.worker.classes).tolist()
-    context.folder(spec).save_note(name, found)
-    return found
+    diagnosis = worker.micro_batcher.fit(spec, NATURAL, diagnosed)
+    diagnosis["images"] = len(labels)
+    diagnosis["labels"] = torch.bincount(labels, minlength=context.worker.classes).tolist()
+    context.folder(spec).save_note(name, diagnosis)
+    return diagnosis
 
 
 def summarized(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
@@ -146,17 +146,17 @@ def summarized(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
     :func:`balance`, of the labels and of the adapted model's predictions.
     """
     columns: dict[str, list[Any]] = {
-        name: [one[name] for one in diagnoses] for name in diagnoses[0]
+        name: [diagnosis[name] for diagnosis in diagnoses] for name in diagnoses[0]
     }
     weights = columns["images"]
-    found: dict[str, Any] = {"images": sum(weights)}
+    summary: dict[str, Any] = {"images": sum(weights)}
     for name in _MEANS:
         known = None not in columns[name]
-        found[name] = _mean(columns[name], weights) if known else None
-    found["flips"] = sum(columns["flips"])
+        summary[name] = _mean(columns[name], weights) if known else None
+    summary["flips"] = sum(columns["flips"])
     for name, counts in (("label_balance", "labels"), ("predicted_balance", "classes")):
-        found[name] = _mean([*map(balance, columns[counts])], [1] * len(diagnoses))
-    return found
+        summary[name] = _mean([*map(balance, columns[counts])], [1] * len(diagnoses))
+    return summary
 
 
 def _mean(values: Sequence[float], weights: Sequence[int]) -> float:

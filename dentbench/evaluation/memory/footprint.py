@@ -97,12 +97,12 @@ class _Live(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        found = func(*args, **(kwargs or {}))
+        result = func(*args, **(kwargs or {}))
         handed_in = {storage._cdata for storage in _storages((args, kwargs))}
-        for storage in _storages(found):
+        for storage in _storages(result):
             if storage._cdata not in handed_in:  # else it is a view, as of weights
                 self._see(storage)
-        return found
+        return result
 
     def _see(self, storage: torch.UntypedStorage) -> None:
         name, size = storage._cdata, storage.nbytes()
@@ -142,13 +142,13 @@ def machine() -> int:
     """Return the bytes that this process may use: the machine's, or a limit's that is lower."""
     import resource  # there is none on Windows
 
-    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
     soft, _ = resource.getrlimit(resource.RLIMIT_AS)
     if soft != resource.RLIM_INFINITY:
-        found.append(soft)
+        limits.append(soft)
     with suppress(OSError, ValueError):
-        found.append(int((_GROUP / "memory.max").read_text()))
-    return min(found)
+        limits.append(int((_GROUP / "memory.max").read_text()))
+    return min(limits)
 
 
 def free() -> int | None:
@@ -158,13 +158,13 @@ def free() -> int | None:
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
-        found = next(int(line.split()[1]) * 2**10 for line in lines if "MemAvailable" in line)
+        available = next(int(line.split()[1]) * 2**10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):
         return None
     with suppress(OSError, ValueError):  # of no container, or of one without a limit
         limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
-        found = min(found, max(limit - used, 0))
-    return found
+        available = min(available, max(limit - used, 0))
+    return available
 
 
 def in_words(size: int) -> str:

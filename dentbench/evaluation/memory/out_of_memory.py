@@ -45,15 +45,15 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 @contextmanager
-def raise_on_oom(what: str, device: str | torch.device) -> Iterator[None]:
-    """Turn running out of memory into one sentence: ``what`` does not fit."""
+def raise_on_oom(part: str, device: str | torch.device) -> Iterator[None]:
+    """Turn running out of memory into one sentence: ``part`` does not fit."""
     try:
         yield
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         raise DeviceMemoryError(
-            f"{what} does not fit into memory ({asked_for(error)}); {there(device)}; every "
+            f"{part} does not fit into memory ({asked_for(error)}); {there(device)}; every "
             "finished batch is kept, and the same command goes on from there"
         ) from None
 
@@ -65,11 +65,11 @@ def suspected(image: Tensor, count: int) -> int:
 
 def asked_for(error: BaseException) -> str:
     """Return what was asked of memory last, where the error says it; else what it says."""
-    found = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
-    if found is None:
+    match = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
+    if match is None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
-    plain = found[2] == "bytes"
-    return f"asked for {in_words(int(found[1])) if plain else ' '.join(found.groups())} more"
+    plain = match[2] == "bytes"
+    return f"asked for {in_words(int(match[1])) if plain else ' '.join(match.groups())} more"
 
 
 # --- whether a batch can be cut -------------------------------------------------------------------

@@ -199,11 +199,11 @@ class Worker:
             with tensor_float32(spec.precision == "tf32"):
                 result = load_protocol(task.stage)(context)
                 points = ThreatModel.of(spec.attack).project(result.points, x)
-                found = judge_in_batches(attacked, points, y, spec.batches.size)
-            judged = found
+                answered = judge_in_batches(attacked, points, y, spec.batches.size)
+            judged = answered
             if attacked is not defense:
                 judged = judge_in_batches(defense, points, y, spec.batches.size)
-                changed = int((judged != found).sum())
+                changed = int((judged != answered).sum())
             correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
         static_correct: tuple[bool, ...] = ()
         if spec.defense is not None and task.stage != NATURAL:
@@ -266,7 +266,7 @@ class Worker:
             random=task.random,
             surrogate=self.surrogate_of(spec, unit),
             stream=self.model.attacked(spec).stream(spec, unit, POISONED),
-            starts=tuple(torch.from_numpy(one).to(self.device) for one in inherited.starts),
+            starts=tuple(torch.from_numpy(start).to(self.device) for start in inherited.starts),
             settled_by=inherited.settled_by,
             settled_points=self._tensor(inherited.settled_points),
         )

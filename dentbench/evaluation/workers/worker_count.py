@@ -79,7 +79,7 @@ def _stages(spec: EvalSpec, protocols: Sequence[str]) -> tuple[str, ...]:
 def _passes(spec: EvalSpec, protocols: Sequence[str], classes: int) -> int:
     """Return the most single-image passes that a spec can cost."""
     each = (stage_passes(spec, stage, classes) for stage in _stages(spec, protocols))
-    return sum(one.forwards + one.backwards for one in each) * spec.data.count
+    return sum(passes.forwards + passes.backwards for passes in each) * spec.data.count
 
 
 def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> int:

@@ -56,22 +56,22 @@ def entries(pairs: Sequence[Pair]) -> list[Entry]:
     Of pairs of one model, data set and attack, a difference that a verdict says ("holds", "weaker
     than static") is undecided unless its adjusted p-value is below the level.
     """
-    found: dict[int, str] = {}
+    kinds: dict[int, str] = {}
     for group in by_model(pairs):
         adjusted = holm([pair.verdict.p_value for pair in group])
         for pair, p_value in zip(group, adjusted, strict=True):
             kind = pair.verdict.kind
             said = kind in ("holds", "weaker than static")
-            found[id(pair)] = "undecided" if said and p_value >= LEVEL else kind
-    return [Entry(pair, found[id(pair)]) for pair in pairs]
+            kinds[id(pair)] = "undecided" if said and p_value >= LEVEL else kind
+    return [Entry(pair, kinds[id(pair)]) for pair in pairs]
 
 
 def by_model(pairs: Sequence[Pair]) -> list[list[Pair]]:
     """Return the pairs of each model, data set and attack, in order."""
     groups: dict[tuple[object, ...], list[Pair]] = {}
     for pair in pairs:
-        one = pair.defended
-        key = (one.model, one.data_sha256, one.norm, one.eps, one.attack)
+        record = pair.defended
+        key = (record.model, record.data_sha256, record.norm, record.eps, record.attack)
         groups.setdefault(key, []).append(pair)
     return list(groups.values())
 

@@ -47,8 +47,8 @@ def listing(records: Sequence[Record], title: str = "Records") -> Table:
         attacked = bool(record.protocol)
         threat = departures.threat_text(record.norm, eps_of(record)) if attacked else "no attack"
         right = coupling.share(record, WORST if attacked else "natural")
-        found = [right, "" if record.mode == "static" or not attacked else kind_of(record)]
-        rows.append([short_key(record), record.model, threat, title_of(record), *found])
+        results = [right, "" if record.mode == "static" or not attacked else kind_of(record)]
+        rows.append([short_key(record), record.model, threat, title_of(record), *results])
     columns = (
         *(Column("key"), Column("model"), Column("threat model"), Column("defense")),
         *(Column("right", "right"), Column("verdict")),
@@ -60,8 +60,12 @@ def listing(records: Sequence[Record], title: str = "Records") -> Table:
 def checks(record: Record) -> Table:
     """Return every check of a record: whether it passed, and what it says."""
     rows = [
-        [one.name, {True: "passed", False: "FAILED", None: "not made"}[one.passed], one.sentence]
-        for one in from_json(record.checks).values()
+        [
+            check.name,
+            {True: "passed", False: "FAILED", None: "not made"}[check.passed],
+            check.sentence,
+        ]
+        for check in from_json(record.checks).values()
     ]
     return Table.of("Checks", (Column("check"), Column("result"), Column("what was found")), rows)
 
@@ -72,7 +76,9 @@ def facts(record: Record) -> list[tuple[str, str]]:
     Programs' versions come last.
     """
     values = vars(record)
-    told = [(name, str(values[name])) for name in column_names() if name not in SAID]
+    columns = [(name, str(values[name])) for name in column_names() if name not in SAID]
     versions = json.loads(record.versions or "{}")
     libraries = ", ".join(f"{name} {value}" for name, value in versions.items())
-    return [(name, text) for name, text in (*told, ("versions", libraries)) if text not in NOTHING]
+    return [
+        (name, text) for name, text in (*columns, ("versions", libraries)) if text not in NOTHING
+    ]
