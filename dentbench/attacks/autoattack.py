@@ -34,9 +34,9 @@ _SHRINK: Final = {"fab": "first", "fab-t": "first", "square": "each"}
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack left: points (B, C, H, W), its own flags, and who broke what.
+    """The result of an attack: points (B, C, H, W), its own flags, and the attack that broke each.
 
-    ``points``: the adversarial image where one was found, otherwise the point of the highest
+    ``points``: the adversarial image where the attack has one, otherwise the point of the highest
     margin. ``robust`` (B,): the attack's own flags. ``broken_by``: one name per image, "" for
     survivors and "natural" for images that were wrong from the start. ``elsewhere`` (B,): which
     the other batches that a protocol judged them in leave unbroken; None where there are none.
@@ -59,7 +59,7 @@ def run_attack(
     seed_of: Callable[[str, int], int],
     chunk: int,
 ) -> AttackResult:
-    """Run a named attack on a view's images and return what it left.
+    """Run a named attack on a view's images and return its result.
 
     ``natural`` (B,): which images are right without an attack; the others are not attacked.
     ``seed_of(attack, number of the chunk)`` seeds each run. At most ``chunk`` images are handed
@@ -132,7 +132,7 @@ def _single_attack(
     if name in ("fab", "fab-t"):
         attack.targeted = name == "fab-t"
     if name == "fab-t":
-        attack.n_restarts = 1  # as AutoAttack sets it just before it runs this one
+        attack.n_restarts = 1  # as AutoAttack sets it just before it runs this attack
     _set_budget(attack, plan, spec, name, classes)
     _use_plain_margin(attack, classes)
     _declare_runs(attack, view, _SHRINK.get(name, "never"))

@@ -1,4 +1,4 @@
-"""What every attack shares: the threat model, and the rule never to trust an attack."""
+"""Define the threat model, and judge points afresh: an attack's own flags are never trusted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Classifier: TypeAlias = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) in [0, 1] to logits (B, classes): a network, or a whole defense."""
 
 OFFERS: Final = ("adapt", "predict", "unroll", "trajectory", "preprocess")
-"""What a defense may have beside being called, see :class:`Defense`."""
+"""The methods that a defense may have beside being called, see :class:`Defense`."""
 
 
 class Defense(typing.Protocol):
@@ -25,7 +25,7 @@ class Defense(typing.Protocol):
 
     Some also have ``unroll(x, last=None)``: the adaptation as a differentiable function of x,
     through the last so many steps; ``trajectory(x)``: the adaptations before every step and after
-    the last, which is the adaptation; and ``preprocess(x, adaptation)``: what the network is shown.
+    the last, which is the adaptation; and ``preprocess(x, adaptation)``: the network's input.
     """
 
     def adapt(self, x: Tensor) -> Any:
@@ -76,7 +76,7 @@ class ThreatModel:
     def project(self, points: Tensor, clean: Tensor) -> Tensor:
         """Return points (B, C, H, W) of the ball and the box; those that are in both stay.
 
-        Linf: the nearest ones. L2 and L1: pulled straight towards the clean image.
+        Linf: the nearest points. L2 and L1: pulled straight towards the clean image.
         """
         if self.norm == "Linf":
             inside = torch.minimum(torch.maximum(points, clean - self.eps), clean + self.eps)

@@ -1,4 +1,4 @@
-"""What each protocol runs: its list of ascents, from which its cost follows; no torch."""
+"""List the ascents that each protocol runs, from which its cost follows; no torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class Ascent:
     """One run of the base attack.
 
     ``loss``: "ce", "margin" or "dlr". ``rank``: the target is the wrong class of this rank, 0
-    being the most probable; None for untargeted. ``start``: "best", the best points found so far,
+    being the most probable; None for untargeted. ``start``: "best", the best points so far,
     or "random".
     """
 
@@ -50,10 +50,10 @@ def queries_of(spec: EvalSpec) -> int:
 
 
 WARM_TARGETS = 3
-"""Towards how many targets FPA and GMSA go on from the best points, unless they are told."""
+"""The number of targets that FPA and GMSA ascend towards from the best points, by default."""
 
 MOST_LARGER_STEPS = 3
-"""The most steps of a surrogate process: what it is for is to be cheap."""
+"""The most steps of a surrogate process, whose purpose is to be cheap."""
 
 POISONED = 4
 """How many batches before a unit are poisoned at most."""
@@ -154,7 +154,7 @@ def larger_steps(spec: EvalSpec) -> int:
 
 
 def invading_mates(fraction: float, images: int) -> int:
-    """Return how many of a batch's images are malicious: at least one, but never all."""
+    """Return how many of a batch's images are malicious: 1 at least, never all."""
     return min(max(round(fraction * images), 1), images - 1)
 
 

@@ -1,6 +1,6 @@
-"""Name -> protocol: the one place to add one; attacks are in ``spec/attack_plans.py``.
+"""Catalogue protocols by name: add a protocol here, an attack in ``spec/attack_plans.py``.
 
-Torch-free, so that a bad name is told at once.
+Torch-free, so that a bad name is refused at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dentbench.spec.evaluation import AttackSpec, EvalSpec, ProtocolSpec
 
 
 def attack_label(spec: AttackSpec) -> str:
-    """Return what an attack is, in words: AutoAttack's preset, or what and "not AutoAttack"."""
+    """Describe an attack: AutoAttack's preset, or its name and "not AutoAttack"."""
     plan = ATTACKS[spec.name]
     overrides = [
         f"{name} {value}"
@@ -34,7 +34,7 @@ class ProtocolCard:
     """A way to attack a defense.
 
     ``function``: ``module:name`` of the function that carries it out (see ``protocols/base.py``).
-    ``summary``: what it does, in words. ``source``: where it is from. ``version``:
+    ``summary``: a description. ``source``: where it is from. ``version``:
     the number of its code, raised when its answers change; what was stored of another one is
     computed anew. ``needs_static``: whether
     it uses the static model's adversarial points. ``after``: the stages, in order, that are run
@@ -61,9 +61,9 @@ class ProtocolCard:
     def reason_to_skip(self, spec: EvalSpec, offers: Collection[str]) -> str:
         """Return why this protocol cannot attack a defense, or "" when it can.
 
-        ``offers``: the names of what the defense has beside logits: "adapt", "predict", "unroll",
-        "with_steps" (fewer steps exist), "random" (its answers are), "after" (it goes on from
-        batch to batch).
+        ``offers``: the names of the methods that the defense has beside logits: "adapt", "predict",
+        "unroll", "with_steps" (fewer steps exist), "random" (its answers are), "after" (it goes on
+        from batch to batch).
         """
         missing = [name for name in self.needs if name not in offers]
         if missing:
@@ -79,19 +79,19 @@ class ProtocolCard:
 
 
 _IN_WORDS: Final = {"after": "state that it carries from batch to batch"}
-"""What a protocol needs, where its name does not say it."""
+"""Descriptions of a protocol's needs, where the name is not enough."""
 
 NATURAL_VERSION: Final = 1
-"""The number of what judges the natural images, raised as that of a protocol."""
+"""The version of the code that judges natural images, raised as that of a protocol."""
 
 CHECKS_VERSION: Final = 4
-"""The number of what checks a defense before it is attacked, raised as that of a protocol."""
+"""The version of the checks of a defense before its attack, raised as that of a protocol."""
 
 OWN_NORMS: Final = ("Linf", "L2")
 """The norms of our own APGD; in L1 it would need sparse steps of its own."""
 
 LARGEST_MARGIN: Final = "largest-margin"
-"""What broke an image that transfer's first points leave: those of the largest margin."""
+"""The name in ``broken_by`` of transfer's points of the largest margin."""
 
 CLAIMED: Final = "claimed"
 """Points handed in by anyone are a protocol of the name "claimed@HASH", see ``dentbench judge``."""

@@ -1,4 +1,4 @@
-"""Checks of whether an evaluation can be trusted: what each is, and how they are stored.
+"""Name the checks of whether an evaluation can be trusted, and store their results.
 
 Torch-free, so that a report can read them. The checks that ask the defense itself are in
 ``probes.py``, those that the outcomes decide in ``evaluation/flag_checks.py``. They are ours;
@@ -58,7 +58,7 @@ SAME: Final = 1e-3
 """Answers differ when a logit does by more than this share of the logits' range (tf32 passes)."""
 
 INDISPENSABLE: Final = (STATELESS, FRESH_PROCESS)
-"""The checks that must have been made: one that could not be made leaves a doubt."""
+"""The checks that must have been made: without any of them a doubt is left."""
 
 OF_DEFENSES: Final = frozenset({FRESH_PROCESS})
 """The checks that are made of defenses alone, not of the static model."""
@@ -68,8 +68,8 @@ OF_DEFENSES: Final = frozenset({FRESH_PROCESS})
 class Check:
     """One check: whether it passed (None: it could not be made), its value, and a sentence.
 
-    ``value``: what was measured, or None; the sentence says of what, and what follows. ``shares``:
-    the value of each protocol by name, where it has one of each.
+    ``value``: the measurement, or None; the sentence explains it and its consequence. ``shares``:
+    the value of each protocol by name, where the check has them.
     """
 
     name: str
@@ -95,7 +95,7 @@ def to_json(checks: Iterable[Check]) -> str:
 
 @lru_cache(maxsize=1 << 8)
 def from_json(text: str | None) -> Mapping[str, Check]:
-    """Return the checks of a column by name, but for what is no check; none for none."""
+    """Return the checks of the column by name, leaving out entries that are no check."""
     entries = json.loads(text or "{}")
     fields = {"passed", "value", "sentence"}
     return {
@@ -106,7 +106,7 @@ def from_json(text: str | None) -> Mapping[str, Check]:
 
 
 def unsettled(text: str | None, *, static: bool = False) -> tuple[Check, ...]:
-    """Return the checks that failed, and the indispensable ones that were not made.
+    """Return the checks that failed, and the indispensable checks that were not made.
 
     ``static``: whether they are those of a static model.
     """

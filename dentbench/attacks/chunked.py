@@ -15,7 +15,7 @@ from dentbench.attacks.base import OFFERS, Classifier, offers
 from dentbench.attacks.counting import CallCounter
 
 Answer: TypeAlias = Callable[..., Tensor]
-"""Maps some images (n, C, H, W) to what a defense makes of them, a row for each."""
+"""Maps some images (n, C, H, W) to a defense's answer, a row for each."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,10 @@ class Chunked:
     the activations of one part are there at a time. These second forwards are not counted: what
     an attack costs in passes does not depend on the memory it is run in; its seconds do.
 
-    ``adapt``, ``predict`` and the other parts are there where the defense has them;
-    their adaptation is a tuple, one for each part, and fits the images that it was made for only.
-    The answers are the defense's, up to rounding, if each image's is independent of its batch
-    mates and nothing random is drawn; they have first derivatives only.
+    ``adapt``, ``predict`` and the other parts are there where the defense has them; their
+    adaptation is a tuple, an entry for each part, and fits the images that it was made for only.
+    The answers are the defense's, up to rounding, if each image's is independent of its batch mates
+    and nothing random is drawn; they have first derivatives only.
     """
 
     def __init__(self, defense: Classifier, size: int, counter: CallCounter) -> None:
@@ -74,7 +74,7 @@ class Chunked:
         return list(zip(*(trajectory(part) for part in x.split(self.size)), strict=True))
 
     def _under(self, answer: Answer, x: Tensor, adaptation: tuple[Any, ...]) -> Tensor:
-        """Return what a function of images and an adaptation gives, part by part."""
+        """Return the values of a function of images and an adaptation, part by part."""
         pairs = zip(x.split(self.size), adaptation, strict=True)
         return torch.cat([self._adapted(answer, part, own) for part, own in pairs])
 

@@ -1,4 +1,4 @@
-"""What an attack costs, counted in passes through the network, before it is run; no torch."""
+"""Count the passes through the network that an attack costs, before it is run; no torch."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Passes:
 
 
 def attack_passes(spec: AttackSpec, classes: int) -> Passes:
-    """Return the passes through what is attacked for one image that survives every part.
+    """Return the passes through the attacked model for an image that survives every part.
 
     The count is exact: it includes the attacks' own checks and our judgement after each part.
     """
@@ -50,7 +50,7 @@ def attack_passes(spec: AttackSpec, classes: int) -> Passes:
 def _part_passes(name: str, spec: AttackSpec, classes: int) -> Passes:
     plan = ATTACKS[spec.name]
     iterations = spec.iterations or plan.iterations or 100
-    if is_users(name):  # nobody knows; a guess for what is shown while it runs
+    if is_users(name):  # nobody knows; a guess for the progress display
         return Passes(1 + iterations, iterations)
     # In L1, AutoAttack standard runs APGD in three stages, each with a first gradient of its own.
     starts = 3 if spec.norm == "L1" and plan.version == "standard" else 1
@@ -74,7 +74,7 @@ def _part_passes(name: str, spec: AttackSpec, classes: int) -> Passes:
 
 
 def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
-    """Return the network's passes when what is attacked adapts before every forward."""
+    """Return the network's passes when the attacked model adapts before every forward."""
     steps = 0 if defense is None else defense.steps
     return Passes(passes.forwards * (steps + 1), passes.backwards + passes.forwards * steps)
 
@@ -82,7 +82,7 @@ def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
 def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
     """Return the most passes that one image can cost in a stage, final judgement included.
 
-    A protocol of one's own is taken to cost as much as the published one.
+    A user's protocol is taken to cost as much as the published protocol.
     """
     views = spec.defense.views if isinstance(spec.defense, DefenseSpec) else 1
     return _of_one_view(spec, stage, classes) * views
@@ -107,9 +107,9 @@ def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
 
 
 def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
-    """Return what the static model's points of maximal margin cost, where transfer looks for them.
+    """Return the cost of the static model's points of maximal margin, which transfer tries.
 
-    The logits that rank the targets, the ascents, and what the defense says of their ends.
+    The logits that rank the targets, the ascents, and the defense's answers at their ends.
     """
     if spec.attack.norm not in OWN_NORMS or spec.batches.batching != "declared":
         return Passes(0, 0)
@@ -182,7 +182,9 @@ def _ensemble_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     total = Passes(0, 0)
     for number in range(spec.protocols.rounds):
         networks = 1 if stage == "fpa" else number + 1
-        total += judged * (1 + number)  # the new adaptation; the earlier ones for fewer images
+        total += judged * (
+            1 + number
+        )  # the new adaptation; the earlier adaptations for fewer images
         if number or not spec.protocols.cascade:
             gradients = 1 + sum(ascent.iterations + 2 for ascent in ascents)
             total += Passes(1, 1) * (gradients * networks) + judged * len(ascents)

@@ -46,7 +46,7 @@ class CallCounter:
 
 
 class Uncounted:
-    """What :meth:`CallCounter.uncounted` returns."""
+    """The context manager of :meth:`CallCounter.uncounted`."""
 
     def __init__(self, counter: CallCounter) -> None:
         self.counter = counter

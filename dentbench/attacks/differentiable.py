@@ -27,20 +27,20 @@ def gradient_path(forward: Classifier, images: Tensor) -> Path:
     leaf = images.detach().clone().requires_grad_()
     try:
         with torch.random.fork_rng(devices), torch.enable_grad():
-            logits = forward(leaf.view_as(leaf))  # what an attack hands in is no leaf either
+            logits = forward(leaf.view_as(leaf))  # an attack's images are no leaf either
             if not logits.requires_grad:
                 return "missing"
             (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
-    except Exception as error:  # what is raised depends on what the network does with its graph
-        # A lack of memory says nothing of the graph; whatever asks for more of it will tell.
+    except Exception as error:  # its type depends on the network's own code
+        # Out of memory says nothing of the graph: the next larger request reports it.
         return "whole" if "memory" in str(error).lower() else "broken"
     return "missing" if gradient is None else "whole"
 
 
 def attackable(forward: Classifier, x: Tensor, path: Path) -> Tensor:
-    """Return the logits of images in their floating type, with a gradient if one is asked for.
+    """Return the logits of images in their floating type, with a gradient where it is asked for.
 
-    ``path``: what :func:`gradient_path` found of ``forward``; where it is not "whole" the gradient
+    ``path``: of ``forward``, by :func:`gradient_path`; where it is not "whole" the gradient
     of the images is zero.
     """
     wanted = x.requires_grad and torch.is_grad_enabled()

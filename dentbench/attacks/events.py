@@ -1,4 +1,4 @@
-"""How an attack says where it is, to whoever listens; nobody need."""
+"""Report how far an attack is, to a callback where there is one."""
 
 from __future__ import annotations
 

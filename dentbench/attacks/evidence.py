@@ -1,4 +1,4 @@
-"""What a gain rests on: which attacks it must have withstood, and which of them count.
+"""Decide which attacks a gain must have withstood, and which of them count.
 
 An attack that misses adversarial points which are there by construction would miss others: that
 it breaks nothing is no evidence (Zimmermann et al., NeurIPS 2022, arXiv 2206.13991). So a protocol
@@ -15,7 +15,7 @@ NEEDED: Final = ("published", "transfer", "warm", "scores", "decision")
 """The protocols that must have been withstood, whatever the defense."""
 
 ADAPTIVE: Final = ("bpda", "fpa", "gmsa-avg", "gmsa-min", "unrolled")
-"""Protocols made against a defense that adapts; one of them must have been withstood."""
+"""Protocols made against a defense that adapts; a gain must have withstood at least one."""
 
 IN_PARTS: Final = ("fpa", "gmsa-avg", "gmsa-min", "unrolled")
 """Those of them that need the parts of a defense, and see its adaptation so."""
@@ -31,7 +31,7 @@ LEAST_SHARE: Final = 0.75
 
 
 def counted_on(shares: Mapping[str, float]) -> tuple[str, ...]:
-    """Return the protocols that find planted points; ``shares``: what each finds of them."""
+    """Return the protocols that find planted points; ``shares``: of these points, by protocol."""
     return tuple(name for name, share in shares.items() if share >= LEAST_SHARE)
 
 
@@ -43,10 +43,10 @@ def not_counted_on(shares: Mapping[str, float]) -> tuple[str, ...]:
 def lacking(shares: Mapping[str, float], *, in_parts: bool) -> tuple[str, ...]:
     """Return, in words, which kinds of protocols have none that finds planted points.
 
-    A gain must rest on one that follows the defense's own gradient and, where the defense is
-    handed in as ``in_parts``, on one made against its adaptation: the published gradient takes
-    that for a constant. A defense in one piece has the gradient of the whole, or fails the first.
-    A kind of which none was run is none of these: that it is missing is said elsewhere.
+    A gain must rest on a protocol that follows the defense's own gradient and, where the defense is
+    handed in as ``in_parts``, on a protocol made against its adaptation: the published gradient
+    takes that for a constant. A defense in one piece has the gradient of the whole, or fails the
+    first. A kind of which none was run is none of these: that it is missing is said elsewhere.
     """
     kinds: list[tuple[str, tuple[str, ...]]] = [
         ("follows the defense's own gradient", OWN_GRADIENT)

@@ -1,4 +1,4 @@
-"""What an attack maximizes: losses of logits, one value per image."""
+"""The losses of logits that attacks maximize, a value per image."""
 
 from __future__ import annotations
 

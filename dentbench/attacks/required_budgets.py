@@ -1,4 +1,4 @@
-"""What every attack must have spent before a gain that it left counts: a table of least budgets.
+"""The least budget that each attack must have spent before a gain counts.
 
 The numbers are those of AutoAttack standard and of the protocols as they come. A test keeps them
 equal, so that a default that becomes cheaper does not make a verdict cheaper. Torch-free.
@@ -20,7 +20,7 @@ from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, EvalSpec
 
 Budget = Mapping[str, float]
-"""Quantities of a budget by name; more is stronger for every one of them."""
+"""Quantities of a budget by name; more is stronger for each."""
 
 _STANDARD: Final[Budget] = {
     "apgd-ce iterations": 100,
@@ -62,14 +62,14 @@ REQUIRED: Final[dict[str, Budget]] = {
     "poisoned-stream": {"iterations": 25},
     "batch-mates": {"iterations": 50, "shares": 3, "largest share": 0.2},
 }
-"""The least budget of every protocol that has one; transfer takes over the published attack's."""
+"""The least budgets by protocol; transfer takes over the published attack's."""
 
 _MANY: Final = 10**6
 """More classes than there are targets: a data set of few classes shortens no budget."""
 
 
 def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
-    """Return what a spec gives a protocol to spend; nothing for one that has no budget here."""
+    """Return the budget that a spec gives a protocol; empty where none is required."""
     if stage == "published":
         return _attack_budget(spec.attack)
     if stage in BLACK_BOX_PROTOCOLS:
@@ -107,7 +107,7 @@ def _percent_of_steps(spec: EvalSpec) -> float:
 
 
 def _attack_budget(attack: AttackSpec) -> dict[str, float]:
-    """Return what each part of a named attack has, AutoAttack's own where nobody says otherwise."""
+    """Return the budget of each part of a named attack, by default AutoAttack's own."""
     plan = ATTACKS[attack.name]
     budgets: dict[str, float] = {}
     for part in plan.parts:
@@ -123,9 +123,9 @@ def _attack_budget(attack: AttackSpec) -> dict[str, float]:
 
 
 def shortfalls(budgets: Mapping[str, Budget], *, random: bool = False) -> dict[str, str]:
-    """Return what each protocol lacks of its least budget, in words, by protocol.
+    """Describe, by protocol, by how much its budget is below the least budget.
 
-    ``budgets``: what the protocols run had, each as :func:`spent` gives it. ``random``: whether
+    ``budgets``: of the protocols run, each as :func:`spent` gives it. ``random``: whether
     the defense's answers are, for which AutoAttack rand counts as much as standard.
     """
     lacks = {}

@@ -16,7 +16,7 @@ from dentbench.attacks.base import OFFERS, Classifier
 class SeededDefense:
     """A defense whose own random numbers are kept apart from the attack's.
 
-    The defense draws from its own stream, which ``seed`` starts; the global one, which the
+    The defense draws from its own stream, which ``seed`` starts; the global stream, which the
     attacks reseed, is put back after every call. Its ``adapt``, ``predict`` and ``unroll`` are
     the defense's own, treated likewise, where it has them.
     """

@@ -1,4 +1,4 @@
-"""The order of protocols within a round: what breaks most per pass first. Torch-free.
+"""Order protocols within a round, those that break most per pass first. Torch-free.
 
 Measured by ``python -m tests.benchmarks stage-order``, which writes
 ``results/benchmarks/stage-order-cpu.json``: the images that each protocol breaks of those right
@@ -31,17 +31,17 @@ MEASURED: Final = (
     "unrolled",
     "published",
 )
-"""Protocols by what they break per pass, the best first."""
+"""Protocols in order of images broken per pass, the best first."""
 
 LAST: Final = "published"
-"""What comes last whatever it breaks: it is as dear as all others together."""
+"""The protocol that always comes last: it costs as much as all others together."""
 
 
 def cheap_first(names: Sequence[str]) -> list[str]:
     """Return protocols in the order in which a round runs them.
 
-    Each comes after those whose points it starts from; what was not measured comes before
-    "published", and what users hand in first of all.
+    Each comes after those whose points it starts from; protocols never measured come before
+    "published", and users' own protocols first of all.
     """
     rank = {name: number for number, name in enumerate(MEASURED)}
     rank[LAST] = len(rank) + len(PROTOCOLS)

@@ -1,4 +1,4 @@
-"""An attack of a user, ``module:callable``: any tool's, behind one function.
+"""Run a user's attack, ``module:callable``: any tool's, behind a function.
 
 It is called with a classifier, images (b, C, H, W) in [0, 1], labels (b,) and the threat model
 (``norm``, ``eps``), and returns points (b, C, H, W). It asks the classifier about all of the
@@ -18,7 +18,7 @@ from dentbench.attacks.user_function import UserFunction
 def attack_name_of(text: str) -> str:
     """Return the name of a user's attack ``module:callable``: with the hash of its source.
 
-    Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    Raises :class:`~dentbench.errors.SpecError` for an attack that cannot be imported.
     """
     return _imported(text.partition("@")[0]).name
 

@@ -28,10 +28,10 @@ class UserFunction:
 
     @classmethod
     def imported(cls, kind: str, text: str, wanted: str) -> UserFunction:
-        """Import what a text or a name stands for; ``wanted``: what it must be, in words.
+        """Import the function that a text or a name stands for; ``wanted``: a description of it.
 
-        Raises :class:`~dentbench.errors.SpecError` for one that cannot be had, and for a name
-        whose source is another by now.
+        Raises :class:`~dentbench.errors.SpecError` for a function that cannot be imported, and for
+        a name whose source is another by now.
         """
         text, _, sha256 = text.partition("@")
         function, files = load_callable(kind, text, wanted)
@@ -42,22 +42,22 @@ class UserFunction:
 
     @property
     def name(self) -> str:
-        """What it is known by: the text with the hash of its source."""
+        """Its name in records: the text with the hash of its source."""
         return f"{self.text}@{self.sha256}"
 
     def __call__(self, *handed: Any) -> Any:
-        """Return what it returns; what it raises becomes one sentence."""
+        """Call the function; an exception becomes one sentence."""
         try:
             with contained():
                 return self.function(*handed)
         except (DentBenchError, torch.OutOfMemoryError, MemoryError):
             raise
-        except Exception as error:  # whatever a user's function raises
+        except Exception as error:  # a user's function may raise anything
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"{self.kind} {self.text} fails: {reason}") from error
 
     def checked(self, points: Any, images: Tensor) -> Tensor:
-        """Return what it returned if it is points of the shape of ``images`` (B, C, H, W)."""
+        """Return the points it returned, if they have the shape of ``images`` (B, C, H, W)."""
         shape = tuple(images.shape)
         if not isinstance(points, Tensor) or tuple(points.shape) != shape:
             got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__

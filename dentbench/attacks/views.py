@@ -1,4 +1,4 @@
-"""Views of a defense: what an attack is shown instead of the defense itself."""
+"""Views of a defense, which attacks are shown instead of the defense itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class BatchView(nn.Module):
     """Shows an attack a defense of one declared batch, although it asks about parts of it.
 
     AutoAttack goes on with the images that are still right, so it hands in ever smaller batches.
-    With ``whole``, each is put back among its batch mates (broken ones at their adversarial
+    With ``whole``, each is put back among its batch mates (broken images at their adversarial
     points) before the defense sees it. Every query within the threat model is remembered: ``best``
     (B, C, H, W) holds, for each image, the point of the highest margin that any query reached.
 
@@ -34,7 +34,7 @@ class BatchView(nn.Module):
     ) -> None:
         super().__init__()
         self.defense = defense
-        self.clean = clean.contiguous()  # the attacks call view on what comes of it
+        self.clean = clean.contiguous()  # the attacks call view on its results
         self.labels = labels
         self.threat = threat
         self.whole = whole
@@ -69,7 +69,7 @@ class BatchView(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the defense's logits (b, classes) for a query (b, C, H, W)."""
         rows = self._locate(x)
-        if x.requires_grad:  # some attacks call view on the gradient, whatever its layout is
+        if x.requires_grad:  # some attacks call view on the gradient, in any layout
             x = x.view_as(x)
             x.register_hook(Tensor.contiguous)
         if self.whole and len(rows) < len(self.clean):
@@ -79,7 +79,7 @@ class BatchView(nn.Module):
             logits = self.defense(x)
         require_finite(logits, "the defense")
         self._remember(rows, x.detach(), logits.detach())
-        # Attacks write into what they are given (Square does): hand out a fresh tensor.
+        # Attacks write into their input (Square does): hand out a fresh tensor.
         return logits.clone()
 
     def _locate(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What every probe shares: what is examined, its points, and how two answers are compared."""
+"""Define the defense under examination, its points, and the comparison of two answers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ IMAGES: Final = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Probe:
-    """What is examined.
+    """A defense under examination.
 
     ``make()`` returns the defense as it was before any question, each time afresh if it can be
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.

@@ -1,7 +1,7 @@
 """Short ascents of the margin along the published gradient, for the checks that need some.
 
 For b = min(B, 16) images they cost at most (N + 48) b single-image calls, with N the iterations of
-the attack: two ascents of 20 and of N steps in the ball, one of 10 in half of it and one of 10 in
+the attack: ascents of 20 and of N steps in the ball, of 10 steps in half of it and of 10 in
 the whole box, and 5 random points.
 """
 

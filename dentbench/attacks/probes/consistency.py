@@ -1,6 +1,6 @@
 """Probes of whether an answer is a function of the image: asked again, in other company and modes.
 
-Each looks at natural images and at perturbed ones, for a defense may tell them apart. For a batch
+Each asks about natural and perturbed images, for a defense may tell them apart. For a batch
 of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and the perturbed ones 2 B.
 """
 

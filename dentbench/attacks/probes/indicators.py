@@ -16,7 +16,7 @@ LEFT: Final = 0.1
 """The largest share of images that may stay right when every image is within reach."""
 
 ONE: Final = 1
-"""By how many images a stronger attack may fall behind a weaker one."""
+"""The number of images by which a stronger attack may fall behind a weaker attack."""
 
 LATE: Final = 0.1
 """The largest share of its rise that a loss may make in the last quarter of the steps."""
@@ -25,7 +25,7 @@ _RANDOM: Final = "random answers hide it"
 
 
 def indicate(climbs: Climbs, *, random: bool) -> tuple[Check, ...]:
-    """Return the checks; ``random``: whether the defense answers one question in two ways."""
+    """Return the checks; ``random``: whether the defense answers the same question in two ways."""
     return (_large_eps(climbs), _monotone(climbs, random), _noise(climbs, random), _risen(climbs))
 
 
@@ -59,7 +59,7 @@ def _monotone(climbs: Climbs, random: bool) -> Check:
 
 
 def _noise(climbs: Climbs, random: bool) -> Check:
-    """Random points of the ball may not break what the gradient leaves."""
+    """Random points of the ball may not break images that the gradient leaves."""
     if random:
         return Check(checks.NOISE, None, None, _RANDOM)
     left = (climbs.short.best[-1] <= 0) & (climbs.full.best[-1] <= 0)

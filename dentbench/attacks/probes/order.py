@@ -1,4 +1,4 @@
-"""A probe of memory that outlives a process: does it matter what was asked about first?
+"""Probe memory that outlives a process: whether the order of the first questions matters.
 
 A file or a server that remembers answers is the same to every instance and to every process, so
 none of them can be asked as if nothing had been asked before. But points that nobody ever asked
@@ -31,10 +31,10 @@ STEPS: Final = 10
 """The steps of the static model's ascent."""
 
 MOST: Final = 32
-"""At most so many points are asked about, one half of them first."""
+"""The most points that the defense is asked about, half of them before their images."""
 
 LEAST: Final = 14
-"""The fewest with which chance can be told from memory at :data:`LEVEL`."""
+"""The fewest points that distinguish memory from chance at :data:`LEVEL`."""
 
 APART: Final = 4
 """How many radii of the ball lie at least between any two images."""
@@ -50,7 +50,7 @@ MIRRORED: Final = ((-1,), (-2,), (-1, -2))
 class Pairs:
     """Images (b, C, H, W), adversarial points of the static model, and its labels (b,) of images.
 
-    Of the even ones the point is asked about first, of the odd ones the image.
+    Of even pairs the point is asked about first, of odd pairs the image.
     """
 
     images: Tensor
@@ -59,14 +59,14 @@ class Pairs:
 
     @property
     def shown_first(self) -> Tensor:
-        """What is asked about first (b, C, H, W)."""
+        """The points or images (b, C, H, W) that are asked about first."""
         first = self.images.clone()
         first[::2] = self.points[::2]
         return first
 
 
 def pairs_of(probe: Probe) -> Pairs | None:
-    """Return what is asked about, the same at every call; None where there is too little."""
+    """Return the pairs to ask about, the same at every call; None where there are too few."""
     if probe.network is None or probe.threat.norm not in OWN_NORMS or not probe.threat.eps:
         return None
     mirrored = torch.cat([probe.images.flip(axes) for axes in MIRRORED])
@@ -84,7 +84,7 @@ def pairs_of(probe: Probe) -> Pairs | None:
 
 
 def ask_first(probe: Probe) -> None:
-    """Ask the defense about one of each pair, before it is asked about anything else."""
+    """Ask the defense about the first of each pair, before it is asked about anything else."""
     pairs = pairs_of(probe)
     if pairs is not None:
         _ask(probe, probe.make(), pairs.shown_first)
@@ -112,7 +112,7 @@ def order(probe: Probe) -> Check:
 
 @torch.no_grad()
 def _ask(probe: Probe, defense: Classifier, x: Tensor) -> Tensor:
-    """Return answers to the even and to the odd ones, each among their kind, in batches."""
+    """Return answers to the even and to the odd rows of ``x``, each kind in its own batches."""
     size = max(len(probe.images), 1)
     answers: list[Tensor] = [torch.empty(0), torch.empty(0)]
     for parity in (0, 1):

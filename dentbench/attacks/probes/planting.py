@@ -1,10 +1,10 @@
-"""Planted adversarial points: an attack is run where a point to be found exists by construction.
+"""Plant adversarial points: attacks are run where such points exist by construction.
 
-The logits of a defense get a readout of two classes, one for each image, fitted so that a point at
+The logits of a defense get, for each image, a readout of two classes, fitted so that a point at
 the edge of the ball is on the other side and random points of the ball are not. An attack that
 does not find such a point would miss others. Source: Zimmermann et al., NeurIPS 2022
-(arXiv 2206.13991), who fit the readout to features; logits are what every defense has. That the
-point is improved by what random ones score (one step of evolution strategies) is ours.
+(arXiv 2206.13991), who fit the readout to features, while every defense has logits. That the
+point is improved by the scores of random points (a step of evolution strategies) is ours.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ EDGE: Final = 0.8
 """Where the boundary lies between the best random score and that of the planted point."""
 
 STANDS_OUT: Final = 1e-2
-"""By what share of its own rise a planted point must be beyond random ones."""
+"""The share of its own rise by which a planted point must exceed random points."""
 
 REPEATS: Final = 8
 """How many answers of a random defense a score is the mean of."""
@@ -84,9 +84,9 @@ class ReadoutDefense:
 
 @dataclass(frozen=True, kw_only=True)
 class Planting:
-    """What was planted: ``points`` (b, C, H, W) in the balls of ``images`` (b, C, H, W).
+    """Planted ``points`` (b, C, H, W) in the balls of ``images`` (b, C, H, W).
 
-    ``stands`` (b,): where a point stands out from random ones; nowhere if answers are flat.
+    ``stands`` (b,): where a point stands out from random points; nowhere if answers are flat.
     """
 
     images: Tensor
@@ -97,7 +97,7 @@ class Planting:
 
     @torch.no_grad()
     def hits(self, defense: Classifier, points: Tensor) -> int:
-        """Return at how many images points (b, C, H, W) are found, judged by the defense."""
+        """Count the points (b, C, H, W) that the defense judges to be adversarial."""
         answers = torch.stack([defense(points) for _ in range(self.repeats)]).mean(0)
         return int(((self.readout.score(answers) > 0) & self.stands).sum())
 
@@ -158,7 +158,7 @@ def _moved(x: Tensor, direction: Tensor, threat: ThreatModel) -> Tensor:
 
 
 def _fit(draws: Tensor, natural: Tensor) -> tuple[Tensor, Tensor]:
-    """Fit a readout of logits (draws, b, classes): along what random points change most.
+    """Fit a readout of logits (draws, b, classes) to the largest change among random points.
 
     Return the weights and the centre (b, classes). ``natural`` (b, classes) scores at most 0.
     """
@@ -170,7 +170,7 @@ def _fit(draws: Tensor, natural: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _towards(x: Tensor, edges: list[Tensor], scores: Tensor, threat: ThreatModel) -> Tensor:
-    """Return the points that random ones point to, each weighted with its score (draws, b)."""
+    """Return the points in the direction of random points, weighted by scores (draws, b)."""
     direction = torch.zeros_like(x)
     for points, score in zip(edges, scores.to(x.dtype), strict=True):
         direction += score[:, None, None, None] * (points - x)

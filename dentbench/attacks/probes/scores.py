@@ -1,8 +1,8 @@
 """A probe of the scores: do they tell how near the boundary is?
 
 Attacks by scores, and every ascent, need a margin that moves and falls towards the boundary. On a
-segment from a natural image to one of another class it must cross zero, and on the way there it
-can be watched. For b = min(B, 16) images it costs 22 b single-image calls, 8 times as many where
+segment from a natural image to an image of another class it must cross zero, and on the way there
+it can be watched. For b = min(B, 16) images it costs 22 b single-image calls, 8 times as many where
 answers are random.
 """
 
@@ -62,7 +62,7 @@ def scores(probe: Probe, *, random: bool) -> Check:
 
 
 def _partners(labels: Tensor) -> Tensor:
-    """Return for each image the next one of another class, itself where there is none."""
+    """Return for each image the next image of another class, itself where there is none."""
     places = torch.arange(len(labels), device=labels.device)
     others = places.clone()
     for shift in range(len(labels) - 1, 0, -1):
@@ -74,7 +74,7 @@ def _partners(labels: Tensor) -> Tensor:
 def _watch(
     margin_at: Callable[[Tensor], Tensor], start: Tensor, span: float
 ) -> tuple[int, float, float]:
-    """Return how many segments cross, the mean share that rises, and what is left beside it.
+    """Return how many segments cross, the mean share that rises, and the largest fall beside it.
 
     ``margin_at`` maps places (b,) on the segments to margins; ``start`` (b,): those at 0.
     """

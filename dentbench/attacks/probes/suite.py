@@ -17,7 +17,7 @@ from dentbench.attacks.probes.scores import scores
 def probe(probe: Probe) -> tuple[Check, ...]:
     """Return every check that asks the defense at the start; the random state is as before.
 
-    What the check "order" is about is asked first of all; the check itself is for the end.
+    The questions of the check "order" come first of all, the check itself last.
     """
     ask_first(probe)
     defense, answers = consistency.ask_twice(probe)

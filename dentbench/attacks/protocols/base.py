@@ -23,24 +23,24 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class AttackContext:
-    """What a protocol may use on one unit of work.
+    """The context of an attack on one unit of work.
 
-    ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without
-    an attack. ``defense``: what is judged; where it offers ``adapt``, ``predict`` and ``unroll``,
-    they are methods of it. ``static_points``: the static model's adversarial points (B, C, H, W),
-    there when the protocol asks for them. ``claimed_points``: those of a file (B, C, H, W), where
-    they are judged.
+    ``images`` (B, C, H, W) in [0, 1], ``labels`` (B,), ``natural`` (B,): which are right without an
+    attack. ``defense``: the model that is judged; where it offers ``adapt``, ``predict`` and
+    ``unroll``, they are methods of it. ``static_points``: the static model's adversarial points (B,
+    C, H, W), there when the protocol asks for them. ``claimed_points``: those of a file (B, C, H,
+    W), where they are judged.
 
     ``network``: the static model. ``counterpart``: its final points (B, C, H, W) under the same
     protocol, where it has that and there is a cascade: they count for the defense too.
     ``starts``: the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by``
     (B names): the earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W)
     its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
-    units. ``random``: whether the defense answers by chance, so that one answer means little.
+    units. ``random``: whether the defense answers by chance, so that a single answer means little.
     ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
     far in all; None when it has no fewer. ``stream``: of a defense that goes on from batch to
     batch, how it was a few batches before this one, and the natural images of these. ``surrogate``:
-    what the defense itself declares to be near to it, in place of which it can be attacked.
+    a network that the defense itself declares near to it, to be attacked in its place.
     """
 
     spec: EvalSpec
@@ -66,7 +66,7 @@ class AttackContext:
 
     @property
     def followed(self) -> tuple[Classifier, ...]:
-        """The networks that stand in for the defense: the static model, and what it declares."""
+        """The networks that stand in for the defense: the static model, and declared surrogates."""
         assert self.network is not None
         return (self.network,) if self.surrogate is None else (self.network, self.surrogate)
 
@@ -82,7 +82,7 @@ Protocol: TypeAlias = Callable[[AttackContext], AttackResult]
 
 
 def judged_only(points: Tensor, context: AttackContext) -> AttackResult:
-    """Return points as a result with no flags of its own: whoever judges them says what broke."""
+    """Return points as a result with no flags of its own: they are judged afresh."""
     broken_by = tuple("" if right else "natural" for right in context.natural.tolist())
     return AttackResult(points, context.natural, broken_by)
 
@@ -90,8 +90,8 @@ def judged_only(points: Tensor, context: AttackContext) -> AttackResult:
 def load_protocol(name: str) -> Protocol:
     """Return the function of a protocol: of the catalogue, or of a user, from the working folder.
 
-    Raises :class:`~dentbench.errors.SpecError` for one of a user that cannot be had, or whose
-    source is not the one that ``name`` says.
+    Raises :class:`~dentbench.errors.SpecError` for a user's protocol that cannot be imported, or
+    whose source has another hash than ``name`` says.
     """
     if is_given(name) and claim_name(name) is None:
         given = importlib.import_module("dentbench.attacks.protocols.given")

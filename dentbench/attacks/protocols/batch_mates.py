@@ -102,11 +102,11 @@ def _counted(
 
 
 def invade(context: AttackContext) -> dict[str, dict[str, int]]:
-    """Return what a few malicious batch mates do to the unperturbed images of the batch.
+    """Return how many unperturbed images of the batch a few malicious batch mates break.
 
     By share of malicious images, which are drawn at random and move within the threat model:
     how many there are, how many images are left unperturbed, and how many of those are right
-    before and after. The gradient is the exact one where the defense has it. Source: Wu et al.,
+    before and after. The gradient is exact where the defense offers that. Source: Wu et al.,
     ICML 2023 (arXiv 2301.12576).
     """
     invaded = {}

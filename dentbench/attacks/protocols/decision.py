@@ -25,8 +25,8 @@ from dentbench.attacks.protocols.search import Search
 from dentbench.spec.evaluation import derive_seed
 
 TEST, EDGE, BISECT, PROBE = range(4)
-"""What an image's next query is: its ray at the least radius so far, at eps, between the two; or a
-point beside the boundary, whose label tells where the boundary rises."""
+"""The next query of an image: its ray at the least radius so far, at eps, between the two; or a
+point beside the boundary, whose label shows where the boundary rises."""
 
 PROBES: Final = 10
 """The probes of HopSkipJump's first normal; the paper's are 100, of 1,000 and more queries."""
@@ -38,7 +38,7 @@ HALVINGS: Final = 3
 """How often a step of HopSkipJump is halved at most."""
 
 TELL_EVERY: Final = 50
-"""Progress is told at every so-many-th query."""
+"""The number of queries between two reports of progress."""
 
 
 def decision(context: AttackContext) -> AttackResult:
@@ -70,7 +70,7 @@ class Rays:
     """For each image a ray, the least radius at which the defense is wrong on it, and a search.
 
     ``radius`` (n,): in the norm of the threat model, before clipping to [0, 1]; ``direction``
-    (n, C, H, W) of length one. A subclass proposes the rays to try.
+    (n, C, H, W) of length 1. A subclass proposes the rays to try.
     """
 
     def __init__(self, context: AttackContext, rows: Tensor) -> None:
@@ -150,7 +150,7 @@ class Rays:
         self.phase = torch.where(done, torch.full_like(self.phase, TEST), self.phase)
 
     def _next_first(self, done: Tensor) -> Tensor:
-        """Start the next of the first rays where one is left; return where (n,) none is."""
+        """Start the next of the first rays; return where (n,) none is left."""
         self.tried = self.tried + done
         for number, ray in enumerate(self.first):
             mine = done & (self.tried == number)
@@ -160,7 +160,7 @@ class Rays:
 
 
 class RayS(Rays):
-    """Flips the signs of ever smaller blocks of pixels, and keeps what comes nearer."""
+    """Flips the signs of ever smaller blocks of pixels, and keeps flips that come nearer."""
 
     def __init__(self, context: AttackContext, rows: Tensor) -> None:
         super().__init__(context, rows)
@@ -220,7 +220,7 @@ class HopSkipJump(Rays):
         self.normal = torch.zeros_like(self.clean)
 
     def first_rays(self) -> list[Tensor]:
-        """Return the rays to the points so far, to the nearest other label, and random ones."""
+        """Return rays to the points so far, to the nearest other label, and random rays."""
         context = self.context
         images, labels = context.images, context.labels
         pool, pool_labels = images, labels

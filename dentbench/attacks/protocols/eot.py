@@ -72,7 +72,7 @@ def expected(gradient_fn: GradientFn, draws: int, threat: ThreatModel | None) ->
 
 
 def selective(losses: Tensor, gradients: Tensor, threat: ThreatModel) -> Tensor:
-    """Return one gradient (n, C, H, W) for draws of ``losses`` (N, n) and ``gradients``.
+    """Return the gradient (n, C, H, W) for draws of ``losses`` (N, n) and ``gradients``.
 
     A draw counts by how high its loss would be a step of eps away along the direction that all
     follow. That begins as the gradient of the draw that helps the most of them, and goes on as
@@ -92,5 +92,5 @@ def selective(losses: Tensor, gradients: Tensor, threat: ThreatModel) -> Tensor:
 
 
 def _unit(gradients: Tensor, threat: ThreatModel) -> Tensor:
-    """Return the steepest step of length one, for gradients (..., D)."""
+    """Return the steepest step of length 1, for gradients (..., D)."""
     return gradients.sign() if threat.norm == "Linf" else F.normalize(gradients, dim=-1)

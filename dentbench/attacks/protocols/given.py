@@ -10,7 +10,7 @@ from dentbench.attacks.user_function import UserFunction
 
 
 def claimed(context: AttackContext) -> AttackResult:
-    """Hand the defense the points of a file, found by anyone, by any tool."""
+    """Hand the defense the points of a file, made by any tool."""
     assert context.claimed_points is not None
     return judged_only(context.claimed_points, context)
 
@@ -18,7 +18,7 @@ def claimed(context: AttackContext) -> AttackResult:
 def name_of(text: str) -> str:
     """Return the name of a user's protocol ``module:callable``: with the hash of its source.
 
-    Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    Raises :class:`~dentbench.errors.SpecError` for a protocol that cannot be imported.
     """
     return _imported(text.partition("@")[0]).name
 

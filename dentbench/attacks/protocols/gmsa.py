@@ -1,6 +1,6 @@
-"""FPA and GMSA: attacks on fixed networks, the static one and those that the defense made of it.
+"""FPA and GMSA: attack fixed networks, the static network and those that the defense adapted.
 
-In every round the fixed networks are attacked, the defense adapts to the points found, and the
+In every round the fixed networks are attacked, the defense adapts to the points, and the
 adapted network, kept as an adaptation, joins them. Source: Chen et al., ICLR 2022
 (arXiv 2110.14735) and its code (jfc43/eval-transductive-robustness). Ours: the steps are APGD's, so
 that they fit every eps and norm; the points of every start are judged, not the last round's only;
@@ -25,7 +25,7 @@ from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search, differentiate
 
 Join: TypeAlias = Callable[[Tensor], Tensor]
-"""Maps the losses (networks, n) of some networks to one (n,)."""
+"""Combines the losses (networks, n) of some networks into a loss (n,)."""
 
 
 def fpa(context: AttackContext) -> AttackResult:
@@ -89,7 +89,7 @@ def ensemble(networks: list[Classifier], join: Join) -> GradientFn:
 
 
 class _Networks:
-    """The static network and the defense adapted to points (B, C, H, W) found in each round."""
+    """The static network, and the networks adapted to each round's points (B, C, H, W)."""
 
     def __init__(self, search: Search, *, newest: bool) -> None:
         self.search = search

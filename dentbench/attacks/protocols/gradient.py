@@ -35,7 +35,7 @@ def surrogate(context: AttackContext) -> AttackResult:
 
 
 def warm(context: AttackContext) -> AttackResult:
-    """Follow the published gradient from the best points found so far.
+    """Follow the published gradient from the best points so far.
 
     In a table of attacks, without a cascade, it is our own attack with the published gradient.
     """
@@ -64,7 +64,7 @@ def unrolled_defense(defense: Any, spec: EvalSpec) -> Classifier:
         if last is not None:
             raise SpecError("the defense's unroll takes no last, so its gradient is not truncated")
         return lambda x: defense.predict(x, defense.unroll(x))
-    # Said even where it is all of them: dent then needs the memory of one step only.
+    # Passed even where it is all of them: dent then needs the memory of one step only.
     last = last or max(getattr(spec.defense, "steps", 0), 1)
     return lambda x: defense.predict(x, defense.unroll(x, last=last))
 
@@ -104,7 +104,7 @@ def bpda(context: AttackContext) -> AttackResult:
 
 
 def few_steps(context: AttackContext) -> AttackResult:
-    """Attack the defense with fewer adaptation steps than it defends with: one, and half."""
+    """Attack the defense with fewer adaptation steps than it defends with: 1, and half."""
     search = Search(context, "few-steps")
     assert context.with_steps is not None
     for steps in fewer_steps(context.spec):

@@ -1,4 +1,4 @@
-"""Batches of a stream perturbed so that later ones break, where a defense carries state.
+"""Perturb batches of a stream so that later batches break, where a defense carries state.
 
 Ours, in the threat model of every other protocol: the attacker moves the images of a few batches
 before the unit within eps; he knows the defense and the unit that comes. What poisoning carried
@@ -66,7 +66,7 @@ def _poison(context: AttackContext, state: Any, images: Tensor) -> Tensor:
     """Return points (B, C, H, W) near ``images`` after which ``state`` is worst on the unit.
 
     The gradient goes through the update where the defense has ``unroll_after``; else it is that
-    of losses of the batch's own. What it does to the unit is looked at after every step.
+    of losses of the batch's own. Its effect on the unit is measured after every step.
     """
     victims, labels = context.images, context.labels
     dlr = make_loss("dlr", labels)

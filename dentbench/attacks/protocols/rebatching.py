@@ -1,4 +1,4 @@
-"""Other batches than the declared one: who is judged beside whom."""
+"""Judge images in other batches than the declared one, beside other images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dentbench.attacks.protocols.base import AttackContext
 def divisions(
     images: int, generator: torch.Generator, parts: int = 2, by: Tensor | None = None
 ) -> list[Tensor]:
-    """Return the rows of a unit of ``images``, divided in ``parts`` groups of about one size.
+    """Return the rows of a unit of ``images``, divided into ``parts`` groups of about equal size.
 
     At random, or with ``by`` (B,) so that rows of near values come together.
     """

@@ -22,15 +22,15 @@ LOOKS: Final = 8
 
 
 class Search:
-    """The best points found so far for the images of a unit that are still to be broken.
+    """The best points so far for the images of a unit that are still to be broken.
 
     ``rows`` (n,): the images under attack, those right naturally and not broken by an earlier
-    stage. Every point that :meth:`see` is shown is judged by the defense, never by what gave the
-    gradient. For a separable defense an image that is wrong once is broken, and leaves ``rows``
-    at :meth:`prune`. For a coupled one all of ``rows`` are shown together, among the others (broken
-    ones at their adversarial points, naturally wrong ones clean), and what is kept is the whole
-    batch that most are wrong in. ``points``, ``margin`` and ``logits`` hold, for every image of
-    the unit, the point of the highest margin and the defense's answer there. Of a defense that
+    stage. Every point that :meth:`see` is shown is judged by the defense, never by the source of
+    the gradient. For a separable defense an image that is wrong once is broken, and leaves ``rows``
+    at :meth:`prune`. For a coupled defense all of ``rows`` are shown together, among the others
+    (broken images at their adversarial points, naturally wrong images clean), and it keeps the
+    whole batch that most are wrong in. ``points``, ``margin`` and ``logits`` hold, for every image
+    of the unit, the point of the highest margin and the defense's answer there. Of a defense that
     answers by chance it is the mean of :data:`LOOKS` answers, of the points that an ascent ends at:
     among many iterates the luckiest would win, and no image is left alone for one unlucky answer.
     """
@@ -75,7 +75,7 @@ class Search:
         return lambda x: classify(self.frame.index_put((self.rows,), x))[self.rows]
 
     def whole(self, points: Tensor) -> Tensor:
-        """Return what a defense adapts to: ``points`` of ``rows``, among the others if coupled."""
+        """Return the defense's batch: ``points`` of ``rows``, among the others if coupled."""
         return self.frame.index_put((self.rows,), points) if self.coupled else points
 
     @torch.no_grad()
@@ -139,7 +139,7 @@ class Search:
         )
 
     def ascend_all(self, gradient_fn: GradientFn, ascents: tuple[Ascent, ...]) -> None:
-        """Run ascents one after the other, each on what the ones before left."""
+        """Run ascents in turn, each on the images that earlier ascents left."""
         for number, ascent in enumerate(ascents):
             if len(self.rows):
                 left = int((self.margin[self.rows] <= 0).sum())
@@ -150,7 +150,7 @@ class Search:
     def start(self, ascent: Ascent, number: int) -> Tensor:
         """Return the points (n, C, H, W) that an ascent starts from.
 
-        Random ones are drawn for the whole unit, so that they do not depend on who is left.
+        Random points are drawn for the whole unit, so that they do not depend on the rows left.
         """
         if ascent.start == "best":
             return self.points[self.rows]
@@ -172,7 +172,7 @@ class Search:
             self.rows = self.rows[self.margin[self.rows] <= 0]
 
     def result(self) -> AttackResult:
-        """Return what was found: for a coupled defense the batch that most are wrong in."""
+        """Return the result: for a coupled defense the batch in which most images are wrong."""
         context = self.context
         wrong = self.margin > 0
         if self.coupled and len(self.rows):
