@@ -182,9 +182,8 @@ def _ensemble_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
     total = Passes(0, 0)
     for number in range(spec.protocols.rounds):
         networks = 1 if stage == "fpa" else number + 1
-        total += judged * (
-            1 + number
-        )  # the new adaptation; the earlier adaptations for fewer images
+        # The new adaptation, and the earlier adaptations for fewer images.
+        total += judged * (1 + number)
         if number or not spec.protocols.cascade:
             gradients = 1 + sum(ascent.iterations + 2 for ascent in ascents)
             total += Passes(1, 1) * (gradients * networks) + judged * len(ascents)

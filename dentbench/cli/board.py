@@ -32,8 +32,8 @@ def board(
 ) -> None:
     """Evaluate every defense of a study, and write the board: page, table and charts.
 
-    What was run is not run again, so the same command goes on where it was stopped. Other options
-    are those of dentbench evaluate.
+    Finished cells are not run again, so the same command goes on where it was stopped. Other
+    options are those of dentbench evaluate.
 
     Examples:
 
@@ -87,7 +87,7 @@ def rows(study: Path) -> list[list[str]]:
 
 
 def _as_written(options: Mapping[str, Any]) -> list[str]:
-    """Return options as on a command line; one that is false is left out."""
+    """Return options as on a command line; a false option is left out."""
     written: list[str] = []
     for option, value in options.items():
         name = "--" + option.replace("_", "-")

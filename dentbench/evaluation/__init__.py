@@ -1,1 +1,1 @@
-"""The one path from specs to records: batches mapped, reduced and written down."""
+"""Evaluate specs: map over declared batches, reduce to counts, write records."""

@@ -1,4 +1,4 @@
-"""Which protocols can attack a defense, and why others cannot."""
+"""Select the protocols that can attack a defense, and explain why others cannot."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dentbench.spec.evaluation import EvalSpec
 
 
 def offered(context: RunContext, spec: EvalSpec) -> frozenset[str]:
-    """Return what a spec's defense has beside logits, as protocols ask for it."""
+    """Return the methods of a spec's defense beside logits, as protocols name them."""
     classify = context.worker.classifier(spec)
     names = set(offers(classify))
     if found_random(context.folder(spec)):

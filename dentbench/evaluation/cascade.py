@@ -1,4 +1,4 @@
-"""What a stage takes over from the stages before it: their points, and the images they broke."""
+"""Hand a stage the points of the stages before it, and the images they broke."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def earlier_stages(spec: EvalSpec, stage: str) -> tuple[str, ...]:
     if stage not in PROTOCOLS or not spec.protocols.cascade:
         return ()
     after = PROTOCOLS[stage].after
-    if spec.defense is None:  # what a defense is handed, the static model has from its own attack
+    if spec.defense is None:  # the static model starts from its own attack's points
         return tuple(PUBLISHED if name == "transfer" else name for name in after)
     return after
 
@@ -35,7 +35,7 @@ def has_counterpart(spec: EvalSpec, stage: str) -> bool:
 
 def keeps_points(spec: EvalSpec, stage: str) -> bool:
     """Return whether a stage must store its points for others to start from."""
-    if spec.defense is None:  # the defense is shown them, whoever asks for it and when
+    if spec.defense is None:  # these points are shown to the defense itself
         return stage == PUBLISHED or (spec.protocols.cascade and stage in COUNTERPARTS)
     return spec.protocols.cascade and stage in STARTING_POINTS
 
@@ -63,7 +63,7 @@ def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class Inheritance:
-    """What a stage takes over: see :class:`~dentbench.attacks.protocols.base.AttackContext`."""
+    """The inheritance of a stage: see :class:`~dentbench.attacks.protocols.base.AttackContext`."""
 
     counterpart: Points | None = None
     starts: tuple[Points, ...] = ()
@@ -77,7 +77,7 @@ NOTHING: Final = Inheritance()
 def inheritance(
     folder: RunFolder, static: RunFolder, spec: EvalSpec, stage: str, unit: int
 ) -> Inheritance:
-    """Return what a stage takes over on a unit of work; the stages before it must be stored.
+    """Return a stage's inheritance on a unit of work; the stages before it must be stored.
 
     An image that several stages broke is settled by the first. ``static``: the static model's
     folder, where the points of the stage's counterpart are.

@@ -1,4 +1,4 @@
-"""What a run shares with its checks, measurements and pictures, so that they need no runner."""
+"""Share a run with its checks, measurements and pictures, so that they need no runner."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ class RunOptions:
     ``results``: the results folder. ``placement``: where the work is done. ``fetch``: where models
     and data come from. ``fresh``: forget stored outcomes of these specs first.
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
-    every defense against the static model. ``diagnostics``: keep what every adaptation did.
+    every defense against the static model. ``diagnostics``: keep the diagnosis of every adaptation.
     ``force``: go on where natural accuracy or eps is implausible. ``by_script``: whether a script
     handed the network in, whose answers may be wrong on purpose. ``source``: options that say
-    where a model and data of one's own come from, for the record. ``schedule``: in which rounds,
-    and when it may stop. ``untimed``: take the network as it comes, where timing what is faster
-    would take longer than what is to be done.
+    where a user's model and data come from, for the record. ``schedule``: in which rounds,
+    and when it may stop. ``untimed``: take the network as it comes, where timing the engines
+    would take longer than the run.
     """
 
     results: Path
@@ -64,7 +64,7 @@ class SharedResults:
 
 @dataclass(frozen=True, kw_only=True)
 class RunContext:
-    """One run as its checks, measurements and pictures see it.
+    """A run as its checks, measurements and pictures see it.
 
     ``inputs``: the network and the images. ``worker``: computes on this process's device.
     ``outcomes``: returns a stage's outcomes on all batches, and makes those that are missing.

@@ -14,9 +14,9 @@ class RunInputs:
     """The network and the images that specs name.
 
     ``images`` (N, C, H, W) float32 in [0, 1]; ``labels`` (N,) int64. ``given``: where they are in
-    another order than the data set's own, the same images in that one, and their spec.
+    another order than the data set's own, the same images in its order, and their spec.
     ``published_natural``: the natural accuracy, in percent, published of the network on this data
-    set; ``expected_natural``: what its owner expects, which counts instead.
+    set; ``expected_natural``: its owner's expectation, which counts instead.
     ``known_hard``: whether low natural accuracy is no mistake, as on corrupted images.
     """
 

@@ -1,4 +1,4 @@
-"""What is found out before hours are spent: that every spec is sound, and of the network given."""
+"""Check every spec and the network given before hours are spent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dentbench.spec.plausible import require_plausible
 _log = logging.getLogger(__name__)
 
 SAME_NETWORK: Final = f"same-network-{CHECKS_VERSION}"
-"""The note beside the outcomes that says on what kind of device the network was compared."""
+"""The note beside the outcomes that names the kind of device of the comparison."""
 
 
 class Preflight:
@@ -31,7 +31,7 @@ class Preflight:
         self._compared: set[Any] = set()
 
     def check(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
-        """Raise :class:`~dentbench.errors.DentBenchError` for what is wrong with a spec.
+        """Raise :class:`~dentbench.errors.DentBenchError` for an unsound spec.
 
         Stored outcomes of these specs are forgotten where the run is to begin afresh.
         """
@@ -62,7 +62,7 @@ class Preflight:
             )
 
     def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:
-        """Raise what is wrong with a spec before hours are spent."""
+        """Raise an error for an unsound spec before hours are spent."""
         options, images = self.context.options, self.context.inputs.images
         if not (spec.attack.is_none or options.force):
             require_plausible(spec.attack.norm, spec.attack.eps, images[0].numel())
@@ -77,7 +77,7 @@ class Preflight:
             require_fitting(points, self.context.inputs.images, ThreatModel.of(spec.attack))
 
     def _require_same_network(self, spec: EvalSpec) -> None:
-        """Compare what a spec computes with the network handed in, unless that was done before."""
+        """Compare a spec's network with the network handed in, unless that was done before."""
         key = (spec.defense, spec.batches)
         if key not in self._compared and (
             self.context.options.fresh or not self._is_compared(spec)

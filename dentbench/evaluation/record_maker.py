@@ -1,4 +1,4 @@
-"""What was reached, as a record: outcomes reduced to counts, with checks and measurements."""
+"""Make a record: reduce outcomes to counts, with checks and measurements."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from dentbench.spec.evaluation import EvalSpec
 
 @dataclass(frozen=True)
 class Ready:
-    """What is known of a spec before it is run: its first checks, and which protocols can."""
+    """A spec before its run: its first checks, and the protocols that can attack it."""
 
     checks: tuple[Check, ...]
     natural: Check
@@ -54,9 +54,9 @@ class RecordMaker:
     def draft(
         self, spec: EvalSpec, ready: Ready, reached: Reached, *, thorough: bool
     ) -> tuple[Record, Stages]:
-        """Return the record of what was reached, and the outcomes that it counts.
+        """Return the record of the batches reached, and the outcomes that it counts.
 
-        ``thorough``: with what earlier runs completed too, the final points judged anew, and points
+        ``thorough``: with stages of earlier runs too, the final points judged anew, and points
         planted where every protocol was run.
         """
         attacked = not spec.attack.is_none
@@ -119,7 +119,7 @@ class RecordMaker:
     def _judged_again(
         self, spec: EvalSpec, outcomes: dict[str, Sequence[BatchOutcome]]
     ) -> Judgement:
-        """Return what a defense that nobody asked anything says of the final points."""
+        """Return a new defense's judgement of the final points."""
         random = sanity_checks.found_random(self.stages.folder(spec))
         draws = spec.protocols.draws_judged if random else 1
         folder = self.stages.folder(spec)
@@ -146,7 +146,7 @@ class RecordMaker:
         return {stage: self.stages.outcomes(spec.counterpart, stage, first) for stage in compared}
 
     def _static_checks(self, spec: EvalSpec, outcomes: Stages, natural: Check) -> str:
-        """Return what a verdict on a defense must know of its static model's own checks."""
+        """Return the static model's own checks that a verdict on a defense needs."""
         checks = sanity_checks.probed(self.context, spec.static)
         return sanity_checks.static_column(
             sanity_checks.column(checks, outcomes, None, spec.static, natural)

@@ -1,6 +1,6 @@
 """Carry out a record in rounds of whole batches, and stop where the schedule allows it.
 
-In a round every protocol has its turn on the same batches, what breaks most per pass first, so
+In a round every protocol has its turn on the same batches, the most effective per pass first, so
 that a verdict can be given after each. A run that is to stop when its verdict is decided begins
 with the cheapest protocol alone: the others can only take a gain away, or make a loss larger. They
 are run, one after the other and on all batches so far, once there is a gain to take away, or
@@ -30,14 +30,14 @@ from dentbench.stats import CONFIDENCE
 from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
-"""Returns the record of what was reached, unwritten; with all of its checks, or cheap ones."""
+"""Makes the record of the batches reached, unwritten; with all of its checks, or cheap ones."""
 
 
 @dataclass(frozen=True)
 class Reached:
     """How far a record got: its first ``batches``, under ``protocols``.
 
-    ``stopped``: how it ended where it was one that might stop early, else None.
+    ``stopped``: how a run that might stop early ended, else None.
     """
 
     batches: int
@@ -53,10 +53,10 @@ class Reached:
 
 @dataclass
 class Rounds:
-    """The rounds of one record.
+    """The rounds of a record.
 
-    ``protocols``: those that can attack the defense; ``draft``: makes a record of what was reached.
-    ``seconds``: how much of the time limit is this record's; None without one.
+    ``protocols``: those that can attack the defense; ``draft``: makes a record of the batches
+    reached. ``seconds``: how much of the time limit is this record's; None without one.
     """
 
     stages: StageOutcomes
@@ -101,10 +101,10 @@ class Rounds:
         rule = DECIDED if self.until_decided else None
         return self._reached(len(self.sizes), rule)
 
-    # --- one round --------------------------------------------------------------------------------
+    # --- a round --------------------------------------------------------------------------------
 
     def _after(self, end: int) -> Rule | None:
-        """Look at the record after a round; run what is deferred where it is called for."""
+        """Look at the record after a round; run deferred protocols where they are called for."""
         if self.spec.defense is None or not self.protocols:
             return None
         watched = self.stages.progress is not None and self._news
@@ -128,7 +128,7 @@ class Rounds:
             self._news |= self.stages.computed > before
 
     def _is_decided(self, end: int, paired: Paired) -> bool:
-        """Return whether the verdict is decided; what seems so is asked with all checks made."""
+        """Return whether the verdict is decided; confirm it with all checks made."""
         if paired.significant and paired.points > 0:
             wanted = {"holds"} if not self._deferred else set()
         elif paired.significant:
@@ -206,7 +206,7 @@ class Rounds:
         return None
 
     def _passes(self, end: int) -> float:
-        """Return the passes of what is stored of the first batches, the static model's included."""
+        """Return the passes of the stored first batches, the static model's included."""
         if self.schedule.pass_limit is None:
             return 0
         stages = [(self.spec, stage) for stage in (NATURAL, *self._active)]
@@ -225,7 +225,7 @@ def _cost(outcome: BatchOutcome) -> int:
 
 
 def _state(paired: Paired) -> str:
-    """Return what the difference says so far, checks and missing protocols aside."""
+    """Return the decision of the difference so far, checks and missing protocols aside."""
     if paired.significant:
         return "a gain so far" if paired.points > 0 else "weaker than static"
     return "no gain" if paired.interval.high < GAIN_POINTS else "undecided"

@@ -1,6 +1,6 @@
-"""The one path from specs to records: map over declared batches, reduce to counts, write down.
+"""Run specs to records: map over declared batches, reduce to counts, write down.
 
-For every missing outcome: adapt, attack, project, clip, judge afresh, write one file. Running the
+For every missing outcome: adapt, attack, project, clip, judge afresh, write a file. Running the
 same specs again finds nothing left to do; an interrupted run goes on at the first missing batch.
 """
 
@@ -75,8 +75,8 @@ class Evaluation:
     def run(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> list[Record]:
         """Return one record per spec, in order, written to the results file as they are made.
 
-        A spec with a defense is attacked by every protocol, a static one by "published" alone,
-        neither with the attack "none". A static one is evaluated before the defended ones when
+        A spec with a defense is attacked by every protocol, a static spec by "published" alone,
+        neither with the attack "none". A static spec is evaluated before defended specs when
         they are to be compared with it.
         """
         self.stages.plan(specs, protocols)
@@ -89,9 +89,9 @@ class Evaluation:
         return [self._record(*parts) for parts in zip(specs, ready, reached, strict=True)]
 
     def _prepared(self, spec: EvalSpec, protocols: Sequence[str]) -> Ready:
-        """Make the checks that come before everything else; return what is to be run."""
+        """Make the checks that come before everything else; return the spec's plan."""
         attacked = not spec.attack.is_none
-        # Before the defense is shown anything else; what they ask matters under attack only.
+        # Before the defense is shown anything else; these checks matter under attack only.
         checks = sanity_checks.probed(self.context, spec) if attacked else ()
         natural = self._natural_check(spec)
         wanted = (protocols if spec.defense else (PUBLISHED,)) if attacked else ()
@@ -102,7 +102,7 @@ class Evaluation:
         return Ready(checks, natural, skipped, run)
 
     def _tell_plan(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> None:
-        """Tell the progress what is to be run, and how long that will take."""
+        """Announce the plan of the run, and how long it will take."""
         progress = self.stages.progress
         if progress is None:
             return
@@ -129,7 +129,7 @@ class Evaluation:
             if spec.defense is None and bases:
                 reached[number] = _of_static(bases, ready[number])
                 continue
-            if left is not None:  # what is left is shared with the records to come
+            if left is not None:  # the rest is shared with the records to come
                 left = self.options.schedule.seconds_left
                 left = max(left or 0.0, 0.0) / (len(specs) - place)
             reached[number] = self._rounds(spec, ready[number], left).carry_out()
@@ -149,14 +149,14 @@ class Evaluation:
         return not is_judged(self._folder(spec), NATURAL)
 
     def _record(self, spec: EvalSpec, ready: Ready, reached: Reached) -> Record:
-        """Make the record of what was reached, with all checks, and write it down."""
+        """Make the record of the batches reached, with all checks, and write it down."""
         record, counted = self._records.draft(spec, ready, reached, thorough=True)
         self._records.keep_for_reports(spec, counted)
         results_csv.append(self.options.results, record)
         return record
 
     def _natural_check(self, spec: EvalSpec) -> Check:
-        """Compare the static model's natural accuracy with what it should be; may stop the run."""
+        """Compare the static model's natural accuracy with its expectation; may stop the run."""
         flags = [
             flag for outcome in self.outcomes(spec.static, NATURAL) for flag in outcome.correct
         ]
@@ -176,7 +176,7 @@ class Evaluation:
 
     @cached_property
     def _in_given_order(self) -> Evaluation:
-        """The same images in the data set's own order; its outcomes are the natural ones alone."""
+        """The same images in the data set's own order; its outcomes are natural images alone."""
         assert self.inputs.given is not None
         return Evaluation(self.inputs.given[0], self.options, self.stages.progress)
 
@@ -192,11 +192,11 @@ class Evaluation:
         return sum(flag for outcome in outcomes for flag in outcome.correct)
 
     def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
-        """Return a stage's outcomes on all batches, computing and storing what is missing."""
+        """Return a stage's outcomes on all batches, computing and storing missing ones."""
         return self.stages.outcomes(spec, stage)
 
     def classifier(self, spec: EvalSpec) -> Classifier:
-        """Return what a spec attacks and judges: the network itself, or a defense around it."""
+        """Return the classifier that a spec attacks: the network itself, or a defense around it."""
         return self.worker.classifier(spec)
 
     def _folder(self, spec: EvalSpec) -> RunFolder:

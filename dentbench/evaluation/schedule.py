@@ -1,4 +1,4 @@
-"""In which pieces a run is carried out, and when it may stop; none of it changes an outcome."""
+"""Divide a run into rounds, and limit it; no outcome changes by it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Schedule:
     ``rounds``: batches of a round; None for as many as are worked on at a time. ``until``: "" or
     :data:`DECIDED`. ``time_limit``: seconds from ``began``, of the monotonic clock; ``pass_limit``:
     single-image passes through the network for each record, its static model's included. Of every
-    record at least one round is carried out.
+    record at least a round is carried out.
     """
 
     rounds: int | None = None
@@ -45,7 +45,7 @@ class Schedule:
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until the time limit, below 0 when it is over; None without one."""
+        """Seconds until the time limit, below 0 when it is over; None without a limit."""
         if self.time_limit is None:
             return None
         return self.began + self.time_limit - time.monotonic()

@@ -41,7 +41,7 @@ class StageOutcomes:
     """The stages of specs on the same inputs; ``computed`` counts the batches that were not stored.
 
     ``given``: the objects that specs of defenses given from Python stand for. ``worker``: computes
-    in this process; ``shared``: what specs have in common that differ in the attack alone.
+    in this process; ``shared``: results in common of specs that differ in the attack alone.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
     """
@@ -76,7 +76,7 @@ class StageOutcomes:
 
     @cached_property
     def executor(self) -> Executor:
-        """What carries out tasks; where nobody said by how many workers, for what is planned."""
+        """The executor of tasks; the number of workers, if not given, suits the plan."""
         asked = self.options.placement
         return make_executor(self._settled, self.worker, fall_back=asked.workers == AUTO)
 
@@ -91,11 +91,11 @@ class StageOutcomes:
         return self._settled.count
 
     def plan(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
-        """Say what is to be run, before anything is: how many workers are faster depends on it."""
+        """Set the plan before the run: the best number of workers depends on it."""
         self._planned = specs, protocols
 
     def outcomes(self, spec: EvalSpec, stage: str, first: int | None = None) -> list[BatchOutcome]:
-        """Return a stage's outcomes on its first batches, computing and storing what is missing.
+        """Return a stage's outcomes on its first batches, computing and storing missing ones.
 
         ``first``: how many batches; None for all.
         """
@@ -127,7 +127,7 @@ class StageOutcomes:
         return sum(map(len, missing))
 
     def stored(self, stages: Sequence[tuple[EvalSpec, str]], first: int) -> list[BatchOutcome]:
-        """Return what is stored of some stages' first batches."""
+        """Return the stored outcomes of some stages' first batches."""
         outcomes = [self._stored(*stage, unit) for stage in stages for unit in range(first)]
         return [outcome for outcome in outcomes if outcome is not None]
 
@@ -136,7 +136,7 @@ class StageOutcomes:
         return RunFolder(self.options.results, spec)
 
     def _completed(self, spec: EvalSpec, stage: str, units: Sequence[range]) -> list[BatchOutcome]:
-        """Compute and store what is missing, as the only process at it; return all outcomes."""
+        """Compute and store missing outcomes, as the only process at it; return all."""
         stored = {unit: self._stored(spec, stage, unit) for unit in range(len(units))}
         outcomes = {unit: outcome for unit, outcome in stored.items() if outcome is not None}
         missing = [unit for unit in stored if unit not in outcomes]
@@ -185,7 +185,7 @@ class StageOutcomes:
         return spec.defense is not None and not is_judged(self.folder(spec), stage)
 
     def _computed(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[BatchOutcome]:
-        """Carry out one stage on some batches; yield the outcomes once they are written down."""
+        """Carry out a stage on some batches; yield the outcomes once they are written down."""
         shared, natural = self.shared.natural, self.shared.key(spec)
         left = []
         for unit in units:
@@ -204,7 +204,7 @@ class StageOutcomes:
             yield outcome
 
     def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
-        """Gather what one stage on one batch takes over from the stages before it."""
+        """Gather a stage's inheritance on a batch from the stages before it."""
         task = Task(
             spec=spec,
             stage=stage,
@@ -224,7 +224,7 @@ class StageOutcomes:
         inherited = cascade.inheritance(folder, others, spec, stage, unit)
         random = spec.defense is not None and found_random(folder)
         flags = natural.correct
-        if random and spec.attack.eps:  # one unlucky answer keeps no image from being attacked
+        if random and spec.attack.eps:  # an unlucky answer keeps no image from being attacked
             flags = (True,) * len(flags)
         return replace(
             task,
@@ -236,7 +236,7 @@ class StageOutcomes:
         )
 
     def _claimed(self, spec: EvalSpec, stage: str, unit: int) -> Points | None:
-        """Return a batch of the points that a stage judges, where that is what it does."""
+        """Return a batch of the points that a stage judges; None for stages that make their own."""
         name = claim_name(stage)
         if name is None:
             return None

@@ -36,7 +36,7 @@ records alone; any option of `dentbench evaluate` may be added, such as `--examp
 
 
 def board_pairs(results: Path) -> list[Pair]:
-    """Return the defended records of a results folder beside their static ones, in order.
+    """Return the defended records of a results folder beside their static records, in order.
 
     Raises :class:`~dentbench.errors.StoreError` where there is none.
     """

@@ -1,10 +1,10 @@
-"""Why a verdict may not be said yet, and what would decide.
+"""Collect the doubts that stand against a verdict, each with its remedy.
 
-A gain is only as good as the attacks that it withstood: what is missing, shortened, not made or
-failed counts in the defense's favour and is a doubt, whatever else was run. A loss is only as good
-as its judge and as the static model's attack. Both, and the lack of both, need a static model
-whose own evaluation can be trusted. The rule is ours; it follows what Athalye et al. 2018, Tramer
-et al. 2020 and Croce et al. 2022 found to mislead evaluations.
+A gain is only as good as the attacks that it withstood: an attack or check that is missing,
+shortened or failed counts in the defense's favour and is a doubt, whatever else was run. A loss is
+only as good as its judge and as the static model's attack. Both, and the lack of both, need a
+static model whose own evaluation can be trusted. The rule is ours, after the mistakes that Athalye
+et al. 2018, Tramer et al. 2020 and Croce et al. 2022 report of evaluations.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ _ANSWERS: Final = frozenset(
         *(soundness.MODES, soundness.SAME_VERDICT, soundness.ORDER, *soundness.INDISPENSABLE),
     }
 )
-"""The checks of what the judge's answers mean: they concern a loss as well as a gain."""
+"""The checks of the judge's answers, which concern a loss as well as a gain."""
 
 
 @dataclass(frozen=True)
 class Doubt:
-    """A reason to doubt a verdict, and what would decide.
+    """A reason to doubt a verdict, and its remedy.
 
     ``changes``: the options that do so, each with its values; none where it is a matter of the
-    model or the defense. An option without a value is one to leave out.
+    model or the defense. An option without a value is to be left out.
     """
 
     reason: str
@@ -107,10 +107,10 @@ _REMEDIES: Final = {
     soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }
-"""What would decide where a check failed."""
+"""The remedies of failed checks, by name."""
 
 AGAIN: Final = "run it again"
-"""The remedy of what a record of an older version does not say."""
+"""The remedy where a record of an older version lacks a column."""
 
 _ALL: Final = (("--protocol", "all"),)
 _STANDARD: Final = (("--attack", "standard"), ("--iterations",), ("--targets",), ("--queries",))
@@ -122,7 +122,7 @@ _CHANGES: Final = {
 """The options among the remedies of failed checks."""
 
 _ANEW: Final = "hand in a class or a function that makes it anew"
-"""What lets a check be made that needs the thing as it was before any question."""
+"""The remedy of a check that needs a defense that was never asked before."""
 
 
 def _of_check(check: Check, *, static: bool = False) -> Doubt:
@@ -135,7 +135,7 @@ def _of_check(check: Check, *, static: bool = False) -> Doubt:
 
 
 def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterator[Doubt]:
-    """What failed, and what is indispensable and was not made: no protocol makes up for it."""
+    """Yield doubts of failed checks, and of indispensable checks that were not made."""
     if record.checks is None:
         yield Doubt("no checks were made", AGAIN)
         return
@@ -143,7 +143,7 @@ def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterato
 
 
 def _planted(record: Record) -> Iterator[Doubt]:
-    """A gain needs an attack that was seen to find what is there."""
+    """Doubt a gain that rests on no attack which finds planted points."""
     if record.checks is None:
         return
     check = soundness.from_json(record.checks).get(soundness.PLANTED)
@@ -183,13 +183,13 @@ def _missing(record: Record) -> Iterator[Doubt]:
 
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:
-    """Return what each protocol had to spend, as far as the record says it."""
+    """Return the budget of each protocol, as far as the record has it."""
     budgets = json.loads(record.budgets or "{}")
     return {name: budget for name, budget in budgets.items() if isinstance(budget, dict)}
 
 
 def _lacking(record: Record) -> dict[str, str]:
-    """Return what each protocol lacked of the budget that it must have, by protocol."""
+    """Describe, by protocol, by how much its budget is below the required budget."""
     random = any(check.name == soundness.REPEATABLE for check in failed(record.checks))
     return shortfalls(_budgets(record), random=random)
 

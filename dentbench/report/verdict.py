@@ -1,4 +1,4 @@
-"""The verdict: does a defense hold against its own static model, in the worst case?
+"""Give the verdict: does a defense hold against its own static model, in the worst case?
 
 The rule is ours, not the paper's. Both sides are worst cases per image of equal effort: right
 without an attack and under everything that was tried on either. The images that the defense gains
@@ -15,10 +15,10 @@ batches, its counts and the intervals allow for the design effect (``stats``).
 A run that may stop before all images were judged has a level and an interval that allow for every
 look at it (``stats/sequential.py``); the rule is the same.
 
-What is a doubt, and of which verdict, is in ``doubts.py``: every check that failed, whatever else
+Doubts, and the verdicts that they concern, are in ``doubts.py``: every failed check, whatever else
 was run; protocols that are missing; less than the least budget (``required_budgets.py``). Where
-batch mates matter, other batches than the declared ones break an image only if it is right
-unperturbed in both; what coupling alone gets wrong there is told apart and, in batches of full
+batch mates matter, other batches than the declared batches break an image only if it is right
+unperturbed in both; images wrong by coupling alone are counted apart and, in batches of full
 size, a doubt.
 """
 
@@ -43,7 +43,7 @@ from dentbench.stats import LEAST_BATCHES, p_text
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
 GOING_ON: Final = "the same command without its limit goes on from there"
-"""What would decide where a limit stopped a run."""
+"""The remedy where a limit stopped a run."""
 
 GAIN_POINTS: Final = 5.0
 """The gain, in percentage points, that must be excluded before "no gain" is said."""
@@ -51,13 +51,13 @@ GAIN_POINTS: Final = 5.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an evaluation says of a defense.
+    """The verdict of an evaluation on a defense.
 
-    ``protocol``: the one that leaves the fewest images right. ``gain_points``: worst case minus
-    the static model's, in percentage points, between ``gain_low`` and ``gain_high`` with 95%
-    confidence. ``p_value``: exact McNemar, two-sided. ``sentence``: all of this in one sentence.
-    ``doubts``: why what the counts say is not said yet, each with what would decide; ``changes``:
-    the options, with their values, of a run that would settle them, and ``by_hand`` what no option
+    ``protocol``: leaves the fewest images right. ``gain_points``: worst case minus the static
+    model's, in percentage points, between ``gain_low`` and ``gain_high`` with 95% confidence.
+    ``p_value``: exact McNemar, two-sided. ``sentence``: all of this in one sentence. ``doubts``:
+    reasons against the verdict of the counts, each with its remedy; ``changes``: the options, with
+    their values, of a run that would settle them, and ``by_hand`` the remedies that no option
     settles. Both are empty of a verdict that is final.
     """
 
@@ -144,7 +144,7 @@ def _range(paired: Paired) -> str:
 
 
 def kind_of(defended: Record) -> Kind | None:
-    """Return the verdict's kind from a defended record alone, or None for one without pairs."""
+    """Return the verdict's kind from a defended record alone; None without pairs."""
     paired = coupling.paired(defended)
     return _decided(paired, defended)[0] if paired and defended.protocol else None
 
@@ -181,7 +181,7 @@ def _paired(static: Record, defended: Record) -> Paired:
 
 
 def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]:
-    """Return what may be said, and the doubts about what the counts say beyond it."""
+    """Return the verdict's kind, and the doubts about a gain or loss of the counts beyond it."""
     doubts: tuple[Doubt, ...] = ()
     if paired.significant and paired.points > 0:
         doubts = gain_doubts(defended)
@@ -197,7 +197,7 @@ def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]
 
 
 def _finding(static: Record, defended: Record) -> str:
-    """Say how far the published number falls, under what, and what the static model has."""
+    """Describe how far the published number falls, and under which protocol."""
     counts, n = defended.protocol_counts, defended.n
     name = defended.worst_protocol
     who = departures.defense_name(defended)
@@ -245,7 +245,7 @@ def static_worst(static: Record, defended: Record) -> int:
 
 
 def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
-    """Say what to run next: what settles the doubts, or about how many images."""
+    """Describe the next run: the remedies of the doubts, or about how many images."""
     if doubts:
         effect = "the static model's robustness"
         if paired.significant:
@@ -257,7 +257,7 @@ def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
 
 
 def _images_needed(paired: Paired) -> int:
-    """Return about how many images would decide, at the rate of change found."""
+    """Return about how many images would decide, at the observed rate of change."""
     if math.isinf(paired.effect):  # too few batches to say anything from
         return LEAST_BATCHES * paired.total
     total = paired.total / paired.effect

@@ -15,7 +15,7 @@ from dentbench.zoo.download.sources import expected_bytes, is_cached, links, siz
 
 
 def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
-    """Return a card as plain JSON values, with what the cache folder has of it."""
+    """Return a card as plain JSON values, with its files in the cache folder."""
     kind = "model" if isinstance(card, ModelCard) else "dataset"
     hidden = ("recommended", "details", "corruptions")
     plain = {name: value for name, value in vars(card).items() if name not in hidden}
@@ -38,9 +38,9 @@ def matches(card: ModelCard | DatasetCard, word: str) -> bool:
 
 
 def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
-    """Return a table of the data sets among the cards and one for each model list.
+    """Return a table of the data sets among the cards, and a table for each model list.
 
-    ``width`` is the terminal's, in characters; a narrow one gets fewer columns.
+    ``width`` is the terminal's, in characters; a narrow terminal gets fewer columns.
     """
     datasets = [card for card in cards if isinstance(card, DatasetCard)]
     found = [_dataset_table(datasets, folder, width)] if datasets else []

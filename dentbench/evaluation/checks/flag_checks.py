@@ -1,6 +1,6 @@
 """The checks that the flags of all images decide, by exact tests at a stated level.
 
-One image more or less is chance; a check says how many there were, and fails where so many are
+A single image is chance; a check counts images, and fails where so many are
 rare by chance.
 """
 
@@ -40,7 +40,7 @@ def flag_checks(stages: Stages, parts: Collection[str], *, excused: str = "") ->
 
 
 def black_box(stages: Stages, parts: Collection[str]) -> Check:
-    """Compare what black boxes alone break with what attacks that follow gradients break.
+    """Compare images broken by black boxes alone with those broken by gradients.
 
     An image counts for the black boxes where Square, alone or as a part of AutoAttack, or another
     of the protocols that see no gradient broke it, and nothing that follows a gradient did. It
@@ -76,10 +76,10 @@ def black_box(stages: Stages, parts: Collection[str]) -> Check:
 
 
 def transfer(stages: Stages) -> Check:
-    """Compare what the static model's points break with what the direct attack breaks.
+    """Compare images broken by the static model's points with those of the direct attack.
 
     It fails where significantly more images are right under published and wrong under transfer
-    than the other way round (exact one-sided sign test). Those that only the points of the largest
+    than the other way round (exact one-sided sign test). Images that only the points of the largest
     margin break count as right: the static model's own attack was not given these either.
     """
     if not {_PUBLISHED, _TRANSFER} <= set(stages):
@@ -137,7 +137,7 @@ def _right(outcomes: Sequence[BatchOutcome]) -> list[bool]:
 
 
 def _broken(outcomes: Sequence[BatchOutcome]) -> list[tuple[int, str]]:
-    """Return the images that a stage broke, as judged, and what broke each."""
+    """Return the images that a stage broke, as judged, and the attack that broke each."""
     breakers = chain.from_iterable(outcome.broken_by for outcome in outcomes)
     rows = enumerate(zip(_right(outcomes), breakers, strict=True))
     return [(row, breaker) for row, (right, breaker) in rows if not right]

@@ -1,6 +1,6 @@
-"""The check "planted": what share of planted adversarial points each protocol finds.
+"""The check "planted": the share of planted adversarial points that each protocol finds.
 
-The points and their readout are fitted once, and every protocol is run on the same ones.
+The points and their readout are fitted once; every protocol is run on the same points.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSp
 from dentbench.spec.protocol import ProtocolSpec
 
 NOTE: Final = f"planted-{CHECKS_VERSION}"
-"""The name of the note that keeps what was found, beside the outcomes."""
+"""The name of the note that keeps the counts beside the outcomes."""
 
 ITERATIONS: Final = (12, 20)
 """The fewest and the most iterations of the attack on planted points; between them its own."""
@@ -37,9 +37,9 @@ LEAST: Final = 4
 def planted(
     context: RunContext, spec: EvalSpec, protocols: Sequence[str], offers: Collection[str]
 ) -> Check:
-    """Return the check of ``protocols``, those that were run; what no earlier run left is made now.
+    """Return the check of ``protocols``, those that were run; make missing counts now.
 
-    ``offers``: what the defense has beside logits. The check passes where a gain has protocols to
+    ``offers``: the defense's methods beside logits. The check passes where a gain has protocols to
     rest on, see :mod:`dentbench.attacks.evidence`.
     """
     if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
@@ -91,7 +91,7 @@ def _stored(protocol: str) -> str:
 def _tried(
     context: RunContext, spec: EvalSpec, protocols: Sequence[str], known: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return what is known with what further protocols find."""
+    """Return the counts with those of further protocols."""
     counter = context.worker.counter
     before = counter.forwards + counter.backwards
     probe = probe_of(context, spec)
@@ -104,7 +104,7 @@ def _tried(
 
 
 def _planting(probe: Probe, *, random: bool) -> Planting:
-    """Plant points, at twice as many images where too few of the first ones take one."""
+    """Plant points, at twice as many images where too few of the first take a point."""
     planting = plant(probe, random=random)
     if int(planting.stands.sum()) >= LEAST or len(probe.images) <= IMAGES:
         return planting

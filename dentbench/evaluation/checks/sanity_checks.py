@@ -36,7 +36,7 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 from dentbench.stats import mcnemar, wilson
 
 STAGE: Final = "checks"
-"""What making the checks that ask the defense is called."""
+"""The name of the stage that makes the checks which ask the defense."""
 
 NOTE: Final = f"{STAGE}-{CHECKS_VERSION}"
 """The name of the note, beside the outcomes, that keeps them: of their present code alone."""
@@ -69,7 +69,7 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
 
 
 def found_random(folder: RunFolder) -> bool:
-    """Return whether a check has found that a defense answers one question in two ways.
+    """Return whether a check showed that a defense answers the same question in two ways.
 
     ``folder``: of the defense's spec.
     """
@@ -78,7 +78,7 @@ def found_random(folder: RunFolder) -> bool:
 
 
 def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
-    """Return what is examined of a spec: its defense on its first declared batch."""
+    """Return the probe of a spec: its defense on its first declared batch."""
     first = context.inputs.images[: spec.batches.size].to(context.worker.device)
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
 
@@ -107,7 +107,7 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
 def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Check:
     """Return the check "order", made anew where it was not made after all of ``protocols``.
 
-    What it is about was asked first of all, see :func:`probed`.
+    Its questions were asked first of all, see :func:`probed`.
     """
     folder, name = context.folder(spec), f"{soundness.ORDER}-{CHECKS_VERSION}"
     known: dict[str, str] = folder.load_note(name) or {}
@@ -129,7 +129,7 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
         if given is None or isinstance(given, (type, nn.Module)):
             return made
         return copy.deepcopy(made)  # it is the very object that was given
-    except Exception as error:  # what is raised depends on what it holds
+    except Exception as error:  # a model may raise anything
         _log.debug("the defense cannot be had anew: %s", error)
         return None
 
@@ -137,10 +137,10 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
 def natural_accuracy(
     correct: int, n: int, published: float | None, source: str = "published"
 ) -> Check:
-    """Compare natural accuracy with what was published of the model on this data set, in percent.
+    """Compare natural accuracy with the published accuracy on this data set, in percent.
 
     It fails when the published accuracy is more than a point outside the 95% Wilson interval of
-    ``correct`` in ``n``. ``source``: what to call it instead, such as "expected".
+    ``correct`` in ``n``. ``source``: another name for it, such as "expected".
     """
     share = correct / n if n else None
     name = soundness.NATURAL_ACCURACY
@@ -158,7 +158,7 @@ def other_batches(batch_mates: str | None, n: int) -> Check:
 
     ``batch_mates``: the column; ``n``: images judged. It fails where significantly more images
     are lost than won, unperturbed, in a composition (exact McNemar test, level 0.05). An image
-    alone is told of in the record but not compared: statistics of one image mean little.
+    alone is recorded but not compared: statistics of a single image mean little.
     """
     name = soundness.OTHER_BATCHES
     if batch_mates is None:
@@ -179,7 +179,7 @@ def other_batches(batch_mates: str | None, n: int) -> Check:
 def plausible(
     context: RunContext, spec: EvalSpec, check: Check, correct: int, n: int
 ) -> tuple[Check, bool]:
-    """Return the check of natural accuracy with what explains it, and whether it stops the run.
+    """Return the check of natural accuracy with its explanation, and whether it stops the run.
 
     ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
     it (looked for once, beside the outcomes), fail the check; chance and another accuracy than
@@ -256,7 +256,7 @@ def column(
 def static_column(checks: str) -> str:
     """Return the column ``static_checks`` from the static model's own column ``checks``.
 
-    It keeps what a verdict asks of the baseline: what failed, and the indispensable ones.
+    It keeps the baseline's checks that a verdict needs: failed and indispensable ones.
     """
     known = soundness.from_json(checks).values()
     return soundness.to_json(

@@ -1,4 +1,4 @@
-"""What is left of a run would cost: exact bounds in passes, and seconds from timed batches."""
+"""Estimate the rest of a run: exact bounds in passes, and seconds from timed batches."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ MEMORY_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
-    """The most that is left of one stage: every image surviving every attack.
+    """The most that is left of a stage: every image surviving every attack.
 
     ``spec``: whose stage it is, the static model's counterparts among them. ``images``: that are
     not stored yet. ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
-    ``memory``: bytes for one batch, beside the model; None where they cannot be told, or not soon.
+    ``memory``: bytes for one batch, beside the model; None where they cannot be measured, or not
+    soon.
     """
 
     spec: EvalSpec
@@ -39,7 +40,7 @@ def estimate(
     protocols: Mapping[EvalSpec, Sequence[str]],
     left: Left,
 ) -> list[StageEstimate]:
-    """Return what is left of every stage of a run, each once, those of a spec together.
+    """Estimate the rest of every stage of a run, each once, those of a spec together.
 
     ``protocols``: those that can attack each spec's defense. ``left``: the images of a stage that
     are not stored yet.

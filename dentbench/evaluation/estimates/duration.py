@@ -1,4 +1,4 @@
-"""How long a run will take on this machine: told before it begins, and while it goes on.
+"""Estimate how long a run will take on this machine, before it begins and while it goes on.
 
 Passes are bounded exactly; how many images survive is not known, so the card's published robust
 accuracy stands in for it. Seconds are from timed batches of the plain network: a defense is not
@@ -49,7 +49,7 @@ TIMED_SECONDS: Final = 1.0
 
 @dataclass(frozen=True)
 class Speed:
-    """Seconds of one image's forward pass, and of its backward pass."""
+    """Seconds of an image's forward pass, and of its backward pass."""
 
     forward: float
     backward: float
@@ -80,7 +80,7 @@ def speed_of(worker: Worker, size: int) -> Speed:
 
 
 def _timed(network: torch.nn.Module, images: torch.Tensor) -> tuple[float, float]:
-    """Return the seconds of a forward pass, and of one with its gradient, undisturbed ones."""
+    """Return the least seconds of a forward pass, and of a pass with its gradient."""
     x = images.to(next(network.parameters()).device)
     with torch.no_grad():
         forward = min(_seconds(lambda: network(x), x) for _ in range(REPEATS))
@@ -124,7 +124,7 @@ def stages_of(
 
 
 def bound(spec: EvalSpec, stage: str, classes: int) -> Passes:
-    """Return the most passes of one image in a stage; nothing is attacked at eps 0."""
+    """Return the most passes of an image in a stage; nothing is attacked at eps 0."""
     if stage != NATURAL and spec.attack.eps == 0:
         return Passes(0, 0)
     return stage_passes(spec, stage, classes)
@@ -141,7 +141,7 @@ class Run:
     """A run that is to be foreseen.
 
     ``protocols``: those that can attack each spec's defense; ``left``: the images of a stage that
-    are not stored yet; ``robust``: a published robust accuracy, in percent, where there is one.
+    are not stored yet; ``robust``: the published robust accuracy, in percent, if any.
     """
 
     worker: Worker
@@ -161,11 +161,11 @@ class Run:
         return {stage: passes for stage, passes in expected_passes.items() if passes}
 
     def seconds(self) -> float:
-        """Return how many seconds what is left is expected to take."""
+        """Return the expected seconds of the rest."""
         return self._seconds(self._whole(), speed_of(self.worker, self.specs[0].batches.size))
 
     def text(self, *, until_decided: bool) -> str:
-        """Say how long it will take, and what would be shorter; "" for a run that is short."""
+        """Describe how long the run will take, and a shorter run; "" for a short run."""
         speed = speed_of(self.worker, self.specs[0].batches.size)
         seconds = self._seconds(self._whole(), speed)
         compares = any(map(_compares, self.specs))
@@ -202,7 +202,7 @@ class Run:
             yield spec, name, self.left(spec, name)
 
     def _first(self) -> Iterator[_Part]:
-        """Yield what a run until decided is expected to need: the cheapest protocol on some."""
+        """Yield the expected work of a run until decided: the cheapest protocol on some batches."""
         defended = [spec for spec in self.specs if _compares(spec)]
         cheapest = {spec: cheap_first(self.protocols[spec])[:1] for spec in defended}
         for spec, name in stages_of(defended, cheapest):

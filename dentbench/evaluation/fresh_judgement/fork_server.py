@@ -1,7 +1,7 @@
-"""New processes that have the libraries loaded and nothing run: one server forks them.
+"""Fork new processes that have the libraries loaded and nothing run, from a server.
 
-The server is a Python of its own, not a copy of the command: what the command has run, asked or
-remembered is not there, and its main module is not run again. It ends with the command.
+The server is a Python of its own, not a copy of the command: it shares no state with it,
+and does not run its main module again. It ends with the command.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CODE: Final = (
 )
 
 _LOADED: Final = ("dentbench.evaluation.fresh_judgement.judge", "dentbench.defenses.user_defined")
-"""What a fork need not load."""
+"""Modules that the server loads, so that forks need not."""
 
 
 class Server:
@@ -52,12 +52,12 @@ class Server:
         if self._process is not None and self._process.poll() is not None:
             self._connection = self._process = None
         if self._connection is None:
-            # Pipes, not a socket: offline, not one of those is made.
+            # Pipes, not a socket: offline, no socket is made.
             asked, asks = Pipe(duplex=False)
             answered, answers = Pipe(duplex=False)
             handles = asked.fileno(), answers.fileno()
             code = _CODE.format(path=sys.path, handles=handles, preloaded=self.preloaded)
-            # What it imports and asks may print, as it has here already; errors come as answers.
+            # Imports may print, as they have here already; errors come as answers.
             self._process = subprocess.Popen(
                 [sys.executable, "-c", code],
                 pass_fds=handles,
@@ -71,7 +71,7 @@ class Server:
         return self._connection
 
     def call(self, function: Callable[[bytes], Answer], argument: bytes) -> Answer:
-        """Return what a function of a module answers in a new process.
+        """Call a function of a module in a new process and return its answer.
 
         Raises :class:`~dentbench.errors.WorkerError` with the reason where it fails there.
         """
@@ -90,7 +90,7 @@ class Server:
 
 
 SERVER: Final = Server()
-"""The one server of this process."""
+"""The server of this process."""
 
 
 def serve(asked: int, answers: int, preloaded: Sequence[str] = ()) -> None:
@@ -98,7 +98,8 @@ def serve(asked: int, answers: int, preloaded: Sequence[str] = ()) -> None:
 
     ``asked`` and ``answers``: the pipes' file descriptors.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the command, which ends this one
+    # Ctrl-C is for the command, which ends this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (*_LOADED, *preloaded):
         importlib.import_module(name)
     reading, writing = Connection(asked, writable=False), Connection(answers, readable=False)
@@ -120,7 +121,7 @@ def forked(work: Callable[[], object]) -> tuple[bool, object]:
         os.close(reading)
         try:
             data = pickle.dumps((True, work()))
-        except BaseException as error:  # whatever it is, the other side is told
+        except BaseException as error:  # the other side gets any error
             text = (str(error).strip() or type(error).__name__).splitlines()[0]
             data = pickle.dumps((False, text))
         try:

@@ -1,9 +1,9 @@
-"""Final points judged again by a defense that nobody has asked anything: its first answers count.
+"""Judge final points again by a defense that was never asked before: its first answers count.
 
-Every stage has a process of its own with an instance of its own, made of what the defense was
+Every stage has a process of its own with an instance of its own, made from the defense as it was
 before this run asked it anything. On a GPU, where a process takes seconds to start, the stages of a
-defense that is this package's, around a network of a known library, share one: no code there keeps
-anything beside the instance. It is shown the points as they are stored, in the declared
+defense that is this package's, around a network of a known library, share a process: no code there
+keeps anything beside the instance. It is shown the points as they are stored, in the declared
 batches, the last batch first. An image that is right only where the attack ran is not right: a
 defense that remembers, counts its calls or knows its attacker answers otherwise there.
 """
@@ -36,7 +36,7 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What is to be judged anew: the points of stages of one spec, ``draws`` times.
+    """A request to judge anew the points of stages of a spec, ``draws`` times.
 
     ``pristine``: the network and the defenses, as a command keeps them. ``batches``: how many of
     the first; None for all. ``at_a_time``: how many images there is memory for.
@@ -56,7 +56,7 @@ class Request:
     at_a_time: int | None
 
     def ask(self) -> dict[str, list[Judged]]:
-        """Return what new processes say of every stage, by batch.
+        """Return the answers of new processes by stage and batch.
 
         Raises :class:`~dentbench.errors.WorkerError` where they cannot say it.
         """
@@ -101,7 +101,7 @@ def judged(
         torch.set_num_threads(1)  # a process with threads cannot be forked
     worker = Worker(inputs, request.device, request.engine, given, tried=False)
     worker.micro_batcher.learn(request.spec, request.at_a_time)
-    worker.classifier(request.spec)  # made once, in what every fork starts from
+    worker.classifier(request.spec)  # made once, before every fork
     answers = {
         stage: _asked(worker, request, stage, isolated=isolated)
         for stage in reversed(request.stages)
@@ -141,7 +141,7 @@ def _asked(worker: Worker, request: Request, stage: str, *, isolated: bool) -> l
 
 
 def _answers(worker: Worker, request: Request, stage: str, draw: int) -> list[_Answer]:
-    """Ask about every batch of a stage, the last one first; return the answers in order."""
+    """Ask about every batch of a stage, the last first; return the answers in order."""
     spec = request.spec
     seed = derive_seed(spec.seed, "defense", "fresh", draw, stage)
     random.seed(seed)  # a defense may draw from any of them

@@ -14,7 +14,7 @@ from dentbench.records.outcome import NATURAL, BatchOutcome
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was said anew of every stage, by batch; ``reason``: why not by new processes, or ""."""
+    """New answers by stage and batch; ``reason``: why not of new processes, or ""."""
 
     stages: Mapping[str, Sequence[Judged]]
     reason: str = ""

@@ -39,7 +39,7 @@ class Pristine:
         self.copied: tuple[nn.Module, Any] | None = None
         try:
             self.data = cloudpickle.dumps((network, given))
-        except Exception as error:  # what is raised depends on what they hold
+        except Exception as error:  # they may raise anything
             self.reason = f"it cannot be sent to another process ({first_line(error)})"
             try:
                 self.copied = copy.deepcopy((network, given))

@@ -30,9 +30,9 @@ def load_or_judge(
 ) -> Judgement:
     """Return the judgement of a defense's final points, made where no earlier run left it.
 
-    Points that nothing else needs are not kept any longer, unless ``keep_points``. What was judged
-    of the first batches alone, as far as a run got that stopped, is kept apart: all of them are
-    judged together once they are there, as if it had not stopped.
+    Points that nothing else needs are dropped then, unless ``keep_points``. The judgement of a run
+    that stopped after its first batches is kept apart: all batches are judged together once they
+    are there, as if it had not stopped.
     """
     folder = context.folder(spec)
     note = note_of(spec, outcomes)

@@ -1,4 +1,4 @@
-"""Whether points that were handed in can be those of a run."""
+"""Check that points handed in can be those of a run."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ SLACK: Final = 1.05
 def require_fitting(points: Points, images: Tensor, threat: ThreatModel) -> None:
     """Raise :class:`~dentbench.errors.DataError` unless points are near the images of a run.
 
-    ``points`` and ``images`` (N, C, H, W) in [0, 1]; what rounding alone brings out of the ball is
-    projected later.
+    ``points`` and ``images`` (N, C, H, W) in [0, 1]; points that rounding alone brings out of the
+    ball are projected later.
     """
     if points.shape != tuple(images.shape):
         raise DataError(

@@ -1,7 +1,7 @@
-"""Before the first attack: what it will ask of a network and of a defense, once, on two images.
+"""Ask a network and a defense once, on two images, all that an attack will ask of them.
 
-One answer, one gradient, one adaptation with its update. What they cannot do is told in one
-sentence, not after hours in the words of a library.
+An answer, a gradient, an adaptation with its update. What fails is reported in one sentence now,
+not after hours in the words of a library.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> 
     """Raise :class:`~dentbench.errors.ModelError` for a network that attacks could not use.
 
     ``images`` (N, C, H, W) in [0, 1]. A copy is asked on ``device``: about two images and about
-    one, for attacks go on with the images that are left, with and without gradients. Where there
-    is no room for two it is asked about one alone.
+    alone, for attacks go on with the images that are left, with and without gradients. Where there
+    is no memory for two images it is asked about a single image.
     """
     images = images[:FEW].to(device)
     try:
         tried = copy.deepcopy(network)
-    except Exception as error:  # what is raised depends on what it holds
+    except Exception as error:  # a network may raise anything
         raise ModelError(f"the model cannot be copied: {first_line(error)}") from error
     tried.to(device)
     in_eval_mode(tried)
@@ -54,7 +54,7 @@ def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> 
 def _with_room(ask: Callable[[Tensor], None], images: Tensor) -> None:
     """Ask about images, or about the first alone where there is no room for all of them.
 
-    Where the evaluation shows more at a time, it cuts the batch, or says what that needs.
+    Where the evaluation shows more at a time, it cuts the batch, or reports the memory needed.
     """
     try:
         ask(images)
@@ -78,7 +78,7 @@ def logits_of(network: Classifier, images: Tensor, *, classes: int | None = None
         logits: Any = network(images)
     except DentBenchError:
         raise
-    except Exception as error:  # whatever the code of a network raises
+    except Exception as error:  # a network may raise anything
         if is_out_of_memory(error):
             raise
         text = f"the model does not take {_images(images)}: {first_line(error)}"
@@ -121,11 +121,11 @@ def _checked(logits: Any, images: Tensor, classes: int | None) -> Tensor:
 
 
 def _held(answer: object) -> str:
-    """Return in words what a container holds, or ""."""
+    """Describe the contents of a container, or ""."""
     if isinstance(answer, dict):
         return f" with {', '.join(map(str, list(answer)[:4]))}" if answer else ""
     if isinstance(answer, tuple | list):
-        return f" of {', '.join(type(one).__name__ for one in answer[:4])}" if answer else ""
+        return f" of {', '.join(type(part).__name__ for part in answer[:4])}" if answer else ""
     return ""
 
 
@@ -143,7 +143,7 @@ def _require_images_kept(shown: Tensor, given: Tensor) -> None:
 
 
 def advice(network: object, error: BaseException) -> str:
-    """Return what to do about the error of a network, after a semicolon, or ""."""
+    """Return advice on a network's error, after a semicolon, or ""."""
     said = str(error).lower()
     kinds = {p.dtype for p in getattr(network, "parameters", list)() if p.is_floating_point()}
     other = sorted(str(kind).removeprefix("torch.") for kind in kinds - {torch.float32})
@@ -164,7 +164,7 @@ def advice(network: object, error: BaseException) -> str:
 
 
 def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes: int) -> None:
-    """Raise :class:`~dentbench.errors.ModelError` for a defense that fails at what is asked of it.
+    """Raise :class:`~dentbench.errors.ModelError` for a defense that fails.
 
     ``make()`` returns it, new. ``images`` (N, C, H, W) in [0, 1]. It answers two of them, adapts
     and updates on the way, and the gradient of its answer is taken. Where there is no room for two
@@ -182,7 +182,7 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
             if logits.requires_grad:
                 torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
 
-    with _as_before(images), _told(name):
+    with _as_before(images), _reported(name):
         _with_room(ask, images[:FEW])
 
 
@@ -202,13 +202,13 @@ _CUT: Final = (
 
 
 @contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Tell what fails inside the block in one sentence, out of memory excepted."""
+def _reported(name: str) -> Iterator[None]:
+    """Report a failure inside the block in one sentence, out of memory excepted."""
     try:
         yield
     except DentBenchError:
         raise
-    except Exception as error:  # whatever the code of a network or a defense raises
+    except Exception as error:  # a network or a defense may raise anything
         if is_out_of_memory(error):
             raise
         reason = first_line(error)

@@ -1,4 +1,4 @@
-"""Whether dent's answers follow other scales and shifts as those of the network itself do."""
+"""Check that dent's answers follow other scales and shifts as the network's own do."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from dentbench.evaluation.input_checks.reference import (
 )
 
 MOVED: Final = 0.1
-"""By what part of themselves scales and shifts are moved, to see that the answers follow."""
+"""The part of themselves by which scales and shifts are moved, to see that answers follow."""
 
 
 def difference_moved(reference: Reference, dent: Dent) -> str:
@@ -50,7 +50,7 @@ def difference_moved(reference: Reference, dent: Dent) -> str:
     if apart:
         return f"with other scales and shifts its logits differ by {apart} from the network's own"
     if not logits.requires_grad:
-        return ""  # dent tells it in its own words when it is to adapt
+        return ""  # dent itself refuses it when it is to adapt
     if back is None:
         return "its answers have no gradient to the scales and shifts, which dent follows"
     parts = [back[row::several].sum(0) for row in range(several)] if instance else [back]
@@ -71,7 +71,7 @@ def _classes(reference: Reference) -> int:
 
 
 def _is_coupled(reference: Reference) -> bool:
-    """Return whether an image's answer depends on what other images are beside it."""
+    """Return whether an image's answer depends on its batch mates."""
     others = reference.images.clone()
     others[1::2] = others[1::2].flip(-1).roll(1, -2)
     kept, changed = (

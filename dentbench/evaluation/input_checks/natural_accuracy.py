@@ -1,4 +1,4 @@
-"""Whether natural accuracy is plausible, and which usual mistake explains that it is not.
+"""Check whether natural accuracy is plausible, and which usual mistake explains it if not.
 
 Labels that begin at 1, classes in another order, images that the model wants normalized, in BGR or
 of another range: each is tried on some natural images, without an attack.
@@ -31,10 +31,10 @@ MENDED: Final = 0.1
 """By how much accuracy must rise, its interval's lower end, for a mistake to explain it."""
 
 GOOD: Final = 0.9
-"""Below this share of what the data allow, or of all images, mistakes are looked for."""
+"""The share of the possible accuracy, or of all images, below which mistakes are searched."""
 
 FAR: Final = 0.5
-"""Below this share of what the data allow natural accuracy is warned of whatever the cause."""
+"""The share of the possible accuracy below which the run warns, whatever the cause."""
 
 ONE_TO_ONE: Final = 0.8
 """How many images must have the label that most of their predicted class have, in another order."""
@@ -51,7 +51,7 @@ _HALVES: Final = ((0.5,), (0.5,))
 
 @dataclass(frozen=True)
 class Remedy:
-    """What raises natural accuracy: in words, and how many of ``of`` images are right with it."""
+    """A change that raises natural accuracy, and how many of ``of`` images are right with it."""
 
     words: str
     correct: int
@@ -59,7 +59,7 @@ class Remedy:
 
     @property
     def sentence(self) -> str:
-        """What it shows."""
+        """A description for the record."""
         share = 100 * self.correct / self.of
         return f"{self.words} it is {share:.1f}% ({self.correct} of {self.of})"
 
@@ -137,7 +137,7 @@ def _of_images(classify: Classifier, images: Tensor, labels: Tensor) -> Iterator
     for words, change in _changes(images):
         try:
             correct = int((classify(change(images)).argmax(1) == labels).sum())
-        except Exception as error:  # a network may refuse what is no image in [0, 1]
+        except Exception as error:  # a network may refuse values outside [0, 1]
             if is_out_of_memory(error):
                 raise
             continue
@@ -171,10 +171,10 @@ def _normalizing(mean: Sequence[float], std: Sequence[float]) -> Callable[[Tenso
 
 
 def to_note(best: Remedy | None) -> dict[str, Any]:
-    """Return what is kept of it beside the outcomes."""
+    """Return the note that is kept beside the outcomes."""
     return {"remedy": None if best is None else asdict(best)}
 
 
 def from_note(note: Any) -> Remedy | None:
-    """Return what :func:`to_note` wrote."""
+    """Return the remedy of a note by :func:`to_note`."""
     return None if note["remedy"] is None else Remedy(**note["remedy"])

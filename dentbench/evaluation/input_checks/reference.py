@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from dentbench.attacks.base import Classifier
 
 FEW: Final = 2
-"""On how many images networks are compared, where their answers do not depend on how many."""
+"""The number of images to compare networks on, where answers do not depend on the number."""
 
 LOGITS: Final = 1e-3
-"""By what part of their range logits may differ; rounding takes a hundredth of it."""
+"""The part of their range by which logits may differ; rounding takes a hundredth of it."""
 
 GRADIENTS: Final = 2e-2
-"""By what part of its length a gradient may differ: a rounded ReLU changes a little of it."""
+"""The part of its length by which a gradient may differ: a rounded ReLU changes a little."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Reference:
     def of(cls, network: nn.Module, images: Tensor) -> Reference | None:
         """Return the reference on a few images; on all where answers depend on how many there are.
 
-        ``images`` (B, C, H, W): the first declared batch. None where the network does not answer;
-        others tell why.
+        ``images`` (B, C, H, W): the first declared batch. None where the network does not
+        answer, which other checks explain.
         """
         images = _off_kinks(images)
         few = images[:FEW]
@@ -53,7 +53,7 @@ class Reference:
         return cls(network, shown, torch.equal(first.nan_to_num(), second.nan_to_num()))
 
     def difference(self, make: Callable[[], Classifier]) -> str:
-        """Return in words how what is made answers otherwise than the network, or ""."""
+        """Describe how the classifier made answers otherwise than the network, or ""."""
         for gradients in (False, True):
             right, other = copy.deepcopy(self.network), make()
             if gradients:
@@ -74,9 +74,9 @@ class Reference:
 
 
 def _off_kinks(images: Tensor) -> Tensor:
-    """Return images a little beside these: black ones may lie at the kinks of all ReLUs at once.
+    """Return images a little beside these: black images may lie at the kinks of all ReLUs.
 
-    There a step of no length may turn the gradient, whoever computes it.
+    There the smallest step may turn the gradient.
     """
     generator = torch.Generator().manual_seed(1)
     noise = torch.rand(images.shape, generator=generator).to(images)
@@ -102,7 +102,7 @@ def attempt(network: Classifier, images: Tensor) -> Tensor | None:
     """Return the logits, None where the network refuses images of this number, or lacks memory."""
     try:
         return answer_of(network, images)
-    except Exception:  # whatever the network raises
+    except Exception:  # a network may raise anything
         return None
 
 

@@ -1,8 +1,8 @@
-"""Before a run: what is evaluated is the network that was handed in, and dent adapts that one.
+"""Check before a run that the evaluated network, also inside dent, is the one handed in.
 
 A network is computed in a faster way, and dent computes it with other scales and shifts. Either is
 compared with the network itself: where nothing has moved, where scales and shifts have, and where
-the gradient comes from. What cannot be the same is refused in words.
+the gradient comes from. A difference is refused.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _ADVICE: Final = (
 def require_same_network(reference: Reference, prepared: nn.Module) -> None:
     """Raise :class:`~dentbench.errors.ModelError` unless the network is computed as it is.
 
-    ``reference``: of the one handed in. ``prepared``: as it is computed.
+    ``reference``: of the network handed in. ``prepared``: as it is computed.
     """
     if prepared is reference.network:
         return
@@ -56,7 +56,7 @@ def require_same_in_dent(reference: Reference, prepared: nn.Module, spec: DentSp
         different = _difference_in_dent(reference, prepared, spec)
     except ModelError:
         raise
-    except Exception as error:  # whatever the code of a network raises when dent runs it
+    except Exception as error:  # a network may raise anything when dent runs it
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         different = f"dent cannot run it ({reason})"
     if different:

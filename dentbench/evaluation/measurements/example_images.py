@@ -1,4 +1,4 @@
-"""What is kept of a run for the eye: images, their adversarial points, and predictions of both."""
+"""Keep example images of a run, their adversarial points, and the predictions of both."""
 
 from __future__ import annotations
 

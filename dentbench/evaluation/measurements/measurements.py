@@ -1,7 +1,7 @@
-"""What a record says of a run beside its outcomes: relative time, diagnostics, the given order.
+"""Measure for a record, beside its outcomes: relative time, diagnostics, the given order.
 
-Each is kept beside the outcomes once it is made, so that a run that is resumed or repeated has
-nothing left to do; a record carries whatever is there.
+Each measurement is kept beside the outcomes, so that a run that is resumed or repeated has
+nothing left to do; a record carries all that are there.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _MEANS: Final = (
 def observations(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
     """Return the columns ``natural_given_correct``, ``time_ratio`` and ``diagnostics``.
 
-    Made now where the run's options ask for them, else only what an earlier run left.
+    Made now where the run's options ask for them, else loaded from an earlier run.
     """
     return {
         "natural_given_correct": context.natural_given(spec),
@@ -75,7 +75,7 @@ def _measured_once(context: RunContext, spec: EvalSpec) -> float:
 def _diagnostics(context: RunContext, spec: EvalSpec) -> str | None:
     """Return the summaries by stage, JSON, of every stage whose batches are all diagnosed.
 
-    The natural images are a stage; a protocol is one where its final points were kept.
+    The natural images are a stage, and each protocol whose final points were kept.
     """
     if spec.defense is None:
         return None
@@ -121,7 +121,7 @@ def _batches(
 def _diagnose(
     context: RunContext, spec: EvalSpec, points: Tensor, labels: Tensor, name: str
 ) -> Diagnosis | None:
-    """Adapt to one batch, write down what that did and return it."""
+    """Adapt to a batch, write down its diagnosis and return it."""
     worker = context.worker
     dent = worker.model.defense_cache.of(spec)
     if not isinstance(dent, Dent):
@@ -139,9 +139,9 @@ def _diagnose(
 
 
 def summarized(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
-    """Return the diagnoses of a stage's batches as one.
+    """Summarize the diagnoses of a stage's batches.
 
-    Means over the images of what :func:`~dentbench.adapt.diagnostics.diagnose` measures, and all
+    Means over the images of :func:`~dentbench.adapt.diagnostics.diagnose`'s quantities, and all
     flips. ``label_balance`` and ``predicted_balance``: the mean over the batches of
     :func:`balance`, of the labels and of the adapted model's predictions.
     """
@@ -165,9 +165,9 @@ def _mean(values: Sequence[float], weights: Sequence[int]) -> float:
 
 
 def balance(counts: Sequence[int]) -> float:
-    """Return how evenly images are spread over the classes: 1 is evenly, 0 is all in one.
+    """Return how evenly images are spread over the classes: from 0, all in a single class, to 1.
 
-    The entropy of the shares over that of equal shares; ``counts`` has one per class.
+    The entropy of the shares over that of equal shares; ``counts`` (classes,).
     """
     total = sum(counts)
     shares = [count / total for count in counts if count]

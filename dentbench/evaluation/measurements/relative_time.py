@@ -1,7 +1,7 @@
 """Inference time in units of the static model's, measured so that a busy machine changes little.
 
-On a processor it is the time that the process was running, in all its threads: while others wait
-for the same cores, the wall clock would favor whatever fits into one turn.
+On the CPU it is the time that the process was running, in all its threads: while others wait
+for the same cores, the wall clock would favor work that fits into a single turn.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Memory: the bytes that a batch needs, and what happens when they run out."""
+"""Memory: the bytes that a batch needs, and a run's answer when they run out."""

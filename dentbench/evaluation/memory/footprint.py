@@ -1,4 +1,4 @@
-"""What a batch needs: bytes of memory, measured on a few images; and what a device has."""
+"""Measure the bytes of memory that a batch needs, on a few images, and that a device has."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "scores", "dec
 """The stages that ask the defense for answers, and for no gradient."""
 
 HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "surrogate-process", "batch-mates")
-"""The protocols that take more than one forward's graph at a time."""
+"""The protocols that keep the graphs of several forward passes at a time."""
 
 
 def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images: Tensor) -> int:
-    """Return about how many bytes a stage's tensors take for one batch, beside the model itself.
+    """Return about how many bytes a stage's tensors take for a batch, beside the model.
 
     Measured with two and with four of ``images`` (N, C, H, W), on their device, and drawn out in
     a straight line to the batch's size. ``defense`` and ``network``: those of the spec. On a
@@ -48,7 +48,7 @@ def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images
 
 
 def look_of(spec: EvalSpec, stage: str, defense: Any, network: Classifier) -> Classifier:
-    """Return what a stage differentiates at a time, images to logits."""
+    """Return the function, images to logits, that a stage differentiates at a time."""
     if stage in ("unrolled", "surrogate-process", "batch-mates") and "unroll" in offers(defense):
         return unrolled_defense(defense, spec)
     if not stage.startswith("gmsa"):
@@ -69,7 +69,7 @@ def peak(look: Classifier, images: Tensor, gradient: bool = True) -> int:
             with _Live() as live:
                 _run(look, images, gradient)
             return int(live.most)
-        _run(look, images, gradient)  # what a library allocates once is not counted
+        _run(look, images, gradient)  # a library's first allocations are not counted
         before = torch.cuda.memory_allocated(images.device)
         torch.cuda.reset_peak_memory_stats(images.device)
         _run(look, images, gradient)
@@ -121,14 +121,14 @@ def _storages(values: Any) -> list[torch.UntypedStorage]:
     return [leaf.untyped_storage() for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
 
 
-# --- what a device has ----------------------------------------------------------------------------
+# --- memory of a device ---------------------------------------------------------------------------
 
 _GROUP: Final = Path("/sys/fs/cgroup")
 """Where a container's limits are, if it has any."""
 
 
 def there(device: str | torch.device) -> str:
-    """Return what memory a device has, in words."""
+    """Describe a device's memory."""
     device = torch.device(device)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
@@ -154,14 +154,14 @@ def machine() -> int:
 def free() -> int | None:
     """Return the bytes that the machine could still give to its processes; None if unknown.
 
-    Less where a container's limit leaves less. Linux alone tells.
+    Less where a container's limit leaves less. Known on Linux alone.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         available = next(int(line.split()[1]) * 2**10 for line in lines if "MemAvailable" in line)
     except (OSError, StopIteration):
         return None
-    with suppress(OSError, ValueError):  # of no container, or of one without a limit
+    with suppress(OSError, ValueError):  # no container, or a container without a limit
         limit, used = (int((_GROUP / f"memory.{name}").read_text()) for name in ("max", "current"))
         available = min(available, max(limit - used, 0))
     return available

@@ -1,4 +1,4 @@
-"""Running out of memory: how it is known, said in one sentence, and whether a batch can be cut."""
+"""Recognize running out of memory, report it, and decide whether a batch can be cut."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SAID: Final = (
     "alloc_failed",
     "could not create a primitive",
 )
-"""What errors say, in lower case, that are of no type of their own: of the processor's allocator,
+"""Messages, in lower case, of errors that have no type of their own: of the CPU's allocator,
 of C++, cuDNN and cuBLAS, and of oneDNN, which says no more than that."""
 
 _SUSPECT: Final = 30_000
 """See :func:`suspected`."""
 
 SCRATCH: Final = 2
-"""What a processor's libraries take, at most, for each byte of tensors that are kept."""
+"""The most bytes that a CPU's libraries take for each byte of tensors kept."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -46,7 +46,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextmanager
 def raise_on_oom(part: str, device: str | torch.device) -> Iterator[None]:
-    """Turn running out of memory into one sentence: ``part`` does not fit."""
+    """Turn running out of memory into a sentence: ``part`` does not fit."""
     try:
         yield
     except Exception as error:
@@ -64,7 +64,7 @@ def suspected(image: Tensor, count: int) -> int:
 
 
 def asked_for(error: BaseException) -> str:
-    """Return what was asked of memory last, where the error says it; else what it says."""
+    """Return the size of the last request, where the error names it, else its own message."""
     match = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
     if match is None:
         return (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -75,14 +75,14 @@ def asked_for(error: BaseException) -> str:
 # --- whether a batch can be cut -------------------------------------------------------------------
 
 FEW: Final = 4
-"""How many images are asked about, together and one by one."""
+"""The number of images asked about, together and one by one."""
 
 
 @torch.no_grad()
 def why_whole(spec: EvalSpec, classify: Classifier, images: Tensor) -> str:
     """Return why a spec's batch cannot be cut without changing answers, or "" if it can.
 
-    A defense that is not separable is taken at its word. What is said to be is tried on the first
+    A defense that is not separable is taken at its word. A separable defense is tried on the first
     of ``images`` (N, C, H, W): together and alone they must get the same answers, and no random
     number may be drawn.
     """
@@ -96,7 +96,7 @@ def why_whole(spec: EvalSpec, classify: Classifier, images: Tensor) -> str:
             alone = torch.cat([classify(image[None]) for image in images[:FEW]])
             together = _together(classify, images[:FEW])
         except (RuntimeError, ValueError, MemoryError) as error:
-            if is_out_of_memory(error):  # of one image: that is told as what it is
+            if is_out_of_memory(error):  # even for a single image
                 return ""
             return coupled  # as of batch normalization with statistics of the batch
         pairs = zip(before, _random_state(images), strict=True)

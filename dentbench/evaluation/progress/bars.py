@@ -42,7 +42,7 @@ _PRE: Final = (
 
 
 def columns() -> tuple[ProgressColumn, ...]:
-    """Return what a bar's line holds; it fits 80 columns."""
+    """Return the line of a bar; it fits 80 columns."""
     return (
         TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=6),

@@ -75,7 +75,7 @@ class Lines:
 
 
 class JsonLines:
-    """A JSON object per event, one a line, for schedulers; times in seconds."""
+    """A JSON object per event and line, for schedulers; times in seconds."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._line = write

@@ -1,4 +1,4 @@
-"""What a run says of how it goes on: events with named fields, handed to a callback."""
+"""Progress events of a run, with named fields, handed to a callback."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dentbench.attacks.events import AttackBegan
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """One protocol on one defense of one model; ``protocol`` is "natural" without an attack."""
+    """A protocol on a defense of a model; ``protocol`` is "natural" without an attack."""
 
     model: str
     defense: str
@@ -24,9 +24,9 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class RunPlanned:
-    """What a run has before it: the passes that each of its stages is expected to take yet.
+    """The plan of a run: the passes that each of its stages is still expected to take.
 
-    ``text``: how long that will take, and what would be shorter; "" for a short run.
+    ``text``: how long that will take, and a shorter run; "" for a short run.
     """
 
     passes: Mapping[Stage, float]
@@ -67,7 +67,7 @@ class RoundDone:
 
     ``static`` and ``right``: how many are right in the worst case, for the static model and the
     defense. ``points``, ``low`` and ``high``: their difference in points and the interval that
-    allows for every look. ``state``: what that says so far; ``more``: about how many more images
+    allows for every look. ``state``: its decision so far; ``more``: about how many more images
     would decide, None where no number would or nothing is open; ``pending``: how many protocols
     are still to be run on them.
     """
@@ -103,7 +103,7 @@ class RoundDone:
 
 
 Event: TypeAlias = RunPlanned | StageBegan | PassesDone | AttackBegan | BatchDone | RoundDone
-"""What a run says: its plan; a stage, then attacks, passes and batches of it; rounds."""
+"""An event: the plan; a stage, then attacks, passes and batches of it; rounds."""
 
 Progress: TypeAlias = Callable[[Event], Any]
 """A callback for all events of a run, in the process that asked for it."""
@@ -114,7 +114,7 @@ class Pace:
     """How fast a stage goes: passes done of those expected.
 
     ``most``: the bound on the passes, which assumes that every image survives; once a batch is
-    finished, the rest is expected to cost what the finished ones did, within that bound.
+    finished, the rest is expected to cost as much as finished batches, within that bound.
     """
 
     most: int
@@ -126,7 +126,7 @@ class Pace:
         self.expected = self.most
 
     def learn(self, event: BatchDone) -> None:
-        """Expect the remaining batches to cost what the finished ones did."""
+        """Expect the remaining batches to cost as much as the finished batches."""
         if self.passes:
             whole = self.passes * event.batches // event.done
             self.expected = min(whole, max(self.most, self.passes))
@@ -145,7 +145,7 @@ class Pace:
 class Whole:
     """How far all stages of a run are together, from its events.
 
-    What is left of a stage is expected to cost what its finished batches did, and as planned
+    The rest of a stage is expected to cost as much as its finished batches, and as planned
     before there are any.
     """
 
@@ -177,7 +177,7 @@ class Whole:
                 self._learn(self._stage, done, batches)
 
     def _learn(self, stage: Stage, done: int, batches: int) -> None:
-        """Expect what is left of a stage to cost what its batches of this run did."""
+        """Expect the rest of a stage to cost as much as its batches of this run."""
         spent, count = self._batches.get(stage, (0, 0))
         self._batches[stage] = (spent + self._done - self._spent_before, count + 1)
         self._spent_before = self._done

@@ -1,4 +1,4 @@
-"""What a run attacks and judges: for every spec the network itself, or the defense around it."""
+"""Build and cache each spec's classifier: the network itself, or the defense around it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 TRIAL = 2
-"""How many images a defense of one's own is tried on before anything else."""
+"""The number of images that a user's defense is tried on before anything else."""
 
 
 class DefenseCache:
@@ -28,7 +28,7 @@ class DefenseCache:
     ``given``: the objects that specs of defenses given from Python stand for. ``captured``:
     whether dent's adaptations, and answers of dent and of the network with their gradients, are
     recorded as CUDA graphs. ``adaptations``: where those made lately are kept. ``tried``: whether a
-    defense of one's own is asked about a few images when it is made. ``static`` is the network
+    user's defense is asked about a few images when it is made. ``static`` is the network
     itself, as it is attacked.
     """
 
@@ -54,7 +54,7 @@ class DefenseCache:
             self.static = RecordedNetwork(network, network.counter)
 
     def of(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
-        """Return what a spec attacks and judges, in a unit of work or at the start of the run.
+        """Return a spec's classifier, in a unit of work or at the start of the run.
 
         The two differ for a defense with ``after(x)``, which goes on from batch to batch: in a
         unit it is as the natural images of the units before have left it. So every unit has one
@@ -74,7 +74,7 @@ class DefenseCache:
     def stream(self, spec: EvalSpec, unit: int, most: int) -> tuple[Any, tuple[Tensor, ...]] | None:
         """Return a defense as it was before at most ``most`` batches that precede a unit, and them.
 
-        None for one that does not go on from batch to batch.
+        None for a defense that does not go on from batch to batch.
         """
         first = max(unit - most, 0)
         state: Any = self.of(spec, first)
@@ -85,7 +85,7 @@ class DefenseCache:
         return state, tuple(self.images[rows.start : rows.stop].to(device) for rows in units)
 
     def make(self, spec: EvalSpec) -> Any:
-        """Return the defense of a spec that has one, new, as it is before it is asked anything."""
+        """Return a spec's defense, new, as it is before it is asked anything."""
         assert spec.defense is not None
         if not isinstance(spec.defense, DefenseSpec):
             size = spec.batches.size if spec.separable else None

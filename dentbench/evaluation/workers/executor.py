@@ -1,6 +1,6 @@
-"""Where tasks are carried out: in this process, in others, on other devices, or on a Ray cluster.
+"""Carry out tasks in this process, in others, on other devices, or on a Ray cluster.
 
-Whatever carries them out, the outcomes are the same, and only the process that asks for them
+The outcomes are the same everywhere, and only the process that asks for them
 writes anything down.
 """
 
@@ -33,14 +33,14 @@ _log = logging.getLogger(__name__)
 
 
 class Executor(Protocol):
-    """Carries out tasks; the finished ones come in any order."""
+    """Carries out tasks, and yields finished tasks in any order."""
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
-        """Yield what becomes of each task, as soon as it is done."""
+        """Yield the result of each task, as soon as it is done."""
 
 
 def make_executor(placement: Placement, worker: Worker, *, fall_back: bool = False) -> Executor:
-    """Return what carries out tasks where they are to be; ``worker`` is this process's own.
+    """Return the executor of a placement; ``worker`` is this process's own.
 
     The others are made of the same. ``fall_back``: where they cannot do it, this process does.
     Raises :class:`~dentbench.errors.SpecError` where Ray is asked for and not installed, and
@@ -58,18 +58,18 @@ def make_executor(placement: Placement, worker: Worker, *, fall_back: bool = Fal
 
 
 class Serial:
-    """One task after the other, in this process."""
+    """Carry out tasks in turn, in this process."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
-        """Yield what becomes of each task, in order."""
+        """Yield the result of each task, in order."""
         return map(self.worker.carry_out, tasks)
 
 
 class FallbackExecutor:
-    """What others carry out as long as they can, and then this process's own worker."""
+    """Use another executor as long as it can, and then this process's own worker."""
 
     def __init__(self, worker: Worker, others: Callable[[], Executor]) -> None:
         self.alone = Serial(worker)
@@ -78,7 +78,7 @@ class FallbackExecutor:
             self.others = others()
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
-        """Yield what becomes of each task; what the others left is carried out here."""
+        """Yield the result of each task; the rest is carried out here."""
         left: dict[tuple[str, int], Task] = {}
 
         def handed_out() -> Iterator[Task]:
@@ -103,7 +103,7 @@ class FallbackExecutor:
 
 
 class RayCluster:
-    """Tasks of a Ray cluster, each with one GPU or a number of CPUs."""
+    """Tasks of a Ray cluster, each with a GPU or a number of CPUs."""
 
     def __init__(self, blueprint: Blueprint, placement: Placement) -> None:
         try:
@@ -134,13 +134,13 @@ class RayCluster:
         self.fixed = (str(self.blueprint), "cuda" if gpu else "cpu", threads)
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
-        """Yield what becomes of each task; Ray itself carries out again what a death lost."""
+        """Yield the result of each task; Ray itself repeats tasks that a death lost."""
         # No task ahead: a cluster with more processors would start it at once.
         pending = [self._handed_out(task) for task in islice(tasks, self.placement.count)]
         while pending:
             following = next(tasks, None)
             (done, *_), pending = self.ray.wait(pending, num_returns=1)
-            if following is not None:  # before this one is written down: nobody waits for that
+            if following is not None:  # before the result is written down: nobody waits for that
                 pending.append(self._handed_out(following))
             try:
                 yield self.ray.get(done)

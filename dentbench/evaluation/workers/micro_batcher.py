@@ -47,7 +47,7 @@ class MicroBatcher:
         return self._sizes.get(_kind(spec))
 
     def learn(self, spec: EvalSpec, size: int | None) -> None:
-        """Take over a size that was found elsewhere, if it is smaller."""
+        """Take over another worker's size, if it is smaller."""
         if size is not None:
             self._sizes[_kind(spec)] = min(size, self.size(spec) or size)
 
@@ -81,8 +81,8 @@ class MicroBatcher:
     def _shrink_preemptively(self, spec: EvalSpec, stage: str) -> None:
         """Cut a batch beforehand where a CPU's memory would not do, or warn.
 
-        A full GPU says so; a full machine ends the process. Only what is large beside what is
-        free is measured, once for every stage, and no defense of one's own, which may remember
+        A full GPU says so; a full machine ends the process. Only stages that are large beside
+        free memory are measured, once each, and no user's defense, which may remember
         that it was asked.
         """
         known = (_kind(spec), stage)

@@ -1,4 +1,4 @@
-"""Where the work of a run is done: on which devices, by how many workers."""
+"""Place the work of a run: on which devices, by how many workers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Placement:
 
     ``executor``: one of :data:`EXECUTORS`. ``devices``: of the workers, in turns; "cpu", "cuda"
     or "cuda:N". ``workers``: how many at a time; by default one per device, and with "auto" on
-    processors as many as are faster. ``threads`` of each, by default torch's own choice for one
+    CPUs as many as are faster. ``threads`` of each, by default torch's own choice for one
     worker, an equal share of the cores for several.
-    ``address``: of a Ray cluster that is there; by default one is started for the run.
+    ``address``: of a Ray cluster that is there; by default a cluster is started for the run.
     ``compiling``: one of :data:`COMPILING`; "auto" records CUDA graphs on GPUs.
     """
 
@@ -47,7 +47,7 @@ class Placement:
 
     @property
     def count(self) -> int:
-        """How many workers there are; one per device where that is still to be found out."""
+        """The number of workers; one per device until the best number is known."""
         return self.workers if isinstance(self.workers, int) else len(self.devices)
 
     @property

@@ -1,4 +1,4 @@
-"""A model on one device: prepared by an engine, counted, with the defenses around it."""
+"""Prepare a model on a device: by an engine, counted, with the defenses around it."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 
 class PreparedModel:
-    """A model and images on one device, and the defenses around the model.
+    """A model and images on a device, and the defenses around the model.
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
-    from Python stand for. ``tried``: whether a defense of one's own is tried when it is made.
+    from Python stand for. ``tried``: whether a user's defense is tried when it is made.
     ``network`` and ``defense_cache`` compute in float32; passes are counted by ``counter``.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
@@ -71,7 +71,7 @@ class PreparedModel:
         return self._low if spec.precision == "bf16" else self.defense_cache
 
     def need(self, spec: EvalSpec, stage: str) -> int | None:
-        """Return about how many bytes a stage takes for one whole batch.
+        """Return about how many bytes a stage takes for a whole batch.
 
         See :func:`~dentbench.evaluation.memory.footprint.needed`. None where that cannot be
         measured, as for a defense that takes no few images.

@@ -1,8 +1,8 @@
-"""Tasks in processes of this machine, which tell how far they are and end with the one that asks.
+"""Carry out tasks in processes of this machine, which report progress and end with their parent.
 
 A worker process has a place in memory that is shared: it writes there how many passes it has made
-and which attack it is at, and whoever waits for its outcomes reads that. Nobody waits for a lock,
-so a process that is killed holds up no other.
+and which attack it is at; the process that waits for its outcomes reads that. Nobody waits for a
+lock, so a process that is killed holds up no other.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RETRIES: Final = 3
 """How often work goes on after a worker process has died."""
 
 AHEAD: Final = 2
-"""How many tasks per worker are handed out at a time: the next one is there when one is done."""
+"""Tasks per worker that are handed out at a time: the next is there when a task is done."""
 
 POLL_SECONDS: Final = 0.25
 """How often, in seconds, it is looked how far the workers are."""
@@ -49,7 +49,7 @@ Finished: TypeAlias = "tuple[BatchOutcome, Points | None]"
 """The outcome of a task, and its points where they are wanted."""
 
 Blueprint: TypeAlias = "tuple[RunInputs, Engine, Mapping[DefenseSpec, Any] | None]"
-"""What a worker is made of."""
+"""The parts that a worker is made of."""
 
 
 def pickled(blueprint: Blueprint, dumps: Callable[[object], bytes] = pickle.dumps) -> bytes:
@@ -63,7 +63,7 @@ def pickled(blueprint: Blueprint, dumps: Callable[[object], bytes] = pickle.dump
 
 
 def gave_up() -> WorkerError:
-    """Return what to say when workers died too often."""
+    """Return the message for workers that died too often."""
     return WorkerError(
         f"worker processes died {RETRIES + 1} times, for lack of memory perhaps; every finished "
         "batch is kept, so run the same command again with fewer workers (--workers 1); a smaller "
@@ -72,7 +72,7 @@ def gave_up() -> WorkerError:
 
 
 class Place(ctypes.Structure):
-    """Where a worker tells how far it is: passes in all, and the attack that it began last.
+    """A worker's shared counters: passes in all, and the attack that it began last.
 
     ``version`` is odd while the attack is being written.
     """
@@ -102,7 +102,7 @@ class Processes:
         self._seen: list[tuple[int, int, int]] = []
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
-        """Yield what becomes of each task; one whose process died is carried out again."""
+        """Yield the result of each task; repeat tasks whose process died."""
         pending: dict[Future[Finished], Task] = {}
         deaths = 0
         try:
@@ -147,8 +147,8 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         count, devices = self.placement.count, self.placement.devices
         self._places = context.RawArray(Place, count)
-        # In memory that is shared: what is sent with a process makes the start of the next one
-        # wait until this one has imported everything and reads it.
+        # In memory that is shared: data sent with a process make the start of the next process
+        # wait until this process has imported everything and reads them.
         blueprint = context.RawArray(ctypes.c_char, len(self.blueprint))
         blueprint.raw = self.blueprint
         self._seen = [(0, 0, 0)] * count
@@ -163,7 +163,7 @@ class Processes:
         )
 
     def _look(self) -> None:
-        """Count what the workers have done since the last look, and tell what they are at."""
+        """Report the passes of the workers since the last report, and their attacks."""
         for number, place in enumerate(self._places):
             forwards, backwards, version = self._seen[number]
             now = place.forwards, place.backwards
@@ -177,7 +177,7 @@ class Processes:
                 self.counter.add(now[0] - forwards, now[1] - backwards)
 
     def _stop(self) -> None:
-        """End the processes at once: what they are at is not wanted any more."""
+        """End the processes at once: their results are not wanted any more."""
         if self._pool is None:
             return
         self._pool.shutdown(wait=False, cancel_futures=True)
@@ -211,9 +211,9 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
 def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> None:
     """Make this process's worker, on the next device, and let it tell how far it is."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    with suppress(ValueError):  # Ctrl-C is for the process that asks, which ends this one
+    with suppress(ValueError):  # Ctrl-C is for the parent, which ends this process
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout = sys.stderr  # what code of a user prints does not go into a result
+    sys.stdout = sys.stderr  # prints of users' code do not go into a result
     number, device = numbers.get()
     try:
         worker = worker_of("", blueprint.raw, device, threads)
@@ -230,7 +230,7 @@ def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> No
 
 
 def _end_with_parent() -> None:
-    """End this process with the one that started it, however that ends: nobody else wants it."""
+    """End this process with its parent, however that ends."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

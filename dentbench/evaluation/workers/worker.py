@@ -1,7 +1,7 @@
-"""One unit of work, from what it needs to what it leaves; in this process or in another.
+"""Carry out a unit of work, from task to outcome, in this process or in another.
 
-A worker has the model and the images; a task says what to do with one batch and carries what
-stages before it left. Nothing is read or written here: that is the runner's.
+A worker has the model and the images; a task names a stage and a batch, and carries its
+inheritance from the stages before it. Nothing is read or written here: that is the runner's.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from dentbench.zoo.arrays import label_windows
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One stage on one unit of work (a declared batch), with what it takes over from others.
+    """A stage on a unit of work (a declared batch), with its inheritance from other stages.
 
     ``natural`` (B flags): which images are right without an attack; empty for the natural stage
     itself. ``claimed_points`` (B, C, H, W): those of a file, where they are judged.
@@ -63,11 +63,11 @@ class Task:
 
 
 class Worker:
-    """Carries out tasks with a model and images on one device.
+    """Carries out tasks with a model and images on a device.
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
-    from Python stand for. ``tried``: whether a defense of one's own is tried when it is made.
-    Raises what :class:`~dentbench.evaluation.workers.prepared_model.PreparedModel` does.
+    from Python stand for. ``tried``: whether a user's defense is tried when it is made.
+    Raises as :class:`~dentbench.evaluation.workers.prepared_model.PreparedModel`.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Worker:
         self._references: dict[int, Reference | None] = {}
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
-        """Return what a spec attacks and judges: the network itself, or a defense around it.
+        """Return the classifier that a spec attacks: the network itself, or a defense around it.
 
         ``unit``: in which unit of work, for a defense that goes on from batch to batch.
         """
@@ -103,7 +103,7 @@ class Worker:
     def require_usable(self, spec: EvalSpec) -> None:
         """Raise :class:`~dentbench.errors.ModelError` for a defense that fails on two images.
 
-        One of a user was tried when it was made, before it can remember anything.
+        A user's defense was tried when it was made, before it can remember anything.
         """
         defense = spec.defense
         if defense is None or (isinstance(defense, DefenseSpec) and defense.sha256):
@@ -122,7 +122,7 @@ class Worker:
     def require_same_network(self, spec: EvalSpec) -> None:
         """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.
 
-        What is computed is compared with it, and dent's layers where there are some.
+        The prepared network is compared with it, and dent's layers where there are some.
         """
         if self.network.path == "broken":
             return  # it has no gradient to be compared, and dent refuses it when it is to adapt
@@ -139,7 +139,7 @@ class Worker:
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
     ) -> Callable[..., Classifier] | None:
-        """Return what makes the defense with fewer steps, if there are fewer.
+        """Return the function that makes the defense with fewer steps, if there are fewer.
 
         It is called with their number, and with ``larger`` for steps that go as far in all.
         """
@@ -241,7 +241,7 @@ class Worker:
     def _attack_context(
         self, task: Task, x: Tensor, y: Tensor, defense: Classifier
     ) -> AttackContext:
-        """Gather what a protocol may use on one batch."""
+        """Gather a protocol's context on a batch."""
         spec, unit = task.spec, task.unit
         others = cascade.neighbours(spec, unit)
         inherited = task.inherited
@@ -272,7 +272,7 @@ class Worker:
         )
 
     def surrogate_of(self, spec: EvalSpec, unit: int | None = None) -> Classifier | None:
-        """Return what the defense declares to be near to it, in its attribute of that name."""
+        """Return the surrogate that the defense declares, in its attribute of that name."""
         declared = getattr(self.model.attacked(spec).of(spec, unit), "surrogate", None)
         return self.shown(spec, declared) if callable(declared) else None
 

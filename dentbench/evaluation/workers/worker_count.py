@@ -1,6 +1,6 @@
-"""How many workers share a processor's cores in a run, where nobody said it.
+"""Choose how many workers share a CPU's cores in a run, where the user did not.
 
-The answer depends on what is to be run, on this machine and on what was timed and remembered, and
+The number depends on the plan, on this machine and on remembered timings, and
 not on how far a run is: workers have fewer threads, which changes the last bits, and a run that is
 resumed is to compute as before.
 """
@@ -25,7 +25,7 @@ from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
 
 WORTH: Final = 15.0
-"""How many seconds a run may take at most, by its passes alone, for one worker to be enough.
+"""The most seconds of a run, by its passes alone, for which a single worker is enough.
 
 Others take some seconds to start."""
 
@@ -42,8 +42,8 @@ def with_worker_count(
 ) -> Placement:
     """Return a placement with its workers counted, for a run of some specs and protocols.
 
-    ``worker``: this process's own. ``cache``: where what is timed is remembered; without it there
-    is one worker per device, as there is wherever a number of threads was asked for.
+    ``worker``: this process's own. ``cache``: where timings are remembered; without it there
+    is one worker per device, as where a number of threads was asked for.
     """
     if placement.workers != AUTO:
         return placement
@@ -83,9 +83,9 @@ def _passes(spec: EvalSpec, protocols: Sequence[str], classes: int) -> int:
 
 
 def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> int:
-    """Return how many workers half of the machine's memory is enough for; at least one.
+    """Return how many workers half of the machine's memory is enough for; at least 1.
 
-    What each takes is measured only where it may matter: the first measurement takes a second.
+    Memory is measured only where it may matter: the first measurement takes a second.
     """
     half = machine() // 2
     largest = max(min(spec.batches.size, spec.data.count) for spec in specs)

@@ -53,7 +53,7 @@ class Entry:
 def entries(pairs: Sequence[Pair]) -> list[Entry]:
     """Return the pairs with their verdicts corrected for how many there are (Holm 1979).
 
-    Of pairs of one model, data set and attack, a difference that a verdict says ("holds", "weaker
+    Of pairs of the same model, data set and attack, a difference in a verdict ("holds", "weaker
     than static") is undecided unless its adjusted p-value is below the level.
     """
     kinds: dict[int, str] = {}
@@ -135,7 +135,7 @@ def _row(entry: Entry) -> list[object]:
 
 
 def _title(record: Record) -> str:
-    """Return a defense's name, and its settings where they are not the default ones."""
+    """Return a defense's name, and its settings where they are not the default."""
     odd = departures.settings_text(record) if record.mode != departures.OTHER else ""
     return ", ".join(filter(None, (departures.defense_title(record), odd)))
 
@@ -147,7 +147,7 @@ def cost(record: Record) -> str:
 
 
 def claim(record: Record) -> str:
-    """Return what a built-in defense's paper says of it, and its source."""
+    """Return the accuracy of a built-in defense in its paper, and its source."""
     if record.defense not in DEFENSES:
         return ""
     card = DEFENSES[record.defense]

@@ -1,4 +1,4 @@
-"""Records in a line each, and everything about one: its checks, and how it came to be."""
+"""List records in a line each, or all of a single record: its checks and its columns."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ NOTHING: Final = frozenset({"", "None", "{}"})
 
 
 def title_of(record: Record) -> str:
-    """Return what a record is of: the static model, or its defense."""
+    """Return a record's title: the static model, or its defense."""
     static = record.mode == "static"
     return "static model" if static else departures.defense_title(record)
 
 
 def listing(records: Sequence[Record], title: str = "Records") -> Table:
-    """Return one row per record, the newest last: its key, what was run, and what was found."""
+    """Return one row per record, the newest last: its key, settings and results."""
     rows: list[list[object]] = []
     for record in records:
         attacked = bool(record.protocol)
@@ -58,7 +58,7 @@ def listing(records: Sequence[Record], title: str = "Records") -> Table:
 
 
 def checks(record: Record) -> Table:
-    """Return every check of a record: whether it passed, and what it says."""
+    """Return every check of a record: whether it passed, and its sentence."""
     rows = [
         [
             check.name,
@@ -71,7 +71,7 @@ def checks(record: Record) -> Table:
 
 
 def facts(record: Record) -> list[tuple[str, str]]:
-    """Return every column of a record that holds something and that no table tells, and its value.
+    """Return every column of a record that is not empty and in no table, and its value.
 
     Programs' versions come last.
     """
