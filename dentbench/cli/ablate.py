@@ -64,6 +64,7 @@ def ablate(
         shared.run_options(measure_time=measure_time),
         shared.display,
         dry_run=shared.dry_run,
+        gpu=shared.gpu,
     )
     from dentbench.cli import showing
 

@@ -117,6 +117,7 @@ def evaluate(
         shared.run_options(),
         shared.display,
         dry_run=shared.dry_run,
+        gpu=shared.gpu,
         check=repeat.checked(from_record, shared.results),
     )
     from dentbench.cli import showing

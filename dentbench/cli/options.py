@@ -347,7 +347,8 @@ Device = Annotated[
         "--device",
         "--devices",
         metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N; several with commas have a worker each.",
+        help="auto, cpu, cuda or cuda:N; several with commas have a worker each. With --dry-run "
+        "also h100 or h200: the time on one.",
     ),
 ]
 Executor = Annotated[

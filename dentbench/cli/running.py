@@ -23,7 +23,7 @@ from dentbench.errors import (
     contained,
 )
 from dentbench.evaluation.progress.names import Display
-from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+from dentbench.spec.evaluation import EvalSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,16 +48,20 @@ def carry_out(
     display: Display,
     *,
     dry_run: bool,
+    gpu: str | None = None,
     check: Check | None = None,
 ) -> Finished:
     """Carry out studies one after the other; a dry run prints their cost and ends the command.
 
-    ``check``: what the specs of the first study must pass.
+    ``gpu``: the kind of GPU, such as "h100", that a dry run tells times for; by default for this
+    machine. ``check``: what the specs of the first study must pass.
     """
     from dentbench.cli.downloads import bring_lacking
 
     if dry_run:  # without the weights and the images too: the cards know their shapes
-        show_estimates(studies, options, check)
+        from dentbench.cli.dry_run import show_estimates
+
+        show_estimates(studies, options, gpu, check)
         raise typer.Exit
     bring_lacking(studies, options.fetch)
     _check_writable(options.results)
@@ -155,72 +159,6 @@ def run(
         contained(),
     ):
         return run_study(study, options, progress, check)
-
-
-def show_estimates(
-    studies: Sequence[Study], options: RunOptions, check: Check | None = None
-) -> None:
-    """Print what would run and what it would cost at most; attack nothing, write nothing."""
-    from rich.console import Console
-
-    from dentbench.attacks.catalogue import attack_label
-    from dentbench.evaluation.applicable_protocols import possible
-    from dentbench.evaluation.estimates.dry_run import StageEstimate, estimate
-    from dentbench.evaluation.memory.footprint import in_words
-    from dentbench.evaluation.progress.events import duration_text
-    from dentbench.report.departures import threat_text
-    from dentbench.report.formats.terminal import print_table
-    from dentbench.report.table import Column, Table
-    from dentbench.study.loading import prepare
-
-    rows: list[list[object]] = []
-    costs: list[StageEstimate] = []
-    for study in studies:
-        with contained():
-            evaluation, specs = prepare(study, options, untrained=True)
-            if check is not None and study is studies[0]:
-                check(specs)
-            able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
-            parts = estimate(evaluation.context, specs, able, evaluation.stages.images_left)
-        for part in parts:
-            spec = part.spec
-            memory = "" if part.memory is None else in_words(part.memory)
-            cost = [f"{part.forwards:,}", f"{part.backwards:,}", duration_text(part.seconds)]
-            cost.append(memory)
-            costs.append(part)
-            threat = threat_text(spec.attack.norm, spec.attack.eps)
-            stub = [spec.model.name, threat, _described(spec), part.stage]
-            rows.append([*stub, f"{part.images:,}", *cost])
-    passes = (sum(one.forwards for one in costs), sum(one.backwards for one in costs))
-    whole = duration_text(sum(one.seconds for one in costs))
-    rows.append(["all", "", "", "total", "", *(f"{count:,}" for count in passes), whole, ""])
-    labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
-    columns = (
-        *map(Column, ("model", "threat", "defense", "stage")),
-        *(Column(name, "right") for name in ("images", "forwards", "backwards", "time", "memory")),
-    )
-    table = Table.of(
-        f"Dry run: {'; '.join(labels)}",
-        columns,
-        rows,
-        caption="At most, of what is not stored yet: every image surviving every attack; time "
-        "extrapolated from timed batches. "
-        "Memory: what the tensors of a batch take at least, beside the model, from four images.",
-        stub=3,
-    )
-    print_table(table, Console())
-
-
-def _described(spec: EvalSpec) -> str:
-    """Return a defense in few words: its mode, and dent's steps and blur."""
-    if isinstance(spec.defense, DefenseSpec):
-        settings = ", ".join(f"{name} {value}" for name, value in spec.defense.settings)
-        return f"{spec.label}, {settings}" if settings else spec.label
-    if spec.defense is None:
-        return spec.label
-    blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
-    plural = "" if spec.defense.steps == 1 else "s"
-    return f"{spec.label}, {spec.defense.steps} step{plural}{blur}"
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
 from dentbench.cli import options as opt
 from dentbench.cli.panels import HelpAll
+from dentbench.errors import SpecError
 from dentbench.evaluation.progress.names import Display
 
 if TYPE_CHECKING:
@@ -79,6 +80,26 @@ class SharedOptions:
         """How progress is shown."""
         return Display.NONE if self.quiet else self.progress
 
+    @property
+    def gpu(self) -> str | None:
+        """The kind of GPU that a dry run tells times for, where ``--device`` names one."""
+        from dentbench.evaluation.estimates.measured_gpus import names
+
+        kind = self.device.lower()
+        if kind not in names():
+            if self.dry_run and kind.partition(":")[0] not in ("auto", "cpu", "cuda"):
+                raise SpecError(
+                    f"device is {self.device!r}; allowed for --dry-run: auto, cpu, cuda, cuda:N, "
+                    f"or a GPU whose speed is known: {', '.join(names())}"
+                )
+            return None
+        if not self.dry_run:
+            raise SpecError(
+                f"device is {self.device!r}, which names a kind of GPU for --dry-run to tell times "
+                "for; to compute on a GPU that is here use --device cuda"
+            )
+        return kind
+
     def request(self, models: Sequence[str], **own: Any) -> Request:
         """Return what is asked of some models; ``own``: fields that only one command sets."""
         from dentbench.spec.evaluation import BatchPlan
@@ -129,7 +150,7 @@ class SharedOptions:
         return RunOptions(
             results=self.results,
             placement=placement_of(
-                self.device,
+                "cpu" if self.gpu else self.device,
                 self.executor,
                 self.workers,
                 self.threads,

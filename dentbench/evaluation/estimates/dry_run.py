@@ -39,14 +39,16 @@ def estimate(
     specs: Sequence[EvalSpec],
     protocols: Mapping[EvalSpec, Sequence[str]],
     left: Left,
+    elsewhere: Speed | None = None,
 ) -> list[StageEstimate]:
     """Estimate the rest of every stage of a run, each once, those of a spec together.
 
     ``protocols``: those that can attack each spec's defense. ``left``: the images of a stage that
-    are not stored yet.
+    are not stored yet. ``elsewhere``: the network's speed where the run is to be; by default it is
+    timed here.
     """
     worker = context.worker
-    speed = speed_of(worker, specs[0].batches.size)
+    here = speed_of(worker, specs[0].batches.size)
     order = list(dict.fromkeys((spec.attack, spec.defense) for spec in specs))
     stages = stages_of(specs, protocols)
     stages = [pair for pair in stages if (pair[0].attack, pair[0].defense) in order]
@@ -62,8 +64,8 @@ def estimate(
                 images=images,
                 forwards=passes.forwards,
                 backwards=passes.backwards,
-                seconds=speed.seconds(passes),
-                memory=_memory(context, spec, stage, speed),
+                seconds=(elsewhere or here).seconds(passes),
+                memory=_memory(context, spec, stage, here),
             )
         )
     return estimates

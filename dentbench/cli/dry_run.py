@@ -1,0 +1,136 @@
+"""What ``--dry-run`` prints: which stages would run, and their cost at most, here or on a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dentbench.errors import contained
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+
+if TYPE_CHECKING:
+    from dentbench.cli.running import Check
+    from dentbench.evaluation.context import RunOptions
+    from dentbench.evaluation.estimates.dry_run import StageEstimate
+    from dentbench.evaluation.estimates.duration import Speed
+    from dentbench.evaluation.runner import Evaluation
+    from dentbench.study.study import Study
+
+
+def show_estimates(
+    studies: Sequence[Study],
+    options: RunOptions,
+    gpu: str | None = None,
+    check: Check | None = None,
+) -> None:
+    """Print what would run and what it would cost at most; attack nothing, write nothing.
+
+    ``gpu``: the kind of GPU that times are told for; by default for this machine. ``check``: what
+    the specs of the first study must pass.
+    """
+    from rich.console import Console
+
+    from dentbench.attacks.catalogue import attack_label
+    from dentbench.evaluation.progress.events import duration_text
+    from dentbench.report.formats.terminal import print_table
+    from dentbench.report.table import Column, Table
+
+    costs: list[StageEstimate] = []
+    sources: dict[str, None] = {}
+    for study in studies:
+        with contained():
+            parts, source = _estimated(study, options, gpu, check if study is studies[0] else None)
+        costs += parts
+        sources[source] = None
+    passes = (sum(one.forwards for one in costs), sum(one.backwards for one in costs))
+    whole = duration_text(sum(one.seconds for one in costs))
+    total = ["all", "", "", "total", "", *(f"{count:,}" for count in passes), whole, ""]
+    labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
+    columns = (
+        *map(Column, ("model", "threat", "defense", "stage")),
+        *(Column(name, "right") for name in ("images", "forwards", "backwards", "time", "memory")),
+    )
+    table = Table.of(
+        f"Dry run: {'; '.join(labels)}",
+        columns,
+        [*map(_row, costs), total],
+        caption="At most, of what is not stored yet: every image surviving every attack; time "
+        f"{'; '.join(sources)}. "
+        "Memory: what the tensors of a batch take at least, beside the model, from four images.",
+        stub=3,
+    )
+    print_table(table, Console())
+
+
+def _estimated(
+    study: Study, options: RunOptions, gpu: str | None, check: Check | None
+) -> tuple[list[StageEstimate], str]:
+    """Return a study's stages with their cost, and where their times come from."""
+    from dentbench.evaluation.applicable_protocols import possible
+    from dentbench.evaluation.estimates.dry_run import estimate
+    from dentbench.study.loading import prepare
+
+    # What a GPU elsewhere computes in, this machine may lack.
+    local = study if gpu is None else replace(study, precision="fp32")
+    evaluation, specs = prepare(local, options, untrained=True)
+
+    def asked(spec: EvalSpec) -> EvalSpec:
+        return replace(spec, precision=study.precision)
+
+    if check is not None:
+        check([asked(spec) for spec in specs])
+    able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
+    speed, source = _speed(evaluation, study.precision, gpu)
+    stored = evaluation.stages
+    parts = estimate(
+        evaluation.context,
+        specs,
+        able,
+        lambda spec, stage: stored.images_left(asked(spec), stage),
+        speed,
+    )
+    return parts, source
+
+
+def _speed(evaluation: Evaluation, precision: str, gpu: str | None) -> tuple[Speed | None, str]:
+    """Return the speed on a GPU, if one is named, and where times come from."""
+    from dentbench.evaluation.estimates.measured_gpus import forecast
+
+    if gpu is None:
+        return None, "extrapolated from timed batches"
+    worker = evaluation.context.worker
+    with worker.counter.uncounted():
+        found = forecast(gpu, precision, worker.model.network, worker.inputs.images[:1])
+    return found.speed, f"on {found.source}"
+
+
+def _row(part: StageEstimate) -> list[object]:
+    from dentbench.evaluation.memory.footprint import in_words
+    from dentbench.evaluation.progress.events import duration_text
+    from dentbench.report.departures import threat_text
+
+    spec = part.spec
+    return [
+        spec.model.name,
+        threat_text(spec.attack.norm, spec.attack.eps),
+        _described(spec),
+        part.stage,
+        f"{part.images:,}",
+        f"{part.forwards:,}",
+        f"{part.backwards:,}",
+        duration_text(part.seconds),
+        "" if part.memory is None else in_words(part.memory),
+    ]
+
+
+def _described(spec: EvalSpec) -> str:
+    """Return a defense in few words: its mode, and dent's steps and blur."""
+    if isinstance(spec.defense, DefenseSpec):
+        settings = ", ".join(f"{name} {value}" for name, value in spec.defense.settings)
+        return f"{spec.label}, {settings}" if settings else spec.label
+    if spec.defense is None:
+        return spec.label
+    blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
+    plural = "" if spec.defense.steps == 1 else "s"
+    return f"{spec.label}, {spec.defense.steps} step{plural}{blur}"
