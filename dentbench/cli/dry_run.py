@@ -4,25 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from dentbench.errors import contained
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 if TYPE_CHECKING:
-    from dentbench.cli.running import Check
+    from collections.abc import Callable
+
     from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.estimates.dry_run import StageEstimate
     from dentbench.evaluation.estimates.duration import Speed
     from dentbench.evaluation.runner import Evaluation
     from dentbench.study.study import Study
 
+Refusal: TypeAlias = "Callable[[Sequence[EvalSpec]], None]"
+"""Refuses specs before anything is run."""
+
 
 def show_estimates(
     studies: Sequence[Study],
     options: RunOptions,
     gpu: str | None = None,
-    check: Check | None = None,
+    check: Refusal | None = None,
 ) -> None:
     """Print what would run and what it would cost at most; attack nothing, write nothing.
 
@@ -64,7 +68,7 @@ def show_estimates(
 
 
 def _estimated(
-    study: Study, options: RunOptions, gpu: str | None, check: Check | None
+    study: Study, options: RunOptions, gpu: str | None, check: Refusal | None
 ) -> tuple[list[StageEstimate], str]:
     """Return a study's stages with their cost, and where their times come from."""
     from dentbench.evaluation.applicable_protocols import possible

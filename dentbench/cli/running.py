@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import typer
 
 from dentbench.cli import json_output
+from dentbench.cli.dry_run import Refusal, show_estimates
 from dentbench.errors import (
     NOT_GAINED,
     InterruptedRunError,
@@ -23,10 +24,9 @@ from dentbench.errors import (
     contained,
 )
 from dentbench.evaluation.progress.names import Display
-from dentbench.spec.evaluation import EvalSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from dentbench.evaluation.context import RunOptions
     from dentbench.evaluation.workers.placement import Placement
@@ -38,10 +38,6 @@ Finished: TypeAlias = "list[tuple[Study, list[Record]]]"
 """Each study and its records, in the order of its specs."""
 
 
-Check: TypeAlias = "Callable[[Sequence[EvalSpec]], None]"
-"""Refuses specs before anything is run."""
-
-
 def carry_out(
     studies: Sequence[Study],
     options: RunOptions,
@@ -49,7 +45,7 @@ def carry_out(
     *,
     dry_run: bool,
     gpu: str | None = None,
-    check: Check | None = None,
+    check: Refusal | None = None,
 ) -> Finished:
     """Carry out studies one after the other; a dry run prints their cost and ends the command.
 
@@ -59,8 +55,6 @@ def carry_out(
     from dentbench.cli.downloads import bring_lacking
 
     if dry_run:  # without the weights and the images too: the cards know their shapes
-        from dentbench.cli.dry_run import show_estimates
-
         show_estimates(studies, options, gpu, check)
         raise typer.Exit
     bring_lacking(studies, options.fetch)
@@ -147,7 +141,7 @@ def run(
     study: Study,
     options: RunOptions,
     display: Display = Display.AUTO,
-    check: Check | None = None,
+    check: Refusal | None = None,
 ) -> list[Record]:
     """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.evaluation.progress.display import shown_progress
