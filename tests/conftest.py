@@ -3,34 +3,18 @@
 And no cache, unless a test makes one: what is faster is not timed, and a rule says it.
 """
 
+from __future__ import annotations
+
+import importlib
 import os
 import pickle
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
 os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
-
-
-@pytest.fixture(autouse=True)
-def _judged_here(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Judge final points anew in this process, but in tests of new processes, which take long."""
-    from dentbench.evaluation.fresh_judgement import judge, pristine
-    from dentbench.evaluation.fresh_judgement.fork_server import SERVER
-
-    if request.node.get_closest_marker("new_processes"):
-        # Let no process that judges anew load pytest for a defense that is planted in a test.
-        monkeypatch.setattr(SERVER, "preloaded", ("pytest", "hypothesis"))
-        return
-
-    def ask(asked: judge.Request) -> dict[str, list[judge.Judged]]:
-        network, given = pickle.loads(asked.pristine)
-        with pristine._random_numbers_kept():
-            return judge.judged(asked, network, given, isolated=False)
-
-    monkeypatch.setattr(judge.Request, "ask", ask)
-    monkeypatch.setattr(SERVER, "start", lambda: None)
-
 
 FEW = {
     "dentbench.attacks.probes.climbing": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
@@ -44,23 +28,80 @@ FEW = {
 """By module, the constants by which checks ask less, but about the same."""
 
 
-@pytest.fixture(autouse=True)
-def _few_questions(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the checks that ask a defense ask less, but in tests of what they say or cost."""
-    if request.node.get_closest_marker("whole_checks"):
-        return
+@pytest.fixture(autouse=True, scope="session")
+def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
+    """Take shortcuts in every test; yield what they replace, for those that are marked.
+
+    Set once, not for each of thousands of tests, and in force when fixtures of modules are made.
+    """
+    from dentbench.evaluation.fresh_judgement import judge, pristine
+    from dentbench.evaluation.fresh_judgement.fork_server import SERVER
+
+    def ask(asked: judge.Request) -> dict[str, list[judge.Judged]]:
+        network, given = pickle.loads(asked.pristine)
+        with pristine._random_numbers_kept():
+            return judge.judged(asked, network, given, isolated=False)
+
+    shortcuts: dict[tuple[Any, str], Any] = {
+        # Final points are judged anew in this process: new ones take long.
+        (judge.Request, "ask"): ask,
+        (SERVER, "start"): lambda: None,
+        # What a killed process wrote is read, not what is left when the power goes.
+        (os, "fsync"): lambda _: None,
+    }
     for module, constants in FEW.items():
         for name, value in constants.items():
-            monkeypatch.setattr(f"{module}.{name}", value)
+            shortcuts[importlib.import_module(module), name] = value
+    whole = {(owner, name): getattr(owner, name) for owner, name in shortcuts}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for (owner, name), value in shortcuts.items():
+            monkeypatch.setattr(owner, name, value)
+        yield whole
+
+
+def _undo(
+    marked: pytest.Item | pytest.Module,
+    whole: Mapping[tuple[Any, str], Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Let a test or a module that is marked so do without a shortcut."""
+    from dentbench.evaluation.fresh_judgement.fork_server import SERVER
+
+    checks = marked.get_closest_marker("whole_checks")
+    processes = marked.get_closest_marker("new_processes")
+    if not checks and not processes:
+        return
+    for (owner, name), value in whole.items():
+        if owner is not os and (checks if getattr(owner, "__name__", "") in FEW else processes):
+            monkeypatch.setattr(owner, name, value)
+    if processes:
+        # Let no process that judges anew load pytest for a defense that is planted in a test.
+        monkeypatch.setattr(SERVER, "preloaded", ("pytest", "hypothesis"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _marked_modules(
+    request: pytest.FixtureRequest, _as_in_a_run: Mapping[tuple[Any, str], Any]
+) -> Iterator[None]:
+    """Heed the marks of a module before its own fixtures are made."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        _undo(request.node, _as_in_a_run, monkeypatch)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def _marked_tests(
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    _as_in_a_run: Mapping[tuple[Any, str], Any],
+) -> None:
+    """Heed the marks of a test."""
+    _undo(request.node, _as_in_a_run, monkeypatch)
 
 
 @pytest.fixture
 def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no check ask a defense, where a test is about neither them nor a verdict."""
-    from dentbench.attacks import checks
-    from dentbench.evaluation import record_maker
-    from dentbench.evaluation.checks import sanity_checks
+    from tests.helpers import ask_nothing
 
-    unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
-    monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
-    monkeypatch.setattr(record_maker, "planted", lambda *_: unasked)
+    ask_nothing(monkeypatch)

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,8 +18,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dentbench.attacks import checks
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
+from dentbench.evaluation import record_maker
+from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
@@ -32,6 +35,14 @@ from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec,
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 ROOT = Path(__file__).parents[1]
+
+
+def ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no check ask a defense, as the fixture ``without_checks``, in fixtures of modules."""
+    unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
+    monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
+    monkeypatch.setattr(record_maker, "planted", lambda *_: unasked)
+
 
 # --- runs of a small network ----------------------------------------------------------------------
 
@@ -153,7 +164,7 @@ def all_stored(
         model=ModelSpec(name="net", sha256="0" * 64),
         data=DataSpec(name="noise", sha256="0" * 64, first=0, count=len(images)),
         batches=BatchPlan(size=4),
-        attack=AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3),
+        attack=AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3, targets=1),
     )
     defenses = (DentSpec(steps=2), DentSpec(mode="batch", steps=2))
     specs = [static, *(replace(static, defense=defense) for defense in defenses)]
@@ -201,6 +212,55 @@ class Run:
     def rows(self) -> list[dict[str, str]]:
         with (self.results / "results.csv").open(newline="") as file:
             return list(csv.DictReader(file))
+
+
+class Forked:
+    """``dentbench`` in a process of its own, a fork of this one, where torch is loaded already.
+
+    Its output goes into files in ``folder``, as into a pipe. It has the shortcuts of the test.
+    """
+
+    def __init__(
+        self, folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+    ) -> None:
+        self.out, self.err = (folder / name for name in ("forked.out", "forked.err"))
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            for number, path in ((1, self.out), (2, self.err)):
+                with path.open("wb") as file:
+                    os.dup2(file.fileno(), number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            os.environ.update(environment or {})
+            os.chdir(folder)
+            sys.argv = ["dentbench", *arguments]
+            app.main()
+        except SystemExit as stopped:
+            code = int(stopped.code or 0)
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def running(self) -> bool:
+        """Return whether it has not ended."""
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code is None
+
+    def ended(self, seconds: float = 60) -> tuple[int, str, str]:
+        """Wait for it; return its exit code, standard output and errors."""
+        deadline = time.monotonic() + seconds
+        while self.running():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        assert self.code is not None
+        return self.code, self.out.read_text(), self.err.read_text()
 
 
 # --- records --------------------------------------------------------------------------------------

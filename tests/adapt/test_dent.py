@@ -58,11 +58,21 @@ def test_equals_the_released_code(case: dict[str, Any]) -> None:
         torch.testing.assert_close(shift, golden[f"{name}.affine{k}.bias"], **close)
 
 
-@pytest.mark.parametrize("mode", ["instance", "batch"])
-@pytest.mark.parametrize("loss", ["shot", "entropy"])
-@pytest.mark.parametrize("statistics", ["running", "batch", "mix:0.3"])
-@pytest.mark.parametrize("optimizer", ["adamod", "adamod-paper", "adam", "sgd"])
-@pytest.mark.parametrize("blur", ["none", "static", "dynamic"])
+MODES = ("instance", "batch")
+LOSSES = ("shot", "entropy")
+STATISTICS = ("running", "batch", "mix:0.3")
+BLURS = ("none", "static", "dynamic")
+COMBINED = [*itertools.product(MODES, LOSSES, STATISTICS, BLURS)]
+"""Every combination of what is inside of an update; the optimizers, which make it, take turns."""
+
+
+@pytest.mark.parametrize(
+    ("mode", "loss", "statistics", "blur", "optimizer"),
+    [
+        (*one, ("adamod", "adamod-paper", "adam", "sgd")[(number + number // 12) % 4])
+        for number, one in enumerate(COMBINED)
+    ],
+)
 def test_equals_the_slow_reference(
     mode: str, loss: str, statistics: str, optimizer: str, blur: str, images: Tensor
 ) -> None:

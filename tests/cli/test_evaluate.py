@@ -8,14 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from dentbench.cli.app import spread
-from tests.helpers import Run
+from tests.helpers import Forked, Run
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
@@ -171,31 +170,19 @@ def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_run_is_resumable(sent: signal.Signals, code: int, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "dentbench", "evaluate", "--attack", "apgd-ce"]
+    command = ["evaluate", "--attack", "apgd-ce", "--workers", "1"]
     command += ["--examples", "500", "--batch-size", "5", "--steps", "1"]
-    with subprocess.Popen(
-        command,
-        cwd=tmp_path,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=_environment(),
-        # Who runs tests in the background of a shell has them ignore Ctrl-C.
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    ) as process:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("results/runs/*/published/*.npz")):
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
-        process.send_signal(sent)
-        _, err = process.communicate(timeout=60)
-    assert process.returncode == code
+    process = Forked(tmp_path, *command)
+    deadline = time.monotonic() + 120
+    while not list(tmp_path.glob("results/runs/*/published/*.npz")):
+        assert process.running() and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, sent)
+    found, _, err = process.ended()
+    assert found == code
     assert "The same command goes on from there: dentbench evaluate" in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("results/runs/**/*.tmp"))
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["evaluate", "--help"]])

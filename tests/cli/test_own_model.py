@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import dentbench
-from dentbench.spec.evaluation import AttackSpec
+from dentbench.spec.evaluation import AttackSpec, DentSpec
 from dentbench.zoo.cards import MODELS
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
@@ -63,6 +64,7 @@ def test_normalize_and_expect_clean(dentbench_command: Run) -> None:
     assert (row["norm"], row["eps"]) == ("Linf", "0.15")  # the data set's own
 
 
+@pytest.mark.usefixtures("without_checks")
 def test_normalize_from_python(tmp_path: Path) -> None:
     torch.manual_seed(0)
     whole = DigitsResNet().eval()
@@ -72,8 +74,9 @@ def test_normalize_from_python(tmp_path: Path) -> None:
     data = load_dataset("digits")
     x, y = data.images[:8], data.labels[:8]
     attack = AttackSpec(name="apgd-ce", eps=Fraction(1, 10), iterations=2)
+    quick: dict[str, Any] = {"attack": attack, "defense": DentSpec(steps=1)}
     records = [
-        dentbench.evaluate(model, x, y, attack=attack, results=tmp_path / str(number), **more)[0]
+        dentbench.evaluate(model, x, y, results=tmp_path / str(number), **quick, **more)[0]
         for number, (model, more) in enumerate(
             [(whole, {}), (bare, {"normalize": (MEAN, torch.tensor(STD))}), (bare, {})]
         )
@@ -162,7 +165,7 @@ def test_what_lacks_is_told_and_fetched_first(dentbench_command: Run) -> None:
     with Loopback() as server:
         server.files["/m/models/cifar10/Linf/Wong2020Fast.pt"] = Path("made.pt").read_bytes()
         command = ["evaluate", "--model", "Wong2020", "--data", "few.npz", "--mode", "static"]
-        command += ["--attack", "apgd-ce", "--iterations", "1"]
+        command += ["--attack", "none"]
         where = ["--cache", "c", "--mirror", server.url("/m")]
         code, _, err = dentbench_command(*command, *where)
         assert code == 0, err

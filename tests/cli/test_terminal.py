@@ -31,7 +31,7 @@ from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, S
 from dentbench.evaluation.progress.names import Display
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
-from tests.helpers import ROOT, record
+from tests.helpers import ROOT, Forked, record
 from tests.pictures.terminal import typed
 
 COMMANDS = sorted(typer.main.get_command(app.app).commands)  # type: ignore[attr-defined]
@@ -78,15 +78,16 @@ def test_the_help_lists_every_attack_protocol_and_defense() -> None:
 
 def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: Path) -> None:
     options = ("--results", str(tmp_path / "the results"))
-    done = dentbench(*EVALUATE, *options, "--progress", "json", environment={"TERM": "xterm"})
-    assert "\x1b" not in done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    command = (*EVALUATE, *options, "--progress", "json")
+    code, out, err = Forked(tmp_path, *command, environment={"TERM": "xterm"}).ended()
+    assert code == 0 and "\x1b" not in out + err
+    lines = out.splitlines()
     commands = [line for line in lines if line.startswith(("Next: ", "All of one: "))]
     assert max(len(line) for line in lines if line not in commands) <= 80
     found = [shlex.split(line.partition(": ")[2]) for line in commands]  # whole, to be copied
     assert [words[:2] for words in found] == [["dentbench", "evaluate"], ["dentbench", "show"]]
     assert all(tuple(words[-2:]) == options for words in found)
-    events = [json.loads(line) for line in done.stderr.splitlines()]
+    events = [json.loads(line) for line in err.splitlines()]
     assert {one["event"] for one in events} == {
         "plan",
         "begin",
@@ -109,9 +110,9 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     rounds = [one for one in events if one["event"] == "round"]
     assert [(one["images"], one["of"], one["static"], one["right"]) for one in rounds] == [(4,) * 4]
 
-    quiet = dentbench(*EVALUATE, *options, "--quiet")
-    assert quiet.stderr == "" and len(quiet.stdout.splitlines()) == 1
-    assert quiet.stdout.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps. Undec")
+    code, out, err = Forked(tmp_path, *EVALUATE, *options, "--quiet").ended()
+    assert (code, err) == (0, "") and len(out.splitlines()) == 1
+    assert out.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps. Undec")
 
 
 def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch) -> None:

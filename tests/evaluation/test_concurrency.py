@@ -59,12 +59,13 @@ def evaluate(results: Path, start: Any) -> None:
     evaluation.run([SPEC], ["published"])
 
 
-def calls(results: Path) -> list[int]:
-    return [len(path.read_text().splitlines()) for path in sorted(results.glob("*.calls"))]
+def calls(results: Path) -> int:
+    return sum(len(path.read_text().splitlines()) for path in results.glob("*.calls"))
 
 
 def test_two_processes_with_the_same_run_do_the_work_once(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("fork")  # so that torch is loaded once
+    made = []
     for count in (1, 2):
         folder = tmp_path / str(count)
         folder.mkdir()
@@ -75,10 +76,11 @@ def test_two_processes_with_the_same_run_do_the_work_once(tmp_path: Path) -> Non
         for process in processes:
             process.join(60)
             assert process.exitcode == 0
-    (alone,), together = calls(tmp_path / "1"), calls(tmp_path / "2")
-    assert alone - min(together) > 50  # the attacks, which only one of them does
-    # Who does not attack may have been the first at the 12 batches without an attack.
-    assert sum(together) - alone in (min(together), min(together) - 12)
+        made.append(calls(folder))
+    # Whoever does a part of the work, the other has made ready for it: fewer calls than the batches
+    # of a stage.
+    alone, together = made
+    assert alone > 60 and 0 < together - alone < 12
     assert len(results_csv.read(tmp_path / "2")) == 1
     one, two = (RunFolder(tmp_path / name, SPEC) for name in ("1", "2"))
     for stage in (NATURAL, "published"):

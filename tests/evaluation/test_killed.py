@@ -35,8 +35,6 @@ WITHOUT_STATE = {"poisoned-stream"}
 STAGES = (NATURAL, *cheap_first([name for name in PROTOCOLS if name not in WITHOUT_STATE]))
 """In the order in which a round runs them, so that each is still to be run when its turn comes."""
 
-pytestmark = pytest.mark.whole_checks  # the processes that are killed ask no less
-
 
 def specs_of(mode: str) -> list[EvalSpec]:
     """The static model and a coupled defense, which every protocol but none skips."""
@@ -92,8 +90,7 @@ def test_killed_in_every_protocol_it_ends_in_the_same_record(mode: str, tmp_path
     assert set(json.loads(expected[1].skipped or "{}")) == WITHOUT_STATE
     assert set(expected[1].protocol_counts) == set(STAGES) - {NATURAL}
 
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.evaluation.test_killed"])  # so that torch is loaded once
+    context = multiprocessing.get_context("fork")  # so that torch is loaded once
     for stage in STAGES:
         process = context.Process(target=killed_in, args=(stage, resumed, mode))
         process.start()

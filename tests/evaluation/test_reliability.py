@@ -26,7 +26,7 @@ from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.report.formats.render import render
 from dentbench.report.tables.records import all_records
-from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ProtocolSpec
 from dentbench.zoo.weights import weights_sha256
 from tests.helpers import SIZE, compared, evaluated, outcomes, spec_of, subject
 from tests.soak import disk, fuzz, kills, rows
@@ -37,8 +37,12 @@ SEPARABLE = DentSpec(steps=2, lr=0.05, loss="entropy")
 COUPLED = DentSpec(mode="batch", steps=2, lr=0.05)
 
 
+FEW = ("published", "transfer", "warm")
+"""Under every protocol a run is killed elsewhere, and in the long forms."""
+
+
 def test_killed_at_random_instants(tmp_path: Path) -> None:
-    assert kills.soak(tmp_path, 12)["instants killed"] == 12
+    assert kills.soak(tmp_path, 10, names=FEW)["instants killed"] == 10
 
 
 def test_rows_of_many_writers_are_whole(tmp_path: Path) -> None:
@@ -47,12 +51,12 @@ def test_rows_of_many_writers_are_whole(tmp_path: Path) -> None:
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
-    assert disk.soak(tmp_path, (8, 32))["runs that filled one"] == 2
+    assert disk.soak(tmp_path, (8, 32), FEW)["runs that filled one"] == 2
 
 
 def test_generated_malformed_input(tmp_path: Path) -> None:
     record = evaluated(tmp_path / "one")[1]
-    assert sum(fuzz.soak(tmp_path / "fuzz", 60, record).values()) >= 400
+    assert sum(fuzz.soak(tmp_path / "fuzz", 30, record).values()) >= 200
 
 
 # --- shapes ---------------------------------------------------------------------------------------
@@ -128,7 +132,8 @@ def test_at_eps_0_robust_is_natural_accuracy(tmp_path: Path, defense: DentSpec |
 
 
 def all_specs() -> list[EvalSpec]:
-    return [spec_of(None), spec_of(SEPARABLE), spec_of(COUPLED)]
+    short = ProtocolSpec(rounds=1, queries=10)
+    return [spec_of(one, protocols=short) for one in (None, SEPARABLE, COUPLED)]
 
 
 def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
@@ -162,13 +167,16 @@ def test_the_same_specs_again_give_the_same_bits(tmp_path: Path) -> None:
     assert [*map(compared, first)] == [*map(compared, second)]
 
 
+@pytest.mark.usefixtures("without_checks")
 def test_one_and_two_threads_agree(tmp_path: Path) -> None:
     """The flags are the same; points may differ by what the order of a sum leaves."""
     threads = torch.get_num_threads()
+    attack = replace(ATTACK, name="apgd-ce", targets=None)
+    specs = [replace(spec, attack=attack) for spec in all_specs()]
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            evaluated(tmp_path / str(number), all_specs(), save_adversarial=True)
+            evaluated(tmp_path / str(number), specs, save_adversarial=True)
     finally:
         torch.set_num_threads(threads)
     one, two = outcomes(tmp_path / "1"), outcomes(tmp_path / "2")
@@ -238,7 +246,8 @@ def test_nothing_is_written_but_in_the_results_folder(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (home, here, here / "data.npz")}
     command = [sys.executable, "-m", "dentbench", "evaluate", "--results", str(results)]
     command += ["--data", "data.npz", "--data-name", "../../../etc/passwd", "--force"]
-    command += ["--attack", "quick", "--iterations", "1", "--eps", "0.1", "--norm", "Linf"]
+    command += ["--attack", "apgd-ce", "--iterations", "1", "--eps", "0.1", "--norm", "Linf"]
+    command += ["--steps", "1"]
     environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     environment.pop("XDG_CACHE_HOME", None)

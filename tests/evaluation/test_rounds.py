@@ -27,8 +27,6 @@ from tests.benchmarks import stage_order
 from tests.helpers import compared, evaluated, outcomes, spec_of
 from tests.report.fixed_records import make
 
-pytestmark = pytest.mark.whole_checks  # a fixture of the module is made before they are fewer
-
 ALL = ("published", "transfer", "warm", "bpda", "scores", "decision")
 BATCHES, SIZE = 10, 100
 SPEC = replace(

@@ -47,8 +47,6 @@ from tests.helpers import (
     subject,
 )
 
-pytestmark = pytest.mark.whole_checks  # :func:`whole` is evaluated before they would ask less
-
 
 class Calls(list[int]):
     """How many calls were made, shared with the copies that dent makes of a network."""

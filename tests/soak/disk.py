@@ -5,11 +5,12 @@ from __future__ import annotations
 import resource
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.errors import StoreError
 from tests.soak.kills import evaluate, left
 
@@ -42,21 +43,23 @@ def small_disk(folder: Path, kib: int) -> Iterator[str]:
         signal.signal(signal.SIGXFSZ, handler)
 
 
-def soak(folder: Path, sizes: tuple[int, ...]) -> dict[str, Any]:
+def soak(
+    folder: Path, sizes: tuple[int, ...], names: Sequence[str] = tuple(PROTOCOLS)
+) -> dict[str, Any]:
     """Fill disks of some sizes (KiB); each run says so, and goes on elsewhere to the same end."""
-    evaluate(folder / "whole")
+    evaluate(folder / "whole", names)
     expected, kinds, told = left(folder / "whole"), set(), 0
     for number, kib in enumerate(sizes):
         small, kept = folder / f"small{number}", folder / f"kept{number}"
         with small_disk(small, kib) as how:
             kinds.add(how)
             try:
-                evaluate(small)
+                evaluate(small, names)
             except StoreError as error:
                 assert str(small) in str(error)
                 told += 1
             subprocess.run(["cp", "-r", str(small), str(kept)], check=True)
-        evaluate(kept)
+        evaluate(kept, names)
         assert left(kept) == expected, kib
     return {
         "disks": ", ".join(sorted(kinds)),

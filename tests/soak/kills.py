@@ -6,9 +6,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ DEFENSES = (DentSpec(steps=2, lr=0.05, loss="entropy"), DentSpec(mode="batch", s
 """A separable and a coupled one."""
 
 
-def evaluate(results: Path) -> None:
-    """Run every protocol on both defenses; what it leaves is compared."""
+def evaluate(results: Path, names: Sequence[str] = tuple(PROTOCOLS)) -> None:
+    """Run protocols on both defenses; what it leaves is compared."""
     attack = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1)
     settings = ProtocolSpec(rounds=1, restarts=1)
     static = spec_of(None, attack=attack, batches=BatchPlan(size=4), protocols=settings)
     specs = [static, *(replace(static, defense=defense) for defense in DEFENSES)]
-    evaluated(results, specs, protocols=tuple(PROTOCOLS), diagnostics=True)
+    evaluated(results, specs, protocols=names, diagnostics=True)
 
 
 def left(results: Path) -> tuple[Any, ...]:
@@ -63,14 +64,18 @@ def killed_and_resumed(
         kills += 1
 
 
-def soak(folder: Path, instants: int, seed: int = 0) -> dict[str, Any]:
+def soak(
+    folder: Path, instants: int, seed: int = 0, names: Sequence[str] = tuple(PROTOCOLS)
+) -> dict[str, Any]:
     """Kill at so many instants in all; return what was done, or raise for a difference."""
-    evaluate(folder / "whole")
+    evaluate(folder / "whole", names)
     expected = left(folder / "whole")
     rng, killed, runs = random.Random(seed), 0, 0
     while killed < instants:
         results = folder / f"run{runs}"
-        killed += killed_and_resumed(results, lambda: rng.uniform(0, 0.6), instants - killed)
+        killed += killed_and_resumed(
+            results, lambda: rng.uniform(0, 0.6), instants - killed, partial(evaluate, names=names)
+        )
         runs += 1
         assert left(results) == expected, results
     rows = len(expected[0])

@@ -14,7 +14,7 @@ import pickle
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
@@ -44,6 +44,9 @@ AHEAD: Final = 2
 
 POLL_SECONDS: Final = 0.25
 """How often, in seconds, it is looked how far the workers are."""
+
+_HOME: Final = os.getpid()
+"""The process that this module was loaded by."""
 
 Finished: TypeAlias = "tuple[BatchOutcome, Points | None]"
 """The outcome of a task, and its points where they are wanted."""
@@ -144,8 +147,8 @@ class Processes:
             pending[future] = task
 
     def _started(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("spawn")
         count, devices = self.placement.count, self.placement.devices
+        context = _context(devices)
         self._places = context.RawArray(Place, count)
         # In memory that is shared: data sent with a process make the start of the next process
         # wait until this process has imported everything and reads them.
@@ -159,7 +162,13 @@ class Processes:
             count,
             context,
             initializer=_begin,
-            initargs=(blueprint, numbers, self.placement.threads_each, self._places),
+            initargs=(
+                blueprint,
+                numbers,
+                self.placement.threads_each,
+                self._places,
+                dict(os.environ),
+            ),
         )
 
     def _look(self) -> None:
@@ -186,6 +195,20 @@ class Processes:
         self._pool = None
 
 
+def _context(devices: Sequence[str]) -> Any:
+    """Return where processes come from: on CPUs forks of one that has the libraries loaded.
+
+    It has run nothing, so that the first costs one start, and the others and those in the place of
+    dead ones next to none. What uses a GPU is started by itself, for a driver may not be forked,
+    and so is what a fork of this process asks for: the one that has them loaded is not its own.
+    """
+    if os.getpid() != _HOME or any(device != "cpu" for device in devices):
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["dentbench.evaluation.workers.worker"])
+    return context
+
+
 # --- in a worker process --------------------------------------------------------------------------
 
 _workers: dict[str, Worker] = {}  # made once per process, by the name of their blueprint
@@ -208,8 +231,15 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
     return _workers[name]
 
 
-def _begin(blueprint: Any, numbers: Any, threads: int | None, places: Any) -> None:
-    """Make this process's worker, on the next device, and let it tell how far it is."""
+def _begin(
+    blueprint: Any, numbers: Any, threads: int | None, places: Any, environment: Mapping[str, str]
+) -> None:
+    """Make this process's worker, on the next device, and let it tell how far it is.
+
+    ``environment``: of the process that asks, which may have changed since the first one began.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with suppress(ValueError):  # Ctrl-C is for the parent, which ends this process
         signal.signal(signal.SIGINT, signal.SIG_IGN)

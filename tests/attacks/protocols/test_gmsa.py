@@ -87,7 +87,7 @@ def test_it_is_the_published_loop(stage: str, defense: DentSpec) -> None:
     from fractions import Fraction
 
     eps = Fraction(1, 500) if defense is SEPARABLE else Fraction(1, 50)
-    spec = spec_of(5, defense, eps=eps, iterations=20, targets=2, restarts=2, cascade=False)
+    spec = spec_of(5, defense, eps=eps, iterations=8, targets=2, restarts=2, cascade=False)
     dent = Dent(network, defense, batch_size=8 if spec.separable else None)
     y = labels_of(dent, x)
     context = context_of(dent, network, x, y, spec)

@@ -1,0 +1,18 @@
+"""What several ways of carrying a run out are compared with."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dentbench.evaluation.workers.placement import Placement
+from tests.helpers import all_stored, ask_nothing
+
+
+@pytest.fixture(scope="session")
+def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """All that one process leaves on disk, checks aside."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        ask_nothing(monkeypatch)
+        return all_stored(tmp_path_factory.mktemp("serial"), Placement())
