@@ -12,11 +12,12 @@ demo: $(STAMP)
 	$(BIN)/dentbench evaluate --model cifar10-resnet20-robust --dataset cifar10-sample \
 		--attack quick --results results/demo
 
+# Files stay whole, for what their tests share, until one process has nothing left to do.
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -n 2
+	$(BIN)/pytest -n 2 --dist worksteal
 
 # Wants idle cores; writes results/benchmarks/.
 bench: $(STAMP)

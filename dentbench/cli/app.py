@@ -253,8 +253,8 @@ def _working_folder_last() -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(ValueError):
-            sys.path.remove(folder)
+        if folder in sys.path:  # the last of it: one before is the caller's own
+            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
 
 
 def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:

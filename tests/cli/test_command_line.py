@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 from dataclasses import replace
@@ -84,7 +85,7 @@ def test_what_a_worker_cannot_load_is_named_and_no_memory_blamed(
     class Blueprint:
         raw = b""
 
-    process_pool._begin(Blueprint(), Numbers(), None, [None])
+    process_pool._begin(Blueprint(), Numbers(), None, [None], dict(os.environ))
     with pytest.raises(WorkerError, match=r"No module named 'own_net'.*--workers 1"):
         process_pool._carry_out(None)  # type: ignore[arg-type]
 
@@ -93,6 +94,15 @@ def test_a_late_import_finds_the_working_folder(folder: Path) -> None:
     with app._working_folder_last():
         assert sys.path[-1] == str(folder)
     assert str(folder) not in sys.path
+
+
+def test_a_command_leaves_the_callers_path_as_it_was(
+    dentbench: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = [str(tmp_path), *sys.path]
+    monkeypatch.setattr(sys, "path", [*path])
+    assert dentbench("report")[0] in (0, 2)
+    assert sys.path == path
 
 
 # --- options --------------------------------------------------------------------------------------
