@@ -8,6 +8,7 @@ from typing import Final
 from typer.testing import CliRunner
 
 from dentbench.cli import app
+from tests.studies import gain_page
 
 RESULTS: Final = Path("results")
 TABLES: Final = RESULTS / "tables"
@@ -33,3 +34,4 @@ def render_all(results: Path = RESULTS, tables: Path = TABLES) -> None:
     tables.mkdir(parents=True, exist_ok=True)
     for name in PAGES:
         render(name, tables / name, results)
+    (results / gain_page.NAME).write_text(gain_page.text(results))

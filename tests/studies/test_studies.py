@@ -8,7 +8,7 @@ import pytest
 import typer
 
 from dentbench.cli import app, config
-from tests.studies import pages
+from tests.studies import gain_page, pages
 from tests.studies.studies import FOLDER, STUDIES, Study
 
 
@@ -30,3 +30,7 @@ def test_the_committed_tables_are_what_report_renders(name: str, tmp_path: Path)
     assert committed.read_text() == (tmp_path / name).read_text(), (
         "render them again: python -m tests.studies --render"
     )
+
+
+def test_the_page_about_the_gain_is_of_the_committed_records() -> None:
+    assert (pages.RESULTS / gain_page.NAME).read_text() == gain_page.text(pages.RESULTS)
