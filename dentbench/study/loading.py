@@ -8,20 +8,21 @@ from dataclasses import replace
 from typing import Any, Final
 
 import torch
+from torch import nn
 
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
-from dentbench.spec.evaluation import EvalSpec, ModelSpec
+from dentbench.spec.evaluation import DataSpec, EvalSpec, ModelSpec
 from dentbench.study.parsing import require_channels
 from dentbench.study.study import Study, check_names, data_default
 from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.download.sources import is_cached
-from dentbench.zoo.models import load_model, untrained_model
+from dentbench.zoo.download.sources import FetchOptions, is_cached
+from dentbench.zoo.models import LoadedModel, load_model, untrained_model
 from dentbench.zoo.pictures import Pictures
 
 _log = logging.getLogger(__name__)
@@ -41,42 +42,9 @@ def prepare(
     :data:`UNKNOWN_COUNT`; what that costs is the same.
     """
     check_names(study)
-    fetch = options.fetch
-    where: dict[str, Any] = {
-        "cache": fetch.cache,
-        "offline": fetch.offline,
-        "mirrors": fetch.mirrors,
-        "progress": fetch.progress,
-    }
-    resize = study.card.resize if study.card is not None else ""
-    own = study.own
-    if untrained and study.card is not None and not is_cached(study.card, fetch.folder):
-        model = untrained_model(study.card)
-    else:
-        model = load_model(study.model, arch=own.arch, normalize=own.normalize, **where)
-    name = data_default(study)
-    missing = name in DATASETS and study.data.folder is None
-    if untrained and missing and not is_cached(DATASETS[name], fetch.folder):
-        count = study.data.first + (study.data.examples or UNKNOWN_COUNT)
-        dataset = random_images(DATASETS[name], count)
-    else:
-        dataset = load_dataset(name, replace(study.data, resize=resize), **where)
-    chosen = (dataset, study.data.first, study.data.examples)
-    images, labels, data = slice_of(*chosen)
-    require_channels(own.normalize, images.shape[1])
-    inputs = RunInputs(
-        network=model.network,
-        images=images,
-        labels=labels,
-        published_natural=_published_natural(study.card, data.name),
-        expected_natural=own.expect_clean,
-        published_robust=None if study.card is None else study.card.autoattack,
-        known_hard=study.data.corruption is not None,
-    )
-    if study.data.order != "given":
-        given = (inputs, data)
-        images, labels, data = slice_of(*chosen, order=study.data.order)
-        inputs = replace(inputs, images=images, labels=labels, given=given)
+    model = _model_of(study, options.fetch, untrained=untrained)
+    dataset = _dataset_of(study, options.fetch, untrained=untrained)
+    inputs, data = _inputs_of(study, model.network, dataset)
     static = EvalSpec(
         model=ModelSpec(name=model.name, sha256=model.sha256, code=model.code),
         data=data,
@@ -86,14 +54,7 @@ def prepare(
         seed=study.seed,
         precision=study.precision,
     )
-    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
-    settings = study.protocol_settings
-    specs = [
-        replace(static, attack=a, defense=d, protocols=settings)
-        for a in study.attacks
-        for d in defenses
-    ]
-    large = sum(one.numel() for one in model.network.parameters()) > LARGE
+    large = sum(parameter.numel() for parameter in model.network.parameters()) > LARGE
     how = replace(options, source=_source(study), untimed=untrained and large)
     evaluation = Evaluation(inputs, how, progress)
     outputs = evaluation.worker.classes
@@ -103,7 +64,66 @@ def prepare(
             "of those behind it",
             *(dataset.name, dataset.classes, outputs),
         )
-    return evaluation, specs
+    return evaluation, _specs_of(study, static)
+
+
+def _sources_of(fetch: FetchOptions) -> dict[str, Any]:
+    """Return the arguments of a loader that say where files come from."""
+    return {
+        "cache": fetch.cache,
+        "offline": fetch.offline,
+        "mirrors": fetch.mirrors,
+        "progress": fetch.progress,
+    }
+
+
+def _model_of(study: Study, fetch: FetchOptions, *, untrained: bool) -> LoadedModel:
+    if untrained and study.card is not None and not is_cached(study.card, fetch.folder):
+        return untrained_model(study.card)
+    own = study.own
+    return load_model(study.model, arch=own.arch, normalize=own.normalize, **_sources_of(fetch))
+
+
+def _dataset_of(study: Study, fetch: FetchOptions, *, untrained: bool) -> Dataset:
+    name = data_default(study)
+    missing = name in DATASETS and study.data.folder is None
+    if untrained and missing and not is_cached(DATASETS[name], fetch.folder):
+        count = study.data.first + (study.data.examples or UNKNOWN_COUNT)
+        return random_images(DATASETS[name], count)
+    resize = study.card.resize if study.card is not None else ""
+    return load_dataset(name, replace(study.data, resize=resize), **_sources_of(fetch))
+
+
+def _inputs_of(study: Study, network: nn.Module, dataset: Dataset) -> tuple[RunInputs, DataSpec]:
+    """Return the slice of a data set that a study names, in its order, with the network."""
+    chosen = (dataset, study.data.first, study.data.examples)
+    images, labels, data = slice_of(*chosen)
+    require_channels(study.own.normalize, images.shape[1])
+    inputs = RunInputs(
+        network=network,
+        images=images,
+        labels=labels,
+        published_natural=_published_natural(study.card, data.name),
+        expected_natural=study.own.expect_clean,
+        published_robust=None if study.card is None else study.card.autoattack,
+        known_hard=study.data.corruption is not None,
+    )
+    if study.data.order == "given":
+        return inputs, data
+    given = (inputs, data)
+    images, labels, data = slice_of(*chosen, order=study.data.order)
+    return replace(inputs, images=images, labels=labels, given=given), data
+
+
+def _specs_of(study: Study, static: EvalSpec) -> list[EvalSpec]:
+    """Return a study's specs: for each attack the static spec, then the defended specs."""
+    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
+    settings = study.protocol_settings
+    return [
+        replace(static, attack=attack, defense=defense, protocols=settings)
+        for attack in study.attacks
+        for defense in defenses
+    ]
 
 
 def _source(study: Study) -> dict[str, str]:

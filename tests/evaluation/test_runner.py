@@ -23,7 +23,7 @@ from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.progress.events import BatchDone, Event, PassesDone, StageBegan
 from dentbench.evaluation.runner import Evaluation
-from dentbench.evaluation.workers.worker import judge_in_batches
+from dentbench.evaluation.workers.judging import judge_in_batches
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record

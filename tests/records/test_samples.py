@@ -16,7 +16,8 @@ import torch
 
 import dentbench
 from dentbench.errors import StoreError
-from dentbench.evaluation.workers.worker import RunInputs, _norms, _places
+from dentbench.evaluation.inputs import RunInputs
+from dentbench.evaluation.workers.judging import norms, places
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import BatchOutcome, Record
@@ -180,7 +181,7 @@ def test_a_random_defense_has_its_draws(results: Path) -> None:
 
 def test_norms_are_those_of_a_loop() -> None:
     perturbations = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(1)) - 0.5
-    found = _norms(perturbations)
+    found = norms(perturbations)
     for place, image in enumerate(perturbations.double().flatten(1).tolist()):
         assert found["linf"][place] == max(map(abs, image))
         assert found["l2"][place] == pytest.approx(math.hypot(*image), rel=1e-14)
@@ -200,10 +201,10 @@ def test_images_in_another_order_keep_their_numbers() -> None:
         given=(given, replace(data, order="given")),
     )
     spec = replace(spec_of(count=6), data=data)
-    numbers = _places(sorted_subject, spec)
+    numbers = places(sorted_subject, spec)
     assert [int(labels[number - 20]) for number in numbers] == labels[windows].tolist()
     assert sorted(numbers) == [*range(20, 26)] and numbers != sorted(numbers)
-    assert _places(given, replace(spec, data=replace(data, order="given"))) == [*range(20, 26)]
+    assert places(given, replace(spec, data=replace(data, order="given"))) == [*range(20, 26)]
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dentbench.adapt.dent import Dent
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import Classifier, ThreatModel, judge
+from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
@@ -29,12 +29,12 @@ from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
 from dentbench.evaluation.inputs import RunInputs
+from dentbench.evaluation.workers.judging import judge_in_batches, norms, places
 from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
 from dentbench.records.checkpoint import Points, sha256_of
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec, derive_seed
-from dentbench.zoo.arrays import label_windows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +60,22 @@ class Task:
     keep: bool = False
     random: bool = False
     at_a_time: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attacked:
+    """An attack on a batch, judged afresh.
+
+    ``points`` (B, C, H, W): projected into the ball. ``judged`` (B,): whether the defense is right
+    at them; ``correct`` (B,): in the earlier stages too. ``changed``: how many judgements lower
+    precision changed, where the attack was computed in it.
+    """
+
+    result: AttackResult
+    points: Tensor
+    judged: Tensor
+    correct: Tensor
+    changed: int | None = None
 
 
 class Worker:
@@ -182,61 +198,69 @@ class Worker:
         started = time.perf_counter()
         seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
         defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
-        changed = None
-        if task.stage == NATURAL or spec.attack.eps == 0:
-            # In a ball of radius 0 there is the image alone, and how it was judged is known.
-            points, judged = x, torch.tensor(task.natural, device=self.device)
-            if task.stage == NATURAL:
-                judged = judge_in_batches(defense, x, y, spec.batches.size)
-            result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
-            correct = judged
-        else:
-            attacked = defense
-            if spec.precision != "fp32":
-                low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
-                attacked = SeededDefense(low, seed, self.device)
-            context = self._attack_context(task, x, y, attacked)
-            with tensor_float32(spec.precision == "tf32"):
-                result = load_protocol(task.stage)(context)
-                points = ThreatModel.of(spec.attack).project(result.points, x)
-                answered = judge_in_batches(attacked, points, y, spec.batches.size)
-            judged = answered
-            if attacked is not defense:
-                judged = judge_in_batches(defense, points, y, spec.batches.size)
-                changed = int((judged != answered).sum())
-            correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
+        attacked = self._attacked(task, x, y, defense, seed)
+        points, size = attacked.points, spec.batches.size
         static_correct: tuple[bool, ...] = ()
         if spec.defense is not None and task.stage != NATURAL:
             self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
             static = self.classifier(spec.counterpart)
-            flags = judge_in_batches(static, points, y, spec.batches.size)
-            static_correct = tuple(flags.tolist())
+            static_correct = tuple(judge_in_batches(static, points, y, size).tolist())
         rights: tuple[int, ...] = ()
         if task.random and cascade.keeps_points(spec, task.stage):
             draws = range(spec.protocols.draws_judged)
-            results = [judge_in_batches(defense, points, y, spec.batches.size) for _ in draws]
+            results = [judge_in_batches(defense, points, y, size) for _ in draws]
             rights = tuple(torch.stack(results).sum(0).tolist())
         outcome = BatchOutcome(
             stage=task.stage,
             index=task.unit,
-            correct=tuple(correct.tolist()),
-            attack_correct=tuple(result.robust.tolist()),
-            broken_by=result.broken_by,
+            correct=tuple(attacked.correct.tolist()),
+            attack_correct=tuple(attacked.result.robust.tolist()),
+            broken_by=attacked.result.broken_by,
             forwards=self.counter.forwards - forwards,
             backwards=self.counter.backwards - backwards,
             seconds=time.perf_counter() - started,
-            judged=tuple(judged.tolist()),
-            changed=changed,
+            judged=tuple(attacked.judged.tolist()),
+            changed=attacked.changed,
             static_correct=static_correct,
             rights=rights,
             points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
-            details=result.details,
+            details=attacked.result.details,
             versions=cascade.versions(spec, task.stage),
-            indexes=tuple(_places(self.inputs, spec)[images.start : images.stop]),
+            indexes=tuple(places(self.inputs, spec)[images.start : images.stop]),
             labels=tuple(y.tolist()),
-            **_norms(points - x),
+            **norms(points - x),
         )
         return outcome, points.cpu().numpy() if task.keep else None
+
+    def _attacked(
+        self, task: Task, x: Tensor, y: Tensor, defense: SeededDefense, seed: int
+    ) -> _Attacked:
+        """Attack images ``x`` (B, C, H, W) as the task says, and judge the final points afresh."""
+        spec, size = task.spec, task.spec.batches.size
+        if task.stage == NATURAL or spec.attack.eps == 0:
+            # In a ball of radius 0 there is the image alone, and how it was judged is known.
+            judged = torch.tensor(task.natural, device=self.device)
+            if task.stage == NATURAL:
+                judged = judge_in_batches(defense, x, y, size)
+            result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
+            return _Attacked(result=result, points=x, judged=judged, correct=judged)
+        attacked = defense
+        if spec.precision != "fp32":
+            low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
+            attacked = SeededDefense(low, seed, self.device)
+        context = self._attack_context(task, x, y, attacked)
+        with tensor_float32(spec.precision == "tf32"):
+            result = load_protocol(task.stage)(context)
+            points = ThreatModel.of(spec.attack).project(result.points, x)
+            answered = judge_in_batches(attacked, points, y, size)
+        judged, changed = answered, None
+        if attacked is not defense:
+            judged = judge_in_batches(defense, points, y, size)
+            changed = int((judged != answered).sum())
+        correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
+        return _Attacked(
+            result=result, points=points, judged=judged, correct=correct, changed=changed
+        )
 
     def _attack_context(
         self, task: Task, x: Tensor, y: Tensor, defense: Classifier
@@ -278,29 +302,3 @@ class Worker:
 
     def _tensor(self, points: Points | None) -> Tensor | None:
         return None if points is None else torch.from_numpy(points).to(self.device)
-
-
-def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:
-    """Return, image by image, whether ``classify`` is right, shown batches of ``size`` in order."""
-    parts = [
-        judge(classify, x, y) for x, y in zip(points.split(size), labels.split(size), strict=True)
-    ]
-    return torch.cat(parts)
-
-
-def _norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:
-    """Return the norms, by name, of perturbations (B, C, H, W), image by image."""
-    flat = perturbations.detach().flatten(1).double()
-    orders = {"linf": float("inf"), "l2": 2.0, "l1": 1.0}
-    return {
-        name: tuple(torch.linalg.vector_norm(flat, order, dim=1).tolist())
-        for name, order in orders.items()
-    }
-
-
-def _places(inputs: RunInputs, spec: EvalSpec) -> list[int]:
-    """Return the number in the data set of each image."""
-    first, window = spec.data.first, spec.data.window
-    if inputs.given is None or window is None:
-        return list(range(first, first + len(inputs.labels)))
-    return (first + label_windows(inputs.given[0].labels, window)).tolist()
