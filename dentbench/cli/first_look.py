@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from dentbench.cli.shared import SharedOptions
 
-FULL: Final = "dentbench evaluate --attack standard --protocol all"
+FULL: Final = "dentbench evaluate --attack standard --protocol all --batch-size 64"
 """The evaluation that a first look stands for."""
 
 BATCH: Final = 64
-"""Images that dent sees together in a first look: batches enough to tell how they differ."""
+"""Images that dent sees together in a first look: batches enough for a verdict."""
 
 _HOW: Final = frozenset(
     {
@@ -45,8 +45,7 @@ def text(shared: SharedOptions) -> str:
     from dentbench.study.study import make_studies
 
     options = shared.run_options()
-    whole = SharedOptions().batch_size
-    full = replace(shared, attack="standard", protocol=["all"], batch_size=whole).request(())
+    full = replace(shared, attack="standard", protocol=["all"]).request(())
     seconds = 0.0
     for study in make_studies(full, lambda card: choose_defenses((), None, {}, card)):
         evaluation, specs = prepare(study, options)

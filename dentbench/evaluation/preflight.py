@@ -14,8 +14,10 @@ from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.input_checks.claimed_points import require_fitting
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.records.claims import load_claim
+from dentbench.report import coupling
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.spec.plausible import require_plausible
+from dentbench.stats import least_batches
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +38,8 @@ class Preflight:
         Stored outcomes of these specs are forgotten where the run is to begin afresh.
         """
         self.advise_precision(specs)
+        for advice in dict.fromkeys(filter(None, map(_advice, specs))):
+            _log.warning("%s", advice)
         for spec in specs:
             folder = self.context.folder(spec)
             self._require_sound(spec, protocols)
@@ -90,3 +94,12 @@ class Preflight:
         """Return whether a run of this spec on such a device has compared it."""
         note: str | None = self.context.folder(spec).load_note(SAME_NETWORK)
         return note == self.context.worker.device.type
+
+
+def _advice(spec: EvalSpec) -> str:
+    """Say that a defense's images share batches that are too few for a verdict; "" where not."""
+    batches, plan = len(spec.batches.ranges(spec.data.count)), spec.batches
+    if spec.separable or spec.attack.is_none or batches >= least_batches():
+        return ""
+    remedy, _ = coupling.more_batches(spec.data.count, plan.size, plan.batching)
+    return f"{coupling.too_few_text(batches, least_batches())}; {remedy}"

@@ -13,9 +13,9 @@ from dentbench.records.outcome import NATURAL, WORST, Record
 from dentbench.records.stopping import stopped
 from dentbench.report.numbers import LEVEL, Paired, PairedMeans, RepeatedPaired, Share
 from dentbench.stats import (
-    LEAST_BATCHES,
     DesignEffect,
     batch_effect,
+    least_batches,
     paired_design_effect,
     share_design_effect,
 )
@@ -50,60 +50,78 @@ def paired(record: Record) -> Paired | None:
     if record.gained is None or record.lost is None or not record.n:
         return None
     counts = (record.gained, record.lost, record.n)
-    early = stopped(record)
-    level = LEVEL / 2 if early is None or early.level is None else early.level
+    early, level = stopped(record), level_of(record)
     gain = json.loads(record.chance).get("gain") if record.chance else None
+    effect = paired_effect(record)
     if isinstance(gain, dict) and gain.keys() == {"mean", "low", "high", "p"}:
-        return PairedMeans(*counts, **gain, level=level)
+        return PairedMeans(*counts, effect, **gain, level=level)
     if early is not None:
-        return RepeatedPaired(*counts, repeated_effect(record, level), level)
-    return Paired(*counts, paired_effect(record).divisor)
+        return RepeatedPaired(*counts, effect, level)
+    return Paired(*counts, effect)
 
 
-def repeated_effect(record: Record, level: float) -> float:
-    """Return the design effect of a record's difference at a look of a one-sided level.
+def level_of(record: Record) -> float:
+    """Return the one-sided level of a record's comparison: that of its look where it may stop."""
+    early = stopped(record)
+    return LEVEL / 2 if early is None or early.level is None else early.level
 
-    1 for images that are, or were measured to be, independent of their batch mates; infinite for
-    others in fewer batches than it can be estimated from.
+
+def paired_effect(record: Record) -> float:
+    """Return the design effect of a record's difference to its static model, at least 1.
+
+    1 for independent images; infinite for others in fewer batches than a verdict needs, whatever
+    its kind, and where their counts are not known.
     """
-    if record.separable or measured_independent(record):
+    if independent(record):
         return 1.0
-    counts, sizes = _counts(record), _sizes(record)
-    few = few_batches(level, len(sizes))
-    if math.isinf(few) or not {"gained", "lost"} <= counts.keys():
+    if record.by_batch is None or missing_batches(record) or not has_counts(record):
         return math.inf
-    return few * batch_effect(counts["gained"], counts["lost"], sizes)
+    if stopped(record) is None:
+        return _paired_effect(record.by_batch, _sizes(record))
+    counts, sizes = _counts(record), _sizes(record)
+    effect = batch_effect(counts["gained"], counts["lost"], sizes)
+    return few_batches(level_of(record), len(sizes)) * effect
 
 
-def paired_effect(record: Record) -> DesignEffect:
-    """Return the design effect of a record's difference to its static model."""
-    if not record.by_batch:
-        return _unknown(record)
-    return _paired_effect(record.by_batch, _sizes(record)) or _unknown(record)
+def batches(record: Record) -> int:
+    """Return the number of batches that a record's images were judged in."""
+    return len(_sizes(record))
+
+
+def missing_batches(record: Record) -> int:
+    """Return how many batches a verdict lacks; 0 for independent images."""
+    if independent(record):
+        return 0
+    return max(0, least_batches(level_of(record)) - batches(record))
+
+
+def has_counts(record: Record) -> bool:
+    """Return whether the images gained and lost in every batch are known."""
+    return {"gained", "lost"} <= _counts(record).keys()
+
+
+def independent(record: Record) -> bool:
+    """Return whether images are, or were measured to be, independent of their batch mates."""
+    return record.separable or measured_independent(record)
 
 
 @lru_cache(maxsize=1 << 12)
-def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> DesignEffect | None:
+def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> float:
     counts = _fitting(by_batch, len(sizes))
-    if not {"gained", "lost"} <= counts.keys():
-        return None
-    return paired_design_effect(counts["gained"], counts["lost"], sizes)
+    return paired_design_effect(counts["gained"], counts["lost"], sizes).divisor
 
 
 def _effect(record: Record, name: str) -> DesignEffect:
-    if not record.by_batch:
-        return _unknown(record)
-    return _share_effect(record.by_batch, name, _sizes(record)) or _unknown(record)
+    if independent(record):
+        return INDEPENDENT
+    known = _share_effect(record.by_batch, name, _sizes(record)) if record.by_batch else None
+    return known or DesignEffect(None, len(_sizes(record)))
 
 
 @lru_cache(maxsize=1 << 12)
 def _share_effect(by_batch: str, name: str, sizes: tuple[int, ...]) -> DesignEffect | None:
     counts = _fitting(by_batch, len(sizes))
     return share_design_effect(counts[name], sizes) if name in counts else None
-
-
-def _unknown(record: Record) -> DesignEffect:
-    return INDEPENDENT if record.separable else DesignEffect(None, len(_sizes(record)))
 
 
 def measured_independent(record: Record) -> bool:
@@ -113,27 +131,51 @@ def measured_independent(record: Record) -> bool:
 
 
 def text(record: Record) -> str:
-    """Say by how much intervals and p were widened, or why not; "" for independent images."""
-    if record.separable:
+    """Say by how much interval and p were widened, or why not; "" for independent images."""
+    if independent(record):
         return ""
-    effect = paired_effect(record)
-    if effect.value is None and effect.batches >= LEAST_BATCHES:
+    if missing := missing_batches(record):
+        return too_few_text(batches(record), batches(record) + missing)
+    if not has_counts(record):
         return "no design effect: the record has no counts of its batches"
-    if effect.value is None:
-        few = f"{effect.batches} batch" + ("" if effect.batches == 1 else "es")
-        return f"no design effect can be estimated from {few}, fewer than {LEAST_BATCHES}"
-    return f"design effect {effect.value:.2g} of {effect.batches} batches"
+    return f"design effect {paired_effect(record):.2g} of {batches(record)} batches"
+
+
+def too_few_text(there: int, needed: int) -> str:
+    """Say that a verdict needs more batches than there are."""
+    few = "1 batch is" if there == 1 else f"{there} batches are"
+    return (
+        f"{few} too few for a verdict on images that share them: with fewer than {needed}, luck "
+        "sends all of them one way too often"
+    )
+
+
+def more_batches(images: int, size: int, batching: str) -> tuple[str, tuple[str, str]]:
+    """Return what to run where images in batches of a size are too few batches, and one option.
+
+    Smaller batches are always possible, and more images may not be there.
+    """
+    if batching != "declared":
+        return "run --batching declared", ("--batching", "declared")
+    least = least_batches()
+    more, smaller = least * size, images // least
+    if not smaller:
+        return f"run --examples {more} or more", ("--examples", str(more))
+    option = ("--batch-size", str(1 << (smaller.bit_length() - 1)))
+    return f"run {' '.join(option)} if that suits it, or --examples {more} or more", option
 
 
 def caption(record: Record) -> str:
     """Say how the intervals of a record allow for its batches; "" for independent images."""
-    if record.separable or record.gained is None:
+    if independent(record) or record.gained is None:
         return ""
-    return (
-        f"Images share batches: {text(record)}; intervals and p allow for it (Rao and Scott 1992)."
-        if paired_effect(record).value is not None
-        else f"Images share batches: {text(record)}; intervals and p take them for independent."
-    )
+    if not math.isinf(paired_effect(record)):
+        how = "intervals and p allow for it (Rao and Scott 1992)"
+    elif _effect(record, WORST).value is not None:
+        how = "intervals allow for it (Rao and Scott 1992)"
+    else:
+        how = "intervals take them for independent"
+    return f"Images share batches: {text(record)}; {how}."
 
 
 def _counts(record: Record) -> Mapping[str, list[int]]:

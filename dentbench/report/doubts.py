@@ -10,6 +10,7 @@ et al. 2018, Tramer et al. 2020 and Croce et al. 2022 report of evaluations.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -19,9 +20,10 @@ from dentbench.attacks.checks import Check, failed, unsettled
 from dentbench.attacks.evidence import ADAPTIVE, NEEDED
 from dentbench.attacks.required_budgets import shortfalls
 from dentbench.records.outcome import Record, eps_of
+from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.spec.protocol import ProtocolSpec
-from dentbench.stats import LEAST_BATCHES
+from dentbench.stats import least_batches
 
 LEAST_IMAGES: Final = 20
 """The fewest images of a gain: with fewer, checks that count images miss three of them."""
@@ -60,7 +62,6 @@ def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
         *_weak_attack(defended),
         *_weak_protocols(defended),
         *_idle(defended),
-        *_coupled(defended),
         *_baseline(defended),
     )
 
@@ -73,14 +74,19 @@ def loss_doubts(defended: Record) -> tuple[Doubt, ...]:
         *_checks(defended, names),
         *_weak_attack(defended),
         *_effort(defended),
-        *_coupled(defended),
         *_baseline(defended),
     )
 
 
 def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
-    """Return the doubts about finding no difference: a static model that was attacked wrongly."""
-    return tuple(_of_check(check, static=True) for check in failed(defended.static_checks))
+    """Return the doubts about finding no difference.
+
+    A static model that was attacked wrongly, and too few batches to find anything.
+    """
+    return (
+        *(_of_check(check, static=True) for check in failed(defended.static_checks)),
+        *_coupled(defended),
+    )
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -237,13 +243,16 @@ def _idle(record: Record) -> Iterator[Doubt]:
 
 
 def _coupled(record: Record) -> Iterator[Doubt]:
-    """Images that share batches are no independent draws; how far from it must be estimated."""
-    effect = coupling.paired_effect(record)
-    if effect.value is None and not coupling.measured_independent(record):
-        remedy = AGAIN
-        changes: tuple[tuple[str, ...], ...] = ()
-        if effect.batches < LEAST_BATCHES:
-            images, size = LEAST_BATCHES * record.batch_size, max(record.n // LEAST_BATCHES, 1)
-            remedy = f"run --examples {images} or more, or --batch-size {size} if that suits it"
-            changes = (("--examples", str(images)),)
-        yield Doubt(coupling.text(record), remedy, changes)
+    """Images that share batches are no independent draws: batches must be there to compare."""
+    if coupling.independent(record):
+        return
+    early = stopped(record)
+    if early is not None and early.images < early.of:
+        whole = math.ceil(early.of / record.batch_size)
+        if whole >= least_batches():  # what is left of the run brings them
+            return
+    if coupling.missing_batches(record):
+        remedy, option = coupling.more_batches(record.n, record.batch_size, record.batching)
+        yield Doubt(coupling.text(record), remedy, (option,))
+    elif not coupling.has_counts(record):
+        yield Doubt(coupling.text(record), AGAIN)

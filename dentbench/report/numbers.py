@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final
 
 from dentbench.stats import mcnemar, p_text, paired_difference, wilson
@@ -133,7 +134,8 @@ class Points:
 class Paired:
     """Images gained and lost against the static model, written as ``+1.6 (+3 -1, p = 0.62)``.
 
-    ``effect``: the design effect, at least 1, of images that share batches.
+    ``effect``: the design effect, at least 1, of images that share batches; infinite where there
+    are too few of them for a verdict: nothing is excluded then, and there is no test.
     """
 
     gained: int
@@ -149,7 +151,12 @@ class Paired:
     @property
     def p_value(self) -> float:
         """The two-sided exact McNemar p-value, of counts divided by the design effect."""
-        return mcnemar(self.gained, self.lost, self.effect)
+        return mcnemar(self.gained, self.lost, self.effect) if self.tested else 1.0
+
+    @property
+    def tested(self) -> bool:
+        """Whether there are batches enough for a test."""
+        return not math.isinf(self.effect)
 
     @property
     def significant(self) -> bool:
@@ -159,13 +166,20 @@ class Paired:
     @property
     def interval(self) -> Interval:
         """The 95% interval of the difference, in points (Bonett and Price 2012)."""
+        if not self.tested:
+            return Interval(-100.0, 100.0)
         counts = (self.gained, self.lost, self.total)
         low, high = paired_difference(*(count / self.effect for count in counts))
         return Interval(100 * low, 100 * high)
 
     def __str__(self) -> str:
         counts = f"+{self.gained} -{self.lost}"
-        return f"{signed(self.points)} ({counts}, {p_text(self.p_value)})"
+        return f"{signed(self.points)} ({counts}, {self.test_text})"
+
+    @property
+    def test_text(self) -> str:
+        """The p-value, or that there is none."""
+        return p_text(self.p_value) if self.tested else "no test"
 
     def plain(self) -> str:
         """Return the difference in points as digits, without a plus sign."""
@@ -180,8 +194,7 @@ class Paired:
 class RepeatedPaired(Paired):
     """The same at a look of a run that may stop at any: it allows for all looks.
 
-    ``level``: the one-sided level of the look. ``effect``: infinite where batches are the units
-    and there are too few of them.
+    ``level``: the one-sided level of the look; McNemar's p-value is compared with twice of it.
     """
 
     level: float = LEVEL / 2
@@ -191,11 +204,6 @@ class RepeatedPaired(Paired):
         """Whether it differs from 0, by the exact test and by the interval."""
         interval = self.interval
         return self.p_value < 2 * self.level and not interval.low <= 0 <= interval.high
-
-    @property
-    def p_value(self) -> float:
-        """The two-sided exact McNemar p-value, to be compared with twice the level."""
-        return 1.0 if math.isinf(self.effect) else super().p_value
 
     @property
     def interval(self) -> Interval:
@@ -231,18 +239,29 @@ class PairedMeans(Paired):
 
     @property
     def p_value(self) -> float:
-        """The two-sided p-value of the mean difference."""
-        return self.p
+        """The two-sided p-value of the mean difference, of a deviate that allows for the effect."""
+        if not self.tested:
+            return 1.0
+        return 2 * NormalDist().cdf(NormalDist().inv_cdf(self.p / 2) / math.sqrt(self.effect))
 
     @property
     def interval(self) -> Interval:
-        """The 95% interval of the mean difference, in points."""
-        return Interval(100 * self.low, 100 * self.high)
+        """The 95% interval of the mean difference, in points, widened by the design effect."""
+        wider = math.sqrt(self.effect)
+        ends = (self.mean + wider * (end - self.mean) for end in (self.low, self.high))
+        low, high = (-1.0, 1.0) if not self.tested else ends
+        return Interval(100 * max(low, -1.0), 100 * min(high, 1.0))
 
 
 def _counts(number: Share | Paired) -> dict[str, Any]:
-    """Return the fields of a number, the design effect only where there is one."""
-    return {name: value for name, value in vars(number).items() if (name, value) != ("effect", 1)}
+    """Return the fields of a number, the design effect only where there is one.
+
+    It is None where there are too few batches for any.
+    """
+    fields = {name: value for name, value in vars(number).items() if (name, value) != ("effect", 1)}
+    if math.isinf(number.effect):
+        fields["effect"] = None
+    return fields
 
 
 Number = Share | Interval | Percent | Ratio | Points | Paired

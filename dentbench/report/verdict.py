@@ -9,8 +9,9 @@ batches, its counts and the intervals allow for the design effect (``stats``).
 - ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss.
 - ``no gain``: neither, but a gain of 5 points is excluded: the upper end of the 95% interval of
   the paired difference (Bonett and Price 2012) is below 5 points.
-- ``undecided``: a difference with a doubt, a static model that was attacked wrongly, or too few
-  images to tell; the sentence says what would decide.
+- ``undecided``: a difference with a doubt, a static model that was attacked wrongly, too few
+  images to tell, or too few batches that share an answer (``stats.least_batches``: six at 95%);
+  the sentence says what would decide.
 
 A run that may stop before all images were judged has a level and an interval that allow for every
 look at it (``stats/sequential.py``); the rule is the same.
@@ -38,7 +39,6 @@ from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.report.doubts import AGAIN, Doubt, baseline_doubts, gain_doubts, loss_doubts
 from dentbench.report.numbers import Paired, Share, signed
-from dentbench.stats import LEAST_BATCHES, p_text
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 
@@ -91,8 +91,9 @@ def verdict(static: Record, defended: Record) -> Verdict:
     paired = _paired(static, defended)
     kind, doubts = _decided(paired, defended)
     opening = kind[0].upper() + kind[1:]
-    sentence = f"{opening}: {_finding(static, defended)}, paired {p_text(paired.p_value)}"
-    if coupled := coupling.text(defended):
+    sentence = f"{opening}: {_finding(static, defended)}, "
+    sentence += f"paired {paired.test_text}" if paired.tested else "without a paired test"
+    if paired.tested and (coupled := coupling.text(defended)):
         sentence += f" ({coupled})"
     early = stopped(defended)
     if early is not None:
@@ -246,11 +247,13 @@ def static_worst(static: Record, defended: Record) -> int:
 
 def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
     """Describe the next run: the remedies of the doubts, or about how many images."""
+    more = f" ({len(doubts) - 1} more to settle)" if len(doubts) > 1 else ""
+    if doubts and not paired.tested:
+        return f"{doubts[0]}{more}"
     if doubts:
         effect = "the static model's robustness"
         if paired.significant:
             effect = "the gain" if paired.points > 0 else "the loss"
-        more = f" ({len(doubts) - 1} more to settle)" if len(doubts) > 1 else ""
         return f"{effect} is in doubt: {doubts[0]}{more}"
     needed = _images_needed(paired)
     return f"about {needed:,} images would decide at this rate of change (--examples {needed})"
@@ -258,8 +261,6 @@ def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
 
 def _images_needed(paired: Paired) -> int:
     """Return about how many images would decide, at the observed rate of change."""
-    if math.isinf(paired.effect):  # too few batches to say anything from
-        return LEAST_BATCHES * paired.total
     total = paired.total / paired.effect
     rate = ((paired.gained + paired.lost) / paired.effect + 2) / (total + 2)
     gain = paired.points / 100

@@ -183,6 +183,16 @@ LEAST_BATCHES: Final = 4
 """The fewest batches that a design effect is estimated from."""
 
 
+def least_batches(level: float = (1 - CONFIDENCE) / 2) -> int:
+    """Return the fewest batches by which a one-sided level, in (0, 1), can be met.
+
+    Of batches that each go either way by equal luck, all go one way with a chance of 2^-batches,
+    however many images they have; what they differ by, which widens intervals, is nothing then.
+    Source: Fisher 1935, the exact test of flipped signs.
+    """
+    return math.ceil(-math.log2(level))
+
+
 @dataclass(frozen=True)
 class DesignEffect:
     """How many times the variance of a count is what independent images would give it.

@@ -8,7 +8,8 @@ and Rowe 1969) what that leaves for each. The level depends on how many images w
 that were chosen, not on what was seen, so that the repeated intervals (Jennison and Turnbull 1989)
 hold at whatever look a run stops, and what is looked at less often is only safer. Where batches
 are the units, a level is met by Student's t of as many batches (Jennison and Turnbull 2000,
-chapter 11). Simulated in ``tests/benchmarks/stopping.py``.
+chapter 11), and by no fewer than flipped signs allow. Simulated in
+``tests/benchmarks/stopping.py``.
 
 The quantity is that of the fixed-size intervals: the mean paired difference of the population that
 the images were drawn from, not of the images that were chosen.
@@ -26,7 +27,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from dentbench.stats import LEAST_BATCHES, t_quantile
+from dentbench.stats import least_batches, t_quantile
 
 ERROR: Final = 0.025
 """The chance that an end of the interval is ever on the wrong side, over all looks of a run."""
@@ -212,9 +213,9 @@ def will_lose(
 def few_batches(level: float, batches: int) -> float:
     """Return by how much a design effect grows at a level, for its batches are few: (t / z)^2.
 
-    ``level``: one-sided. Infinite where there are fewer than :data:`LEAST_BATCHES`.
+    ``level``: one-sided. Infinite for fewer than :func:`~dentbench.stats.least_batches` of it.
     """
-    if batches < LEAST_BATCHES:
+    if batches < least_batches(level):
         return math.inf
     z = -NormalDist().inv_cdf(level)
     return (t_quantile(1 - 2 * level, batches - 1) / z) ** 2

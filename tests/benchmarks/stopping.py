@@ -17,13 +17,16 @@ from numpy.typing import NDArray
 
 from dentbench.report.numbers import LEVEL
 from dentbench.report.verdict import GAIN_POINTS
-from dentbench.stats import LEAST_BATCHES, mcnemar, paired_difference, t_quantile
+from dentbench.stats import least_batches, mcnemar, paired_difference, t_quantile
 from dentbench.stats.sequential import few_batches, levels, score, will_lose
 
 SEED: Final = 20
 RUNS: Final = 10_000
 GAINS: Final = (-10, -5, 0, 2, 5, 10, 20)
 """True gains, in points."""
+
+RULES: Final = ("until decided", "fixed size")
+FALSE: Final = ("false holds", "false weaker than static", "false no gain")
 
 Counts = NDArray[np.int64]
 
@@ -52,6 +55,9 @@ WORLDS: Final = {
     "1,024 images in 16 coupled batches": World(16, 64, 0.10, 0.8),
     "1,024 images in 16 coupled batches, all or nothing": World(16, 64, 0.10, 1.0, whole=True),
     "10,000 images in 79 coupled batches": World(79, 127, 0.10, 0.8),
+    "2,048 images in 4 coupled batches, all or nothing": World(4, 512, 0.30, 1.0, whole=True),
+    "3,072 images in 6 coupled batches, all or nothing": World(6, 512, 0.30, 1.0, whole=True),
+    "8,192 images in 16 coupled batches, all or nothing": World(16, 512, 0.30, 1.0, whole=True),
 }
 
 
@@ -103,7 +109,7 @@ def sequential(world: World, gained: Counts, lost: Counts) -> tuple[NDArray[Any]
     by_images = {look * world.size: level for look, level in every.items()}
     for look, level in every.items():
         going = np.flatnonzero(said == "undecided")
-        if (world.shared and look < LEAST_BATCHES) or not len(going):
+        if (world.shared and look < least_batches(level)) or not len(going):
             continue
         up, down = gained[going, :look], lost[going, :look]
         effect: Any = 1.0
@@ -137,6 +143,8 @@ def quantile(level: float) -> float:
 
 def fixed(world: World, gained: Counts, lost: Counts) -> NDArray[Any]:
     """Return the verdict of the fixed-size rule on all images of every run."""
+    if world.shared and world.batches < least_batches():
+        return np.full(len(gained), "undecided", dtype=object)
     up, down, total = gained.sum(1), lost.sum(1), world.batches * world.size
     effect: Any = np.ones(len(up))
     if world.shared:
@@ -175,9 +183,10 @@ def cell(name: str, gain: int, runs: int = RUNS) -> dict[str, Any]:
     said, images = sequential(world, *counts)
     whole = fixed(world, *counts)
     until = {**shares(said), "mean images": round(float(images.mean()), 1)}
+    full = {**shares(whole), "images": world.batches * world.size}
     return {
         "until decided": {**until, **false(gain, until)},
-        "fixed size": {**shares(whole), "images": world.batches * world.size},
+        "fixed size": {**full, **false(gain, full)},
         "same verdict": float(np.mean(said == whole)),
     }
 
@@ -185,6 +194,11 @@ def cell(name: str, gain: int, runs: int = RUNS) -> dict[str, Any]:
 def measure(runs: int = RUNS) -> dict[str, Any]:
     """Return every cell, with the seed, the runs and the worst shares."""
     cells = {name: {f"{g:+d}": cell(name, g, runs) for g in GAINS} for name in WORLDS}
-    every = [one["until decided"] for world in cells.values() for one in world.values()]
-    worst = {kind: max(one[kind] for one in every) for kind in every[0] if kind.startswith("false")}
+    worst = {
+        rule: {
+            kind: max(one[rule][kind] for world in cells.values() for one in world.values())
+            for kind in FALSE
+        }
+        for rule in RULES
+    }
     return {"seed": SEED, "runs": runs, "worst": worst, "cells": cells}

@@ -23,7 +23,13 @@ QUICK = {
     "norm": "Linf",
     "eps": "0.15",
 }
-DIGITS = {"dataset": "UCI digits (test)", "data_sha256": "d" * 64, "count": 512, "n": 512}
+DIGITS: dict[str, Any] = {
+    "dataset": "UCI digits (test)",
+    "data_sha256": "d" * 64,
+    "count": 512,
+    "n": 512,
+    "batch_size": 64,
+}
 DENT = {
     "mode": "instance",
     "steps": 6,
@@ -78,7 +84,17 @@ def make(number: int, natural: int, counts: dict[str, int], **changes: Any) -> R
         "versions": "{}",
         "git_revision": "",
     }
-    return Record(**{**values, **changes})
+    values |= changes
+    if not values["separable"] and "gained" in values and "by_batch" not in values:
+        sizes = range(0, values["n"], values["batch_size"])
+        spread = {side: evenly(values[side], len(sizes)) for side in ("gained", "lost")}
+        values["by_batch"] = json.dumps(spread)
+    return Record(**values)
+
+
+def evenly(count: int, parts: int) -> list[int]:
+    """Return a count in so many parts that differ by one at most."""
+    return [count * (at + 1) // parts - count * at // parts for at in range(parts)]
 
 
 def fixed_records() -> list[Record]:

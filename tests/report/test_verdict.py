@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -22,7 +24,10 @@ from dentbench.attacks.checks import (
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
-from dentbench.report.verdict import kind_of, verdict
+from dentbench.records.stopping import Stopped
+from dentbench.report import coupling
+from dentbench.report.verdict import GOING_ON, kind_of, verdict
+from dentbench.stats.sequential import levels
 
 Make = Callable[..., Record]
 DENT = {"mode": "instance", "steps": 6}
@@ -126,7 +131,14 @@ def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: 
     ("changes", "words"),
     [
         ({"budgets": None}, "the record does not say what its attacks had to spend"),
-        ({"separable": False}, "batch-mates was not run"),
+        (
+            {
+                "separable": False,
+                "batch_size": 32,
+                "by_batch": json.dumps({"gained": [6, 5] * 8, "lost": [1, 0] * 8}),
+            },
+            "batch-mates was not run",
+        ),
         ({"checks": None}, "no checks were made"),
         ({"checks": "{}"}, "could not be made"),
         ({"static_checks": None}, "the static model's checks"),
@@ -298,17 +310,74 @@ def test_gains_of_single_batches_are_no_significant_gain(make_record: Make) -> N
     assert "of 8 batches)" in found.sentence and "images would decide" in found.sentence
 
 
-def test_few_batches_are_said_and_decide_nothing(make_record: Make) -> None:
-    settings = coupled([10] * 3, [0] * 3)
-    found = verdict(*pair(make_record, 30, MATES, 30, 0, 96, **settings))
-    assert found.kind == "undecided"
-    text = "no design effect can be estimated from 3 batches, fewer than 4"
-    assert text in found.sentence and found.doubts == (
-        f"{text}; run --examples 128 or more, or --batch-size 24 if that suits it",
-    )
+FEW = (
+    "{} batches are too few for a verdict on images that share them: with fewer than 6, luck sends "
+    "all of them one way too often"
+)
+
+
+@pytest.mark.parametrize("kind", ["holds", "weaker than static", "no gain"])
+@pytest.mark.parametrize("early", [False, True])
+def test_five_batches_decide_nothing_and_six_do(make_record: Make, kind: str, early: bool) -> None:
+    """All of them go one way, with a chance of 2^-batches a side: 3.1% of five, 1.6% of six."""
+    for batches in (2, 3, 4, 5, 6):
+        n, each = 32 * batches, 0 if kind == "no gain" else 12
+        up, down = (0, each) if kind.startswith("weaker") else (each, 0)
+        settings = coupled([up] * batches, [down] * batches, static_correct=15 * batches)
+        if early:
+            level = levels([32] * batches)[batches]
+            stop = Stopped(rule="decided", images=n, of=n, level=level)
+            settings["stopped"] = stop.to_json()
+        sides = pair(make_record, 15 * batches, MATES, up * batches, down * batches, n, **settings)
+        found = verdict(*sides)
+        if batches == 6:
+            assert found.kind == kind
+            continue
+        assert (found.kind, found.p_value) == ("undecided", 1.0)
+        assert (found.gain_low, found.gain_high) == (-100, 100)
+        text = FEW.format(batches)
+        assert found.sentence.count(text) == 1 and "without a paired test" in found.sentence
+        size = {2: 8, 3: 16, 4: 16, 5: 16}[batches]
+        assert found.doubts == (
+            f"{text}; run --batch-size {size} if that suits it, or --examples 192 or more",
+        )
+        assert found.changes == (("--batch-size", str(size)),)
+        assert json.loads(json.dumps(coupling.paired(sides[1]).data()))["effect"] is None
+
+
+def test_images_measured_to_be_independent_need_no_batches(make_record: Make) -> None:
     measured = to_json([*MADE, Check("separable", True, 1e-6, "it does not depend")])
-    found = verdict(*pair(make_record, 30, MATES, 30, 0, 96, **settings | {"checks": measured}))
-    assert found.kind == "holds" and text in found.sentence
+    settings = coupled([10] * 3, [0] * 3, checks=measured)
+    sides = pair(make_record, 30, MATES, 30, 0, 96, **settings)
+    assert verdict(*sides).kind == "holds" and coupling.caption(sides[1]) == ""
+
+
+def test_a_run_that_was_stopped_early_goes_on_where_the_rest_brings_the_batches(
+    make_record: Make,
+) -> None:
+    stop = Stopped(rule="time limit", images=128, of=512, level=levels([32] * 16)[4])
+    settings = coupled([0] * 4, [0] * 4, stopped=stop.to_json())
+    found = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
+    assert found.kind == "undecided" and found.sentence.endswith(f"{GOING_ON}.")
+    stop = replace(stop, of=160)
+    settings = coupled([0] * 4, [0] * 4, stopped=stop.to_json())
+    found = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
+    assert found.changes == (("--batch-size", "16"),)
+
+
+def test_the_mean_difference_of_a_random_defense_allows_for_its_batches(make_record: Make) -> None:
+    gain = {"mean": 0.1, "low": 0.05, "high": 0.15, "p": 0.0001}
+    chance = json.dumps({"draws": 10, "gain": gain})
+    made = [coupled([9, 0] * 4, [0] * 8, chance=chance), coupled([9] * 4, [0] * 4, chance=chance)]
+    many, few = (
+        coupling.paired(pair(make_record, 30, MATES, 36, 0, 32 * batches, **settings)[1])
+        for settings, batches in zip(made, (8, 4), strict=True)
+    )
+    assert many is not None and few is not None
+    deviate = NormalDist().inv_cdf(0.00005) / math.sqrt(many.effect)
+    assert many.effect > 3 and many.p_value == pytest.approx(2 * NormalDist().cdf(deviate))
+    assert many.interval.low == pytest.approx(100 * (0.1 - 0.05 * math.sqrt(many.effect)))
+    assert (few.p_value, few.interval.low, few.significant) == (1.0, -100, False)
 
 
 def test_counts_that_do_not_fit_the_batches_are_not_used(make_record: Make) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -14,6 +15,7 @@ from dentbench.stats import (
     DesignEffect,
     difference,
     holm,
+    least_batches,
     mcnemar,
     more_often_than,
     paired_design_effect,
@@ -211,6 +213,17 @@ def test_few_batches_say_too_little() -> None:
     assert share_design_effect([3, 4, 5], [8, 8, 8]) == DesignEffect(None, 3)
     assert paired_design_effect([1], [0], [8]) == DesignEffect(None, 1)
     assert DesignEffect(None, 3).divisor == 1.0
+
+
+def test_fewest_batches_by_trying_every_sign() -> None:
+    """Of all equally likely signs of so many batches, those all one way are at most the level."""
+    for level in (0.3, 0.05, 0.025, 0.01, 0.004):
+        least = least_batches(level)
+        for batches in (least - 1, least):
+            signs = [*itertools.product((-1, 1), repeat=batches)]
+            one_way = sum(all(sign > 0 for sign in one) for one in signs) / len(signs)
+            assert (one_way <= level) == (batches == least)
+    assert least_batches() == 6 and least_batches(0.25) == 2
 
 
 def test_an_effect_widens_the_paired_test_and_never_narrows_it() -> None:

@@ -9,7 +9,7 @@ from statistics import NormalDist
 import numpy as np
 import pytest
 
-from dentbench.stats import LEAST_BATCHES, mcnemar, paired_design_effect, t_quantile
+from dentbench.stats import least_batches, mcnemar, paired_design_effect, t_quantile
 from dentbench.stats.sequential import (
     ERROR,
     MOST_LOOKS,
@@ -106,8 +106,18 @@ def test_interval_of_nothing_narrows_with_the_level_and_refuses_what_cannot_be()
 def test_few_batches_widen_by_student() -> None:
     z, level = -NormalDist().inv_cdf(0.01), 0.01
     assert few_batches(level, 8) == pytest.approx((t_quantile(0.98, 7) / z) ** 2)
-    assert few_batches(level, LEAST_BATCHES - 1) == math.inf
+    assert few_batches(level, 6) == math.inf  # 2^-6 is more than 0.01
     assert few_batches(level, 2000) == pytest.approx(1, abs=0.01)
+
+
+@pytest.mark.parametrize("batches", [6, 7, 8, 16, 64, 79, 200])
+def test_six_batches_can_decide_whether_or_not_a_run_may_stop(batches: int) -> None:
+    """The last look meets its level, and at the first that does luck is still seldom enough."""
+    found = levels([64] * batches)
+    assert least_batches(found[batches]) <= batches
+    first = next(look for look, level in found.items() if least_batches(level) <= look)
+    assert 2.0**-first <= spent(first / batches) < ERROR + 1e-12
+    assert least_batches(levels([64] * 5)[5]) > 5
 
 
 def test_a_run_goes_on_while_a_loss_is_near() -> None:
@@ -123,12 +133,13 @@ def test_a_run_goes_on_while_a_loss_is_near() -> None:
 
 @pytest.mark.parametrize("gain", [0, 5])
 @pytest.mark.parametrize("world", stopping.WORLDS)
-def test_verdicts_of_runs_that_stop_are_as_seldom_wrong_as_they_say(world: str, gain: int) -> None:
-    until = stopping.cell(world, gain, runs=1000)["until decided"]
+def test_verdicts_are_as_seldom_wrong_as_they_say(world: str, gain: int) -> None:
+    """Of runs that stop and of a fixed size; four coupled batches decided 6% wrongly each way."""
     slack = 3.2 * math.sqrt(0.025 * 0.975 / 1000)
-    assert until["false holds"] <= 0.025 + slack
-    assert until["false weaker than static"] <= 0.025 + slack
-    assert until["false no gain"] <= 0.05
+    for said in (stopping.cell(world, gain, runs=1000)[rule] for rule in stopping.RULES):
+        assert said["false holds"] <= 0.025 + slack
+        assert said["false weaker than static"] <= 0.025 + slack
+        assert said["false no gain"] <= 0.05
 
 
 def test_what_a_fixed_rule_looked_at_often_would_do_is_what_the_simulation_finds() -> None:
