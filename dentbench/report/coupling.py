@@ -135,7 +135,9 @@ def text(record: Record) -> str:
     if independent(record):
         return ""
     if missing := missing_batches(record):
-        return too_few_text(batches(record), batches(record) + missing)
+        # Of a run that may stop, what its last look asks: earlier looks ask more.
+        there, least = batches(record), least_batches()
+        return too_few_text(there, least if there < least else there + missing)
     if not has_counts(record):
         return "no design effect: the record has no counts of its batches"
     return f"design effect {paired_effect(record):.2g} of {batches(record)} batches"

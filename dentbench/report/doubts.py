@@ -252,7 +252,8 @@ def _coupled(record: Record) -> Iterator[Doubt]:
         if whole >= least_batches():  # what is left of the run brings them
             return
     if coupling.missing_batches(record):
-        remedy, option = coupling.more_batches(record.n, record.batch_size, record.batching)
+        images = record.n if early is None else early.of
+        remedy, option = coupling.more_batches(images, record.batch_size, record.batching)
         yield Doubt(coupling.text(record), remedy, (option,))
     elif not coupling.has_counts(record):
         yield Doubt(coupling.text(record), AGAIN)

@@ -51,12 +51,13 @@ def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) 
 
 
 def test_a_limit_ends_cleanly_and_the_command_without_it_goes_on(dentbench: Run) -> None:
-    command = ("evaluate", *SHORT, "--steps", "1", "--iterations", "2", "--quiet")
+    sizes = ("--batch-size", "2")
+    command = ("evaluate", *SHORT, *sizes, "--steps", "1", "--iterations", "2", "--quiet")
     code, out, err = dentbench(*command, "--pass-limit", "1")
     assert code == 0, err
-    assert "stopped by the pass limit, 8 of 12 images judged" in out
+    assert "stopped by the pass limit, 2 of 12 images judged" in out
     assert "the same command without its limit goes on from there" in out
-    assert [row["n"] for row in dentbench.rows()] == ["8", "8"]
+    assert [row["n"] for row in dentbench.rows()] == ["2", "2"]
     code, out, err = dentbench(*command, "--until", "decided", "--time-limit", "1h")
     assert code == 0, err
     static, dent = dentbench.rows()[2:]

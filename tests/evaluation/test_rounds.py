@@ -275,7 +275,7 @@ def test_killed_anywhere_and_limited_a_run_ends_with_the_same_record(
     assert part[0].n == part[1].n == early.images < part[1].count
     assert early.low is not None and early.high is not None
     assert early.low <= verdict(*part).gain_points <= early.high
-    assert "goes on from there" in verdict(*part).sentence
+    assert "1 batch is too few for a verdict" in verdict(*part).sentence
     records = evaluated(tmp_path)
     assert [*map(compared, records)] == whole[0]
     assert outcomes(tmp_path) == whole[1]

@@ -140,7 +140,9 @@ class Voting(Planted):
 def test_votes_of_batch_mates_gain_nothing(tmp_path: Path) -> None:
     _, images, labels = planted()
     order = labels.argsort(stable=True)
-    _, defended, said, _ = evaluated(tmp_path, Voting(), data=(images[order], labels[order]))
+    _, defended, said, _ = evaluated(
+        tmp_path, Voting(), data=(images[order], labels[order]), size=COUNT // 6
+    )
     assert said.kind in NOT_BETTER and said.protocol == "batch-mates", said
     assert "separable" not in failures(defended), "it is declared to depend on its mates"
 
@@ -169,7 +171,7 @@ class Balanced(Shy):
 
 
 def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path) -> None:
-    static, defended, said, flags = evaluated(tmp_path, Shy())
+    static, defended, said, flags = evaluated(tmp_path, Shy(), size=COUNT // 6)
     truth = closed_form(projected(planted()[0])) & flags[NATURAL]
     assert defended.robust_correct == int(truth.sum()) > static.robust_correct
     found = json.loads(defended.batch_mates or "")["compositions"]
@@ -182,7 +184,7 @@ def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path)
 
 
 def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
-    _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 3)
+    _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 6)
     found = json.loads(defended.batch_mates or "")["compositions"]
     assert found["label-sorted"]["natural"] < 0.2 * COUNT
     assert "other-batches" in failures(defended)
@@ -196,7 +198,9 @@ def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
     model, *data = digits(100)
     attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=5)
     defense = DefenseSpec(name="norm", settings=(("share", 1.0),))
-    _, _, said, _ = evaluated(tmp_path, defense, model=model, attack=attack, data=tuple(data))
+    _, _, said, _ = evaluated(
+        tmp_path, defense, model=model, attack=attack, data=tuple(data), size=16
+    )
     assert said.kind in NOT_BETTER, said
 
 

@@ -362,7 +362,7 @@ def test_a_run_that_was_stopped_early_goes_on_where_the_rest_brings_the_batches(
     stop = replace(stop, of=160)
     settings = coupled([0] * 4, [0] * 4, stopped=stop.to_json())
     found = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
-    assert found.changes == (("--batch-size", "16"),)
+    assert found.changes == (("--batch-size", "16"),)  # 160 images in 10 batches
 
 
 def test_the_mean_difference_of_a_random_defense_allows_for_its_batches(make_record: Make) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -108,6 +109,10 @@ class JsonLines:
             case RoundDone():
                 self._line(json.dumps({"event": "round", **asdict(event)}))
 
+    def warn(self, text: str) -> None:
+        """Write a warning."""
+        self._line(json.dumps({"event": "warning", "text": text}))
+
     def _speed(self) -> dict[str, Any]:
         left, whole = self._pace.seconds_left, self._whole.seconds_left
         return {
@@ -119,6 +124,22 @@ class JsonLines:
 
     def _write(self, event: str, **values: Any) -> None:
         self._line(json.dumps({"event": event, "stage": str(self._stage), **values}))
+
+
+@contextmanager
+def _warnings_to(warn: Callable[[str], None]) -> Iterator[None]:
+    """Hand the package's warnings to a function, in place of the error stream as text."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warn(record.getMessage())
+
+    log, handler = logging.getLogger("dentbench"), Handler(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 @contextmanager
@@ -138,6 +159,8 @@ def shown_progress(display: Display = Display.AUTO) -> Iterator[Progress | None]
     elif display is Display.LINES:
         yield Lines(console)
     elif display is Display.JSON:
-        yield JsonLines(lambda line: print(line, file=console.file, flush=True))
+        lines = JsonLines(lambda line: print(line, file=console.file, flush=True))
+        with _warnings_to(lines.warn):
+            yield lines
     else:
         yield None
