@@ -88,6 +88,8 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     assert [words[:2] for words in found] == [["dentbench", "evaluate"], ["dentbench", "show"]]
     assert all(tuple(words[-2:]) == options for words in found)
     events = [json.loads(line) for line in err.splitlines()]
+    (warning,) = [one["text"] for one in events if one["event"] == "warning"]
+    assert warning.startswith("1 batch is too few for a verdict on images that share them")
     assert {one["event"] for one in events} == {
         "plan",
         "warning",
@@ -112,8 +114,8 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     assert [(one["images"], one["of"], one["static"], one["right"]) for one in rounds] == [(4,) * 4]
 
     code, out, err = Forked(tmp_path, *EVALUATE, *options, "--quiet").ended()
-    assert code == 0 and err.startswith("1 batch is too few for a verdict")
-    assert len(err.splitlines()) == len(out.splitlines()) == 1
+    assert (code, len(out.splitlines())) == (0, 1)
+    assert err in ("", f"{warning}\n")  # the process that was forked may have taken it
     assert out.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps. Undec")
 
 
