@@ -8,7 +8,7 @@ from typing import Final
 from typer.testing import CliRunner
 
 from dentbench.cli import app
-from tests.studies import gain_page
+from tests.studies import blur_page, gain_page
 
 RESULTS: Final = Path("results")
 TABLES: Final = RESULTS / "tables"
@@ -16,10 +16,15 @@ TABLES: Final = RESULTS / "tables"
 PAGES: Final = {
     "all.md": ("--table", "all", "--format", "markdown"),
     "protocols.md": ("--table", "protocols", "--format", "markdown"),
+    "table1.md": ("--table", "1", "--format", "markdown"),
+    "table2.md": ("--table", "2", "--format", "markdown"),
     "all.tex": ("--table", "all", "--format", "latex"),
     "index.html": ("--format", "html"),
 }
 """By file name, the options of the report."""
+
+READINGS: Final = (gain_page, blur_page)
+"""The pages that say in words what the records of a study show."""
 
 
 def render(name: str, out: Path, results: Path = RESULTS) -> None:
@@ -34,4 +39,5 @@ def render_all(results: Path = RESULTS, tables: Path = TABLES) -> None:
     tables.mkdir(parents=True, exist_ok=True)
     for name in PAGES:
         render(name, tables / name, results)
-    (results / gain_page.NAME).write_text(gain_page.text(results))
+    for page in READINGS:
+        (results / page.NAME).write_text(page.text(results))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import typer
 
 from dentbench.cli import app, config
-from tests.studies import gain_page, pages
+from tests.studies import pages
 from tests.studies.studies import FOLDER, STUDIES, Study
 
 
@@ -32,5 +33,6 @@ def test_the_committed_tables_are_what_report_renders(name: str, tmp_path: Path)
     )
 
 
-def test_the_page_about_the_gain_is_of_the_committed_records() -> None:
-    assert (pages.RESULTS / gain_page.NAME).read_text() == gain_page.text(pages.RESULTS)
+@pytest.mark.parametrize("page", pages.READINGS, ids=lambda page: page.NAME)
+def test_the_pages_in_words_are_of_the_committed_records(page: ModuleType) -> None:
+    assert (pages.RESULTS / page.NAME).read_text() == page.text(pages.RESULTS)

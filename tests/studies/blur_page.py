@@ -1,0 +1,84 @@
+"""results/blur.md: what the blur does on a nominal network, from the records of ``table2``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import pandas as pd
+
+from tests.studies.gain_page import of
+
+NAME: Final = "blur.md"
+
+MODEL, COUNT = "cifar10-resnet20-nominal", 512
+THREATS: Final = {"Linf": "1.5/255", "L2": "0.2"}
+
+
+def text(results: Path) -> str:
+    """Return the page."""
+    table = pd.read_csv(results / "results.csv", float_precision="round_trip", low_memory=False)
+    table = table[table["model"].eq(MODEL) & table["count"].eq(COUNT) & table["attack"].eq("quick")]
+    worst = {norm: _worst(table, norm, eps) for norm, eps in THREATS.items()}
+    linf = _of_threat(table, "Linf", THREATS["Linf"])
+    dynamic, fixed = linf["dynamic", 10], linf["static", 10]
+    diagnostics = json.loads(dynamic["diagnostics"])
+    return PAGE.format(
+        model=MODEL,
+        count=COUNT,
+        natural=of(linf["static model"]["natural_correct"], COUNT),
+        natural_blurred=of(linf["static", 0]["natural_correct"], COUNT),
+        natural_fixed=of(fixed["natural_correct"], COUNT),
+        natural_dynamic=of(dynamic["natural_correct"], COUNT),
+        sigma=f"{dynamic['sigma']:g}",
+        sigma_natural=f"{diagnostics['natural']['sigma']:.2f}",
+        sigma_adversarial=f"{diagnostics['transfer']['sigma']:.2f}",
+        none=worst["Linf"]["static model"],
+        one=worst["Linf"]["static", 1],
+        ten=worst["Linf"]["static", 10],
+        one_l2=worst["L2"]["static", 1],
+        ten_l2=worst["L2"]["static", 10],
+        dynamic=worst["Linf"]["dynamic", 10],
+        dynamic_l2=worst["L2"]["dynamic", 10],
+        alone=worst["Linf"]["none", 1],
+        alone_l2=worst["L2"]["none", 1],
+        none_l2=worst["L2"]["static model"],
+    )
+
+
+def _of_threat(table: pd.DataFrame, norm: str, eps: str) -> dict[Any, Any]:
+    """Return the records of one threat by (blur, steps), and the static model's."""
+    found: dict[Any, Any] = {}
+    for _, row in table[table["norm"].eq(norm) & table["eps"].eq(eps)].iterrows():
+        static = row["mode"] == "static"
+        found["static model" if static else (row["blur"], int(row["steps"]))] = row
+    return found
+
+
+def _worst(table: pd.DataFrame, norm: str, eps: str) -> dict[Any, int]:
+    return {key: int(row["robust_correct"]) for key, row in _of_threat(table, norm, eps).items()}
+
+
+PAGE: Final = """# What the blur does on a nominal network
+
+The paper's Table 2 on `{model}`, a nominal network trained on the same kind of images: the six
+rows, batch-wise, the first {count} test images of "CIFAR-10 (JPEG copy)", Linf 1.5/255 and L2 0.2,
+under the short attack `quick` (not AutoAttack) by the protocols `published` and `transfer`.
+`python -m tests.studies --render` makes this page of `results.csv`; the study is
+`studies/table2.toml`, the table with intervals `tables/table2.md`.
+
+* **Does dynamic blur keep natural accuracy?** Not here. The network alone has {natural}, static
+  blur without adaptation {natural_blurred}, with ten steps {natural_fixed}, dynamic blur
+  {natural_dynamic}.
+* **Does sigma shrink on natural images and not on adversarial ones?** Yes. It starts at {sigma} and
+  ends at {sigma_natural} on natural images, at {sigma_adversarial} on the static model's
+  adversarial ones.
+* **Do ten steps beat one?** Yes, with static blur: {ten} against {one} images in the worst case in
+  Linf, {ten_l2} against {one_l2} in L2. One step without blur is worse than none: {alone} against
+  {none} in Linf, {alone_l2} against {none_l2} in L2.
+* **Does dynamic blur beat static blur?** By a little: {dynamic} against {ten} in Linf, {dynamic_l2}
+  against {ten_l2} in L2, at ten steps.
+* **Is it a gain?** Not decided. Two protocols of a short attack were run, in four batches whose
+  images are coupled; `holds` wants the others, with AutoAttack's budget, and more batches.
+"""
