@@ -104,7 +104,7 @@ def _repeatable(command: Any) -> set[str]:
 
 def _mend_surroundings() -> None:
     """Let a terminal without a width, and a standard output that was closed, do no harm."""
-    for name in ("COLUMNS", "LINES"):  # libraries take what is there for a number from 1
+    for name in ("COLUMNS", "LINES"):  # libraries expect numbers from 1 there
         value = os.environ.get(name, "1")
         if not (value.isdecimal() and int(value)):
             del os.environ[name]
@@ -115,7 +115,7 @@ def _mend_surroundings() -> None:
 
 @contextlib.contextmanager
 def _written_out() -> Iterator[None]:
-    """Print what is left to print, and tell in words that standard output takes no more."""
+    """Flush standard output, and report in a sentence where it takes no more."""
     json_output.clear()
     try:
         try:
@@ -191,7 +191,7 @@ OTHER_NAMES: Final = MappingProxyType(
         **dict.fromkeys(("--cache-dir",), "--cache"),
     }
 )
-"""What other tools call options of ours."""
+"""Other tools' names for our options."""
 
 
 def understood(arguments: Sequence[str], command: Any) -> list[str]:
@@ -263,7 +263,7 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     if chosen is not None:
         arguments = understood(arguments, chosen)
         _require_values(arguments, chosen)
-        # Commands with positional names already take several values after one option.
+        # Commands with positional names already take several values after an option.
         if all(param.param_type_name == "option" for param in chosen.params):
             arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
         if any(repeat.OPTION in param.opts for param in chosen.params):

@@ -23,12 +23,12 @@ from dentbench.paths import expanded
 from dentbench.validation import suggestion
 
 Values = dict[str, Any]
-"""Options of one run by name, with underscores."""
+"""Options of a run by name, with underscores."""
 
 
 @functools.cache
 def content(path: Path) -> bytes:
-    """Return what a config file holds, read once for a command: a pipe gives its content once.
+    """Read a config file, once for a command: a pipe gives its content once.
 
     Raises :class:`~dentbench.errors.SpecError` for a file that is missing or cannot be read.
     """
@@ -41,7 +41,7 @@ def content(path: Path) -> bytes:
 
 
 def read(path: Path) -> Values:
-    """Return what a config file sets; raises :class:`~dentbench.errors.SpecError` for a bad one."""
+    """Read a config file; raises :class:`~dentbench.errors.SpecError` for a bad file."""
     import tomllib
 
     try:
@@ -78,7 +78,7 @@ def runs(path: Path, params: Sequence[Any]) -> list[Values]:
 
 
 def _is_axis(param: Any, value: Any) -> bool:
-    """Return whether a value is a list for an option that takes one."""
+    """Return whether a value is a list for an option that takes a list."""
     several = bool(getattr(param, "multiple", False)) or getattr(param, "nargs", 1) > 1
     return param is not None and isinstance(value, list) and not several
 

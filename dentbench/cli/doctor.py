@@ -13,7 +13,7 @@ WRONG = 2
 def doctor(
     cache: opt.Cache = None, offline: opt.Offline = False, as_json: opt.AsJson = False
 ) -> None:
-    """Say what is installed, what works and what to do about the rest.
+    """List what is installed and works, and how to mend the rest.
 
     Made to be pasted into bug reports. Fetches and changes nothing, but asks the hosts that files
     come from whether they answer; ends with exit code 2 if

@@ -1,4 +1,4 @@
-"""Files brought into the cache, with what and how much said first: for ``fetch`` and for runs."""
+"""Bring files into the cache, announcing names and sizes first: for ``fetch`` and for runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Card = ModelCard | DatasetCard
 
 
 def bring(card: Card, request: FetchOptions, say: Callable[[str], None]) -> None:
-    """Fetch one card's files, saying what and how much first and under what license.
+    """Fetch a card's files, announcing names, sizes and license first.
 
     Raises :class:`~dentbench.errors.FetchError`.
     """
@@ -53,7 +53,7 @@ def bring(card: Card, request: FetchOptions, say: Callable[[str], None]) -> None
 
 
 def blocked(failed: Sequence[tuple[Card, FetchError]]) -> str:
-    """Say what is missing and why, where it is, how a copy is imported, and what works without.
+    """Explain which files are missing and why, their address, how to import a copy, and what works.
 
     Each in a line; of several files each has a line with its link and its command.
     """
@@ -79,7 +79,7 @@ def _import_command(card: Card) -> str:
 
 
 def _installed() -> str:
-    """Name what needs no download: embedded data sets, each with its models."""
+    """Name the models and data that need no download: embedded data sets, each with its models."""
     parts = []
     for data in DATASETS.values():
         models = [one.id for one in MODELS.values() if one.dataset == data.id]
@@ -92,7 +92,7 @@ def _installed() -> str:
 def bring_lacking(studies: Sequence[Study], request: FetchOptions) -> None:
     """Fetch all that studies need and the cache lacks, before the first of them is begun.
 
-    What and how much is said on standard error first. Raises
+    Names and sizes are announced on standard error first. Raises
     :class:`~dentbench.errors.FetchError`, offline too.
     """
     lacking = [card for card in _needed(studies) if not is_cached(card, request.folder)]

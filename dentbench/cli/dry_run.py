@@ -1,4 +1,4 @@
-"""What ``--dry-run`` prints: which stages would run, and their cost at most, here or on a GPU."""
+"""Print a dry run: the stages that would run, and their cost at most, here or on a GPU."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def show_estimates(
     gpu: str | None = None,
     check: Refusal | None = None,
 ) -> None:
-    """Print what would run and what it would cost at most; attack nothing, write nothing.
+    """Print the stages that would run and their cost at most; attack nothing, write nothing.
 
-    ``gpu``: the kind of GPU that times are told for; by default for this machine. ``check``: what
+    ``gpu``: the kind of GPU to estimate times for; by default this machine. ``check``: what
     the specs of the first study must pass.
     """
     from rich.console import Console
@@ -75,7 +75,7 @@ def _estimated(
     from dentbench.evaluation.estimates.dry_run import estimate
     from dentbench.study.loading import prepare
 
-    # What a GPU elsewhere computes in, this machine may lack.
+    # A GPU elsewhere may have precisions that this machine lacks.
     local = study if gpu is None else replace(study, precision="fp32")
     evaluation, specs = prepare(local, options, untrained=True)
 

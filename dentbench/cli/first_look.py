@@ -20,11 +20,11 @@ _HOW: Final = frozenset(
         *("address", "compiling", "kernels", "fresh", "progress", "quiet", "as_json", "force"),
     }
 )
-"""The options that say how a run is carried out and shown, and not what is run."""
+"""The options that say how a run is carried out and shown, and do not choose it."""
 
 
 def is_asked_for(shared: SharedOptions, own: Mapping[str, Any]) -> bool:
-    """Return whether no option says what is to be run; ``own``: those of the command alone."""
+    """Return whether no option chooses the run; ``own``: options of the command alone."""
     defaults = vars(SharedOptions())
     given = {name: value for name, value in vars(shared).items() if name not in _HOW}
     return not any(own.values()) and all(defaults[name] == value for name, value in given.items())
@@ -36,7 +36,7 @@ def shortened(shared: SharedOptions) -> SharedOptions:
 
 
 def text(shared: SharedOptions) -> str:
-    """Say what was run, and what the full evaluation would take on this machine."""
+    """Print the run's settings, and how long the full evaluation would take on this machine."""
     from dentbench.evaluation.applicable_protocols import possible
     from dentbench.evaluation.estimates.duration import Run
     from dentbench.evaluation.progress.events import duration_text

@@ -1,4 +1,4 @@
-"""What an installation consists of and what is wrong with it; nothing is fetched or changed."""
+"""Inspect an installation: its parts, and errors in it; nothing is fetched or changed."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dentbench.zoo.download.verify import HashFile
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One line: what was looked at, what was found, and what to do unless that is right.
+    """A line of the inspection: a part, its state, and advice unless that is right.
 
-    ``ok`` is None where there is nothing to be right or wrong, or what lacks is optional.
+    ``ok`` is None where nothing can be right or wrong, or an optional part is missing.
     """
 
     what: str
@@ -36,7 +36,7 @@ class Finding:
     advice: str = ""
 
 
-# What is imported for each distribution, and what to do where that fails.
+# The module of each distribution, and advice where its import fails.
 _REQUIRED: Final = {
     "torch": ("torch", "pip install torch"),
     "torchvision": (
@@ -64,7 +64,7 @@ _OPTIONAL: Final = {
 
 
 CPU: Final = "pip install --force-reinstall torch torchvision --index-url https://download.pytorch.org/whl/cpu"
-"""What installs PyTorch without CUDA."""
+"""The command that installs PyTorch without CUDA."""
 
 HOSTS: Final = {
     "drive.google.com": "most RobustBench models",
@@ -80,7 +80,7 @@ PATIENCE: Final = 4.0
 
 
 def findings(cache: Path | None = None, *, offline: bool = False) -> Iterator[Finding]:
-    """Yield what there is to know of the installation, the devices and the cache, in order."""
+    """Yield the findings of the installation, the devices and the cache, in order."""
     revision = git_revision()
     version = version_of("dentbench") or "not installed"
     yield Finding(what="dentbench", found=version + (f" (git {revision})" if revision else ""))
@@ -141,7 +141,7 @@ def _devices() -> Finding:
 
 
 def _cache(folder: Path) -> Iterator[Finding]:
-    """Say where the cache is, whether it can be used, and what is in it."""
+    """Report where the cache is, whether it can be used, and its content."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent
@@ -171,7 +171,7 @@ def _cache(folder: Path) -> Iterator[Finding]:
 
 
 def _connections(*, offline: bool) -> Iterator[Finding]:
-    """Say whether connections are made, where to first, and what can be reached; no credentials."""
+    """Report whether connections are made, to which mirrors first, and which hosts answer."""
     if is_offline(offline):
         how = "--offline" if offline else "DENTBENCH_OFFLINE"
         yield Finding(what="network", found=f"offline ({how}), nothing was tried", ok=None)
@@ -190,7 +190,7 @@ def _connections(*, offline: bool) -> Iterator[Finding]:
 
 
 def unreachable(host: str) -> str:
-    """Return why a host does not answer, in few words; "" for one that answers, whatever."""
+    """Return why a host does not answer, in few words; "" for a host that answers."""
     request = urllib.request.Request(f"https://{host}/", method="HEAD")
     try:
         with urllib.request.urlopen(request, timeout=PATIENCE):

@@ -1,4 +1,4 @@
-"""What ``--json`` prints: one document for a command, however many runs its config file has."""
+"""Print ``--json``: one document for a command, however many runs its config file has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from dentbench.records.outcome import Record
 
 _parts: Final[dict[str, list[Any]]] = {}
-"""What the runs so far have handed in, by name."""
+"""The output of the runs so far, by name."""
 
 
 def of_record(record: Record) -> dict[str, Any]:
@@ -27,18 +27,18 @@ def of_record(record: Record) -> dict[str, Any]:
 
 
 def add(**parts: list[Any]) -> None:
-    """Hand in what one run has to print, lists by name."""
+    """Hand in a run's output, lists by name."""
     for name, values in parts.items():
         _parts.setdefault(name, []).extend(values)
 
 
 def clear() -> None:
-    """Forget what was handed in, before a command."""
+    """Forget the output handed in, before a command."""
     _parts.clear()
 
 
 def deliver() -> None:
-    """Print what was handed in, if anything was, as one JSON object."""
+    """Print the output handed in, if any, as one JSON object."""
     if _parts:
         document = dict(_parts)
         _parts.clear()

@@ -1,4 +1,4 @@
-"""``dentbench judge``: points found by anyone, by any tool, judged on a defense."""
+"""``dentbench judge``: judge adversarial points of any tool on a defense."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Points = Annotated[
 
 
 def judge(points: Path, **options: Any) -> None:
-    """Judge adversarial points of a file on the declared batches, and count what they break.
+    """Judge adversarial points of a file on the declared batches, and count the images they break.
 
     POINTS is a .npz, .npy or .safetensors file with points (images, C, H, W) in [0, 1], in the
     run's order. The options are those of evaluate, and say which record the points belong to;

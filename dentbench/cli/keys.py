@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from dentbench.records.outcome import Record
 
 LATEST: Final = "latest"
-"""What names the record that was written last."""
+"""The name of the record that was written last."""
 
 
 def find(folder: Path, key: str) -> Record:
     """Return the record of a results folder that a key, its beginning or "latest" names.
 
-    Rows of one key are one record, with all that any of them found. Raises
+    Rows of the same key are one record, with the results of all. Raises
     :class:`~dentbench.errors.StoreError` for a key that none or several have.
     """
     from dentbench.records.results_csv import read
@@ -47,7 +47,7 @@ def named(text: str, results: Path) -> tuple[Record, Path]:
 
 
 def complete(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
-    """Return the keys of the results folder that begin so, newest first, with what they are."""
+    """Return the keys of the results folder that begin so, newest first, with descriptions."""
     from dentbench.records.results_csv import read
     from dentbench.report.charts import heading
 

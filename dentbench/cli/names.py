@@ -1,4 +1,4 @@
-"""Names on the command line: completed in the shell, and the nearest told for a mistaken one."""
+"""Names on the command line: complete them in the shell, and suggest the nearest for a typo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ E = TypeVar("E", bound=StrEnum)
 
 
 def one_of(kind: str, values: type[E]) -> dict[str, Any]:
-    """Return what makes an option take one of a few names, completed and with suggestions."""
+    """Return the arguments of an option that takes one of a few names, with suggestions."""
     names = [one.value for one in values]
 
     def parse(text: str) -> E:
@@ -33,7 +33,7 @@ def one_of(kind: str, values: type[E]) -> dict[str, Any]:
 
 
 def names_of(module: str, registry: str) -> Callable[[str], list[str]]:
-    """Return what completes a name on the command line: those of a registry, loaded then."""
+    """Return the completion of a name on the command line, from a registry loaded then."""
 
     def complete(incomplete: str) -> list[str]:
         names = getattr(importlib.import_module(module), registry)

@@ -111,7 +111,7 @@ Severities = Annotated[
 ]
 DataName = Annotated[
     str | None,
-    typer.Option("--data-name", metavar="TEXT", help="What to call a data file of your own."),
+    typer.Option("--data-name", metavar="TEXT", help="Name for a data file of your own."),
 ]
 DENT: Final[Mapping[str, tuple[type, Any]]] = {
     "steps": (int, typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")),
@@ -227,14 +227,14 @@ Order = Annotated[
         "--order",
         metavar="ORDER",
         help="given, or label-windows:N: sorted by label within windows of N images (Chen et "
-        "al. 2022: 256), natural accuracy in the given order told beside it.",
+        "al. 2022: 256), natural accuracy in the given order beside it.",
     ),
 ]
 Diagnostics = Annotated[
     bool,
     typer.Option(
         "--diagnostics",
-        help="Keep what every adaptation to the natural images did, and to attacked ones where "
+        help="Keep a diagnosis of every adaptation to natural images, and to attacked images where "
         "their points are kept.",
     ),
 ]
@@ -348,7 +348,7 @@ Device = Annotated[
         "--devices",
         metavar="DEVICE",
         help="auto, cpu, cuda or cuda:N; several with commas have a worker each. With --dry-run "
-        "also h100 or h200: the time on one.",
+        "also h100 or h200: the time on that GPU.",
     ),
 ]
 Executor = Annotated[
@@ -364,7 +364,7 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         metavar="N|auto",
-        help="Batches worked on at a time, each in a process. auto: one per GPU; on processors as "
+        help="Batches worked on at a time, each in a process. auto: one per GPU; on CPUs as "
         "many as are faster, where the run is long enough.",
     ),
 ]
@@ -450,7 +450,10 @@ SaveAdversarial = Annotated[
     bool, typer.Option("--save-adversarial", help="Keep the final points of every batch.")
 ]
 DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would run and its cost; attack nothing.")
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the stages that would run and their cost; attack nothing."
+    ),
 ]
 Force = Annotated[
     bool,

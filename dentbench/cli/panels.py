@@ -1,4 +1,4 @@
-"""Help in panels: what belongs together stands together, and what experts need is on request."""
+"""Show help in panels: related options together, and options for experts on request."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class PanelCommand(typer.core.TyperCommand):
     """A command whose options are listed in panels, experts' on request."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write a panel for each subject, and what belongs to none under "Options"."""
+        """Write a panel for each subject, and all other options under "Options"."""
         everything = bool(ctx.meta.get(_ALL))
         left = {param.opts[0]: param for param in self.get_params(ctx) if param.opts}
         hidden = 0

@@ -20,7 +20,7 @@ OPTION = "--from-record"
 def expanded(arguments: Sequence[str]) -> list[str]:
     """Return a command line with the options of the record that it names put in.
 
-    They come first, so that what the user writes beside them wins. Raises
+    They come first, so that the user's own options win. Raises
     :class:`~dentbench.errors.StoreError` where there is no such record.
     """
     key = _value_of(OPTION, arguments)
@@ -42,7 +42,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def checked(text: str | None, results: Path) -> Callable[[Sequence[EvalSpec]], None] | None:
-    """Return what refuses specs that are not of the record named; None where none is."""
+    """Return the check that refuses specs of another record; None without a record."""
     if text is None:
         return None
     return functools.partial(check, recorded=keys.named(text, results)[0])
@@ -81,7 +81,7 @@ _IN_WORDS = {
 
 
 def _differences(spec: EvalSpec, recorded: Record) -> list[str]:
-    """Return what of a spec is not what the record says, in words."""
+    """Describe how a spec differs from the record."""
     from dentbench.records.outcome import spec_columns
 
     found = []

@@ -118,7 +118,7 @@ def report(
         typer.Option(
             "--samples",
             help="Write one row per image, protocol and record into this file, .parquet or .csv: "
-            "label, right or not, what broke it, norms.",
+            "label, right or not, the attack that broke it, norms.",
             metavar="FILE",
         ),
     ] = None,
@@ -154,7 +154,7 @@ def report(
         bool,
         typer.Option(
             "--latest/--all-rows",
-            help="Of equal runs one row with all that was found, or all rows.",
+            help="Of equal runs a single row with all results, or all rows.",
         ),
     ] = True,
     compare: Annotated[
@@ -269,7 +269,7 @@ def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> l
 
 
 def _named(table: TableName | None, chosen: Format) -> TableName | None:
-    """Return the table asked for; without one, programs get a row for every record."""
+    """Return the table asked for; by default, programs get a row for every record."""
     return TableName.ALL if table is None and chosen in (Format.CSV, Format.JSON) else table
 
 

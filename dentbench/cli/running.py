@@ -1,4 +1,4 @@
-"""What ``evaluate`` and ``ablate`` share: a study carried out, watched, stoppable and shown."""
+"""Carry out studies for ``evaluate`` and ``ablate``: watch, stop and show them."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ def carry_out(
     gpu: str | None = None,
     check: Refusal | None = None,
 ) -> Finished:
-    """Carry out studies one after the other; a dry run prints their cost and ends the command.
+    """Carry out studies in turn; a dry run prints their cost and ends the command.
 
-    ``gpu``: the kind of GPU, such as "h100", that a dry run tells times for; by default for this
-    machine. ``check``: what the specs of the first study must pass.
+    ``gpu``: the kind of GPU, such as "h100", that a dry run estimates times for; by default for
+    this machine. ``check``: a check of the specs of the first study.
     """
     from dentbench.cli.downloads import bring_lacking
 
@@ -122,7 +122,7 @@ def _terminate(number: int, frame: object) -> None:
 
 @contextmanager
 def resumable(results: Path) -> Iterator[None]:
-    """Turn Ctrl-C and SIGTERM into a message that says what is safe and how to go on."""
+    """Turn Ctrl-C and SIGTERM into a message: finished batches are kept, and how to go on."""
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         yield
@@ -143,7 +143,7 @@ def run(
     display: Display = Display.AUTO,
     check: Refusal | None = None,
 ) -> list[Record]:
-    """Carry out one study with a progress display; Ctrl-C leaves it resumable."""
+    """Carry out a study with a progress display; Ctrl-C leaves it resumable."""
     from dentbench.evaluation.progress.display import shown_progress
     from dentbench.study.loading import run_study
 
@@ -156,13 +156,13 @@ def run(
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:
-    """Return a study's records, the static one first, of each of its attacks."""
+    """Return a study's records of each attack, the static record first."""
     size = len(records) // len(study.attacks)
     return [list(records[start : start + size]) for start in range(0, len(records), size)]
 
 
 def compared(finished: Finished) -> list[tuple[Record, Record]]:
-    """Return every defended record, in order, after the static one that it is compared with."""
+    """Return every defended record, in order, after its static record."""
     return [
         (static, defended)
         for study, records in finished
@@ -183,7 +183,7 @@ def each_steps(settings: Mapping[str, Any], grid: str | None) -> list[Mapping[st
 
 
 def verdicts(finished: Finished, results: Path) -> list[dict[str, Any]]:
-    """Return the verdict on every defended record, each against its own static one."""
+    """Return the verdict on every defended record, each against its own static record."""
     from dentbench.attacks.checks import failed
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
@@ -230,6 +230,6 @@ def require_gain(finished: Finished, points: float, results: Path) -> None:
 
 
 def print_json(finished: Finished, **more: list[Any]) -> None:
-    """Hand in all records, and what else is given, for the command's one JSON object."""
+    """Hand in all records, and further output, for the command's JSON object."""
     records = [record for _, records in finished for record in records]
     json_output.add(records=list(map(json_output.of_record, records)), **more)

@@ -1,4 +1,4 @@
-"""The options that ``evaluate`` and ``ablate`` share, declared once, and what is made of them."""
+"""Declare the options that ``evaluate`` and ``ablate`` share, and make studies of them."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class SharedOptions:
 
     @property
     def gpu(self) -> str | None:
-        """The kind of GPU that a dry run tells times for, where ``--device`` names one."""
+        """The kind of GPU that a dry run estimates times for, where ``--device`` names one."""
         from dentbench.evaluation.estimates.measured_gpus import names
 
         kind = self.device.lower()
@@ -101,7 +101,7 @@ class SharedOptions:
         return kind
 
     def request(self, models: Sequence[str], **own: Any) -> Request:
-        """Return what is asked of some models; ``own``: fields that only one command sets."""
+        """Return the study of some models; ``own``: fields that only one command sets."""
         from dentbench.spec.evaluation import BatchPlan
         from dentbench.study.parsing import OwnModel, parse_normalize, parse_protocol_settings
         from dentbench.study.study import Request

@@ -1,4 +1,4 @@
-"""``dentbench show`` and ``dentbench list``: everything about one record, and a line of each."""
+"""``dentbench show`` and ``dentbench list``: all of a record, and a line of each record."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def _has(record: Record, words: Sequence[str]) -> bool:
 
 
 def _static_of(record: Record, folder: Path) -> Record | None:
-    """Return the static record that a defended one was compared with, if it is there."""
+    """Return the static record that a defended record was compared with, if it is there."""
     from dentbench.records.results_csv import read
     from dentbench.records.union import united
     from dentbench.report.pairing import pair_up

@@ -1,4 +1,4 @@
-"""How ``evaluate`` and ``ablate`` show on a terminal what was found."""
+"""Show results of ``evaluate`` and ``ablate`` on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from dentbench.study.study import Study
 
 
 def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
-    """Print one evaluation: notes, table, verdict and what the adaptations did."""
+    """Print an evaluation: notes, table, verdict and diagnoses of the adaptations."""
     console = Console()
     _notes(study, console)
     groups = by_attack(study, records)
@@ -55,7 +55,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
 
 
 def show_verdicts(finished: Finished) -> None:
-    """Print the verdict on every defense, one a line, and nothing else."""
+    """Print the verdict on every defense, a line each, and nothing else."""
     for static, defended in compared(finished):
         print(f"{heading(defended)}. {verdict(static, defended).sentence}")
 
@@ -81,7 +81,7 @@ def show_natural(finished: Finished, results: Path) -> None:
 
 
 def show_ablation(study: Study, records: Sequence[Record], results: Path, *, table2: bool) -> None:
-    """Print one model's ablation: rows of the paper's Table 2, or a grid."""
+    """Print a model's ablation: rows of the paper's Table 2, or a grid."""
     console = Console()
     _notes(study, console)
     threats = [(attack.norm, attack.eps) for attack in study.attacks]
@@ -127,7 +127,7 @@ def _notes(study: Study, console: Console) -> None:
 
 
 def _where(results: Path, console: Console, records: Sequence[Record]) -> None:
-    """Say where the records are, their keys, and how one is looked at."""
+    """Print where the records are, their keys, and the command that shows a record."""
     keys = " ".join(dict.fromkeys(map(short_key, records)))
     console.print(Text(f"\nRecords: {results / 'results.csv'}, keys {keys}", style="dim"))
     folder = [] if str(results) == "results" else ["--results", str(results)]

@@ -85,7 +85,7 @@ def summed(parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
-    """Return the details of batch-mates over all batches, the declared ones beside the others."""
+    """Return the details of batch-mates over all batches, declared batches beside others."""
     if "batch-mates" not in stages:
         return None
     details = summed([outcome.details for outcome in stages["batch-mates"]])

@@ -1,6 +1,6 @@
 """Outcomes on disk: one atomically written file per batch and stage, so that a run resumes.
 
-``<results>/runs/<key>/spec.json`` says what the run is; ``<stage>/<number>.npz`` holds the
+``<results>/runs/<key>/spec.json`` holds the spec; ``<stage>/<number>.npz`` holds the
 outcome of a batch (see ``outcome_arrays.py``) and, where they are kept, its final points. A file is
 either whole or not there.
 """
@@ -35,7 +35,7 @@ _log = logging.getLogger(__name__)
 
 
 def sha256_of(points: Points) -> str:
-    """Return the SHA-256, in hexadecimal, of final points, whatever their layout in memory."""
+    """Return the SHA-256, in hexadecimal, of final points, in any memory format."""
     return hashlib.sha256(np.ascontiguousarray(points).tobytes()).hexdigest()
 
 
@@ -45,7 +45,7 @@ def run_path(results: Path, key: str) -> Path:
 
 
 def read_note(results: Path, key: str, name: str) -> Any:
-    """Return what :meth:`RunFolder.save_note` wrote of a run, or None when it is not there.
+    """Return a run's note by :meth:`RunFolder.save_note`, or None when it is not there.
 
     Changes nothing. Raises :class:`~dentbench.errors.StoreError` for a file that cannot be read.
     """
@@ -68,7 +68,7 @@ def stored_outcomes(results: Path, key: str, stage: str) -> list[BatchOutcome]:
         try:
             with np.load(path, allow_pickle=False) as archive:
                 outcomes.append(_outcome_in(archive, stage, int(path.stem)))
-        except Exception as error:  # what is raised depends on the byte that is damaged
+        except Exception as error:  # a damaged file may raise anything
             raise StoreError(
                 f"{path} cannot be read ({error}); run evaluate again, and the batch is redone"
             ) from error
@@ -114,7 +114,7 @@ class RunFolder:
             lock.release()
 
     def stamp(self, stage: str, unit: int) -> tuple[str, int, int, int] | None:
-        """Return what tells one stored file of an outcome from another; None where there is none.
+        """Return the identity of an outcome's stored file; None where there is none.
 
         Path, inode, size in bytes, and time of the last change in nanoseconds.
         """
@@ -142,7 +142,7 @@ class RunFolder:
             with file, np.load(file, allow_pickle=False) as archive:
                 outcome = _outcome_in(archive, stage, unit)
                 has_points = "points" in archive.files
-        except Exception as error:  # what is raised depends on the byte that is damaged
+        except Exception as error:  # a damaged file may raise anything
             _set_aside(path, error)
             return None
         return None if with_points and not has_points else outcome
@@ -164,7 +164,7 @@ class RunFolder:
     def save(self, outcome: BatchOutcome, points: Points | None) -> None:
         """Write an outcome, and its points if given, in one atomic step.
 
-        One that other code computed is kept beside it, as "NNNNN.superseded".
+        An outcome of other code is kept beside it, as "NNNNN.superseded".
         """
         arrays: dict[str, Any] = to_arrays(outcome)
         if points is not None:
@@ -197,7 +197,7 @@ class RunFolder:
         return (self.path / name).exists()
 
     def load_note(self, name: str) -> Any:
-        """Return what :meth:`save_note` wrote under a name, or None when it is not there."""
+        """Return the note of a name by :meth:`save_note`, or None when it is not there."""
         path = self.path / f"{name}.json"
         try:
             return json.loads(path.read_text(encoding="utf-8"))
@@ -208,7 +208,7 @@ class RunFolder:
             return None
 
     def drop_note(self, name: str) -> None:
-        """Forget what :meth:`save_note` wrote under a name."""
+        """Delete the note of a name."""
         (self.path / f"{name}.json").unlink(missing_ok=True)
 
     def save_note(self, name: str, value: object) -> None:

@@ -35,7 +35,7 @@ def load_claim(results: Path, name: str) -> Points:
     try:
         with np.load(path, allow_pickle=False) as archive:
             points: Points = archive["points"]
-    except Exception as error:  # what is raised depends on the byte that is damaged
+    except Exception as error:  # a damaged file may raise anything
         raise StoreError(
             f"the points claimed@{name} are not in {path} ({error}); run dentbench judge again "
             "with their file"

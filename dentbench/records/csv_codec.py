@@ -68,7 +68,7 @@ _SHAPES: Final[Mapping[str, Any]] = {
     "diagnostics": {str: {"images": (int,), "flips": (int,), str: _NUMBER}},
     "batch_mates": {"compositions": {str: _COUNTS}, "invading": {str: _COUNTS}},
 }
-"""What JSON columns hold: a tuple of types, or what is under each name; ``str`` is any other."""
+"""The shapes of JSON columns: a tuple of types, or a shape by name; ``str`` is any other."""
 
 
 def _fits(value: Any, shape: Any) -> bool:
@@ -126,4 +126,4 @@ def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any
 TYPES: Final = {column.name: str(column.type) for column in fields(Record)}
 READERS: Final = {column.name: _converters(column)[0] for column in fields(Record)}
 WRITERS: Final = {column.name: _converters(column)[1] for column in fields(Record)}
-"""The types of the columns, and what reads and writes a cell of each, by name."""
+"""The types of the columns, and the readers and writers of their cells, by name."""

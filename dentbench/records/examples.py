@@ -35,7 +35,7 @@ class Gallery:
     ``index`` (K,): each one's place in the run; ``label`` (K,) its class. ``protocol`` (K,): the
     first protocol that broke it, or the one whose points are shown; ``survives`` (K,): whether no
     protocol broke it. ``clean``, ``adversarial``, ``difference`` (of the two, around gray, at full
-    contrast for an eps), ``blurred_clean``, ``blurred`` (what the network is shown of the
+    contrast for an eps), ``blurred_clean``, ``blurred`` (the network's input for the
     adversarial point; of no images without a blur): pictures. ``predicted`` (K, 4) classes and
     ``confidence`` (K, 4) in [0, 1]: of the static model and of the defense, adapted to the declared
     batch, on the clean image, then the same on the adversarial point.
@@ -65,7 +65,7 @@ def save(results: Path, key: str, gallery: Gallery) -> None:
 def load(results: Path, key: str) -> Gallery | None:
     """Return the gallery kept of a run, or None when there is none.
 
-    Raises :class:`~dentbench.errors.StoreError` for a file that does not hold one.
+    Raises :class:`~dentbench.errors.StoreError` for a file that holds no gallery.
     """
     path = run_path(results, key) / FILE
     try:
@@ -73,7 +73,7 @@ def load(results: Path, key: str) -> Gallery | None:
             return Gallery(**{field.name: archive[field.name] for field in fields(Gallery)})
     except FileNotFoundError:
         return None
-    except Exception as error:  # what is raised depends on the byte that is damaged
+    except Exception as error:  # a damaged file may raise anything
         raise StoreError(
             f"{path} cannot be read ({error}); delete it and run evaluate again"
         ) from error

@@ -16,7 +16,7 @@ from dentbench.records.results_csv import read, read_file
 from dentbench.spec.evaluation import parse_eps
 
 _KINDS: Final = {"str": "string", "int": "Int64", "float": "Float64", "bool": "boolean"}
-"""A column's type in pandas, by its type in a record; each has a place for what is missing."""
+"""A column's type in pandas, by its type in a record; each has a missing value."""
 
 EACH: Final = {"protocol": "string", "right": "Int64", "passes": "Int64"}
 """The columns that a row has of its own protocol."""

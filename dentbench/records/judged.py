@@ -9,7 +9,7 @@ from typing import Any, Final
 from dentbench.records.outcome import NATURAL, BatchOutcome
 
 VERSION: Final = 1
-"""The number of the code that judges anew: raised when what it says of the same points changes."""
+"""The version of the code that judges anew, raised when its answers change."""
 
 NOTE: Final = f"fresh-{VERSION}"
 """The name of the note, in the folder of a stage, that keeps the judgement of its points."""
@@ -36,7 +36,7 @@ class Judged:
 
 
 def judged_in(note: Mapping[str, Any]) -> list[Judged]:
-    """Return what a note holds, by batch; nothing where no new process could be asked."""
+    """Return the judgements of a note, by batch; empty where no new process could be asked."""
     return [
         Judged(
             sha256=batch["sha256"],
@@ -49,7 +49,7 @@ def judged_in(note: Mapping[str, Any]) -> list[Judged]:
 
 
 def is_random(natural: Sequence[Judged]) -> bool:
-    """Return whether a defense answers by chance, by what was said of its natural images."""
+    """Return whether a defense answers by chance, from the answers on natural images."""
     return any(judged.spread > CLOSE for judged in natural)
 
 

@@ -101,11 +101,11 @@ class Record:
     count: int = column("number of images asked for")
     order: str = column("order of the images: given, or label-windows:N")
     defense: str = column("defense: none, dent, another built in, or module:callable", "none")
-    defense_title: str | None = column("what tables call a defense of one's own, where it says so")
+    defense_title: str | None = column("name of a user's defense in tables, where it declares one")
     defense_settings: str | None = column("settings of a defense that is not dent, JSON object")
-    defense_sha256: str | None = column("SHA-256 of the source of a defense of one's own")
+    defense_sha256: str | None = column("SHA-256 of the source of a user's defense")
     published_protocol: str | None = column(
-        "protocol that the defense's own paper attacked it by: its published accuracy"
+        "protocol of the defense's own paper, which gives its published accuracy"
     )
     mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
     steps: int | None = column("updates per batch")
@@ -116,12 +116,14 @@ class Record:
         "dent: running, batch, median, or mix:ALPHA for the batch's share"
     )
     blur: str | None = column("dent: blur of the images: none, static or dynamic")
-    sigma: float | None = column("dent: the blur's sigma in pixels, or where a dynamic one starts")
+    sigma: float | None = column(
+        "dent: the blur's sigma in pixels; of a dynamic blur the initial sigma"
+    )
     padding: str | None = column("dent: the blur's padding: zeros, reflect or replicate")
     optimizer: str | None = column("dent: adamod, adamod-paper, adam or sgd")
     lr: float | None = column("dent: learning rate")
-    gamma_lr: float | None = column("dent: learning rate of the scales, where it is another")
-    beta_lr: float | None = column("dent: learning rate of the shifts, where it is another")
+    gamma_lr: float | None = column("dent: learning rate of the scales, where it is not lr")
+    beta_lr: float | None = column("dent: learning rate of the shifts, where it is not lr")
     sigma_lr: float | None = column("dent: learning rate of a dynamic blur's sigma")
     beta1: float | None = column("dent: optimizer's beta1")
     beta2: float | None = column("dent: optimizer's beta2")
@@ -131,7 +133,7 @@ class Record:
     nesterov: bool | None = column("dent: SGD's Nesterov momentum")
     separable: bool = column("whether an image's answer is independent of its batch mates")
     attack: str = column("attack or preset")
-    attack_label: str = column("what the attack is, in words; says when it is not AutoAttack")
+    attack_label: str = column("description of the attack, which names any that is not AutoAttack")
     iterations: int | None = column("override of the attack's iterations")
     queries: int | None = column("override of the attack's queries")
     targets: int | None = column("override of the attack's target classes")
@@ -139,11 +141,11 @@ class Record:
     eps: str = column("radius of the threat model, exact")
     batch_size: int = column("images per declared batch")
     batching: str = column("declared, or autoattack for AutoAttack's own packing")
-    precision: str = column("what attacks compute in: fp32, tf32 or bf16; judged in fp32", "fp32")
+    precision: str = column("precision of attacks: fp32, tf32 or bf16; judged in fp32", "fp32")
     protocol: str = column("protocols run, separated by spaces")
     protocol_settings: str | None = column("settings of the protocols, JSON object")
     skipped: str | None = column("protocols that cannot attack it, and why, JSON object")
-    budgets: str | None = column("what each protocol had to spend, JSON object")
+    budgets: str | None = column("budget of each protocol, JSON object")
     seed: int = column("seed of the run")
     n: int = column("images judged")
     stopped: str | None = column(
@@ -157,15 +159,13 @@ class Record:
     worst_protocol: str = column("the protocol that leaves the fewest images right")
     by_protocol: str = column("images right under each protocol, JSON object")
     newly_broken: str | None = column(
-        "images that each protocol broke and nothing run before it, JSON object"
+        "images that each protocol broke and none before it did, JSON object"
     )
     batch_mates: str | None = column("batch-mates: images right in other batches, JSON object")
     decision_queries: int | None = column("scores, decision: queries allowed for each image")
     autoattack_correct: int | None = column("images right by the attack's own flags (published)")
     broken_by: str = column("images broken by each attack (published), JSON object")
-    stage_versions: str | None = column(
-        "number of the code that each stage was computed by, JSON object"
-    )
+    stage_versions: str | None = column("version of the code of each stage, JSON object")
     rechecked: str | None = column(
         "images that fp32 judged otherwise than the attack's lower precision, by stage, JSON object"
     )
@@ -193,13 +193,13 @@ class Record:
     time_ratio: float | None = column(
         "inference time in units of the static model's, measured side by side"
     )
-    diagnostics: str | None = column("what the adaptations did, by stage, JSON object")
+    diagnostics: str | None = column("diagnosis of the adaptations, by stage, JSON object")
     checks: str | None = column("checks of the evaluation, by name, JSON object")
     static_checks: str | None = column(
-        "checks of the static model that failed or that it cannot do without, JSON object"
+        "indispensable or failed checks of the static model, JSON object"
     )
     source: str | None = column(
-        "options that say where a model and data of one's own come from, JSON object"
+        "options that name the source of a user's model and data, JSON object"
     )
     device: str = column("device")
     versions: str = column("versions of dentbench, Python and the libraries, JSON object")

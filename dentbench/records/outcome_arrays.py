@@ -1,6 +1,6 @@
 """A batch's outcome as the arrays of an ``.npz`` file, and back.
 
-``images`` (B): one element per image, with a field for each thing known of it; the fields are
+``images`` (B): an element per image, with a field per quantity; the fields are
 :data:`IMAGE_FIELDS`, those left out that an outcome does not have. ``batch`` (): the stage, the
 number of the batch and its costs. ``versions``: name and number of the code. ``details``: counts
 of the protocol, each under its path. Files of version 0.1 hold the same as JSON in ``outcome``.

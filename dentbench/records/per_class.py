@@ -1,4 +1,4 @@
-"""Counts of a run by class and by what broke an image, kept beside its outcomes for reports."""
+"""Count a run's images by class and by the attack that broke them, for reports."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def save(folder: RunFolder, breakdown: Breakdown) -> bool:
 def load(results: Path, key: str) -> Breakdown | None:
     """Return the breakdown kept of a run, or None when there is none.
 
-    Raises :class:`~dentbench.errors.StoreError` for a file that does not hold one.
+    Raises :class:`~dentbench.errors.StoreError` for a file that holds no breakdown.
     """
     note = read_note(results, key, NOTE)
     if note is None:

@@ -1,9 +1,9 @@
 """The results file: ``results.csv``, one row per :class:`~dentbench.records.outcome.Record`.
 
 Append-only, UTF-8, one physical line per row, the columns of ``Record`` in order. Writers take
-turns on ``results.csv.lock``; a row is one write followed by fsync. What a crash leaves of a row is
-moved to ``results.csv.torn`` by the next writer. A file that is not ours, was changed by hand or
-is of a newer schema is refused and left as it is; one of an older schema is rewritten with the
+turns on ``results.csv.lock``; a row is one write followed by fsync. The rest of a row after a crash
+is moved to ``results.csv.torn`` by the next writer. A file that is not ours, was changed by hand or
+is of a newer schema is refused and left as it is; a file of an older schema is rewritten with the
 present columns, those that it lacked left empty, and kept as it was as "results.csv.schema-N".
 
 How a value is written: see ``csv_codec.py``.
@@ -78,7 +78,7 @@ def read(results_dir: str | Path) -> list[Record]:
     An empty list when the folder has no results file. Takes no lock and changes nothing; an
     incomplete last line is left out with a warning. Raises
     :class:`~dentbench.errors.StoreError` when the folder does not exist, the file is refused or a
-    cell does not hold what its column says.
+    cell is not of its column's type.
     """
     path = Path(results_dir) / RESULTS_FILE
     if not path.parent.is_dir():
@@ -113,7 +113,7 @@ def is_stream(path: str | Path) -> bool:
 
 
 def _write_into(path: Path, data: bytes) -> None:
-    """Write to what is there; a reader that has gone raises BrokenPipeError."""
+    """Write into an existing file or pipe; a reader that has gone raises BrokenPipeError."""
     with _explained("write", path):
         descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
         with os.fdopen(descriptor, "wb") as file:
@@ -149,7 +149,7 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
 
 
 _OF_THE_RUN: Final = frozenset({"time", "seconds", "device", "versions", "git_revision", "source"})
-"""The columns that say how and when a row came to be; all others say what was run and found."""
+"""The columns of how and when a row was made; all others hold settings and results."""
 
 _KEY_INDEX: Final = column_names().index("key")
 _COMPARED: Final = tuple(
@@ -158,7 +158,7 @@ _COMPARED: Final = tuple(
 
 
 def _identity(row: Sequence[str]) -> tuple[object, ...]:
-    """Return what two equal rows have in common, whatever the order of protocols and objects."""
+    """Return the values that equal rows share, in any order of protocols and objects."""
     if len(row) != len(TYPES):
         return ()
     return tuple(_unordered(name, row[at]) for at, name in _COMPARED)
@@ -301,7 +301,7 @@ def _lines(rows: Sequence[Sequence[str]]) -> bytes:
 
 
 def _read_bytes(path: Path) -> tuple[bytes, bytes]:
-    """Return the file's whole lines and what follows the last line end; empty if missing.
+    """Return the file's whole lines and the rest after the last line end; empty if missing.
 
     A last row that lacks its line end alone, which an editor may take away, is whole.
     """
@@ -316,7 +316,7 @@ def _read_bytes(path: Path) -> tuple[bytes, bytes]:
 
 
 _REVISION: Final = re.compile(r"([0-9a-f]{12}\+?)?")
-"""The last cell of a row: what :func:`~dentbench.records.provenance.git_revision` returns."""
+"""The last cell of a row: a result of :func:`~dentbench.records.provenance.git_revision`."""
 
 
 def _is_whole_row(line: bytes) -> bool:
@@ -351,7 +351,7 @@ def _set_aside(path: Path, length: int, torn: bytes) -> None:
 
 
 def _keep_older(path: Path, whole: bytes, sheet: _Sheet) -> None:
-    """Keep a file of an older schema beside the one that takes its place, under a name of its own.
+    """Keep a file of an older schema beside its replacement, under a name of its own.
 
     It is "results.csv.schema-1", with a number where that is taken.
     """

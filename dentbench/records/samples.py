@@ -59,7 +59,7 @@ def read_samples(path: str | Path = "results") -> pd.DataFrame:
     model's answer at that point. ``broken_by``: the attack that broke it, "natural" where it was
     wrong before. ``draws`` and ``draws_right``: of a random defense, how many answers were drawn
     and how many of them were right, which counts in place of ``right``. ``linf``, ``l2``, ``l1``:
-    norms of the final perturbation, images in [0, 1]. What is not known, such as labels of runs of
+    norms of the final perturbation, images in [0, 1]. Unknown values, such as labels of runs of
     version 0.1, is missing.
 
     Raises :class:`~dentbench.errors.StoreError` for a folder without records or outcomes.
@@ -69,7 +69,7 @@ def read_samples(path: str | Path = "results") -> pd.DataFrame:
 
 
 def samples(records: Sequence[Record], results: Path) -> pd.DataFrame:
-    """Return what :func:`read_samples` does, of some records of a results folder.
+    """Return samples as :func:`read_samples` does, of some records of a results folder.
 
     A record whose outcomes are gone is left out with a warning.
     """
@@ -138,7 +138,7 @@ def _rows(
     natural: Sequence[bool],
     random: bool,
 ) -> pd.DataFrame:
-    """Return the rows of one protocol of a record, or of its natural stage."""
+    """Return the rows of a protocol of a record, or of its natural stage."""
     n = record.n
     correct = _column(outcomes, "correct")
     fresh = [flag for batch in judged for flag in batch.right[0]]

@@ -1,4 +1,4 @@
-"""Pairs of records to charts: what each side has, every protocol, and curves over eps and steps."""
+"""Draw pairs of records as charts: accuracies, every protocol, and curves over eps and steps."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ def shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 def name_of(kind: str, record: Record) -> str:
-    """Return what to call a chart of a defended record where a file name is needed."""
+    """Return the file name of a chart of a defended record, without its ending."""
     threat = departures.threat_text(record.norm, eps_of(record))
     about = f"{record.model} {threat} {departures.defense_name(record)} {record.mode}"
     return f"{kind}-{re.sub('[^0-9A-Za-z.]+', '-', about)}-{record.key[:8]}"
 
 
 def heading(record: Record) -> str:
-    """Return what a defended record is about: model, threat model and defense."""
+    """Return the heading of a defended record: model, threat model and defense."""
     threat = departures.threat_text(record.norm, eps_of(record))
     return f"{record.model}, {threat}, {departures.defense_title(record)}"
 

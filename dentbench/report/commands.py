@@ -1,4 +1,4 @@
-"""Records as commands: the options that repeat one, and the command that would settle a verdict."""
+"""Turn records into commands: repeat a record, or settle a verdict."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dentbench.zoo.cards import DATASETS, MODELS
 from dentbench.zoo.corruptions import parse_title
 
 SHOWN_KEY: Final = 8
-"""How many digits of a key are shown; any beginning that is one record's is taken."""
+"""The digits of a key that are shown; any unique beginning of a key is accepted."""
 
 Words: TypeAlias = tuple[str, ...]
 """An option and its values, as they stand on a command line."""
@@ -43,7 +43,7 @@ _DEFAULTS: Final = frozenset(
         *(("--seed", "0"), ("--mode", "instance")),
     }
 )
-"""What ``dentbench evaluate`` takes anyway."""
+"""The defaults of ``dentbench evaluate``."""
 
 _OWN_OPTION: Final = (
     *("mode", "steps", "delta", "layers", "loss", "statistics", "blur", "sigma", "padding"),
@@ -58,12 +58,12 @@ def short_key(record: Record) -> str:
 
 
 def options(record: Record) -> list[str]:
-    """Return the options of ``dentbench evaluate`` that repeat a record, one after the other."""
+    """Return the options of ``dentbench evaluate`` that repeat a record, in order."""
     return [word for words in _all_options(record) for word in words]
 
 
 def command(record: Record, results: str | Path = "results", changes: Sequence[Words] = ()) -> str:
-    """Return the whole command that repeats a record, without what is the default anyway.
+    """Return the whole command that repeats a record, without defaults.
 
     ``changes``: options that take the place of the record's own of that name; an option without
     a value is left out.
@@ -104,7 +104,7 @@ def _call(changes: Sequence[Words]) -> str:
 
 
 def _is_default(record: Record, words: Words) -> bool:
-    """Return whether a setting is what dent's mode, steps and blur bring, whatever the card."""
+    """Return whether a setting is the default of dent's mode, steps and blur."""
     name = words[0].removeprefix("--").replace("-", "_")
     if record.mode not in ("batch", "instance") or name not in _OWN_OPTION or name == "mode":
         return False

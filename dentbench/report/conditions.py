@@ -41,7 +41,7 @@ _CONDITION: Final = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", re.
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: a column, how it is compared, and with what, as written."""
+    """A condition: a column, a comparison, and a value, as written."""
 
     column: str
     comparison: str
@@ -49,7 +49,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Return a condition; raises SpecError or UnknownNameError for what is none."""
+        """Return a condition; raises SpecError or UnknownNameError for anything else."""
         parts = _CONDITION.fullmatch(text)
         if parts is None:
             raise SpecError(

@@ -1,4 +1,4 @@
-"""Images that share batches: by how much their counts vary more than those of independent ones."""
+"""Widen intervals for images that share batches, whose counts vary more than independent images."""
 
 from __future__ import annotations
 
@@ -181,7 +181,7 @@ def caption(record: Record) -> str:
 
 
 def _counts(record: Record) -> Mapping[str, list[int]]:
-    """Return the counts of every batch by what is counted; none where they do not fit."""
+    """Return the counts of every batch by name; none where they do not fit."""
     return _fitting(record.by_batch or "{}", len(_sizes(record)))
 
 

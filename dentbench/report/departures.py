@@ -1,4 +1,4 @@
-"""How a record's setting differs from the published one, in the words of a footnote."""
+"""Describe in footnotes how a record's setting differs from the published setting."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DATASET: Final = "CIFAR-10"
 """The data set of every published number."""
 
 OFFICIAL_NAMES: Final = frozenset({DATASET, f"{DATASET} (test)"})
-"""What records call that data set; any other name is another one, such as a JPEG copy."""
+"""The names of that data set in records; any other name is another data set."""
 
 IMAGES: Final = 10_000
 """The number of images of every published number."""
@@ -32,10 +32,10 @@ ATTACK: Final = "standard"
 """The attack of every published number: AutoAttack's standard version."""
 
 NOT_AUTOATTACK: Final = "not AutoAttack"
-"""What the label of every attack says that is not one of AutoAttack's own versions."""
+"""The mark in the label of every attack that is no version of AutoAttack."""
 
 MODES: Final = {"static": "static", "batch": "batch-wise", "instance": "instance-wise"}
-"""What the modes of dent are called."""
+"""The names of dent's modes."""
 
 OTHER: Final = "other"
 """The mode of a defense that is not dent."""
@@ -57,7 +57,7 @@ def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
 
 
 def defense_name(record: Record) -> str:
-    """Return what to call a defended record's defense in a sentence: dent, or its own name."""
+    """Return the name of a defended record's defense in a sentence: dent, or its own name."""
     return (record.defense_title or record.defense) if record.mode == OTHER else "dent"
 
 
@@ -81,7 +81,7 @@ def published_text(record: Record) -> str:
 
 
 def published_protocol_text(record: Record) -> str:
-    """Return what the protocol itself is called: the published one, and which if another."""
+    """Return the name of the published protocol itself, and which it is unlike dent's."""
     own = published_protocol(record)
     return f"{PUBLISHED} protocol" + ("" if own == PUBLISHED else f" ({own})")
 
@@ -98,7 +98,7 @@ def named_protocol(record: Record, name: str) -> str:
 
 
 def _odd_settings(record: Record) -> list[str]:
-    """Return dent's settings that are not the default ones, or all settings of another defense."""
+    """Return dent's settings that are not the default, or all settings of another defense."""
     if record.mode == OTHER:
         found = json.loads(record.defense_settings or "{}")
     else:
@@ -112,7 +112,7 @@ def _odd_settings(record: Record) -> list[str]:
 
 
 def slot_text(record: Record) -> str:
-    """Return what of a run's settings is not the default of its mode, steps and blur; else ""."""
+    """Return a run's settings that are not the default of its mode, steps and blur, or ""."""
     odd = []
     if record.mode != "static":
         odd = _odd_settings(record)
@@ -126,7 +126,7 @@ def slot_text(record: Record) -> str:
 
 
 def settings_text(record: Record) -> str:
-    """Return what of a run's settings is not its mode's default, such as ``lr 0.02``; else ""."""
+    """Return a run's settings that are not its mode's default, such as ``lr 0.02``, or ""."""
     blurred = record.mode != "static" and record.blur not in (None, "none")
     return ", ".join(filter(None, (f"blur {record.blur}" if blurred else "", slot_text(record))))
 
@@ -142,7 +142,7 @@ def _protocol_settings(text: str) -> str:
 
 
 def protocols_text(record: Record) -> str:
-    """Return which settings of the protocols are not the default ones; else ""."""
+    """Return the settings of the protocols that are not the default, or ""."""
     return _protocol_settings(record.protocol_settings or "{}")
 
 
@@ -169,8 +169,8 @@ def attack_departures(record: Record) -> tuple[str, ...]:
 def attack_notes(record: Record) -> tuple[str, ...]:
     """Return the footnotes of an accuracy under attack.
 
-    What an attack is that is not AutoAttack's standard version, and which checks of a static
-    model failed: those of a defense are in its verdict.
+    An attack that is not AutoAttack's standard version, and the failed checks of a static
+    model: those of a defense are in its verdict.
     """
     departures = attack_departures(record)
     known = NOT_AUTOATTACK in record.attack_label
@@ -178,7 +178,7 @@ def attack_notes(record: Record) -> tuple[str, ...]:
 
 
 def check_notes(record: Record) -> tuple[str, ...]:
-    """Return the failed checks: a static model's with what they mean, a defense's by name.
+    """Return the failed checks: a static model's with their sentences, a defense's by name.
 
     Of a defense every verdict on it says more, and ``dentbench show KEY`` all.
     """
@@ -197,15 +197,15 @@ def threat_text(norm: str, eps: Fraction) -> str:
 
 
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
-    """Say how the threat model is not the given one; nothing when it is."""
+    """Describe a threat model other than the given one; nothing when it is equal."""
     found = parse_eps(record.eps)
     return () if record.norm == norm and found == eps else (threat_text(record.norm, found),)
 
 
 def model_departures(record: Record, *, slot: bool = False) -> tuple[str, ...]:
-    """Say how the data set and dent's settings are not the published ones.
+    """Describe a data set and settings of dent that are not the published ones.
 
-    ``slot``: but for what adapts and the kind of blur, which a row of Table 2 says itself.
+    ``slot``: except Delta and the kind of blur, which a row of Table 2 names itself.
     """
     data = () if record.dataset in OFFICIAL_NAMES else (f"not {DATASET} but {record.dataset}",)
     settings = slot_text(record) if slot else settings_text(record)

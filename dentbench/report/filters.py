@@ -38,7 +38,7 @@ def _hashes(record: Record) -> tuple[str, str]:
 
 
 def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
-    """Return a record with what its model's name leaves open, given all hashes of that name."""
+    """Return a record with its model's name made unique, given all hashes of that name."""
     suffixes = [
         f", {what} {own if own == _UNKNOWN else own[:6]}"
         for what, own, others in zip(
@@ -50,7 +50,7 @@ def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
 
 
 def with_statics(chosen: Sequence[Record], records: Sequence[Record]) -> list[Record]:
-    """Return the records chosen and the static ones that they were compared with, in order."""
+    """Return the records chosen and the static records of their comparisons, in order."""
     ids = {id(record) for record in chosen}
     ids |= {id(pair.static) for pair in pair_up(records) if id(pair.defended) in ids}
     return [record for record in records if id(record) in ids]

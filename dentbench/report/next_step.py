@@ -1,4 +1,4 @@
-"""What to do under a verdict that is not final: what no option settles, and the command."""
+"""Name the next step under a verdict that is not final: remedies by hand, and the command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dentbench.report.verdict import Verdict
 def next_step(found: Verdict, defended: Record, results: str | Path = "results") -> str:
     """Return the line "Next: ..." for a verdict on a record of a results folder; "" of a final one.
 
-    What is a matter of the model or the defense comes first, in words.
+    Changes to the model or the defense come first, in words.
     """
     if found.final:
         return ""

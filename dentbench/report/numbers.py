@@ -1,4 +1,4 @@
-"""The numbers of a report: what each is and the one way in which it is written.
+"""The numbers of a report: define each and the single way in which it is written.
 
 ``str(number)`` is for people, ``number.plain()`` for a CSV cell, ``number.data()`` for JSON.
 """
@@ -76,7 +76,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Percent:
-    """A percentage known without counts, such as a published one, with its decimals."""
+    """A percentage known without counts, such as a published number, with its decimals."""
 
     value: float
     decimals: int = 1
@@ -274,6 +274,6 @@ def percent(count: int, total: int) -> str:
 
 
 def signed(value: float, decimals: int = 1) -> str:
-    """Return a number with its sign; one that rounds to zero has none."""
+    """Return a number with its sign; a number that rounds to zero has none."""
     text = f"{value:+.{decimals}f}"
     return text[1:] if float(text) == 0 else text

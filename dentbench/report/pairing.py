@@ -1,4 +1,4 @@
-"""Defended records beside the static ones that they were compared with, and series of them."""
+"""Pair defended records with the static records of their comparisons, and order series."""
 
 from __future__ import annotations
 
@@ -39,11 +39,11 @@ _COMPARED: Final = ("n", "natural_correct", "robust_correct")
 
 
 def matches(records: Sequence[Record]) -> pd.DataFrame:
-    """Return every defended record beside the static ones of its images and attack.
+    """Return every defended record beside the static records of its images and attack.
 
-    One row per pair: ``defended`` and ``static`` are places in ``records``, ``packed`` says
-    whether both have the same batches and seed. Of static records that no comparison tells apart
-    the last stands for all. Rows of one defended record are in ascending order of preference.
+    One row per pair: ``defended`` and ``static`` are places in ``records``, ``packed``: whether
+    both have the same batches and seed. Of static records equal in every comparison the last
+    stands for all. Rows of one defended record are in ascending order of preference.
     """
     frame = by_record(records, {*IMAGES, *_PACKING, *_COMPARED, "mode", "protocol"})
     frame["protocols"] = frame.pop("protocol").str.split().str.len()
@@ -65,7 +65,7 @@ def matches(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def best_statics(records: Sequence[Record]) -> dict[int, Record]:
-    """Return the best static record of each defended one's images and attack, by its ``id``.
+    """Return the best static record of each defended record's images and attack, by its ``id``.
 
     It is the one on most images, then of most protocols, then the latest, as of
     :func:`~dentbench.report.tables.cells.best`. A defended record that has none is left out.
@@ -77,9 +77,9 @@ def best_statics(records: Sequence[Record]) -> dict[int, Record]:
 
 
 def pair_up(records: Sequence[Record]) -> list[Pair]:
-    """Return every defended record with the static one that it was compared with, in order.
+    """Return every defended record with the static record of its comparison, in order.
 
-    A defended record whose static one is not among the records is left out.
+    A defended record whose static record is not among the records is left out.
     """
     pairs: dict[int, Pair] = {}
     candidates = matches(records).iloc[::-1]
@@ -92,7 +92,7 @@ def pair_up(records: Sequence[Record]) -> list[Pair]:
 
 
 def _chosen() -> frozenset[str]:
-    """Return the columns that were chosen for a run; all others are what it found."""
+    """Return the columns that were chosen for a run; all others are its results."""
     model, data = ModelSpec(name="", sha256=""), DataSpec(name="", sha256="", first=0, count=1)
     columns = {*spec_columns(EvalSpec(model=model, data=data, defense=DentSpec()))}
     chosen = columns - {"key", "defense_title", "published_protocol"}
@@ -100,15 +100,15 @@ def _chosen() -> frozenset[str]:
 
 
 CHOSEN: Final = _chosen()
-"""The columns that were chosen for a run; the others are what it found, and its key."""
+"""The columns that were chosen for a run; the others are its results, and its key."""
 
 
 def series(
     pairs: Sequence[Pair], column: str, value: Callable[[Record], Fraction | int | None]
 ) -> list[list[Pair]]:
-    """Return the pairs that differ in one column alone, together, in order of its value.
+    """Return the groups of pairs that differ in a single column, in order of its value.
 
-    ``value`` gives what to sort by, None for a pair that has none. Of pairs with equal values the
+    ``value`` gives the sort key, None for a pair that has none. Of pairs with equal values the
     last is kept; a pair that is left alone is no series.
     """
     groups: dict[object, dict[Fraction | int, Pair]] = {}

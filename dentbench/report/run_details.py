@@ -21,7 +21,7 @@ from dentbench.report.table import Column, Table
 
 
 def charts_of(pair: Pair, results: Path) -> list[Chart]:
-    """Return every chart of one pair: its accuracies, its protocols, and what broke first."""
+    """Return every chart of a pair: accuracies, protocols, and first breaks."""
     charts: list[Chart] = [accuracies(pair)]
     if len(pair.defended.protocol_counts) > 1:
         charts.append(protocols(pair))
@@ -40,7 +40,7 @@ def tables_of(pair: Pair, results: Path) -> list[Table]:
 
 
 def what_broke(pair: Pair, breakdown: Breakdown) -> BarChart:
-    """Return what each image fell to first; every image is in one bar."""
+    """Return the first protocol to break each image; every image is in one bar."""
     total = sum(breakdown.images)
     roles: dict[str, Role] = {
         NATURAL: "natural",
@@ -99,7 +99,7 @@ def by_class(pair: Pair, breakdown: Breakdown, static: Breakdown | None) -> Tabl
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture with what it shows; ``source`` is a data URL of a PNG."""
+    """A picture with its description; ``source`` is a data URL of a PNG."""
 
     label: str
     source: str
@@ -178,7 +178,7 @@ def png(picture: Pictures) -> str:
 
 
 def breakdowns(results: Path, pair: Pair) -> tuple[Breakdown | None, Breakdown | None]:
-    """Return what was kept of a pair's static and defended run; None where nothing was."""
+    """Return the details kept of a pair's static and defended run; None where nothing was."""
     static, defended = (
         per_class.load(results, record.key) for record in (pair.static, pair.defended)
     )

@@ -22,7 +22,7 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, what side its cells keep to, and the heading that it shares."""
+    """A column: its title, the alignment of its cells, and the heading that it shares."""
 
     title: str
     align: Literal["left", "right", "center"] = "left"

@@ -27,7 +27,7 @@ SUFFIXES: Final = ("pdf", "svg", "png")
 """The formats that every chart is written in."""
 
 CAPTIONS: Final = "captions.txt"
-"""The file beside the figures that says in words what each one shows."""
+"""The file beside the figures that describes each of them."""
 
 _MARKS: Final[dict[Role, str]] = {
     "natural": ".",
@@ -56,7 +56,7 @@ _DATES: Final = {"pdf": {"CreationDate": None}, "svg": {"Date": None}, "png": {}
 def draw(records: Sequence[Record], results: Path, folder: Path) -> list[Path]:
     """Write every chart of the records into a folder and return the files, captions last.
 
-    ``results``: the results folder, where runs keep what reports need. Raises
+    ``results``: the results folder, where runs keep reports' details. Raises
     :class:`~dentbench.errors.SpecError` without matplotlib and
     :class:`~dentbench.errors.StoreError` where there is nothing to draw or no place for it.
     """

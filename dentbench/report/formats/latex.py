@@ -50,7 +50,7 @@ _CITED: Final = {
 """The sources that are cited where they are named, with their keys in ``references.bib``."""
 
 _OURS: Final = frozenset({"attack", "source"})
-"""The columns whose texts are ours, so that what they name may be cited."""
+"""The columns whose texts are ours, so that sources named there may be cited."""
 
 _ROW_END: Final = " \\\\\n"
 
@@ -81,8 +81,8 @@ def to_latex(*tables: Table, standalone: bool = False, cite: bool = False) -> st
     ``cite``: the sources that they name are cited; a document then writes its own bibliography
     file, for bibtex. Needs array, booktabs, amssymb and graphicx; T1 fonts and textcomp for
     straight quotes. Long texts are broken into lines; of a very wide table the stub stands above
-    its rows; one still wider than the page is scaled down to it, and one of more than ``LONG``
-    lines becomes several, a page each, under one number.
+    its rows; a table still wider than the page is scaled down to it, and a table of more than
+    ``LONG`` lines becomes several, a page each, under one number.
     """
     sources, body = _Sources(cite), ""
     for table in tables:
@@ -155,7 +155,7 @@ _PARAGRAPH: Final = r">{\raggedright\arraybackslash}p{%dem}"
 def _parts(table: Table, layout: _Layout) -> list[Table]:
     """Return a table as parts of at most ``LONG`` lines, the notes under the first.
 
-    Rows of one stub stay together where they fit on a page.
+    Rows of the same stub stay together where they fit on a page.
     """
     parts: list[list[tuple[Cell, ...]]] = [[]]
     notes = (*table.footnotes, *table.notes)
@@ -292,14 +292,15 @@ def _value(cell: Cell) -> str:
 
 @lru_cache(maxsize=1 << 14)
 def _breakable(word: str) -> str:
-    """Return a word as LaTeX; a long one may be broken after its punctuation."""
+    """Return a word as LaTeX; a long word may be broken after its punctuation."""
     if len(word) <= _NAME // 2:
         return latex(word)
     return r"\allowbreak{}".join(map(latex, re.findall(r"[^_/.:=-]*[_/.:=-]+|[^_/.:=-]+", word)))
 
 
 def _notes(table: Table, sources: _Sources) -> list[str]:
-    # A footnote may name a user's data or attack; what is not AutoAttack is said in our words.
+    # A footnote may name a user's data or attack; attacks other than AutoAttack are named in our
+    # words.
     notes = [
         rf"\textsuperscript{{{mark}}}~"
         + "; ".join(

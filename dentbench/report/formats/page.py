@@ -1,7 +1,7 @@
 """The report as one HTML page that needs nothing else: verdicts, charts, images, tables.
 
-No script and no address in it: the page forbids itself both. Whatever a user named is escaped by
-the template engine, which escapes all but what our own renderers made.
+No script and no address in it: the page forbids itself both. The template engine escapes all texts
+but those of our own renderers.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ SECTIONS: Final = 60
 
 @dataclass(frozen=True)
 class Section:
-    """One evaluation on the page: its verdict, failed checks, charts, tables and images."""
+    """An evaluation on the page: its verdict, failed checks, charts, tables and images."""
 
     anchor: str
     heading: str
@@ -76,7 +76,7 @@ SIGNS: Final[Mapping[Kind, str]] = MappingProxyType(
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
-    """Return the first line of the page: how many defenses hold, and what is said of the others."""
+    """Return the first line of the page: how many defenses hold, and the verdicts on the others."""
     if not verdicts:
         return ""
     kinds = Counter(verdict.kind for verdict in verdicts)
@@ -123,7 +123,7 @@ def _section(pair: Pair, results: Path) -> Section:
 
 
 def provenance(records: Sequence[Record]) -> Table:
-    """Return where every record comes from: when, what, with which software, at what cost."""
+    """Return the origin of every record: time, model, defense, software and cost."""
     columns = (
         Column("run"),
         Column("time"),

@@ -41,7 +41,7 @@ def render(table: Table, name: str, *, standalone: bool = False, cite: bool = Fa
 
     ``standalone``: a whole document instead of a fragment; ``cite``: with citations of the
     sources; both are of LaTeX alone. Raises :class:`~dentbench.errors.SpecError` for an unknown
-    format or one that has neither.
+    format or a format that has neither.
     """
     if name not in FORMATS:
         raise SpecError(f"format is {name!r}; allowed: {', '.join(FORMATS)}")

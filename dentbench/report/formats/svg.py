@@ -19,7 +19,7 @@ _LEFT, _RIGHT = 104.0, 250.0  # where bars begin and where 100 percent is
 _ROW = 26.0
 _PLOT = (40.0, 346.0, 12.0, 190.0)  # left, right, top and bottom of a line chart's plane
 _LEGEND_ROW = 18.0
-_CHARACTER = 5.6  # how wide one is at the most, on average, in a bar's texts
+_CHARACTER = 5.6  # the largest average width of a character in a bar's texts
 
 
 def to_svg(chart: Chart) -> str:
@@ -29,7 +29,7 @@ def to_svg(chart: Chart) -> str:
 
 
 def described(chart: Chart) -> str:
-    """Return what a chart shows, in one sentence per bar or line."""
+    """Describe a chart, in a sentence per bar or line."""
     if isinstance(chart, BarChart):
         said = [_bar_text(bar) for bar in chart.bars]
         if chart.reference is not None:

@@ -29,7 +29,7 @@ from dentbench.report.tables.cells import (
 
 YES: Final = "\u2713"
 NO: Final = "\u00d7"
-"""What the paper's Table 2 writes where dent adapts the model, and where it does not."""
+"""The marks of the paper's Table 2 where dent adapts the model, and where it does not."""
 
 Threat: TypeAlias = tuple[str, Fraction]
 """A norm and an eps."""

@@ -1,4 +1,4 @@
-"""What the tables share: picking a record for a place, and a record's numbers as cells."""
+"""Pick a record for a place in a table, and write a record's numbers as cells."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ NOTES: Final = (WORST, INTERVALS, NOT_ROBUSTBENCH)
 MODES: Final = departures.MODES
 
 ROW: Final = Column("row")
-"""The column that says what a row beside published numbers is: one of the following."""
+"""The column that names a row beside published numbers: one of the following."""
 OURS: Final = "ours"
 INTERVAL: Final = "95% interval"
 INTERVAL_COLUMN: Final = Column(INTERVAL, "right")
@@ -70,7 +70,7 @@ def newly_broken(record: Record) -> dict[str, int]:
 def natural_cell(record: Record | None, *, slot: bool = False) -> Cell:
     """Return the share right without an attack, or that it was not run.
 
-    ``slot``: the row says what adapts and blurs, so no footnote does.
+    ``slot``: the row names Delta and the blur, so no footnote does.
     """
     if record is None:
         return Cell(NOT_RUN)

@@ -1,4 +1,4 @@
-"""Several defenses of one model beside each other, and what could not attack each."""
+"""Set defenses of a model beside each other, with the protocols that could not attack each."""
 
 from __future__ import annotations
 

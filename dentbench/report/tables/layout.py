@@ -105,5 +105,5 @@ def _is_of_table1(record: Record) -> bool:
 
 
 def _baseline(record: Record) -> tuple[str, str]:
-    """Return what a record has in common with its static model's."""
+    """Return the columns that a record shares with its static model's."""
     return record.model, record.data_sha256

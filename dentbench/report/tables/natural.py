@@ -68,14 +68,14 @@ def _intervals(rows: Sequence[Mapping[str, Share]]) -> tuple[str, ...]:
 
 
 def _place(record: Record) -> tuple[tuple[object, ...], str]:
-    """Return what groups a record with others, and which corruption of them it is."""
+    """Return the group of a record, and its corruption within that group."""
     found = parse_title(record.dataset)
     name, corruption, severity = found or (record.dataset, "", None)
     return (record.model, name, severity, record.n), corruption
 
 
 def _title(record: Record) -> str:
-    """Return a column's title: the defense, with what of its settings is not the default."""
+    """Return a column's title: the defense, with its settings that are not the default."""
     if record.mode == "static":
         return STATIC
     odd = departures.settings_text(record)
@@ -91,6 +91,6 @@ def _order(corruption: str) -> int:
 
 
 def _mean(shares: Sequence[Share | None]) -> Percent | None:
-    """Return the mean of the percentages, or None where one lacks."""
+    """Return the mean of the percentages, or None where any is missing."""
     known = [share.percent for share in shares if share is not None]
     return Percent(sum(known) / len(known)) if known and len(known) == len(shares) else None

@@ -1,4 +1,4 @@
-"""The table of protocols: what each did to a defense, beside what it is and where it is from."""
+"""The table of protocols: their effect on a defense, beside a description and source."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
 
 
 def _about(name: str) -> tuple[str, str]:
-    """Return what a protocol does and where it is from; nothing for one of the user's own."""
+    """Return a protocol's description and source; nothing for a user's own protocol."""
     if name not in PROTOCOLS:
         return "", ""
     return PROTOCOLS[name].summary, PROTOCOLS[name].source

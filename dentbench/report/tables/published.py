@@ -174,7 +174,7 @@ def _paired_rows(
     """Return the rows of one mode and model: ours, interval, published and difference."""
     slot = row or dent
     assert slot is not None
-    # A row with no published one is marked at its name already.
+    # A row without published numbers is marked at its name already.
     notes = departures.attacked_marks(dent, *threat) if dent and not row else ()
     stub = [f"{MODES[slot.mode]}, {slot.steps} steps", Cell(slot.model, notes)]
     ours = [

@@ -178,7 +178,7 @@ def _accuracy(
     notes: tuple[str, ...] = (),
     newly: int | None = None,
 ) -> list[object]:
-    """Return a row: an accuracy, its interval, what was newly broken and the static difference."""
+    """Return a row: an accuracy, its interval, newly broken images and the static difference."""
     gain = None if static is None else Points(share.percent - static.percent)
     return [title, Cell(share, notes), share.interval, newly, gain]
 
@@ -196,7 +196,7 @@ def _caption(static: Record, defended: Record) -> str:
 
 
 def _cost(defended: Record) -> str:
-    """Say what all protocols cost beside the published one; "" where that was not both run."""
+    """Describe the cost of all protocols beside the published one; "" where not both were run."""
     passes = json.loads(defended.passes or "{}")
     total, published = sum(passes.values()), passes.get(departures.PUBLISHED)
     if not published or len(defended.protocol_counts) < 2:
@@ -205,7 +205,7 @@ def _cost(defended: Record) -> str:
 
 
 def _order(static: Record, defended: Record) -> str:
-    """Say what the accuracies are in the given order, where the order is another."""
+    """Describe the accuracies in the given order, where the order is another."""
     if static.natural_given_correct is None or defended.natural_given_correct is None:
         return ""
     natural = [Share(side.natural_given_correct or 0, side.n) for side in (static, defended)]
