@@ -18,7 +18,7 @@ THREATS: Final = {"Linf": "1.5/255", "L2": "0.2"}
 
 def text(results: Path) -> str:
     """Return the page."""
-    table = pd.read_csv(results / "results.csv", float_precision="round_trip", low_memory=False)
+    table = pd.read_csv(results / "results.csv", low_memory=False)
     table = table[table["model"].eq(MODEL) & table["count"].eq(COUNT) & table["attack"].eq("quick")]
     worst = {norm: _worst(table, norm, eps) for norm, eps in THREATS.items()}
     linf = _of_threat(table, "Linf", THREATS["Linf"])

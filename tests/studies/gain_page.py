@@ -18,7 +18,7 @@ SETTINGS: Final = ("loss", "statistics", "order", "batch_size")
 
 def rows(results: Path) -> pd.DataFrame:
     """Return the records of the study, a row each, the static ones first."""
-    table = pd.read_csv(results / "results.csv", float_precision="round_trip", low_memory=False)
+    table = pd.read_csv(results / "results.csv", low_memory=False)
     chosen = table["model"].eq(MODEL) & table["dataset"].eq(DATA) & table["count"].eq(COUNT)
     chosen &= table["attack"].eq("quick") & table["eps"].eq("8/255")
     chosen &= table["mode"].isin(["static", "instance"])
