@@ -247,7 +247,7 @@ def _evaluated(
 ) -> Evaluated:
     """Evaluate a model on checked data; see :func:`evaluate`."""
     settings = ProtocolSpec() if protocol_settings is None else protocol_settings
-    names = [_protocol_name(one) for one in protocols]
+    names = [_protocol_name(protocol) for protocol in protocols]
     choose_protocols(names, settings)  # refused before anything is hashed
     data = slice_of(dataset)
     require_channels(own.normalize, data[0].shape[1])
@@ -291,10 +291,12 @@ def _listed(protocols: Any) -> Sequence[str | Callable[..., Any]]:
     """Return protocols one by one: of a text, a function, or several of them."""
     if isinstance(protocols, str):
         return protocols.replace(",", " ").split()
-    found = [protocols] if callable(protocols) else protocols
-    if not isinstance(found, Sequence) or not all(isinstance(p, str) or callable(p) for p in found):
+    listed = [protocols] if callable(protocols) else protocols
+    if not isinstance(listed, Sequence) or not all(
+        isinstance(p, str) or callable(p) for p in listed
+    ):
         raise SpecError(f'protocols is {protocols!r}; give names, functions or "all"')
-    return list(found)
+    return list(listed)
 
 
 @contextmanager
@@ -383,7 +385,7 @@ def _dataset(images: Any, labels: Any, name: str) -> Dataset:
     return checked(raw, "the data given", own_name(name))
 
 
-def _array(values: Any, what: str) -> Any:
+def _array(values: Any, name: str) -> Any:
     """Return a tensor, an array or nested lists as a NumPy array."""
     try:
         if not isinstance(values, Tensor):
@@ -392,7 +394,7 @@ def _array(values: Any, what: str) -> Any:
         return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"the {what} given are no tensor, NumPy array or list of equal sizes ({error})"
+            f"the {name} given are no tensor, NumPy array or list of equal sizes ({error})"
         ) from error
 
 

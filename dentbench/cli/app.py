@@ -200,8 +200,8 @@ def understood(arguments: Sequence[str], command: Any) -> list[str]:
     Underscores are taken for dashes. Where a command has no file to write ("--out"), "--output" is
     its results folder.
     """
-    known = {name for one in command.params for name in one.opts}
-    found = []
+    known = {name for parameter in command.params for name in parameter.opts}
+    completed = []
     for argument in arguments:
         name, equals, value = argument.partition("=")
         meant = name.replace("_", "-").lower() if name.startswith("--") else name
@@ -211,8 +211,8 @@ def understood(arguments: Sequence[str], command: Any) -> list[str]:
         if name.startswith("--") and name not in known and meant in known:
             typer.echo(f"dentbench: {name} is called {meant} here, and taken for it", err=True)
             argument = meant + equals + value
-        found.append(argument)
-    return found
+        completed.append(argument)
+    return completed
 
 
 def _require_values(arguments: Sequence[str], command: Any) -> None:
@@ -220,15 +220,20 @@ def _require_values(arguments: Sequence[str], command: Any) -> None:
 
     An empty text is a shell variable that is not set, and no file, name or number.
     """
-    params = {name: one for one in command.params for name in one.opts if name.startswith("-")}
+    params = {
+        name: parameter
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("-")
+    }
     before = ""
     for argument in arguments[1:]:
         name, equals, value = argument.partition("=")
         if not argument or (name in params and equals and not value):
             empty = name or before
-            what = f"option {empty}" if empty in params else "an argument"
+            subject = f"option {empty}" if empty in params else "an argument"
             raise SpecError(
-                f"{what} has an empty value; give one, or leave it out (a shell variable may be "
+                f"{subject} has an empty value; give one, or leave it out (a shell variable may be "
                 "unset)"
             )
         if (

@@ -75,12 +75,16 @@ def rows(study: Path) -> list[list[str]]:
     values = config.read(study)
     tables: list[list[Mapping[str, Any]]] = []
     for name in TABLES:
-        found = values.pop(name, None)
-        if not isinstance(found, list) or not found or not all(isinstance(x, dict) for x in found):
+        entries = values.pop(name, None)
+        if (
+            not isinstance(entries, list)
+            or not entries
+            or not all(isinstance(x, dict) for x in entries)
+        ):
             raise SpecError(f"{study} has no tables [[{name}]]; write each {name} as one")
-        if any(name not in table for table in found):
+        if any(name not in table for table in entries):
             raise SpecError(f"{study}: a table [[{name}]] does not say {name}")
-        tables.append(found)
+        tables.append(entries)
     return [
         _as_written({**values, **model, **defense}) for model in tables[0] for defense in tables[1]
     ]
@@ -95,5 +99,5 @@ def _as_written(options: Mapping[str, Any]) -> list[str]:
             written += [name] if value else []
         else:
             values = value if isinstance(value, list) else [value]
-            written += [part for one in values for part in (name, str(one))]
+            written += [part for item in values for part in (name, str(item))]
     return written

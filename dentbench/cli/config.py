@@ -63,18 +63,18 @@ def runs(path: Path, params: Sequence[Any]) -> list[Values]:
     """Return the options of every run that a config file is, for a command's parameters."""
     values = read(path)
     studies = values.pop("study", [{}])
-    if not isinstance(studies, list) or not all(isinstance(one, dict) for one in studies):
+    if not isinstance(studies, list) or not all(isinstance(table, dict) for table in studies):
         raise SpecError(f"config file {path}: write each study as a table [[study]]")
     known = _by_name(params)
-    found = []
+    runs = []
     for study in studies:
         merged = {**values, **_named(study)}
         axes = [name for name, value in merged.items() if _is_axis(known.get(name), value)]
         for point in itertools.product(*(merged[name] for name in axes)):
-            found.append({**merged, **dict(zip(axes, point, strict=True))})
-    if not found:
+            runs.append({**merged, **dict(zip(axes, point, strict=True))})
+    if not runs:
         raise SpecError(f"config file {path} has an empty list, so there is nothing to run")
-    return found
+    return runs
 
 
 def _is_axis(param: Any, value: Any) -> bool:

@@ -29,16 +29,16 @@ def doctor(
     from dentbench.cli.installation import findings
 
     wrong = False
-    found = []
-    for one in findings(cache, offline=offline):
-        wrong = wrong or one.ok is False
-        found.append(asdict(one))
+    parts = []
+    for part in findings(cache, offline=offline):
+        wrong = wrong or part.ok is False
+        parts.append(asdict(part))
         if not as_json:
-            mark = {True: "ok", False: "WRONG", None: "-"}[one.ok]
-            typer.echo(f"{mark:5} {one.what:12} {one.found}")
-            if one.advice:
-                typer.echo(f"{'':18} -> {one.advice}")
+            mark = {True: "ok", False: "WRONG", None: "-"}[part.ok]
+            typer.echo(f"{mark:5} {part.what:12} {part.found}")
+            if part.advice:
+                typer.echo(f"{'':18} -> {part.advice}")
     if as_json:
-        typer.echo(json.dumps(found, indent=1))
+        typer.echo(json.dumps(parts, indent=1))
     if wrong:
         raise typer.Exit(WRONG)

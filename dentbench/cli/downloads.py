@@ -82,7 +82,7 @@ def _installed() -> str:
     """Name the models and data that need no download: embedded data sets, each with its models."""
     parts = []
     for data in DATASETS.values():
-        models = [one.id for one in MODELS.values() if one.dataset == data.id]
+        models = [card.id for card in MODELS.values() if card.dataset == data.id]
         own = [name for name in models if MODELS[name].source == "embedded"]
         if data.source == "embedded" and own:
             parts.append(f"--model {' or '.join(own)} on {data.id}")
@@ -114,14 +114,14 @@ def bring_lacking(studies: Sequence[Study], request: FetchOptions) -> None:
 def _needed(studies: Sequence[Study]) -> list[Card]:
     from dentbench.study.study import data_default
 
-    found: dict[str, Card] = {}
+    cards: dict[str, Card] = {}
     for study in studies:
         if study.card is not None:
-            found[study.card.id] = study.card
+            cards[study.card.id] = study.card
         name = data_default(study)
         if name in DATASETS and study.data.folder is None:
-            found[name] = DATASETS[name]
-    return list(found.values())
+            cards[name] = DATASETS[name]
+    return list(cards.values())
 
 
 @contextmanager

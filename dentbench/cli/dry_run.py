@@ -47,8 +47,8 @@ def show_estimates(
             parts, source = _estimated(study, options, gpu, check if study is studies[0] else None)
         costs += parts
         sources[source] = None
-    passes = (sum(one.forwards for one in costs), sum(one.backwards for one in costs))
-    whole = duration_text(sum(one.seconds for one in costs))
+    passes = (sum(cost.forwards for cost in costs), sum(cost.backwards for cost in costs))
+    whole = duration_text(sum(cost.seconds for cost in costs))
     total = ["all", "", "", "total", "", *(f"{count:,}" for count in passes), whole, ""]
     labels = sorted({attack_label(attack) for study in studies for attack in study.attacks})
     columns = (
@@ -105,8 +105,8 @@ def _speed(evaluation: Evaluation, precision: str, gpu: str | None) -> tuple[Spe
         return None, "extrapolated from timed batches"
     worker = evaluation.context.worker
     with worker.counter.uncounted():
-        found = forecast(gpu, precision, worker.model.network, worker.inputs.images[:1])
-    return found.speed, f"on {found.source}"
+        estimate = forecast(gpu, precision, worker.model.network, worker.inputs.images[:1])
+    return estimate.speed, f"on {estimate.source}"
 
 
 def _row(part: StageEstimate) -> list[object]:

@@ -91,7 +91,9 @@ def evaluate(
         studies = make_studies(
             request,
             lambda card: [
-                chosen for one in grid for chosen in choose_defenses(names, mode, one, card)
+                chosen
+                for arguments in grid
+                for chosen in choose_defenses(names, mode, arguments, card)
             ],
         )
     else:
@@ -107,8 +109,8 @@ def evaluate(
         table1.check(table, [*named, *given], request)
         studies = [
             study
-            for one in table1.requests(request)
-            for study in make_studies(one, table1.choose_defenses)
+            for part in table1.requests(request)
+            for study in make_studies(part, table1.choose_defenses)
         ]
     from dentbench.cli import repeat
 

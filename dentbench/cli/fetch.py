@@ -144,9 +144,9 @@ def _listed(
         cards = [card for card in cards if getattr(card, "batchnorm", None) is batchnorm]
     cards = [card for card in cards if all(matches(card, word) for word in words)]
     if not cards:
-        what = " and ".join([*map(repr, words), *([] if batchnorm is None else ["such layers"])])
+        wanted = " and ".join([*map(repr, words), *([] if batchnorm is None else ["such layers"])])
         raise SpecError(
-            f"nothing in the list has {what or 'these'}; dentbench fetch --list lists everything"
+            f"nothing in the list has {wanted or 'these'}; dentbench fetch --list lists everything"
         )
     return cards
 

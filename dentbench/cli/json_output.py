@@ -18,12 +18,12 @@ def of_record(record: Record) -> dict[str, Any]:
     """Return a record's columns; those that hold JSON as the values that it stands for."""
     from dataclasses import fields
 
-    found = {}
+    values = {}
     for column in fields(record):
         value = getattr(record, column.name)
         is_json = isinstance(value, str) and column.metadata["doc"].endswith("JSON object")
-        found[column.name] = json.loads(value) if is_json else value
-    return found
+        values[column.name] = json.loads(value) if is_json else value
+    return values
 
 
 def add(**parts: list[Any]) -> None:

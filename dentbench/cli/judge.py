@@ -58,6 +58,6 @@ def _signature() -> inspect.Signature:
 
 judge.__signature__ = _signature()  # type: ignore[attr-defined]
 judge.__annotations__ = {
-    one.name: one.annotation
-    for one in judge.__signature__.parameters.values()  # type: ignore[attr-defined]
+    parameter.name: parameter.annotation
+    for parameter in judge.__signature__.parameters.values()  # type: ignore[attr-defined]
 }

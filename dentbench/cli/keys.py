@@ -29,8 +29,8 @@ def find(folder: Path, key: str) -> Record:
     records = united([row for row in rows if key and row.key.startswith(key.lower())])
     if not records:
         newest = ", ".join(dict.fromkeys(row.key for row in rows[:-4:-1]))
-        told = f"the newest are {newest}; dentbench list names all" if newest else "it has none"
-        raise StoreError(f"no record in {folder} has the key {key!r}; {told}")
+        known = f"the newest are {newest}; dentbench list names all" if newest else "it has none"
+        raise StoreError(f"no record in {folder} has the key {key!r}; {known}")
     if len(records) > 1:
         keys = ", ".join(record.key for record in records)
         raise StoreError(
@@ -56,6 +56,6 @@ def complete(ctx: Any, incomplete: str) -> list[tuple[str, str]]:
         rows = read(folder)
     except DentBenchError:
         return []
-    found = {row.key: row for row in reversed(rows) if row.key.startswith(incomplete.lower())}
+    rows_by_key = {row.key: row for row in reversed(rows) if row.key.startswith(incomplete.lower())}
     newest = [(LATEST, "the record written last")] if LATEST.startswith(incomplete) and rows else []
-    return [*newest, *((key, heading(row)) for key, row in found.items())]
+    return [*newest, *((key, heading(row)) for key, row in rows_by_key.items())]

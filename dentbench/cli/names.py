@@ -17,7 +17,7 @@ E = TypeVar("E", bound=StrEnum)
 
 def one_of(kind: str, values: type[E]) -> dict[str, Any]:
     """Return the arguments of an option that takes one of a few names, with suggestions."""
-    names = [one.value for one in values]
+    names = [value.value for value in values]
 
     def parse(text: str) -> E:
         try:

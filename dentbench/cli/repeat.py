@@ -28,14 +28,14 @@ def expanded(arguments: Sequence[str]) -> list[str]:
         return list(arguments)
     from dentbench.report.commands import options
 
-    found, folder = keys.named(key, Path(_value_of("--results", arguments) or "results"))
+    matched, folder = keys.named(key, Path(_value_of("--results", arguments) or "results"))
     own = list(arguments)
     for number, argument in enumerate(own):  # the whole key of its folder, to be checked then
         if argument.partition("=")[0] == OPTION:
-            whole = f"{folder}/{found.key}"
+            whole = f"{folder}/{matched.key}"
             own[number : number + (1 if "=" in argument else 2)] = [OPTION, whole]
             break
-    record = options(found)
+    record = options(matched)
     if _value_of("--model", own) is not None:  # it may be given more than once: theirs, not both
         record = record[2:]
     return [own[0], *record, *own[1:]]
@@ -65,10 +65,10 @@ def check(specs: Sequence[EvalSpec], recorded: Record) -> None:
         return
     same = [spec for spec in specs if spec.mode == recorded.mode] or [*specs]
     different = min((_differences(spec, recorded) for spec in same), key=len)
-    told = "; ".join(different) or "the code of its attack or its defense"
+    differences = "; ".join(different) or "the code of its attack or its defense"
     raise SpecError(
-        f"the run is another one than record {recorded.key}: {told}. Nothing was run; leave out "
-        f"what changes it, or leave out {OPTION}"
+        f"the run is another one than record {recorded.key}: {differences}. Nothing was run; "
+        f"leave out what changes it, or leave out {OPTION}"
     )
 
 
@@ -84,13 +84,13 @@ def _differences(spec: EvalSpec, recorded: Record) -> list[str]:
     """Describe how a spec differs from the record."""
     from dentbench.records.outcome import spec_columns
 
-    found = []
+    differences = []
     for name, value in spec_columns(spec).items():
         before = getattr(recorded, name)
         if value == before or name in ("key", "separable", "defense_title", "published_protocol"):
             continue
         if name in _IN_WORDS:
-            found.append(f"{_IN_WORDS[name]} changed")
+            differences.append(f"{_IN_WORDS[name]} changed")
         else:
-            found.append(f"{name.replace('_', ' ')} is {value}, not {before}")
-    return found
+            differences.append(f"{name.replace('_', ' ')} is {value}, not {before}")
+    return differences

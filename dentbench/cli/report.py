@@ -257,15 +257,15 @@ def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> l
     """Return the records chosen; ``statics``: with those that they were compared with."""
     from dentbench.report import filters
 
-    found = list(records)
+    chosen = list(records)
     if choice.conditions:
         from dentbench.report.conditions import where  # pandas, where it is needed
 
-        found = where(records, choice.conditions)
+        chosen = where(records, choice.conditions)
     if choice.models:
         models = filters.models_named(choice.models, records)
-        found = [one for one in found if one.model in models]
-    return filters.with_statics(found, records) if statics and choice.conditions else found
+        chosen = [record for record in chosen if record.model in models]
+    return filters.with_statics(chosen, records) if statics and choice.conditions else chosen
 
 
 def _named(table: TableName | None, chosen: Format) -> TableName | None:
@@ -297,8 +297,8 @@ def _tables(
     models = filters.models_named(choice.models, records) if choice.models else None
     every = Selection(choice.results, (), choice.conditions, choice.latest)
     made = makers[name](_chosen(every, records, statics=name is not TableName.ALL), models)
-    found = [table for table in (made if isinstance(made, list) else [made]) if table.rows]
-    if not found:
+    filled = [table for table in (made if isinstance(made, list) else [made]) if table.rows]
+    if not filled:
         lacking = {TableName.PROTOCOLS: " of a defense", TableName.NATURAL: " without an attack"}
         of = (
             f" of {', '.join(choice.models)}"
@@ -308,7 +308,7 @@ def _tables(
         paper = (TableName.ONE, TableName.TWO, TableName.README)
         more = "; --not-run shows the published rows" if name in paper else ""
         raise StoreError(f"there are no results{of} for table {name or TableName.ALL}{more}")
-    return found
+    return filled
 
 
 def _page(choice: Selection, records: Sequence[Record], tables: Sequence[Table]) -> str:

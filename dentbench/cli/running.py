@@ -188,7 +188,7 @@ def verdicts(finished: Finished, results: Path) -> list[dict[str, Any]]:
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
 
-    found = []
+    verdicts = []
     for static, defended in compared(finished):
         if not defended.protocol:  # without an attack there is no verdict
             continue
@@ -196,12 +196,12 @@ def verdicts(finished: Finished, results: Path) -> list[dict[str, Any]]:
         of = {"model": static.model, "eps": static.eps, "norm": static.norm, "key": defended.key}
         of |= {"defense": defended.defense, "mode": defended.mode}
         checks = {
-            f"failed_{whose}": [one.name for one in failed(record.checks)]
+            f"failed_{whose}": [check.name for check in failed(record.checks)]
             for whose, record in (("static_checks", static), ("checks", defended))
         }
         step = next_step(own, defended, results)
-        found.append({**of, "steps": defended.steps, **asdict(own), **checks, "next": step})
-    return found
+        verdicts.append({**of, "steps": defended.steps, **asdict(own), **checks, "next": step})
+    return verdicts
 
 
 def require_gain(finished: Finished, points: float, results: Path) -> None:
@@ -215,15 +215,16 @@ def require_gain(finished: Finished, points: float, results: Path) -> None:
     pairs = [(defended, verdict(static, defended)) for static, defended in compared(finished)]
     if not pairs:
         raise SpecError("--require-gain needs a defense; mode static has none")
-    short = [(defended, one) for defended, one in pairs if not one.meets(points)]
-    for defended, one in short:
+    short = [(defended, judged) for defended, judged in pairs if not judged.meets(points)]
+    for defended, judged in short:
         typer.echo(
-            f"required: a gain of {points:g} points that holds; found: {one.kind}, gain "
-            f"{one.gain_points:+.1f} ({one.gain_low:+.1f} to {one.gain_high:+.1f}) points, "
-            f"worst under {one.protocol}",
+            f"required: a gain of {points:g} points that holds; found: {judged.kind}, "
+            f"gain {judged.gain_points:+.1f} "
+            f"({judged.gain_low:+.1f} to {judged.gain_high:+.1f}) points, "
+            f"worst under {judged.protocol}",
             err=True,
         )
-        if step := next_step(one, defended, results):
+        if step := next_step(judged, defended, results):
             typer.echo(step, err=True)
     if short:
         raise typer.Exit(NOT_GAINED)

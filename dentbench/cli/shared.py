@@ -189,22 +189,22 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     hints = get_type_hints(SharedOptions, include_extras=True)
     shared = [
         inspect.Parameter(
-            one.name,
+            item.name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=one.default,
-            annotation=hints[one.name],
+            default=item.default,
+            annotation=hints[item.name],
         )
-        for one in fields(SharedOptions)
+        for item in fields(SharedOptions)
     ]
     own_hints = get_type_hints(command, include_extras=True)
     own: list[inspect.Parameter] = []
-    for one in [*inspect.signature(command).parameters.values()][1:]:
-        if one.name == "dent":
+    for parameter in [*inspect.signature(command).parameters.values()][1:]:
+        if parameter.name == "dent":
             own += opt.parameters_of(own_hints["dent"])
         else:
-            hint = own_hints[one.name]
-            own.append(one.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
-    place = [one.name for one in shared].index(OWN_BEFORE)
+            hint = own_hints[parameter.name]
+            own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
+    place = [parameter.name for parameter in shared].index(OWN_BEFORE)
     every = inspect.Parameter(
         "help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HelpAll
     )
@@ -213,10 +213,10 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**values: Any) -> None:
         del values[every.name]  # it has been answered
-        given = SharedOptions(**{one.name: values.pop(one.name) for one in shared})
+        given = SharedOptions(**{item.name: values.pop(item.name) for item in shared})
         dent = {name: values.pop(name) for name in opt.DENT}
         command(given, dent=dent, **values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

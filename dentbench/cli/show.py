@@ -76,12 +76,12 @@ def list_records(
     from dentbench.records.results_csv import read
     from dentbench.records.union import united
 
-    records = [one for one in united(read(results)) if _has(one, words or ())]
+    records = [record for record in united(read(results)) if _has(record, words or ())]
     if not records:
-        what = f"has {' and '.join(words)}" if words else "is there"
-        raise StoreError(f"no record in {results} {what}; dentbench evaluate writes some")
+        wanted = f"has {' and '.join(words)}" if words else "is there"
+        raise StoreError(f"no record in {results} {wanted}; dentbench evaluate writes some")
     if as_json:
-        typer.echo(json.dumps([_as_json(one, None, results) for one in records], indent=1))
+        typer.echo(json.dumps([_as_json(record, None, results) for record in records], indent=1))
         return
     from rich.console import Console
 
@@ -96,8 +96,8 @@ def _has(record: Record, words: Sequence[str]) -> bool:
     from dentbench.report.verdict import kind_of
 
     texts = (record.key, record.model, record.dataset, record.attack_label, title_of(record))
-    told = " ".join((*texts, record.mode, kind_of(record) or "")).lower()
-    return all(word.lower() in told for word in words)
+    text = " ".join((*texts, record.mode, kind_of(record) or "")).lower()
+    return all(word.lower() in text for word in words)
 
 
 def _static_of(record: Record, folder: Path) -> Record | None:
@@ -109,7 +109,7 @@ def _static_of(record: Record, folder: Path) -> Record | None:
     if record.mode == "static" or not record.protocol:
         return None
     pairs = pair_up([*united(read(folder)), record])
-    return next((one.static for one in reversed(pairs) if one.defended.key == record.key), None)
+    return next((pair.static for pair in reversed(pairs) if pair.defended.key == record.key), None)
 
 
 def _as_json(record: Record, static: Record | None, folder: Path) -> dict[str, Any]:
@@ -121,14 +121,14 @@ def _as_json(record: Record, static: Record | None, folder: Path) -> dict[str, A
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import kind_of, verdict
 
-    found: dict[str, Any] = {"record": of_record(record), "command": command(record, folder)}
+    output: dict[str, Any] = {"record": of_record(record), "command": command(record, folder)}
     if record.mode != "static" and record.protocol:
-        found["verdict"] = {"kind": kind_of(record)}
+        output["verdict"] = {"kind": kind_of(record)}
     if static is not None:
         said = verdict(static, record)
-        found["static_key"] = static.key
-        found |= {"verdict": asdict(said), "next": next_step(said, record, folder)}
-    return found
+        output["static_key"] = static.key
+        output |= {"verdict": asdict(said), "next": next_step(said, record, folder)}
+    return output
 
 
 def _print(record: Record, static: Record | None, folder: Path, console: Console) -> None:
@@ -168,9 +168,9 @@ def _verdict(static: Record, record: Record, folder: Path, console: Console) -> 
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
 
-    found = verdict(static, record)
-    console.print(Text(f"\n{found.sentence}", style="bold"))
-    for doubt in found.doubts:
+    said = verdict(static, record)
+    console.print(Text(f"\n{said.sentence}", style="bold"))
+    for doubt in said.doubts:
         console.print(Text(f"Doubt: {doubt}.", style="yellow"))
     for check in failed(static.checks):
         console.print(
@@ -178,5 +178,5 @@ def _verdict(static: Record, record: Record, folder: Path, console: Console) -> 
                 f"Check of the static model {check.name} failed: {check.sentence}.", style="yellow"
             )
         )
-    if step := next_step(found, record, folder):
+    if step := next_step(said, record, folder):
         console.print(Text(step, style="cyan"), soft_wrap=True)

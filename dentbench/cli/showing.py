@@ -63,7 +63,7 @@ def show_verdicts(finished: Finished) -> None:
 def show_table1(finished: Finished, results: Path) -> None:
     """Print the paper's Table 1 of the models that were run."""
     console = Console()
-    records = [record for _, found in finished for record in found]
+    records = [record for _, records_of in finished for record in records_of]
     for table in layout.table1s(records):
         print_table(table, console)
     _verdicts(finished, results, console)
@@ -75,7 +75,7 @@ def show_natural(finished: Finished, results: Path) -> None:
     console = Console()
     for note in dict.fromkeys(note for study, _ in finished for note in study.notes):
         console.print(Text(note, style="dim"))
-    records = [one for _, found in finished for one in found]
+    records = [record for _, records_of in finished for record in records_of]
     print_table(natural.natural(records), console)
     _where(results, console, records)
 

@@ -43,13 +43,13 @@ def build(
         return make(network, **dict(spec.settings))
     with torch.no_grad():
         classes = network(trial).shape[1]
-    found = (given or {}).get(spec)
-    if found is None:
+    built = (given or {}).get(spec)
+    if built is None:
         made = _made(spec, load_factory(spec), network)
-    elif isinstance(found, type):
-        made = _made(spec, found, network)
+    elif isinstance(built, type):
+        made = _made(spec, built, network)
     else:
-        made = _copied(found, trial.device)
+        made = _copied(built, trial.device)
     defense = Own(spec.name, made, classes)
     if tried:
         _try(defense, trial)
@@ -95,7 +95,9 @@ class Own:
         self._classes = classes
         self._path: Path = "whole"
         self._part: Path = "whole"  # of predict alone
-        self._composed = all(callable(getattr(inner, one, None)) for one in ("adapt", "predict"))
+        self._composed = all(
+            callable(getattr(inner, method, None)) for method in ("adapt", "predict")
+        )
         if not (self._composed or callable(inner)):
             raise ModelError(
                 f"defense {name} is a {type(inner).__name__}; it must be callable with images, or "
@@ -116,9 +118,9 @@ class Own:
             lambda x: self._checked(x, self._inner.predict(x, adaptation)), images
         )
 
-    def adopt_path(self, found: tuple[Path, Path]) -> None:
+    def adopt_path(self, paths: tuple[Path, Path]) -> None:
         """Answer from here on as :meth:`find_path` says."""
-        self._path, self._part = found
+        self._path, self._part = paths
 
     def _answer(self, x: Tensor) -> Tensor:
         with _told(self._name, x):
@@ -140,11 +142,11 @@ class Own:
         if not callable(part):
             return part
 
-        def told(x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        def refused(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             with _told(f"{self._name} ({name})", x):
                 return part(x, *args, **kwargs)
 
-        return told
+        return refused
 
     def _surrogate(self, x: Tensor) -> Tensor:
         with _told(self._name, x):
@@ -161,9 +163,9 @@ class Own:
         """Return logits if they are finite and of the right shape."""
         shape = (len(x), self._classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
-            found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+            actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
             raise ModelError(
-                f"defense {self._name} answered {len(x)} images with {found}, not with logits of "
+                f"defense {self._name} answered {len(x)} images with {actual}, not with logits of "
                 f"shape {shape}"
             )
         if not torch.isfinite(logits).all():

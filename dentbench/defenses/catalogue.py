@@ -282,7 +282,7 @@ def parse_defense(text: str) -> tuple[str, dict[str, str], str]:
         name = own
     settings: dict[str, str] = {}
     for part in parts:
-        key, equals, value = (one.strip() for one in part.partition("="))
+        key, equals, value = (piece.strip() for piece in part.partition("="))
         key = key.replace("-", "_")
         if not (equals and key.isidentifier() and value):
             raise SpecError(
@@ -320,7 +320,7 @@ def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpe
     )
 
 
-def _checked(what: str, value: Any, default: Any, most: float) -> Any:
+def _checked(name: str, value: Any, default: Any, most: float) -> Any:
     """Return a value in the type of the default, or raise :class:`SpecError`.
 
     ``most``: the largest that a float may be.
@@ -328,17 +328,17 @@ def _checked(what: str, value: Any, default: Any, most: float) -> Any:
     if isinstance(default, bool):
         value = {"true": True, "false": False}.get(str(value).lower(), value)
         if not isinstance(value, bool):
-            raise SpecError(f"{what} is {value!r}; allowed: true, false")
+            raise SpecError(f"{name} is {value!r}; allowed: true, false")
         return value
     if isinstance(default, Fraction):
         value = parse_eps(value) if isinstance(value, str) else value
-        require_number(what, value, 0, open_low=True)
+        require_number(name, value, 0, open_low=True)
         return Fraction(value)
     value = _number(value)
     if isinstance(default, int):
-        require_count(what, value, 1)
+        require_count(name, value, 1)
         return value
-    require_number(what, value, 0, most, open_low=True)
+    require_number(name, value, 0, most, open_low=True)
     return float(value)
 
 

@@ -24,7 +24,7 @@ def online_spec(network: nn.Module, steps: int, lr: float) -> DentSpec:
     BatchNorm layers, where there are some, take the statistics of the batch, as in the released
     codes.
     """
-    batchnorm = any(isinstance(one, nn.BatchNorm2d) for one in network.modules())
+    batchnorm = any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
     return DentSpec(
         mode="batch",
         steps=steps,
@@ -53,10 +53,10 @@ def reliable_loss(margin: float) -> Loss:
 
     def loss(logits: Tensor, count: int) -> Tensor:
         del count
-        found = entropies(logits)
+        entropy = entropies(logits)
         limit = margin * math.log(logits.shape[1])
-        weights = (limit - found.detach()).exp()
-        return mean_over(weights * found, found.detach() < limit)
+        weights = (limit - entropy.detach()).exp()
+        return mean_over(weights * entropy, entropy.detach() < limit)
 
     return loss
 

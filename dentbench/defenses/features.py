@@ -20,7 +20,7 @@ class Classified:
     """
 
     def __init__(self, network: nn.Module, wanted_by: str) -> None:
-        layers = [one for one in network.modules() if isinstance(one, nn.Linear)]
+        layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
         if not layers:
             raise ModelError(
                 f"{wanted_by} needs the features that a linear layer classifies, but this network "
@@ -66,7 +66,7 @@ class Classified:
 
     def _checked(self, seen: list[Tensor], images: int) -> Tensor:
         if len(seen) != 1 or seen[0].ndim != 2 or len(seen[0]) != images:
-            shapes = ", ".join(str(tuple(one.shape)) for one in seen) or "nothing"
+            shapes = ", ".join(str(tuple(tensor.shape)) for tensor in seen) or "nothing"
             raise ModelError(
                 f"{self.wanted_by} needs one row of features an image, but the last nn.Linear is "
                 f"shown {shapes} for {images} images; choose another network or defense"

@@ -46,18 +46,18 @@ class Sar(Dent):
     ) -> tuple[Tensor, OptimizerState, Tensor]:
         logits = self._forward(x, self.adapted.parts(parameters)[0], None)
         limit = self.margin * math.log(logits.shape[1])
-        found = entropies(logits)
-        reliable = found.detach() < limit
-        loss = mean_over(found, reliable)
+        entropy = entropies(logits)
+        reliable = entropy.detach() < limit
+        loss = mean_over(entropy, reliable)
         (grad,) = torch.autograd.grad(loss, parameters, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
             length = grad.square().sum().clamp_min(1e-30).sqrt()
             worst = parameters + self.rho * grad / (length + 1e-12)
         if not differentiable:
             worst = worst.detach().requires_grad_()
-        found = entropies(self._forward(x, self.adapted.parts(worst)[0], None))
-        still = reliable & (found.detach() < limit)
-        (grad,) = torch.autograd.grad(mean_over(found, still), worst, create_graph=differentiable)
+        entropy = entropies(self._forward(x, self.adapted.parts(worst)[0], None))
+        still = reliable & (entropy.detach() < limit)
+        (grad,) = torch.autograd.grad(mean_over(entropy, still), worst, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
             change, state = self._update(grad, state, self.spec, self.adapted.rates)
             return parameters + change, state, loss

@@ -46,8 +46,10 @@ class Ensembling(Fixed):
         height, width = x.shape[2:]
         pads = [max(1, round(4 * size / SIDE)) for size in (height, width)]
         padded = F.pad(x, (pads[1], pads[1], pads[0], pads[0]))
-        found = []
+        crops = []
         for place in self.places:
-            top, left = (int(one * (2 * pad + 1)) for one, pad in zip(place, pads, strict=True))
-            found.append(padded[:, :, top : top + height, left : left + width])
-        return found
+            top, left = (
+                int(offset * (2 * pad + 1)) for offset, pad in zip(place, pads, strict=True)
+            )
+            crops.append(padded[:, :, top : top + height, left : left + width])
+        return crops

@@ -172,7 +172,10 @@ def by_batch(
     ``cases``: those of the static model, see :func:`static_cases`; None where there is none.
     """
     natural, worst = _flags(stages[NATURAL]), worst_case(stages)
-    rows = {name: list(map(bool.__and__, natural, _flags(one))) for name, one in stages.items()}
+    rows = {
+        name: list(map(bool.__and__, natural, _flags(outcomes)))
+        for name, outcomes in stages.items()
+    }
     rows[WORST] = list(worst)
     if cases is not None:
         static = [all(flags) for flags in zip(*cases.values(), strict=True)]
@@ -220,7 +223,9 @@ def _versions(outcomes: Sequence[BatchOutcome]) -> dict[str, int]:
 def _rechecked(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
     """Return how many images a lower precision judged otherwise, by stage; None in fp32."""
     changes = {name: [outcome.changed for outcome in stage] for name, stage in stages.items()}
-    known = {name: [one for one in changed if one is not None] for name, changed in changes.items()}
+    known = {
+        name: [count for count in changed if count is not None] for name, changed in changes.items()
+    }
     counts = {name: sum(changed) for name, changed in known.items() if changed}
     return json.dumps(counts) if counts else None
 

@@ -34,12 +34,12 @@ def _counts(record: Record) -> Iterator[tuple[str, Any]]:
             yield name, value
     for name in BY_PROTOCOL:
         try:
-            found = json.loads(getattr(record, name) or "{}")
+            counts = json.loads(getattr(record, name) or "{}")
         except ValueError:
-            found = None
-        if not isinstance(found, dict):
+            counts = None
+        if not isinstance(counts, dict):
             yield name, getattr(record, name)
             continue
-        for protocol, value in found.items():
+        for protocol, value in counts.items():
             if value is not None:
                 yield f"{name}, {protocol}", value

@@ -79,7 +79,7 @@ def _fits(value: Any, shape: Any) -> bool:
         isinstance(value, dict)
         and all(name in value for name in named)
         and (str in shape or len(value) == len(named))
-        and all(_fits(one, shape.get(name, shape.get(str))) for name, one in value.items())
+        and all(_fits(part, shape.get(name, shape.get(str))) for name, part in value.items())
     )
 
 

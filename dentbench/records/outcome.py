@@ -214,8 +214,8 @@ class Record:
         """Return the table that a notebook shows: every column with a value, and its meaning."""
         styles = ("white-space: nowrap", "max-width: 36em; overflow-wrap: anywhere", "")
         lines = []
-        for one in fields(self):
-            texts = (one.name, getattr(self, one.name), one.metadata["doc"])
+        for item in fields(self):
+            texts = (item.name, getattr(self, item.name), item.metadata["doc"])
             if texts[1] not in (None, ""):
                 cells = (
                     f'<td style="text-align: left; {style}">{escape(str(text))}</td>'

@@ -56,10 +56,12 @@ def break_down(
     first = [name or SURVIVES for name in broken_first(stages)]
     broken = {}
     for name, outcomes in stages.items():
-        by = [one for outcome in outcomes for one in outcome.broken_by]
+        by = [cause for outcome in outcomes for cause in outcome.broken_by]
         names = sorted({*by} - {"", NATURAL})
         if name != NATURAL:
-            broken[name] = {one: _count([b == one for b in by], labels, classes) for one in names}
+            broken[name] = {
+                cause: _count([b == cause for b in by], labels, classes) for cause in names
+            }
     return Breakdown(
         images=_count([True] * len(labels), labels, classes),
         right={
@@ -71,7 +73,7 @@ def break_down(
         },
         broken=broken,
         first={
-            name: _count([one == name for one in first], labels, classes)
+            name: _count([first_cause == name for first_cause in first], labels, classes)
             for name in (*flags, SURVIVES)
         },
     )

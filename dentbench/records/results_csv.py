@@ -358,7 +358,7 @@ def _keep_older(path: Path, whole: bytes, sheet: _Sheet) -> None:
     schema = max((_schema_of(row, sheet.names) for row in sheet.rows), default=0)
     first = path.with_name(f"{path.name}.schema-{schema}")
     numbered = (path.with_name(f"{first.name}.{number}") for number in count(1))
-    aside = next(one for one in chain([first], numbered) if not one.exists())
+    aside = next(candidate for candidate in chain([first], numbered) if not candidate.exists())
     write_atomic(aside, whole)
     _log.info("%s had older columns; it is kept as %s", path, aside.name)
 
@@ -401,7 +401,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _explained(what: str, path: Path) -> Iterator[None]:
+def _explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's errors into a StoreError that names the file."""
     try:
         yield
@@ -409,4 +409,4 @@ def _explained(what: str, path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise StoreError(f"cannot {what} {path}: {reason}") from error
+        raise StoreError(f"cannot {action} {path}: {reason}") from error

@@ -192,8 +192,8 @@ def require_ending(path: Path) -> str:
     """
     ending = ".csv" if is_stream(path) else path.suffix.lower()
     if ending not in (".parquet", ".csv"):
-        what = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
-        raise SpecError(f"--samples {path} {what}; end it in .parquet or .csv")
+        ending_text = f"ends in {path.suffix!r}" if path.suffix else "has no ending"
+        raise SpecError(f"--samples {path} {ending_text}; end it in .parquet or .csv")
     if ending == ".parquet" and importlib.util.find_spec("pyarrow") is None:
         raise SpecError(
             "a .parquet file needs pyarrow, which is not installed; pip install pyarrow, or end "

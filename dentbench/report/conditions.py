@@ -83,8 +83,8 @@ class Condition:
                 else float(self.value)
             )
         except ValueError as error:
-            what = "a time such as 2026-11-22" if self.column == "time" else "a number"
-            raise SpecError(f"{self.column} is {self.value!r}; write {what}") from error
+            expected = "a time such as 2026-11-22" if self.column == "time" else "a number"
+            raise SpecError(f"{self.column} is {self.value!r}; write {expected}") from error
         return compare(column, value).fillna(self.comparison == "!=").astype("bool")
 
 

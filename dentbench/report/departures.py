@@ -88,7 +88,7 @@ def published_protocol_text(record: Record) -> str:
 
 def publish_otherwise(records: Iterable[Record]) -> bool:
     """Return whether a defense was published with another protocol than dent."""
-    return any(published_protocol(one) != PUBLISHED for one in records)
+    return any(published_protocol(record) != PUBLISHED for record in records)
 
 
 def named_protocol(record: Record, name: str) -> str:
@@ -100,15 +100,15 @@ def named_protocol(record: Record, name: str) -> str:
 def _odd_settings(record: Record) -> list[str]:
     """Return dent's settings that are not the default, or all settings of another defense."""
     if record.mode == OTHER:
-        found = json.loads(record.defense_settings or "{}")
+        settings = json.loads(record.defense_settings or "{}")
     else:
         defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
-        found = {
+        settings = {
             name: value
             for name, default in defaults.items()
             if (value := getattr(record, name)) != default
         }
-    return [f"{name.replace('_', ' ')} {value}" for name, value in found.items()]
+    return [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
 
 
 def slot_text(record: Record) -> str:
@@ -136,7 +136,7 @@ def _protocol_settings(text: str) -> str:
     changed = ProtocolSpec.from_json(text).changed
     parts = [] if changed.pop("cascade", True) else ["no cascade"]
     for name, value in changed.items():
-        shown = " ".join(f"{one:g}" for one in value) if isinstance(value, tuple) else value
+        shown = " ".join(f"{number:g}" for number in value) if isinstance(value, tuple) else value
         parts.append(f"{name} {shown}")
     return ", ".join(parts)
 
@@ -182,10 +182,10 @@ def check_notes(record: Record) -> tuple[str, ...]:
 
     Of a defense every verdict on it says more, and ``dentbench show KEY`` all.
     """
-    found = failed(record.checks)
+    checks = failed(record.checks)
     if record.mode == "static":
-        return tuple(f"check {one.name} failed: {one.sentence}" for one in found)
-    return (f"failed checks: {', '.join(one.name for one in found)}",) if found else ()
+        return tuple(f"check {check.name} failed: {check.sentence}" for check in checks)
+    return (f"failed checks: {', '.join(check.name for check in checks)}",) if checks else ()
 
 
 @lru_cache
@@ -198,8 +198,8 @@ def threat_text(norm: str, eps: Fraction) -> str:
 
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
     """Describe a threat model other than the given one; nothing when it is equal."""
-    found = parse_eps(record.eps)
-    return () if record.norm == norm and found == eps else (threat_text(record.norm, found),)
+    own = parse_eps(record.eps)
+    return () if record.norm == norm and own == eps else (threat_text(record.norm, own),)
 
 
 def model_departures(record: Record, *, slot: bool = False) -> tuple[str, ...]:

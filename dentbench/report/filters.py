@@ -40,8 +40,8 @@ def _hashes(record: Record) -> tuple[str, str]:
 def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
     """Return a record with its model's name made unique, given all hashes of that name."""
     suffixes = [
-        f", {what} {own if own == _UNKNOWN else own[:6]}"
-        for what, own, others in zip(
+        f", {kind} {own if own == _UNKNOWN else own[:6]}"
+        for kind, own, others in zip(
             ("weights", "code"), _hashes(record), zip(*known, strict=True), strict=True
         )
         if len(set(others)) > 1

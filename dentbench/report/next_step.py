@@ -10,13 +10,13 @@ from dentbench.report.formats.escape import printable
 from dentbench.report.verdict import Verdict
 
 
-def next_step(found: Verdict, defended: Record, results: str | Path = "results") -> str:
+def next_step(verdict: Verdict, defended: Record, results: str | Path = "results") -> str:
     """Return the line "Next: ..." for a verdict on a record of a results folder; "" of a final one.
 
     Changes to the model or the defense come first, in words.
     """
-    if found.final:
+    if verdict.final:
         return ""
-    call = next_command(defended, results, found.changes)
-    first = "; ".join(dict.fromkeys(found.by_hand))
+    call = next_command(defended, results, verdict.changes)
+    first = "; ".join(dict.fromkeys(verdict.by_hand))
     return printable(f"Next: {first}; then {call}" if first else f"Next: {call}")

@@ -145,12 +145,12 @@ class AttackSpec:
 
         Of a name that no registry has, as that of an attack of a user, the overrides alone.
         """
-        found: dict[str, Any] = {}
+        values: dict[str, Any] = {}
         if self.name in ATTACKS:
-            found = asdict(ATTACKS[self.name])
-            del found["title"]
+            values = asdict(ATTACKS[self.name])
+            del values["title"]
         given = {name: getattr(self, name) for name in ("iterations", "queries", "targets")}
-        return found | {name: value for name, value in given.items() if value is not None}
+        return values | {name: value for name, value in given.items() if value is not None}
 
     @property
     def shortened(self) -> bool:

@@ -128,21 +128,21 @@ def _specs_of(study: Study, static: EvalSpec) -> list[EvalSpec]:
 
 def _source(study: Study) -> dict[str, str]:
     """Return the options, as written, by which a model and data of one's own are found again."""
-    own, data, found = study.own, study.data, {}
+    own, data, options = study.own, study.data, {}
     if study.card is None:
-        found["model"] = study.model
+        options["model"] = study.model
     if own.arch is not None:
-        found["arch"] = own.arch
+        options["arch"] = own.arch
     if own.normalize is not None:
-        found["normalize"] = " ".join(",".join(map(repr, part)) for part in own.normalize)
+        options["normalize"] = " ".join(",".join(map(repr, part)) for part in own.normalize)
     if data.dataset is not None and data.dataset not in DATASETS:
-        found["data"] = data.dataset
-        found |= {"data-name": data.data_name} if data.data_name is not None else {}
+        options["data"] = data.dataset
+        options |= {"data-name": data.data_name} if data.data_name is not None else {}
     if data.folder is not None:
-        found["data-dir"] = str(data.folder)
+        options["data-dir"] = str(data.folder)
     if data.preprocess is not None:
-        found["preprocess"] = data.preprocess
-    return found
+        options["preprocess"] = data.preprocess
+    return options
 
 
 LARGE: Final = 2_000_000

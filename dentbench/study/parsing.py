@@ -53,10 +53,10 @@ def parse_eps_grid(text: str) -> tuple[str, ...]:
 def parse_steps_grid(text: str) -> tuple[int, ...]:
     """Return the numbers of steps, ascending, that "0..6", "0..30:5" or "1,3,6" name."""
     hint = "write a range such as 0..6 or 0..30:5, or values such as 1,3,6"
-    found = _grid("steps", text, hint)
-    if any(value.denominator != 1 for value in found):
+    values = _grid("steps", text, hint)
+    if any(value.denominator != 1 for value in values):
         raise SpecError(f"--steps-grid is {text!r}; {hint}, whole numbers")
-    return tuple(map(int, found))
+    return tuple(map(int, values))
 
 
 def _grid(name: str, text: str, hint: str) -> list[Fraction]:
@@ -67,7 +67,7 @@ def _grid(name: str, text: str, hint: str) -> list[Fraction]:
             if match is None:
                 values.add(parse_eps(part))
                 continue
-            low, high, step = (parse_eps(one) for one in (match[1], match[2], match[4] or "1"))
+            low, high, step = (parse_eps(end) for end in (match[1], match[2], match[4] or "1"))
             scale = parse_eps(f"1{match[3] or ''}")
             count = (high - low) // step + 1 if step else 0
         except SpecError:
@@ -182,7 +182,7 @@ def parse_settings(texts: Sequence[str], *, once: bool = False) -> dict[str, Any
     an unknown name, a value that is no number (for ``nesterov``: neither true nor false), or a
     second value where there is to be one.
     """
-    found: dict[str, list[Any]] = {}
+    values_of: dict[str, list[Any]] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         name = name.replace("-", "_")
@@ -194,13 +194,13 @@ def parse_settings(texts: Sequence[str], *, once: bool = False) -> dict[str, Any
                 else f"--set {text!r}: write NAME=VALUE, NAME one of {', '.join(SET_NAMES)}"
                 f"{suggestion(name, SET_NAMES)}"
             )
-        found.setdefault(name, []).append(_value_of(name, value))
-    twice = [name for name, values in found.items() if len(values) > 1]
+        values_of.setdefault(name, []).append(_value_of(name, value))
+    twice = [name for name, values in values_of.items() if len(values) > 1]
     if once and twice:
         raise SpecError(
             f"--set gives {', '.join(twice)} more than once; dentbench ablate takes grids"
         )
-    return {name: values[0] for name, values in found.items()} if once else dict(found)
+    return {name: values[0] for name, values in values_of.items()} if once else dict(values_of)
 
 
 PROTOCOL_SETTINGS: Final[Registry[str]] = Registry("protocol setting")
@@ -217,7 +217,7 @@ def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> Pr
     Raises :class:`~dentbench.errors.SpecError` for an unknown name or a bad value, or one given
     twice.
     """
-    found: dict[str, Any] = {}
+    settings_of: dict[str, Any] = {}
     for text in texts:
         name, equals, value = (part.strip() for part in text.partition("="))
         if name.lower() == "cascade":
@@ -225,10 +225,10 @@ def parse_protocol_settings(texts: Sequence[str], *, cascade: bool = True) -> Pr
         name = PROTOCOL_SETTINGS.canonical(name.replace("-", "_"))
         if not (equals and value):
             raise SpecError(f"--protocol-set {text!r}: write NAME=VALUE, such as rounds=5")
-        if name in found:
+        if name in settings_of:
             raise SpecError(f"--protocol-set gives {name} more than once")
-        found[name] = _protocol_value(name, value)
-    return ProtocolSpec(cascade=cascade, **found)
+        settings_of[name] = _protocol_value(name, value)
+    return ProtocolSpec(cascade=cascade, **settings_of)
 
 
 def _protocol_value(name: str, text: str) -> Any:

@@ -124,14 +124,14 @@ class Request:
         default: ModelCard | DatasetCard | None = card
         if default is None and self.data.dataset is not None and self.data.dataset in DATASETS:
             default = DATASETS[self.data.dataset]
-        found = [
+        attacks = [
             choose_attack(default, name=self.attack_name, norm=norm, eps=eps, **self.budget)
             for norm, eps in pairs or [(self.norm, self.eps)]
         ]
         if not self.force:
-            for attack in found:
+            for attack in attacks:
                 require_plausible(attack.norm, attack.eps)
-        return tuple(dict.fromkeys(found))
+        return tuple(dict.fromkeys(attacks))
 
 
 Chosen: TypeAlias = tuple[DentSpec | DefenseSpec | None, tuple[str, ...]]
@@ -290,12 +290,12 @@ def choose_protocols(
     given = tuple(dict.fromkeys(_given(name) for name in names if is_given(name)))
     if any(name.lower() == "all" for name in names):
         return (*PROTOCOLS, *given)
-    own = [one.published_protocol for one in defenses if one is not None]
+    own = [defense.published_protocol for defense in defenses if defense is not None]
     listed = [name for name in names or (*DEFAULT_PROTOCOLS, *own) if not is_given(name)]
     chosen = {PROTOCOLS.canonical(name) for name in listed}
-    found = (*(name for name in PROTOCOLS if name in chosen), *given)
-    require_heeded(settings, found)
-    return found
+    protocols = (*(name for name in PROTOCOLS if name in chosen), *given)
+    require_heeded(settings, protocols)
+    return protocols
 
 
 def _given(name: str) -> str:

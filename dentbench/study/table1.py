@@ -24,14 +24,14 @@ def requests(request: Request) -> list[Request]:
     Models of CIFAR-10 are attacked at Linf 8/255 and others at their own eps, unless the request
     says another norm or eps; the report marks whatever is not the paper's.
     """
-    found = []
+    requests_of = []
     for name in request.models or MODELS:
         card = find_card(name)
         if request.norm is None and request.eps is None and _is_cifar10(card):
-            found.append(replace(request, models=[name], norm="Linf", eps=EPS))
+            requests_of.append(replace(request, models=[name], norm="Linf", eps=EPS))
         else:
-            found.append(replace(request, models=[name]))
-    return found
+            requests_of.append(replace(request, models=[name]))
+    return requests_of
 
 
 def _is_cifar10(card: ModelCard | None) -> bool:

@@ -66,7 +66,10 @@ def choose_defenses(axes: Axes, card: ModelCard | None) -> list[Chosen]:
         given = {name: values for name, values in axes.items() if values}
         given.setdefault("mode", ("batch",))
         combinations = itertools.product(*given.values())
-        points = [_useful(dict(zip(given, one, strict=True)), given) for one in combinations]
+        points = [
+            _useful(dict(zip(given, combination, strict=True)), given)
+            for combination in combinations
+        ]
     return _chosen(points, card)
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -339,3 +340,18 @@ def test_what_is_refused(records: list[Record]) -> None:
         render(table, "csv", standalone=True)
     with pytest.raises(ValueError, match="row 0 of 't' has 2 cells for 1 columns"):
         Table.of("t", [Column("c")], [[1, 2]])
+
+
+def test_a_tabular_is_as_pandas_writes_it() -> None:
+    """Rows are joined by us, all else is pandas': it is what Styler writes of the whole table."""
+    columns = [Column("a"), Column("b", "right", "both"), Column("c", "right", "both")]
+    rows = [["x_1", Share(1, 2), Points(0.5)], ["y", None, Points(-1.0)]]
+    table = Table.of("Title", columns, rows)
+    frame = pd.DataFrame(
+        [[r"x\_1", r"50.0\% (1/2)", "$+0.5$"], ["y", "", "$-1.0$"]],
+        columns=latex._head(table.columns),
+    )
+    whole = frame.style.hide(axis="index").to_latex(
+        column_format="lrr", hrules=True, multicol_align="c"
+    )
+    assert whole.strip() in render(table, "latex")

@@ -211,7 +211,7 @@ def _lines(chart: LineChart) -> Figure:
         shares = [share for _, share in line.points]
         ends = [share.interval for share in shares]
         color = COLORS[line.role]
-        low, high = [one.low for one in ends], [one.high for one in ends]
+        low, high = [end.low for end in ends], [end.high for end in ends]
         axes.fill_between(places, low, high, color=color, alpha=0.15, linewidth=0)
         axes.plot(
             places,

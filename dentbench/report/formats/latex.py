@@ -89,7 +89,7 @@ def to_latex(*tables: Table, standalone: bool = False, cite: bool = False) -> st
         layout = _Layout.of(table)
         parts = _parts(table, layout)
         floats = [_float(table, layout, part, number, sources) for number, part in enumerate(parts)]
-        body += "".join(f"{one}\\clearpage\n" if len(parts) > 1 else one for one in floats)
+        body += "".join(f"{text}\\clearpage\n" if len(parts) > 1 else text for text in floats)
     needs = (
         r"% needs \usepackage[T1]{fontenc} \usepackage{textcomp,array,booktabs,amssymb,graphicx}"
     )
@@ -114,9 +114,9 @@ class _Sources:
         """Return a text as LaTeX, with the citations that it calls for."""
         text = latex(text)
         for name, key in [*self._left.items()]:
-            found = re.search(rf"(?<![^\s(]){re.escape(latex(name))}(?=$|[\s),;]|\.(\s|$))", text)
-            if found:
-                text = rf"{text[: found.end()]}~\cite{{{key}}}{text[found.end() :]}"
+            match = re.search(rf"(?<![^\s(]){re.escape(latex(name))}(?=$|[\s),;]|\.(\s|$))", text)
+            if match:
+                text = rf"{text[: match.end()]}~\cite{{{key}}}{text[match.end() :]}"
                 del self._left[name]
         return text
 
@@ -199,7 +199,7 @@ def _float(table: Table, layout: _Layout, part: Table, number: int, sources: _So
 def _tabular(table: Table, layout: _Layout, part: Table, sources: _Sources) -> str:
     """Return the ``tabular`` environment of a part, as pandas writes it."""
     columns = table.columns[layout.above :]
-    cited = [sources if one.title in _OURS else None for one in table.columns[table.stub :]]
+    cited = [sources if column.title in _OURS else None for column in table.columns[table.stub :]]
     rows: list[list[str]] = []
     for stub, group in part.groups():
         names = [] if layout.above else [_cell(table, cell) for cell in stub]

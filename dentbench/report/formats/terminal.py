@@ -98,11 +98,11 @@ def _turned(table: Table, rows: Sequence[Sequence[Cell]], width: int) -> list[Re
         widths = [min(max(map(cell_len, row)), room) for row in texts]
     parts: list[RenderableType] = []
     while texts:
-        taken = accumulate(widths, lambda total, one: total + _GAP + one)
+        taken = accumulate(widths, lambda total, column_width: total + _GAP + column_width)
         fit = max(1, sum(total <= room for total in taken))
         grid = RichTable.grid(padding=(0, _GAP, 0, 0))
-        for one in (label, *widths[:fit]):
-            grid.add_column(width=one, overflow="fold")
+        for column_width in (label, *widths[:fit]):
+            grid.add_column(width=column_width, overflow="fold")
         for title, *cells in zip(titles, *texts[:fit], strict=True):
             if any(cells):
                 grid.add_row(Text(title, style="dim"), *map(Text, cells))

@@ -135,7 +135,7 @@ def _by_model(
             groups.setdefault((record.model, record.dataset), []).append(record)
     ablations = {}
     for name, group in groups.items():
-        columns = [[one for one in group if _is_threat(one, threat)] for threat in threats]
+        columns = [[member for member in group if _is_threat(member, threat)] for threat in threats]
         if any(columns):
             ablations[name] = columns
     return ablations

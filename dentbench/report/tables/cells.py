@@ -63,8 +63,8 @@ def best(records: Sequence[Record]) -> Record | None:
 
 def newly_broken(record: Record) -> dict[str, int]:
     """Return how many images each protocol broke first; of an older record nothing is known."""
-    found: dict[str, int] = json.loads(record.newly_broken or "{}")
-    return found if found.keys() >= record.protocol_counts.keys() else {}
+    broken: dict[str, int] = json.loads(record.newly_broken or "{}")
+    return broken if broken.keys() >= record.protocol_counts.keys() else {}
 
 
 def natural_cell(record: Record | None, *, slot: bool = False) -> Cell:

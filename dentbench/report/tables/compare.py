@@ -34,14 +34,16 @@ def compare(before: Sequence[Record], after: Sequence[Record], names: tuple[Path
     rows: list[list[object]] = []
     cells = 0
     for first, second in zip(both["place"], both["place_after"], strict=True):
-        for name, one, two in _cells(before[first], after[second]):
+        for name, first_share, second_share in _cells(before[first], after[second]):
             cells += 1
-            low, high = difference((one.count, one.total), (two.count, two.total))
+            low, high = difference(
+                (first_share.count, first_share.total), (second_share.count, second_share.total)
+            )
             if low <= 0 <= high:
                 continue
-            points = Points(two.percent - one.percent)
+            points = Points(second_share.percent - first_share.percent)
             interval = f"{signed(100 * low)} to {signed(100 * high)}"
-            rows.append([*_stub(after[second]), name, one, two, points, interval])
+            rows.append([*_stub(after[second]), name, first_share, second_share, points, interval])
     only_old = old[~old["place"].isin(both["place"])]["place"]
     only_new = new[~new["place"].isin(both["place_after"])]["place"]
     notes = [
@@ -89,5 +91,5 @@ def _stub(record: Record) -> list[str]:
 
 def _alone(name: Path, records: Sequence[Record]) -> Iterator[str]:
     if records:
-        runs = "; ".join(", ".join(_stub(one)) for one in records)
+        runs = "; ".join(", ".join(_stub(record)) for record in records)
         yield f"Only in {name}: {runs}."

@@ -72,5 +72,5 @@ def skipped_text(record: Record, *, named: bool = False) -> str:
         reasons.setdefault(reason, []).append(name)
     if not reasons:
         return ""
-    what = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
-    return f"Skipped{f' for {departures.defense_name(record)}' if named else ''}: {what}."
+    listed = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in reasons.items())
+    return f"Skipped{f' for {departures.defense_name(record)}' if named else ''}: {listed}."

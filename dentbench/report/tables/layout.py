@@ -71,14 +71,16 @@ def table2s(
     chosen = [record for record in records if models is None or record.model in models]
     pairs: dict[tuple[Threat, ...], set[str]] = {}
     for model in dict.fromkeys(record.model for record in chosen):
-        ablated = [one for one in chosen if one.model == model and is_ablated(one)]
-        found = {one.norm: _threat(one) for one in ablated}
-        at_papers = [_threat(one) for one in ablated if _threat(one) in ABLATION_THREATS]
+        ablated = [member for member in chosen if member.model == model and is_ablated(member)]
+        others = {member.norm: _threat(member) for member in ablated}
+        at_papers = [_threat(member) for member in ablated if _threat(member) in ABLATION_THREATS]
         if at_papers:
             pairs.setdefault(ABLATION_THREATS, set()).add(model)
-            found = {norm: one for norm, one in found.items() if one not in ABLATION_THREATS}
-        if found:
-            pairs.setdefault(tuple(found.values()), set()).add(model)
+            others = {
+                norm: threat for norm, threat in others.items() if threat not in ABLATION_THREATS
+            }
+        if others:
+            pairs.setdefault(tuple(others.values()), set()).add(model)
     pairs = {ABLATION_THREATS: pairs.pop(ABLATION_THREATS, set()), **pairs}
     tables = [
         table2(

@@ -69,8 +69,8 @@ def _intervals(rows: Sequence[Mapping[str, Share]]) -> tuple[str, ...]:
 
 def _place(record: Record) -> tuple[tuple[object, ...], str]:
     """Return the group of a record, and its corruption within that group."""
-    found = parse_title(record.dataset)
-    name, corruption, severity = found or (record.dataset, "", None)
+    parts = parse_title(record.dataset)
+    name, corruption, severity = parts or (record.dataset, "", None)
     return (record.model, name, severity, record.n), corruption
 
 

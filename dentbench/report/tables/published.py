@@ -161,7 +161,7 @@ def _distinct(records: Sequence[Record]) -> list[Record]:
             record.batching,
         )
         slots.setdefault(slot, []).append(record)
-    return [found for group in slots.values() if (found := best(group)) is not None]
+    return [chosen for group in slots.values() if (chosen := best(group)) is not None]
 
 
 def _paired_rows(
