@@ -271,9 +271,7 @@ def _evaluated(
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
-    options = RunOptions(
-        results=results, placement=placement, force=force, by_script=True, schedule=schedule
-    )
+    options = RunOptions(results=results, placement=placement, force=force, schedule=schedule)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
     with _shown(progress) as shown:
         return Evaluated(*Evaluation(inputs, options, shown, given).run(specs, run))

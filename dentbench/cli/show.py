@@ -136,7 +136,7 @@ def _print(record: Record, static: Record | None, folder: Path, console: Console
 
     from dentbench.report.commands import command
     from dentbench.report.formats.escape import printable
-    from dentbench.report.formats.terminal import print_table
+    from dentbench.report.formats.terminal import print_line, print_table
     from dentbench.report.tables import listing
     from dentbench.report.tables import records as tables
 
@@ -156,27 +156,23 @@ def _print(record: Record, static: Record | None, folder: Path, console: Console
         print_table(tables.protocols([static, record]), console)
     console.print()
     for name, text in listing.facts(record):
-        console.print(Text.assemble((f"{name:<22} ", "dim"), printable(text)))
+        print_line(f"{name:<22} {printable(text)}", console)
     console.print(Text("\nThe command that repeats it:", style="bold"))
-    console.print(Text(printable(command(record, folder))), soft_wrap=True)
+    print_line(printable(command(record, folder)), console)
 
 
 def _verdict(static: Record, record: Record, folder: Path, console: Console) -> None:
-    from rich.text import Text
-
     from dentbench.attacks.checks import failed
+    from dentbench.report.formats.terminal import print_line, print_prose
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
 
     said = verdict(static, record)
-    console.print(Text(f"\n{said.sentence}", style="bold"))
+    print_prose(f"\n{said.sentence}", console, "bold")
     for doubt in said.doubts:
-        console.print(Text(f"Doubt: {doubt}.", style="yellow"))
+        print_prose(f"Doubt: {doubt}.", console, "yellow")
     for check in failed(static.checks):
-        console.print(
-            Text(
-                f"Check of the static model {check.name} failed: {check.sentence}.", style="yellow"
-            )
-        )
+        text = f"Check of the static model {check.name} failed: {check.sentence}."
+        print_prose(text, console, "yellow")
     if step := next_step(said, record, folder):
-        console.print(Text(step, style="cyan"), soft_wrap=True)
+        print_line(step, console, "cyan")

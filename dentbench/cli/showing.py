@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
-from rich.text import Text
 
 from dentbench.attacks.checks import failed
 from dentbench.cli.running import Finished, by_attack, compared
@@ -16,7 +15,7 @@ from dentbench.report import departures
 from dentbench.report.charts import heading
 from dentbench.report.commands import short_key
 from dentbench.report.formats.escape import printable
-from dentbench.report.formats.terminal import print_table
+from dentbench.report.formats.terminal import print_line, print_prose, print_table
 from dentbench.report.next_step import next_step
 from dentbench.report.tables import ablation, defenses, diagnostics, layout, natural
 from dentbench.report.tables import records as tables
@@ -42,7 +41,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
         for defended in others:
             of = f"{heading(defended)}. " if len(records) > 2 else ""
             sentence = verdict(static, defended).sentence
-            console.print(Text(f"\n{of}{sentence}", style="bold"))
+            print_prose(f"\n{of}{sentence}", console, "bold")
             _checks(defended, console)
             _next(static, defended, results, console)
             if defended.batch_mates:
@@ -74,7 +73,7 @@ def show_natural(finished: Finished, results: Path) -> None:
     """Print the natural accuracy of runs without an attack, defenses beside each other."""
     console = Console()
     for note in dict.fromkeys(note for study, _ in finished for note in study.notes):
-        console.print(Text(note, style="dim"))
+        print_prose(note, console, "dim")
     records = [record for _, records_of in finished for record in records_of]
     print_table(natural.natural(records), console)
     _where(results, console, records)
@@ -104,7 +103,7 @@ def _verdicts(finished: Finished, results: Path, console: Console) -> None:
         settings = departures.settings_text(defended)
         about = f"{heading(defended)}{f', {settings}' if settings else ''}"
         sentence = verdict(static, defended).sentence
-        console.print(Text(f"\n{about}. {sentence}", style="bold"))
+        print_prose(f"\n{about}. {sentence}", console, "bold")
         _checks(defended, console)
         _next(static, defended, results, console)
 
@@ -112,24 +111,24 @@ def _verdicts(finished: Finished, results: Path, console: Console) -> None:
 def _next(static: Record, defended: Record, results: Path, console: Console) -> None:
     step = next_step(verdict(static, defended), defended, results)
     if step:
-        console.print(Text(step, style="cyan"), soft_wrap=True)  # a command stays in one line
+        print_line(step, console, "cyan")
 
 
 def _checks(record: Record, console: Console) -> None:
     whose = "Check of the static model" if record.mode == "static" else "Check"
     for check in failed(record.checks):
-        console.print(Text(f"{whose} {check.name} failed: {check.sentence}.", style="yellow"))
+        print_prose(f"{whose} {check.name} failed: {check.sentence}.", console, "yellow")
 
 
 def _notes(study: Study, console: Console) -> None:
     for note in study.notes:
-        console.print(Text(note, style="dim"))
+        print_prose(note, console, "dim")
 
 
 def _where(results: Path, console: Console, records: Sequence[Record]) -> None:
     """Print where the records are, their keys, and the command that shows a record."""
     keys = " ".join(dict.fromkeys(map(short_key, records)))
-    console.print(Text(f"\nRecords: {results / 'results.csv'}, keys {keys}", style="dim"))
+    print_line(f"\nRecords: {printable(str(results / 'results.csv'))}, keys {keys}", console, "dim")
     folder = [] if str(results) == "results" else ["--results", str(results)]
     show = printable(shlex.join(["dentbench", "show", short_key(records[-1]), *folder]))
-    console.print(Text(f"All of one: {show}", style="dim"), soft_wrap=True)
+    print_line(f"All of one: {show}", console, "dim")

@@ -24,8 +24,7 @@ class RunOptions:
     and data come from. ``fresh``: forget stored outcomes of these specs first.
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
     every defense against the static model. ``diagnostics``: keep the diagnosis of every adaptation.
-    ``force``: go on where natural accuracy or eps is implausible. ``by_script``: whether a script
-    handed the network in, whose answers may be wrong on purpose. ``source``: options that say
+    ``force``: go on where natural accuracy or eps is implausible. ``source``: options that say
     where a user's model and data come from, for the record. ``schedule``: in which rounds,
     and when it may stop. ``untimed``: take the network as it comes, where timing the engines
     would take longer than the run.
@@ -39,7 +38,6 @@ class RunOptions:
     measure_time: bool = False
     diagnostics: bool = False
     force: bool = False
-    by_script: bool = False
     source: Mapping[str, str] = field(default_factory=dict)
     schedule: Schedule = field(default_factory=Schedule)
     untimed: bool = False

@@ -13,12 +13,16 @@ _STILL: Final = frozenset({"MPO"})
 """Formats of cameras, whose further frames are previews of the first."""
 
 
+_OF_ANY_DEPTH: Final = frozenset({"JPEG2000", "AVIF"})
+"""Formats that may have more than 8 bits per channel, which PIL does not tell."""
+
+
 def plain(picture: Any, *, upright: bool = True) -> Any:
     """Return a PIL image in the mode "L" or "RGB", the same to the eye.
 
     ``upright``: turned as its EXIF orientation says. CMYK is converted as PIL does it, without a
     color profile. Raises ``ValueError`` for pictures that lose something: of more than 8 bits per
-    channel, with transparent pixels, or of several frames.
+    channel, or of a format that may have more, with transparent pixels, or of several frames.
     """
     from PIL import ImageOps
 
@@ -26,14 +30,36 @@ def plain(picture: Any, *, upright: bool = True) -> Any:
     if frames > 1 and picture.format not in _STILL:
         raise ValueError(f"it has {frames} frames; save the one that counts")
     mode = picture.mode
-    if mode not in GRAY | _COLORS:
-        bits = "more than 8 bits per channel " if mode[0] in "IF" else ""
+    deep = mode[0] in "IF" or _is_deep(picture)
+    if mode not in GRAY | _COLORS or deep:
+        bits = "more than 8 bits per channel " if deep else ""
         raise ValueError(f"it has {bits}(mode {mode}); save it as 8-bit gray or RGB")
     if upright:
         picture = ImageOps.exif_transpose(picture)
     if mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
         picture = _opaque(picture)
     return picture.convert("L" if mode in GRAY else "RGB")
+
+
+def _is_deep(picture: Any) -> bool:
+    """Return whether PIL would shorten a picture of more than 8 bits per channel, and not say so.
+
+    Its mode is RGB all the same. What it is decoded from says the bits, before it is decoded.
+    """
+    if picture.format in _OF_ANY_DEPTH:
+        return True
+    arguments = [one for tile in getattr(picture, "tile", ()) for one in _listed(tile[3])]
+    deep = any(isinstance(one, str) and ";16" in one for one in arguments)
+    return deep or (picture.format == "PPM" and any(_exceeds(one) for one in arguments))
+
+
+def _listed(arguments: Any) -> tuple[Any, ...]:
+    return arguments if isinstance(arguments, tuple) else (arguments,)
+
+
+def _exceeds(most: Any) -> bool:
+    """Return whether a PPM's largest value does not fit into 8 bits."""
+    return isinstance(most, int) and most > 255
 
 
 def _opaque(picture: Any) -> Any:

@@ -82,8 +82,9 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     code, out, err = Forked(tmp_path, *command, environment={"TERM": "xterm"}).ended()
     assert code == 0 and "\x1b" not in out + err
     lines = out.splitlines()
-    commands = [line for line in lines if line.startswith(("Next: ", "All of one: "))]
-    assert max(len(line) for line in lines if line not in commands) <= 80
+    whole = ("Next: ", "All of one: ", "Records: ")
+    assert max(len(line) for line in lines if not line.startswith(whole)) <= 80
+    commands = [line for line in lines if line.startswith((whole[0], whole[1]))]
     found = [shlex.split(line.partition(": ")[2]) for line in commands]  # whole, to be copied
     assert [words[:2] for words in found] == [["dentbench", "evaluate"], ["dentbench", "show"]]
     assert all(tuple(words[-2:]) == options for words in found)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,34 @@ def with_alpha(mode: str, alpha: Any) -> Any:
     picture = Image.fromarray(GRAY if mode == "LA" else COLORS).convert(mode)
     picture.putalpha(Image.fromarray(alpha))
     return picture
+
+
+def png_of_16_bits(channels: int) -> bytes:
+    """A PNG file by its specification: PIL writes none of 16 bits but gray ones."""
+    pixels = (RNG.random((6, 8, channels)) * 65535).astype(">u2")
+    rows = b"".join(b"\0" + row.tobytes() for row in pixels)
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(name + data))
+        return struct.pack(">I", len(data)) + name + data + checksum
+
+    head = struct.pack(">IIBBBBB", 8, 6, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+class Written:
+    """A file as it is, to be saved as PIL saves a picture."""
+
+    def __init__(self, content: bytes) -> None:
+        self.content = content
+
+    def save(self, target: Any, *_: Any) -> None:
+        """Write it to a path or a stream."""
+        if isinstance(target, Path):
+            target.write_bytes(self.content)
+        else:
+            target.write(self.content)
 
 
 def turned(number: int) -> dict[str, Any]:
@@ -63,6 +93,15 @@ RIGHT: dict[str, Case] = {
 }
 REFUSED: dict[str, tuple[Any, str, dict[str, Any], str]] = {
     "16 bits": (Image.fromarray(GRAY.astype(np.uint16) * 257), "png", {}, "more than 8 bits"),
+    **{
+        f"16 bits, {channels} channels": (
+            Written(png_of_16_bits(channels)),
+            "png",
+            {},
+            "more than 8 bits per channel",
+        )
+        for channels in (2, 3, 4)
+    },
     "32 bits": (Image.fromarray(GRAY.astype(np.int32)), "tiff", {}, "more than 8 bits"),
     "floats": (Image.fromarray(GRAY.astype(np.float32)), "tiff", {}, "more than 8 bits"),
     "transparent": (with_alpha("RGBA", GRAY), "png", {}, "transparent pixels"),
@@ -121,6 +160,21 @@ def test_it_is_refused(tmp_path: Path, place: Callable[..., Any], name: str) -> 
     picture, ending, how, words = REFUSED[name]
     with pytest.raises(DataError, match=words):
         place(tmp_path, picture, ending, how)
+
+
+@pytest.mark.parametrize("form", ["PPM", "JPEG2000"])
+def test_other_formats_of_more_than_8_bits_in_parquet(tmp_path: Path, form: str) -> None:
+    content = io.BytesIO()
+    if form == "PPM":
+        content.write(b"P6 8 6 65535\n" + RNG.bytes(8 * 6 * 6))
+    else:
+        Image.fromarray(COLORS).save(content, form)
+    picture = Written(content.getvalue())
+    with pytest.raises(DataError, match="more than 8 bits per channel"):
+        in_parquet(tmp_path, picture, form, {})
+    if form == "PPM":
+        found = in_parquet(tmp_path, Image.fromarray(COLORS), form, {})
+        assert torch.equal(found[0], torch.from_numpy(COLORS).movedim(2, 0) / 255)
 
 
 def test_gray_ones_among_colors_in_parquet(tmp_path: Path) -> None:

@@ -201,9 +201,6 @@ def plausible(
     elif chance or check.passed is False:
         text += f"; {plausibility.USUAL}"
     passed = False if chance or remedy is not None else check.passed
-    if chance and context.options.by_script and remedy is None and check.passed is not False:
-        # Answers that are wrong more often than by guessing are not random: no slip of the data.
-        chance = not plausibility.is_below_chance(correct, n, context.worker.classes)
     return replace(check, passed=passed, sentence=text), chance or check.passed is False
 
 

@@ -69,11 +69,6 @@ def is_chance(correct: int, n: int, classes: int) -> bool:
     return n >= LEAST and more_often_than(correct, n, 1 / classes) > LEVEL
 
 
-def is_below_chance(correct: int, n: int, classes: int) -> bool:
-    """Return whether guessing would be right clearly more often: the answers are not random."""
-    return n >= LEAST and more_often_than(n - correct, n, 1 - 1 / classes) <= LEVEL
-
-
 def allowed(dataset: str) -> float | None:
     """Return the highest natural accuracy, in [0, 1], published on a data set; None: unknown."""
     from dentbench.zoo.cards import DATASETS, MODELS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
@@ -28,6 +29,19 @@ def print_table(table: Table, console: Console | None = None, limit: int | None 
     """
     console = console or Console()
     console.print(to_rich(table, min(console.width, 2 * WIDTH), limit))
+
+
+def print_line(text: str, console: Console, style: str = "") -> None:
+    """Print what has a path or a command in one line, to be copied, however narrow the console."""
+    console.print(Text(text, style=style), soft_wrap=True)
+
+
+def print_prose(text: str, console: Console, style: str = "") -> None:
+    """Print sentences within the console's width, broken between words and never in one."""
+    wrapper = textwrap.TextWrapper(
+        width=console.width, break_long_words=False, break_on_hyphens=False
+    )
+    print_line("\n".join(map(wrapper.fill, text.split("\n"))), console, style)
 
 
 def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> RenderableType:

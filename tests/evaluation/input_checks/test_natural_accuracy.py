@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 import dentbench
 from dentbench.errors import DentBenchError, ModelError, SpecError
 from dentbench.evaluation.input_checks.natural_accuracy import (
     allowed,
-    is_below_chance,
     is_chance,
     remedy,
 )
@@ -34,7 +33,6 @@ def test_chance_is_a_binomial_question() -> None:
     assert is_chance(6, 64, 10) and is_chance(0, 16, 10) and not is_chance(40, 64, 10)
     assert not is_chance(0, 15, 10), "too few to say"
     assert is_chance(34, 64, 2) and not is_chance(50, 64, 2)
-    assert is_below_chance(0, 64, 10) and not is_below_chance(6, 64, 10)
 
 
 def test_what_data_allow_is_what_was_published() -> None:
@@ -100,6 +98,30 @@ def test_chance_stops_the_run_unless_it_is_forced(
         return  # once is enough
     static, _ = evaluated(tmp_path, labels, force=True)
     assert static.natural_correct < 16 and "no better than chance" in static.checks
+
+
+class Least(nn.Module):
+    """Answers with the class that is least likely."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits, their signs changed."""
+        answers: Tensor = -self.network(x)
+        return answers
+
+
+def test_a_network_that_is_wrong_more_often_than_by_guessing_stops_too(tmp_path: Path) -> None:
+    def evaluated(**more: Any) -> Any:
+        return dentbench.evaluate(
+            Least(NET), X, Y, attack="none", results=tmp_path, progress="none", **more
+        )
+
+    with pytest.raises(ModelError, match="no better than chance among 10 classes"):
+        evaluated()
+    assert evaluated(force=True)[0].natural_correct == 0
 
 
 @pytest.mark.parametrize(
