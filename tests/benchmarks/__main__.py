@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,7 @@ def processor() -> str:
     return f"{name}, {os.cpu_count()} cores"
 
 
-def measured(part: str, device: torch.device) -> Any:
-    if part == "adaptation":
-        return {name: adaptation.measure(name, device) for name in adaptation.SUBJECTS}
+def measured(part: str) -> Any:
     if part == "end-to-end":
         return {
             "quick evaluation": endtoend.evaluated()[1],
@@ -54,6 +53,14 @@ def measured(part: str, device: torch.device) -> Any:
     return endtoend.commands(read(Path("tests/golden/results-0.1"))[-1])
 
 
+def as_it_comes(part: str) -> Iterator[Any]:
+    """Yield what was measured so far: a part that takes long is kept before its end."""
+    if part == "adaptation":
+        yield from adaptation.configurations()
+    else:
+        yield measured(part)
+
+
 def main(parts: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     folder = Path("results/benchmarks")
@@ -61,17 +68,17 @@ def main(parts: list[str]) -> None:
     for part in parts or PARTS:
         if part not in PARTS:
             raise SystemExit(f"no part {part!r}; there are {', '.join(PARTS)}")
-        found = {
+        about = {
             "processor": processor(),
             "device": device_name(str(device)),
             "load": round(os.getloadavg()[0], 1),  # of the last minute, before it began
             "versions": json.loads(versions()),
             "git_revision": git_revision(),
-            "measured": measured(part, device),
         }
-        text = json.dumps(found, indent=1)
+        for found in as_it_comes(part):
+            text = json.dumps({**about, "measured": found}, indent=1)
+            (folder / f"{part}-{device.type}.json").write_text(text + "\n")
         print(part, text, sep="\n")
-        (folder / f"{part}-{device.type}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

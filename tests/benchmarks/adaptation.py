@@ -1,13 +1,22 @@
-"""Adaptation against its floor, and against the released algorithm in plain PyTorch.
+"""Adaptation on a CPU against its floor, and against the released algorithm in plain PyTorch.
 
-The released algorithm runs in a process of its own, as PyTorch comes: how this process uses memory
-would be lent to it otherwise; that is measured too. The floor of N steps is arithmetic: N times
-(forward + gradient to the activations) + 1 forward of the static network, in the memory layout
-that ours uses.
+What is timed is what an attack asks for at every iterate: logits, and the images' gradient. The
+floor of N steps is arithmetic: N + 1 times that of the static network, in the memory layout that
+ours uses. The released algorithm runs in a process of its own, as PyTorch comes, and in ours, which
+keeps the memory that it frees. Every instruction set and number of threads has new processes,
+because PyTorch reads them at its start: ``python -m tests.benchmarks.adaptation`` measures the one
+that the environment asks for.
 """
 
 from __future__ import annotations
 
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -16,23 +25,86 @@ from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
 from dentbench.compute.backend import Engine
-from dentbench.compute.precision import Bfloat16
-from dentbench.zoo.download.cache import default_cache
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
-from tests.benchmarks.pairs import Work, ratio, timed
+from tests.benchmarks.pairs import Times, Work, ratio, times
 from tests.benchmarks.released import ReleasedDent
 
-STEPS = 6
-SUBJECTS = {
-    "AutoAttackResNet18": (64, (3, 32, 32), 1, 7),
-    "cifar10-resnet20-robust": (128, (3, 32, 32), 1, 15),
-    "digits-robust": (128, (1, 8, 8), 10, 25),
-}
-"""Each network's batch, image shape, how many calls in a row are timed together, and how often.
+CPU = torch.device("cpu")
 
-What is compared is timed within seconds of each other: a shared machine is at times slower.
-"""
+
+@dataclass(frozen=True)
+class Subject:
+    """What is timed on a network; see :func:`tests.benchmarks.pairs.times`."""
+
+    batch: int
+    shape: tuple[int, int, int]
+    calls: int = 1
+    rounds: int = 5
+    seconds: float = 60.0
+    steps: int = 6
+
+
+SUBJECTS = {
+    "digits-robust": Subject(128, (1, 8, 8), calls=5, rounds=9),
+    "cifar10-resnet20-robust": Subject(64, (3, 32, 32)),
+    "AutoAttackResNet18": Subject(32, (3, 32, 32), rounds=2),
+}
+DRY = {"digits-robust": Subject(2, (1, 8, 8), rounds=1, steps=2)}
+
+INSTRUCTION_SETS: Mapping[str, Mapping[str, str]] = {
+    "all": {},
+    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
+}
+"""Which of the CPU's instructions PyTorch and oneDNN may use, and the environment that says so."""
+
+
+def configurations(dry: bool = False) -> Iterator[list[dict[str, Any]]]:
+    """Yield what was measured so far, after every instruction set with 1 and 2 threads.
+
+    An instruction set is left out where the CPU has no other.
+    """
+    found: list[dict[str, Any]] = []
+    for threads in (1,) if dry else (1, 2):
+        for name, asked in INSTRUCTION_SETS.items():
+            if name != "all" and not dry and _has_only(name, found):
+                continue
+            found.append({"instructions allowed": name, **_in_new_process(asked, threads, dry)})
+            yield found
+
+
+def _has_only(name: str, found: list[dict[str, Any]]) -> bool:
+    """Tell whether the CPU has nothing beyond an instruction set, by what was measured first."""
+    return name == found[0]["PyTorch"] and name in found[0]["oneDNN"].split()
+
+
+def _in_new_process(asked: Mapping[str, str], threads: int, dry: bool) -> dict[str, Any]:
+    count = str(threads)
+    environment = {**os.environ, **asked, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
+    command = [sys.executable, "-m", __name__, *(["--dry"] if dry else [])]
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure(subjects: Mapping[str, Subject]) -> dict[str, Any]:
+    """Return what this process computes with, and the seconds and ratios of every subject."""
+    return {
+        "PyTorch": torch.backends.cpu.get_cpu_capability(),
+        "oneDNN": onednn_instructions(),
+        "threads": torch.get_num_threads(),
+        "networks": {name: compare(name, one) for name, one in subjects.items()},
+    }
+
+
+def onednn_instructions() -> str:
+    """Return the instruction set that oneDNN says it uses in this environment."""
+    work = "import torch; torch.nn.Conv2d(16, 16, 3)(torch.rand(4, 16, 8, 8))"
+    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
+    command = [sys.executable, "-c", work]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = re.search(r"cpu,isa:(.*)", done.stdout)
+    return told[1].strip() if told else "not told"
 
 
 def attack_gradient(classify: nn.Module, x: Tensor) -> None:
@@ -42,80 +114,62 @@ def attack_gradient(classify: nn.Module, x: Tensor) -> None:
     torch.autograd.grad(logits.logsumexp(1).sum(), x)
 
 
-@torch.no_grad()
-def logits(classify: nn.Module, x: Tensor) -> None:
-    classify(x)
-
-
-def subject(name: str, device: torch.device) -> tuple[nn.Module, Tensor]:
-    """Return one of :data:`SUBJECTS`, as it comes, and a batch of noise."""
-    batch, shape, *_ = SUBJECTS[name]
+def network_and_noise(name: str, subject: Subject) -> tuple[nn.Module, Tensor]:
+    """Return a network, as it comes, and a batch of noise."""
     torch.manual_seed(0)
-    network = load_model(name).network.to(device).eval().requires_grad_(False)
-    return network, torch.rand(batch, *shape, device=device)
+    network = load_model(name).network.eval().requires_grad_(False)
+    return network, torch.rand(subject.batch, *subject.shape)
 
 
-def released_works(name: str, device: torch.device) -> dict[str, Work]:
+def released_works(name: str, subject: Subject) -> dict[str, Work]:
     """Return what the released algorithm is timed at."""
-    network, x = subject(name, device)
-    released = ReleasedDent(network, STEPS)
-    return {
-        "released": lambda: logits(released, x),
-        "released, attack gradient": lambda: attack_gradient(released, x),
-    }
+    network, x = network_and_noise(name, subject)
+    released = ReleasedDent(network, subject.steps)
+    return {"released alone": lambda: attack_gradient(released, x)}
 
 
-def measure(name: str, device: torch.device) -> dict[str, Any]:
+def compare(name: str, subject: Subject) -> dict[str, Any]:
     """Return the median seconds of one network's works, and the ratios that matter."""
-    plain, x = subject(name, device)
-    beside = ReleasedDent(plain, STEPS)
-    engine = Engine.chosen(plain, device, x[:32], cache=default_cache())
-    network = engine.prepare(plain, device, x[:1])
-    ours, low = (
-        Dent(one, DentSpec(steps=STEPS), prepare=False) for one in (network, Bfloat16(network))
-    )
+    plain, x = network_and_noise(name, subject)
+    beside = ReleasedDent(plain, subject.steps)
+    ours = Dent(plain, DentSpec(steps=subject.steps))
+    static = Engine.chosen(plain, CPU, x[:2]).prepare(plain, CPU, x[:2])
     with torch.no_grad():
-        assert (ours(x) - beside(x)).abs().mean() < 1e-2  # the same algorithm, on noise
-        agreement = float((ours(x).argmax(1) == low(x).argmax(1)).float().mean())
-    *_, calls, rounds = SUBJECTS[name]
-    with elsewhere(released_works, name, device) as released:
-        works = {
-            "static forward": lambda: logits(network, x),
-            "static forward and gradient": lambda: attack_gradient(network, x),
-            "dent": lambda: logits(ours, x),
-            "released": released["released"],
-            "dent, attack gradient": lambda: attack_gradient(ours, x),
-            "released, attack gradient": released["released, attack gradient"],
-            "dent bf16, attack gradient": lambda: attack_gradient(low, x),
-            "released in this process, attack gradient": lambda: attack_gradient(beside, x),
+        few = x[:4]
+        assert (ours(few) - beside(few)).abs().mean() < 1e-2  # the same algorithm, on noise
+    with elsewhere(released_works, name, subject) as released:
+        works: dict[str, Work] = {
+            "static": lambda: attack_gradient(static, x),
+            "dent": lambda: attack_gradient(ours, x),
+            "released in one process": lambda: attack_gradient(beside, x),
+            **released,
         }
-        seconds = timed(works, rounds, calls=calls)
+        found = times(works, subject.rounds, calls=subject.calls, limit=subject.seconds)
+    cpu = {work: one.cpu for work, one in found.items()}
+    wall = {work: one.wall for work, one in found.items()}
     return {
-        "batch": len(x),
-        "rounds": rounds,
-        "calls in a row": calls,
-        "seconds": {work: round(median(found), 5) for work, found in seconds.items()},
-        **ratios(seconds),
-        "bf16 agreement": agreement,
+        "batch": subject.batch,
+        "steps": subject.steps,
+        "rounds": len(cpu["dent"]),
+        "calls in a row": subject.calls,
+        "CPU time": summary(cpu, subject.steps),
+        "wall time": summary(wall, subject.steps),
     }
 
 
-def ratios(seconds: dict[str, list[float]]) -> dict[str, float]:
-    """Return the floor, and the medians over the rounds of what is compared with what."""
-    forward, gradient = seconds["static forward"], seconds["static forward and gradient"]
-    floor = [STEPS * g + f for f, g in zip(forward, gradient, strict=True)]
-    released = seconds["released, attack gradient"]
-    beside = seconds["released in this process, attack gradient"]
-    ours = seconds["dent, attack gradient"]
-    compared = {
-        "dent over floor": (seconds["dent"], floor),
-        "released over dent": (seconds["released"], seconds["dent"]),
-        "released over dent, attack gradient": (released, ours),
-        "released over dent bf16, attack gradient": (
-            released,
-            seconds["dent bf16, attack gradient"],
+def summary(seconds: Mapping[str, list[float]], steps: int) -> dict[str, Any]:
+    """Return the medians of the works' seconds, and of the rounds' ratios that have a goal."""
+    ours = seconds["dent"]
+    floor = [(steps + 1) * one for one in seconds["static"]]
+    return {
+        "seconds": {work: round(median(one), 5) for work, one in seconds.items()},
+        "dent over floor": round(ratio(ours, floor), 3),
+        "released over dent, one process": round(
+            ratio(seconds["released in one process"], ours), 3
         ),
-        "released in this process over dent, attack gradient": (beside, ours),
+        "released over dent, alone": round(ratio(seconds["released alone"], ours), 3),
     }
-    found = {what: round(ratio(*pair), 3) for what, pair in compared.items()}
-    return {"floor": round(median(floor), 5), **found}
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(DRY if "--dry" in sys.argv else SUBJECTS)))
