@@ -15,7 +15,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -27,7 +27,7 @@ from dentbench import Dent, DentSpec
 from dentbench.compute.backend import Engine
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
-from tests.benchmarks.pairs import Times, Work, ratio, times
+from tests.benchmarks.pairs import Work, ratio, times
 from tests.benchmarks.released import ReleasedDent
 
 CPU = torch.device("cpu")
@@ -59,23 +59,27 @@ INSTRUCTION_SETS: Mapping[str, Mapping[str, str]] = {
 """Which of the CPU's instructions PyTorch and oneDNN may use, and the environment that says so."""
 
 
-def configurations(dry: bool = False) -> Iterator[list[dict[str, Any]]]:
-    """Yield what was measured so far, after every instruction set with 1 and 2 threads.
+def configurations(
+    allowed: Mapping[str, Mapping[str, str]] = INSTRUCTION_SETS,
+    threads: Sequence[int] = (1, 2),
+    dry: bool = False,
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield what was measured so far, after every instruction set with every number of threads.
 
-    An instruction set is left out where the CPU has no other.
+    An instruction set is left out where the CPU has no other. ``dry``: tiny, to see that it runs.
     """
     found: list[dict[str, Any]] = []
-    for threads in (1,) if dry else (1, 2):
-        for name, asked in INSTRUCTION_SETS.items():
-            if name != "all" and not dry and _has_only(name, found):
-                continue
-            found.append({"instructions allowed": name, **_in_new_process(asked, threads, dry)})
-            yield found
+    for count in threads:
+        for name, asked in allowed.items():
+            if not found or not _has_only(name, found[0]):
+                measured = _in_new_process(asked, count, dry)
+                found.append({"instructions allowed": name, **measured})
+                yield found
 
 
-def _has_only(name: str, found: list[dict[str, Any]]) -> bool:
-    """Tell whether the CPU has nothing beyond an instruction set, by what was measured first."""
-    return name == found[0]["PyTorch"] and name in found[0]["oneDNN"].split()
+def _has_only(name: str, everything: Mapping[str, Any]) -> bool:
+    """Tell whether an instruction set is all that the CPU has."""
+    return name == everything["PyTorch"] and name in everything["oneDNN"].split()
 
 
 def _in_new_process(asked: Mapping[str, str], threads: int, dry: bool) -> dict[str, Any]:

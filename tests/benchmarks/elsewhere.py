@@ -18,7 +18,6 @@ import torch
 
 from tests.benchmarks.pairs import Work
 
-
 CLOCK = "CPU seconds"
 """What is asked for in place of a work: how much CPU time the process has used so far."""
 
