@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks import checks
+from dentbench.attacks import autoattack, checks
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
 from dentbench.evaluation import record_maker
@@ -42,6 +42,18 @@ def ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
     monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
     monkeypatch.setattr(record_maker, "planted", lambda *_: unasked)
+
+
+def shorten_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let AutoAttack standard's Square ask 200 times: on a linear model it finds nothing more."""
+    set_budget = autoattack._set_budget
+
+    def fewer(attack: Any, plan: Any, spec: Any, name: str, classes: int) -> None:
+        set_budget(attack, plan, spec, name, classes)
+        if name == "square":
+            attack.n_queries = 200
+
+    monkeypatch.setattr(autoattack, "_set_budget", fewer)
 
 
 # --- runs of a small network ----------------------------------------------------------------------

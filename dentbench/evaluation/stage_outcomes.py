@@ -28,7 +28,7 @@ from dentbench.evaluation.workers.executor import Executor, make_executor
 from dentbench.evaluation.workers.placement import AUTO, Placement
 from dentbench.evaluation.workers.worker import Task, Worker
 from dentbench.evaluation.workers.worker_count import with_worker_count
-from dentbench.records.checkpoint import Points, RunFolder
+from dentbench.records.checkpoint import Points, RunFolder, Stamp
 from dentbench.records.claims import load_claim
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
@@ -69,7 +69,8 @@ class StageOutcomes:
             )
         self.worker = Worker(inputs, device, engine, given)
         self.computed = 0
-        self._read: dict[object, BatchOutcome] = {}
+        # Every round asks for the outcomes of all rounds before it: a file is read once.
+        self._read: dict[Stamp, tuple[BatchOutcome, bool]] = {}
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
         if placement.workers != AUTO:
             _ = self.executor  # an error in it is raised before hours are spent
@@ -133,7 +134,7 @@ class StageOutcomes:
 
     def folder(self, spec: EvalSpec) -> RunFolder:
         """Return the folder of a spec's outcomes and notes."""
-        return RunFolder(self.options.results, spec)
+        return RunFolder(self.options.results, spec, self._read)
 
     def _completed(self, spec: EvalSpec, stage: str, units: Sequence[range]) -> list[BatchOutcome]:
         """Compute and store missing outcomes, as the only process at it; return all."""
@@ -166,14 +167,7 @@ class StageOutcomes:
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
         """Return a stored outcome, if the present code of its stage computed it."""
         keeps = self._keeps_points(spec, stage)
-        folder = self.folder(spec)
-        # Every round asks for the outcomes of all rounds before it: a file is read once.
-        stamp = folder.stamp(stage, unit), keeps
-        stored = self._read.get(stamp)
-        if stored is None:
-            stored = folder.load(stage, unit, with_points=keeps)
-            if stored is not None:
-                self._read[stamp] = stored
+        stored = self.folder(spec).load(stage, unit, with_points=keeps)
         present = stored is not None and stored.versions == cascade.versions(spec, stage)
         return stored if present else None
 

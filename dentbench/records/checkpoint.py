@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -75,12 +75,25 @@ def stored_outcomes(results: Path, key: str, stage: str) -> list[BatchOutcome]:
     return outcomes
 
 
-class RunFolder:
-    """The checkpoint folder of one run; ``results`` is the results folder."""
+Stamp: TypeAlias = tuple[str, int, int, int]
+"""What tells one file from another: path, inode, bytes, and nanoseconds of its last change."""
 
-    def __init__(self, results: Path, spec: EvalSpec) -> None:
+
+class RunFolder:
+    """The checkpoint folder of one run; ``results`` is the results folder.
+
+    ``read``: outcomes read before, and whether they have points, so that a file is read once.
+    """
+
+    def __init__(
+        self,
+        results: Path,
+        spec: EvalSpec,
+        read: dict[Stamp, tuple[BatchOutcome, bool]] | None = None,
+    ) -> None:
         self.spec = spec
         self.path = run_path(results, spec.key())
+        self._read = {} if read is None else read
 
     def clear(self) -> None:
         """Forget every outcome of this run."""
@@ -113,18 +126,6 @@ class RunFolder:
         finally:
             lock.release()
 
-    def stamp(self, stage: str, unit: int) -> tuple[str, int, int, int] | None:
-        """Return the identity of an outcome's stored file; None where there is none.
-
-        Path, inode, size in bytes, and time of the last change in nanoseconds.
-        """
-        path = self._file(stage, unit)
-        try:
-            seen = path.stat()
-        except OSError:
-            return None
-        return str(path), seen.st_ino, seen.st_size, seen.st_mtime_ns
-
     def load(self, stage: str, unit: int, *, with_points: bool = False) -> BatchOutcome | None:
         """Return a stored outcome, or None when it is not there.
 
@@ -133,18 +134,22 @@ class RunFolder:
         """
         path = self._file(stage, unit)
         try:
-            file = path.open("rb")
+            seen = path.stat()
+            stamp = str(path), seen.st_ino, seen.st_size, seen.st_mtime_ns
+            file = None if stamp in self._read else path.open("rb")
         except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error}") from error
-        try:
-            with file, np.load(file, allow_pickle=False) as archive:
-                outcome = _outcome_in(archive, stage, unit)
-                has_points = "points" in archive.files
-        except Exception as error:  # a damaged file may raise anything
-            _set_aside(path, error)
-            return None
+        if file is not None:
+            try:
+                with file, np.load(file, allow_pickle=False) as archive:
+                    outcome = _outcome_in(archive, stage, unit)
+                    self._read[stamp] = outcome, "points" in archive.files
+            except Exception as error:  # a damaged file may raise anything
+                _set_aside(path, error)
+                return None
+        outcome, has_points = self._read[stamp]
         return None if with_points and not has_points else outcome
 
     def load_points(self, stage: str, unit: int) -> Points:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import Run
+from tests.helpers import Run, shorten_square
 from tests.panel.subjects import planted
 
 OWN = """
@@ -49,8 +49,11 @@ def command(defense: str, *more: str) -> tuple[str, ...]:
     return ("evaluate", *own, *data, *more)
 
 
-def test_a_gain_that_holds_is_met_or_too_small(dentbench: Run) -> None:
+def test_a_gain_that_holds_is_met_or_too_small(
+    dentbench: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Smoothing takes away what only the attacker uses: a gain with a closed form."""
+    shorten_square(monkeypatch)
     run = command("projecting", "--protocol", "all", "--require-gain")
     code, out, err = dentbench(*run, "5")
     assert code == 0 and "required" not in err, (out, err)

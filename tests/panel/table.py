@@ -97,9 +97,9 @@ FEW: Final = Setting(count=24, batch=24, attack="standard", iterations=None)
 """AutoAttack standard on few images, as ``holds`` requires."""
 
 DIGITS: Final = Setting(
-    data=lambda: subjects.digits(48),
-    count=48,
-    batch=48,
+    data=lambda: subjects.digits(24),
+    count=24,
+    batch=24,
     iterations=5,
     eps=subjects.DIGITS_EPS,
 )

@@ -8,6 +8,7 @@ import pytest
 
 from dentbench.records.results_csv import read
 from dentbench.spec.evaluation import ProtocolSpec
+from tests.helpers import shorten_square
 from tests.panel import honest, masking
 from tests.panel.table import FEW
 from tests.panel.test_verdicts import run, said_of
@@ -20,8 +21,11 @@ WEAK = ProtocolSpec(
 )
 
 
-def test_a_gain_does_not_hold_under_weakened_protocols(tmp_path: Path) -> None:
+def test_a_gain_does_not_hold_under_weakened_protocols(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The defense truly holds, and under the full budgets that is said (see the table)."""
+    shorten_square(monkeypatch)
     weak = run(honest.Projection, tmp_path, FEW, settings=WEAK)
     assert weak.verdict.p_value < 0.05 and weak.verdict.gain_points > 0, said_of(weak)
     assert weak.verdict.kind == "undecided" and weak.verdict.doubts, said_of(weak)
