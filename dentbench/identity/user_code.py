@@ -196,12 +196,22 @@ def _reimport(name: str) -> ModuleType:
         files = source_files(Path(there.origin)) if there is not None and there.origin else ()
         # By name too: what another folder has under the same name is not what is imported here.
         beside = {name.partition(".")[0], *(file.stem for file in files)}
+        inodes = {_inode(file) for file in files} - {None}
         for other, loaded in list(sys.modules.items()):
-            known = Path(getattr(loaded, "__file__", None) or "").resolve()
-            if known in files or (other.partition(".")[0] in beside and not is_library(other)):
+            known = _inode(getattr(loaded, "__file__", None) or "") in inodes
+            if known or (other.partition(".")[0] in beside and not is_library(other)):
                 del sys.modules[other]
     _imported.pop(name, None)
     return importlib.import_module(name)
+
+
+def _inode(file: Path | str) -> tuple[int, int] | None:
+    """Return what is the same of one file under all its names; None where there is none."""
+    try:
+        seen = Path(file).stat()
+    except OSError:
+        return None
+    return seen.st_dev, seen.st_ino
 
 
 def working_folder_first() -> AbstractContextManager[None]:
