@@ -40,9 +40,9 @@ class Dent(nn.Module):
     loss is over, when an image is to get the same answer in batches of any size; by default, as
     in the released code, the images given. ``loss``: one in place of the spec's. ``prepare``: the
     copy is computed as in an evaluation, from the first images on: faster, the same but for the
-    last bits. ``recorded`` and ``answered``: what makes something faster of the work of
-    :meth:`adapt` and of :meth:`predict` in this module, such as
-    :class:`~dentbench.compute.cuda_graphs.Captured` and
+    last bits; on a CPU this process keeps the memory that it frees. ``recorded`` and ``answered``:
+    what makes something faster of the work of :meth:`adapt` and of :meth:`predict` in this module,
+    such as :class:`~dentbench.compute.cuda_graphs.Captured` and
     :class:`~dentbench.compute.answer_graphs.CapturedAnswer`. Raises
     :class:`~dentbench.errors.ModelError` for a model without the layers that it is to adapt.
     Source: the paper (arXiv 2105.08714) and its released code, which has no blur and knows

@@ -57,8 +57,7 @@ class Engine:
         """
         network = _ready(network, device)
         full_float32()
-        if device.type == "cpu":
-            keep_freed_memory()
+        _prepare_memory(device)
         if self.channels_last:
             network = network.to(memory_format=torch.channels_last)
         return joined_if_same(network, images.to(device))
@@ -70,9 +69,15 @@ def prepared_by_rule(network: nn.Module, images: Tensor) -> nn.Module:
     ``images`` (B, C, H, W) in [0, 1]: some to try it on, on the network's device. The network
     itself is changed.
     """
+    _prepare_memory(images.device)
     if is_channels_last_faster(network, images.device, images, None):
         network = network.to(memory_format=torch.channels_last)
     return joined_if_same(network, images)
+
+
+def _prepare_memory(device: torch.device) -> None:
+    if device.type == "cpu":
+        keep_freed_memory()
 
 
 def in_eval_mode(network: nn.Module) -> nn.Module:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dentbench import Dent, DentSpec
 from dentbench.attacks.counting import CallCounter, CountedNetwork
+from dentbench.compute import backend
 from dentbench.compute.bn_relu_fusion import JoinedForward
 from tests.reference import tiny_network
 
@@ -95,3 +96,16 @@ def test_a_network_that_cannot_be_traced_stays_as_it_is() -> None:
     expected = Dent(tiny_network(), SPECS[0])(IMAGES)
     torch.testing.assert_close(dent(IMAGES), expected, rtol=1e-5, atol=1e-5)
     assert not isinstance(dent.network.forward, JoinedForward)
+
+
+@pytest.mark.parametrize("prepare", [True, False])
+def test_freed_memory_is_kept_as_in_an_evaluation(
+    prepare: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[None] = []
+    monkeypatch.setattr(backend, "keep_freed_memory", lambda: kept.append(None))
+    dent = Dent(tiny_network(), DentSpec(steps=1), prepare=prepare)
+    assert not kept
+    dent(IMAGES)
+    dent(IMAGES)
+    assert len(kept) == prepare
