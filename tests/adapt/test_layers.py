@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from dentbench.adapt.dent import Dent
 from dentbench.errors import ModelError, SpecError
 from dentbench.evaluation.input_checks import same_network
+from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
 from tests.reference import tiny_network
 
@@ -181,13 +182,13 @@ def test_rows_that_are_not_the_images_are_refused_instance_wise() -> None:
 @pytest.mark.parametrize("layers", KINDS)
 def test_the_network_of_dents_layers_is_compared_with_the_one_handed_in(layers: str) -> None:
     network = mixed()
-    trial = same_network.Trial.of(network, IMAGES)
-    assert trial is not None
-    same_network.require_same_in_dent(trial, network, DentSpec(layers=layers))
+    reference = Reference.of(network, IMAGES)
+    assert reference is not None
+    same_network.require_same_in_dent(reference, network, DentSpec(layers=layers))
     other = copy.deepcopy(network)
     other[-1].weight.data *= 1.5
     with pytest.raises(ModelError, match="with no step its logits"):
-        same_network.require_same_in_dent(trial, other, DentSpec(layers=layers))
+        same_network.require_same_in_dent(reference, other, DentSpec(layers=layers))
 
 
 def test_a_key_of_batchnorm_is_that_of_before_there_was_a_choice() -> None:
