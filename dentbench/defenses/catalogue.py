@@ -27,12 +27,12 @@ class DefenseCard:
     """What a built-in defense is.
 
     ``function``: "module:name" of what makes it, called with the network and the settings.
-    ``version``: the number of its code, raised when its answers change.
-    ``settings``: names and defaults; a given value is of the default's type; a number is positive,
-    and a share or a rate at most 1 unless it is one of ``above_one``. ``claim``: what its paper
-    says of it, in few words. ``separable``: as of a spec. ``published_protocol``: the one that its
-    own paper attacked it by; that of dent's paper where it attacked nothing. ``views``: those of a
-    spec, of the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
+    ``version``: the number of its code, raised when its answers change. ``settings``: names and
+    defaults; a given value is of the default's type; a number is positive, and a share or a rate at
+    most 1 unless it is one of ``above_one``. ``claim``: what its paper says of it, in few words.
+    ``separable`` and ``random``: as of a spec. ``published_protocol``: the one that its own paper
+    attacked it by; that of dent's paper where it attacked nothing. ``views``: those of a spec, of
+    the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
 
     function: str
@@ -43,6 +43,7 @@ class DefenseCard:
     above_one: frozenset[str] = frozenset()
     claim: str = ""
     separable: bool = False
+    random: bool = False
     published_protocol: str = "published"
     views: Callable[[Mapping[str, Any]], int] = lambda settings: 1
     batchnorm: bool = False
@@ -201,6 +202,7 @@ DEFENSES.add(
         settings={"keep": 0.1, "sigma": Fraction(4, 255)},
         claim="up to 3.4 points under white-box, 3.8 under black-box, 1.5 under adaptive attacks",
         separable=True,
+        random=True,
         views=lambda settings: 2,
     ),
 )
@@ -315,6 +317,7 @@ def built_in(name: str, settings: Mapping[str, Any] | None = None) -> DefenseSpe
         name=name,
         settings=tuple(values.items()),
         separable=card.separable,
+        random=card.random,
         published_protocol=card.published_protocol,
         views=card.views(values),
     )

@@ -21,9 +21,9 @@ def spec_of_factory(
 
     ``settings`` are handed to the callable by name; texts that are numbers, or true or false,
     become so. The callable's attribute ``separable = True`` says that its defense answers each
-    image on its own, its attribute ``name`` what tables call it, unless ``title`` does, and
-    ``published_protocol`` by which protocol its paper attacked it. Raises
-    :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    image on its own, ``random = True`` that it draws answers by chance, its attribute ``name`` what
+    tables call it, unless ``title`` does, and ``published_protocol`` by which protocol its paper
+    attacked it. Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
     """
     factory, files = _load(text)
     values = {name: _plain(value) for name, value in (settings or {}).items()}
@@ -32,6 +32,7 @@ def spec_of_factory(
         settings=tuple(values.items()),
         sha256=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
+        random=getattr(factory, "random", False) is True,
         title=title or _title_of(factory),
         published_protocol=_published_protocol(factory, text),
     )
@@ -50,6 +51,7 @@ def spec_of_object(defense: object) -> DefenseSpec:
         name=name,
         sha256=fingerprint(defense),
         separable=getattr(defense, "separable", False) is True,
+        random=getattr(defense, "random", False) is True,
         title=_title_of(defense),
         published_protocol=_published_protocol(defense, name),
     )

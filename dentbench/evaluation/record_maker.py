@@ -129,9 +129,10 @@ class RecordMaker:
                 folder.drop_note(f"{stage}/{NOTE}")
                 outcomes[stage] = self.stages.outcomes(spec, stage)
         keep = self.context.options.save_adversarial
-        return load_or_judge(
+        judgement = load_or_judge(
             self.context, self.pristine, spec, outcomes, draws=draws, keep_points=keep
         )
+        return replace(judgement, declared_random=sanity_checks.is_declared_random(spec))
 
     def _static_outcomes(
         self, spec: EvalSpec, stages: Sequence[str], first: int

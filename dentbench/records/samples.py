@@ -102,7 +102,7 @@ def _of_record(record: Record, results: Path) -> pd.DataFrame | None:
         return None
     judged = {name: _judged(record, results, name, stages[name]) for name in stages}
     natural = _column(stages[NATURAL], "correct")
-    random = is_random(judged[NATURAL])
+    random = record.chance is not None or is_random(judged[NATURAL])
     names = record.protocol.split() or [NATURAL]
     return pd.concat(
         [_rows(record, name, stages[name], judged[name], natural, random) for name in names]

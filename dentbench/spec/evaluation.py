@@ -291,6 +291,8 @@ class EvalSpec:
                 "views",
             ):  # what is said of it changes no number
                 del determined["defense"][name]
+            if not self.defense.random:
+                del determined["defense"]["random"]  # a key of before it could be said stays
         elif self.defense is not None and self.defense.layers == DentSpec.layers:
             del determined["defense"]["layers"]  # a key of before there was a choice stays
         return digest({**determined, "plan": self.attack.resolved})[:16]

@@ -39,6 +39,7 @@ def probed(
     norm: str = "Linf",
     copies: bool = True,
     iterations: int = 20,
+    random: bool = False,
 ) -> dict[str, Check]:
     """Probe what ``defense`` makes, as the runner does."""
     x = tiny_images(COUNT)
@@ -56,6 +57,7 @@ def probed(
         labels=labels_of(small_network(), x),
         threat=ThreatModel(norm, 0.05),
         separable=separable,
+        random=random,
         steps=None,
         seed=1,
         iterations=iterations,
@@ -190,3 +192,11 @@ def test_natural_accuracy_against_the_card() -> None:
     require_natural(off, force=True)
     with pytest.raises(ModelError, match="--force"):
         require_natural(off, force=False)
+
+
+def test_a_defense_declared_random_is_taken_at_its_word() -> None:
+    found = probed(small_network, random=True)
+    assert failing(found) == {"repeatable"}
+    assert "declared to be random" in found["repeatable"].sentence
+    assert found["separable"].passed is None
+    assert "random answers hide" in found["separable"].sentence

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 from fractions import Fraction
+from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
+import dentbench
+from dentbench.attacks.checks import failed
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.defenses.build import build
 from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.stand_ins import WIDTH, rounded
 from dentbench.errors import ModelError, SpecError
-from dentbench.spec.evaluation import DataSpec, EvalSpec, ModelSpec
+from dentbench.spec.evaluation import AttackSpec, DataSpec, EvalSpec, ModelSpec
+from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.models import load_model
 from tests.reference import tiny_network
 
 
@@ -311,3 +317,23 @@ def test_an_answer_costs_at_most_what_a_dry_run_says(
     most = stage_passes(whole, "natural", 10) * len(x)
     assert counter.forwards <= most.forwards and counter.backwards <= most.backwards
     assert counter.forwards > most.forwards / 2, "and not much less"
+
+
+@pytest.mark.whole_checks
+def test_masks_of_a_noisy_pass_are_declared_to_be_drawn(tmp_path: Path) -> None:
+    """Few images show it: draws are compared, and no check takes the chance for a memory."""
+    spec, digits = built_in("ig-defense"), load_dataset("digits")
+    assert spec.random and "random" not in str(built_in("jpeg").settings)
+    found = dentbench.evaluate(
+        load_model("digits-robust").network,
+        *(part[:16] for part in (digits.images, digits.labels)),
+        defense=spec,
+        attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 5), iterations=2),
+        protocols="transfer",
+        results=tmp_path,
+        progress=None,
+    )
+    names = {check.name for check in failed(found.defended.checks)}
+    assert "repeatable" in names
+    assert not names & {"separable", "fresh-process", "same-verdict"}
+    assert json.loads(found.defended.chance or "")["draws"] == 10

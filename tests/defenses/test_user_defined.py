@@ -170,7 +170,9 @@ def test_a_changed_source_is_another_spec(tmp_path: Path, monkeypatch: pytest.Mo
     assert load_factory(second)(None) == (3, 0)
     (tmp_path / "own_defense.py").write_text(source + "make.separable = True\n")
     third = defense_spec("own_defense:make")
-    assert third.separable and not second.separable
+    assert third.separable and not second.separable and not third.random
+    (tmp_path / "own_defense.py").write_text(source + "make.random = True\n")
+    assert defense_spec("own_defense:make").random  # type: ignore[union-attr]
     with pytest.raises(SpecError, match="was changed"):
         load_factory(first)
     assert not (tmp_path / "__pycache__").exists()

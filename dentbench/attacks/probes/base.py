@@ -24,9 +24,10 @@ class Probe:
 
     ``make()`` returns the defense as it was before any question, each time afresh if it can be
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
-    ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable``: what the
-    spec declares; ``steps``: the adaptation steps of dent, None where there are none;
-    ``iterations``: those of the attack; ``network``: the static model, where it is asked too.
+    ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable`` and
+    ``random``: what the spec declares; ``steps``: the adaptation steps of dent, None where there
+    are none; ``iterations``: those of the attack; ``network``: the static model, where it is asked
+    too.
     """
 
     make: Callable[..., Classifier]
@@ -39,6 +40,7 @@ class Probe:
     seed: int
     iterations: int = 100
     network: Classifier | None = None
+    random: bool = False
 
     @property
     def few(self) -> tuple[Tensor, Tensor]:

@@ -46,8 +46,16 @@ def ask_twice(probe: Probe) -> tuple[Classifier, tuple[Answers, ...]]:
     return defense, tuple(Answers(kind, x, defense(x), defense(x)) for kind, x in kinds)
 
 
-def repeatable(answers: Sequence[Answers]) -> Check:
-    """Compare two answers to the same batch."""
+def is_random(probe: Probe, answers: Sequence[Answers]) -> bool:
+    """Return whether the defense is declared to be random, or its answers show it."""
+    return probe.random or max(reply.noise for reply in answers) > SAME
+
+
+def repeatable(answers: Sequence[Answers], *, declared_random: bool = False) -> Check:
+    """Compare two answers to the same batch; a defense declared to be random fails anyway.
+
+    Few images may show it, such as those near to the decision boundary.
+    """
     change, kind = _largest(answers, lambda reply: reply.noise)
     sentence = (
         "the same batch gets the same answer twice, natural and perturbed"
@@ -55,7 +63,12 @@ def repeatable(answers: Sequence[Answers]) -> Check:
         else f"the same batch gets two answers (logits of {kind} images differ by {change:.2g} of "
         "their range): the defense is random or remembers what it was asked; run the protocol eot"
     )
-    return Check(checks.REPEATABLE, change <= SAME, change, sentence)
+    if declared_random:
+        sentence = (
+            f"its answers are declared to be random (logits of {kind} images differed by "
+            f"{change:.2g} of their range); run the protocol eot"
+        )
+    return Check(checks.REPEATABLE, change <= SAME and not declared_random, change, sentence)
 
 
 @torch.no_grad()
@@ -74,7 +87,7 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
         change, kind = _largest(answers, alone, halved)
     except (RuntimeError, ValueError) as error:
         return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
-    if max(reply.noise for reply in answers) > SAME:
+    if is_random(probe, answers):
         text = "random answers hide whether they depend on batch mates"
         return Check(checks.SEPARABLE, None, change, text)
     depends = change > SAME
@@ -91,7 +104,7 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
 
 def modes(probe: Probe, answers: Sequence[Answers]) -> Check:
     """Compare answers where a gradient is wanted with those where none is."""
-    if not probe.copies and max(reply.noise for reply in answers) > SAME:
+    if not probe.copies and is_random(probe, answers):
         text = "random answers hide whether they depend on gradients being wanted"
         return Check(checks.MODES, None, None, text)
     change, kind = _largest(answers, lambda reply: _mode_change(probe, reply.points))

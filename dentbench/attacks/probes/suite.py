@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dentbench.attacks import checks
 from dentbench.attacks.catalogue import OWN_NORMS
-from dentbench.attacks.checks import SAME, Check
+from dentbench.attacks.checks import Check
 from dentbench.attacks.probes import consistency
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import climb_all
@@ -21,9 +21,9 @@ def probe(probe: Probe) -> tuple[Check, ...]:
     """
     ask_first(probe)
     defense, answers = consistency.ask_twice(probe)
-    random = max(reply.noise for reply in answers) > SAME
+    random = consistency.is_random(probe, answers)
     return (
-        consistency.repeatable(answers),
+        consistency.repeatable(answers, declared_random=probe.random),
         consistency.separable(probe, defense, answers),
         consistency.modes(probe, answers),
         consistency.logits(answers[0].first),

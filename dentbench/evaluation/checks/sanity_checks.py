@@ -77,6 +77,11 @@ def found_random(folder: RunFolder) -> bool:
     return any(check.name == soundness.REPEATABLE for check in soundness.failed(text))
 
 
+def is_declared_random(spec: EvalSpec) -> bool:
+    """Return whether a spec's defense is declared to draw its answers by chance."""
+    return getattr(spec.defense, "random", False) is True
+
+
 def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     """Return the probe of a spec: its defense on its first declared batch."""
     first = context.inputs.images[: spec.batches.size].to(context.worker.device)
@@ -97,6 +102,7 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
         labels=context.inputs.labels[: len(first)].to(context.worker.device),
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
+        random=is_declared_random(spec),
         steps=getattr(spec.defense, "steps", None),
         seed=seed,
         iterations=iterations_of(spec),

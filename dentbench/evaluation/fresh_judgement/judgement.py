@@ -14,15 +14,20 @@ from dentbench.records.outcome import NATURAL, BatchOutcome
 
 @dataclass(frozen=True)
 class Judgement:
-    """New answers by stage and batch; ``reason``: why not of new processes, or ""."""
+    """New answers by stage and batch; ``reason``: why not of new processes, or "".
+
+    ``declared_random``: whether the defense is declared to draw its answers.
+    """
 
     stages: Mapping[str, Sequence[Judged]]
     reason: str = ""
+    declared_random: bool = False
 
     @property
     def random(self) -> bool:
         """Whether an instance that is asked for the first time answers by chance."""
-        return is_random(self.stages.get(NATURAL, ()))
+        natural = self.stages.get(NATURAL, ())
+        return (self.declared_random and bool(natural)) or is_random(natural)
 
     def draws(self, stage: str) -> tuple[tuple[bool, ...], ...]:
         """Return, draw by draw, whether each image is right under a stage."""
