@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -242,7 +243,8 @@ class PairedMeans(Paired):
         """The two-sided p-value of the mean difference, of a deviate that allows for the effect."""
         if not self.tested:
             return 1.0
-        return 2 * NormalDist().cdf(NormalDist().inv_cdf(self.p / 2) / math.sqrt(self.effect))
+        tail = max(self.p / 2, sys.float_info.min)  # 0 where it is too small for a float
+        return 2 * NormalDist().cdf(NormalDist().inv_cdf(tail) / math.sqrt(self.effect))
 
     @property
     def interval(self) -> Interval:

@@ -380,6 +380,14 @@ def test_the_mean_difference_of_a_random_defense_allows_for_its_batches(make_rec
     assert (few.p_value, few.interval.low, few.significant) == (1.0, -100, False)
 
 
+def test_a_p_value_too_small_for_a_float_is_significant(make_record: Make) -> None:
+    gain = {"mean": 0.9, "low": 0.85, "high": 0.95, "p": 0.0}
+    chance = json.dumps({"draws": 10, "gain": gain})
+    settings = coupled([9] * 8, [0] * 8, chance=chance)
+    found = coupling.paired(pair(make_record, 30, MATES, 72, 0, 256, **settings)[1])
+    assert found is not None and found.significant and found.p_value < 1e-9
+
+
 def test_counts_that_do_not_fit_the_batches_are_not_used(make_record: Make) -> None:
     settings = coupled([10] * 5, [0] * 5)
     found = verdict(*pair(make_record, 100, MATES, 50, 0, 256, **settings))
