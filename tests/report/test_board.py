@@ -6,12 +6,14 @@ import json
 import re
 from dataclasses import replace
 from pathlib import Path
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from dentbench.errors import StoreError
+from dentbench.records.stopping import Stopped
 from dentbench.report import board as page
 from dentbench.report.formats.render import render
 from dentbench.report.pairing import Pair, pair_up
@@ -34,10 +36,31 @@ def judged(pairs: list[Pair], *found: tuple[str, float]) -> list[Any]:
         SimpleNamespace(
             static=pairs[0].static,
             defended=record,
-            verdict=SimpleNamespace(kind=kind, p_value=p_value),
+            verdict=SimpleNamespace(kind=kind, p_value=p_value, gain_low=-1.0, gain_high=1.0),
         )
         for kind, p_value in found
     ]
+
+
+def test_no_gain_is_corrected_for_how_many_there_are(pairs: list[Pair]) -> None:
+    """An interval of +-3 around 1.5 ends at 4.5: z = 3.5 / 3 x 1.96, p = 0.022, and 0.044 of two.
+
+    Of three it is 0.067.
+    """
+    assert 2 * NormalDist().cdf(-3.5 / 3 * 1.96) == pytest.approx(0.0222, abs=1e-4)
+    for number, kind in ((1, "no gain"), (2, "no gain"), (3, "undecided")):
+        found = judged(pairs, *[("no gain", 0.9)] * number)
+        for pair in found:
+            pair.verdict.gain_low, pair.verdict.gain_high = -1.5, 4.5
+        assert [entry.kind for entry in board.entries(found)] == [kind] * number
+
+
+def test_a_look_of_a_run_that_may_stop_asks_more_of_a_p_value(pairs: list[Pair]) -> None:
+    (pair,) = judged(pairs, ("holds", 0.02))
+    for level, kind in ((0.025, "holds"), (0.009, "undecided")):
+        stop = Stopped(rule="decided", images=128, of=512, level=level)
+        pair.defended = replace(pair.defended, stopped=stop.to_json())
+        assert [entry.kind for entry in board.entries([pair])] == [kind]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Final
 
 from dentbench.defenses.catalogue import DEFENSES
@@ -13,6 +14,7 @@ from dentbench.report import coupling, departures
 from dentbench.report.numbers import LEVEL, Points, Share
 from dentbench.report.pairing import Pair
 from dentbench.report.table import Cell, Column, Table
+from dentbench.report.verdict import GAIN_POINTS
 from dentbench.stats import holm
 
 COLUMNS: Final = (
@@ -35,8 +37,8 @@ NOTES: Final = (
     "to the static model under its own attack, as a paper would report it.",
     "Worst: right without an attack and under every protocol that was run; minus static: images "
     "gained and lost against the static model's worst case of equal effort, paired.",
-    "Verdict: as of one evaluation, but a difference counts if it is significant among all of the "
-    "model's (Holm 1979), and is undecided else.",
+    "Verdict: as of one evaluation, but a difference, and that a gain of 5 points is excluded, "
+    "count if they are significant among all of the model's (Holm 1979), and are undecided else.",
     "Cost: passes through the network, forward and backward, for an image's answer; the static "
     "model's is 1.",
 )
@@ -54,16 +56,35 @@ def entries(pairs: Sequence[Pair]) -> list[Entry]:
     """Return the pairs with their verdicts corrected for how many there are (Holm 1979).
 
     Of pairs of the same model, data set and attack, a difference in a verdict ("holds", "weaker
-    than static") is undecided unless its adjusted p-value is below the level.
+    than static") is undecided unless its adjusted p-value is below the level, and so is "no gain"
+    unless the gain that it excludes is excluded among all of them. Both are corrected by
+    themselves: a board errs in either with the chance of one evaluation. Of a run that may stop,
+    p-values count in units of the level of its look.
     """
     kinds: dict[int, str] = {}
     for group in by_model(pairs):
-        adjusted = holm([pair.verdict.p_value for pair in group])
-        for pair, p_value in zip(group, adjusted, strict=True):
+        differ = holm([_at_level(pair, pair.verdict.p_value) for pair in group])
+        exclude = holm([_at_level(pair, _exclusion(pair)) for pair in group])
+        for pair, different, excluded in zip(group, differ, exclude, strict=True):
             kind = pair.verdict.kind
-            said = kind in ("holds", "weaker than static")
-            kinds[id(pair)] = "undecided" if said and p_value >= LEVEL else kind
+            p_value = {"no gain": excluded, "undecided": 0.0}.get(kind, different)
+            kinds[id(pair)] = "undecided" if p_value >= LEVEL else kind
     return [Entry(pair, kinds[id(pair)]) for pair in pairs]
+
+
+def _at_level(pair: Pair, p_value: float) -> float:
+    """Return a p-value as it counts at the fixed level, where its look has another."""
+    return min(1.0, p_value * LEVEL / (2 * coupling.level_of(pair.defended)))
+
+
+def _exclusion(pair: Pair) -> float:
+    """Return the two-sided p-value of a gain of :data:`GAIN_POINTS`, of the normal interval."""
+    low, high = pair.verdict.gain_low, pair.verdict.gain_high
+    if high <= low or high - low >= 2 * 100:
+        return 1.0
+    normal = NormalDist()
+    deviate = -normal.inv_cdf(coupling.level_of(pair.defended)) / ((high - low) / 2)
+    return min(1.0, 2 * normal.cdf(-deviate * (GAIN_POINTS - (low + high) / 2)))
 
 
 def by_model(pairs: Sequence[Pair]) -> list[list[Pair]]:
