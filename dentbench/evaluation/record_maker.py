@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import queries_of
@@ -70,10 +70,7 @@ class RecordMaker:
             static = self._static_outcomes(spec, [*outcomes], first)
         checks, counted, chances = [*ready.checks], outcomes, {}
         if spec.defense is not None and attacked and thorough:
-            if {*ready.protocols} <= {*run}:
-                offered = applicable_protocols.offered(self.context, spec)
-                checks.append(planted(self.context, spec, run, offered))
-            checks.append(sanity_checks.ordered(self.context, spec, run))
+            checks += self._late_checks(spec, ready, run)
             again = self._judged_again(spec, outcomes)
             checks.append(again.check(outcomes))
             counted = again.applied(outcomes)
@@ -102,6 +99,13 @@ class RecordMaker:
         if reached.stopped is not None:
             record = _marked(record, reached.stopped)
         return record, counted
+
+    def _late_checks(self, spec: EvalSpec, ready: Ready, run: Sequence[str]) -> Iterator[Check]:
+        """Make the checks that need the protocols run: "planted", where all were, and "order"."""
+        if {*ready.protocols} <= {*run}:
+            offered = applicable_protocols.offered(self.context, spec)
+            yield planted(self.context, spec, run, offered)
+        yield sanity_checks.ordered(self.context, spec, run)
 
     def _completed(self, spec: EvalSpec, reached: Reached) -> list[str]:
         """Return the protocols that were reached and those that earlier runs completed so far.

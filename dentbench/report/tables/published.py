@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from fractions import Fraction
 from typing import Final
 
@@ -93,16 +93,9 @@ def _paired_table(
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [record for record in records if (record.mode, record.steps) in settings]
     statics = best_statics(records)
-    alone = [record for record in records if record.mode == "static" and _fits(record)]
     rows: list[list[object]] = []
     used: list[Record | None] = []
-    for row in wanted:
-        ours = best(
-            [record for record in defended if _slot(record) == _slot(row) and _fits(record)]
-        )
-        static = statics.get(id(ours)) or best(
-            [record for record in alone if record.model == row.model]
-        )
+    for row, static, ours in _beside(wanted, records, statics):
         if not_run or ours is not None or static is not None:
             rows += _paired_rows(row, table.decimals, static, ours, threat)
         used.append(ours)
@@ -113,17 +106,12 @@ def _paired_table(
         used.append(ours)
     order = [f"{MODES[mode]}, {steps} steps" for mode, steps in sorted(settings)]
     rows.sort(key=lambda row: order.index(str(row[0])))  # the paper's groups, each in one piece
+    coupled = (record for record in used if record is not None and not record.separable)
     notes = [*(published_notes(table.source) if papers else NOTES)]
-    if papers and any(
-        record and record.batching == "declared" and not record.separable for record in used
-    ):
+    if papers and any(record.batching == "declared" for record in coupled):
         notes.append(DECLARED)
-    title = f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})"
-    if not papers:
-        at = departures.threat_text(*threat)
-        title = f"Dent and its static models, {at}, not the paper's (in the layout of {table.name})"
     return Table.of(
-        title,
+        _title(table, threat),
         PAIRED_COLUMNS,
         rows,
         caption=f"{ACCURACY}, natural and under attack: the published protocol and, last, the "
@@ -131,6 +119,24 @@ def _paired_table(
         notes=tuple(notes),
         stub=2,
     )
+
+
+def _beside(
+    wanted: Sequence[PairedRow], records: Sequence[Record], statics: Mapping[int, Record]
+) -> Iterator[tuple[PairedRow, Record | None, Record | None]]:
+    """Yield each published row with our static and defended record of its settings, if any."""
+    fitting = [record for record in records if _fits(record)]
+    for row in wanted:
+        ours = best([record for record in fitting if _slot(record) == _slot(row)])
+        alone = [r for r in fitting if r.mode == "static" and r.model == row.model]
+        yield row, statics.get(id(ours)) or best(alone), ours
+
+
+def _title(table: PairedTable, threat: tuple[str, Fraction]) -> str:
+    if threat == THREAT:
+        return f"Dent and its static models on CIFAR-10, AutoAttack, Linf 8/255 ({table.name})"
+    at = departures.threat_text(*threat)
+    return f"Dent and its static models, {at}, not the paper's (in the layout of {table.name})"
 
 
 def _slot(row: Record | PairedRow) -> tuple[str, int | None, str]:
