@@ -203,7 +203,8 @@ def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
     _, _, said, _ = evaluated(
         tmp_path, defense, model=model, attack=attack, data=tuple(data), size=16
     )
-    assert said.kind in NOT_BETTER, said
+    # One batch is too few for a verdict on images that share it.
+    assert said.kind in (*NOT_BETTER, "undecided") and said.gain_points < 0, said
 
 
 def test_dent_gains_nothing(tmp_path: Path) -> None:
