@@ -46,9 +46,9 @@ class Subject:
 
 
 SUBJECTS = {
-    "digits-robust": Subject(128, (1, 8, 8), calls=5, rounds=9),
+    "digits-robust": Subject(128, (1, 8, 8), calls=5, rounds=7),
     "cifar10-resnet20-robust": Subject(64, (3, 32, 32)),
-    "AutoAttackResNet18": Subject(32, (3, 32, 32), rounds=2),
+    "AutoAttackResNet18": Subject(16, (3, 32, 32), rounds=2, seconds=30),
 }
 DRY = {"digits-robust": Subject(2, (1, 8, 8), rounds=1, steps=2)}
 
