@@ -9,6 +9,7 @@ from typing import Final
 from dentbench.attacks.cost import Passes, adapted
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.estimates.duration import Left, Speed, bound, speed_of, stages_of
+from dentbench.evaluation.memory.footprint import memory_kind
 from dentbench.spec.evaluation import EvalSpec
 
 MEMORY_SECONDS: Final = 0.5
@@ -53,8 +54,12 @@ def estimate(
     stages = stages_of(specs, protocols)
     stages = [pair for pair in stages if (pair[0].attack, pair[0].defense) in order]
     stages.sort(key=lambda pair: order.index((pair[0].attack, pair[0].defense)))
+    memory: dict[tuple[EvalSpec, str], int | None] = {}
     estimates = []
     for spec, stage in stages:
+        kind = spec, memory_kind(stage)
+        if kind not in memory:
+            memory[kind] = _memory(context, spec, stage, here)
         images = left(spec, stage)
         passes = bound(spec, stage, worker.classes) * images
         estimates.append(
@@ -65,7 +70,7 @@ def estimate(
                 forwards=passes.forwards,
                 backwards=passes.backwards,
                 seconds=(elsewhere or here).seconds(passes),
-                memory=_memory(context, spec, stage, here),
+                memory=memory[kind],
             )
         )
     return estimates

@@ -27,6 +27,15 @@ HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "surrogate-process", "batch-
 """The protocols that keep the graphs of several forward passes at a time."""
 
 
+def memory_kind(stage: str) -> str:
+    """Return which of four kinds a stage is: all of a kind take the same memory for a spec."""
+    if stage.startswith("gmsa"):
+        return "gmsa"
+    if stage in HEAVY:
+        return "unrolled"
+    return "answers" if stage in _FORWARD_ONLY else "gradient"
+
+
 def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images: Tensor) -> int:
     """Return about how many bytes a stage's tensors take for a batch, beside the model.
 
@@ -37,7 +46,7 @@ def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images
     """
     count = min(spec.batches.size, spec.data.count)
     look = look_of(spec, stage, defense, network)
-    gradient = stage not in _FORWARD_ONLY
+    gradient = memory_kind(stage) != "answers"
     few, more = (min(size, count, len(images)) for size in (2, 4))
     low = peak(look, images[:few], gradient)
     if count <= few:
@@ -49,9 +58,10 @@ def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images
 
 def look_of(spec: EvalSpec, stage: str, defense: Any, network: Classifier) -> Classifier:
     """Return the function, images to logits, that a stage differentiates at a time."""
-    if stage in ("unrolled", "surrogate-process", "batch-mates") and "unroll" in offers(defense):
+    kind = memory_kind(stage)
+    if kind == "unrolled" and "unroll" in offers(defense):
         return unrolled_defense(defense, spec)
-    if not stage.startswith("gmsa"):
+    if kind != "gmsa":
         return defense  # type: ignore[no-any-return]
 
     def all_networks(x: Tensor) -> Tensor:

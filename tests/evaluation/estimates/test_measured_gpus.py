@@ -9,7 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.evaluation.estimates import measured_gpus
+from dentbench.evaluation.memory.footprint import HEAVY, memory_kind
+from dentbench.records.outcome import NATURAL
 from tests.gpu import speeds
 
 IMAGE = torch.zeros(1, 3, 32, 32)
@@ -47,3 +50,9 @@ def test_another_is_scaled_by_its_arithmetic_and_a_small_one_is_not() -> None:
 
 def test_the_committed_file_is_made_of_the_committed_figures() -> None:
     assert Path(speeds.FILE).read_text() == speeds.text()
+
+
+def test_memory_is_measured_once_for_stages_that_take_the_same() -> None:
+    kinds = {name: memory_kind(name) for name in (NATURAL, *PROTOCOLS)}
+    assert set(kinds.values()) == {"answers", "gradient", "unrolled", "gmsa"}
+    assert {name for name, kind in kinds.items() if kind in ("unrolled", "gmsa")} == set(HEAVY)
