@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from types import ModuleType
 
@@ -10,7 +9,6 @@ import pytest
 import typer
 
 from dentbench.cli import app, config
-from dentbench.records.results_csv import read
 from tests.studies import pages
 from tests.studies.studies import FOLDER, STUDIES, Study
 
@@ -38,18 +36,3 @@ def test_the_committed_tables_are_what_report_renders(name: str, tmp_path: Path)
 @pytest.mark.parametrize("page", pages.READINGS, ids=lambda page: page.NAME)
 def test_the_pages_in_words_are_of_the_committed_records(page: ModuleType) -> None:
     assert (pages.RESULTS / page.NAME).read_text() == page.text(pages.RESULTS)
-
-
-def test_counts_of_the_second_story_are_on_the_board() -> None:
-    """Every count of the README's section about the board is one of its records'."""
-    section = Path("README.md").read_text().split("## The defenses of today")[1].split("\n## ")[0]
-    told = {(int(right), int(n)) for right, n in re.findall(r"\((\d+)/(\d+)\)", section)}
-    assert told
-    records = read(Path("results/board"))
-    known = {
-        (count, record.n)
-        for record in records
-        if record.defense in ("none", "anti-adversary", "et3")
-        for count in (record.robust_correct, *(record.protocol_counts or {}).values())
-    }
-    assert told <= known
