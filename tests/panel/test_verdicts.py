@@ -43,6 +43,7 @@ def run(
     setting: Setting = PLAIN,
     protocols: tuple[str, ...] = tuple(PROTOCOLS),
     settings: ProtocolSpec | None = None,
+    until: str | None = None,
 ) -> Evaluated:
     """Evaluate a planted defense by every protocol, with short budgets if the attack is short."""
     network, images, labels = setting.data()
@@ -60,6 +61,7 @@ def run(
         protocol_settings=settings or short,
         batch_size=setting.batch,
         precision=setting.precision,
+        until=until,
         results=results,
         progress=None,
         data_name="planted",
