@@ -1,4 +1,4 @@
-"""Planted defenses, run until the verdict is decided: it is the right one, and nothing holds early."""
+"""Planted defenses run until the verdict is decided: it is right, and nothing holds early."""
 
 from __future__ import annotations
 
