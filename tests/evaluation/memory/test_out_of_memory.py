@@ -134,7 +134,7 @@ LOCAL = Placement(workers=2, threads=1)
 RAY = Placement(executor="ray", workers=2, threads=1)
 
 
-@pytest.mark.parametrize("placement", [LOCAL, RAY])
+@pytest.mark.parametrize("placement", [LOCAL, pytest.param(RAY, marks=pytest.mark.sweep)])
 def test_workers_find_room_too(placement: Placement, tmp_path: Path) -> None:
     if placement.executor == "ray":
         pytest.importorskip("ray")
@@ -294,7 +294,7 @@ def test_a_coupled_batch_is_not_cut(
     assert list(map(compared, again)) == list(map(compared, records))
 
 
-@pytest.mark.parametrize("placement", [LOCAL, RAY])
+@pytest.mark.parametrize("placement", [LOCAL, pytest.param(RAY, marks=pytest.mark.sweep)])
 def test_a_worker_says_it_in_one_sentence_too(placement: Placement, tmp_path: Path) -> None:
     if placement.executor == "ray":
         pytest.importorskip("ray")
