@@ -184,7 +184,9 @@ def test_a_copy_leaves_recordings_behind(stand_in: type[StandIn]) -> None:
         recorded.network.network[5].weight.mul_(2)
         changed = recorded.network.network[5].weight
     assert not torch.equal(other.network.network[5].weight, changed)
-    assert torch.equal(other(x), Dent(network().requires_grad_(False), DentSpec(steps=1))(x))
+    fresh = Dent(network().requires_grad_(False), DentSpec(steps=1))
+    # It joins other layers, whose last bits differ where the CPU lacks AVX-512.
+    assert torch.allclose(other(x), fresh(x), atol=1e-5)
 
 
 def test_nothing_is_recorded_where_memory_is_short(
