@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 import typer
 
 from dentbench.cli import app, config
+from dentbench.records.results_csv import read
 from tests.studies import pages
 from tests.studies.studies import FOLDER, STUDIES, Study
 
@@ -36,3 +38,10 @@ def test_the_committed_tables_are_what_report_renders(name: str, tmp_path: Path)
 @pytest.mark.parametrize("page", pages.READINGS, ids=lambda page: page.NAME)
 def test_the_pages_in_words_are_of_the_committed_records(page: ModuleType) -> None:
     assert (pages.RESULTS / page.NAME).read_text() == page.text(pages.RESULTS)
+
+
+@pytest.mark.parametrize("folder", [pages.RESULTS, pages.RESULTS / "board"], ids=str)
+def test_committed_records_name_no_path_of_the_machine_that_made_them(folder: Path) -> None:
+    for record in read(folder):
+        for name, value in json.loads(record.source or "{}").items():
+            assert not Path(str(value)).is_absolute(), (record.key, name)
