@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from tests.studies.gain_page import of
+from tests.studies.reading import of, table_of
 
 NAME: Final = "blur.md"
 
@@ -18,7 +18,7 @@ THREATS: Final = {"Linf": "1.5/255", "L2": "0.2"}
 
 def text(results: Path) -> str:
     """Return the page."""
-    table = pd.read_csv(results / "results.csv", low_memory=False)
+    table = table_of(results)
     table = table[table["model"].eq(MODEL) & table["count"].eq(COUNT) & table["attack"].eq("quick")]
     worst = {norm: _worst(table, norm, eps) for norm, eps in THREATS.items()}
     linf = _of_threat(table, "Linf", THREATS["Linf"])

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from tests.studies.reading import of, table_of
+
 NAME: Final = "claims.md"
 
 STATIC, SHOT, ENTROPY = "6aed2b8e", "ed4951f8", "e5fa9231"
@@ -37,7 +39,7 @@ class Row:
 
     def counted(self, count: float) -> str:
         """Return a count beside its percentage, and the key that it is of."""
-        return f"{100 * count / self.images:.1f}% ({int(count)}/{self.images}, `{self.key}`)"
+        return f"{of(count, self.images)[:-1]}, `{self.key}`)"
 
     @property
     def natural(self) -> str:
@@ -60,7 +62,7 @@ class Row:
 
 def read(results: Path) -> dict[str, Row]:
     """Return the records by the first eight characters of their keys; later ones count."""
-    table = pd.read_csv(results / "results.csv", low_memory=False)
+    table = table_of(results)
     return {str(row["key"])[:8]: Row(str(row["key"])[:8], row) for _, row in table.iterrows()}
 
 

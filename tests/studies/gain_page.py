@@ -8,6 +8,8 @@ from typing import Any, Final
 
 import pandas as pd
 
+from tests.studies.reading import of, table_of
+
 NAME: Final = "gain.md"
 
 MODEL, DATA, COUNT = "cifar10-resnet20-robust", "CIFAR-10 (JPEG copy)", 256
@@ -18,17 +20,12 @@ SETTINGS: Final = ("loss", "statistics", "order", "batch_size")
 
 def rows(results: Path) -> pd.DataFrame:
     """Return the records of the study, a row each, the static ones first."""
-    table = pd.read_csv(results / "results.csv", low_memory=False)
+    table = table_of(results)
     chosen = table["model"].eq(MODEL) & table["dataset"].eq(DATA) & table["count"].eq(COUNT)
     chosen &= table["attack"].eq("quick") & table["eps"].eq("8/255")
     chosen &= table["mode"].isin(["static", "instance"])
     # A later record of the same run stands for it.
     return table[chosen].drop_duplicates("key", keep="last").reset_index(drop=True)
-
-
-def of(count: float, n: int = COUNT) -> str:
-    """Return a count beside its percentage."""
-    return f"{100 * count / n:.1f}% ({int(count)}/{n})"
 
 
 def text(results: Path) -> str:
@@ -47,12 +44,12 @@ def text(results: Path) -> str:
         data=DATA,
         count=COUNT,
         table=shown,
-        static=of(static.loc["given", "robust_correct"]),
-        published=of(_under(base, "published")),
+        static=of(static.loc["given", "robust_correct"], COUNT),
+        published=of(_under(base, "published"), COUNT),
         gained=_under(base, "published") - int(static.loc["given", "robust_correct"]),
         stale=_under(base, "published") - _under(base, "transfer"),
         left=_under(base, "unrolled") - int(static.loc["given", "robust_correct"]),
-        transfer=of(_under(base, "transfer")),
+        transfer=of(_under(base, "transfer"), COUNT),
         entropy=_under(entropy, "published"),
         shot=_under(base, "published"),
         entropy_worst=int(entropy["robust_correct"]),
@@ -91,11 +88,11 @@ def _mates(row: Any) -> str:
 def _line(row: Any, static: Any) -> dict[str, str]:
     counts = json.loads(row["by_protocol"])
     line = {name.replace("_", " "): str(row[name]) for name in SETTINGS}
-    line["natural"] = of(row["natural_correct"])
+    line["natural"] = of(row["natural_correct"], COUNT)
     for name in ("published", "transfer", "warm", "unrolled"):
-        line[name] = of(counts[name])
-    line["worst case"] = of(row["robust_correct"])
-    line["static alone"] = of(static["robust_correct"])
+        line[name] = of(counts[name], COUNT)
+    line["worst case"] = of(row["robust_correct"], COUNT)
+    line["static alone"] = of(static["robust_correct"], COUNT)
     return line
 
 
