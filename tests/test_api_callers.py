@@ -131,14 +131,14 @@ def test_constants_of_colors_do_not_fit_gray_images(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("change", [1e-7, -1e-9, 0.0])
 def test_rounding_beyond_the_range_is_clipped(change: float) -> None:
-    from dentbench.api import _dataset
+    from dentbench.api.arguments import dataset_of
 
     images = torch.where(X > 0.5, 1 + change, X) if change > 0 else torch.where(X < 0.5, change, X)
-    data = _dataset(images, Y, "mine").images[0:4]
+    data = dataset_of(images, Y, "mine").images[0:4]
     assert float(data.min()) >= 0 and float(data.max()) <= 1
     torch.testing.assert_close(data, images, rtol=0, atol=2e-7)
     with pytest.raises(DentBenchError, match="divide them by 255"):
-        _dataset(255 * X, Y, "mine")
+        dataset_of(255 * X, Y, "mine")
 
 
 def test_a_device_may_be_an_object(plain: tuple[Any, ...], tmp_path: Path) -> None:

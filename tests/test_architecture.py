@@ -55,8 +55,8 @@ FOLDERS: Final = MappingProxyType(
 
 HOMES: Final = MappingProxyType(
     {
-        # zoo.train is a maintenance command, no part of an evaluation.
-        "pyautoattack": {"attacks.autoattack", "zoo.train"},
+        # zoo.training_cards is of a maintenance command, no part of an evaluation.
+        "pyautoattack": {"attacks.autoattack", "zoo.training_cards"},
         "robustbench": {"zoo.robustbench_shim"},
         "typer": {"cli"},
         "ray": {"evaluation.workers.executor"},

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
-from dentbench.cli import options as opt
+from dentbench.cli.options import attacks, defenses, runs
 from dentbench.cli.shared import SharedOptions, with_shared
+
+if TYPE_CHECKING:
+    from dentbench.cli.running import Finished
 
 
 @with_shared
 def ablate(
     shared: SharedOptions,
-    mode: Annotated[
-        list[str] | None,
-        typer.Option("--mode", metavar="MODE", help="batch or instance. Default: batch."),
-    ] = None,
-    dent: opt.DentAxes = opt.NONE_GIVEN,
-    settings: opt.Settings = None,
-    threat: opt.Threats = None,
-    measure_time: Annotated[
-        bool,
-        typer.Option("--time/--no-time", help="Measure inference time beside the static model's."),
-    ] = True,
+    mode: defenses.Modes = None,
+    dent: defenses.DentAxes = defenses.NONE_GIVEN,
+    settings: defenses.Settings = None,
+    threat: attacks.Threats = None,
+    measure_time: runs.MeasureTime = True,
 ) -> None:
     """Attack dent part by part: the six rows of the paper's Table 2, batch-wise.
 
@@ -40,10 +35,7 @@ def ablate(
     from dentbench.errors import SpecError
     from dentbench.spec.evaluation import NO_ATTACK
     from dentbench.study import table2
-    from dentbench.study.parsing import (
-        is_corrupted,
-        parse_settings,
-    )
+    from dentbench.study.parsing import is_corrupted, parse_settings
     from dentbench.study.study import find_card, make_studies
 
     axes = {"mode": mode or (), **{name: values or () for name, values in dent.items()}}
@@ -66,13 +58,17 @@ def ablate(
         dry_run=shared.dry_run,
         gpu=shared.gpu,
     )
-    from dentbench.cli import showing
+    _show(finished, shared, is_table=table2.is_table2(axes))
+
+
+def _show(finished: Finished, shared: SharedOptions, *, is_table: bool) -> None:
+    """Print the records in the way that was asked for."""
+    from dentbench.cli import running, showing
 
     if shared.as_json:
         running.print_json(finished, verdicts=running.verdicts(finished, shared.results))
-        return
-    if shared.quiet:
+    elif shared.quiet:
         showing.show_verdicts(finished)
-        return
-    for study, records in finished:
-        showing.show_ablation(study, records, shared.results, table2=table2.is_table2(axes))
+    else:
+        for study, records in finished:
+            showing.show_ablation(study, records, shared.results, table2=is_table)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import typer
 
-from dentbench.cli import options as opt
+from dentbench.cli.options import downloads, output
 
 WRONG = 2
 """The exit code when something required does not work."""
 
 
 def doctor(
-    cache: opt.Cache = None, offline: opt.Offline = False, as_json: opt.AsJson = False
+    cache: downloads.Cache = None,
+    offline: downloads.Offline = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """List what is installed and works, and how to mend the rest.
 

@@ -12,15 +12,13 @@ import typer
 from dentbench.errors import FetchError
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import is_offline
+from dentbench.zoo.download.cached_files import cached_paths, is_cached, size_of
 from dentbench.zoo.download.sources import (
     FetchOptions,
     amount,
-    cached_paths,
     expected_bytes,
     fetch_dataset_file,
-    is_cached,
     links,
-    size_of,
 )
 
 if TYPE_CHECKING:

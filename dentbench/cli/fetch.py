@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from dentbench.cli import options as opt
+from dentbench.cli.options import downloads, output, runs
 
 if TYPE_CHECKING:
     from dentbench.zoo.download.sources import FetchOptions
@@ -20,46 +20,20 @@ LINKED: Final = 12
 
 
 def fetch(
-    config: opt.Config = None,
-    names: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[NAME]...", help="Models or data sets.", hidden=True),
-    ] = None,
-    model: Annotated[
-        list[str] | None, typer.Option("--model", metavar="NAME", help="A model; repeatable.")
-    ] = None,
-    dataset: Annotated[
-        list[str] | None, typer.Option("--dataset", metavar="NAME", help="A data set; repeatable.")
-    ] = None,
-    paper: Annotated[
-        bool, typer.Option("--paper", help="All models and data of the paper's tables.")
-    ] = False,
-    show: Annotated[
-        bool,
-        typer.Option(
-            "--list",
-            help="List what can be named, with links; NAMEs, or any words of theirs, restrict it, "
-            "as --dataset does to a data set and its models.",
-        ),
-    ] = False,
-    batchnorm: Annotated[
-        bool | None,
-        typer.Option(
-            "--batchnorm/--no-batchnorm", help="List only models with BatchNorm layers, or without."
-        ),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Check cached files against their hashes.")
-    ] = False,
-    remove: Annotated[bool, typer.Option("--remove", help="Remove files from the cache.")] = False,
-    by_hand: Annotated[
-        str | None,
-        typer.Option("--from", metavar="PATH|URL", help="Import one file from here instead."),
-    ] = None,
-    mirror: opt.Mirrors = None,
-    offline: opt.Offline = False,
-    cache: opt.Cache = None,
+    config: runs.Config = None,
+    names: downloads.Names = None,
+    model: downloads.ModelNames = None,
+    dataset: downloads.DatasetNames = None,
+    paper: downloads.Paper = False,
+    show: downloads.ListCards = False,
+    batchnorm: downloads.BatchNorm = None,
+    as_json: output.AsJson = False,
+    verify: downloads.Verify = False,
+    remove: downloads.Remove = False,
+    by_hand: downloads.ByHand = None,
+    mirror: downloads.Mirrors = None,
+    offline: downloads.Offline = False,
+    cache: downloads.Cache = None,
 ) -> None:
     """Bring models and data sets, named as NAMEs, into the cache, whole and verified.
 
@@ -197,7 +171,7 @@ def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
 def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     """Check every cached file; raise where one is wrong, after all are checked."""
     from dentbench.errors import FetchError
-    from dentbench.zoo.download.sources import cached_paths, is_cached, problems
+    from dentbench.zoo.download.cached_files import cached_paths, is_cached, problems
 
     present = [card for card in cards if cached_paths(card) and is_cached(card, folder)]
     wrong = {card.id: problems(card, folder) for card in present}
@@ -217,7 +191,7 @@ def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
 
 
 def _remove(cards: Sequence[Any], folder: Path) -> None:
-    from dentbench.zoo.download.sources import remove
+    from dentbench.zoo.download.cached_files import remove
 
     for card in cards:
         count = remove(card, folder)

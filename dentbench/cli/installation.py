@@ -18,7 +18,7 @@ from dentbench.errors import DentBenchError
 from dentbench.records.provenance import git_revision, version_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
-from dentbench.zoo.download.sources import cached_paths, is_cached, size_of
+from dentbench.zoo.download.cached_files import cached_paths, is_cached, size_of
 from dentbench.zoo.download.transfer import plain_reason
 from dentbench.zoo.download.verify import HashFile
 

@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from dentbench.cli.names import one_of
+from dentbench.cli.options import output, reports
+from dentbench.cli.options.reports import SUFFIXES, Format, TableName
 from dentbench.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -23,39 +23,6 @@ if TYPE_CHECKING:
 
 TERMINAL_ROWS = 200
 """Rows that a terminal shows at most; the newest are kept."""
-
-
-class Format(StrEnum):
-    """The format of a report."""
-
-    TERMINAL = "terminal"
-    MARKDOWN = "markdown"
-    LATEX = "latex"
-    CSV = "csv"
-    JSON = "json"
-    HTML = "html"
-
-
-class TableName(StrEnum):
-    """The table of a report."""
-
-    ONE = "1"
-    TWO = "2"
-    README = "readme"
-    PROTOCOLS = "protocols"
-    MATES = "batch-mates"
-    NATURAL = "natural"
-    ALL = "all"
-
-
-SUFFIXES = {
-    ".md": Format.MARKDOWN,
-    ".tex": Format.LATEX,
-    ".csv": Format.CSV,
-    ".json": Format.JSON,
-    ".html": Format.HTML,
-    ".txt": Format.TERMINAL,
-}
 
 
 @dataclass(frozen=True)
@@ -69,102 +36,21 @@ class Selection:
 
 
 def report(
-    table: Annotated[
-        TableName | None,
-        typer.Option(
-            "--table",
-            metavar="NAME",
-            **one_of("table", TableName),
-            help="Default: the paper's tables of what was run, then the rest; of csv and json, "
-            "all. 1 and 2: the paper's; readme: the released README's, all three beside the "
-            "published numbers; protocols: one row per attack on a defense; batch-mates: other "
-            "batches and malicious mates; natural: accuracy without an attack, by corruption; "
-            "all: one row per record.",
-        ),
-    ] = None,
-    not_run: Annotated[
-        bool,
-        typer.Option("--not-run", help="With the rows of the paper's tables that were not run."),
-    ] = False,
-    format: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            **one_of("format", Format),
-            help="terminal, markdown, latex, csv, json, or html: one page with verdicts, charts, "
-            "images and tables. Default: by --out's suffix, else terminal on a terminal and "
-            "markdown in a pipe.",
-        ),
-    ] = None,
-    results: Annotated[
-        Path, typer.Option("--results", help="Results folder.", metavar="DIR")
-    ] = Path("results"),
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", help="Write this file instead of printing.", metavar="FILE"),
-    ] = None,
-    figures: Annotated[
-        Path | None,
-        typer.Option(
-            "--figures",
-            help="Write every chart into this folder, as pdf, svg and png, sized for a column of "
-            "a paper; needs matplotlib (pip install 'dentbench[figures]').",
-            metavar="DIR",
-        ),
-    ] = None,
-    samples: Annotated[
-        Path | None,
-        typer.Option(
-            "--samples",
-            help="Write one row per image, protocol and record into this file, .parquet or .csv: "
-            "label, right or not, the attack that broke it, norms.",
-            metavar="FILE",
-        ),
-    ] = None,
-    standalone: Annotated[
-        bool, typer.Option("--standalone", help="latex: a whole document, which compiles.")
-    ] = False,
-    fragment: Annotated[
-        bool, typer.Option("--fragment", help="html: the table alone, for a page of your own.")
-    ] = False,
-    cite: Annotated[
-        bool,
-        typer.Option("--cite", help=r"latex: \cite the sources; their entries: --bibtex."),
-    ] = False,
-    bibtex: Annotated[
-        bool, typer.Option("--bibtex", help="Print the BibTeX entries of --cite and end.")
-    ] = False,
-    model: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--model", help="Only this model, by name or its beginning; repeatable.", metavar="NAME"
-        ),
-    ] = None,
-    where: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--where",
-            help="Only records with this value in a column of results.csv, such as mode=batch, a "
-            "range such as eps<=8/255 or n>=1000, or verdict=holds; repeatable.",
-            metavar="COLUMN=VALUE",
-        ),
-    ] = None,
-    latest: Annotated[
-        bool,
-        typer.Option(
-            "--latest/--all-rows",
-            help="Of equal runs a single row with all results, or all rows.",
-        ),
-    ] = True,
-    compare: Annotated[
-        tuple[Path, Path] | None,
-        typer.Option(
-            "--compare",
-            help="Two results.csv files or folders: which accuracies changed beyond the interval.",
-            metavar="A.csv B.csv",
-        ),
-    ] = None,
+    table: reports.TableOption = None,
+    not_run: reports.NotRun = False,
+    format: reports.FormatOption = None,
+    results: output.Results = Path("results"),
+    out: reports.Out = None,
+    figures: reports.Figures = None,
+    samples: reports.Samples = None,
+    standalone: reports.Standalone = False,
+    fragment: reports.Fragment = False,
+    cite: reports.Cite = False,
+    bibtex: reports.Bibtex = False,
+    model: reports.ModelNames = None,
+    where: reports.Where = None,
+    latest: reports.Latest = True,
+    compare: reports.Compare = None,
 ) -> None:
     """Lay out the results: static beside dent beside published, with intervals and verdicts.
 

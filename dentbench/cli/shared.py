@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
-from dentbench.cli import options as opt
+from dentbench.cli.options import attacks, defenses, downloads, models, output, runs
 from dentbench.cli.panels import HelpAll
 from dentbench.errors import SpecError
 from dentbench.evaluation.progress.names import Display
@@ -27,53 +27,53 @@ OWN_BEFORE: Final = "norm"
 class SharedOptions:
     """The options as given; each field's type declares the option, its parser and its help."""
 
-    config: opt.Config = None
-    model: opt.Model = None
-    arch: opt.Arch = None
-    normalize: opt.Normalize = None
-    expect_clean: opt.ExpectClean = None
-    dataset: opt.Dataset = None
-    data_name: opt.DataName = None
-    data_dir: opt.DataDir = None
-    preprocess: opt.Preprocess = None
-    norm: opt.Norm = None
-    eps: opt.Eps = None
-    attack: opt.Attack = None
-    iterations: opt.Iterations = None
-    targets: opt.Targets = None
-    queries: opt.Queries = None
-    protocol: opt.Protocols = None
-    protocol_set: opt.ProtocolSettings = None
-    no_cascade: opt.NoCascade = False
-    examples: opt.Examples = None
-    first: opt.First = 0
-    order: opt.Order = "given"
-    batch_size: opt.BatchSize = 128
-    batching: opt.Batching = "declared"
-    precision: opt.Precision = "fp32"
-    seed: opt.Seed = 0
-    device: opt.Device = "auto"
-    executor: opt.Executor = "local"
-    workers: opt.Workers = "auto"
-    threads: opt.Threads = None
-    address: opt.Address = None
-    compiling: opt.Compiling = "auto"
-    results: opt.Results = Path("results")
-    cache: opt.Cache = None
-    mirror: opt.Mirrors = None
-    offline: opt.Offline = False
-    rounds: opt.Rounds = None
-    until: opt.Until = None
-    time_limit: opt.TimeLimit = None
-    pass_limit: opt.PassLimit = None
-    fresh: opt.Fresh = False
-    save_adversarial: opt.SaveAdversarial = False
-    diagnostics: opt.Diagnostics = False
-    dry_run: opt.DryRun = False
-    progress: opt.Progress = Display.AUTO
-    quiet: opt.Quiet = False
-    as_json: opt.AsJson = False
-    force: opt.Force = False
+    config: runs.Config = None
+    model: models.Model = None
+    arch: models.Arch = None
+    normalize: models.Normalize = None
+    expect_clean: models.ExpectClean = None
+    dataset: models.Dataset = None
+    data_name: models.DataName = None
+    data_dir: models.DataDir = None
+    preprocess: models.Preprocess = None
+    norm: attacks.Norm = None
+    eps: attacks.Eps = None
+    attack: attacks.Attack = None
+    iterations: attacks.Iterations = None
+    targets: attacks.Targets = None
+    queries: attacks.Queries = None
+    protocol: attacks.Protocols = None
+    protocol_set: attacks.ProtocolSettings = None
+    no_cascade: attacks.NoCascade = False
+    examples: models.Examples = None
+    first: models.First = 0
+    order: models.Order = "given"
+    batch_size: runs.BatchSize = 128
+    batching: attacks.Batching = "declared"
+    precision: attacks.Precision = "fp32"
+    seed: attacks.Seed = 0
+    device: runs.Device = "auto"
+    executor: runs.Executor = "local"
+    workers: runs.Workers = "auto"
+    threads: runs.Threads = None
+    address: runs.Address = None
+    compiling: runs.Compiling = "auto"
+    results: output.Results = Path("results")
+    cache: downloads.Cache = None
+    mirror: downloads.Mirrors = None
+    offline: downloads.Offline = False
+    rounds: runs.Rounds = None
+    until: runs.Until = None
+    time_limit: runs.TimeLimit = None
+    pass_limit: runs.PassLimit = None
+    fresh: runs.Fresh = False
+    save_adversarial: output.SaveAdversarial = False
+    diagnostics: output.Diagnostics = False
+    dry_run: runs.DryRun = False
+    progress: output.Progress = Display.AUTO
+    quiet: output.Quiet = False
+    as_json: output.AsJson = False
+    force: models.Force = False
 
     @property
     def display(self) -> Display:
@@ -200,7 +200,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     own: list[inspect.Parameter] = []
     for parameter in [*inspect.signature(command).parameters.values()][1:]:
         if parameter.name == "dent":
-            own += opt.parameters_of(own_hints["dent"])
+            own += defenses.parameters_of(own_hints["dent"])
         else:
             hint = own_hints[parameter.name]
             own.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY, annotation=hint))
@@ -214,7 +214,7 @@ def with_shared(command: Callable[..., None]) -> Callable[..., None]:
     def run(**values: Any) -> None:
         del values[every.name]  # it has been answered
         given = SharedOptions(**{item.name: values.pop(item.name) for item in shared})
-        dent = {name: values.pop(name) for name in opt.DENT}
+        dent = {name: values.pop(name) for name in defenses.DENT}
         command(given, dent=dent, **values)
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from dentbench.cli import keys
-from dentbench.cli import options as opt
+from dentbench.cli.options import output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,7 +31,7 @@ def show(
         ),
     ],
     results: Annotated[Path, _RESULTS] = Path("results"),
-    as_json: opt.AsJson = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """Show everything about one record: verdict, what to do next, checks, protocols, command.
 
@@ -59,7 +59,7 @@ def list_records(
         typer.Argument(metavar="[WORD]...", help="Only records that have it.", hidden=True),
     ] = None,
     results: Annotated[Path, _RESULTS] = Path("results"),
-    as_json: opt.AsJson = False,
+    as_json: output.AsJson = False,
 ) -> None:
     """List the records of a results folder, the newest last: key, what was run, what was found.
 

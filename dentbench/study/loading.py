@@ -21,7 +21,8 @@ from dentbench.study.study import Study, check_names, data_default
 from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.download.sources import FetchOptions, is_cached
+from dentbench.zoo.download.cached_files import is_cached
+from dentbench.zoo.download.sources import FetchOptions
 from dentbench.zoo.models import LoadedModel, load_model, untrained_model
 from dentbench.zoo.pictures import Pictures
 

@@ -11,7 +11,8 @@ from rich import box
 from rich.table import Table
 
 from dentbench.zoo.cards import DatasetCard, ModelCard
-from dentbench.zoo.download.sources import expected_bytes, is_cached, links, size_of
+from dentbench.zoo.download.cached_files import is_cached, size_of
+from dentbench.zoo.download.sources import expected_bytes, links
 
 
 def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:

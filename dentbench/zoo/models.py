@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Final
 
 import torch
 from torch import nn
@@ -25,51 +24,14 @@ from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
 from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
+from dentbench.zoo.checkpoints import read_checkpoint, state_dict_of
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
 from dentbench.zoo.model_names import is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
+from dentbench.zoo.robustbench_weights import load_part
 from dentbench.zoo.timm_networks import TIMM, from_timm
-from dentbench.zoo.weights import (
-    StateDict,
-    load_state,
-    read_checkpoint,
-    require_values,
-    state_dict_of,
-    weights_sha256,
-)
-
-# Ensembles: for each checkpoint file, the part of the network and the key of its state dict.
-_PARTS: Final = {
-    "Bai2023Improving": (
-        (("comp_model.models.0", None),),
-        (("comp_model.models.1", None),),
-        (("comp_model.policy_net", "model"), ("comp_model.bn", "bn")),
-    ),
-    "Bai2024MixedNUTS": ((("std_model", None),), (("rob_model", None),)),
-}
-
-# Checkpoints that hold several states; RobustBench's choice among them.
-_CHOSEN_STATE: Final = {"Andriushchenko2020Understanding": "last"}
-
-# Checkpoints that RobustBench loads although they hold more than the network has places for.
-_SURPLUS: Final = frozenset(
-    {
-        "Andriushchenko2020Understanding",
-        "Augustin2020Adversarial",
-        "Augustin2020Adversarial_34_10",
-        "Augustin2020Adversarial_34_10_extra",
-        "Bai2024MixedNUTS",
-        "Chen2020Efficient",
-        "Engstrom2019Robustness",
-        "Huang2022Revisiting_WRN-A4",
-        "Pang2020Boosting",
-        "Rice2020Overfitting",
-        "Rony2019Decoupling",
-        "Wong2020Fast",
-        "Wu2020Adversarial",
-    }
-)
+from dentbench.zoo.weights import load_state, require_values, weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -123,7 +85,7 @@ def load_model(
         paths = fetch_model(card, request)
         network = build(card)
         for index, path in enumerate(paths):
-            _load_part(network, card, index, path)
+            load_part(network, card, index, path)
     else:
         network = build(card)
         path = _packaged_weights(card)
@@ -199,7 +161,7 @@ def fetch_model(card: ModelCard, request: FetchOptions) -> list[Path]:
         except ModelError:
             state_dict_of(read_checkpoint(path), path.name)
         else:
-            _load_part(network, card, index, path)
+            load_part(network, card, index, path)
 
     return fetch_model_files(card, request, check)
 
@@ -233,39 +195,6 @@ def _pyautoattack_example() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def _load_part(network: nn.Module, card: ModelCard, index: int, path: Path) -> None:
-    """Load checkpoint number ``index`` into the part of the network that it belongs to."""
-    checkpoint = read_checkpoint(path)
-    name = f"the checkpoint of {card.id}"
-    for part, key in _parts(card, index):
-        target = network.get_submodule(part)
-        chosen = checkpoint[key] if key is not None and key in checkpoint else checkpoint
-        state = _restructured(card, state_dict_of(chosen, name), target)
-        load_state(target, state, name, surplus_allowed=card.source_id in _SURPLUS)
-
-
-def _parts(card: ModelCard, index: int) -> tuple[tuple[str, str | None], ...]:
-    """The (submodule, key) pairs that a model's checkpoint number ``index`` fills."""
-    for prefix, parts in _PARTS.items():
-        if card.source_id.startswith(prefix):
-            return parts[index]
-    if len(card.weights) > 1:
-        return ((f"models.{index}", None),)
-    return (("", _CHOSEN_STATE.get(card.source_id)),)
-
-
-def _restructured(card: ModelCard, state: StateDict, network: nn.Module) -> StateDict:
-    """Old timm names of Swin transformers in today's; every other state dict as it is."""
-    if card.dataset != "imagenet" or "Swin" not in card.architecture:
-        return state
-    inner: Any = getattr(network, "model", network)
-    with contextlib.suppress(ImportError, AttributeError, KeyError, RuntimeError):
-        swin = importlib.import_module("timm.models.swin_transformer")
-        renamed: StateDict = swin.checkpoint_filter_fn(dict(state), inner)
-        return renamed
-    return state
 
 
 def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Module, str]:

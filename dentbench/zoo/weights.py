@@ -1,21 +1,11 @@
-"""Checkpoints read safely: no file ever runs code, and what does not fit is named.
-
-Torch's ``weights_only`` unpickler with a short list of harmless classes, then rules (not cases) for
-the ways in which checkpoints wrap and prefix a state dict.
-"""
+"""Load a state dict into a network, whatever its prefixes; name what does not fit; hash weights."""
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import importlib
-import importlib.util
-import pickle
 import re
-import zipfile
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 import torch
@@ -24,15 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from dentbench.errors import ModelError
 from dentbench.identity.fingerprint import fingerprint
-
-StateDict = dict[str, Tensor]
-
-WRAPPERS: Final = (
-    *("state_dict", "model_state_dict", "model_state", "net", "model", "network", "last"),
-    *("net_state_dict", "params", "weights", "parameters", "module", "classifier", "backbone"),
-    *("ema", "ema_state_dict", "state_dict_ema", "params_ema", "model_ema"),
-)
-"""Keys under which checkpoints keep the state dict beside other things, in order of preference."""
+from dentbench.zoo.checkpoints import StateDict
 
 CONSTANTS: Final = frozenset({"mu", "sigma", "mean", "std", "new_mean", "new_std"})
 """Last parts of the names of normalization constants, which the network's constructor sets."""
@@ -44,149 +26,6 @@ _COUNTERS: Final = frozenset(
 
 _MANY: Final = 0.25
 """The least share of the names that begin with what is taken for a prefix of them."""
-
-
-SAVE: Final = (
-    "save the weights alone where they were made: torch.save(model.state_dict(), FILE), or as "
-    "safetensors"
-)
-"""What to do about a file that cannot be read."""
-
-
-def _harmless() -> list[Any]:
-    """What checkpoints hold beside tensors: argparse's Namespace, NumPy's scalars and arrays."""
-    import numpy as np
-
-    new = importlib.util.find_spec("numpy._core") is not None  # since NumPy 2
-    core = importlib.import_module("numpy._core.multiarray" if new else "numpy.core.multiarray")
-    scalars = (np.float64, np.float32, np.int64, np.int32, np.bool_)
-    return [
-        argparse.Namespace,
-        np.dtype,
-        *(type(np.dtype(scalar)) for scalar in scalars),
-        (core.scalar, "numpy.core.multiarray.scalar"),
-        (core.scalar, "numpy._core.multiarray.scalar"),
-        np.ndarray,
-        (core._reconstruct, "numpy.core.multiarray._reconstruct"),
-        (core._reconstruct, "numpy._core.multiarray._reconstruct"),
-    ]
-
-
-def read_checkpoint(path: Path) -> Any:
-    """Return what a ``.pt``/``.pth`` or ``.safetensors`` file holds, tensors on the CPU.
-
-    Nothing in the file is executed. Raises :class:`~dentbench.errors.ModelError` for a file that is
-    missing, damaged, foreign, or asks for a class that is not on the list of harmless ones.
-    """
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}")
-    name = path.name.removesuffix(".part")
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        _refuse_compressed(path)
-        with torch.serialization.safe_globals(_harmless()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_undersized(found, path)
-        return found
-    except pickle.UnpicklingError as error:
-        raise ModelError(_refused(name, str(error))) from error
-    except Exception as error:  # torch and zipfile raise many kinds for damaged files
-        words = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
-        raise ModelError(
-            f"{name} is not a checkpoint that can be read ({words}); {SAVE}"
-        ) from error
-
-
-def _refused(name: str, said: str) -> str:
-    """Return what to say of a file that torch's safe unpickler refuses with some words."""
-    named = re.search(r"(?:GLOBAL|Unsupported class|global:?)\s+[`']?([\w]+(?:\.[\w]+)+)", said)
-    what = f"asks for {named[1]}" if named else "is damaged or asks for code"
-    return (
-        f"{name} {what}, which a checkpoint of weights has no need for; it was refused and nothing "
-        f"in it was executed; {SAVE}"
-    )
-
-
-def _refuse_compressed(path: Path) -> None:
-    """Torch stores tensors uncompressed; a compressed member is foreign and may be a bomb."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            if any(member.compress_type != zipfile.ZIP_STORED for member in archive.infolist()):
-                raise ValueError("its members are compressed, which torch never does")
-
-
-def _refuse_undersized(found: object, path: Path) -> None:
-    """Refuse storages that declare more bytes than the file has, before any of them is read.
-
-    Recent versions of torch refuse them on loading; older ones hand out memory that is not theirs.
-    """
-    storages = {
-        storage.data_ptr(): storage.nbytes()
-        for storage in (tensor.untyped_storage() for tensor in _tensors(found))
-    }
-    size = path.stat().st_size
-    if sum(storages.values()) > size:
-        raise ValueError(f"it declares {sum(storages.values()):,} bytes of tensors in {size:,}")
-
-
-def _tensors(value: object) -> Iterator[Tensor]:
-    """Yield every tensor in nested mappings and sequences, each container once."""
-    waiting, seen = [value], set()
-    while waiting:
-        held = waiting.pop()
-        if isinstance(held, Tensor):
-            yield held
-        elif isinstance(held, Mapping | list | tuple) and id(held) not in seen:
-            seen.add(id(held))
-            waiting += held.values() if isinstance(held, Mapping) else held
-
-
-def _is_state(value: object) -> bool:
-    return (
-        isinstance(value, Mapping)
-        and len(value) > 0
-        and all(isinstance(key, str) for key in value)
-        and all(isinstance(item, Tensor) for item in value.values())
-    )
-
-
-def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS) -> StateDict:
-    """Return the state dict in a checkpoint: itself, or what a known key wraps, at any depth.
-
-    Raises :class:`~dentbench.errors.ModelError` where there is none.
-    """
-    seen = checkpoint
-    for _ in range(4):
-        if _is_state(seen):
-            return dict(seen)
-        inner = _unwrap(seen, wrappers)
-        if inner is None:
-            break
-        seen = inner
-    held = ", ".join(map(str, list(checkpoint)[:6])) if isinstance(checkpoint, Mapping) else ""
-    raise ModelError(
-        f"{name} holds no state dict; found {type(checkpoint).__name__}"
-        + (f" with {held}" if held else "")
-    )
-
-
-def _unwrap(value: object, wrappers: Sequence[str]) -> object | None:
-    if not isinstance(value, Mapping):
-        return None
-    for key in wrappers:
-        if isinstance(value.get(key), Mapping):
-            inner: object = value[key]
-            return inner
-    states = [item for item in value.values() if _is_state(item)]
-    if len(states) == 1:  # under whatever name
-        state: object = states[0]
-        return state
-    # Some state dicts keep a stray setting beside their tensors.
-    tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
-    return tensors if tensors and len(tensors) * 2 > len(value) else None
 
 
 def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import torch
 
-from dentbench.zoo import train
+from dentbench.zoo import train, training_cards
 from dentbench.zoo.training import Split, nominal
 from tests.gpu.figures import machine
 from tests.gpu.parts import Setting
@@ -32,7 +32,7 @@ def run(setting: Setting) -> None:
     weights, model = train.trained(recipe, data.to(setting.device), setting.scratch)
     seconds = time.perf_counter() - started
     shutil.copyfile(weights, setting.out / weights.name)
-    correct = train.count_natural(model, kept.to(setting.device))
+    correct = training_cards.count_natural(model, kept.to(setting.device))
     found = {
         "epochs": recipe.epochs,
         "images": len(data.labels),

@@ -23,7 +23,7 @@ from dentbench.zoo import cards, datafiles, datasets
 from dentbench.zoo.arrays import Dataset, slice_of
 from dentbench.zoo.cards import DATASETS, DatasetCard
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.download.sources import is_cached, problems, remove
+from dentbench.zoo.download.cached_files import is_cached, problems, remove
 from dentbench.zoo.download.transfer import Policy
 from tests.zoo.download.loopback import Loopback
 

@@ -20,14 +20,9 @@ from torch import Tensor, nn
 from dentbench.errors import FetchError, ModelError, UnknownNameError
 from dentbench.zoo import models, robustbench_shim
 from dentbench.zoo.cards import MODELS, ModelCard
+from dentbench.zoo.checkpoints import read_checkpoint, state_dict_of
 from dentbench.zoo.models import build, load_model
-from dentbench.zoo.weights import (
-    fit_names,
-    load_state,
-    read_checkpoint,
-    state_dict_of,
-    weights_sha256,
-)
+from dentbench.zoo.weights import fit_names, load_state, weights_sha256
 from tests.zoo.download.loopback import Loopback
 
 EMBEDDED = [card for card in MODELS.values() if card.source == "embedded"]

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from dentbench.spec.evaluation import DentSpec
 from dentbench.zoo.denoisers import DENOISERS, DenoiserRecipe, load_denoiser
 from dentbench.zoo.networks import NETWORKS, Normalize, _EveryNth
-from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, count_natural, read_digits
-from dentbench.zoo.train import DIGITS as DIGITS_SOURCE
+from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, read_digits
 from dentbench.zoo.training import perturb
+from dentbench.zoo.training_cards import DIGITS as DIGITS_SOURCE
+from dentbench.zoo.training_cards import count_natural
 
 SHAPES = {"DigitsResNet": (1, 8, 8), "ResNet-20": (3, 32, 32)}
 WEIGHTS = sorted(ASSETS.glob("*.safetensors"))

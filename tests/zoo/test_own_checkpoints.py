@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.errors import ModelError, UnknownNameError
+from dentbench.zoo.checkpoints import state_dict_of
 from dentbench.zoo.model_names import is_checkpoint
 from dentbench.zoo.models import load_model
-from dentbench.zoo.weights import state_dict_of
 
 NET = """
 from torch import nn

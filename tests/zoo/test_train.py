@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.errors import DataError
-from dentbench.zoo import train
+from dentbench.zoo import train, training_cards
 from dentbench.zoo.training import Recipe, Split, Training, augment, fit, nominal, perturb
 
 TINY = replace(train.DIGITS_ROBUST, epochs=2, batch=32, steps=2, crop=1, flip=True)
@@ -117,20 +117,20 @@ def test_robust_counts_match_a_linear_models_exact_ones() -> None:
     margin.scatter_(1, labels[:, None], float("inf"))
     expected = int((margin.amin(1) > 0).sum())
     assert 0 < expected < 64
-    assert train.count_robust(model, x, labels, eps, train.APGD) == expected
+    assert training_cards.count_robust(model, x, labels, eps, training_cards.APGD) == expected
 
 
 def test_a_model_and_its_card_are_written(
     digits: Split, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train, "count_robust", lambda *_: 7)
+    monkeypatch.setattr(training_cards, "count_robust", lambda *_: 7)
     recipe = nominal(replace(TINY, epochs=1))
     weights, model = train.trained(recipe, digits, tmp_path)
-    train.describe(recipe, train.DIGITS, digits, weights)
+    training_cards.describe(recipe, training_cards.DIGITS, digits, weights)
     card = json.loads((tmp_path / "digits-nominal.json").read_text(encoding="utf-8"))
     assert card["measured"]["natural"]["total"] == 96
     assert card["autoattack"] == round(100 * 7 / 96, 2)
-    assert card["measured"]["natural"]["correct"] == train.count_natural(model, digits)
+    assert card["measured"]["natural"]["correct"] == training_cards.count_natural(model, digits)
     assert card["training"]["recipe"]["steps"] == 0
     assert card["training"]["threads"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == [
@@ -179,7 +179,7 @@ def test_cifar10_weights_trained_elsewhere_are_described(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As a GPU trains them: a function call there, the card made here."""
-    monkeypatch.setattr(train, "count_robust", lambda *_: 7)
+    monkeypatch.setattr(training_cards, "count_robust", lambda *_: 7)
     pixels = torch.randint(256, (32, 3, 32, 32), generator=rng(), dtype=torch.uint8)
     data = Split(pixels, torch.arange(32) % 10, white=255)
     recipe = replace(nominal(train.CIFAR10_ROBUST), epochs=1, batch=16)

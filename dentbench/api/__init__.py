@@ -1,0 +1,230 @@
+"""The evaluation as a function: any nn.Module, any tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dentbench.api.arguments import (
+    attack_of,
+    copy_of,
+    dataset_of,
+    defense_spec_of,
+    normalization_of,
+    protocol_name,
+    protocols_listed,
+    require_kind,
+    schedule_of,
+)
+from dentbench.api.evaluated import Evaluated
+from dentbench.attacks.base import Defense
+from dentbench.errors import staying
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import RunInputs
+from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.events import Progress
+from dentbench.evaluation.progress.names import DISPLAYS
+from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.schedule import Schedule
+from dentbench.evaluation.workers.placement import Placement, device_named
+from dentbench.paths import expanded
+from dentbench.spec.evaluation import (
+    AttackSpec,
+    BatchPlan,
+    DefenseSpec,
+    DentSpec,
+    EvalSpec,
+    ModelSpec,
+    ProtocolSpec,
+)
+from dentbench.study.parsing import OwnModel, require_channels
+from dentbench.study.study import choose_protocols
+from dentbench.zoo.arrays import Dataset, slice_of
+from dentbench.zoo.models import code_of, normalized
+from dentbench.zoo.weights import weights_sha256
+
+__all__ = ["Evaluated", "evaluate"]
+
+
+def evaluate(
+    model: nn.Module,
+    images: Tensor | Any,
+    labels: Tensor | Any,
+    *,
+    defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
+    attack: AttackSpec | str | None = None,
+    eps: Fraction | float | str | None = None,
+    norm: str | None = None,
+    protocols: str | Sequence[str | Callable[..., Any]] = (),
+    protocol_settings: ProtocolSpec | None = None,
+    batch_size: int = 128,
+    seed: int = 0,
+    precision: str = "fp32",
+    compiling: str = "auto",
+    normalize: tuple[Sequence[float], Sequence[float]] | None = None,
+    expect_clean: float | None = None,
+    force: bool = False,
+    name: str = "my model",
+    data_name: str = "my data",
+    until: str | None = None,
+    time_limit: str | None = None,
+    pass_limit: int | None = None,
+    results: str | Path = "results",
+    device: str | torch.device = "auto",
+    progress: Progress | str | None = "auto",
+) -> Evaluated:
+    """Attack a model without and with a defense; return the static and the defended record.
+
+    ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
+    from 0: tensors, NumPy arrays or lists. ``model`` maps such images to logits (N, classes) and
+    is not changed; ``normalize``, mean and standard deviation per channel, is put in front of one
+    that does not normalize them itself. Where its natural accuracy, in percent, is not
+    ``expect_clean``, or is no better than chance, the run is stopped by
+    :class:`~dentbench.errors.ModelError`, and by :class:`~dentbench.errors.SpecError` for an
+    ``eps`` that can hardly be meant, such as Linf 8 for 8/255; ``force`` goes on. ``defense`` is
+    the released dent and ``attack`` AutoAttack standard, Linf 8/255, by default; it may be a
+    name, with ``eps`` ("8/255", 8 / 255) and ``norm`` beside it. ``device`` is a GPU where there is
+    one. ``protocols`` are names of the catalogue ("all" for every one), or functions of a module
+    that take an attack context and return points, as text "module:callable" or themselves;
+    ``protocol_settings``: how they attack.
+
+    A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
+    maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
+    that makes such a thing of the network. Protocols that need more than it offers are skipped,
+    and the record says so. Passes are counted where they go through the network handed in: one
+    that brings a network of its own has none. Unless it has ``separable = True`` its answers are
+    taken to depend on the batch. One that holds
+    what has no stable writing is refused.
+
+    ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
+    what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
+    lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a callback, called with
+    every event of :mod:`dentbench.evaluation.progress.events`. Records and per-image flags are
+    written to the folder ``results``, from where a second call goes on. ``until`` "decided" stops
+    when the verdict is decided; ``time_limit`` (such as "2h") and ``pass_limit`` end after as many
+    rounds of batches as fit: see ``--until``, ``--time-limit`` and ``--pass-limit``. Raises
+    :class:`~dentbench.errors.DentBenchError` for what can be mended.
+
+    >>> import tempfile, torch
+    >>> from fractions import Fraction
+    >>> network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(),
+    ...                         nn.Linear(144, 10)).eval()
+    >>> images = torch.rand(6, 3, 8, 8)
+    >>> labels = network(images).argmax(1)
+    >>> attack = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = evaluate(network, images, labels, defense=DentSpec(steps=1),
+    ...                             attack=attack, results=folder, progress="none")
+    >>> static, dent = found
+    >>> static.natural_correct, dent.n, sorted(dent.protocol_counts)
+    (6, 6, ['published', 'transfer'])
+    >>> found.table.title  # a notebook shows the table itself
+    'my model on my data, Linf 1/255, instance-wise dent, 1 step'
+    >>> found.verdict.kind
+    'undecided'
+    """
+    with _plain_torch():
+        return _evaluated(
+            model,
+            dataset_of(images, labels, require_kind("data_name", data_name, str)),
+            defense=defense,
+            attack=attack_of(attack, eps, norm),
+            protocols=protocols_listed(protocols),
+            protocol_settings=require_kind(
+                "protocol_settings", protocol_settings, ProtocolSpec, optional=True
+            ),
+            batch_size=batch_size,
+            seed=seed,
+            precision=precision,
+            compiling=compiling,
+            own=OwnModel(normalize=normalization_of(normalize), expect_clean=expect_clean),
+            force=force,
+            schedule=schedule_of(until, time_limit, pass_limit),
+            name=require_kind("name", name, str),
+            results=expanded(require_kind("results", results, str, Path)),
+            device=device_named(str(device)),
+            progress=progress,
+        )
+
+
+def _evaluated(
+    model: nn.Module,
+    dataset: Dataset,
+    *,
+    defense: Any,
+    attack: AttackSpec,
+    protocols: Sequence[str | Callable[..., Any]],
+    protocol_settings: ProtocolSpec | None,
+    batch_size: int,
+    seed: int,
+    precision: str,
+    compiling: str,
+    own: OwnModel,
+    force: bool,
+    schedule: Schedule,
+    name: str,
+    results: Path,
+    device: str,
+    progress: Progress | str | None,
+) -> Evaluated:
+    """Evaluate a model on checked data; see :func:`evaluate`."""
+    settings = ProtocolSpec() if protocol_settings is None else protocol_settings
+    names = [protocol_name(protocol) for protocol in protocols]
+    choose_protocols(names, settings)  # refused before anything is hashed
+    data = slice_of(dataset)
+    require_channels(own.normalize, data[0].shape[1])
+    network = normalized(copy_of(model), own.normalize)
+    static = EvalSpec(
+        model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
+        data=data[2],
+        batches=BatchPlan(size=batch_size),
+        attack=attack,
+        seed=seed,
+        precision=precision,
+    )
+    inputs = RunInputs(
+        network=network,
+        images=data[0],
+        labels=data[1],
+        expected_natural=own.expect_clean,
+    )
+    chosen = defense_spec_of(defense)
+    run = choose_protocols(names, settings, [chosen])
+    named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
+    given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
+    placement = Placement(devices=(device,), compiling=compiling)
+    options = RunOptions(results=results, placement=placement, force=force, schedule=schedule)
+    specs = [static, replace(static, defense=chosen, protocols=settings)]
+    with _shown(progress) as shown:
+        return Evaluated(*Evaluation(inputs, options, shown, given).run(specs, run))
+
+
+@contextmanager
+def _plain_torch() -> Iterator[None]:
+    """Give the same answer whatever gradient mode, autocast, default dtype or device is set."""
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.enable_grad())
+        for kind in ("cpu", "cuda"):
+            stack.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.callback(torch.set_default_dtype, dtype)
+        torch.set_default_dtype(torch.float32)
+        stack.enter_context(staying())
+        yield
+
+
+def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress | None]:
+    """Return what shows progress for the time of a run: a display by its name, or the callback."""
+    if progress is not None and not isinstance(progress, str):
+        return nullcontext(progress)
+    return shown_progress(DISPLAYS["none" if progress is None else progress])

@@ -1,0 +1,130 @@
+"""Options of the defense, and dent's settings among them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Final
+
+import typer
+
+from dentbench.cli.names import names_of
+
+Defenses = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--defense",
+        metavar="NAME|MODULE:CALLABLE",
+        autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
+        help="dent (default), none, norm, medbn, tent, tent-online, eata, sar, anti-adversary, "
+        "hedge, et3, tte, ttc, ig-defense, diffpure, smoothing, jpeg, bit-depth, or "
+        "module:callable that makes one from the network; settings after commas, as in "
+        "tent,steps=10; a short title before it, as in ours=my_defense:make; repeatable.",
+    ),
+]
+DENT: Final[Mapping[str, tuple[type, Any]]] = {
+    "steps": (int, typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")),
+    "delta": (
+        str,
+        typer.Option(
+            "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
+        ),
+    ),
+    "layers": (
+        str,
+        typer.Option(
+            "--layers",
+            metavar="KIND",
+            help="Whose scales and shifts adapt: batchnorm (the paper's, default), groupnorm, "
+            "layernorm or all of these.",
+        ),
+    ),
+    "loss": (str, typer.Option("--loss", metavar="NAME", help="shot or entropy.")),
+    "statistics": (
+        str,
+        typer.Option(
+            "--statistics",
+            metavar="NAME",
+            help="Of BatchNorm: running (training, frozen), batch, median (of the batch, MedBN), "
+            "or mix:ALPHA of the batch's.",
+        ),
+    ),
+    "blur": (
+        str,
+        typer.Option("--blur", metavar="KIND", help="none, static or dynamic. Default: none."),
+    ),
+    "sigma": (
+        float,
+        typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts."),
+    ),
+    "padding": (
+        str,
+        typer.Option("--padding", metavar="KIND", help="Of the blur: zeros, reflect or replicate."),
+    ),
+    "optimizer": (
+        str,
+        typer.Option("--optimizer", metavar="NAME", help="adamod, adamod-paper, adam or sgd."),
+    ),
+    "lr": (
+        float,
+        typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts."),
+    ),
+    "sigma_lr": (
+        float,
+        typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma."),
+    ),
+}
+"""Dent's settings that are options, by the name of their field: the type and the option."""
+_SEVERAL: Final = "several"
+DentSettings = Annotated[Mapping[str, Any], DENT]
+"""A value for each of :data:`DENT`, None where the default is meant."""
+DentAxes = Annotated[Mapping[str, Any], DENT, _SEVERAL]
+"""Several values for each of :data:`DENT`, none where the default is meant: axes of a grid."""
+NONE_GIVEN: Final[Mapping[str, Any]] = MappingProxyType({})
+"""The default of either in a command's signature; the command is called with all of them."""
+
+
+def parameters_of(group: Any) -> list[inspect.Parameter]:
+    """Return the parameters that a command has for :data:`DentSettings` or :data:`DentAxes`."""
+    declared, *several = group.__metadata__
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[(list[kind] if several else kind) | None, option],  # type: ignore
+        )
+        for name, (kind, option) in declared.items()
+    ]
+
+
+StepsGrid = Annotated[
+    str | None,
+    typer.Option(
+        "--steps-grid",
+        metavar="0..6",
+        help="Every number of dent's steps of a range, or values with commas.",
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Another setting of dent: beta1, beta2, beta3, optimizer_eps, momentum, nesterov, "
+        "gamma_lr or beta_lr; repeatable.",
+    ),
+]
+Mode = Annotated[
+    str | None,
+    typer.Option(
+        "--mode",
+        metavar="MODE",
+        help="instance (default) or batch: dent beside static; or static alone.",
+    ),
+]
+Modes = Annotated[
+    list[str] | None,
+    typer.Option("--mode", metavar="MODE", help="batch or instance. Default: batch."),
+]

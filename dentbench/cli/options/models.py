@@ -1,0 +1,111 @@
+"""Options of the model and the data that are evaluated."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dentbench.cli.names import names_of
+
+Model = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--model",
+        metavar="NAME",
+        autocompletion=names_of("dentbench.zoo.cards", "MODELS"),
+        help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
+        "repeatable. Default: the embedded digits-robust; of ablate digits-nominal, or on CIFAR-10 "
+        "cifar10-resnet20-nominal.",
+    ),
+]
+Arch = Annotated[
+    str | None,
+    typer.Option(
+        "--arch",
+        metavar="NAME|MODULE:CALLABLE",
+        help="Network of a checkpoint file: a model's name or a factory.",
+    ),
+]
+Normalize = Annotated[
+    tuple[str, str] | None,
+    typer.Option(
+        "--normalize",
+        metavar="MEAN STD",
+        help="Normalize images for a model of your own; one number per channel, commas between.",
+    ),
+]
+ExpectClean = Annotated[
+    float | None,
+    typer.Option(
+        "--expect-clean",
+        metavar="PERCENT",
+        help="Natural accuracy to find; stop where it is another (see --force).",
+    ),
+]
+Dataset = Annotated[
+    str | None,
+    typer.Option(
+        "--dataset",
+        "--data",
+        metavar="NAME|FILE",
+        autocompletion=names_of("dentbench.zoo.cards", "DATASETS"),
+        help="Data set by name, a .parquet, .npz or CIFAR file, or a folder of pictures with one "
+        "folder per class. Default: the model's own.",
+    ),
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--data-dir",
+        metavar="DIR",
+        help="Folder of ImageNet's val or of a corruption set's .npy files. Default: the cache.",
+    ),
+]
+DataName = Annotated[
+    str | None,
+    typer.Option("--data-name", metavar="TEXT", help="Name for a data file of your own."),
+]
+Preprocess = Annotated[
+    str | None,
+    typer.Option(
+        "--preprocess",
+        metavar="NAME",
+        help="Of pictures: Res256Crop224, BicubicRes256Crop224, BicubicRes224Crop224, Res224 or "
+        "Crop288. Default: the model's own.",
+    ),
+]
+Corruptions = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--corruption",
+        metavar="NAME",
+        help="Of cifar10-c or cifar100-c, such as gaussian_noise; repeatable. Default: the 15.",
+    ),
+]
+Severities = Annotated[
+    list[int] | None,
+    typer.Option("--severity", metavar="1-5", help="Of corruptions; repeatable. Default: 5."),
+]
+Examples = Annotated[
+    int | None, typer.Option("--examples", metavar="N", help="Number of images. Default: all.")
+]
+First = Annotated[int, typer.Option("--first", metavar="N", help="Number of the first image.")]
+Order = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        metavar="ORDER",
+        help="given, or label-windows:N: sorted by label within windows of N images (Chen et "
+        "al. 2022: 256), natural accuracy in the given order beside it.",
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Go on where natural accuracy is not the one published of the model or no better than "
+        "chance, or eps can hardly be meant.",
+    ),
+]

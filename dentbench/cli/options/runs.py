@@ -1,0 +1,142 @@
+"""Options of how a run is carried out, with the config file that gives options their values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dentbench.cli import config, keys
+
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE.toml",
+        is_eager=True,
+        callback=config.apply,
+        help="Values for these options by name, or a study of several runs; the command line wins.",
+    ),
+]
+FromRecord = Annotated[
+    str | None,
+    typer.Option(
+        "--from-record",
+        metavar="KEY",
+        autocompletion=keys.complete,
+        help="Repeat the run of a record, by the beginning of its key (dentbench list), latest, "
+        "or FOLDER/KEY for another results folder; other options win.",
+    ),
+]
+BatchSize = Annotated[
+    int, typer.Option("--batch-size", metavar="N", help="Images that the defense sees together.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Print the stages that would run and their cost; attack nothing."
+    ),
+]
+Until = Annotated[
+    str | None,
+    typer.Option(
+        "--until",
+        metavar="decided",
+        help="decided: stop as soon as the verdict is decided, by intervals that allow for every "
+        "look; the cheap protocols come first, and a gain is only believed after all.",
+    ),
+]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="2h",
+        help="As many rounds as fit, such as 90m or 1h30m; a larger limit goes on from there.",
+    ),
+]
+PassLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--pass-limit",
+        metavar="N",
+        help="As many rounds as fit into so many passes of single images for each record, such as "
+        "1e9; a larger limit goes on from there.",
+    ),
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(
+        "--rounds",
+        metavar="BATCHES",
+        help="Batches that all protocols have their turn on before the next are begun. Default: "
+        "as many as are worked on at a time.",
+    ),
+]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        "--devices",
+        metavar="DEVICE",
+        help="auto, cpu, cuda or cuda:N; several with commas have a worker each. With --dry-run "
+        "also h100 or h200: the time on that GPU.",
+    ),
+]
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="Batches worked on at a time, each in a process. auto: one per GPU; on CPUs as "
+        "many as are faster, where the run is long enough.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads",
+        metavar="N",
+        help="Threads per worker. Default: torch's choice; of several workers, equal shares.",
+    ),
+]
+Executor = Annotated[
+    str,
+    typer.Option(
+        "--executor",
+        metavar="local|ray",
+        help="Where batches are worked on: here, or by Ray (pip install 'dentbench[ray]').",
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="HOST:PORT",
+        help="Ray cluster that is there, or auto. Default: one is started for the run.",
+    ),
+]
+Compiling = Annotated[
+    str,
+    typer.Option(
+        "--compile",
+        metavar="auto|off",
+        help="auto: on GPUs, CUDA graphs of whole adaptations, answers and gradients.",
+    ),
+]
+Fresh = Annotated[
+    bool, typer.Option("--fresh", help="Forget stored outcomes of these runs and start over.")
+]
+PaperTable = Annotated[
+    int | None,
+    typer.Option(
+        "--table",
+        metavar="1",
+        help="Run exactly the cells of the paper's Table 1: both modes, Carmon2019 and "
+        "Ding2020 or the models given. For Table 2: dentbench ablate.",
+    ),
+]
+MeasureTime = Annotated[
+    bool,
+    typer.Option("--time/--no-time", help="Measure inference time beside the static model's."),
+]
