@@ -37,14 +37,14 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
     from dentbench.evaluation.fresh_judgement import judge, pristine
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
-    def ask(asked: judge.Request) -> dict[str, list[judge.Judged]]:
+    def ask(asked: judge.JudgeRequest) -> dict[str, list[judge.Judged]]:
         network, given = pickle.loads(asked.pristine)
         with pristine._random_numbers_kept():
             return judge.judged(asked, network, given, isolated=False)
 
     shortcuts: dict[tuple[Any, str], Any] = {
         # Final points are judged anew in this process: new ones take long.
-        (judge.Request, "ask"): ask,
+        (judge.JudgeRequest, "ask"): ask,
         (SERVER, "start"): lambda: None,
         # What a killed process wrote is read, not what is left when the power goes.
         (os, "fsync"): lambda _: None,

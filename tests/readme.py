@@ -11,7 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Final
 
-from dentbench.attacks.catalogue import PROTOCOLS, ProtocolCard
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocol_cards import ProtocolCard
 from dentbench.defenses.catalogue import DEFENSES, NONE
 from dentbench.records.outcome import Record
 

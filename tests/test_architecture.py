@@ -11,7 +11,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final
+from typing import Final, TypeGuard
 
 import pytest
 
@@ -170,6 +170,16 @@ def test_a_circle_is_seen() -> None:
 
 def test_the_listing_is_short() -> None:
     assert len([*PACKAGE.glob("*.py")]) <= 8
+
+
+def test_no_class_name_is_used_twice() -> None:
+    trees = {module: ast.parse(path.read_text()) for module, path in modules().items()}
+    names = [node.name for tree in trees.values() for node in tree.body if is_class(node)]
+    assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def is_class(node: ast.stmt) -> TypeGuard[ast.ClassDef]:
+    return isinstance(node, ast.ClassDef)
 
 
 def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from dentbench.errors import DataError, ModelError, SpecError
 from dentbench.evaluation.schedule import Schedule
 from dentbench.spec.attack_plans import is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, exact_eps, format_eps
+from dentbench.study.choices import choose_attack
 from dentbench.study.defenses import choose_defenses
 from dentbench.study.limits import parse_duration
 from dentbench.study.parsing import Normalization
-from dentbench.study.study import choose_attack
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import own_name

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.attacks.catalogue import OWN_NORMS
 from dentbench.attacks.losses import Loss
+from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.errors import SpecError
 
 MOMENTUM: Final = 0.75

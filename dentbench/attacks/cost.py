@@ -17,7 +17,8 @@ from dentbench.attacks.budget import (
     poisoning_iterations,
     queries_of,
 )
-from dentbench.attacks.catalogue import COUNTERPARTS, OWN_NORMS, PROTOCOLS
+from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
 

@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from dentbench.attacks.catalogue import PROTOCOLS, is_given
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocol_cards import is_given
 
 MEASURED: Final = (
     "transfer",

@@ -134,7 +134,7 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
 
 def keep(path: Path, results: Path) -> None:
     """Store a config file with the results, under a name that its content determines."""
-    from dentbench.records.results_csv import is_stream, write_atomic
+    from dentbench.records.safe_files import is_stream, write_atomic
 
     text = content(path)
     folder = results / "configs"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from dentbench.cli.options import downloads, output
+from dentbench.cli.options import fetching, output
 
 WRONG = 2
 """The exit code when something required does not work."""
 
 
 def doctor(
-    cache: downloads.Cache = None,
-    offline: downloads.Offline = False,
+    cache: fetching.Cache = None,
+    offline: fetching.Offline = False,
     as_json: output.AsJson = False,
 ) -> None:
     """List what is installed and works, and how to mend the rest.

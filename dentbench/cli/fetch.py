@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
-from dentbench.cli.options import downloads, output, runs
+from dentbench.cli.options import fetching, output, runs
 
 if TYPE_CHECKING:
     from dentbench.zoo.download.sources import FetchOptions
@@ -21,19 +21,19 @@ LINKED: Final = 12
 
 def fetch(
     config: runs.Config = None,
-    names: downloads.Names = None,
-    model: downloads.ModelNames = None,
-    dataset: downloads.DatasetNames = None,
-    paper: downloads.Paper = False,
-    show: downloads.ListCards = False,
-    batchnorm: downloads.BatchNorm = None,
+    names: fetching.Names = None,
+    model: fetching.ModelNames = None,
+    dataset: fetching.DatasetNames = None,
+    paper: fetching.Paper = False,
+    show: fetching.ListCards = False,
+    batchnorm: fetching.BatchNorm = None,
     as_json: output.AsJson = False,
-    verify: downloads.Verify = False,
-    remove: downloads.Remove = False,
-    by_hand: downloads.ByHand = None,
-    mirror: downloads.Mirrors = None,
-    offline: downloads.Offline = False,
-    cache: downloads.Cache = None,
+    verify: fetching.Verify = False,
+    remove: fetching.Remove = False,
+    by_hand: fetching.ByHand = None,
+    mirror: fetching.Mirrors = None,
+    offline: fetching.Offline = False,
+    cache: fetching.Cache = None,
 ) -> None:
     """Bring models and data sets, named as NAMEs, into the cache, whole and verified.
 

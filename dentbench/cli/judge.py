@@ -37,7 +37,7 @@ def judge(points: Path, **options: Any) -> None:
 
     Exit codes are those of evaluate.
     """
-    from dentbench.attacks.catalogue import CLAIMED
+    from dentbench.attacks.protocol_cards import CLAIMED
     from dentbench.errors import SpecError
     from dentbench.records.claims import save_claim
     from dentbench.zoo.points_files import read_points

@@ -234,7 +234,7 @@ def _compared(before: Path, after: Path, choice: Selection) -> Table:
 
 
 def _default_format(out: Path | None) -> Format:
-    from dentbench.records.results_csv import is_stream
+    from dentbench.records.safe_files import is_stream
 
     if out is not None and not is_stream(out):
         suffix = out.suffix.lower()
@@ -251,7 +251,7 @@ def _deliver(text: str, out: Path | None) -> None:
     if out is None:
         typer.echo(text, nl=False)
         return
-    from dentbench.records.results_csv import write_atomic
+    from dentbench.records.safe_files import write_atomic
 
     write_atomic(out, text)
     typer.echo(f"wrote {out}", err=True)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, get_type_hints
 
-from dentbench.cli.options import attacks, defenses, downloads, models, output, runs
+from dentbench.cli.options import attacks, defenses, fetching, models, output, runs
 from dentbench.cli.panels import HelpAll
 from dentbench.errors import SpecError
 from dentbench.evaluation.progress.names import Display
@@ -59,9 +59,9 @@ class SharedOptions:
     address: runs.Address = None
     compiling: runs.Compiling = "auto"
     results: output.Results = Path("results")
-    cache: downloads.Cache = None
-    mirror: downloads.Mirrors = None
-    offline: downloads.Offline = False
+    cache: fetching.Cache = None
+    mirror: fetching.Mirrors = None
+    offline: fetching.Offline = False
     rounds: runs.Rounds = None
     until: runs.Until = None
     time_limit: runs.TimeLimit = None

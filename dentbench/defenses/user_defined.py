@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED, is_given
+from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED
+from dentbench.attacks.protocol_cards import is_given
 from dentbench.errors import SpecError
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load_callable, sha256_of

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.attacks.catalogue import CHECKS_VERSION, claim_name
+from dentbench.attacks.catalogue import CHECKS_VERSION
+from dentbench.attacks.protocol_cards import claim_name
 from dentbench.compute.precision import PAYS, bfloat16_time
 from dentbench.errors import DataError
 from dentbench.evaluation.context import RunContext

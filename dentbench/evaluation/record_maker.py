@@ -7,8 +7,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.catalogue import PROTOCOLS, attack_label, is_given
+from dentbench.attacks.catalogue import PROTOCOLS, attack_label
 from dentbench.attacks.checks import Check
+from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.required_budgets import spent
 from dentbench.evaluation import applicable_protocols, cascade
 from dentbench.evaluation.checks import sanity_checks

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from dentbench.attacks.catalogue import is_given
+from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation import cascade
 from dentbench.evaluation.progress.events import RoundDone

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from dentbench.attacks.catalogue import PROTOCOLS, claim_name
+from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.events import listening
+from dentbench.attacks.protocol_cards import claim_name
 from dentbench.compute.backend import Engine
 from dentbench.evaluation import cascade
 from dentbench.evaluation.checks.sanity_checks import found_random

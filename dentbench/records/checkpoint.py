@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from dentbench.errors import StoreError
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.records.outcome_arrays import Arrays, from_arrays, to_arrays
-from dentbench.records.results_csv import write_atomic
+from dentbench.records.safe_files import write_atomic
 from dentbench.spec.evaluation import EvalSpec, digest
 
 Points = NDArray[np.float32]

@@ -10,7 +10,7 @@ import numpy as np
 
 from dentbench.errors import StoreError
 from dentbench.records.checkpoint import Points
-from dentbench.records.results_csv import write_atomic
+from dentbench.records.safe_files import write_atomic
 
 DIGITS: Final = 12
 """Digits of a file's SHA-256 that name its points."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from dentbench.errors import StoreError
 from dentbench.records.checkpoint import run_path
-from dentbench.records.results_csv import write_atomic
+from dentbench.records.safe_files import write_atomic
 
 FILE: Final = "gallery.npz"
 """The name of the file in a run's folder."""

@@ -17,7 +17,8 @@ from dentbench.records.checkpoint import read_note, stored_outcomes
 from dentbench.records.csv_codec import escape
 from dentbench.records.judged import NOTE, Judged, is_random, judged_in, same_points
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record
-from dentbench.records.results_csv import is_stream, read, write_atomic
+from dentbench.records.results_csv import read
+from dentbench.records.safe_files import is_stream, write_atomic
 from dentbench.records.union import united
 
 COLUMNS: Final = {

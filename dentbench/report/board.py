@@ -8,7 +8,8 @@ from typing import Final
 
 from dentbench.errors import SpecError, StoreError
 from dentbench.records.outcome import WORST, Record
-from dentbench.records.results_csv import read, write_atomic
+from dentbench.records.results_csv import read
+from dentbench.records.safe_files import write_atomic
 from dentbench.records.union import united
 from dentbench.report import charts, coupling, departures
 from dentbench.report.chart import Bar, BarChart

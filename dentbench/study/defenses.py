@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from dentbench.defenses.catalogue import DEFENSES, DENT, NONE, built_in, parse_defense
+from dentbench.defenses.catalogue import DEFENSES, DENT, NONE
+from dentbench.defenses.naming import built_in, parse_defense
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DefenseSpec
-from dentbench.study.study import Chosen, choose_defense
+from dentbench.study.choices import Chosen, choose_defense
 from dentbench.zoo.cards import ModelCard
 
 CORRUPTED: Final = ("norm", "tent", DENT)

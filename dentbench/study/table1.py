@@ -9,7 +9,8 @@ from typing import Final
 from dentbench.errors import SpecError
 from dentbench.paper import TABLE1
 from dentbench.spec.evaluation import NO_ATTACK, DentSpec
-from dentbench.study.study import Chosen, Request, find_card
+from dentbench.study.choices import Chosen
+from dentbench.study.study import Request, find_card
 from dentbench.zoo.cards import ModelCard
 
 MODELS: Final = tuple(dict.fromkeys(row.model for row in TABLE1.rows))

@@ -10,7 +10,7 @@ from dentbench.errors import SpecError
 from dentbench.paper import ABLATION_THREATS, TABLE2
 from dentbench.spec.dent import BLUR_DEFAULTS
 from dentbench.spec.evaluation import DentSpec, format_eps
-from dentbench.study.study import Chosen, choose_defense
+from dentbench.study.choices import Chosen, choose_defense
 from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
 
 DEFAULT_MODEL: Final = "digits-nominal"

@@ -28,7 +28,7 @@ SUFFIXES: Final = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class PicturePreprocessing:
     """What is done to a picture: resized, then its middle cut out; None leaves a step out.
 
     ``short``: pixels of its shorter side after resizing; ``both``: of both sides. ``crop``: of both
@@ -70,11 +70,11 @@ def _middle(picture: Any, size: int) -> Any:
 
 PREPROCESSINGS: Final = MappingProxyType(
     {
-        "Res256Crop224": Preprocessing(short=256, crop=224),
-        "BicubicRes256Crop224": Preprocessing(short=256, crop=224, bicubic=True),
-        "BicubicRes224Crop224": Preprocessing(short=224, crop=224, bicubic=True),
-        "Res224": Preprocessing(both=224),
-        "Crop288": Preprocessing(crop=288),
+        "Res256Crop224": PicturePreprocessing(short=256, crop=224),
+        "BicubicRes256Crop224": PicturePreprocessing(short=256, crop=224, bicubic=True),
+        "BicubicRes224Crop224": PicturePreprocessing(short=224, crop=224, bicubic=True),
+        "Res224": PicturePreprocessing(both=224),
+        "Crop288": PicturePreprocessing(crop=288),
     }
 )
 """What RobustBench does to the pictures of ImageNet, by its names (the third is of timm's XCiT)."""
@@ -90,7 +90,7 @@ class Pictures:
     def __init__(
         self,
         paths: Sequence[Path],
-        preprocessing: Preprocessing | None,
+        preprocessing: PicturePreprocessing | None,
         *,
         gray: bool = False,
         upright: bool = True,
@@ -149,7 +149,7 @@ def is_gray(path: Path) -> bool:
         return False
 
 
-def preprocessing_named(name: str | None) -> Preprocessing | None:
+def preprocessing_named(name: str | None) -> PicturePreprocessing | None:
     """Return what a name stands for; "" and None stand for nothing."""
     if name and name not in PREPROCESSINGS:
         raise DataError(

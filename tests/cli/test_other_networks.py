@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 import dentbench
-from dentbench.attacks.catalogue import PROTOCOLS, ProtocolCard
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocol_cards import ProtocolCard
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, DataSpec, EvalSpec, ModelSpec

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
-from dentbench.records import csv_codec, results_csv
+from dentbench.records import csv_codec, results_csv, safe_files, sheet
 from dentbench.records.samples import read_samples
 from tests.helpers import ROOT, record
 
@@ -223,9 +223,7 @@ def test_no_results(tmp_path: Path) -> None:
 
 def test_ten_thousand_rows_load_no_torch(tmp_path: Path) -> None:
     rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
-    results_csv.write_atomic(
-        tmp_path / "results.csv", results_csv._lines([results_csv.column_names(), *rows])
-    )
+    safe_files.write_atomic(tmp_path / "results.csv", sheet.lines_of([sheet.column_names(), *rows]))
     code = (
         "import sys, typer; from dentbench.cli.report import report; "
         "app = typer.Typer(); app.command()(report); "

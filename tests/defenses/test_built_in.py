@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.build import build
-from dentbench.defenses.catalogue import DEFENSES, built_in
+from dentbench.defenses.catalogue import DEFENSES
+from dentbench.defenses.naming import built_in
 from dentbench.defenses.stand_ins import WIDTH, smooth_sign
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions

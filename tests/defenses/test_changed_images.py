@@ -18,7 +18,7 @@ from dentbench.attacks.checks import failed
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.defenses.build import build
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.defenses.stand_ins import WIDTH, rounded
 from dentbench.errors import ModelError, SpecError
 from dentbench.spec.evaluation import AttackSpec, DataSpec, EvalSpec, ModelSpec

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dentbench.defenses.build import build
-from dentbench.defenses.catalogue import built_in
 from dentbench.defenses.diffpure import Purification
+from dentbench.defenses.naming import built_in
 from dentbench.errors import ModelError, SpecError
 from dentbench.zoo import denoisers
 from dentbench.zoo.denoisers import DENOISERS, fit_denoiser, load_denoiser, signal

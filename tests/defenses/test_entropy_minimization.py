@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.defenses.build import build
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.errors import ModelError
 from tests.adapt.test_layers import mixed
 from tests.reference import tiny_network

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dentbench.errors import StoreError
-from dentbench.records import csv_codec, results_csv
+from dentbench.records import csv_codec, results_csv, safe_files, sheet
 from dentbench.records.counts import BY_PROTOCOL, IMAGES
 from dentbench.records.outcome import SCHEMA, Record, column_names
 from tests import renew
@@ -178,7 +178,7 @@ def test_the_order_in_an_object_is_no_finding(tmp_path: Path) -> None:
 WRITER = """
 import sys
 sys.path.insert(0, {root!r})
-from dentbench.records import csv_codec, results_csv
+from dentbench.records import csv_codec, results_csv, safe_files, sheet
 from dentbench.records.outcome import Record
 records = results_csv.read({seed!r})
 start = int(sys.argv[1])
@@ -313,7 +313,7 @@ def test_an_older_schema_is_upgraded(tmp_path: Path, monkeypatch: pytest.MonkeyP
         writer.writeheader()
         writer.writerows(rows)
     before = path_in(tmp_path).read_bytes()
-    monkeypatch.setattr(results_csv, "SCHEMA", SCHEMA + 1)
+    monkeypatch.setattr(sheet, "SCHEMA", SCHEMA + 1)
 
     old = replace(record(1), lost=None, seconds=None, git_revision="")  # type: ignore[arg-type]
     assert results_csv.read(tmp_path) == [old]
@@ -393,23 +393,23 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     with pytest.raises(StoreError, match="No space left on device"):
         results_csv.append(tmp_path, record(2))
     with pytest.raises(StoreError, match="No space left on device"):
-        results_csv.write_atomic(path_in(tmp_path), "new")
+        safe_files.write_atomic(path_in(tmp_path), "new")
     assert path_in(tmp_path).read_bytes() == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.csv.lock"]
 
 
 def test_write_atomic(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
-    results_csv.write_atomic(target, "é\r\n")
+    safe_files.write_atomic(target, "é\r\n")
     assert target.read_bytes() == "é\r\n".encode()
     target.chmod(0o640)
     link.symlink_to(target)
-    results_csv.write_atomic(link, b"\x00new")
+    safe_files.write_atomic(link, b"\x00new")
     assert link.is_symlink() and target.read_bytes() == b"\x00new"
     assert target.stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
     with pytest.raises(StoreError, match=r"cannot write .*: No such file or directory"):
-        results_csv.write_atomic(tmp_path / "missing" / "file", "x")
+        safe_files.write_atomic(tmp_path / "missing" / "file", "x")
 
 
 def test_values_of_wrong_types_never_reach_the_file(tmp_path: Path) -> None:

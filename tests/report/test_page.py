@@ -20,7 +20,7 @@ from dentbench.records import examples, per_class
 from dentbench.records.examples import Gallery
 from dentbench.records.outcome import Record, column_names
 from dentbench.records.per_class import Breakdown
-from dentbench.records.results_csv import write_atomic
+from dentbench.records.safe_files import write_atomic
 from dentbench.report import charts
 from dentbench.report.formats.page import to_page
 from dentbench.report.formats.svg import described, to_svg

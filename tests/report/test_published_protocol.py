@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dentbench.defenses.catalogue import DEFENSES, built_in
+from dentbench.defenses.catalogue import DEFENSES
+from dentbench.defenses.naming import built_in
 from dentbench.records.outcome import Record
 from dentbench.report.charts import accuracies, protocols
 from dentbench.report.numbers import Share

@@ -7,8 +7,8 @@ import pytest
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import ProtocolSpec, field_names
+from dentbench.study.choices import choose_protocols
 from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_protocol_settings
-from dentbench.study.study import choose_protocols
 
 
 def test_the_protocols_settings_are_typed() -> None:

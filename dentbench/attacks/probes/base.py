@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import random_start
 from dentbench.attacks.base import Classifier, ThreatModel, margins
-from dentbench.attacks.catalogue import OWN_NORMS
+from dentbench.attacks.protocol_cards import OWN_NORMS
 
 IMAGES: Final = 16
 """How many images are asked for gradients."""

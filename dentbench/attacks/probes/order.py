@@ -20,10 +20,10 @@ from torch import Tensor
 from dentbench.attacks import checks
 from dentbench.attacks.apgd import apgd
 from dentbench.attacks.base import Classifier, margins
-from dentbench.attacks.catalogue import OWN_NORMS
 from dentbench.attacks.checks import Check
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.attacks.protocols.search import through
 from dentbench.stats import fisher
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dentbench.attacks import checks
-from dentbench.attacks.catalogue import OWN_NORMS
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes import consistency
 from dentbench.attacks.probes.base import Probe
@@ -12,6 +11,7 @@ from dentbench.attacks.probes.gradients import ascent, gradients
 from dentbench.attacks.probes.indicators import indicate
 from dentbench.attacks.probes.order import ask_first
 from dentbench.attacks.probes.scores import scores
+from dentbench.attacks.protocol_cards import OWN_NORMS
 
 
 def probe(probe: Probe) -> tuple[Check, ...]:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel
-from dentbench.attacks.catalogue import PROTOCOLS, claim_name, is_given
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocol_cards import claim_name, is_given
 from dentbench.attacks.views import BatchView
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 

@@ -11,8 +11,9 @@ from dentbench.attacks.apgd import apgd, random_start
 from dentbench.attacks.autoattack import AttackResult, run_attack
 from dentbench.attacks.base import Classifier, ThreatModel, judge
 from dentbench.attacks.budget import Ascent, maximal_ascents
-from dentbench.attacks.catalogue import LARGEST_MARGIN, OWN_NORMS
+from dentbench.attacks.catalogue import LARGEST_MARGIN
 from dentbench.attacks.losses import make_loss, ranked_targets
+from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.attacks.protocols.base import AttackContext, judged_only
 from dentbench.attacks.protocols.search import Search, through
 from dentbench.attacks.views import BatchView

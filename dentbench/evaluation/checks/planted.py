@@ -14,10 +14,11 @@ import torch
 from dentbench.attacks import checks, evidence
 from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
-from dentbench.attacks.catalogue import CHECKS_VERSION, OWN_NORMS, PROTOCOLS
+from dentbench.attacks.catalogue import CHECKS_VERSION, PROTOCOLS
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
+from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.attacks.protocols.base import AttackContext, load_protocol, published
 from dentbench.evaluation.checks.sanity_checks import STAGE, found_random, probe_of
 from dentbench.evaluation.context import RunContext

@@ -35,7 +35,7 @@ from dentbench.spec.evaluation import EvalSpec, derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Request:
+class JudgeRequest:
     """A request to judge anew the points of stages of a spec, ``draws`` times.
 
     ``pristine``: the network and the defenses, as a command keeps them. ``batches``: how many of
@@ -68,15 +68,15 @@ class Request:
 
 
 def judge_anew(data: bytes) -> dict[str, list[Judged]]:
-    """Carry out a :class:`Request` in this process, which is new."""
-    request: Request = pickle.loads(data)
+    """Carry out a :class:`JudgeRequest` in this process, which is new."""
+    request: JudgeRequest = pickle.loads(data)
     if request.device != "cpu":
         return judge_one_by_one(request)
     network, given = pickle.loads(request.pristine)
     return judged(request, network, given, isolated=True)
 
 
-def judge_one_by_one(request: Request) -> dict[str, list[Judged]]:
+def judge_one_by_one(request: JudgeRequest) -> dict[str, list[Judged]]:
     """Return the answers by stage, each stage's of an instance of its own, in this process.
 
     A process that uses a GPU cannot be forked, and to start takes it seconds.
@@ -89,7 +89,7 @@ def judge_one_by_one(request: Request) -> dict[str, list[Judged]]:
 
 
 def judged(
-    request: Request, network: nn.Module, given: Any, *, isolated: bool
+    request: JudgeRequest, network: nn.Module, given: Any, *, isolated: bool
 ) -> dict[str, list[Judged]]:
     """Return the answers of a defense made of a network that was asked nothing, by stage.
 
@@ -120,7 +120,9 @@ class _Answer:
     logits: Any
 
 
-def _asked(worker: Worker, request: Request, stage: str, *, isolated: bool) -> list[list[_Answer]]:
+def _asked(
+    worker: Worker, request: JudgeRequest, stage: str, *, isolated: bool
+) -> list[list[_Answer]]:
     """Return the answers to a stage's points, draw by draw and batch by batch."""
 
     def work() -> list[list[_Answer]]:
@@ -140,7 +142,7 @@ def _asked(worker: Worker, request: Request, stage: str, *, isolated: bool) -> l
     return answer
 
 
-def _answers(worker: Worker, request: Request, stage: str, draw: int) -> list[_Answer]:
+def _answers(worker: Worker, request: JudgeRequest, stage: str, draw: int) -> list[_Answer]:
     """Ask about every batch of a stage, the last first; return the answers in order."""
     spec = request.spec
     seed = derive_seed(spec.seed, "defense", "fresh", draw, stage)

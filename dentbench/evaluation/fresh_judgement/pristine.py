@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from dentbench.compute.bn_relu_fusion import has_hooks
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.fresh_judgement.judge import Request, judged
+from dentbench.evaluation.fresh_judgement.judge import JudgeRequest, judged
 from dentbench.evaluation.fresh_judgement.judgement import Judgement
 from dentbench.identity.user_code import is_library
 from dentbench.records.judged import Judged
@@ -57,7 +57,7 @@ def judge_anew(
 ) -> Judgement:
     """Judge final points by new defenses, in new processes or else by a copy in this one."""
     worker = context.worker
-    request = Request(
+    request = JudgeRequest(
         pristine=pristine.data or b"",
         images=context.inputs.images,
         labels=context.inputs.labels,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dentbench.errors import SpecError, StoreError
 from dentbench.records.outcome import Record
-from dentbench.records.results_csv import write_atomic
+from dentbench.records.safe_files import write_atomic
 from dentbench.report import charts, run_details
 from dentbench.report.chart import COLORS, BarChart, Chart, LineChart, Role
 from dentbench.report.formats.escape import printable

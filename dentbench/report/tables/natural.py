@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.numbers import Percent, Share

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import dentbench
-from dentbench.attacks.catalogue import PROTOCOLS, is_given
+from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.protocols.base import load_protocol
 from dentbench.attacks.protocols.given import name_of
 from dentbench.errors import ModelError, SpecError

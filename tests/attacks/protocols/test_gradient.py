@@ -17,7 +17,7 @@ from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.protocols.gradient import trajectory_gradient_fn, unrolled_defense
 from dentbench.attacks.protocols.search import Search, through
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.defenses.tent import tent_online
 from dentbench.evaluation.applicable_protocols import skipped
 from dentbench.evaluation.context import RunOptions

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.fresh_judgement.judge import Request, judge_one_by_one
+from dentbench.evaluation.fresh_judgement.judge import JudgeRequest, judge_one_by_one
 from dentbench.evaluation.fresh_judgement.pristine import is_known_code
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
@@ -203,12 +203,12 @@ def test_points_that_are_not_those_that_were_found_are_refused(tmp_path: Path) -
 def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(_: Request) -> None:
+    def interrupted(_: JudgeRequest) -> None:
         raise KeyboardInterrupt
 
     protocols = ("published", "transfer")
     with monkeypatch.context() as patched:
-        patched.setattr(Request, "ask", interrupted)
+        patched.setattr(JudgeRequest, "ask", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluated(tmp_path / "resumed", Memory, protocols)
     found = [evaluated(tmp_path / one, Memory, protocols)[1] for one in ("resumed", "whole")]
@@ -225,14 +225,14 @@ def test_stages_that_share_a_process_have_an_instance_each(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on a GPU: the instance of one stage is never shown the points of another."""
-    asked: list[Request] = []
-    ask = Request.ask
+    asked: list[JudgeRequest] = []
+    ask = JudgeRequest.ask
 
-    def kept(request: Request) -> Any:
+    def kept(request: JudgeRequest) -> Any:
         asked.append(request)
         return ask(request)
 
-    monkeypatch.setattr(Request, "ask", kept)
+    monkeypatch.setattr(JudgeRequest, "ask", kept)
     evaluated(tmp_path, InstanceMemory, ("published", "transfer"), save_adversarial=True)
     (request,) = asked
     assert len(request.stages) == 3
