@@ -37,22 +37,15 @@ def shortened(shared: SharedOptions) -> SharedOptions:
 
 def text(shared: SharedOptions) -> str:
     """Print the run's settings, and how long the full evaluation would take on this machine."""
-    from dentbench.evaluation.applicable_protocols import possible
-    from dentbench.evaluation.estimates.duration import Run
     from dentbench.evaluation.progress.events import duration_text
     from dentbench.study.defenses import choose_defenses
-    from dentbench.study.loading import prepare
+    from dentbench.study.loading import forecast
     from dentbench.study.study import make_studies
 
-    options = shared.run_options()
     full = replace(shared, attack="standard", protocol=["all"]).request(())
-    seconds = 0.0
-    for study in make_studies(full, lambda card: choose_defenses((), None, {}, card)):
-        evaluation, specs = prepare(study, options)
-        able = {spec: possible(evaluation.context, spec, study.protocols) for spec in specs}
-        left, robust = evaluation.stages.images_left, evaluation.inputs.published_robust
-        seconds += Run(evaluation.worker, specs, able, left, robust).seconds()
+    studies = make_studies(full, lambda card: choose_defenses((), None, {}, card))
+    whole = forecast(studies, shared.run_options()).whole
     return (
         f"A first look: the short attack quick, batches of {BATCH}, until the verdict was decided. "
-        f"The full evaluation takes about {duration_text(seconds)} on this machine: {FULL}"
+        f"The full evaluation takes about {duration_text(whole)} on this machine: {FULL}"
     )

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from dentbench.evaluation.context import RunOptions
+    from dentbench.evaluation.progress.events import Progress
     from dentbench.evaluation.workers.placement import Placement
     from dentbench.records.outcome import Record
     from dentbench.study.study import Study
@@ -59,10 +60,39 @@ def carry_out(
         raise typer.Exit
     bring_lacking(studies, options.fetch)
     _check_writable(options.results)
-    return [
-        (study, run(study, options, display, None if number else check))
-        for number, study in enumerate(studies)
-    ]
+    with resumable(options.results):
+        return list(_in_turn(studies, options, display, check))
+
+
+def _in_turn(
+    studies: Sequence[Study], options: RunOptions, display: Display, check: Refusal | None
+) -> Iterator[tuple[Study, list[Record]]]:
+    """Yield each study and its records; several are planned, and their time is told, together."""
+    from dentbench.evaluation.progress.display import shown_progress
+    from dentbench.evaluation.progress.events import RunPlanned, Whole
+    from dentbench.study.loading import forecast, run_study
+
+    attacked = any(not attack.is_none for study in studies for attack in study.attacks)
+    together, whole = len(studies) > 1 and attacked, Whole()
+    for number, study in enumerate(studies):
+        with shown_progress(display, whole) as progress, contained():
+            if together and progress is not None and not number:
+                expected = forecast(studies, options)
+                progress(RunPlanned(passes=expected.passes, text=expected.text))
+            shown = _without_plan(progress) if together and progress is not None else progress
+            records = run_study(study, options, shown, None if number else check)
+        yield study, records
+
+
+def _without_plan(progress: Progress) -> Progress:
+    """Return a callback that leaves out the plan of a single study."""
+    from dentbench.evaluation.progress.events import Event, RunPlanned
+
+    def shown(event: Event) -> None:
+        if not isinstance(event, RunPlanned):
+            progress(event)
+
+    return shown
 
 
 def _check_writable(results: Path) -> None:
@@ -135,24 +165,6 @@ def resumable(results: Path) -> Iterator[None]:
         ) from None
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def run(
-    study: Study,
-    options: RunOptions,
-    display: Display = Display.AUTO,
-    check: Refusal | None = None,
-) -> list[Record]:
-    """Carry out a study with a progress display; Ctrl-C leaves it resumable."""
-    from dentbench.evaluation.progress.display import shown_progress
-    from dentbench.study.loading import run_study
-
-    with (
-        resumable(options.results),
-        shown_progress(display) as progress,
-        contained(),
-    ):
-        return run_study(study, options, progress, check)
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:

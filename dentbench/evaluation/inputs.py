@@ -18,6 +18,7 @@ class RunInputs:
     ``published_natural``: the natural accuracy, in percent, published of the network on this data
     set; ``expected_natural``: its owner's expectation, which counts instead.
     ``known_hard``: whether low natural accuracy is no mistake, as on corrupted images.
+    ``class_folders``: how many folders of pictures the labels were inferred from, if any.
     """
 
     network: nn.Module
@@ -28,3 +29,4 @@ class RunInputs:
     expected_natural: float | None = None
     published_robust: float | None = None
     known_hard: bool = False
+    class_folders: int | None = None

@@ -38,6 +38,7 @@ class Preflight:
 
         Stored outcomes of these specs are forgotten where the run is to begin afresh.
         """
+        self._advise_class_folders(specs[0].data.name)
         self.advise_precision(specs)
         for advice in dict.fromkeys(filter(None, map(_advice, specs))):
             _log.warning("%s", advice)
@@ -48,6 +49,16 @@ class Preflight:
                 folder.clear()
             if not self._is_compared(spec):
                 folder.save_note(SAME_NETWORK, self.context.worker.device.type)
+
+    def _advise_class_folders(self, data: str) -> None:
+        """Warn where labels were inferred from more or fewer folders than the model has classes."""
+        folders, outputs = self.context.inputs.class_folders, self.context.worker.classes
+        if folders is not None and folders != outputs:
+            _log.warning(
+                "%s has %d class folders and the model %d outputs: a missing folder moves the "
+                "labels of those behind it",
+                *(data, folders, outputs),
+            )
 
     def advise_precision(self, specs: Sequence[EvalSpec]) -> None:
         """Say so where bf16 was asked for and is not faster on this device."""

@@ -117,21 +117,25 @@ class Evaluation:
                 own,
             )
 
+    def forecast(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> duration.Forecast:
+        """Return how long :meth:`run` is expected to take; nothing is attacked."""
+        able = {
+            spec: applicable_protocols.possible(self.context, spec, protocols) for spec in specs
+        }
+        return self._forecast(able)
+
+    def _forecast(self, protocols: Mapping[EvalSpec, Sequence[str]]) -> duration.Forecast:
+        left, robust = self.stages.images_left, self.inputs.published_robust
+        run = duration.Run(self.worker, [*protocols], protocols, left, robust)
+        return run.forecast(until_decided=bool(self.options.schedule.until))
+
     def _tell_plan(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> None:
         """Announce the plan of the run, and how long it will take."""
-        progress = self.stages.progress
-        if progress is None:
+        if self.stages.progress is None:
             return
-        protocols = {spec: prepared.protocols for spec, prepared in zip(specs, ready, strict=True)}
-        planned = duration.Run(
-            self.worker, specs, protocols, self.stages.images_left, self.inputs.published_robust
-        )
-        until = bool(self.options.schedule.until)
-        plan = planned.plan(until_decided=until)
-        text = ""
-        if sum(plan.values()) > duration.SHORT:
-            text = planned.text(until_decided=until)
-        progress(RunPlanned(passes=plan, text=text))
+        able = {spec: prepared.protocols for spec, prepared in zip(specs, ready, strict=True)}
+        forecast = self._forecast(able)
+        self.stages.progress(RunPlanned(passes=forecast.passes, text=forecast.text))
 
     def _carried_out(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> list[Reached]:
         """Carry out the rounds of every spec; a static model goes as far as its defenses do."""

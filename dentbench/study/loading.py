@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import logging
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import reduce
 from typing import Any, Final
 
 import torch
 from torch import nn
 
 from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.estimates.duration import Forecast
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
@@ -25,8 +27,6 @@ from dentbench.zoo.download.cached_files import is_cached
 from dentbench.zoo.download.sources import FetchOptions
 from dentbench.zoo.models import LoadedModel, load_model, untrained_model
 from dentbench.zoo.pictures import Pictures
-
-_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -57,15 +57,7 @@ def prepare(
     )
     large = sum(parameter.numel() for parameter in model.network.parameters()) > LARGE
     how = replace(options, source=_source(study), untimed=untrained and large)
-    evaluation = Evaluation(inputs, how, progress)
-    outputs = evaluation.worker.classes
-    if isinstance(dataset.images, Pictures) and dataset.classes != outputs:
-        _log.warning(
-            "%s has %d class folders and the model %d outputs: a missing folder moves the labels "
-            "of those behind it",
-            *(dataset.name, dataset.classes, outputs),
-        )
-    return evaluation, _specs_of(study, static)
+    return Evaluation(inputs, how, progress), _specs_of(study, static)
 
 
 def _sources_of(fetch: FetchOptions) -> dict[str, Any]:
@@ -108,6 +100,7 @@ def _inputs_of(study: Study, network: nn.Module, dataset: Dataset) -> tuple[RunI
         expected_natural=study.own.expect_clean,
         published_robust=None if study.card is None else study.card.autoattack,
         known_hard=study.data.corruption is not None,
+        class_folders=dataset.classes if isinstance(dataset.images, Pictures) else None,
     )
     if study.data.order == "given":
         return inputs, data
@@ -166,6 +159,15 @@ def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     if card is None or card.dataset not in DATASETS or DATASETS[card.dataset].name != dataset:
         return None
     return card.clean
+
+
+def forecast(studies: Sequence[Study], options: RunOptions) -> Forecast:
+    """Return how long studies will take together; each is loaded, nothing is attacked."""
+    parts = []
+    for study in studies:
+        evaluation, specs = prepare(study, options)
+        parts.append(evaluation.forecast(specs, study.protocols))
+    return reduce(operator.add, parts)
 
 
 def run_study(

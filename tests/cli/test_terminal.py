@@ -27,7 +27,7 @@ from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation.progress import events as progress
 from dentbench.evaluation.progress.bars import Bars, columns
 from dentbench.evaluation.progress.display import shown_progress
-from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan, Whole
 from dentbench.evaluation.progress.names import Display
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
@@ -126,7 +126,7 @@ def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch)
     text = io.StringIO()
     console = Console(file=text, width=80, force_terminal=True, no_color=True)
     with Progress(*columns(), console=console, auto_refresh=False) as bars:
-        shown = Bars(bars)
+        shown = Bars(bars, Whole())
         stage = Stage(
             model="cifar10-resnet20-robust", defense="anti-adversary", protocol="batch-mates"
         )

@@ -136,6 +136,53 @@ def surviving(robust: float | None) -> float:
     return min(1.0, share + BROKEN)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Forecast:
+    """How many seconds runs will take; those of several runs add up.
+
+    ``whole``: of the full evaluation; ``low`` and ``high``: its ends. ``decided``: of a run until
+    decided, which is ``whole`` where there is no defense to judge. ``quick``: of the attack
+    "quick". ``passes``: the passes that each stage is expected to take yet.
+    """
+
+    passes: Mapping[Stage, float]
+    until_decided: bool
+    whole: float
+    decided: float
+    quick: float
+    low: float
+    high: float
+
+    def __add__(self, other: Forecast) -> Forecast:
+        """Return the forecast of both runs, one after the other."""
+        passes = dict(self.passes)
+        for stage, more in other.passes.items():
+            passes[stage] = passes.get(stage, 0.0) + more
+        numbers = {
+            name: getattr(self, name) + getattr(other, name)
+            for name in ("whole", "decided", "quick", "low", "high")
+        }
+        return Forecast(passes=passes, until_decided=self.until_decided, **numbers)
+
+    @property
+    def text(self) -> str:
+        """How long the runs will take, and how to have them shorter; "" for short runs."""
+        stops = self.until_decided and self.decided < self.whole
+        shown = self.decided if stops else self.whole
+        if shown < LONG:
+            return ""
+        share = shown / self.whole
+        ends = f"({duration_text(self.low * share)} to {duration_text(self.high * share)})"
+        text = f"about {duration_text(shown)} on this machine {ends}"
+        if stops:
+            return f"until decided {text}; the full evaluation about {duration_text(self.whole)}"
+        if self.decided < self.whole / 2:
+            text += f"; `--until decided` about {duration_text(self.decided)}"
+        if self.quick < self.whole / 2:
+            text += f"; `--attack quick` about {duration_text(self.quick)}"
+        return text
+
+
 @dataclass(frozen=True)
 class Run:
     """A run that is to be foreseen.
@@ -160,32 +207,24 @@ class Run:
             expected_passes[stage] = expected_passes.get(stage, 0.0) + expected
         return {stage: passes for stage, passes in expected_passes.items() if passes}
 
-    def seconds(self) -> float:
-        """Return the expected seconds of the rest."""
-        return self._seconds(self._whole(), speed_of(self.worker, self.specs[0].batches.size))
-
-    def text(self, *, until_decided: bool) -> str:
-        """Describe how long the run will take, and a shorter run; "" for a short run."""
-        speed = speed_of(self.worker, self.specs[0].batches.size)
-        seconds = self._seconds(self._whole(), speed)
+    def forecast(self, *, until_decided: bool) -> Forecast:
+        """Return how long the rest is expected to take, from timed batches if it is long."""
+        plan = self.plan(until_decided=until_decided)
+        if sum(plan.values()) <= SHORT:
+            speed = Speed(0.0, 0.0)
+        else:
+            speed = speed_of(self.worker, self.specs[0].batches.size)
+        whole, share = self._seconds(self._whole(), speed), surviving(self.robust)
         compares = any(map(_compares, self.specs))
-        decided = self._seconds(self._first(), speed) if compares else None
-        shown = decided if until_decided and decided is not None else seconds
-        if shown < LONG:
-            return ""
-        share = surviving(self.robust)
-        low, high = max(0.4, share - 0.2) / share, min(1.0, 1.3 * share + 0.1) / share
-        ends = (
-            f"({duration_text(shown * min(low, 1.0))} to {duration_text(shown * max(high, 1.0))})"
+        return Forecast(
+            passes=plan,
+            until_decided=until_decided,
+            whole=whole,
+            decided=self._seconds(self._first(), speed) if compares else whole,
+            quick=self._seconds(self._quick(), speed),
+            low=whole * min(max(0.4, share - 0.2) / share, 1.0),
+            high=whole * max(min(1.0, 1.3 * share + 0.1) / share, 1.0),
         )
-        text = f"about {duration_text(shown)} on this machine {ends}"
-        if until_decided:
-            return f"until decided {text}; the full evaluation about {duration_text(seconds)}"
-        if decided is not None and decided < seconds / 2:
-            text += f"; `--until decided` about {duration_text(decided)}"
-        if self.specs[0].attack.name != "quick" and not self.specs[0].attack.is_none:
-            text += f"; `--attack quick` about {duration_text(self._seconds(self._quick(), speed))}"
-        return text
 
     def _seconds(self, stages: Iterable[_Part], speed: Speed) -> float:
         classes = self.worker.classes

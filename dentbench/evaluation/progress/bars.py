@@ -56,13 +56,13 @@ def columns() -> tuple[ProgressColumn, ...]:
 class Bars:
     """A bar per stage: batches, the attack and its survivors, images right so far, speed, ETA."""
 
-    def __init__(self, bars: Progress) -> None:
+    def __init__(self, bars: Progress, whole: Whole) -> None:
         self._bars = bars
         self._task = TaskID(0)
         self._model = ""
         self._pace = Pace(most=1)
         self._stage: Stage | None = None
-        self._whole = Whole()
+        self._whole = whole
         self._all: TaskID | None = None
         self._tasks: dict[Stage, TaskID] = {}
         self._right: dict[Stage | None, str] = {}
@@ -70,7 +70,7 @@ class Bars:
     def __call__(self, event: Event) -> None:
         """Show an event."""
         self._whole(event)
-        self._show_whole(event)
+        self._show_whole()
         match event:
             case RunPlanned(text=text):
                 if text:
@@ -88,9 +88,9 @@ class Bars:
             case RoundDone():
                 self._end_round(event)
 
-    def _show_whole(self, event: Event) -> None:
+    def _show_whole(self) -> None:
         """Move the bar of all stages together, below those of the stages."""
-        if isinstance(event, RunPlanned) and event.passes and self._all is None:
+        if self._whole.planned and self._all is None:
             self._all = self._bars.add_task("all", total=1, attack="", right="", rate="")
         if self._all is None:
             return
@@ -148,9 +148,9 @@ class Notebook(Bars):
     It needs no widgets, and a notebook that is kept holds how the run ended.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, whole: Whole) -> None:
         off_screen = Console(file=io.StringIO(), width=WIDTH, force_jupyter=False)
-        super().__init__(Progress(*columns(), console=off_screen, auto_refresh=False))
+        super().__init__(Progress(*columns(), console=off_screen, auto_refresh=False), whole)
         self._heading = self._standing = ""
         self._output: Any = None
         self._written = 0.0

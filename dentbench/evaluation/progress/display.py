@@ -40,10 +40,10 @@ _NO_STAGE: Final = Stage(model="", defense="", protocol="")
 class Lines:
     """A line per finished batch, for logs and pipes."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, whole: Whole) -> None:
         self._console = console
         self._stage, self._pace = _NO_STAGE, Pace(most=1)
-        self._whole = Whole()
+        self._whole = whole
 
     def __call__(self, event: Event) -> None:
         """Say how far the stage, and the run, is when a batch is finished."""
@@ -78,10 +78,10 @@ class Lines:
 class JsonLines:
     """A JSON object per event and line, for schedulers; times in seconds."""
 
-    def __init__(self, write: Callable[[str], None]) -> None:
+    def __init__(self, write: Callable[[str], None], whole: Whole) -> None:
         self._line = write
         self._stage, self._pace = _NO_STAGE, Pace(most=1)
-        self._whole = Whole()
+        self._whole = whole
         self._written = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -143,23 +143,28 @@ def _warnings_to(warn: Callable[[str], None]) -> Iterator[None]:
 
 
 @contextmanager
-def shown_progress(display: Display = Display.AUTO) -> Iterator[Progress | None]:
-    """Show progress for the time of a run, on the error stream or in a notebook's output."""
-    console = Console(stderr=True)
+def shown_progress(
+    display: Display = Display.AUTO, whole: Whole | None = None
+) -> Iterator[Progress | None]:
+    """Show progress for the time of a run, on the error stream or in a notebook's output.
+
+    ``whole``: how far this run and others are together; by default this run alone.
+    """
+    console, whole = Console(stderr=True), whole or Whole()
     if display is Display.AUTO:
         watched = console.is_terminal or console.is_jupyter
         display = Display.BARS if watched else Display.LINES
     if display is Display.BARS and console.is_jupyter:
-        yield Notebook()
+        yield Notebook(whole)
     elif display is Display.BARS:
         bars = RichProgress(*columns(), console=console, refresh_per_second=4)
         with bars:
-            yield Bars(bars)
+            yield Bars(bars, whole)
         console.print()
     elif display is Display.LINES:
-        yield Lines(console)
+        yield Lines(console, whole)
     elif display is Display.JSON:
-        lines = JsonLines(lambda line: print(line, file=console.file, flush=True))
+        lines = JsonLines(lambda line: print(line, file=console.file, flush=True), whole)
         with _warnings_to(lines.warn):
             yield lines
     else:

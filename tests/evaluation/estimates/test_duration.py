@@ -80,14 +80,29 @@ def test_long_runs_say_what_would_be_shorter(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
     )
-    text = run_of().text(until_decided=False)
+    text = run_of().forecast(until_decided=False).text
     assert text.startswith("about ") and " on this machine (" in text
     assert "`--until decided` about " in text and "`--attack quick` about " in text
-    assert "; the full evaluation about " in run_of().text(until_decided=True)
+    assert "; the full evaluation about " in run_of().forecast(until_decided=True).text
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-9, 1e-9)
     )
-    assert run_of().text(until_decided=False) == ""
+    assert run_of().forecast(until_decided=False).text == ""
+
+
+def test_forecasts_of_several_runs_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
+    )
+    one = run_of().forecast(until_decided=True)
+    half = run_of(lambda spec, stage: 500).forecast(until_decided=True)
+    both = one + half
+    assert both.whole == pytest.approx(1.5 * one.whole)
+    assert both.decided == pytest.approx(one.decided + half.decided)
+    assert sum(both.passes.values()) == pytest.approx(
+        sum(one.passes.values()) + sum(half.passes.values())
+    )
+    assert "until decided about " in both.text
 
 
 def test_all_of_a_run_is_told_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
