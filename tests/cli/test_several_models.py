@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from dentbench.cli import running
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.estimates.duration import Forecast
+from dentbench.evaluation.progress import events
 from dentbench.evaluation.progress.events import (
     BatchDone,
     PassesDone,
@@ -52,6 +54,8 @@ def run_study(study: Study, options: Any, progress: Progress | None, check: Any)
 def _no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading, "forecast", forecast)
     monkeypatch.setattr(loading, "run_study", run_study)
+    clock = itertools.count()
+    monkeypatch.setattr(events.time, "perf_counter", lambda: float(next(clock)))
 
 
 def events_of(
@@ -64,18 +68,18 @@ def events_of(
 
 
 def test_several_models_have_one_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    events = events_of(MODELS, "quick", tmp_path, capsys)
-    plans = [event for event in events if event["event"] == "plan"]
+    written = events_of(MODELS, "quick", tmp_path, capsys)
+    plans = [event for event in written if event["event"] == "plan"]
     assert [plan["passes_expected"] for plan in plans] == [2000]
     assert plans[0]["text"].startswith("about 2.0 h on this machine")
-    first, second = (event for event in events if event["event"] == "batch")
+    first, second = (event for event in written if event["event"] == "batch")
     assert first["seconds_left_of_all"] > 0  # the other model is still ahead
     assert second["seconds_left_of_all"] == 0
 
 
 def test_one_model_tells_its_own_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    events = events_of(MODELS[:1], "quick", tmp_path, capsys)
-    assert [event["text"] for event in events if event["event"] == "plan"] == [
+    written = events_of(MODELS[:1], "quick", tmp_path, capsys)
+    assert [event["text"] for event in written if event["event"] == "plan"] == [
         "of this model alone"
     ]
 
