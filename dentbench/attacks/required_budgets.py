@@ -16,7 +16,7 @@ from dentbench.attacks.budget import (
     queries_of,
 )
 from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
-from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, EvalSpec
 
 Budget = Mapping[str, float]
@@ -68,10 +68,27 @@ _MANY: Final = 10**6
 """More classes than there are targets: a data set of few classes shortens no budget."""
 
 
+LEAST_ASCENT: Final = 40
+"""The least iterations of ascents on the static model before finding no gain counts: those of the
+attack "quick". Images that less leaves right are no evidence, and could hide a gain."""
+
+
+def ascent_iterations(budget: Budget) -> float:
+    """Return the iterations of all gradient ascents of a protocol's budget together."""
+    if "ascents" in budget:
+        return budget["ascents"] * budget.get("iterations", 0)
+    parts = [name.removesuffix(" iterations") for name in budget if name.endswith(" iterations")]
+    return sum(
+        budget[f"{part} iterations"] * budget.get(f"{part} targets", 1)
+        for part in parts
+        if not is_users(part)  # what an attack of the user does is not known
+    )
+
+
 def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
     """Return the budget that a spec gives a protocol; empty where none is required."""
     if stage == "published":
-        return _attack_budget(spec.attack)
+        return attack_budget(spec.attack)
     if stage in BLACK_BOX_PROTOCOLS:
         return {"queries": queries_of(spec)}
     if stage == "batch-mates":
@@ -106,11 +123,16 @@ def _percent_of_steps(spec: EvalSpec) -> float:
     return 100.0 if last is None or last >= steps else 100 * last / steps
 
 
-def _attack_budget(attack: AttackSpec) -> dict[str, float]:
-    """Return the budget of each part of a named attack, by default AutoAttack's own."""
+def attack_budget(attack: AttackSpec) -> dict[str, float]:
+    """Return the budget of each part of a named attack, by default AutoAttack's own.
+
+    Empty for an attack of the user, whose effort is not known.
+    """
     plan = ATTACKS[attack.name]
     budgets: dict[str, float] = {}
     for part in plan.parts:
+        if is_users(part):
+            continue
         if part == "square":
             budgets[f"{part} queries"] = attack.queries or 5000
             continue

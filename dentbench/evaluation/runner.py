@@ -18,6 +18,7 @@ from dentbench.evaluation import applicable_protocols
 from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.estimates import duration
+from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 from dentbench.evaluation.fresh_judgement.pristine import Pristine
 from dentbench.evaluation.fresh_judgement.stored import is_judged
@@ -117,14 +118,14 @@ class Evaluation:
                 own,
             )
 
-    def forecast(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> duration.Forecast:
+    def forecast(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> TimeForecast:
         """Return how long :meth:`run` is expected to take; nothing is attacked."""
         able = {
             spec: applicable_protocols.possible(self.context, spec, protocols) for spec in specs
         }
         return self._forecast(able)
 
-    def _forecast(self, protocols: Mapping[EvalSpec, Sequence[str]]) -> duration.Forecast:
+    def _forecast(self, protocols: Mapping[EvalSpec, Sequence[str]]) -> TimeForecast:
         left, robust = self.stages.images_left, self.inputs.published_robust
         run = duration.Run(self.worker, [*protocols], protocols, left, robust)
         return run.forecast(until_decided=bool(self.options.schedule.until))

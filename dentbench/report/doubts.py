@@ -18,10 +18,17 @@ from typing import Final
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.checks import Check, failed, unsettled
 from dentbench.attacks.evidence import ADAPTIVE, NEEDED
-from dentbench.attacks.required_budgets import shortfalls
+from dentbench.attacks.required_budgets import (
+    LEAST_ASCENT,
+    ascent_iterations,
+    attack_budget,
+    shortfalls,
+)
 from dentbench.records.outcome import Record, eps_of
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
+from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.evaluation import AttackSpec
 from dentbench.spec.protocol import ProtocolSpec
 from dentbench.stats import least_batches
 
@@ -81,11 +88,12 @@ def loss_doubts(defended: Record) -> tuple[Doubt, ...]:
 def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
     """Return the doubts about finding no difference.
 
-    A static model that was attacked wrongly, and too few batches to find anything.
+    A static model that was attacked wrongly or hardly, and too few batches to find anything.
     """
     return (
         *(_of_check(check, static=True) for check in failed(defended.static_checks)),
         *_coupled(defended),
+        *_hardly_attacked(defended),
     )
 
 
@@ -223,6 +231,25 @@ def _weak_protocols(record: Record) -> Iterator[Doubt]:
     remedy = f"run it without --protocol-set {', '.join(chosen)}" if chosen else "run it in full"
     changes = (("--protocol-set",),) if chosen else _STANDARD
     yield Doubt(f"less than the least budget was spent on {listed}", remedy, changes)
+
+
+def _hardly_attacked(record: Record) -> Iterator[Doubt]:
+    """Too few ascents on the static model: it could hide a gain in images that would break."""
+    if eps_of(record) == 0:
+        return
+    faced = {departures.PUBLISHED, *json.loads(record.static_by_protocol or "{}")}
+    budgets = [budget for name, budget in _budgets(record).items() if name in faced]
+    if record.attack in ATTACKS:  # where the defense has not faced it yet
+        how = {"iterations": record.iterations, "targets": record.targets}
+        attack = AttackSpec(name=record.attack, norm=record.norm, eps=eps_of(record), **how)
+        budgets.append(attack_budget(attack))
+    if max(map(ascent_iterations, budgets), default=0) < LEAST_ASCENT:
+        yield Doubt(
+            f"the static model was attacked by {record.attack_label} alone, which may leave images "
+            "right that a longer attack breaks, and so hide a gain",
+            "run --attack quick at least",
+            (("--attack", "quick"), *_STANDARD[1:]),
+        )
 
 
 def _effort(record: Record) -> Iterator[Doubt]:

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.estimates.duration import Forecast
+from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
@@ -161,7 +161,7 @@ def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     return card.clean
 
 
-def forecast(studies: Sequence[Study], options: RunOptions) -> Forecast:
+def forecast(studies: Sequence[Study], options: RunOptions) -> TimeForecast:
     """Return how long studies will take together; each is loaded, nothing is attacked."""
     parts = []
     for study in studies:

@@ -12,7 +12,7 @@ import pytest
 
 from dentbench.cli import running
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.estimates.duration import Forecast
+from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.progress import events
 from dentbench.evaluation.progress.events import (
     BatchDone,
@@ -33,11 +33,11 @@ def stage_of(study: Study) -> Stage:
     return Stage(model=study.model, defense="static", protocol="published")
 
 
-def forecast(studies: Sequence[Study], options: Any) -> Forecast:
+def forecast(studies: Sequence[Study], options: Any) -> TimeForecast:
     del options
     times = dict.fromkeys(("whole", "decided", "quick", "low", "high"), 3600.0 * len(studies))
     passes = {stage_of(study): 1000.0 for study in studies}
-    return Forecast(passes=passes, until_decided=False, **times)
+    return TimeForecast(passes=passes, until_decided=False, **times)
 
 
 def run_study(study: Study, options: Any, progress: Progress | None, check: Any) -> list[Any]:

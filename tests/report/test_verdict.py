@@ -411,6 +411,37 @@ def test_no_gain_needs_enough_images(make_record: Make) -> None:
         assert found.kind == kind and found.p_value == 1.0
 
 
+@pytest.mark.parametrize(
+    ("attack", "budget", "kind"),
+    [
+        ("apgd-ce", {"iterations": 1}, "undecided"),  # 223 of 256 digits right where quick has 177
+        ("apgd-t", {"iterations": 10, "targets": 3}, "undecided"),
+        ("apgd-t", {"iterations": 10, "targets": 4}, "no gain"),
+        ("apgd-ce", {"iterations": 40}, "no gain"),
+        ("square", {}, "undecided"),
+        ("mine:attack@0123456789abcdef", {}, "undecided"),
+        ("quick", {}, "no gain"),
+        ("rand", {}, "no gain"),
+        ("plus", {}, "no gain"),
+    ],
+)
+def test_no_gain_needs_a_static_model_that_was_attacked(
+    make_record: Make, attack: str, budget: dict[str, Any], kind: str
+) -> None:
+    counts = {"published": 402, "transfer": 349}
+    pairs = pair(make_record, 347, counts, 6, 4, 512, attack=attack, **budget)
+    found = verdict(*pairs)
+    assert found.kind == kind == kind_of(pairs[1])
+    if kind == "undecided":
+        assert found.changes[0] == ("--attack", "quick")
+    # A counterpart of a protocol on the defense is an attack on the static model too.
+    more = {
+        "static_by_protocol": json.dumps({"published": 347, "warm": 347}),
+        "budgets": json.dumps({"warm": {"ascents": 3, "iterations": 20, "targets": 1}}),
+    }
+    assert verdict(pairs[0], replace(pairs[1], **more)).kind == "no gain"
+
+
 def test_the_worst_case_per_image_is_said(make_record: Make) -> None:
     static, defended = pair(make_record, 340, {"published": 402, "transfer": 349}, 3, 3, 512)
     assert "falls to 68.2% (349/512) under transfer and to 66.4% (340/512) in the worst case" in (

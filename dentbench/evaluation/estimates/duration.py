@@ -137,7 +137,7 @@ def surviving(robust: float | None) -> float:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Forecast:
+class TimeForecast:
     """How many seconds runs will take; those of several runs add up.
 
     ``whole``: of the full evaluation; ``low`` and ``high``: its ends. ``decided``: of a run until
@@ -153,7 +153,7 @@ class Forecast:
     low: float
     high: float
 
-    def __add__(self, other: Forecast) -> Forecast:
+    def __add__(self, other: TimeForecast) -> TimeForecast:
         """Return the forecast of both runs, one after the other."""
         passes = dict(self.passes)
         for stage, more in other.passes.items():
@@ -162,7 +162,7 @@ class Forecast:
             name: getattr(self, name) + getattr(other, name)
             for name in ("whole", "decided", "quick", "low", "high")
         }
-        return Forecast(passes=passes, until_decided=self.until_decided, **numbers)
+        return TimeForecast(passes=passes, until_decided=self.until_decided, **numbers)
 
     @property
     def text(self) -> str:
@@ -207,7 +207,7 @@ class Run:
             expected_passes[stage] = expected_passes.get(stage, 0.0) + expected
         return {stage: passes for stage, passes in expected_passes.items() if passes}
 
-    def forecast(self, *, until_decided: bool) -> Forecast:
+    def forecast(self, *, until_decided: bool) -> TimeForecast:
         """Return how long the rest is expected to take, from timed batches if it is long."""
         plan = self.plan(until_decided=until_decided)
         if sum(plan.values()) <= SHORT:
@@ -216,7 +216,7 @@ class Run:
             speed = speed_of(self.worker, self.specs[0].batches.size)
         whole, share = self._seconds(self._whole(), speed), surviving(self.robust)
         compares = any(map(_compares, self.specs))
-        return Forecast(
+        return TimeForecast(
             passes=plan,
             until_decided=until_decided,
             whole=whole,
