@@ -6,6 +6,7 @@ and does not run its main module again. It ends with the command.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -102,6 +103,7 @@ def serve(asked: int, answers: int, preloaded: Sequence[str] = ()) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for name in (*_LOADED, *preloaded):
         importlib.import_module(name)
+    gc.freeze()  # forks share these pages: no collection there shall touch, and so copy, them
     reading, writing = Connection(asked, writable=False), Connection(answers, readable=False)
     while True:
         try:
