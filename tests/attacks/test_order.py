@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import fisher_exact
 from torch import Tensor
 
 import dentbench
@@ -134,6 +133,8 @@ def test_a_network_is_never_asked_about_no_images() -> None:
 
 
 def test_fisher_is_scipys() -> None:
+    from scipy.stats import fisher_exact  # takes long to load, and no other test needs it
+
     for a, b in itertools.product(range(0, 8, 2), range(0, 10, 3)):
         table = [[a, 7 - a], [b, 9 - b]]
         expected = fisher_exact(table, alternative="greater").pvalue

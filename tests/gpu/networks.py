@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-import torchvision
 from torch import Tensor, nn
 
 from dentbench.zoo.models import load_model
@@ -59,7 +58,9 @@ def _resnet18() -> nn.Module:
     """Return pyautoattack's example, or where that is lacking its architecture."""
     if importlib.util.find_spec("pyautoattack") is not None:
         return load_model("AutoAttackResNet18").network
-    network = torchvision.models.resnet18(num_classes=10)
+    from torchvision.models import resnet18
+
+    network = resnet18(num_classes=10)
     network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     network.maxpool = nn.Identity()
     return _settled(network)

@@ -7,6 +7,8 @@ suite; ``pytest -m sweep`` takes every card, and those that need values on the p
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
@@ -19,7 +21,8 @@ from dentbench.zoo.models import build, load_model
 from dentbench.zoo.pictures import PREPROCESSINGS
 from dentbench.zoo.robustbench_shim import model_dicts
 
-pytest.importorskip("timm")
+# Looked for, not imported: that takes seconds in every process that collects the tests.
+pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")
 
 CARDS = [card for card in MODELS.values() if card.source == "robustbench"]
 

@@ -15,7 +15,6 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dentbench.evaluation.estimates.duration import Speed
 
@@ -73,6 +72,8 @@ def operations(network: nn.Module, image: Tensor) -> int:
 
     ``image``: (1, C, H, W).
     """
+    from torch.utils.flop_counter import FlopCounterMode  # loads Triton
+
     with FlopCounterMode(display=False) as counter:
         network(image)
     return max(1, int(counter.get_total_flops()))
