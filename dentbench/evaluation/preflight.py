@@ -55,9 +55,9 @@ class Preflight:
         folders, outputs = self.context.inputs.class_folders, self.context.worker.classes
         if folders is not None and folders != outputs:
             _log.warning(
-                "%s has %d class folders and the model %d outputs: a missing folder moves the "
+                "%s has %d class folder%s and the model %d outputs: a missing folder moves the "
                 "labels of those behind it",
-                *(data, folders, outputs),
+                *(data, folders, "" if folders == 1 else "s", outputs),
             )
 
     def advise_precision(self, specs: Sequence[EvalSpec]) -> None:

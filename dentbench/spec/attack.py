@@ -14,19 +14,21 @@ from dentbench.validation import require_choice, require_count, require_number
 
 NORMS: Final = ("Linf", "L2", "L1")
 
-_FRACTION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(?:/\s*(\d+(?:\.\d+)?)\s*)?")
+_NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d\d?)?)"
+_FRACTION = re.compile(rf"\s*{_NUMBER}\s*(?:/\s*{_NUMBER}\s*)?", re.ASCII)
 
 
 @lru_cache
 def parse_eps(text: str) -> Fraction:
-    """Return the exact value of an eps written as ``8/255``, ``1.5/255``, ``0.5`` or ``0``.
+    """Return the exact value of an eps written as ``8/255``, ``1.5/255``, ``0.5`` or ``3e-2``.
 
     Raises :class:`SpecError` for anything else, negative and non-finite values included.
     """
     match = _FRACTION.fullmatch(text)
     if match is None or (match[2] is not None and Fraction(match[2]) == 0):
         raise SpecError(
-            f"eps is {text!r}; write a number or a fraction of two numbers, such as 8/255 or 0.5"
+            f"eps is {text!r}; write a number or a fraction of two numbers, not below 0, such as "
+            "8/255 or 0.5"
         )
     return Fraction(match[1]) / Fraction(match[2] or 1)
 

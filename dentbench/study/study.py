@@ -28,7 +28,7 @@ from dentbench.study.choices import Chosen, choose_attack, choose_protocols
 from dentbench.study.parsing import OwnModel, is_corrupted, parse_threat, parts_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.data_choice import DataChoice
-from dentbench.zoo.model_names import is_checkpoint
+from dentbench.zoo.model_names import card_named, is_checkpoint
 
 DEFAULT_MODEL = "digits-robust"
 DEFAULT_BATCH = 128
@@ -168,8 +168,8 @@ def find_card(model: str) -> ModelCard | None:
 
     Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
     """
-    if model in MODELS or not (":" in model or Path(model).suffix or is_checkpoint(model)):
-        return MODELS[model]
+    if model in MODELS or not (":" in model or is_checkpoint(model)):
+        return card_named(model)
     return None
 
 

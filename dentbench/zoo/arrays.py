@@ -90,20 +90,27 @@ def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> D
     images, labels = _images(raw.images, file), _labels(raw.labels, file)
     if len(images) != len(labels):
         raise DataError(f"{file} has {len(images):,} images but {len(labels):,} labels")
-    classes = classes or raw.classes or int(labels.max()) + 1
+    known = classes or raw.classes
+    classes = known or max(int(labels.max()) + 1, 1)
     wrong = int(((labels < 0) | (labels >= min(classes, MOST_CLASSES))).sum())
     if wrong:
+        allowed = f"0 to {min(classes, MOST_CLASSES) - 1}" if known else "whole numbers from 0"
         raise DataError(
             f"{file} has {wrong:,} labels out of range, from {int(labels.min())} to "
-            f"{int(labels.max())}; they must be 0 to {min(classes, MOST_CLASSES) - 1}"
+            f"{int(labels.max())}; they must be {allowed}"
         )
     return Dataset(name=name, images=images, labels=labels, classes=classes)
 
 
 def _images(array: Any, file: str) -> Tensor:
     if array.ndim != 4 or 0 in array.shape:
+        held = "no images," if 0 in array.shape else "images"
+        hint = ""
+        if array.ndim == 3:
+            hint = "; gray images get a channel by images[:, None], a single image is images[None]"
         raise DataError(
-            f"{file} has images of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
+            f"{file} has {held} of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
+            f"{hint}"
         )
     array = _channels_first(array, file)
     if array.dtype == np.uint8:
@@ -133,7 +140,13 @@ def _channels_first(array: Any, file: str) -> Any:
 
 def _labels(array: Any, file: str) -> Tensor:
     if array.ndim != 1 or array.size == 0:
-        raise DataError(f"{file} has labels of shape {tuple(array.shape)}; (N,) is wanted")
+        hint = ""
+        if array.ndim == 2:
+            hint = ": labels.argmax(1) of one-hot rows" if array.shape[1] > 1 else ": labels[:, 0]"
+        raise DataError(f"{file} has labels of shape {tuple(array.shape)}; (N,) is wanted{hint}")
     if array.dtype.kind not in "iu":
-        raise DataError(f"{file} has labels of type {array.dtype}; whole numbers are wanted")
+        hint = ": labels.astype(int)"
+        if array.dtype.kind not in "fb":
+            hint = " from 0, in the order of the model's outputs; give each class its number"
+        raise DataError(f"{file} has labels of type {array.dtype}; whole numbers are wanted{hint}")
     return torch.from_numpy(np.array(array, dtype=np.int64))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from dentbench.errors import ModelError
+from dentbench.zoo.file_kinds import TORCH, ZIP_OF, is_safetensors, kind_of
 
 StateDict = dict[str, Tensor]
 
@@ -62,11 +63,10 @@ def read_checkpoint(path: Path) -> Any:
     Nothing in the file is executed. Raises :class:`~dentbench.errors.ModelError` for a file that is
     missing, damaged, foreign, or asks for a class that is not on the list of harmless ones.
     """
-    if not path.is_file():
-        raise ModelError(f"there is no file {path}")
+    require_file(path)
     name = path.name.removesuffix(".part")
     try:
-        if path.suffix == ".safetensors":
+        if is_safetensors(path):
             from safetensors.torch import load_file
 
             return load_file(path)
@@ -75,23 +75,43 @@ def read_checkpoint(path: Path) -> Any:
             found = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_undersized(found, path)
         return found
-    except pickle.UnpicklingError as error:
-        raise ModelError(_refused(name, str(error))) from error
     except Exception as error:  # torch and zipfile raise many kinds for damaged files
-        words = re.sub(r"\s+", " ", str(error)).strip()[:160] or type(error).__name__
-        raise ModelError(
-            f"{name} is not a checkpoint that can be read ({words}); {SAVE}"
-        ) from error
+        raise ModelError(f"{name} {_refused(path, error)}; {SAVE}") from error
 
 
-def _refused(name: str, said: str) -> str:
-    """Return what to say of a file that torch's safe unpickler refuses with some words."""
+def require_file(path: Path) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` where a path is no file."""
+    if path.is_dir():
+        files = sorted(file.name for file in path.iterdir() if file.is_file())
+        held = f", such as {path / files[0]}" if files else ""
+        raise ModelError(f"{path} is a folder; name the checkpoint file in it{held}")
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+
+
+def _refused(path: Path, error: Exception) -> str:
+    """Return what is wrong with a file that cannot be read, or must not be."""
+    said = re.sub(r"\s+", " ", str(error)).strip()
     named = re.search(r"(?:GLOBAL|Unsupported class|global:?)\s+[`']?([\w]+(?:\.[\w]+)+)", said)
-    what = f"asks for {named[1]}" if named else "is damaged or asks for code"
-    return (
-        f"{name} {what}, which a checkpoint of weights has no need for; it was refused and nothing "
-        f"in it was executed; {SAVE}"
-    )
+    if named:
+        return (
+            f"asks for {named[1]}, which a checkpoint of weights has no need for; it was refused "
+            "and nothing in it was executed"
+        )
+    if is_safetensors(path):
+        return "is a safetensors file that is damaged or cut off"
+    if path.suffix.lower() == ".safetensors" and kind_of(path) == TORCH:
+        return "is a file of torch.save, not of safetensors; call it .pt"
+    kind, ours = kind_of(path), isinstance(error, ValueError | MemoryError)
+    if kind and kind != TORCH and not (ours and kind.startswith(ZIP_OF)):
+        return f"is not a checkpoint that can be read: it is {kind}"
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            "is damaged or asks for code, which a checkpoint of weights has no need for; it was "
+            "refused and nothing in it was executed"
+        )
+    words = f" ({said[:160]})" if ours else ""
+    return f"is not a checkpoint that can be read{words}"
 
 
 def _refuse_compressed(path: Path) -> None:
@@ -150,11 +170,26 @@ def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS
         if inner is None:
             break
         seen = inner
-    held = ", ".join(map(str, list(checkpoint)[:6])) if isinstance(checkpoint, Mapping) else ""
-    raise ModelError(
-        f"{name} holds no state dict; found {type(checkpoint).__name__}"
-        + (f" with {held}" if held else "")
-    )
+    raise ModelError(f"{name} {_no_state(seen)}; {SAVE}")
+
+
+def _no_state(value: object) -> str:
+    """Return what is held in place of a state dict, or which of several there are."""
+    if not isinstance(value, Mapping):
+        return f"holds no state dict; found {type(value).__name__}"
+    states = [str(key) for key, item in value.items() if _holds_state(item)]
+    if len(states) > 1:
+        return f"holds several state dicts, and none has a name that is known: {', '.join(states)}"
+    held = ", ".join(map(str, list(value)[:6]))
+    return f"holds no state dict; found {type(value).__name__}" + (f" with {held}" if held else "")
+
+
+def _holds_state(value: object, depth: int = 3) -> bool:
+    """Return whether a value is a state dict, or mappings down to some depth hold one."""
+    if _is_state(value):
+        return True
+    below = value.values() if isinstance(value, Mapping) and depth else ()
+    return any(_holds_state(item, depth - 1) for item in below)
 
 
 def _unwrap(value: object, wrappers: Sequence[str]) -> object | None:
@@ -164,10 +199,11 @@ def _unwrap(value: object, wrappers: Sequence[str]) -> object | None:
         if isinstance(value.get(key), Mapping):
             inner: object = value[key]
             return inner
-    states = [item for item in value.values() if _is_state(item)]
-    if len(states) == 1:  # under whatever name
-        state: object = states[0]
-        return state
+    for holds in (_is_state, _holds_state):
+        states = [item for item in value.values() if holds(item)]
+        if len(states) == 1:  # under whatever name
+            state: object = states[0]
+            return state
     # Some state dicts keep a stray setting beside their tensors.
     tensors = {key: item for key, item in value.items() if isinstance(item, Tensor)}
     return tensors if tensors and len(tensors) * 2 > len(value) else None

@@ -18,6 +18,7 @@ import numpy as np
 from dentbench.errors import DataError
 from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
+from dentbench.zoo.file_kinds import kind_of
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -28,6 +29,10 @@ class RawData:
     labels: Any
     classes: int | None = None
     name: str | None = None
+
+
+SAVE: Final = 'write them by np.savez("data.npz", images=images, labels=labels)'
+"""How to write what :func:`read_npz` reads."""
 
 
 def read_npz(path: Path) -> RawData:
@@ -45,7 +50,8 @@ def read_npz(path: Path) -> RawData:
                         labels=file[names[labels]],
                         classes=int(classes) if classes is not None and classes.ndim == 0 else None,
                     )
-            raise ValueError(f"it has {', '.join(file.files) or 'nothing'}; images and labels lack")
+            held = ", ".join(file.files) or "nothing"
+            raise ValueError(f"it has {held}; images and labels, or x and y, lack; {SAVE}")
     except Exception as error:  # zipfile, zlib, struct and NumPy raise many kinds
         raise _unreadable(path, "an npz file with images and labels", error) from error
 
@@ -62,7 +68,9 @@ def read_parquet(path: Path) -> RawData:
         pictures = next((name for name in ("img", "image") if name in names), None)
         label = next((name for name in ("label", "labels", "fine_label") if name in names), None)
         if pictures is None or label is None:
-            raise ValueError(f"it has columns {', '.join(names)}; img and label are wanted")
+            raise ValueError(
+                f"it has columns {', '.join(names)}; img or image, and label or labels, are wanted"
+            )
         table = file.read(columns=[pictures, label])
         if table.num_rows == 0:
             raise ValueError("it has no rows")
@@ -124,12 +132,16 @@ def _decode(cells: Sequence[Any]) -> Any:
     for number, cell in enumerate(cells):
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if not isinstance(content, bytes):
-            raise ValueError(f"row {number} has no image bytes")
+            raise ValueError(
+                f"row {number} has no bytes of a picture, as of a PNG, but "
+                f"{type(content).__name__}; pixels go into an npz file: {SAVE}"
+            )
         try:
             with Image.open(io.BytesIO(content)) as picture:
                 decoded.append(picture_modes.plain(picture))
         except Exception as error:
-            raise ValueError(f"the image of row {number} cannot be decoded ({error})") from error
+            words = picture_modes.reason(error, content)
+            raise ValueError(f"the image of row {number} cannot be decoded ({words})") from error
     gray = all(picture.mode == "L" for picture in decoded)
     arrays = [np.asarray(picture if gray else picture.convert("RGB")) for picture in decoded]
     shapes = {array.shape for array in arrays}
@@ -189,5 +201,14 @@ def read_cifar(path: Path, label_key: str) -> RawData:
 
 
 def _unreadable(path: Path, wanted: str, error: Exception) -> DataError:
-    words = " ".join(str(error).split())[:200] or type(error).__name__
+    kind = kind_of(path)
+    words = "it is " + kind
+    if not kind or kind in _OWN:
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+    if "allow_pickle" in words:
+        words = "it holds Python objects, not numbers"
     return DataError(f"{path.name} is not {wanted} that can be read ({words})")
+
+
+_OWN: Final = frozenset({"an .npz file", "a parquet file"})
+"""The kinds of files that the readers read, of which an error says what is wrong."""

@@ -20,7 +20,14 @@ from dentbench.zoo import corruptions, pictures
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
 from dentbench.zoo.data_choice import DataChoice
-from dentbench.zoo.datafiles import RawData, read_cifar, read_npz, read_parquet, read_pictures
+from dentbench.zoo.datafiles import (
+    SAVE,
+    RawData,
+    read_cifar,
+    read_npz,
+    read_parquet,
+    read_pictures,
+)
 from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
 from dentbench.zoo.download.verify import Expected, problem_with
 
@@ -134,7 +141,8 @@ def _from_path(path: Path, choice: DataChoice) -> Dataset:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise DataError(
-            f"{path} is not data that can be read; give a .parquet or .npz file, a folder with "
+            f"{path} is not data that can be read; give a .parquet or .npz file "
+            f"({SAVE}), a folder with "
             f"{' or '.join(card.file for card in DATASETS.values() if card.file)}, or a folder of "
             "pictures with one folder per class"
         )
@@ -146,7 +154,7 @@ def _pictures(path: Path, choice: DataChoice) -> Dataset:
     """A folder of one's own with one folder per class."""
     paths, labels, classes = pictures.classes_in(path)
     preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)
-    images = pictures.Pictures(paths, preprocessing, gray=pictures.is_gray(paths[0]))
+    images = pictures.Pictures(paths, preprocessing, gray=all(map(pictures.is_gray, paths)))
     name = own_name(choice.data_name or path.resolve().name)
     return Dataset(name=name, images=images, labels=torch.tensor(labels), classes=classes)
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Final
 
+from dentbench.errors import UnknownNameError
 from dentbench.paths import expanded
-from dentbench.zoo.cards import MODELS
+from dentbench.zoo.cards import MODELS, ModelCard
 
 SUFFIXES: Final = frozenset(
     {
@@ -22,4 +22,27 @@ def is_checkpoint(text: str) -> bool:
     if text in MODELS:
         return False
     path = expanded(text)
-    return path.suffix.lower() in SUFFIXES or (path.is_file() and ":" not in Path(text).name)
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    return ":" not in path.name and path.suffix != ".py" and (path.exists() or "/" in text)
+
+
+def card_named(name: str) -> ModelCard:
+    """Return a model's card by its name or alias.
+
+    Raises :class:`~dentbench.errors.UnknownNameError`, with the nearest names, and how to name the
+    code of one's own where a file of that name is there.
+    """
+    try:
+        return MODELS[name]
+    except UnknownNameError as error:
+        stem = name.removesuffix(".py")
+        for file in (f"{stem}.py", f"{stem.rpartition('.')[0]}.py"):
+            if expanded(file).is_file():
+                raise UnknownNameError(
+                    f"{name} is no model's name; for a network that {file} makes write "
+                    f"{file}:CALLABLE"
+                ) from None
+        if name.endswith(".py"):
+            raise UnknownNameError(f"there is no file {name}") from None
+        raise UnknownNameError(f"{error} (all of them: dentbench fetch --list)") from None

@@ -23,11 +23,11 @@ from dentbench.identity.user_code import load, sha256_of
 from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
 from dentbench.zoo import robustbench_shim
-from dentbench.zoo.cards import ASSETS, MODELS, ModelCard
-from dentbench.zoo.checkpoints import read_checkpoint, state_dict_of
+from dentbench.zoo.cards import ASSETS, ModelCard
+from dentbench.zoo.checkpoints import read_checkpoint, require_file, state_dict_of
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
-from dentbench.zoo.model_names import is_checkpoint
+from dentbench.zoo.model_names import card_named, is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
 from dentbench.zoo.robustbench_weights import load_part
 from dentbench.zoo.timm_networks import TIMM, from_timm
@@ -79,7 +79,7 @@ def load_model(
     if ":" in name_or_path:
         network, source = _from_factory(name_or_path)
         return _finish(normalized(network, normalize), name_or_path, source)
-    card = MODELS[name_or_path]
+    card = card_named(name_or_path)
     request = FetchOptions(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     if card.source == "robustbench":
         paths = fetch_model(card, request)
@@ -202,17 +202,24 @@ def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Mo
 
     ``normalized``: whether a normalization is put in front of it.
     """
+    if path.is_dir():
+        require_file(path)
     if arch is None:
+        held = (
+            "is a checkpoint file" if path.is_file() else "is taken for a file, which is not there"
+        )
         raise ModelError(
-            f"{path.name} is a checkpoint file; name its network with --arch, by a model's name, "
+            f"{path} {held}; name its network with --arch, by a model's name, "
             "module:callable, path/to/net.py:callable or timm:NAME"
         )
+    require_file(path)
     if arch.startswith(TIMM):
         network, source = from_timm(arch), arch
     elif ":" in arch:
         network, source = _from_factory(arch)
     else:
-        network, source = build(MODELS[arch]), MODELS[arch].id
+        card = card_named(arch)
+        network, source = build(card), card.id
     state = state_dict_of(read_checkpoint(path), path.name)
     load_state(network, state, path.name, constants_elsewhere=normalized)
     return network, source

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from dentbench.zoo.file_kinds import kind_of_bytes
+
 GRAY: Final = frozenset({"1", "L", "LA"})
 """The modes of PIL that have one channel of at most 8 bits, beside one of transparency."""
 
@@ -32,8 +34,8 @@ def plain(picture: Any, *, upright: bool = True) -> Any:
     mode = picture.mode
     deep = mode[0] in "IF" or _is_deep(picture)
     if mode not in GRAY | _COLORS or deep:
-        bits = "more than 8 bits per channel " if deep else ""
-        raise ValueError(f"it has {bits}(mode {mode}); save it as 8-bit gray or RGB")
+        has = "more than 8 bits per channel" if deep else "other channels than gray or RGB"
+        raise ValueError(f"it has {has} (mode {mode}); save it as 8-bit gray or RGB")
     if upright:
         picture = ImageOps.exif_transpose(picture)
     if mode in ("LA", "PA", "RGBA") or "transparency" in picture.info:
@@ -68,6 +70,16 @@ def _opaque(picture: Any) -> Any:
     if low < 255:
         raise ValueError("it has transparent pixels; put it on a background and save it without")
     return whole
+
+
+def reason(error: Exception, content: bytes) -> str:
+    """Return why the content of a file of a picture cannot be decoded, without PIL's own words."""
+    from PIL import UnidentifiedImageError
+
+    if isinstance(error, UnidentifiedImageError):
+        kind = kind_of_bytes(content)
+        return f"it is {kind}" if kind else "its format is none that is read"
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def is_gray(picture: Any) -> bool:

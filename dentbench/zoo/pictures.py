@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -18,13 +18,22 @@ from dentbench.errors import DataError
 from dentbench.validation import suggestion
 from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
+from dentbench.zoo.file_kinds import HEAD
 
 SUFFIXES: Final = frozenset(
     {
         *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe"),
     }
 )
+
+_NOT_READ: Final = frozenset(
+    {
+        *(".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".jpx", ".svg", ".psd", ".tga"),
+        *(".dng", ".cr2", ".nef", ".arw", ".raw", ".exr", ".hdr", ".dcm", ".npy", ".eps", ".ico"),
+    }
+)
+"""Suffixes of pictures in formats that are not read: leaving them out would not be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +139,8 @@ class Pictures:
                 plain = plain.convert("L" if self.gray else "RGB")
                 return np.asarray(self.preprocessing(plain) if self.preprocessing else plain)
         except Exception as error:  # PIL raises many kinds for damaged files
-            words = " ".join(str(error).split()) or type(error).__name__
+            head = path.read_bytes()[:HEAD] if path.is_file() else b""
+            words = picture_modes.reason(error, head) if path.is_file() else "a link to nothing"
             raise DataError(f"{path} is not a picture that can be read ({words})") from error
 
 
@@ -159,7 +169,12 @@ def preprocessing_named(name: str | None) -> PicturePreprocessing | None:
     return PREPROCESSINGS[name] if name else None
 
 
-FOREIGN: Final = frozenset({"__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "@eaDir"})
+FOREIGN: Final = frozenset(
+    {
+        *("__MACOSX", "__pycache__", "lost+found", "$RECYCLE.BIN", "@eaDir", "#recycle"),
+        "System Volume Information",
+    }
+)
 """Folders that other programs leave; so are all whose names begin with a dot."""
 
 SPLITS: Final = frozenset({"train", "test", "val", "valid", "validation", "training", "testing"})
@@ -172,7 +187,8 @@ def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
     Classes are numbered in the order of their names, as torchvision's ``ImageFolder`` does; where
     all names are whole numbers, in the order of these. Hidden folders and files, and those that
     other programs leave, are skipped. Raises :class:`~dentbench.errors.DataError` for a class
-    without a picture and for a folder of train/ and test/.
+    without a picture, for folders of a data set's parts, such as train/ and test/, or of its
+    classes in turn, and for pictures in a format that is not read.
     """
     classes = _in_order(path for path in folder.iterdir() if path.is_dir() and _is_own(path))
     parts = [path.name for path in classes if path.name.lower() in SPLITS]
@@ -193,9 +209,34 @@ def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
             f"{folder} has class folders without a picture: {', '.join(empty)}; each folder is a "
             "class and has its number, so fill them or take them away"
         )
+    _require_no_parts(folder, dict(zip(classes, found, strict=True)))
     paths = [path for pictures in found for path in pictures]
     labels = [number for number, pictures in enumerate(found) for _ in pictures]
     return paths, labels, len(classes)
+
+
+def _require_no_parts(folder: Path, pictures: Mapping[Path, Sequence[Path]]) -> None:
+    """Refuse folders in the place of classes whose own folders are the classes.
+
+    Such have no picture beside these; there is a single one, or all have several of the same names.
+    """
+    inner = {
+        below: {path.relative_to(below).parts[0] for path in paths}
+        if all(path.parent != below for path in paths)
+        else set()
+        for below, paths in pictures.items()
+    }
+    split = [below for below, names in inner.items() if names and below.name.lower() in SPLITS]
+    first = next(iter(inner.values()))
+    same = bool(first) and all(names == first for names in inner.values())
+    same = same and (len(inner) == 1 or len(first) > 1)  # each class may have a folder "images"
+    if split or same:
+        chosen = split[0] if split else next(iter(inner))
+        raise DataError(
+            f"{folder} has no folders of classes but {', '.join(below.name for below in inner)}, "
+            f"with folders in turn ({', '.join(sorted(inner[chosen])[:3])}); name the folder "
+            f"whose folders are the classes, such as {chosen}"
+        )
 
 
 def _in_order(folders: Iterable[Path]) -> list[Path]:
@@ -210,13 +251,20 @@ def _in_order(folders: Iterable[Path]) -> list[Path]:
 
 
 def _pictures_below(folder: Path) -> list[Path]:
-    return sorted(
+    """Return the pictures at any depth below a folder, links that lead nowhere among them."""
+    files = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES
-        and path.is_file()
+        if (path.is_file() or not path.exists())
         and all(map(_is_own, [path, *path.relative_to(folder).parents[:-1]]))
-    )
+    ]
+    lost = next((path for path in files if path.suffix.lower() in _NOT_READ), None)
+    if lost is not None:
+        raise DataError(
+            f"{lost} is of a format that is not read; save it as PNG, or take it away: pictures "
+            f"end in {', '.join(sorted(SUFFIXES))}"
+        )
+    return sorted(path for path in files if path.suffix.lower() in SUFFIXES)
 
 
 def _is_own(path: Path) -> bool:

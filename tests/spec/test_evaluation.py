@@ -56,6 +56,10 @@ def evaluation(**changes: Any) -> EvalSpec:
         ("0", Fraction(0)),
         ("0/255", Fraction(0)),
         ("3/0.5", Fraction(6)),
+        (".03", Fraction(3, 100)),
+        ("8/255.", Fraction(8, 255)),
+        ("3e-2", Fraction(3, 100)),
+        ("1E-05", Fraction(1, 10**5)),
     ],
 )
 def test_eps_is_read_exactly(text: str, value: Fraction) -> None:
@@ -65,9 +69,9 @@ def test_eps_is_read_exactly(text: str, value: Fraction) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        *("", " ", "8 / 25x", "-1", "-8/255", "+1", "nan", "inf", "-inf", "1e3", "1e-3", "1/0"),
-        *("1/0.0", "1//2", "1/2/3", "/255", "8/", ".5", "5.", "1,5", "0x10", "8%", "eight", "1_0"),
-        *("8/-255", "8 255", "٪", "½"),
+        *("", " ", "8 / 25x", "-1", "-8/255", "+1", "nan", "inf", "-inf", "1e400", "1e-999", "e3"),
+        *("1/0", "1/0.0", "1//2", "1/2/3", "/255", "8/", ".", "1,5", "0x10", "8%", "eight", "1_0"),
+        *("8/-255", "8 255", "٪", "½", "٣/255"),
     ],
 )
 def test_bad_eps_is_refused_with_an_example(text: str) -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import gzip
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dentbench.errors import ModelError, UnknownNameError
-from dentbench.zoo.checkpoints import state_dict_of
+from dentbench.zoo.checkpoints import read_checkpoint, state_dict_of
 from dentbench.zoo.model_names import is_checkpoint
 from dentbench.zoo.models import load_model
 
@@ -48,6 +50,7 @@ CHECKPOINTS: Mapping[str, Any] = {
     "averaged.pth": {"n_averaged": torch.tensor(3), **under("module.")},
     "deep.pth.tar": {"state_dict": under("module.net."), "losses": np.array([1.0, 2.0])},
     "no_ending": STATE,
+    "nested.pt": {"state": {"run": {"state_dict": under("module.")}}, "epoch": 3},
 }
 
 
@@ -107,5 +110,63 @@ def test_networks_of_timm(folder: Path) -> None:
 
 
 def test_two_states_under_unknown_names_are_refused() -> None:
-    with pytest.raises(ModelError, match="holds no state dict"):
+    with pytest.raises(ModelError, match=r"holds several state dicts, .*: one, two; save"):
         state_dict_of({"one": STATE, "two": STATE}, "a.pth")
+
+
+def test_the_content_says_which_format_a_file_is_of(folder: Path) -> None:
+    save_file(STATE, "called.pt")
+    save_file(STATE, "LOUD.SAFETENSORS")
+    for name in ("called.pt", "LOUD.SAFETENSORS"):
+        assert read_checkpoint(Path(name)).keys() == STATE.keys()
+    torch.save(STATE, "torch.safetensors")
+    with pytest.raises(ModelError, match=r"is a file of torch\.save, not of safetensors"):
+        read_checkpoint(Path("torch.safetensors"))
+
+
+def whole(name: str) -> bytes:
+    """Return a checkpoint as bytes."""
+    save_file(STATE, name) if name.endswith("safetensors") else torch.save(STATE, name)
+    return Path(name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (lambda: b"", "it is empty"),
+        (lambda: b"<html>quota exceeded</html>", "it is a web page"),
+        (lambda: b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
+        (lambda: b'{"error": 404}', "it is JSON"),
+        (lambda: b"not found", "it is plain text"),
+        (lambda: gzip.compress(whole("a.pt")), "compressed by gzip"),
+        (lambda: whole("a.pt")[:900], "a zip archive that is cut off"),
+        (lambda: whole("a.safetensors")[:-9], "a safetensors file that is damaged or cut off"),
+        (lambda: bytes(999), "nothing but zeros"),
+    ],
+)
+@pytest.mark.parametrize("name", ["bad.pt", "bad.safetensors"])
+def test_a_file_that_is_none_is_called_what_it_is(
+    folder: Path, content: Callable[[], bytes], words: str, name: str
+) -> None:
+    Path(name).write_bytes(content())
+    with pytest.raises(ModelError, match=rf"{name} is .*{words}") as caught:
+        load_model(name, arch="code/my-net.py:make")
+    assert "miniz" not in str(caught.value) and "header" not in str(caught.value)
+
+
+@pytest.mark.parametrize("named", ["code/my-net.py", "code/my-net", "code/my-net.make"])
+def test_code_named_without_its_callable_is_told(folder: Path, named: str) -> None:
+    torch.save(STATE, "a.pt")
+    with pytest.raises(UnknownNameError, match=r"write code/my-net\.py:CALLABLE"):
+        load_model("a.pt", arch=named)
+
+
+def test_a_folder_and_a_missing_file_are_no_checkpoints(folder: Path) -> None:
+    with pytest.raises(ModelError, match=r"code is a folder; .*such as code/my-net\.py"):
+        load_model("code", arch="code/my-net.py:make")
+    with pytest.raises(ModelError, match="there is no file code/gone"):
+        load_model("code/gone", arch="code/my-net.py:make")
+    with pytest.raises(
+        ModelError, match=r"code/gone is taken for a file, which is not there; .*--arch"
+    ):
+        load_model("code/gone")

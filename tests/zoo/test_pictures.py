@@ -83,9 +83,68 @@ def test_gray_pictures_have_one_channel(tmp_path: Path) -> None:
     pixels = [picture(tmp_path / f"x/{number}.png", gray=True) for number in range(2)]
     data = load_dataset(str(tmp_path))
     torch.testing.assert_close(data.images[0:2], torch.from_numpy(np.stack(pixels))[:, None] / 255)
-    picture(tmp_path / "x/9.png")
-    with pytest.raises(DataError, match=r"9\.png is not .*it has colors"):
-        load_dataset(str(tmp_path)).images[0:3]
+    colored = picture(tmp_path / "x/9.png")
+    mixed = load_dataset(str(tmp_path)).images[0:3]
+    assert mixed.shape == (3, 3, 8, 8)  # gray in three channels, whichever comes first
+    torch.testing.assert_close(mixed[0], torch.from_numpy(pixels[0]).expand(3, 8, 8) / 255)
+    torch.testing.assert_close(mixed[2], torch.from_numpy(colored).movedim(2, 0) / 255)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "it is empty"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:1", "git lfs pull"),
+        (b"\xff\x00\x01", "its format is none that is read"),
+        (None, "a link to nothing"),
+    ],
+)
+def test_what_is_no_picture_is_told_without_a_librarys_words(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    picture(tmp_path / "x/a.png")
+    damaged = tmp_path / "x/b.png"
+    if content is None:
+        damaged.symlink_to(tmp_path / "gone.png")
+    else:
+        damaged.write_bytes(content)
+    with pytest.raises(DataError, match=rf"b\.png is not a picture that can be read \(.*{words}"):
+        load_dataset(str(tmp_path)).images[0:2]
+
+
+@pytest.mark.parametrize("suffix", [".heic", ".AVIF", ".svg", ".npy"])
+def test_a_picture_of_another_format_is_not_left_out(
+    animals: tuple[Path, list[Any]], suffix: str
+) -> None:
+    (animals[0] / "cat" / f"z{suffix}").write_bytes(b"x")
+    with pytest.raises(DataError, match=rf"z{suffix} is of a format that is not read"):
+        load_dataset(str(animals[0]))
+
+
+@pytest.mark.parametrize(
+    ("inside", "hint"),
+    [
+        (("fold1/cat", "fold1/dog", "fold2/cat", "fold2/dog"), "fold1"),
+        (("images/cat", "images/dog"), "images"),
+        (("test/cat", "test/dog", "cat"), "test"),
+    ],
+)
+def test_folders_of_folders_of_classes_are_no_classes(
+    tmp_path: Path, inside: tuple[str, ...], hint: str
+) -> None:
+    for name in inside:
+        picture(tmp_path / name / "1.png")
+    with pytest.raises(DataError, match=rf"has no folders of classes but .*, such as .*{hint}$"):
+        load_dataset(str(tmp_path))
+    assert load_dataset(str(tmp_path / hint)).classes == 2
+
+
+def test_each_class_may_have_its_pictures_in_a_folder(tmp_path: Path) -> None:
+    """As Tiny ImageNet has them."""
+    for name in ("n01", "n02"):
+        picture(tmp_path / name / "images" / "1.png")
+    assert load_dataset(str(tmp_path)).labels.tolist() == [0, 1]
 
 
 def test_sizes_and_damage_are_told(tmp_path: Path) -> None:

@@ -188,8 +188,9 @@ def plausible(
     """Return the check of natural accuracy with its explanation, and whether it stops the run.
 
     ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
-    it (looked for once, beside the outcomes), fail the check; chance and another accuracy than
-    the published or expected one stop the run.
+    it (looked for once, beside the outcomes), fail the check; chance, another accuracy than the
+    published or expected one, and a mistake that explains clearly why no more are right than by
+    guessing stop the run, however few images there are.
     """
     share, allows = correct / max(n, 1), plausibility.allowed(spec.data.name)
     chance = plausibility.is_chance(correct, n, context.worker.classes)
@@ -207,7 +208,9 @@ def plausible(
     elif chance or check.passed is False:
         text += f"; {plausibility.USUAL}"
     passed = False if chance or remedy is not None else check.passed
-    return replace(check, passed=passed, sentence=text), chance or check.passed is False
+    explained = remedy is not None and remedy.is_clear and share * context.worker.classes <= 1
+    stops = chance or explained or check.passed is False
+    return replace(check, passed=passed, sentence=text), stops
 
 
 def _share(correct: int, n: int) -> str:

@@ -154,11 +154,13 @@ def advice(network: object, error: BaseException) -> str:
         )
     if other and ("dtype" in said or "type" in said):
         return f"; its weights are {', '.join(other)} and images are float32: call .float() on it"
+    if "dtype" in said:
+        return "; images are float32, so let its layers and what they are given be so too"
     if "invalid for input of size" in said:
         return "; attacks ask about any number of images at a time, so let it answer any"
     if "channels" in said:
         return "; the data have another number of channels than it was made for"
-    if "cannot be multiplied" in said or "mat1" in said:
+    if "cannot be multiplied" in said or "kernel size" in said or "output size" in said:
         return "; the images have another size than it was made for (see --preprocess)"
     return ""
 

@@ -30,6 +30,9 @@ LEVEL: Final = 0.05
 MENDED: Final = 0.1
 """By how much accuracy must rise, its interval's lower end, for a mistake to explain it."""
 
+MOST: Final = 0.5
+"""The share of images right beyond which a mistake explains an accuracy of few images."""
+
 GOOD: Final = 0.9
 """The share of the possible accuracy, or of all images, below which mistakes are searched."""
 
@@ -56,6 +59,11 @@ class Remedy:
     words: str
     correct: int
     of: int
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether most images are right with it, of so many that this is not by luck."""
+        return wilson(self.correct, self.of)[0] > MOST
 
     @property
     def sentence(self) -> str:

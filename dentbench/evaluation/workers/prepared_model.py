@@ -100,6 +100,11 @@ def _count_classes(network: nn.Module, inputs: RunInputs, device: torch.device) 
             advice = "look at the labels and at the model's number of outputs"
             if (low, high) == (1, classes):
                 advice = "the labels begin at 1, so take 1 from each"
+            if inputs.class_folders is not None:
+                advice = (
+                    f"there are {inputs.class_folders} folders, and each is taken for a class: "
+                    "take away those that are none"
+                )
             raise DataError(
                 f"label {label} is in the data, but the model has {classes} classes, 0 to "
                 f"{classes - 1}; {advice}"

@@ -100,6 +100,21 @@ def test_chance_stops_the_run_unless_it_is_forced(
     assert static.natural_correct < 16 and "no better than chance" in static.checks
 
 
+@pytest.mark.parametrize(("shift", "stops"), [(0, False), (1, True), (9, True)])
+def test_a_clear_mistake_stops_a_run_of_few_images(tmp_path: Path, shift: int, stops: bool) -> None:
+    """Eight images are too few to call an accuracy chance, not to see labels that begin at 1."""
+
+    def few(**more: Any) -> Any:
+        labels = (NET(X[:8]).argmax(1) + shift) % 10
+        shown = {"attack": "none", "results": tmp_path, "progress": "none"}
+        return dentbench.evaluate(NET, X[:8], labels, **shown, **more)
+
+    if stops:
+        with pytest.raises(ModelError, match="with the labels shifted by"):
+            few()
+    assert few(force=True)[0].natural_correct == (0 if stops else 8)
+
+
 class Least(nn.Module):
     """Answers with the class that is least likely."""
 
