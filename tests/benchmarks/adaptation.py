@@ -10,11 +10,13 @@ that the environment asks for.
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -101,13 +103,20 @@ def measure(subjects: Mapping[str, Subject]) -> dict[str, Any]:
     }
 
 
+@functools.cache
 def onednn_instructions() -> str:
-    """Return the instruction set that oneDNN says it uses in this environment."""
-    work = "import torch; torch.nn.Conv2d(16, 16, 3)(torch.rand(4, 16, 8, 8))"
-    environment = {**os.environ, "ONEDNN_VERBOSE": "1"}
-    command = [sys.executable, "-c", work]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    told = re.search(r"cpu,isa:(.*)", done.stdout)
+    """Return the instruction set that oneDNN says it uses, which it does once in a process."""
+    kept = os.dup(1)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 1)
+        try:
+            with torch.backends.mkldnn.verbose(torch.backends.mkldnn.VERBOSE_ON):
+                nn.Conv2d(16, 16, 3)(torch.rand(4, 16, 8, 8))
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+        file.seek(0)
+        told = re.search(r"cpu,isa:(.*)", file.read().decode())
     return told[1].strip() if told else "not told"
 
 

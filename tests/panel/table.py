@@ -97,13 +97,16 @@ FEW: Final = Setting(count=24, batch=24, attack="standard", iterations=None)
 """AutoAttack standard on few images, as ``holds`` requires."""
 
 DIGITS: Final = Setting(
-    data=lambda: subjects.digits(24),
-    count=24,
-    batch=24,
+    data=lambda: subjects.digits(12),
+    count=12,
+    batch=12,
     iterations=5,
     eps=subjects.DIGITS_EPS,
 )
-WAVY: Final = Setting(data=lambda: (subjects.wavy(), *planted()[1:]))
+WAVY: Final = Setting(data=lambda: (subjects.wavy(), *planted()[1:]), count=48, batch=48)
+
+DEAR: Final = Setting(count=48, batch=48)
+"""Fewer images, where every answer takes long: what is said may be undecided all the same."""
 
 NOT_MORE = ("no gain", "undecided")
 
@@ -112,32 +115,36 @@ MEMORY: Final = (
         defense=memory.ProcessMemory,
         truth="none",
         robust=remembering,
+        setting=DEAR,
         fails=frozenset({"gradient", "ascent"}),
     ),
-    Plant(defense=memory.ClassMemory, truth="none", robust=remembering),
+    Plant(defense=memory.ClassMemory, truth="none", robust=remembering, setting=DEAR),
     Plant(
         defense=memory.DiskMemory,
         truth="none",
         robust=remembering,
+        setting=DEAR,
         fails=frozenset({"gradient", "ascent"}),
     ),
     Plant(
         defense=memory.DiskMemoryBeneath,
         truth="none",
         robust=remembering,
+        setting=DEAR,
         fails=frozenset({"order"}),
     ),
     Plant(
         defense=memory.LateDiskMemory,
         truth="none",
         robust=remembering,
+        setting=DEAR,
         fails=frozenset({"order"}),
     ),
-    Plant(defense=memory.JudgeMemory, truth="none", robust=remembering),
-    Plant(defense=memory.LateMemory, truth="none", robust=remembering),
-    Plant(defense=memory.LateByImages, truth="none", robust=remembering),
-    Plant(defense=memory.Lagged, truth="none", robust=remembering),
-    Plant(defense=memory.SharedMean, truth="none", robust=remembering),
+    Plant(defense=memory.JudgeMemory, truth="none", robust=remembering, setting=DEAR),
+    Plant(defense=memory.LateMemory, truth="none", robust=remembering, setting=DEAR),
+    Plant(defense=memory.LateByImages, truth="none", robust=remembering, setting=DEAR),
+    Plant(defense=memory.Lagged, truth="none", robust=remembering, setting=DEAR),
+    Plant(defense=memory.SharedMean, truth="none", robust=remembering, setting=DEAR),
 )
 
 MASKING: Final = (
@@ -240,16 +247,28 @@ TELLING: Final = (
 )
 
 RANDOM: Final = (
-    Plant(defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"})),
-    Plant(defense=random_answers.RobustOneInTen, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(
+        defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"}), setting=DEAR
+    ),
     Plant(
         defense=random_answers.RobustOneInTen,
         truth="gain",
         fails=frozenset({"repeatable"}),
-        setting=Setting(eps=Fraction(1, 40)),
+        setting=DEAR,
+    ),
+    Plant(
+        defense=random_answers.RobustOneInTen,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=Setting(eps=Fraction(1, 40), count=48, batch=48),
         name="RobustOneInTen-small-eps",
     ),
-    Plant(defense=random_answers.NoisyProjection, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(
+        defense=random_answers.NoisyProjection,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=DEAR,
+    ),
     Plant(
         defense=random_answers.Smoothing,
         truth="gain",
@@ -262,7 +281,12 @@ RANDOM: Final = (
         fails=frozenset({"repeatable", "gradient"}),
         setting=WAVY,
     ),
-    Plant(defense=random_answers.RandomNetwork, truth="gain", fails=frozenset({"repeatable"})),
+    Plant(
+        defense=random_answers.RandomNetwork,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=DEAR,
+    ),
     Plant(defense=random_answers.HashedNoise, truth="less"),
     Plant(
         defense=random_answers.RandomCounterAttack,

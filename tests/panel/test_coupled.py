@@ -45,10 +45,14 @@ from tests.panel.subjects import (
     smooth,
 )
 
-pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
+pytestmark = pytest.mark.new_processes
+whole = pytest.mark.whole_checks
 
 QUICK = AttackSpec(name="quick", eps=EPS, iterations=10)
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
+COMPOSED = ("published", "transfer", "warm", "batch-mates")
+"""What composes batches in other ways, and what it starts from."""
+
 NOT_BETTER = ("no gain", "weaker than static")
 
 
@@ -139,11 +143,16 @@ class Voting(Planted):
         return logits + 3 * (logits.roll(1, 0) + logits.roll(-1, 0))
 
 
+@whole
 def test_votes_of_batch_mates_gain_nothing(tmp_path: Path) -> None:
     _, images, labels = planted()
     order = labels.argsort(stable=True)
     _, defended, said, _ = evaluated(
-        tmp_path, Voting(), data=(images[order], labels[order]), size=COUNT // 6
+        tmp_path,
+        Voting(),
+        data=(images[order], labels[order]),
+        size=COUNT // 6,
+        protocols=COMPOSED,
     )
     assert said.kind in NOT_BETTER and said.protocol == "batch-mates", said
     assert "separable" not in failures(defended), "it is declared to depend on its mates"
@@ -172,8 +181,9 @@ class Balanced(Shy):
         return logits.roll(1, 1) if skewed else logits
 
 
+@whole
 def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path) -> None:
-    static, defended, said, flags = evaluated(tmp_path, Shy(), size=COUNT // 6)
+    static, defended, said, flags = evaluated(tmp_path, Shy(), size=COUNT // 6, protocols=COMPOSED)
     truth = closed_form(projected(planted()[0])) & flags[NATURAL]
     assert defended.robust_correct == int(truth.sum()) > static.robust_correct
     found = json.loads(defended.batch_mates or "")["compositions"]
@@ -185,8 +195,9 @@ def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path)
     assert "the attack is shortened quick, not AutoAttack; run --attack standard" in said.doubts
 
 
+@whole
 def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
-    _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 6)
+    _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 6, protocols=COMPOSED)
     found = json.loads(defended.batch_mates or "")["compositions"]
     assert found["label-sorted"]["natural"] < 0.2 * COUNT
     assert "other-batches" in failures(defended)
@@ -196,19 +207,26 @@ def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
 # --- networks with batch normalization ------------------------------------------------------------
 
 
+@whole
 def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
-    model, *data = digits(48)
-    attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=5)
+    model, *data = digits(24)
+    attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=3)
     defense = DefenseSpec(name="norm", settings=(("share", 1.0),))
     _, _, said, _ = evaluated(
-        tmp_path, defense, model=model, attack=attack, data=tuple(data), size=16
+        tmp_path,
+        defense,
+        model=model,
+        attack=attack,
+        data=tuple(data),
+        size=8,
+        protocols=COMPOSED,
     )
-    # One batch is too few for a verdict on images that share it.
+    # Few batches are too few for a verdict on images that share it.
     assert said.kind in (*NOT_BETTER, "undecided") and said.gain_points < 0, said
 
 
 def test_dent_gains_nothing(tmp_path: Path) -> None:
-    model, *data = digits(24)
+    model, *data = digits(12)
     attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=3, targets=1)
     defense = DentSpec(lr=0.02, loss="entropy")
     few = ("published", "transfer", "warm", "unrolled")

@@ -13,6 +13,7 @@ from dentbench.api import Evaluated, evaluate
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
 from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
+from tests.helpers import shorten_square
 from tests.panel import memory
 from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
 
@@ -79,7 +80,10 @@ def said_of(found: Evaluated) -> str:
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.label)
-def test_what_is_said_is_allowed_by_the_truth(plant: Plant, results: Path) -> None:
+def test_what_is_said_is_allowed_by_the_truth(
+    plant: Plant, results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shorten_square(monkeypatch)
     found = run(plant.defense, results, plant.setting)
     record, said, text = found.defended, found.verdict, said_of(found)
     assert said.kind in plant.allowed, text
