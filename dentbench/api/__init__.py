@@ -25,6 +25,7 @@ from dentbench.api.arguments import (
 )
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
+from dentbench.defenses.build import identified
 from dentbench.errors import staying
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
@@ -197,6 +198,7 @@ def _evaluated(
     )
     chosen = defense_spec_of(defense)
     run = choose_protocols(names, settings, [chosen])
+    chosen = identified(chosen, network, defense if isinstance(defense, type) else None)
     named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
     given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)

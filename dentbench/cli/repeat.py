@@ -76,7 +76,7 @@ _IN_WORDS = {
     "model_sha256": "the weights",
     "model_code": "the model's code, arch or normalize",
     "data_sha256": "the images or labels",
-    "defense_sha256": "the source of the defense",
+    "defense_sha256": "the source of the defense, or what it reads,",
 }
 
 

@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import random
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
-from dentbench.defenses.user_defined import load_factory
+from dentbench.defenses.user_defined import load_factory, state_of
 from dentbench.errors import DentBenchError, ModelError, contained
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
+from dentbench.spec.evaluation import digest
 
 _PARTS = ("adapt", "unroll", "trajectory", "preprocess")
 
@@ -63,12 +67,51 @@ def dent_of(spec: DentSpec | DefenseSpec | None) -> DentSpec | None:
     return DentSpec(mode="batch") if needs_batchnorm(spec) else None
 
 
-def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
+def identified(
+    spec: DentSpec | DefenseSpec,
+    network: nn.Module,
+    given: Callable[..., Any] | None = None,
+) -> DentSpec | DefenseSpec:
+    """Return the spec of a defense of one's own with what it holds once it is made.
+
+    Variables of the environment and files that it reads then are seen by nothing else. ``given``:
+    the class that makes it, where it has no name. What differs each time it is made, as times and
+    names of temporary files do, and what has no stable writing, says nothing.
+    """
+    if not (isinstance(spec, DefenseSpec) and spec.sha256 and (spec.source or given)):
+        return spec
     try:
-        with contained():
+        factory = load_factory(spec) if given is None else given
+        states = [state_of(_made(spec, factory, network)) for _ in range(2)]
+    except DentBenchError:  # said where it is to be attacked
+        return spec
+    if states[0] != states[1] or not states[0]:
+        return spec
+    return replace(spec, sha256=digest([spec.sha256, states[0]]))
+
+
+def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
+    """Return what a factory makes, always of the same random numbers: every process makes one."""
+    try:
+        with contained(), _same_random_numbers():
             return factory(copy.deepcopy(network), **dict(spec.settings))
     except Exception as error:  # whatever a factory of one's own raises
         raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
+
+
+@contextlib.contextmanager
+def _same_random_numbers() -> Iterator[None]:
+    """Draw the same numbers inside every block, and leave all streams as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
 
 
 def _copied(defense: Any, device: torch.device) -> Any:

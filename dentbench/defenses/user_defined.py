@@ -9,10 +9,11 @@ from typing import Any
 
 from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED
 from dentbench.attacks.protocol_cards import is_given
-from dentbench.errors import SpecError
+from dentbench.errors import ModelError, SpecError
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load_callable, sha256_of
 from dentbench.spec.defense import DefenseSpec
+from dentbench.spec.evaluation import digest
 
 
 def spec_of_factory(
@@ -31,7 +32,8 @@ def spec_of_factory(
     return DefenseSpec(
         name=text,
         settings=tuple(values.items()),
-        sha256=sha256_of(files),
+        sha256=digest([sha256_of(files), state_of(factory)]),
+        source=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
         random=getattr(factory, "random", False) is True,
         title=title or _title_of(factory),
@@ -58,6 +60,14 @@ def spec_of_object(defense: object) -> DefenseSpec:
     )
 
 
+def state_of(thing: object) -> str:
+    """Return the fingerprint of what a module holds, "" where something has no stable writing."""
+    try:
+        return fingerprint(thing)
+    except ModelError:
+        return ""
+
+
 def _title_of(defense: object) -> str:
     name = getattr(defense, "name", "")
     return name.strip() if isinstance(name, str) else ""
@@ -66,7 +76,7 @@ def _title_of(defense: object) -> str:
 def load_factory(spec: DefenseSpec) -> Callable[..., Any]:
     """Return the callable that a spec of :func:`spec_of_factory` names."""
     factory, files = _load(spec.name)
-    if sha256_of(files) != spec.sha256:
+    if sha256_of(files) != spec.source:
         raise SpecError(f"the source of defense {spec.name} was changed; run the command again")
     return factory
 

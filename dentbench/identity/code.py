@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import importlib.util
+import re
+import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import metadata
+from importlib.machinery import PathFinder
 from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
 
+from dentbench.identity.lookups import environment_in, names_in, texts_in
 from dentbench.identity.user_code import is_installed, is_library, sha256_of, source_files
 
 _LOADS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
+
+_IMPORTS: Final = frozenset({"import_module", "__import__"})
+
+_MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
+"""A name that a module may have."""
 
 _BOOKKEEPING: Final = frozenset(
     {
@@ -38,8 +49,11 @@ def instructions(code: CodeType, doc: str | None = None) -> tuple[list[str], lis
     constants = list(code.co_consts)
     if doc is not None and constants and constants[0] == doc:
         constants[0] = None
+    # Whoever calls it may name its arguments.
+    arguments = code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
     shape = (
         *(code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags),
+        arguments,
         *(code.co_names, len(code.co_varnames), len(code.co_freevars), len(code.co_cellvars)),
     )
     return [code.co_code.hex(), code.co_exceptiontable.hex(), repr(shape)], constants
@@ -53,36 +67,64 @@ def nested(code: CodeType) -> Iterator[CodeType]:
             yield from nested(constant)
 
 
-def global_names(function: FunctionType) -> tuple[list[str], list[str]]:
-    """Return the names that a function looks up outside itself, and all names that it has."""
-    looked_up: set[str] = set()
+@dataclass(frozen=True)
+class LookedUp:
+    """What a function looks up outside itself.
+
+    ``globals``: names of its module; ``names``: all names that it has or may look up by a text;
+    ``environment``: variables with their values; ``imports``: a user's modules that it imports when
+    it is called, with their hashes.
+    """
+
+    globals: tuple[str, ...]
+    names: tuple[str, ...]
+    environment: tuple[str, ...]
+    imports: tuple[tuple[str, str], ...]
+
+
+def looked_up_by(function: FunctionType) -> LookedUp:
+    """Return what a function looks up outside itself."""
+    held = function.__globals__
+    found: set[str] = set()
     names: set[str] = set()
+    texts: set[str] = set()
+    imports: set[str] = set()
     for code in nested(function.__code__):
         names.update(code.co_names)
-        looked_up.update(
-            step.argval for step in dis.get_instructions(code) if step.opname in _LOADS
-        )
-    return sorted(looked_up & function.__globals__.keys()), sorted(names)
-
-
-def imported_sources(function: FunctionType) -> list[tuple[str, str]]:
-    """Return the modules of a user that a function imports when it is called, with their hashes."""
-    package = function.__globals__.get("__package__") or ""
-    found = set()
-    for code in nested(function.__code__):
+        texts.update(texts_in(code))
         for step in dis.get_instructions(code):
-            if step.opname == "IMPORT_NAME" and not is_library(step.argval):
-                found.add((step.argval, _hash_of(step.argval, package)))
-    return sorted(found)
+            if step.opname in _LOADS:
+                found.add(step.argval)
+            elif step.opname == "IMPORT_NAME":
+                imports.add(step.argval)
+    texts |= {held[name] for name in found if type(held.get(name)) is str}
+    by_text = names_in(texts, names)
+    if not _IMPORTS.isdisjoint(names):
+        imports |= {text for text in texts if _MODULE.fullmatch(text)}
+    package = held.get("__package__") or ""
+    folder = str(Path(held.get("__file__") or "").parent)
+    return LookedUp(
+        globals=tuple(sorted((found | by_text) & held.keys())),
+        names=tuple(sorted(names | by_text)),
+        environment=tuple(environment_in(texts, names)),
+        imports=tuple(
+            (name, _hash_of(name, package, folder))
+            for name in sorted(imports)
+            if not is_library(name)
+        ),
+    )
 
 
-def _hash_of(name: str, package: str) -> str:
-    try:
-        there = importlib.util.find_spec(name)
-        if there is None and package:
+def _hash_of(name: str, package: str, folder: str) -> str:
+    """Return the hash of a module's sources, or its version; "" where there is none.
+
+    It is looked for in the ``folder`` of what imports it, where Python may not look by now.
+    """
+    top = name.partition(".")[0]
+    there = PathFinder.find_spec(top, [folder, str(Path.cwd()), *sys.path])
+    if there is None and package:
+        with contextlib.suppress(ImportError, ValueError):
             there = importlib.util.find_spec(f".{name}", package)
-    except (ImportError, ValueError):
-        return ""
     if there is None or there.origin is None:
         return ""
     return version_of(name) if is_installed(name) else sha256_of(source_files(Path(there.origin)))

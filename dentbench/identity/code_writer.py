@@ -21,6 +21,8 @@ from types import (
 from typing import Any, Final
 
 from dentbench.identity import code
+from dentbench.identity.lookups import Folders
+from dentbench.identity.patches import custom_operators, module_of, patchable
 from dentbench.identity.user_code import is_installed, is_library
 from dentbench.identity.values import hash_of
 
@@ -43,6 +45,7 @@ class CodeWriter:
         self._waiting: deque[tuple[Any, str]] = deque()
         self._told: set[str] = set()
         self._libraries: dict[str, tuple[bool, bool]] = {}
+        self.folders = Folders()
 
     def written(self, value: Any, where: str) -> bytes | None:
         """Return the hash of a value that is code, found at ``where``; None of any other."""
@@ -52,8 +55,15 @@ class CodeWriter:
         return None
 
     def rest(self) -> list[bytes]:
-        """Return the hashes of all code that was referred to, and that it refers to in turn."""
-        written = []
+        """Return the hashes of all code that was referred to, and that it refers to in turn.
+
+        Before it, those of a user's code in the place of a library's.
+        """
+        written = [
+            hash_of("patch", name, self.write(held, name))
+            for name, held in patchable()
+            if self._is_foreign(held)
+        ]
         while self._waiting:
             thing, where = self._waiting.popleft()
             write = self._function if isinstance(thing, FunctionType) else self._class
@@ -66,11 +76,13 @@ class CodeWriter:
         if compiled is not None:  # what torch.compile was given
             return self.write(compiled, where)
         module = found.__module__ or ""
-        if self._by_name(module):
+        written_in = module_of(found)
+        if self._by_name(module) and self._by_name(written_in):
             patched = self._patched(found, where) if isinstance(found, type) else []
             version = "" if is_library(module) else code.version_of(module)
             number = str(getattr(sys.modules.get(module), "CODE_VERSION", ""))
             return hash_of("name", module, found.__qualname__, version, number, *patched)
+        self.folders.add(written_in)
         if id(found) not in self._numbers:
             self._numbers[id(found)] = len(self._numbers)
             self._waiting.append((found, where or found.__qualname__))
@@ -89,7 +101,8 @@ class CodeWriter:
         found = []
         for base in kind.__mro__:
             for name, one in vars(base).items():
-                written = self._is_foreign(one) and one.__code__.co_filename[:1] != "<"
+                written = isinstance(one, FunctionType) and self._is_foreign(one)
+                written = written and one.__code__.co_filename[:1] != "<"
                 if written and self._by_name(base.__module__):
                     found.append(hash_of(name, self.write(one, where)))
         return sorted(found)
@@ -115,12 +128,14 @@ class CodeWriter:
             except ValueError:  # not filled as yet
                 continue
             parts += [self.write(held, f"{where} (its {name})")]
-        looked_up, names = code.global_names(function)
-        for name in looked_up:
+        looked_up = code.looked_up_by(function)
+        for name in looked_up.globals:
             value = function.__globals__[name]
-            parts += [name, self._named(value, names, f"{where} (its {name})")]
-        for imported in code.imported_sources(function):
+            parts += [name, self._named(value, looked_up.names, f"{where} (its {name})")]
+        for imported in looked_up.imports:
             parts += imported
+        parts += looked_up.environment
+        parts += [self.write(op, where) for op in custom_operators(looked_up.names)]
         return hash_of("function", *parts)
 
     def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
@@ -144,8 +159,8 @@ class CodeWriter:
         return hash_of("package", *parts)
 
     def _is_foreign(self, held: Any) -> bool:
-        """Return whether what a library has is a function of a user, put there by a patch."""
-        return isinstance(held, FunctionType) and not self._by_name(held.__module__ or "torch")
+        """Return whether what a library has is code of a user, put there by a patch."""
+        return not self._by_name(module_of(held) or "torch")
 
     def _package(self, value: ModuleType, where: str) -> bytes:
         return hash_of("package", value.__name__)

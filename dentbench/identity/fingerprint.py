@@ -11,10 +11,12 @@ from __future__ import annotations
 import copyreg
 import hashlib
 import logging
+import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Executor
+from pathlib import PurePath
 from queue import SimpleQueue
 from types import (
     MappingProxyType,
@@ -24,6 +26,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._library.custom_ops import CustomOpDef
 from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
@@ -40,9 +43,17 @@ from dentbench.identity.values import (
 
 _EMPTY: Final = (
     *(type(threading.Lock()), type(threading.RLock()), threading.local, SimpleQueue),
-    *(RemovableHandle, weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet),
+    *(
+        type(os.environ),
+        RemovableHandle,
+        weakref.WeakKeyDictionary,
+        weakref.WeakValueDictionary,
+        weakref.WeakSet,
+    ),
 )
 """Types that hold nothing that says how a number is computed."""
+
+_TENSORS: Final = (Tensor, nn.Parameter, nn.Buffer)
 
 _HOOKS: Final = (
     *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
@@ -91,6 +102,8 @@ class _Writer:
 
     def write(self, value: Any, where: str) -> bytes:
         """Return the hash of a value; ``where`` it was found is for whoever reads an error."""
+        if type(value) is str:
+            return hash_of("str", *self.code.folders.written(value))
         if type(value) in PLAIN:
             return hash_of(type(value).__name__, repr(value))
         if isinstance(value, nn.Module):
@@ -120,7 +133,14 @@ class _Writer:
     # --- tensors and containers -------------------------------------------------------------------
 
     def _tensor(self, value: Tensor, where: str) -> bytes:
-        return tensor_hash(value)
+        try:
+            written = tensor_hash(value)
+        except RuntimeError as error:  # of a kind that has no plain writing
+            raise unwritable(value, where) from error
+        if type(value) not in _TENSORS:
+            written = hash_of("kind", self.write(type(value), where), written)
+        own = vars(value)
+        return hash_of("with", written, self._attributes(own, where)) if own else written
 
     def _array(self, value: np.ndarray[Any, Any] | np.generic, where: str) -> bytes:
         array = np.asarray(value)
@@ -146,6 +166,9 @@ class _Writer:
         for key, one in items:
             parts += [self.write(key, where), self.write(one, f"{where}[{key!r:.40}]")]
         return hash_of("mapping", *parts)
+
+    def _path(self, value: PurePath, where: str) -> bytes:
+        return hash_of("path", *self.code.folders.written(str(value)))
 
     # --- objects ----------------------------------------------------------------------------------
 
@@ -225,8 +248,11 @@ class _Writer:
     def _tensors(self, held: Mapping[str, Any], where: str, name: str | None) -> list[Any]:
         parts: list[Any] = []
         for own, tensor in sorted(held.items()):
+            inside = f"{where}.{own}".lstrip(".")
             if name is None or f"{name}{own}" not in self.hashed:
-                parts += [own, self.write(tensor, f"{where}.{own}".lstrip("."))]
+                parts += [own, self.write(tensor, inside)]
+            elif isinstance(tensor, Tensor) and vars(tensor):
+                parts += [own, self._attributes(vars(tensor), inside)]
         return parts
 
     # --- values of some types ---------------------------------------------------------------------
@@ -243,6 +269,10 @@ class _Writer:
     def _generator(self, value: torch.Generator, where: str) -> bytes:
         return hash_of("generator", tensor_hash(value.get_state()))
 
+    def _operator(self, value: CustomOpDef, where: str) -> bytes:
+        own = {name: held for name, held in vars(value).items() if name.endswith(("_fn", "_fns"))}
+        return hash_of("operator", self._attributes(own, where))
+
     def _script_function(self, value: Any, where: str) -> bytes:
         return hash_of("script", value.code)
 
@@ -252,11 +282,13 @@ _OF_GRAPHS: Final = ("_modules", "_parameters", "_buffers", *_HOOKS)
 _WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
     (Tensor, _Writer._tensor),
     ((np.ndarray, np.generic), _Writer._array),
+    (PurePath, _Writer._path),
     (logging.Logger, _Writer._logger),
     (Executor, _Writer._executor),
     (_EMPTY, _Writer._empty),
     (weakref.ReferenceType, _Writer._reference),
     (torch.Generator, _Writer._generator),
+    (CustomOpDef, _Writer._operator),
     (torch.jit.ScriptFunction, _Writer._script_function),
 )
 

@@ -38,9 +38,17 @@ def tensor_hash(value: Tensor) -> bytes:
     if plain.layout is not torch.strided:
         plain = plain.to_dense()
     if plain.is_quantized:
-        return hash_of("quantized", repr(plain.q_scale()), tensor_hash(plain.int_repr()))
+        return hash_of("quantized", *_quantizer(plain), tensor_hash(plain.int_repr()))
     raw = plain.contiguous().reshape(-1).view(torch.uint8).numpy()
     return hash_of("tensor", str(value.dtype), str(tuple(value.shape)), raw.data)
+
+
+def _quantizer(value: Tensor) -> list[str | bytes]:
+    """Return what makes numbers of a quantized tensor's integers."""
+    if value.qscheme() == torch.per_tensor_affine:
+        return [repr(value.q_scale()), repr(value.q_zero_point())]
+    scales, zeros = value.q_per_channel_scales(), value.q_per_channel_zero_points()
+    return [repr(value.q_per_channel_axis()), tensor_hash(scales), tensor_hash(zeros)]
 
 
 def order_of(value: Any) -> tuple[str, str]:

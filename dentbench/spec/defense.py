@@ -23,14 +23,14 @@ class DefenseSpec:
 
     ``name``: a built-in's, ``module:callable``, or the type of an object given from Python.
     ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
-    defense of one's own (of an object, of what it holds too), "" for a built-in. ``separable``:
+    defense of one's own and of what it holds, "" for a built-in. ``separable``:
     whether an image's answer is independent of its batch mates; a defense of one's own is taken at
     its word, and is not without one. ``random``: whether its answers are known to be drawn, be it
     for few images alone; what is not declared is found where answers differ. ``title``: what tables
     call it, "" for its name; ``published_protocol``: the protocol that its own paper attacked it
     by; ``views``: how often at most it asks the network where one that moves images in as many
-    steps asks it once. The last three are no part of its identity. Raises
-    :class:`~dentbench.errors.SpecError`.
+    steps asks it once; ``source``: the SHA-256 of its source files alone. The last four are no part
+    of its identity. Raises :class:`~dentbench.errors.SpecError`.
     """
 
     name: str
@@ -41,6 +41,7 @@ class DefenseSpec:
     title: str = field(default="", compare=False)
     published_protocol: str = field(default="published", compare=False)
     views: int = field(default=1, compare=False)
+    source: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         for name, value in self.settings:

@@ -184,6 +184,7 @@ class EvalSpec:
                 "title",
                 "published_protocol",
                 "views",
+                "source",
             ):  # what is said of it changes no number
                 del determined["defense"][name]
             if not self.defense.random:

@@ -11,6 +11,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
+from dentbench.defenses.build import identified
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.inputs import RunInputs
@@ -57,7 +58,7 @@ def prepare(
     )
     large = sum(parameter.numel() for parameter in model.network.parameters()) > LARGE
     how = replace(options, source=_source(study), untimed=untrained and large)
-    return Evaluation(inputs, how, progress), _specs_of(study, static)
+    return Evaluation(inputs, how, progress), _specs_of(study, static, model.network)
 
 
 def _sources_of(fetch: FetchOptions) -> dict[str, Any]:
@@ -109,9 +110,10 @@ def _inputs_of(study: Study, network: nn.Module, dataset: Dataset) -> tuple[RunI
     return replace(inputs, images=images, labels=labels, given=given), data
 
 
-def _specs_of(study: Study, static: EvalSpec) -> list[EvalSpec]:
+def _specs_of(study: Study, static: EvalSpec, network: nn.Module) -> list[EvalSpec]:
     """Return a study's specs: for each attack the static spec, then the defended specs."""
-    defenses = [None, *(defense for defense in study.defenses if defense is not None)]
+    chosen = (defense for defense in study.defenses if defense is not None)
+    defenses = [None, *(identified(defense, network) for defense in chosen)]
     settings = study.protocol_settings
     return [
         replace(static, attack=attack, defense=defense, protocols=settings)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import random
 import re
 import socket
 import sys
+import time
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -19,6 +23,7 @@ from torch import Tensor, nn
 import dentbench
 from dentbench import AttackSpec
 from dentbench.cli import app
+from dentbench.defenses.build import build, identified
 from dentbench.defenses.user_defined import load_factory, spec_of_object
 from dentbench.errors import DentBenchError, ModelError, SpecError
 from dentbench.records.outcome import Record
@@ -283,3 +288,43 @@ def test_a_wrong_defense_is_one_sentence(
     assert code == 2
     assert words in err
     assert err.startswith("dentbench: ") and "Traceback" not in err
+
+
+class FromOutside(nn.Module):
+    """Reads its strength from the environment when it is made."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.by = float("".join(os.environ[part] for part in ["PANEL_" + "BY"]))
+
+
+class Drawn(nn.Module):
+    """Draws a direction when it is made, and notes the time."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self.directions = [torch.randn(3), np.random.rand(3), random.random()]
+        self.when = time.perf_counter_ns()
+
+
+def test_what_it_reads_when_it_is_made_is_another_spec(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec, network, seen = spec_of_object(FromOutside), tiny_network(), []
+    for by in ("0.5", "0.7", "0.5"):
+        monkeypatch.setenv("PANEL_BY", by)
+        seen.append(identified(spec, network, FromOutside))
+    assert seen[0] == seen[2] != seen[1]
+    monkeypatch.delenv("PANEL_BY")
+    assert identified(spec, network, FromOutside) == spec  # it cannot be made, which is told later
+
+
+def test_a_defense_is_made_of_the_same_random_numbers() -> None:
+    torch.manual_seed(1)
+    spec, before = spec_of_object(Drawn), torch.get_rng_state()
+    one, other = (
+        build(spec, tiny_network(), IMAGES, {spec: Drawn}, tried=False)._inner for _ in range(2)
+    )
+    torch.testing.assert_close(one.directions, other.directions, rtol=0, atol=0)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert identified(spec, tiny_network(), Drawn) == spec  # the time says nothing of it

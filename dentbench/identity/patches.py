@@ -1,0 +1,67 @@
+"""Where code of a user is put in the place of a library's, or runs beside each of its layers."""
+
+from __future__ import annotations
+
+import builtins
+import functools
+from collections.abc import Callable, Collection, Iterator, Mapping
+from types import FunctionType, MappingProxyType, MethodType
+from typing import Any, Final
+
+import torch
+import torch.nn.functional
+from torch._library.custom_ops import OPDEFS, CustomOpDef
+from torch.nn.modules import module as modules
+
+_GLOBAL_HOOKS: Final = (
+    *("_global_forward_pre_hooks", "_global_forward_hooks"),
+    *("_global_backward_pre_hooks", "_global_backward_hooks"),
+)
+
+
+_INSIDE: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
+    {
+        functools.partial: lambda held: held.func,
+        functools.partialmethod: lambda held: held.func,
+        functools._lru_cache_wrapper: lambda held: held.__wrapped__,
+        MethodType: lambda held: held.__func__,
+        staticmethod: lambda held: held.__func__,
+        classmethod: lambda held: held.__func__,
+        property: lambda held: held.fget,
+    }
+)
+"""The function that is inside another callable."""
+
+
+def module_of(held: Any) -> str:
+    """Return the name of the module that a callable's code is of; "" of what is no callable.
+
+    A function that passes for another, by ``functools.wraps``, is of the module it is written in.
+    """
+    inner = next((_INSIDE[kind](held) for kind in _INSIDE if isinstance(held, kind)), None)
+    if inner is not None:
+        return module_of(inner)
+    if isinstance(held, FunctionType):
+        return str(held.__globals__.get("__name__") or held.__module__ or "")
+    if isinstance(held, type):
+        return held.__module__
+    return type(held).__module__ if callable(held) else ""
+
+
+def patchable() -> Iterator[tuple[str, Any]]:
+    """Yield what networks call in torch and in Python, by name, and the hooks of every layer."""
+    layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
+    owners: list[Any] = [builtins, torch, torch.nn.functional, torch.Tensor, *layers]
+    for owner in owners:
+        for name, held in list(vars(owner).items()):
+            yield f"{owner.__name__}.{name}", held
+    for kind in _GLOBAL_HOOKS:
+        for number, hook in enumerate(vars(modules)[kind].values()):
+            yield f"{kind}[{number}]", hook
+
+
+def custom_operators(names: Collection[str]) -> list[CustomOpDef]:
+    """Return the operators registered in Python that code with such names may call."""
+    if "ops" not in names:
+        return []
+    return [op for name, op in sorted(OPDEFS.items()) if set(name.split("::")) <= {*names}]
