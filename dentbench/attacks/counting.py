@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, Final
 
 from torch import Tensor, nn
 
+from dentbench.attacks.base import OFFERS
 from dentbench.attacks.differentiable import Path, attackable
 
 
@@ -59,20 +61,45 @@ class Uncounted:
         self.counter.forwards, self.counter.backwards = self._before.pop()
 
 
+_OF_DEFENSES: Final = frozenset(
+    {*OFFERS, "surrogate", "after", "with_steps", "steps", "separable", "random"}
+)
+"""Names by which protocols ask what a defense offers; a network's own mean something else."""
+
+
 class CountedNetwork(nn.Module):
     """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
 
     ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
+    ``own``: whose layers and methods a defense may use by name, the network itself by default;
+    passes through these alone are not counted.
     """
 
     prepared = True
     """An evaluation has prepared the network: dent need not, and its trials would be counted."""
 
-    def __init__(self, network: nn.Module, counter: CallCounter, path: Path = "whole") -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        counter: CallCounter,
+        path: Path = "whole",
+        own: nn.Module | None = None,
+    ) -> None:
         super().__init__()
+        self.__dict__["_own"] = network if own is None else own
         self.network = network
         self.counter = counter
         self.path = path
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the network has by that name, but for what would make it a defense."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            own = self.__dict__.get("_own")
+            if own is None or name in _OF_DEFENSES or name[:1] == "_":
+                raise
+        return getattr(own, name)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's logits."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,12 +20,16 @@ class SeededDefense:
 
     The defense draws from its own stream, which ``seed`` starts; the global stream, which the
     attacks reseed, is put back after every call. Its ``adapt``, ``predict`` and ``unroll`` are
-    the defense's own, treated likewise, where it has them.
+    the defense's own, treated likewise, where it has them. The streams of Python and NumPy take
+    time to put back: the first call decides whether the defense draws from them.
     """
 
     def __init__(self, defense: Classifier, seed: int, device: torch.device) -> None:
         self.defense = defense
         self.device = device
+        self._seed = seed
+        self._draws_elsewhere: bool | None = None
+        self._elsewhere: Any = None
         with self._forked():
             if self._on_gpu:
                 torch.manual_seed(seed)
@@ -44,12 +50,38 @@ class SeededDefense:
     def draw_as(self, other: SeededDefense) -> None:
         """Draw from here on the random numbers that ``other`` would draw next."""
         self._states = other._states
+        self._draws_elsewhere = other._draws_elsewhere
+        self._elsewhere = other._elsewhere
 
     def _in_own_stream(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if self._draws_elsewhere is not False:
+            return self._in_all_streams(function, *args, **kwargs)
         with self._forked():
             self._set(self._states)
             answer = function(*args, **kwargs)
             self._states = self._get()
+        return answer
+
+    def _in_all_streams(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function that may draw from the streams of Python and NumPy too."""
+        before = _elsewhere()
+        try:
+            with self._forked():
+                self._set(self._states)
+                if self._elsewhere is None:
+                    random.seed(self._seed)
+                    np.random.seed(self._seed)
+                    self._elsewhere = _elsewhere()
+                else:
+                    _put_back(self._elsewhere)
+                answer = function(*args, **kwargs)
+                self._states = self._get()
+                after = _elsewhere()
+        finally:
+            _put_back(before)
+        if self._draws_elsewhere is None:
+            self._draws_elsewhere = not _alike(after, self._elsewhere)
+        self._elsewhere = after
         return answer
 
     @contextmanager
@@ -72,3 +104,18 @@ class SeededDefense:
     @property
     def _on_gpu(self) -> bool:
         return self.device.type == "cuda"
+
+
+def _elsewhere() -> tuple[Any, Any]:
+    """Return the states of Python's and of NumPy's stream."""
+    return random.getstate(), np.random.get_state()
+
+
+def _put_back(states: tuple[Any, Any]) -> None:
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+def _alike(ours: tuple[Any, Any], theirs: tuple[Any, Any]) -> bool:
+    same = ours[0] == theirs[0] and ours[1][2] == theirs[1][2]
+    return same and bool(np.array_equal(ours[1][1], theirs[1][1]))

@@ -211,8 +211,13 @@ class Own:
                 f"defense {self._name} answered {len(x)} images with {actual}, not with logits of "
                 f"shape {shape}"
             )
-        if not torch.isfinite(logits).all():
-            raise ModelError(f"defense {self._name} answered with NaN or infinite logits")
+        finite = torch.isfinite(logits).all(1)
+        if not finite.all():
+            raise ModelError(
+                f"defense {self._name} answered {int((~finite).sum())} of {len(x)} images with NaN "
+                "or infinite logits; return finite numbers where it diverges, such as "
+                "logits.nan_to_num(0, 1e4, -1e4)"
+            )
         return logits
 
 

@@ -99,24 +99,8 @@ class Evaluation:
         skipped = applicable_protocols.skipped(self.context, spec, wanted) if spec.defense else {}
         for name, reason in skipped.items():
             _log.warning("%s is skipped: %s", name, reason)
-        self._advise_own_protocol(spec, wanted)
         run = tuple(name for name in wanted if name not in skipped)
         return Ready(checks, natural, skipped, run)
-
-    def _advise_own_protocol(self, spec: EvalSpec, wanted: Sequence[str]) -> None:
-        """Warn where the protocol of a defense's own paper is not among those that are run.
-
-        Protocols that are named are run and no others: what was asked for is what it costs.
-        """
-        own = PUBLISHED if spec.defense is None else spec.defense.published_protocol
-        if wanted and own not in (*wanted, PUBLISHED):
-            _log.warning(
-                "%s was published under %s, which is not among the protocols named, so that its "
-                "published accuracy is missing: add --protocol %s",
-                spec.label,
-                own,
-                own,
-            )
 
     def forecast(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> TimeForecast:
         """Return how long :meth:`run` is expected to take; nothing is attacked."""

@@ -5,11 +5,12 @@ Torch-free.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, TypeAlias
 
-from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, require_heeded
+from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, PUBLISHED, require_heeded
 from dentbench.attacks.protocol_cards import claim_name, is_given
 from dentbench.errors import SpecError
 from dentbench.spec.attack_plans import ATTACKS
@@ -26,6 +27,8 @@ from dentbench.spec.evaluation import (
     require_choice,
 )
 from dentbench.zoo.cards import DatasetCard, ModelCard
+
+_log = logging.getLogger(__name__)
 
 Chosen: TypeAlias = tuple[DentSpec | DefenseSpec | None, tuple[str, ...]]
 """A defense, None for static, and what a user should know of the choice."""
@@ -103,18 +106,31 @@ def choose_protocols(
 ) -> tuple[str, ...]:
     """Return the protocols named, in the catalogue's order; "all" names every one.
 
-    Where none is named they are the default ones, and those that ``defenses`` were published with.
-    Raises :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
+    Where none is named they are the default ones. Those that ``defenses`` were published with come
+    too, named or not: they give the published accuracy. Raises
+    :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
     """
     given = tuple(dict.fromkeys(_given(name) for name in names if is_given(name)))
     if any(name.lower() == "all" for name in names):
         return (*PROTOCOLS, *given)
-    own = [defense.published_protocol for defense in defenses if defense is not None]
-    listed = [name for name in names or (*DEFAULT_PROTOCOLS, *own) if not is_given(name)]
+    listed = [name for name in names or DEFAULT_PROTOCOLS if not is_given(name)]
     chosen = {PROTOCOLS.canonical(name) for name in listed}
+    for defense in defenses:
+        own = PUBLISHED if defense is None else defense.published_protocol
+        if own not in {*chosen, PUBLISHED}:
+            if names:
+                _tell_own(defense, own)
+            chosen.add(own)
     protocols = (*(name for name in PROTOCOLS if name in chosen), *given)
     require_heeded(settings, protocols)
     return protocols
+
+
+def _tell_own(defense: DentSpec | DefenseSpec | None, protocol: str) -> None:
+    """Say which protocol is run beside those named, and why."""
+    name = (defense.title or defense.name) if isinstance(defense, DefenseSpec) else "dent"
+    text = "%s was published under %s, which is run too: it gives its published accuracy"
+    _log.warning(text, name, protocol)
 
 
 def _given(name: str) -> str:

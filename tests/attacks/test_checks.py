@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -39,7 +41,7 @@ def probed(
     norm: str = "Linf",
     copies: bool = True,
     iterations: int = 20,
-    random: bool = False,
+    declared: bool = False,
 ) -> dict[str, Check]:
     """Probe what ``defense`` makes, as the runner does."""
     x = tiny_images(COUNT)
@@ -57,7 +59,7 @@ def probed(
         labels=labels_of(small_network(), x),
         threat=ThreatModel(norm, 0.05),
         separable=separable,
-        random=random,
+        random=declared,
         steps=None,
         seed=1,
         iterations=iterations,
@@ -94,6 +96,31 @@ def test_random_answers_are_told_from_a_memory() -> None:
     found = probed(changed(lambda z, _: z + 0.3 * torch.randn_like(z)))
     assert "repeatable" in failing(found)
     assert found["stateless"].passed is True and found["separable"].passed is None
+
+
+@pytest.mark.parametrize("library", ["numpy", "random", "none"])
+def test_random_answers_of_other_libraries_are_no_memory(library: str) -> None:
+    """Their streams are kept apart as torch's is; numbers of its own hide what is asked."""
+    network = small_network()
+
+    def make() -> Classifier:
+        own = np.random.default_rng()
+
+        def noise() -> float:
+            if library == "none":
+                return float(own.random())
+            return np.random.rand() if library == "numpy" else random.random()
+
+        return lambda x: network(x) + torch.tensor([[noise() for _ in range(5)] for _ in x])
+
+    before = random.getstate(), np.random.get_state()[1].copy()  # type: ignore[index]
+    known = probed(make)
+    assert random.getstate() == before[0]
+    assert (np.random.get_state()[1] == before[1]).all()  # type: ignore[index]
+    assert "repeatable" in failing(known)
+    passed = None if library == "none" else True
+    assert known["stateless"].passed is passed and known["modes"].passed is passed
+    assert ("torch's numbers" in known["stateless"].sentence) == (library == "none")
 
 
 def test_a_memory_is_found() -> None:
@@ -195,7 +222,7 @@ def test_natural_accuracy_against_the_card() -> None:
 
 
 def test_a_defense_declared_random_is_taken_at_its_word() -> None:
-    found = probed(small_network, random=True)
+    found = probed(small_network, declared=True)
     assert failing(found) == {"repeatable"}
     assert "declared to be random" in found["repeatable"].sentence
     assert found["separable"].passed is None

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
+from dentbench.defenses.catalogue import built_in
 from dentbench.errors import SpecError
-from dentbench.spec.evaluation import ProtocolSpec, field_names
+from dentbench.spec.evaluation import DentSpec, ProtocolSpec, field_names
 from dentbench.study.choices import choose_protocols
 from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_protocol_settings
 
@@ -65,3 +66,15 @@ def test_a_setting_that_nothing_heeds_is_refused(
 
 def test_what_a_cascade_runs_first_heeds_its_settings_too() -> None:
     assert choose_protocols(["fpa"], ProtocolSpec(every=2)) == ("fpa",)
+
+
+def test_the_protocol_of_a_defense_s_own_paper_is_run_too(caplog: pytest.LogCaptureFixture) -> None:
+    """It gives the published accuracy, which dent's own protocol does not."""
+    own, dent = built_in("diffpure"), DentSpec()
+    assert choose_protocols(["transfer"], ProtocolSpec(), [own, dent]) == ("transfer", "unrolled")
+    assert "diffpure was published under unrolled, which is run too" in caplog.text
+    caplog.clear()
+    assert choose_protocols(["Unrolled"], ProtocolSpec(), [own]) == ("unrolled",)
+    assert choose_protocols(["transfer"], ProtocolSpec(), [dent]) == ("transfer",)
+    assert choose_protocols([], ProtocolSpec(), [own]) == ("published", "transfer", "unrolled")
+    assert not caplog.text

@@ -6,7 +6,7 @@ of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and the pertur
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +17,14 @@ from dentbench.attacks import checks
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import SAME, Check
 from dentbench.attacks.probes.base import Probe, relative_change
+from dentbench.attacks.probes.rounding import changes_by_rounding
 
 ALONE: Final = 8
 """How many images are shown alone."""
+
+
+UNSEEN: Final = 0.02
+"""The share of images that rounding may move in other company and in no draw of it."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Answers:
     points: Tensor
     first: Tensor
     second: Tensor
+
+    @property
+    def span(self) -> float:
+        """The range of the logits of the first answer."""
+        return max(float(self.first.max() - self.first.min()), 1e-12)
 
     @property
     def noise(self) -> float:
@@ -76,15 +86,18 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
     """Compare answers in the declared batch with those alone and in half a batch, reversed."""
     half = torch.arange(len(probe.images), device=probe.images.device)[::2].flip(0)
 
-    def alone(reply: Answers) -> float:
-        answered = torch.cat([defense(image[None]) for image in reply.points[:ALONE]])
-        return relative_change(answered, reply.first[:ALONE])
+    moved = {reply.kind: torch.zeros(len(reply.points)).to(reply.first) for reply in answers}
 
-    def halved(reply: Answers) -> float:
-        return relative_change(defense(reply.points[half]), reply.first[half])
+    def in_company(reply: Answers) -> float:
+        answered = torch.cat([defense(image[None]) for image in reply.points[:ALONE]])
+        rows = torch.arange(len(answered), device=half.device)
+        for some, logits in ((rows, answered), (half, defense(reply.points[half]))):
+            change = (logits - reply.first[some]).abs().amax(1) / reply.span
+            moved[reply.kind][some] = torch.maximum(moved[reply.kind][some], change)
+        return float(moved[reply.kind].max())
 
     try:
-        change, kind = _largest(answers, alone, halved)
+        change, kind = _largest(answers, in_company)
     except (RuntimeError, ValueError) as error:
         return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
     if is_random(probe, answers):
@@ -92,6 +105,11 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
         return Check(checks.SEPARABLE, None, change, text)
     depends = change > SAME
     sentence = "an image's answer does not depend on its batch mates"
+    explained = _by_rounding(defense, answers, moved) if depends and probe.separable else 0.0
+    if explained:
+        depends = False
+        sentence += f" but by rounding: it moves by {change:.2g} of the range in other company, "
+        sentence += f"and by {explained:.2g} in the same where sums are rounded otherwise"
     if depends:
         sentence = f"a {kind} image's answer depends on its batch mates (by {change:.2g} of the "
         sentence += "range)"
@@ -102,10 +120,33 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
     return Check(checks.SEPARABLE, not (depends and probe.separable), change, sentence)
 
 
+def _by_rounding(
+    defense: Classifier, answers: Sequence[Answers], moved: Mapping[str, Tensor]
+) -> float:
+    """Return the largest change by rounding if that explains those in other company, else 0.
+
+    ``moved``: by kind, how far each image's logits (B,) move there, as shares of the range.
+    Rounding explains it where it moves the same images, but for :data:`UNSEEN` of them, and half
+    as far.
+    """
+    largest, beyond, total = 0.0, 0, 0
+    for reply in answers:
+        drawn = changes_by_rounding(defense, reply.points, reply.first)
+        if not drawn:
+            return 0.0
+        still = torch.stack(drawn).amax(0) / reply.span
+        largest = max(largest, float(still.max()))
+        beyond += int(((moved[reply.kind] > SAME) & (still <= SAME)).sum())
+        total += len(still)
+    far = max(float(change.max()) for change in moved.values())
+    explained = far <= 2 * largest and beyond <= UNSEEN * total
+    return largest if explained else 0.0
+
+
 def modes(probe: Probe, answers: Sequence[Answers]) -> Check:
     """Compare answers where a gradient is wanted with those where none is."""
-    if not probe.copies and is_random(probe, answers):
-        text = "random answers hide whether they depend on gradients being wanted"
+    if is_random(probe, answers) and not (probe.copies and _is_seeded(probe)):
+        text = f"random answers hide whether they depend on gradients being wanted{_OWN_NUMBERS}"
         return Check(checks.MODES, None, None, text)
     change, kind = _largest(answers, lambda reply: _mode_change(probe, reply.points))
     sentence = (
@@ -117,6 +158,19 @@ def modes(probe: Probe, answers: Sequence[Answers]) -> Check:
     return Check(checks.MODES, change <= SAME, change, sentence)
 
 
+_OWN_NUMBERS: Final = (
+    ": new instances answer differently; draw from torch's numbers, Python's or NumPy's"
+)
+
+
+@torch.no_grad()
+def _is_seeded(probe: Probe) -> bool:
+    """Return whether two new instances draw the same random numbers, if they draw any."""
+    x, _ = probe.few
+    one, other = probe.make(), probe.make()
+    return relative_change(one(x), other(x)) <= SAME
+
+
 def _mode_change(probe: Probe, points: Tensor) -> float:
     leaf = points.detach().clone().requires_grad_()
     with torch.enable_grad():
@@ -126,12 +180,18 @@ def _mode_change(probe: Probe, points: Tensor) -> float:
 
 
 @torch.no_grad()
-def stateless(probe: Probe) -> Check:
-    """Ask about nearby points before and after the clean images, each a defense as if new."""
+def stateless(probe: Probe, *, random: bool = False) -> Check:
+    """Ask about nearby points before and after the clean images, each a defense as if new.
+
+    ``random``: whether its answers are; new ones must then draw the same numbers.
+    """
     if not probe.copies:
         return Check(checks.STATELESS, None, None, "the defense cannot be copied, so not checked")
     x, _ = probe.few
     near = probe.random_points(x, 0)
+    if random and not _is_seeded(probe):
+        text = f"random answers hide whether they depend on earlier ones{_OWN_NUMBERS}"
+        return Check(checks.STATELESS, None, None, text)
     used = probe.make()
     used(x)
     fresh = probe.make(used)

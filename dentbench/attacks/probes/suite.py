@@ -28,7 +28,7 @@ def probe(probe: Probe) -> tuple[Check, ...]:
         consistency.modes(probe, answers),
         consistency.logits(answers[0].first),
         scores(probe, random=random),
-        consistency.stateless(probe),
+        consistency.stateless(probe, random=random),
         consistency.in_range(probe.images),
         *gradients(probe),
         *_climbing(probe, random),

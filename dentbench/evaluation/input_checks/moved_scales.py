@@ -37,8 +37,7 @@ def difference_moved(reference: Reference, dent: Dent) -> str:
     weights = _noise(torch.zeros(count, _classes(reference)), generator).to(reference.images)
     ours, ours_back = _written_in(reference, moved, weights, dent.spec.layers)
 
-    rows = torch.stack([moved[row % several] for row in range(count)])
-    affine = (rows if instance else moved[0]).clone().requires_grad_()
+    affine = _rows(moved, count, instance=instance).clone().requires_grad_()
     with torch.enable_grad(), seeded(reference.images):
         logits = dent.predict(
             reference.images, Adaptation(affine=affine, losses=start.new_zeros(0))
@@ -46,16 +45,41 @@ def difference_moved(reference: Reference, dent: Dent) -> str:
         back = None
         if logits.requires_grad:
             (back,) = torch.autograd.grad((logits * weights).sum(), affine, allow_unused=True)
-    apart = logits_apart(ours, logits.detach())
+    apart = logits_apart(ours, logits.detach(), reference.rounding)
     if apart:
         return f"with other scales and shifts its logits differ by {apart} from the network's own"
+    apart = _in_whole_batch(reference, dent, moved, logits.detach())
+    if apart:
+        return f"in a whole batch, with other scales and shifts, its logits differ by {apart}"
     if not logits.requires_grad:
         return ""  # dent itself refuses it when it is to adapt
     if back is None:
         return "its answers have no gradient to the scales and shifts, which dent follows"
     parts = [back[row::several].sum(0) for row in range(several)] if instance else [back]
-    apart = next(filter(None, map(gradients_apart, ours_back, parts)), "")
+    pairs = zip(ours_back, parts, strict=True)
+    apart = next(filter(None, (gradients_apart(*two, reference.rounding) for two in pairs)), "")
     return f"the gradient to its scales and shifts differs by {apart}" if apart else ""
+
+
+def _rows(moved: Sequence[Tensor], count: int, *, instance: bool) -> Tensor:
+    """Return the values of so many images in turn, or those of all, as dent takes them."""
+    rows = [moved[row % len(moved)] for row in range(count)]
+    return torch.stack(rows) if instance else moved[0]
+
+
+def _in_whole_batch(reference: Reference, dent: Dent, moved: Sequence[Tensor], few: Tensor) -> str:
+    """Return in words how dent's answers to few images differ in the whole batch, or "".
+
+    A network that cuts its batch may do so from some number of images on.
+    """
+    count = len(reference.whole)
+    if count == len(few) or not reference.pure:
+        return ""
+    affine = _rows(moved, count, instance=dent.spec.mode == "instance")
+    with torch.no_grad(), seeded(reference.images):
+        losses = affine.new_zeros(0)
+        logits = dent.predict(reference.whole, Adaptation(affine=affine, losses=losses))
+    return logits_apart(few, logits[: len(few)], reference.rounding)
 
 
 def _moved(start: Tensor, generator: torch.Generator) -> Tensor:
@@ -92,6 +116,7 @@ def _written_in(
         network = copy.deepcopy(reference.network).requires_grad_(False)
         layers = [layer for _, layer in adapted_layers(network, kinds)]
         leaves = [part.detach().clone().requires_grad_() for part in _parts(flat, layers)]
+        _write(layers, leaves)
         with torch.enable_grad(), seeded(reference.images), _holding(layers, leaves):
             answer = network(reference.images)
             own = slice(number, None, len(moved))
@@ -107,6 +132,16 @@ def _written_in(
             )
         )
     return logits, gradients
+
+
+@torch.no_grad()
+def _write(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> None:
+    """Change the tensors themselves too, for whatever else has them."""
+    names = ["weight"] * len(layers) + ["bias"] * len(layers)
+    for layer, name, part in zip([*layers, *layers], names, leaves, strict=True):
+        own = layer._parameters.get(name)
+        if own is not None:
+            own.copy_(part)
 
 
 def _parts(flat: Tensor, layers: Sequence[Any]) -> list[Tensor]:

@@ -23,16 +23,22 @@ GRADIENTS: Final = 2e-2
 """The part of its length by which a gradient may differ: a rounded ReLU changes a little."""
 
 
+ROUNDINGS: Final = 8
+"""How many roundings of a network's numbers may come together, in half precision above all."""
+
+
 @dataclass(frozen=True)
 class Reference:
     """A network and images to compare others with it on.
 
-    ``pure``: whether a second call of the network answers as the first.
+    ``pure``: whether a second call of the network answers as the first. ``whole`` (B, C, H, W): the
+    first declared batch, of which ``images`` may be a part.
     """
 
     network: nn.Module
     images: Tensor
     pure: bool
+    whole: Tensor
 
     @classmethod
     def of(cls, network: nn.Module, images: Tensor) -> Reference | None:
@@ -50,7 +56,15 @@ class Reference:
         shown = few if same else images
         twice = copy.deepcopy(network)
         first, second = (answer_of(twice, shown) for _ in range(2))
-        return cls(network, shown, torch.equal(first.nan_to_num(), second.nan_to_num()))
+        pure = torch.equal(first.nan_to_num(), second.nan_to_num())
+        return cls(network, shown, pure, images if whole is not None else shown)
+
+    @property
+    def rounding(self) -> float:
+        """The relative rounding of the coarsest numbers that the network computes with."""
+        parameters = self.network.parameters()
+        kinds = {p.dtype for p in parameters if p.dtype.is_floating_point}
+        return max((torch.finfo(kind).eps for kind in kinds), default=0.0)
 
     def difference(self, make: Callable[[], Classifier]) -> str:
         """Describe how the classifier made answers otherwise than the network, or ""."""
@@ -63,11 +77,11 @@ class Reference:
                 ours, theirs = answer_of(right, self.images), answer_of(other, self.images)
                 gradient = another = None
             mode = "with" if gradients else "without"
-            apart = logits_apart(ours, theirs)
+            apart = logits_apart(ours, theirs, self.rounding)
             if apart:
                 return f"its logits {mode} gradients differ by {apart}"
             if gradient is not None and another is not None:
-                apart = gradients_apart(gradient, another)
+                apart = gradients_apart(gradient, another, self.rounding)
                 if apart:
                     return f"its input gradient differs by {apart}"
         return ""
@@ -121,22 +135,22 @@ def answer_and_gradient(network: Classifier, images: Tensor) -> tuple[Tensor, Te
     return logits.detach(), gradient
 
 
-def logits_apart(ours: Tensor, theirs: Tensor) -> str:
-    """Return in words by how much logits differ, or ""."""
+def logits_apart(ours: Tensor, theirs: Tensor, rounding: float = 0.0) -> str:
+    """Return in words by how much logits differ, or ""; ``rounding``: a number's relative error."""
     if ours.shape != theirs.shape:
         return f"their shape, {tuple(theirs.shape)} for {tuple(ours.shape)}"
     ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
     spread = float(ours.amax() - ours.amin()) if ours.numel() else 0.0
     most = float((ours - theirs).abs().max()) if ours.numel() else 0.0
-    if most <= LOGITS * max(spread, 1e-6):
+    if most <= max(LOGITS, ROUNDINGS * rounding) * max(spread, 1e-6):
         return ""
     return f"up to {most:.3g} (they range over {spread:.3g})"
 
 
-def gradients_apart(ours: Tensor, theirs: Tensor) -> str:
-    """Return in words by how much a gradient differs, or ""."""
+def gradients_apart(ours: Tensor, theirs: Tensor, rounding: float = 0.0) -> str:
+    """Return in words by how much a gradient differs, or ""; see :func:`logits_apart`."""
     ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
     length, most = float(ours.norm()), float((ours - theirs).norm())
-    if most <= GRADIENTS * max(length, 1e-6):
+    if most <= max(GRADIENTS, ROUNDINGS * rounding) * max(length, 1e-6):
         return ""
     return f"{most:.3g} (its length is {length:.3g})"

@@ -50,7 +50,7 @@ class PreparedModel:
             self.classes = _count_classes(network, inputs, self.device)
         path = gradient_path(network, inputs.images[:1].to(self.device))
         self.network = CountedNetwork(network, self.counter, path)
-        low = CountedNetwork(Bfloat16(network), self.counter, path)
+        low = CountedNetwork(Bfloat16(network), self.counter, path, own=network)
         self.adaptations = AdaptationCache()
         self.defense_cache, self._low = (
             DefenseCache(

@@ -191,6 +191,25 @@ def crops(network: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
+def in_parts(network: nn.Module, x: Tensor) -> Tensor:
+    """Show the network three images at a time."""
+    return torch.cat([network(part) for part in x.split(3)])
+
+
+class Elsewhere(nn.Module):
+    """Has the scale of a normalization in a dictionary too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_network()
+        self.known = {"scale": layer_of(self.inner).weight}
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x) * self.known["scale"].mean()
+        return logits
+
+
 REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "tensors of a layer": (lambda: Wrapped(named), "with other scales and shifts"),
     "another network's forward": (of_another_network, "gradient to the scales and shifts"),
@@ -207,6 +226,12 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "with other scales and shifts",
     ),
     "several crops of an image": (lambda: Wrapped(crops), "dent cannot run it"),
+    "a batch in parts": (lambda: Wrapped(in_parts), "dent cannot run it"),
+    "a sorted batch": (
+        lambda: Wrapped(lambda inner, x: inner(x.flip(0)).flip(0) if len(x) > 3 else inner(x)),
+        "in a whole batch, with other scales and shifts",
+    ),
+    "a tensor of a layer elsewhere": (Elsewhere, "with other scales and shifts"),
 }
 """For instance-wise dent; some of them are no trouble batch-wise."""
 
@@ -227,6 +252,26 @@ def test_what_dent_computes_rightly_is_let_through(name: str, spec: DentSpec) ->
         ours = Dent(network, DentSpec(steps=0))(IMAGES)
         torch.manual_seed(0)
         torch.testing.assert_close(ours, network(IMAGES))
+
+
+class Halved(nn.Module):
+    """A network of bfloat16 for images of float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny_network().bfloat16()
+        self.eval()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.inner(x.bfloat16()).float()
+        return logits
+
+
+@pytest.mark.parametrize("mode", ["instance", "batch"])
+def test_rounding_in_half_precision_is_no_other_network(mode: Any) -> None:
+    network = Halved()
+    require_same_in_dent(reference_of(network), network, DentSpec(mode=mode))
+    assert reference_of(tiny_network()).rounding < 1e-6 < reference_of(network).rounding
 
 
 @pytest.mark.parametrize("name", REFUSED)
