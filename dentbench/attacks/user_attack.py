@@ -37,7 +37,7 @@ class UserAttack:
         torch.manual_seed(self.seed)
         with torch.enable_grad():
             points = self.function(self.classify, images, labels, self.threat)
-        return self.threat.project(self.function.checked(points, images), images)
+        return self.threat.project(self.function.checked(points, images, self.threat), images)
 
 
 def _imported(text: str) -> UserFunction:

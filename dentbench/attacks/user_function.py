@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from dentbench.attacks.base import ThreatModel
 from dentbench.errors import DentBenchError, ModelError, SpecError, contained
 from dentbench.identity.user_code import load_callable, sha256_of
+
+FAR: Final = 1.05
+"""How many eps a point may be away from its image before that is said."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,12 +64,34 @@ class UserFunction:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"{self.kind} {self.text} fails: {reason}") from error
 
-    def checked(self, points: Any, images: Tensor) -> Tensor:
-        """Return the points it returned, if they have the shape of ``images`` (B, C, H, W)."""
+    def checked(self, points: Any, images: Tensor, threat: ThreatModel) -> Tensor:
+        """Return the points it returned, if they have the shape of ``images`` (B, C, H, W).
+
+        Points outside of the ball are projected later, which is said once.
+        """
         shape = tuple(images.shape)
         if not isinstance(points, Tensor) or tuple(points.shape) != shape:
             got = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
             raise ModelError(f"{self.kind} {self.text} returned {got}, not points of shape {shape}")
-        if not points.is_floating_point() or not bool(torch.isfinite(points).all()):
+        if not points.is_floating_point():
+            raise ModelError(
+                f"{self.kind} {self.text} returned points of type {points.dtype}, not floating "
+                "point numbers in [0, 1]"
+            )
+        if not bool(torch.isfinite(points).all()):
             raise ModelError(f"{self.kind} {self.text} returned points that are not finite numbers")
-        return points.detach().to(images)
+        result = points.detach().to(images)
+        far = threat.distance(result, images) > FAR * threat.eps
+        if 2 * int(far.sum()) > len(images):
+            _tell_far(self.kind, self.text, f"{threat.eps:.4g} in {threat.norm}")
+        return result
+
+
+@cache
+def _tell_far(kind: str, text: str, eps: str) -> None:
+    """Say once that a function's points are far from its images: they may be of other images."""
+    _log.warning(
+        "%s %s returned points outside of the ball of eps %s around their images; they are "
+        "projected into it, which weakens the attack: give the points in the order of the images",
+        *(kind, text, eps),
+    )

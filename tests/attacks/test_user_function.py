@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from dentbench.attacks.user_function import UserFunction
+from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.user_function import UserFunction, _tell_far
 from dentbench.errors import ModelError, SpecError, UserExitError
 
 SOURCE = """
@@ -43,7 +44,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def points_of(kind: str, name: str) -> torch.Tensor:
     function = UserFunction.imported(kind, f"user_functions:{name}", "a function of images")
-    return function.checked(function(IMAGES), IMAGES)
+    return function.checked(function(IMAGES), IMAGES, ThreatModel("Linf", 0.1))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -52,7 +53,7 @@ def points_of(kind: str, name: str) -> torch.Tensor:
     [
         ("short", ModelError, r"returned \(1, 3, 8, 8\), not points of shape \(4, 3, 8, 8\)"),
         ("text", ModelError, "returned str, not points of shape"),
-        ("whole", ModelError, "returned points that are not finite numbers"),
+        ("whole", ModelError, "returned points of type torch.int64, not floating point numbers"),
         ("nan", ModelError, "returned points that are not finite numbers"),
         ("raising", ModelError, "fails: 'a key'"),
         ("quiet", ModelError, "fails: ValueError"),
@@ -75,9 +76,12 @@ def test_one_that_ends_the_process_is_refused(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_points_come_as_the_images_are(kind: str) -> None:
+def test_points_come_as_the_images_are(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    _tell_far.cache_clear()
     points = points_of(kind, "doubled")
     assert torch.equal(points, 2 * IMAGES) and not points.requires_grad
+    points_of(kind, "doubled")
+    assert caplog.text.count("outside of the ball of eps 0.1 in Linf") == 1
 
 
 @pytest.mark.parametrize("kind", KINDS)

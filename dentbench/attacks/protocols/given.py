@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dentbench.attacks.autoattack import AttackResult
+from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.protocols.base import AttackContext, Protocol, judged_only
 from dentbench.attacks.user_function import UserFunction
 
@@ -28,10 +29,10 @@ def user_protocol(name: str) -> Protocol:
     function = _imported(name)
 
     def protocol(context: AttackContext) -> AttackResult:
-        result = function(context)
+        result, threat = function(context), ThreatModel.of(context.spec.attack)
         if isinstance(result, AttackResult):
-            return replace(result, points=function.checked(result.points, context.images))
-        return judged_only(function.checked(result, context.images), context)
+            return replace(result, points=function.checked(result.points, context.images, threat))
+        return judged_only(function.checked(result, context.images, threat), context)
 
     return protocol
 

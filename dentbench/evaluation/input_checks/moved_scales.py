@@ -76,7 +76,7 @@ def _in_whole_batch(reference: Reference, dent: Dent, moved: Sequence[Tensor], f
     if count == len(few) or not reference.pure:
         return ""
     affine = _rows(moved, count, instance=dent.spec.mode == "instance")
-    with torch.no_grad(), seeded(reference.images):
+    with torch.enable_grad(), seeded(reference.images):  # nothing here has a gradient
         losses = affine.new_zeros(0)
         logits = dent.predict(reference.whole, Adaptation(affine=affine, losses=losses))
     return logits_apart(few, logits[: len(few)], reference.rounding)

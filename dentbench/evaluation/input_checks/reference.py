@@ -24,7 +24,10 @@ GRADIENTS: Final = 2e-2
 
 
 ROUNDINGS: Final = 8
-"""How many roundings of a network's numbers may come together, in half precision above all."""
+"""How many roundings of a network's numbers may come together in half precision.
+
+In a gradient, where ReLUs turn, three times as many.
+"""
 
 
 @dataclass(frozen=True)
@@ -151,6 +154,6 @@ def gradients_apart(ours: Tensor, theirs: Tensor, rounding: float = 0.0) -> str:
     """Return in words by how much a gradient differs, or ""; see :func:`logits_apart`."""
     ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
     length, most = float(ours.norm()), float((ours - theirs).norm())
-    if most <= max(GRADIENTS, ROUNDINGS * rounding) * max(length, 1e-6):
+    if most <= max(GRADIENTS, 3 * ROUNDINGS * rounding) * max(length, 1e-6):
         return ""
     return f"{most:.3g} (its length is {length:.3g})"
