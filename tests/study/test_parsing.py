@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.defenses.catalogue import built_in
+from dentbench.defenses.naming import built_in
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec, ProtocolSpec, field_names
 from dentbench.study.choices import choose_protocols
