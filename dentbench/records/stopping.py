@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Literal
 
 from dentbench.records.outcome import Record
@@ -44,4 +45,9 @@ class Stopped:
 
 def stopped(record: Record) -> Stopped | None:
     """Return how a record's run stopped; None for one of a fixed size."""
-    return None if record.stopped is None else Stopped(**json.loads(record.stopped))
+    return None if record.stopped is None else _parsed(record.stopped)
+
+
+@lru_cache(maxsize=1 << 12)
+def _parsed(text: str) -> Stopped:
+    return Stopped(**json.loads(text))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
-from typing import Final
 
 from dentbench.attacks import checks
 from dentbench.records.outcome import NATURAL, WORST, Record
@@ -21,18 +20,22 @@ from dentbench.stats import (
 )
 from dentbench.stats.sequential import few_batches
 
-INDEPENDENT: Final = DesignEffect(1.0, 0)
-"""The design effect of images that do not share batches."""
-
 
 def share(record: Record, name: str) -> Share:
     """Return a record's share right, its interval widened where images share batches.
 
     ``name``: "natural", "worst" or a protocol that was run.
     """
-    counts = {NATURAL: record.natural_correct, WORST: record.robust_correct}
-    count = counts[name] if name in counts else record.protocol_counts[name]
-    return Share(count, record.n, _effect(record, name).divisor)
+    return shares(record, [name])[name]
+
+
+def shares(record: Record, names: Iterable[str]) -> dict[str, Share]:
+    """Return :func:`share` of several names."""
+    counts = {**record.protocol_counts, NATURAL: record.natural_correct}
+    counts[WORST] = record.robust_correct
+    if independent(record):
+        return {name: Share(counts[name], record.n) for name in names}
+    return {name: Share(counts[name], record.n, _effect(record, name).divisor) for name in names}
 
 
 def worst_per_batch(record: Record) -> Share | None:
@@ -112,8 +115,7 @@ def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> float:
 
 
 def _effect(record: Record, name: str) -> DesignEffect:
-    if independent(record):
-        return INDEPENDENT
+    """Return the design effect of a share right, of images that share batches."""
     known = _share_effect(record.by_batch, name, _sizes(record)) if record.by_batch else None
     return known or DesignEffect(None, len(_sizes(record)))
 
@@ -126,7 +128,12 @@ def _share_effect(by_batch: str, name: str, sizes: tuple[int, ...]) -> DesignEff
 
 def measured_independent(record: Record) -> bool:
     """Return whether an image's answer was measured not to depend on its batch mates."""
-    check = checks.from_json(record.checks).get(checks.SEPARABLE)
+    return _measured_independent(record.checks)
+
+
+@lru_cache(maxsize=1 << 12)
+def _measured_independent(text: str | None) -> bool:
+    check = checks.from_json(text).get(checks.SEPARABLE)
     return bool(check and check.passed and check.value is not None and check.value <= checks.SAME)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import operator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -56,6 +57,11 @@ def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
     return {name: getattr(spec, name) for name in names if name not in own}
 
 
+@lru_cache
+def _values_of(names: tuple[str, ...]) -> Callable[[Record], tuple[Any, ...]]:
+    return operator.attrgetter(*names)
+
+
 def defense_name(record: Record) -> str:
     """Return the name of a defended record's defense in a sentence: dent, or its own name."""
     return (record.defense_title or record.defense) if record.mode == OTHER else "dent"
@@ -103,10 +109,11 @@ def _odd_settings(record: Record) -> list[str]:
         settings = json.loads(record.defense_settings or "{}")
     else:
         defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
+        values = _values_of(tuple(defaults))(record)
         settings = {
             name: value
-            for name, default in defaults.items()
-            if (value := getattr(record, name)) != default
+            for (name, default), value in zip(defaults.items(), values, strict=True)
+            if value != default
         }
     return [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
 

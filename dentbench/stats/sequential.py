@@ -18,7 +18,7 @@ the images were drawn from, not of the images that were chosen.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
@@ -151,14 +151,28 @@ def score(gained: Any, lost: Any, total: Any, difference: float) -> Any:
     up, down, n = (np.asarray(one, dtype=float) for one in (gained, lost, total))
     if difference < 0:
         return -score(down, up, n, -difference)
-    spread = difference * (1 - difference)
-    slope = (2 * n - up + down) * difference - up - down
-    least = (np.sqrt(slope**2 + 8 * n * down * spread) - slope) / (4 * n)
-    variance = n * (2 * least + spread)
+    variance = _variance(up, down, n, difference, np.sqrt)
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(variance > 0, (up - down - n * difference) / np.sqrt(variance), 0.0)
 
 
+def _variance(up: Any, down: Any, n: Any, difference: float, root: Callable[[Any], Any]) -> Any:
+    """Return the variance of ``up - down`` under a difference in [0, 1], of numbers or arrays."""
+    spread = difference * (1 - difference)
+    slope = (2 * n - up + down) * difference - up - down
+    least = (root(slope**2 + 8 * n * down * spread) - slope) / (4 * n)
+    return n * (2 * least + spread)
+
+
+def _score(up: float, down: float, n: float, difference: float) -> float:
+    """Return :func:`score` of single counts, without the cost of arrays."""
+    if difference < 0:
+        return -_score(down, up, n, -difference)
+    variance = _variance(up, down, n, difference, math.sqrt)
+    return (up - down - n * difference) / math.sqrt(variance) if variance > 0 else 0.0
+
+
+@lru_cache(maxsize=1 << 12)
 def repeated_interval(
     gained: float, lost: float, total: float, level: float
 ) -> tuple[float, float]:
@@ -185,7 +199,7 @@ def _end(
     low, high = within
     for _ in range(50):
         middle = (low + high) / 2
-        if float(score(gained, lost, total, middle)) > value:
+        if _score(gained, lost, total, middle) > value:
             low = middle
         else:
             high = middle

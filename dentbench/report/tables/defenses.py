@@ -44,19 +44,19 @@ def _row(record: Record, protocols: Sequence[str], *, named: bool) -> list[objec
     """Return a record's row; ``named``: also by which protocol its defense was published."""
     counts = record.protocol_counts
     notes = departures.attack_notes(record)
-    worst = coupling.share(record, WORST_CASE)
+    right = coupling.shares(record, [NATURAL, WORST_CASE, *counts])
     static = record.mode == "static"
     return [
         "static model" if static else departures.defense_title(record),
         departures.whole_text(record),
         *([None if static else departures.published_protocol(record)] if named else []),
-        coupling.share(record, NATURAL),
+        right[NATURAL],
         *(
-            Cell(coupling.share(record, name), notes) if name in counts and not static else None
+            Cell(right[name], notes) if name in counts and not static else None
             for name in protocols
         ),
-        Cell(worst, notes),
-        worst.interval,
+        Cell(right[WORST_CASE], notes),
+        right[WORST_CASE].interval,
         coupling.paired(record),
         None if static else kind_of(record),
     ]

@@ -102,18 +102,16 @@ def _record_cells(record: Record, protocols: Sequence[str], *, named: bool) -> l
     """Return a record's cells; ``named``: also by which protocol its defense was published."""
     counts, static = record.protocol_counts, record.mode == "static"
     notes = departures.attack_notes(record)
-    worst = Cell(coupling.share(record, WORST_CASE) if counts else NOT_RUN, notes if counts else ())
+    right = coupling.shares(record, [NATURAL, WORST_CASE, *counts])
+    worst = Cell(right[WORST_CASE], notes) if counts else Cell(NOT_RUN)
     paired = coupling.paired(record)
     return [
         departures.defense_name(record) if record.mode == departures.OTHER else record.mode,
         record.steps,
         departures.whole_text(record),
         *([None if static else departures.published_protocol(record)] if named else []),
-        coupling.share(record, NATURAL),
-        *(
-            Cell(coupling.share(record, name), notes) if name in counts else None
-            for name in protocols
-        ),
+        right[NATURAL],
+        *[Cell(right[name], notes) if name in counts else None for name in protocols],
         worst,
         interval_cell(worst),
         record.worst_protocol,
