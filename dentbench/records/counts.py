@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import operator
+from functools import lru_cache
 from typing import Any, Final
 
 from dentbench.records.outcome import Record
@@ -18,28 +19,29 @@ BY_PROTOCOL: Final = ("by_protocol", "static_by_protocol")
 """The columns that count them by protocol, in JSON objects."""
 
 
+_counted: Final = operator.attrgetter("n", *IMAGES, *BY_PROTOCOL)
+
+
 def impossible(record: Record) -> str:
     """Return in words which count of a record cannot be, or ""."""
-    for name, value in _counts(record):
-        if not isinstance(value, int) or not 0 <= value <= record.n:
-            return f"{name} is {value!r} of {record.n} images, which cannot be"
-    return ""
+    return _impossible(*_counted(record))
 
 
-def _counts(record: Record) -> Iterator[tuple[str, Any]]:
-    yield "n", record.n
-    for name in IMAGES:
-        value = getattr(record, name)
-        if value is not None:
-            yield name, value
-    for name in BY_PROTOCOL:
+@lru_cache(maxsize=1 << 12)
+def _impossible(images: int, *values: Any) -> str:
+    """Return the same of the columns that count, the texts of those by protocol last."""
+    counts = dict(zip(("n", *IMAGES), (images, *values), strict=False))
+    for name, text in zip(BY_PROTOCOL, values[len(IMAGES) :], strict=True):
         try:
-            counts = json.loads(getattr(record, name) or "{}")
+            by_protocol = json.loads(text or "{}")
         except ValueError:
-            counts = None
-        if not isinstance(counts, dict):
-            yield name, getattr(record, name)
-            continue
-        for protocol, value in counts.items():
-            if value is not None:
-                yield f"{name}, {protocol}", value
+            by_protocol = None
+        if isinstance(by_protocol, dict):
+            counts |= {f"{name}, {protocol}": count for protocol, count in by_protocol.items()}
+        else:
+            counts[name] = text
+    for name, value in counts.items():
+        possible = isinstance(value, int) and 0 <= value <= images
+        if value is not None and not possible:
+            return f"{name} is {value!r} of {images} images, which cannot be"
+    return ""

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from dentbench.attacks import checks as soundness
@@ -28,7 +29,7 @@ from dentbench.records.outcome import Record, eps_of
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.spec.attack_plans import ATTACKS
-from dentbench.spec.evaluation import AttackSpec
+from dentbench.spec.evaluation import AttackSpec, parse_eps
 from dentbench.spec.protocol import ProtocolSpec
 from dentbench.stats import least_batches
 
@@ -198,7 +199,11 @@ def _missing(record: Record) -> Iterator[Doubt]:
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:
     """Return the budget of each protocol, as far as the record has it."""
-    budgets = json.loads(record.budgets or "{}")
+    return _read_budgets(record.budgets)
+
+
+def _read_budgets(text: str | None) -> dict[str, dict[str, float]]:
+    budgets = json.loads(text or "{}")
     return {name: budget for name, budget in budgets.items() if isinstance(budget, dict)}
 
 
@@ -237,19 +242,35 @@ def _hardly_attacked(record: Record) -> Iterator[Doubt]:
     """Too few ascents on the static model: it could hide a gain in images that would break."""
     if eps_of(record) == 0:
         return
-    faced = {departures.PUBLISHED, *json.loads(record.static_by_protocol or "{}")}
-    budgets = [budget for name, budget in _budgets(record).items() if name in faced]
-    if record.attack in ATTACKS:  # where the defense has not faced it yet
-        how = {"iterations": record.iterations, "targets": record.targets}
-        attack = AttackSpec(name=record.attack, norm=record.norm, eps=eps_of(record), **how)
-        budgets.append(attack_budget(attack))
-    if max(map(ascent_iterations, budgets), default=0) < LEAST_ASCENT:
+    how = (record.attack, record.norm, record.eps, record.iterations, record.targets)
+    if _ascents_faced(record.static_by_protocol, record.budgets, *how) < LEAST_ASCENT:
         yield Doubt(
             f"the static model was attacked by {record.attack_label} alone, which may leave images "
             "right that a longer attack breaks, and so hide a gain",
             "run --attack quick at least",
             (("--attack", "quick"), *_STANDARD[1:]),
         )
+
+
+@lru_cache(maxsize=1 << 12)
+def _ascents_faced(
+    static_by_protocol: str | None,
+    budgets: str | None,
+    attack: str,
+    norm: str,
+    eps: str,
+    iterations: int | None,
+    targets: int | None,
+) -> float:
+    """Return the most iterations of ascents that the static model faced, of a record's columns."""
+    faced = {departures.PUBLISHED, *json.loads(static_by_protocol or "{}")}
+    spent = [budget for name, budget in _read_budgets(budgets).items() if name in faced]
+    if attack in ATTACKS:  # where the defense has not faced it yet
+        spec = AttackSpec(
+            name=attack, norm=norm, eps=parse_eps(eps), iterations=iterations, targets=targets
+        )
+        spent.append(attack_budget(spec))
+    return max(map(ascent_iterations, spent), default=0)
 
 
 def _effort(record: Record) -> Iterator[Doubt]:
