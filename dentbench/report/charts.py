@@ -43,7 +43,7 @@ def subheading(record: Record) -> str:
 def accuracies(pair: Pair) -> BarChart:
     """Return natural accuracy, static and defended, and robust accuracy beside published."""
     static, defended = pair.static, pair.defended
-    counts, n = defended.protocol_counts, defended.n
+    counts, n = defended.protocol_counts, static.n  # a run that stops early has fewer images
     printed = _percentages(defended)
     who = departures.defense_name(defended)
     bars = [
@@ -168,5 +168,5 @@ def _share(pair: Pair, role: Role) -> Share | None:
         "published": counts.get(departures.published_protocol(defended)),
         "worst": defended.robust_correct,
     }
-    count = counts_by_role[role]
-    return None if count is None else Share(count, defended.n)
+    count, total = counts_by_role[role], (pair.static if role == "static" else defended).n
+    return None if count is None else Share(count, total)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,10 @@ from dentbench.records.outcome import Record
 from dentbench.report import charts
 from dentbench.report.chart import Chart
 from dentbench.report.formats.figures import CAPTIONS, INCHES, SUFFIXES, draw, drawing
-from dentbench.report.pairing import pair_up
+from dentbench.report.pairing import Pair, pair_up
 from tests.report.fixed_records import check, grid, long_named
 
+RIGHT = ("natural_correct", "robust_correct")
 HEADS = {"pdf": b"%PDF", "svg": b"<?xml", "png": b"\x89PNG"}
 
 
@@ -161,3 +163,19 @@ def test_what_cannot_be_drawn(
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot make the folder"):
         draw(records[:2], tmp_path, tmp_path / "file")
+
+
+def test_the_static_model_is_shown_of_its_own_images(records: list[Record]) -> None:
+    """Where a run stops early, the static model may have been attacked on more images."""
+
+    def twice(pair: Pair) -> Pair:
+        counts = {name: 2 * getattr(pair.static, name) for name in ("n", *RIGHT)}
+        return replace(pair, static=replace(pair.static, **counts))
+
+    def shown(pairs: list[Pair]) -> list[float]:
+        bars = [bar.share.percent for bar in charts.accuracies(pairs[0]).bars]
+        lines = [line for chart in charts.over_eps(pairs) for line in chart.lines]
+        return [*bars, *(share.percent for line in lines for _, share in line.points)]
+
+    pairs = pair_up(grid(records))
+    assert shown([*map(twice, pairs)]) == shown(pairs)
