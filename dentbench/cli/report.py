@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import gc
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +13,7 @@ import typer
 
 from dentbench.cli.options import output, reports
 from dentbench.cli.options.reports import SUFFIXES, Format, TableName
+from dentbench.compute.garbage import no_collection
 from dentbench.errors import SpecError, StoreError
 
 if TYPE_CHECKING:
@@ -82,7 +81,7 @@ def report(
         if given := [name for name, value in others.items() if value is not None]:
             raise SpecError(f"--samples writes a file of its own; leave out {', '.join(given)}")
         return _samples(choice, samples.expanduser())
-    with _no_garbage_collection():
+    with no_collection():  # many objects and no cycles: it would take a quarter of the time
         if compare is not None:
             made, page = [_compared(*compare, choice)], False
         else:
@@ -111,18 +110,6 @@ def _check(chosen: Format, *, standalone: bool, fragment: bool, cite: bool) -> N
         )
     if cite and chosen is not Format.LATEX:
         raise SpecError(f"--cite is of format latex, not {chosen}")
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    """Spare a quarter of the time: ten thousand rows are many objects and no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 def _read(choice: Selection) -> list[Record]:

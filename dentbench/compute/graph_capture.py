@@ -15,6 +15,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from dentbench.compute.garbage import no_collection
+
 T = TypeVar("T")
 
 _failed: list[Any] = []
@@ -63,7 +65,8 @@ class GraphCapture:
     def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
         """Return a graph of the work, and what holds its results whenever it is replayed."""
         graph = torch.cuda.CUDAGraph()
-        with _own_generator(self.device), _no_collection():
+        gc.collect()  # what is garbage now goes now: the end of a graph breaks a capture
+        with _own_generator(self.device), no_collection():
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
                     found = work()
@@ -89,19 +92,6 @@ def _own_generator(device: torch.device) -> Iterator[None]:
         yield
     finally:
         generator.graphsafe_set_state(state)
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Collect garbage before the ``with`` block, none inside: a graph's end breaks a capture."""
-    gc.collect()
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 @contextmanager

@@ -10,10 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
+
+import torch
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import Check
+from dentbench.compute.backend import Engine
 from dentbench.evaluation import applicable_protocols
 from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
@@ -30,12 +33,17 @@ from dentbench.evaluation.progress.events import Progress, RunPlanned
 from dentbench.evaluation.record_maker import Ready, RecordMaker
 from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.stage_outcomes import StageOutcomes
+from dentbench.evaluation.workers.prepared_model import PreparedModel
+from dentbench.evaluation.workers.worker import Worker
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 _log = logging.getLogger(__name__)
+
+SAMPLE: Final = 32
+"""How many images the choice of an engine is timed on."""
 
 
 class Evaluation:
@@ -56,12 +64,9 @@ class Evaluation:
         self.options = options
         self.inputs = inputs
         self.pristine = Pristine(inputs.network, given)
-        device = options.placement.devices[0]
-        with out_of_memory.raise_on_oom("the model", device):
-            first_answers.require_network(inputs.network, inputs.images, device)
         self._warned = False
-        self.stages = StageOutcomes(inputs, options, progress, given)
-        self.worker = self.stages.worker
+        self.worker = Worker(_prepared(inputs, options, given))
+        self.stages = StageOutcomes(self.worker, options, progress)
         self.context = RunContext(
             inputs=inputs,
             worker=self.worker,
@@ -215,3 +220,21 @@ def _of_static(bases: Sequence[Reached], ready: Ready) -> Reached:
     if stop is not None:
         stop = None if stop.images == stop.of else replace(stop, level=None)
     return Reached(furthest.batches, ready.protocols, stop)
+
+
+def _prepared(
+    inputs: RunInputs, options: RunOptions, given: Mapping[DefenseSpec, Any] | None
+) -> PreparedModel:
+    """Return the model on the device of this process, computed in the fastest way."""
+    placement = options.placement
+    device = placement.devices[0]
+    with out_of_memory.raise_on_oom("the model", device):
+        first_answers.require_network(inputs.network, inputs.images, device)
+        engine = Engine.chosen(
+            inputs.network,
+            torch.device(device),
+            inputs.images[:SAMPLE],
+            placement.compiling,
+            None if options.untimed else options.fetch.folder,
+        )
+    return PreparedModel(inputs, device, engine, given)

@@ -5,25 +5,19 @@ An interrupted run goes on at the first missing batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
-
-import torch
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.events import listening
 from dentbench.attacks.protocol_cards import claim_name
-from dentbench.compute.backend import Engine
 from dentbench.evaluation import cascade
 from dentbench.evaluation.checks.sanity_checks import found_random
 from dentbench.evaluation.context import RunOptions, SharedResults
 from dentbench.evaluation.fresh_judgement.stored import is_judged
-from dentbench.evaluation.inputs import RunInputs
-from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Progress, Stage, StageBegan
 from dentbench.evaluation.workers.executor import Executor, make_executor
 from dentbench.evaluation.workers.placement import AUTO, Placement
@@ -32,48 +26,26 @@ from dentbench.evaluation.workers.worker_count import with_worker_count
 from dentbench.records.checkpoint import Points, RunFolder, Stamp
 from dentbench.records.claims import load_claim
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
-from dentbench.spec.evaluation import DefenseSpec, EvalSpec
-
-SAMPLE = 32
-"""How many images the choice of an engine is timed on."""
+from dentbench.spec.evaluation import EvalSpec
 
 
 class StageOutcomes:
     """The stages of specs on the same inputs; ``computed`` counts the batches that were not stored.
 
-    ``given``: the objects that specs of defenses given from Python stand for. ``worker``: computes
-    in this process; ``shared``: results in common of specs that differ in the attack alone.
-    Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
-    network does not fit the images or the labels.
+    ``worker``: computes in this process. ``shared``: results in common of specs that differ in the
+    attack alone.
     """
 
-    def __init__(
-        self,
-        inputs: RunInputs,
-        options: RunOptions,
-        progress: Progress | None = None,
-        given: Mapping[DefenseSpec, Any] | None = None,
-    ) -> None:
-        self.inputs = inputs
+    def __init__(self, worker: Worker, options: RunOptions, progress: Progress | None) -> None:
+        self.worker = worker
         self.options = options
         self.progress = progress
         self.shared = SharedResults()
-        placement = options.placement
-        device = placement.devices[0]
-        with out_of_memory.raise_on_oom("the model", device):
-            engine = Engine.chosen(
-                inputs.network,
-                torch.device(device),
-                inputs.images[:SAMPLE],
-                placement.compiling,
-                None if options.untimed else options.fetch.folder,
-            )
-        self.worker = Worker(inputs, device, engine, given)
         self.computed = 0
         # Every round asks for the outcomes of all rounds before it: a file is read once.
         self._read: dict[Stamp, tuple[BatchOutcome, bool]] = {}
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
-        if placement.workers != AUTO:
+        if options.placement.workers != AUTO:
             _ = self.executor  # an error in it is raised before hours are spent
 
     @cached_property

@@ -58,9 +58,9 @@ def test_a_worker_loads_a_model_of_the_working_folder(
     blueprint = pickle.dumps((make(), None, None))
     del sys.modules["own_net_of_a_user"]  # another process has not imported it
     made: list[Any] = []
-    monkeypatch.setattr(
-        "dentbench.evaluation.workers.worker.Worker", lambda *parts: made.append(parts)
-    )
+    workers = "dentbench.evaluation.workers"
+    monkeypatch.setattr(f"{workers}.worker.Worker", lambda _: None)
+    monkeypatch.setattr(f"{workers}.prepared_model.PreparedModel", lambda *x: made.append(x))
     monkeypatch.setattr(process_pool, "_workers", {})
     process_pool.worker_of("", blueprint, "cpu", None)
     assert type(made[0][0]).__name__ == "Late" and str(folder) not in sys.path

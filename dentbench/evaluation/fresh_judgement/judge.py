@@ -27,6 +27,7 @@ from dentbench.compute.backend import Engine
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER, forked
 from dentbench.evaluation.inputs import RunInputs
+from dentbench.evaluation.workers.prepared_model import PreparedModel
 from dentbench.evaluation.workers.worker import Worker
 from dentbench.records.checkpoint import Points, RunFolder, sha256_of
 from dentbench.records.judged import CLOSE, Judged
@@ -99,7 +100,7 @@ def judged(
     inputs = RunInputs(network=network, images=request.images, labels=request.labels)
     if isolated:
         torch.set_num_threads(1)  # a process with threads cannot be forked
-    worker = Worker(inputs, request.device, request.engine, given, tried=False)
+    worker = Worker(PreparedModel(inputs, request.device, request.engine, given, tried=False))
     worker.micro_batcher.learn(request.spec, request.at_a_time)
     worker.classifier(request.spec)  # made once, before every fork
     answers = {

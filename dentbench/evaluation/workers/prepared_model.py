@@ -28,7 +28,8 @@ class PreparedModel:
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
     from Python stand for. ``tried``: whether a user's defense is tried when it is made.
-    ``network`` and ``defense_cache`` compute in float32; passes are counted by ``counter``.
+    ``blueprint``: what another process makes the same of. ``network`` and ``defense_cache`` compute
+    in float32; passes are counted by ``counter``.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.
     """
@@ -42,6 +43,7 @@ class PreparedModel:
         *,
         tried: bool = True,
     ) -> None:
+        self.blueprint = inputs, engine, given
         self.inputs = inputs
         self.device = torch.device(device)
         self.counter = CallCounter()

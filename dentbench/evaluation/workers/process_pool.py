@@ -220,6 +220,7 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
     if name not in _workers:
         import torch
 
+        from dentbench.evaluation.workers.prepared_model import PreparedModel
         from dentbench.evaluation.workers.worker import Worker
 
         if threads is not None:
@@ -227,7 +228,7 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
         with working_folder_first():  # where the model or the defense may be imported from
             inputs, engine, given = pickle.loads(blueprint)
         _workers.clear()
-        _workers[name] = Worker(inputs, device, engine, given)
+        _workers[name] = Worker(PreparedModel(inputs, device, engine, given))
     return _workers[name]
 
 

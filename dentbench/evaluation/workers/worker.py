@@ -7,7 +7,7 @@ inheritance from the stages before it. Nothing is read or written here: that is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,14 +21,12 @@ from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.rng import SeededDefense
-from dentbench.compute.backend import Engine
 from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
 from dentbench.errors import ModelError
 from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
-from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.workers.judging import judge_in_batches, norms, places
 from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
@@ -79,30 +77,17 @@ class _Attacked:
 
 
 class Worker:
-    """Carries out tasks with a model and images on a device.
+    """Carries out tasks with a prepared model and its images, on its device."""
 
-    ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
-    from Python stand for. ``tried``: whether a user's defense is tried when it is made.
-    Raises as :class:`~dentbench.evaluation.workers.prepared_model.PreparedModel`.
-    """
-
-    def __init__(
-        self,
-        inputs: RunInputs,
-        device: str,
-        engine: Engine,
-        given: Mapping[DefenseSpec, Any] | None = None,
-        *,
-        tried: bool = True,
-    ) -> None:
-        self.blueprint = inputs, engine, given
-        self.inputs = inputs
-        self.model = PreparedModel(inputs, device, engine, given, tried=tried)
-        self.micro_batcher = MicroBatcher(self.model)
-        self.device = self.model.device
-        self.counter = self.model.counter
-        self.network = self.model.network
-        self.classes = self.model.classes
+    def __init__(self, model: PreparedModel) -> None:
+        self.model = model
+        self.blueprint = model.blueprint
+        self.inputs = model.inputs
+        self.micro_batcher = MicroBatcher(model)
+        self.device = model.device
+        self.counter = model.counter
+        self.network = model.network
+        self.classes = model.classes
         self._references: dict[int, Reference | None] = {}
 
     def classifier(self, spec: EvalSpec, unit: int | None = None) -> Classifier:
