@@ -1,4 +1,4 @@
-"""What dent found for a batch, as a value."""
+"""Dent's adaptation to a batch, as a value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dentbench.errors import ModelError
 
 @dataclass(frozen=True)
 class Adaptation:
-    """What dent found for one batch, handed to :meth:`~dentbench.adapt.dent.Dent.predict`.
+    """Dent's adaptation to one batch, handed to :meth:`~dentbench.adapt.dent.Dent.predict`.
 
     ``affine``: scale and shift of all layers in one tensor, (P,) batch-wise or where only the
     blur adapts, (B, P) instance-wise; None after 0 steps, when the layers are the model's own.

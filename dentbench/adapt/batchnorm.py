@@ -1,7 +1,7 @@
 """Batch normalization whose scale and shift are handed in from outside, per batch or per image.
 
 The layers of a private copy of the model are taught to read the affine parameters that are
-active in the current context; with none active they compute exactly what they always did.
+active in the current context; with none active they compute exactly as before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ AffinePairs: TypeAlias = Sequence[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class _Active:
-    """What is active: ``pairs`` is None where the layers are to use their own scales and shifts."""
+    """The active pairs: ``pairs`` is None where the layers use their own scales and shifts."""
 
     pairs: AffinePairs | None
     folded: bool
@@ -47,7 +47,7 @@ class Calls:
     running: list[_Active] = field(default_factory=list)
 
     def only(self) -> _Active | None:
-        """Return what is active in the one call that is being answered, None where there is none.
+        """Return the active pairs of the call that is being answered, None where there are none.
 
         Raises :class:`~dentbench.errors.ModelError` where there are several.
         """
@@ -132,7 +132,7 @@ class AdaptiveNorm:
         self.plain = self.own is None and type(layer).forward is type(self).original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the layer answers, with the active pair where there is one."""
+        """Return the layer's answer, with the active pair where there is one."""
         prefix_cache.passed()
         current = self._current()
         if current is None:
@@ -151,14 +151,14 @@ class AdaptiveNorm:
         return output
 
     def _undisturbed(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return what the layer answers without dent."""
+        """Return the layer's answer without dent."""
         if self.own is not None:
             return self.own(*args, **kwargs)
         output: Tensor = type(self.layer).forward(self.layer, *args, **kwargs)
         return output
 
     def _current(self) -> _Active | None:
-        """Return what is active, None where the layer is to use its own scale and shift."""
+        """Return the active pair, None where the layer is to use its own scale and shift."""
         current = _active.get()
         if current is None:
             current = self.calls.only()

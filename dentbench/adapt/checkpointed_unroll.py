@@ -24,7 +24,7 @@ def unrolled(
 ) -> Tensor:
     """Return the parameters after ``steps`` steps on a batch ``x``, with the exact gradient.
 
-    The gradient with respect to ``x`` goes through the ``last`` steps; what comes before them is
+    The gradient with respect to ``x`` goes through the ``last`` steps; earlier steps are
     a constant. Nothing but the parameters and the state before each of these steps is kept; on
     the way back each is done again, with a graph of its own.
     """

@@ -29,7 +29,7 @@ TRIED: Final = 2
 """How many images another way of computing the network is tried on."""
 
 Memory: TypeAlias = tuple[Tensor, OptimizerState]
-"""What goes on from batch to batch: the parameters that adapt, and the optimizer's state."""
+"""The state carried from batch to batch: the parameters that adapt, and the optimizer's state."""
 
 
 class Dent(nn.Module):
@@ -147,7 +147,7 @@ class Dent(nn.Module):
     def carry(
         self, x: Tensor, memory: Memory | None = None, *, differentiable: bool = False
     ) -> Memory:
-        """Return what one update on images ``x`` (B, C, H, W) makes of what earlier ones left.
+        """Return the state after one more update, on images ``x`` (B, C, H, W).
 
         ``differentiable``: with a graph to ``x``.
         """
@@ -260,7 +260,7 @@ class Dent(nn.Module):
         return self.predict(x, self.adapt(x))
 
     def preprocess(self, x: Tensor, adaptation: Adaptation) -> Tensor:
-        """Return what the network is shown of images (B, C, H, W): them, blurred as adapted."""
+        """Return the images (B, C, H, W) as the network is shown them: blurred as adapted."""
         return self._blurred(x, adaptation.sigma)
 
     def affine_parameters(self, adaptation: Adaptation) -> dict[str, tuple[Tensor, Tensor]]:

@@ -1,4 +1,4 @@
-"""What an adaptation did to a batch, in a few plain numbers."""
+"""Diagnose what an adaptation did to a batch, in a few plain numbers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Diagnosis: TypeAlias = dict[str, float | int | list[int] | None]
 
 @torch.no_grad()
 def diagnose(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> Diagnosis:
-    """Return what adaptations did to images (B, C, H, W), each part's its own; three forwards.
+    """Diagnose adaptations to images (B, C, H, W), each part by its own; three forwards.
 
     A batch is one part, unless its images do not depend on each other and there is no room for
     all of them at a time.

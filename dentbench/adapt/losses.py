@@ -72,7 +72,7 @@ Others need none."""
 
 
 def with_gradient(loss: Loss) -> LossAndGradient:
-    """Return what computes a loss and its gradient in the logits: a closed form, or autograd."""
+    """Return a function for a loss and its gradient in the logits: closed form, or autograd."""
 
     def by_autograd(logits: Tensor, count: int) -> tuple[Tensor, Tensor]:
         with torch.enable_grad():

@@ -20,7 +20,7 @@ from dentbench.spec.evaluation import DentSpec
 
 @dataclass(frozen=True)
 class OptimizerState:
-    """What an optimizer remembers: the number of updates made and its moving averages."""
+    """The state of an optimizer: the number of updates made and its moving averages."""
 
     step: int
     averages: tuple[Tensor, ...]
@@ -32,7 +32,7 @@ Rates: TypeAlias = Tensor | float
 Update: TypeAlias = Callable[
     [Tensor, OptimizerState, DentSpec, Rates], tuple[Tensor, OptimizerState]
 ]
-"""Maps (gradient, state, settings, learning rates) to (what to add to the parameters, next state).
+"""Maps (gradient, state, settings, learning rates) to (change of the parameters, next state).
 
 The learning rates are handed in beside the settings because each parameter may have its own."""
 

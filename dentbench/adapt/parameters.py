@@ -1,4 +1,4 @@
-"""What dent adapts, laid out in one tensor: the scales, the shifts and a blur's width."""
+"""Lay out dent's parameters in one tensor: the scales, the shifts and a blur's width."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a network does not change while its affine parameters do: all before the first of them.
+"""Remember the part of a network before its first affine parameter: it does not change.
 
 Inside :func:`remembered` a convolution that runs before the first adapted layer is computed once:
 shown the same input again, it hands out the same output.
@@ -57,10 +57,10 @@ class RememberingForward:
         self.layer = layer
 
     def __call__(self, input: Tensor) -> Tensor:
-        """Return what the convolution answers, remembered where nothing has changed."""
+        """Return the convolution's answer, remembered where nothing has changed."""
         x = input  # the name is that of Conv2d's own argument
         memory = _memory.get()
-        # What depends on an adapted layer, run in a thread perhaps, has a graph of its own.
+        # Of an adapted layer, run in a thread perhaps, the input has a graph of its own.
         if memory is None or not memory.before or x.requires_grad:
             return self._convolve(x)
         shown, output = memory.known.get(id(self.layer), (None, None))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 PART: Final = 4 * 2**20
-"""How many bytes of float32 to work on at a time: what a processor's cache holds."""
+"""How many bytes of float32 to work on at a time: as many as a CPU's cache holds."""
 
 
 def scaled(
@@ -69,7 +69,7 @@ class _Scaled(torch.autograd.Function):
             grad = _let_through(grad, y)
             to_scale = (grad * x).sum((2, 3), True) if of_scale else None
             to_shift = grad.sum((2, 3), True) if of_shift else None
-            # What only this function has seen is overwritten.
+            # A tensor that only this function has seen is overwritten.
             own = y is not None and not of_other and not torch.is_grad_enabled()
             to_x = (grad.mul_(scale) if own else grad * scale) if of_x else None
             return to_x, to_scale, to_shift, grad if of_other else None, None
@@ -96,7 +96,7 @@ class _Scaled(torch.autograd.Function):
 
 
 def _converted(function: Callable[..., Tensor], x: Tensor, *args: Tensor) -> Tensor:
-    """Return what a function of wider numbers finds, in the type of ``x``, by one pass on a GPU."""
+    """Return a function of wider numbers in the type of ``x``, by one pass on a GPU."""
     return function(*args, out=torch.empty_like(x))
 
 
@@ -112,14 +112,14 @@ def _mixed_gradients(
 
 
 def _follow(y: Tensor, other: Tensor | None, rectified: bool) -> Tensor:
-    """Do to ``y``, in place, what follows its scale and shift."""
+    """Add and rectify ``y`` in place, after its scale and shift."""
     if other is not None:
         y.add_(other)
     return y.relu_() if rectified else y
 
 
 def _let_through(grad: Tensor, y: Tensor | None) -> Tensor:
-    """Return the gradient of what a ReLU was shown, by that of its output ``y``; None: no ReLU."""
+    """Return the gradient of a ReLU's input, by that of its output ``y``; None: no ReLU."""
     return grad if y is None else torch.ops.aten.threshold_backward.default(grad, y, 0)
 
 

@@ -23,22 +23,22 @@ from dentbench.compute.precision import arithmetic
 _log = logging.getLogger(__name__)
 
 ROOM: Final = 2**27
-"""How many bytes of images and of what was found are kept; the last of them always are."""
+"""How many bytes of images and results are kept; the last of them always are."""
 
 
 @dataclass(frozen=True)
 class _Entry:
     images: Tensor
-    found: tuple[Tensor, ...]
+    results: tuple[Tensor, ...]
     passes: tuple[int, int]
 
     @property
     def size(self) -> int:
-        return sum(one.nbytes for one in (self.images, *self.found))
+        return sum(tensor.nbytes for tensor in (self.images, *self.results))
 
 
 class AdaptationCache:
-    """What was found lately, least recently asked for first; inside its ``with`` block alone.
+    """Recent results, least recently asked for first; inside its ``with`` block alone.
 
     Outside, as where something is timed, measured or probed, all work is done.
     """
@@ -58,7 +58,7 @@ class AdaptationCache:
             self._size = 0
 
     def get(self, key: tuple[object, ...], images: Tensor) -> _Entry | None:
-        """Return what is kept under a key, if it was found for these very images."""
+        """Return the result kept under a key, if it is of these very images."""
         entry = self._entries.get(key)
         if entry is None or not torch.equal(entry.images, images):
             return None
@@ -75,9 +75,9 @@ class AdaptationCache:
 
 
 class CachedAdaptation:
-    """Does ``work``; for images that it was shown before it hands out what it found then.
+    """Does ``work``; for images that it was shown before it returns the result of that time.
 
-    Passes are counted as if it were done again: what an attack costs does not depend on what is
+    Passes are counted as if it were done again: the cost of an attack does not depend on what is
     still known. The first repetition is done nonetheless: work that finds something else then,
     as that of a network that draws random numbers, is always done.
     """
@@ -89,7 +89,7 @@ class CachedAdaptation:
         self._repeatable: bool | None = None
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what the work finds for images (B, C, H, W)."""
+        """Return the result of the work for images (B, C, H, W)."""
         if not self.adaptations.active or self._repeatable is False:
             return self.work(x)
         # The sum is there to tell images apart quickly; those kept are compared as a whole.
@@ -98,15 +98,15 @@ class CachedAdaptation:
         if known is not None and self._repeatable:
             self.counter.forward(known.passes[0])
             self.counter.backward(known.passes[1])
-            return known.found
-        found, passes = counted(self.work, x, self.counter)
+            return known.results
+        results, passes = counted(self.work, x, self.counter)
         if known is not None:
-            self._repeatable = all(map(torch.equal, found, known.found))
+            self._repeatable = all(map(torch.equal, results, known.results))
             if not self._repeatable:
                 _log.debug("adaptations are always done: the same images gave another one")
-        self.adaptations.keep(key, _Entry(x.detach().clone(), found, passes))
-        return found
+        self.adaptations.keep(key, _Entry(x.detach().clone(), results, passes))
+        return results
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave behind what is kept: it belongs to this work."""
+        """Leave the kept results behind: they belong to this work."""
         return {**self.__dict__, "adaptations": AdaptationCache()}

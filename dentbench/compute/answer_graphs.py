@@ -23,7 +23,7 @@ Inputs: TypeAlias = tuple[Tensor | None, ...]
 
 
 class Replay(Protocol):
-    """What repeats an answer and its gradient: each call of ``forward`` has a number of its own."""
+    """Repeats an answer and its gradient: each call of ``forward`` has a number of its own."""
 
     turn: int
 
@@ -37,14 +37,14 @@ class Replay(Protocol):
 class AnswerGraphs:
     """An answer and its gradient recorded for inputs of one kind.
 
-    The backward keeps what the forward left, so that it may be asked for more than once.
+    The backward keeps the results of the forward, so that it may be asked for more than once.
     """
 
     def __init__(self, answer: Answer, inputs: Inputs) -> None:
         x = inputs[0]
         assert x is not None
         self.turn = 0
-        self._inputs = [None if one is None else one.detach().clone() for one in inputs]
+        self._inputs = [None if tensor is None else tensor.detach().clone() for tensor in inputs]
         self._x = self._inputs[0] = x.detach().clone().requires_grad_()
         with torch.enable_grad(), GraphCapture(x.device) as capture:
             self._rehearse(capture, answer)
@@ -60,15 +60,15 @@ class AnswerGraphs:
         capture.rehearse(both)
 
     def _gradient(self) -> Tensor:
-        (found,) = torch.autograd.grad(self._logits, self._x, self._given, retain_graph=True)
-        return found
+        (results,) = torch.autograd.grad(self._logits, self._x, self._given, retain_graph=True)
+        return results
 
     @torch.no_grad()
     def forward(self, inputs: Inputs) -> Tensor:
         """Return the logits of other inputs of the same kind."""
-        for kept, one in zip(self._inputs, inputs, strict=True):
-            if kept is not None and one is not None:
-                kept.copy_(one)
+        for kept, tensor in zip(self._inputs, inputs, strict=True):
+            if kept is not None and tensor is not None:
+                kept.copy_(tensor)
         self.turn += 1
         self._forward.replay()
         return self._logits.detach().clone()
@@ -86,7 +86,7 @@ class CapturedAnswer:
 
     ``module``: whose weights it computes with. Only the images get a gradient: where a constant
     needs one, the answer itself is given. Gradients of gradients are those of the answer itself.
-    ``record``: makes of an answer and its inputs what repeats it.
+    ``record``: makes of an answer and its inputs a graph that repeats it.
     """
 
     def __init__(
@@ -103,10 +103,10 @@ class CapturedAnswer:
 
     def __call__(self, x: Tensor, *constants: Tensor | None) -> Tensor:
         """Return the logits of images (B, C, H, W)."""
-        given = [one for one in constants if one is not None]
-        as_it_is = any(one.requires_grad for one in given)
+        given = [tensor for tensor in constants if tensor is not None]
+        as_it_is = any(tensor.requires_grad for tensor in given)
         as_it_is |= torch.is_inference_mode_enabled() or any(
-            one.is_inference() for one in (x, *given)
+            tensor.is_inference() for tensor in (x, *given)
         )
         if as_it_is:
             return self.answer(x, *constants)
@@ -132,8 +132,8 @@ class CapturedAnswer:
             (gradient,) = torch.autograd.grad(right.sum(), x)
         passes = self.counter.forwards - before[0], self.counter.backwards - before[1]
         replay = self._record(self.answer, inputs)
-        found = replay.forward(inputs), replay.backward(torch.ones_like(right))
-        require_close(found, (right.detach(), gradient))
+        results = replay.forward(inputs), replay.backward(torch.ones_like(right))
+        require_close(results, (right.detach(), gradient))
         self.recordings.keep(kind, replay, passes)
 
 
@@ -160,14 +160,14 @@ class _Replayed(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         captured, (grad,) = ctx.captured, grads
         if torch.is_grad_enabled():  # a gradient of this gradient may be asked for
-            found = _differentiable(captured, ctx.saved_tensors, grad)
+            results = _differentiable(captured, ctx.saved_tensors, grad)
         else:
             if ctx.replay.turn != ctx.turn:  # other images were shown since
                 ctx.replay.forward(ctx.saved_tensors)
                 ctx.turn = ctx.replay.turn
-            found = ctx.replay.backward(grad)
+            results = ctx.replay.backward(grad)
             captured.counter.backward(ctx.passes[1])
-        return None, None, None, found, *ctx.constants
+        return None, None, None, results, *ctx.constants
 
 
 def _differentiable(captured: CapturedAnswer, inputs: Inputs, grad: Tensor) -> Tensor:
@@ -176,8 +176,8 @@ def _differentiable(captured: CapturedAnswer, inputs: Inputs, grad: Tensor) -> T
     forwards = captured.counter.forwards
     logits = captured.answer(*inputs)
     captured.counter.forwards = forwards  # it was counted when the answer was given
-    (found,) = torch.autograd.grad(logits, inputs[0], grad, create_graph=True)
-    return found
+    (results,) = torch.autograd.grad(logits, inputs[0], grad, create_graph=True)
+    return results
 
 
 class RecordedNetwork(nn.Module):

@@ -1,4 +1,4 @@
-"""What a network answers, to compare one way of computing it with another."""
+"""Compare the answers of two ways of computing a network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is free to choose in how a network is computed: chosen once, the same in all workers."""
+"""Choose how a network is computed: once, and the same in all workers."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ class Engine:
         compiling: str = "off",
         cache: Path | None = None,
     ) -> Engine:
-        """Return what is faster for a network on a device.
+        """Return the faster way to compute a network on a device.
 
         ``images`` (B, C, H, W) in [0, 1]: some to time it on. ``compiling``: "off", or
-        "auto", which records on GPUs. ``cache``: where what was timed is
+        "auto", which records on GPUs. ``cache``: where timings are
         remembered; None times nothing.
         """
         gpu = device.type == "cuda"
-        full_float32()  # what is timed is what will be run
+        full_float32()  # time exactly the work that will be run
         network = _ready(network, device)
         last = is_channels_last_faster(network, device, images, cache)
         return cls(
@@ -86,7 +86,7 @@ def in_eval_mode(network: nn.Module) -> nn.Module:
     Raises :class:`~dentbench.errors.ModelError` for one that has no modes, as an exported program.
     """
     try:
-        network.eval()  # what it returns is not used: a method of a user may return nothing
+        network.eval()  # its result is not used: a method of a user may return nothing
     except NotImplementedError as error:
         raise ModelError(
             f"the model cannot be put into eval mode ({str(error).splitlines()[0]}); hand in the "

@@ -1,4 +1,4 @@
-"""What the engine times to choose by, and how."""
+"""Time the ways of computing a network, for the engine to choose by."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def work_on(network: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[], None]:
-    """Return what is timed: a forward, and the gradient of ``images`` (B, C, H, W)."""
+    """Return the timed work: a forward, and the gradient of ``images`` (B, C, H, W)."""
 
     def forward_and_gradient() -> None:
         with torch.enable_grad():
@@ -28,15 +28,15 @@ def least_seconds(works: Sequence[Callable[[], None]], rounds: int, limit: float
     The least: other work on the machine only ever adds to them. At most so many ``rounds``; after
     ``limit`` seconds no further one begins. Random numbers are as if nothing had been timed.
     """
-    found: list[list[float]] = [[] for _ in works]
+    timings: list[list[float]] = [[] for _ in works]
     started = time.perf_counter()
     with torch.random.fork_rng():
         for turn in range(rounds + 1):
             if turn > 1 and time.perf_counter() - started > limit:
                 break
-            for work, seconds in zip(works, found, strict=True):
+            for work, seconds in zip(works, timings, strict=True):
                 begun = time.perf_counter()
                 work()
                 if turn:
                     seconds.append(time.perf_counter() - begun)
-    return [min(seconds) for seconds in found]
+    return [min(seconds) for seconds in timings]

@@ -1,10 +1,10 @@
-"""Networks whose normalizations are computed together with what follows: a sum, and a ReLU.
+"""Compute normalizations together with the operations after them: a sum, and a ReLU.
 
-What runs between convolutions costs time by its reading and writing of memory, so the fewer
+Work between convolutions costs time by its reading and writing of memory, so the fewer
 operations the better: on two processor cores, by PyTorch's operations, dent's attack gradient took
 0.96 of its time on the embedded ResNet-20, 0.98 on a ResNet-18, and as long as before on the
-digits. A network is traced (torch.fx) to learn what follows what; its layers stay its own, under
-their names.
+digits. A network is traced (torch.fx) to learn which operation follows which; its layers stay its
+own, under their names.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def joined_if_same(network: nn.Module, images: Tensor) -> nn.Module:
     ``images`` (B, C, H, W): some to try it on. It is a network of its own with the same layers;
     where it cannot be traced, has nothing to be joined, draws random numbers, changes something of
     itself (a count of its calls), or answers otherwise then, it is itself. Only a copy is called.
-    What the code around its normalizations does elsewhere, as in a file, is done no more.
+    Side effects of the code around its normalizations, as in a file, happen no more.
     """
     if not any(_normalizations(network)):
         return network
@@ -88,7 +88,7 @@ class JoinedForward:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into what holds a normalization; all else stays a call."""
+    """Traces modules that hold a normalization; all others stay calls."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         del module_qualified_name
@@ -96,7 +96,7 @@ class _Tracer(fx.Tracer):
 
 
 def _normalizations(module: nn.Module) -> Iterator[nn.Module]:
-    return (one for one in module.modules() if isinstance(one, nn.BatchNorm2d))
+    return (part for part in module.modules() if isinstance(part, nn.BatchNorm2d))
 
 
 _MODES: Final = (torch.enable_grad, torch.no_grad, torch.inference_mode)
@@ -104,18 +104,18 @@ _MODES: Final = (torch.enable_grad, torch.no_grad, torch.inference_mode)
 
 
 def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
-    """Return what the network does with all joined that can be, and how many steps that are."""
+    """Return the traced network with every possible step joined, and how many were."""
     before = _standing(network)
     graphs: list[fx.Graph] = []
     for mode in _MODES:
         with mode():
             graphs.append(_Tracer().trace(network))
-        # A number drawn or counted would be the same for ever, and so would what it decided.
+        # A number drawn or counted would be the same for ever, and so would its decisions.
         if _standing(network) != before:
             return graphs[0], 0
     # So would a branch on what a call finds around it.
     graph = graphs[0]
-    if len({one.python_code("self").src for one in graphs}) > 1:
+    if len({part.python_code("self").src for part in graphs}) > 1:
         return graph, 0
     layers = dict(network.named_modules())
     return graph, sum(_join(graph, node, layers) for node in list(graph.nodes))
@@ -128,22 +128,22 @@ def _randomness() -> tuple[object, ...]:
 
 
 def _standing(network: nn.Module) -> tuple[object, ...]:
-    """Return what a network has written, and drawn from the generators of random numbers."""
+    """Return the buffers that a network has written and the states of the random generators."""
     written = [(id(buffer), buffer._version) for buffer in network.buffers()]
     return written, [_attributes(module) for module in network.modules()], _randomness()
 
 
 def _attributes(module: nn.Module) -> dict[str, bytes | str]:
-    """Return what a module has beside its layers and tensors, told such that changes are seen."""
-    found: dict[str, bytes | str] = {}
+    """Return a module's attributes beside layers and tensors, written so that changes show."""
+    results: dict[str, bytes | str] = {}
     for name, value in vars(module).items():
         if name in ("_modules", "_parameters", "_buffers"):
             continue
         try:
-            found[name] = pickle.dumps(value)
+            results[name] = pickle.dumps(value)
         except Exception:  # whatever it is, like a lambda
-            found[name] = repr(value)
-    return found
+            results[name] = repr(value)
+    return results
 
 
 def _join(graph: fx.Graph, node: fx.Node, layers: dict[str, nn.Module]) -> bool:
@@ -175,7 +175,7 @@ def _summands(
     sides = [side for side in node.args if isinstance(side, fx.Node)] if is_sum else []
     if len(sides) != 2:
         return None, ()
-    # What is added in place changes the left side, which must be the normalization's own then.
+    # An addition in place changes the left side, which must be the normalization's own then.
     ways = [sides] if node.target is operator.iadd else [sides[::-1], sides]
     for norm, other in ways:
         if _normalizes(norm, layers):
@@ -184,7 +184,7 @@ def _summands(
 
 
 def _rectifies(node: fx.Node, layers: dict[str, nn.Module]) -> fx.Node | None:
-    """Return what a node is the ReLU of."""
+    """Return the node that a node is the ReLU of."""
     if node.op == "call_module":
         layer = layers[str(node.target)]
         is_relu = type(layer) is nn.ReLU and not has_hooks(layer)
@@ -222,19 +222,19 @@ def has_hooks(layer: nn.Module) -> bool:
 
 def _without_graph(network: nn.Module, images: Tensor) -> list[Tensor]:
     """Return the logits of images where no gradient is asked for, in each way of not asking."""
-    found = []
+    results = []
     for mode in _MODES[1:]:
         with mode():
-            found.append(network(images).clone())
-    return found
+            results.append(network(images).clone())
+    return results
 
 
 def _is_same(joined: nn.Module, network: nn.Module, images: Tensor) -> bool:
-    """Tell whether two calls of each answer the same: what is remembered goes on too."""
+    """Return whether two calls of each answer the same: state must go on too."""
     drawn = _randomness()
-    found = [
-        [*answers(one, images), *answers(one, images), *_without_graph(one, images)]
-        for one in (network, joined)
+    results = [
+        [*answers(part, images), *answers(part, images), *_without_graph(part, images)]
+        for part in (network, joined)
     ]
-    same = all(torch.equal(one, other) for one, other in zip(*found, strict=True))
+    same = all(torch.equal(part, other) for part, other in zip(*results, strict=True))
     return same and _randomness() == drawn

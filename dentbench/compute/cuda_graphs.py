@@ -1,6 +1,6 @@
 """Whole adaptations as CUDA graphs: thousands of small launches become one.
 
-A graph repeats what was recorded, in the same memory, without Python: so the images must have one
+A graph repeats its recording, in the same memory, without Python: so the images must have one
 shape, nothing may depend on a value, and passes are counted as they were when it was recorded.
 Source: https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -60,10 +60,10 @@ class Counts(Protocol):
 
 
 def counted(work: Work, x: Tensor, counter: Counts) -> tuple[tuple[Tensor, ...], tuple[int, int]]:
-    """Return what some work finds for images, and its forward and backward passes."""
+    """Return the result of some work on images, and its forward and backward passes."""
     forwards, backwards = counter.forwards, counter.backwards
-    found = work(x)
-    return found, (counter.forwards - forwards, counter.backwards - backwards)
+    results = work(x)
+    return results, (counter.forwards - forwards, counter.backwards - backwards)
 
 
 def stop_recording() -> None:
@@ -83,36 +83,36 @@ class _Weights:
 
     def __init__(self, module: nn.Module) -> None:
         self._held = [
-            (owner, name, one, _version(one), one.data_ptr())
+            (owner, name, tensor, _version(tensor), tensor.data_ptr())
             for part in module.modules()
             for owner in (part._parameters, part._buffers)
-            for name, one in owner.items()
-            if one is not None
+            for name, tensor in owner.items()
+            if tensor is not None
         ]
 
     def same(self) -> bool:
         """Return whether none was changed, moved or replaced."""
         return all(
-            owner.get(name) is one and _version(one) == version and one.data_ptr() == place
-            for owner, name, one, version, place in self._held
+            owner.get(name) is tensor and _version(tensor) == version and tensor.data_ptr() == place
+            for owner, name, tensor, version, place in self._held
         )
 
 
-def _version(one: Tensor) -> int:
-    return 0 if one.is_inference() else one._version
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version
 
 
 class Recordings(Generic[R]):
-    """The recordings of one work, by the kind of what it is shown.
+    """The recordings of one work, by the kind of images that it is shown.
 
     ``module``: whose weights the work computes with; when one of them changes all recordings are
-    dropped. ``what`` they are of is named in the warning when one fails; there is no other then.
+    dropped. ``name``: of the work, in the warning when a recording fails; no other is made then.
     """
 
-    def __init__(self, module: nn.Module, counter: Counts, what: str) -> None:
+    def __init__(self, module: nn.Module, counter: Counts, name: str) -> None:
         self._module = module
         self._counter = counter
-        self._what = what
+        self._name = name
         self._weights: _Weights | None = None
         self._given_up = False
         self._empty()
@@ -182,7 +182,7 @@ class Recordings(Generic[R]):
         except Exception as error:  # whatever it is: the work itself has just been done
             self._given_up = True
             reason = (str(error) or type(error).__name__).splitlines()[0]
-            _log.warning("%s is not recorded as a CUDA graph: %s", self._what, reason)
+            _log.warning("%s is not recorded as a CUDA graph: %s", self._name, reason)
         finally:
             self._counter.forwards, self._counter.backwards = before
 
@@ -190,9 +190,9 @@ class Recordings(Generic[R]):
 class Captured:
     """Does ``work``, and from the third time on by a recording, for the shapes that come most.
 
-    ``module``: whose weights it computes with. ``record`` makes of some work and images what
-    repeats the work on other images. A recording that fails, or that finds something else than the
-    work itself, is dropped and a warning says so; there is no other one then.
+    ``module``: whose weights it computes with. ``record`` makes of some work and images an
+    object that repeats the work on other images. A recording that fails, or whose
+    results differ from the work's own, is dropped with a warning; no other is made then.
     """
 
     def __init__(
@@ -208,34 +208,34 @@ class Captured:
         self._record = record or CudaGraph
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return what the work finds for images (B, C, H, W)."""
+        """Return the result of the work for images (B, C, H, W)."""
         kind = (kind_of(x), arithmetic())
         recorded = self.recordings.find(kind)
         if recorded is not None:
             replay, (forwards, backwards) = recorded
-            found = replay(x)
+            results = replay(x)
             self.counter.forward(forwards)
             self.counter.backward(backwards)
-            return found
-        found, passes = counted(self.work, x, self.counter)
+            return results
+        results, passes = counted(self.work, x, self.counter)
         if self.recordings.due(kind):
             with self.recordings.attempt(x):
                 replay = self._record(self.work, x)
-                require_close(replay(x), found)
+                require_close(replay(x), results)
                 self.recordings.keep(kind, replay, passes)
-        return found
+        return results
 
 
 def kind_of(x: Tensor | None) -> Hashable:
-    """Return what recordings are told apart by: shape, type, strides and device."""
+    """Return the key of a recording: shape, type, strides and device."""
     return None if x is None else (tuple(x.shape), x.dtype, x.stride(), x.device)
 
 
-def require_close(found: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
+def require_close(results: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
     """Raise for a recording that finds something else than the work itself."""
     # On average: an optimizer's step turns on the sign of gradients that are nearly zero.
-    for one, other in zip(found, right, strict=True):
-        if not (one - other).abs().mean() <= TOLERANCE * other.abs().mean() + 1e-6:
+    for tensor, other in zip(results, right, strict=True):
+        if not (tensor - other).abs().mean() <= TOLERANCE * other.abs().mean() + 1e-6:
             raise RuntimeError("it finds other values")
 
 
@@ -246,10 +246,10 @@ class CudaGraph:
         self._x = x.clone()
         with GraphCapture(x.device) as capture:
             capture.rehearse(lambda: work(self._x))
-            self._graph, self._found = capture.record(lambda: work(self._x))
+            self._graph, self._results = capture.record(lambda: work(self._x))
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return copies: the next call writes into the same memory."""
         self._x.copy_(x)
         self._graph.replay()
-        return tuple(one.clone() for one in self._found)
+        return tuple(tensor.clone() for tensor in self._results)

@@ -1,6 +1,6 @@
 """Recording of CUDA graphs, such that one that fails leaves everything usable.
 
-What PyTorch (2.6 to 2.11) leaves behind of a capture that fails: the generator of random numbers
+PyTorch (2.6 to 2.11) leaves traces of a capture that fails: the generator of random numbers
 takes itself to be captured still, the stream stays current, and the memory allocator waits for the
 capture's end. Source: https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs
 """
@@ -40,13 +40,13 @@ class GraphCapture:
     def __enter__(self) -> GraphCapture:
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         self._contexts = [torch.cuda.device(self.device), torch.cuda.stream(self._stream)]
-        for one in self._contexts:
-            one.__enter__()
+        for context in self._contexts:
+            context.__enter__()
         return self
 
     def __exit__(self, *error: object) -> None:
-        for one in reversed(self._contexts):
-            one.__exit__(*error)
+        for context in reversed(self._contexts):
+            context.__exit__(*error)
         torch.cuda.current_stream(self.device).wait_stream(self._stream)
 
     def rehearse(self, work: Callable[[], object]) -> None:
@@ -63,17 +63,17 @@ class GraphCapture:
             raise RuntimeError("it draws random numbers")
 
     def record(self, work: Callable[[], T]) -> tuple[torch.cuda.CUDAGraph, T]:
-        """Return a graph of the work, and what holds its results whenever it is replayed."""
+        """Return a graph of the work, and the tensors that hold its results after every replay."""
         graph = torch.cuda.CUDAGraph()
-        gc.collect()  # what is garbage now goes now: the end of a graph breaks a capture
+        gc.collect()  # present garbage goes now: the end of a graph breaks a capture
         with _own_generator(self.device), no_collection():
             try:
                 with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                    found = work()
+                    results = work()
             except BaseException:
                 self._end(graph)
                 raise
-        return graph, found
+        return graph, results
 
     def _end(self, graph: torch.cuda.CUDAGraph) -> None:
         _failed.append(graph)
@@ -96,7 +96,7 @@ def _own_generator(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def _no_waiting() -> Iterator[None]:
-    """Let what waits for the GPU fail inside the ``with`` block."""
+    """Let operations that wait for the GPU fail inside the ``with`` block."""
     before = torch.cuda.get_sync_debug_mode()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that this mode is new

@@ -1,4 +1,4 @@
-"""What a process does with memory that it frees."""
+"""Choose whether a process keeps the memory that it frees."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
 
 
 def hand_back_memory() -> bool:
-    """Undo :func:`keep_freed_memory`, and give the system what is free; return whether it can.
+    """Undo :func:`keep_freed_memory`, and give free memory back; return whether it can.
 
     For a process that runs out: a free block in the midst of others is of no use to libraries that
     ask the system for pages, as oneDNN does for the code that it generates.

@@ -20,7 +20,7 @@ from dentbench.compute.timing_cache import key_of, remembered
 _log = logging.getLogger(__name__)
 
 FILE: Final = "layouts.json"
-"""What is remembered, in the cache folder: whether channels_last, by machine and network."""
+"""The file of choices in the cache folder: whether channels_last, by machine and network."""
 
 ROUNDS: Final = 9
 SECONDS: Final = 3.0
@@ -30,7 +30,7 @@ CLEARLY: Final = 0.9
 """The layout that is not the rule's must take at most this part of the time of the rule's."""
 
 TIMES: Final = 3
-"""How often that must be found, since what is wrong is remembered too."""
+"""How often that must be measured, since a wrong choice is remembered too."""
 
 
 def is_channels_last_faster(
@@ -38,7 +38,7 @@ def is_channels_last_faster(
 ) -> bool:
     """Return whether a network's forward and gradient are faster in channels_last.
 
-    ``images`` (B, C, H, W): some to time it on. ``cache``: the folder where what was found is
+    ``images`` (B, C, H, W): some to time it on. ``cache``: the folder where the choice is
     remembered; without one nothing is timed, and the rule is: on processors, where the network
     can be run so. Never true of a network that has no convolution, or that cannot be run so.
     """
@@ -60,16 +60,16 @@ def is_channels_last_faster(
         return rule is not all(is_against_rule() for _ in range(TIMES))
 
     try:
-        return bool(remembered(cache / FILE, key, find, lambda one: isinstance(one, bool)))
+        return bool(remembered(cache / FILE, key, find, lambda value: isinstance(value, bool)))
     except (OSError, RuntimeError) as error:  # no place to remember it, or too little memory
-        _log.debug("what is faster is not known: %s", error)
+        _log.debug("the faster layout is not known: %s", error)
         return rule
 
 
 def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
     """Return a copy of the network in channels_last, if it has convolutions and can be run so.
 
-    Some networks flatten with ``view``, which refuses what is not contiguous.
+    Some networks flatten with ``view``, which refuses tensors that are not contiguous.
     """
     if not any(isinstance(module, nn.Conv2d) for module in network.modules()):
         return None
@@ -84,6 +84,6 @@ def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
 
 def _timed(plain: nn.Module, laid_out: nn.Module, images: Tensor) -> tuple[float, float]:
     """Return the least seconds of the two."""
-    works = [work_on(one, images) for one in (plain, laid_out)]
+    works = [work_on(version, images) for version in (plain, laid_out)]
     first, second = least_seconds(works, ROUNDS, SECONDS)
     return first, second

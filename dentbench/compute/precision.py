@@ -30,8 +30,8 @@ PAYS: Final = 0.9
 class Bfloat16(nn.Module):
     """A network (B, C, H, W) -> (B, classes) in automatic mixed precision; its logits are float32.
 
-    Convolutions and matrix products compute in bfloat16, 8 bits of precision; what is sensitive to
-    that stays in float32 (PyTorch, https://pytorch.org/docs/stable/amp.html).
+    Convolutions and matrix products compute in bfloat16, 8 bits of precision; operations sensitive
+    to that stay in float32 (PyTorch, https://pytorch.org/docs/stable/amp.html).
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -53,13 +53,15 @@ def bfloat16_time(network: nn.Module, images: Tensor, cache: Path) -> float | No
     """
 
     def measure() -> float:
-        works = [work_on(one, images) for one in (network, Bfloat16(network))]
+        works = [work_on(version, images) for version in (network, Bfloat16(network))]
         exact, low = least_seconds(works, ROUNDS, SECONDS)
         return low / exact
 
     try:
         key = key_of(network, images.device, tuple(images.shape))
-        ratio: float = remembered(cache / FILE, key, measure, lambda one: isinstance(one, float))
+        ratio: float = remembered(
+            cache / FILE, key, measure, lambda value: isinstance(value, float)
+        )
     except (OSError, RuntimeError) as error:
         _log.debug("the time of bfloat16 is not known: %s", error)
         return None
@@ -89,5 +91,5 @@ def tensor_float32(allowed: bool) -> Iterator[None]:
 
 
 def arithmetic() -> tuple[bool, bool]:
-    """Return what :func:`tensor_float32` allows now: what is kept was computed in one of these."""
+    """Return what :func:`tensor_float32` allows now: kept results were computed in one of these."""
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

@@ -1,7 +1,7 @@
 """How fast a processor computes a network with its cores shared out: timed once and remembered.
 
 The cores work on one batch together, or each on a batch of its own: small operations gain little
-from many threads, and what is between them gains nothing.
+from many threads, and the work between them gains nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dentbench.compute.timing_cache import key_of, remembered
 _log = logging.getLogger(__name__)
 
 FILE: Final = "paces.json"
-"""What is remembered, in the cache folder: seconds by the number of workers."""
+"""The file of timings in the cache folder: seconds by the number of workers."""
 
 ROUNDS: Final = 5
 SECONDS: Final = 4.0
@@ -40,7 +40,7 @@ def seconds_by_workers(
     """Return a forward and gradient's seconds with all cores, a half of them, ... , and one.
 
     By the number of workers that the cores are enough for: 1, 2, ... , as many as there are cores.
-    ``images`` (B, C, H, W): a batch, on a processor. ``cache``: where what was found is remembered;
+    ``images`` (B, C, H, W): a batch, on a CPU. ``cache``: where the timings are remembered;
     empty without one, or where nothing can be written.
     """
     if cache is None:
@@ -50,16 +50,16 @@ def seconds_by_workers(
     def find() -> list[float]:
         return _timed(network, images, counts)
 
-    def is_sound(found: object) -> bool:
-        return isinstance(found, list) and all(isinstance(one, float) for one in found)
+    def is_sound(value: object) -> bool:
+        return isinstance(value, list) and all(isinstance(seconds, float) for seconds in value)
 
     try:
         key = key_of(network, images.device, tuple(images.shape))
-        found = remembered(cache / FILE, key, find, is_sound)
+        timings = remembered(cache / FILE, key, find, is_sound)
     except (OSError, RuntimeError) as error:  # no place to remember it, or too little memory
         _log.debug("the pace is not known: %s", error)
         return {}
-    return dict(zip(counts, found, strict=False))
+    return dict(zip(counts, timings, strict=False))
 
 
 def fastest(seconds: Mapping[int, float], batches: int) -> int:

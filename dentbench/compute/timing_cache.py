@@ -1,6 +1,6 @@
-"""What was timed on this machine, kept in the cache folder, so that it is timed once.
+"""Keep timings of this machine in the cache folder, so that each is taken once.
 
-Remembered, because what is chosen by it changes the last bits: a run that is resumed is to compute
+They are kept because a choice by them changes the last bits: a run that is resumed is to compute
 as before.
 """
 
@@ -24,14 +24,14 @@ from torch import nn
 def remembered(
     path: Path, key: str, find: Callable[[], Any], is_sound: Callable[[Any], bool]
 ) -> Any:
-    """Return what the JSON file ``path`` holds for ``key``; if nothing sound, what is found now.
+    """Return the value of ``key`` in the JSON file ``path``; if none is sound, measure it now.
 
-    What else is not sound is dropped. One process at a time. Raises :class:`OSError` where the
-    file cannot be written.
+    Other values that are not sound are dropped. One process at a time. Raises :class:`OSError`
+    where the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_suffix(".lock")):
-        known = {name: one for name, one in _read(path).items() if is_sound(one)}
+        known = {name: value for name, value in _read(path).items() if is_sound(value)}
         if key not in known:
             known[key] = find()
             new = path.with_suffix(f".{os.getpid()}")
@@ -41,7 +41,7 @@ def remembered(
 
 
 def key_of(network: nn.Module, device: torch.device, shape: tuple[int, ...]) -> str:
-    """Return what a timing depends on: the machine, torch, the input, the network's make."""
+    """Return the key of a timing: the machine, torch, the input and the network's layers."""
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
@@ -56,7 +56,7 @@ def key_of(network: nn.Module, device: torch.device, shape: tuple[int, ...]) -> 
 
 @cache
 def cpu_model() -> str:
-    """Return what the CPU is called, or its architecture where the system does not say more."""
+    """Return the name of the CPU, or its architecture where the system does not say more."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -65,7 +65,7 @@ def cpu_model() -> str:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return what is remembered; nothing if the file is not there or not sound."""
+    """Return the kept timings; none if the file is not there or not sound."""
     try:
         known = json.loads(path.read_text())
     except (FileNotFoundError, ValueError):

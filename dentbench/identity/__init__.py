@@ -1,1 +1,1 @@
-"""What a user's model or defense is made of: its code and its settings, as a hash."""
+"""Identify a user's model or defense: its code and its settings, as a hash."""

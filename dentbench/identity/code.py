@@ -1,4 +1,4 @@
-"""What functions and classes do, apart from where they are written and how they are commented."""
+"""Write the code of functions and classes apart from places and comments."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _BOOKKEEPING: Final = frozenset(
         *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__type_params__"),
     }
 )
-"""Names in a class that say nothing of what it does."""
+"""Names in a class that say nothing of its behavior."""
 
 
 def members(kind: type) -> list[tuple[str, Any]]:
-    """Return what the body of a class defines, by name."""
+    """Return the definitions in the body of a class, by name."""
     return sorted((name, value) for name, value in vars(kind).items() if name not in _BOOKKEEPING)
 
 
@@ -83,7 +83,7 @@ class LookedUp:
 
 
 def looked_up_by(function: FunctionType) -> LookedUp:
-    """Return what a function looks up outside itself."""
+    """Return the names that a function looks up outside itself."""
     held = function.__globals__
     found: set[str] = set()
     names: set[str] = set()

@@ -71,7 +71,7 @@ class CodeWriter:
         return written
 
     def _reference(self, found: type | FunctionType, where: str) -> bytes:
-        """Write a class or function by its number; what it does is written once, at the end."""
+        """Write a class or function by its number; its code is written once, at the end."""
         compiled = vars(found).get("_torchdynamo_orig_callable")
         if compiled is not None:  # what torch.compile was given
             return self.write(compiled, where)
@@ -89,7 +89,7 @@ class CodeWriter:
         return hash_of("code", str(self._numbers[id(found)]))
 
     def _by_name(self, module: str) -> bool:
-        """Return whether what a module defines counts by its name: it is a library's."""
+        """Return whether a module's code counts by its name: it is a library's."""
         top = module.partition(".")[0]
         if top not in self._libraries:
             self._libraries[top] = is_library(top), is_installed(top)
@@ -159,7 +159,7 @@ class CodeWriter:
         return hash_of("package", *parts)
 
     def _is_foreign(self, held: Any) -> bool:
-        """Return whether what a library has is code of a user, put there by a patch."""
+        """Return whether an attribute of a library is code of a user, put there by a patch."""
         return not self._by_name(module_of(held) or "torch")
 
     def _package(self, value: ModuleType, where: str) -> bytes:

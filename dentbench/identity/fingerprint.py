@@ -69,11 +69,11 @@ _UNTOLD: Final = frozenset(
         *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
     }
 )
-"""What modules keep beside that, and what says nothing of how they answer."""
+"""Attributes of modules that say nothing of how they answer."""
 
 
 def fingerprint(thing: object, hashed: Collection[str] = ()) -> str:
-    """Return the SHA-256, in hexadecimal, of what an object is made of.
+    """Return the SHA-256, in hexadecimal, of an object's code and values.
 
     ``hashed``: the names of tensors of a network that are left out, because another hash has them.
     Raises :class:`~dentbench.errors.ModelError` for an object that holds something that has no

@@ -1,4 +1,4 @@
-"""What code looks up by a text: names, variables of the environment, files of data."""
+"""Follow lookups by a text: names, variables of the environment, files of data."""
 
 from __future__ import annotations
 

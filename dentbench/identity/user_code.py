@@ -73,7 +73,7 @@ def _stdlib() -> Path:
 
 
 def load(text: str) -> tuple[Any, tuple[Path, ...]]:
-    """Return what ``module:name`` or ``path/to/file.py:name`` stands for, and the source files.
+    """Return the object at ``module:name`` or ``path/to/file.py:name``, and its source files.
 
     The working folder comes first, or the file's own. What was imported from other sources than
     those that are there now is imported anew. Raises whatever the module raises; its ``sys.exit``
@@ -97,7 +97,7 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
 def load_callable(kind: str, text: str, wanted: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
     """Return the callable that ``module:name`` stands for, and the source files of its module.
 
-    ``kind``: what it is to be, such as "defense"; ``wanted``: what to name instead, in words.
+    ``kind``: of object, such as "defense"; ``wanted``: the advice in an error, in words.
     Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
     """
     try:
@@ -206,7 +206,7 @@ def _reimport(name: str) -> ModuleType:
 
 
 def _inode(file: Path | str) -> tuple[int, int] | None:
-    """Return what is the same of one file under all its names; None where there is none."""
+    """Return a key that all names of one file share; None where there is none."""
     try:
         seen = Path(file).stat()
     except OSError:

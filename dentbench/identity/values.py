@@ -44,7 +44,7 @@ def tensor_hash(value: Tensor) -> bytes:
 
 
 def _quantizer(value: Tensor) -> list[str | bytes]:
-    """Return what makes numbers of a quantized tensor's integers."""
+    """Return the scales and zero points of a quantized tensor."""
     if value.qscheme() == torch.per_tensor_affine:
         return [repr(value.q_scale()), repr(value.q_zero_point())]
     scales, zeros = value.q_per_channel_scales(), value.q_per_channel_zero_points()
@@ -52,13 +52,13 @@ def _quantizer(value: Tensor) -> list[str | bytes]:
 
 
 def order_of(value: Any) -> tuple[str, str]:
-    """Return what to sort a set or the keys of a dictionary by."""
+    """Return the sort key of a member of a set or a key of a dictionary."""
     name = getattr(value, "__qualname__", "")
     return type(value).__qualname__, name or (repr(value) if type(value) in PLAIN else "")
 
 
 _MANGLED: Final = r"\.?___torch_mangle_\d+"
-"""What TorchScript puts into names, counting the networks of the process."""
+"""The numbers that TorchScript puts into names, counting the networks of the process."""
 
 
 def script_hash(module: torch.jit.ScriptModule) -> bytes:

@@ -44,7 +44,7 @@ def mcnemar(gained: int, lost: int, effect: float = 1.0) -> float:
     """Return the two-sided exact McNemar p-value of two discordant counts, in (0, 1].
 
     Twice the lower tail of a fair binomial of ``gained + lost`` tosses, at most 1. A design
-    ``effect`` above 1 divides both counts; what is not whole then is rounded against the
+    ``effect`` above 1 divides both counts; a count that is not whole then is rounded against the
     difference. Raises ``ValueError`` for a negative count or an effect below 1. Source: McNemar
     1947, exact (binomial) form; the division: Rao and Scott 1992.
     """
@@ -187,7 +187,7 @@ def least_batches(level: float = (1 - CONFIDENCE) / 2) -> int:
     """Return the fewest batches by which a one-sided level, in (0, 1), can be met.
 
     Of batches that each go either way by equal luck, all go one way with a chance of 2^-batches,
-    however many images they have; what they differ by, which widens intervals, is nothing then.
+    however many images they have; the variance between them, which widens intervals, is zero then.
     Source: Fisher 1935, the exact test of flipped signs.
     """
     return math.ceil(-math.log2(level))
@@ -195,7 +195,7 @@ def least_batches(level: float = (1 - CONFIDENCE) / 2) -> int:
 
 @dataclass(frozen=True)
 class DesignEffect:
-    """How many times the variance of a count is what independent images would give it.
+    """How many times a count varies as much as that of independent images.
 
     ``value``: at least 1; None where fewer than :data:`LEAST_BATCHES` batches say too little.
     """
@@ -205,7 +205,7 @@ class DesignEffect:
 
     @property
     def divisor(self) -> float:
-        """What counts are divided by: the effect, or 1 where it is not known."""
+        """The divisor of counts: the effect, or 1 where it is not known."""
         return 1.0 if self.value is None else self.value
 
 

@@ -1,12 +1,12 @@
-"""What may be said of a run that stopped on what it saw: boundaries that allow for every look.
+"""Boundaries and intervals for a run that stops on its own results: they allow for every look.
 
 A run is looked at after each of its batches, and may stop at any of them, for whatever reason. A
 fixed-size interval, looked at so often, misses far more often than it says. Here every look has a
 level of its own: an error-spending function (Kim and DeMets 1987) says how much of the error of
 each side may be used up until then, and the joint distribution of the looks (Armitage, McPherson
-and Rowe 1969) what that leaves for each. The level depends on how many images were judged of those
-that were chosen, not on what was seen, so that the repeated intervals (Jennison and Turnbull 1989)
-hold at whatever look a run stops, and what is looked at less often is only safer. Where batches
+and Rowe 1969) the level that this leaves for each. The level depends on how many images were
+judged of those chosen, not on the results, so that the repeated intervals (Jennison and Turnbull
+1989) hold at whatever look a run stops, and fewer looks are only safer. Where batches
 are the units, a level is met by Student's t of as many batches (Jennison and Turnbull 2000,
 chapter 11), and by no fewer than flipped signs allow. Simulated in
 ``tests/benchmarks/stopping.py``.
@@ -98,7 +98,7 @@ def _levels(shares: tuple[float, ...]) -> tuple[float, ...]:
     """Return the level of each look, at increasing shares of the images, the last of them 1.
 
     The density of the partial sums that crossed no boundary yet is carried from look to look on a
-    grid; each boundary leaves beyond it what is to be spent.
+    grid; each boundary leaves the share to be spent beyond it.
     """
     grid = np.linspace(-_REACH, _REACH, 2 * _CELLS + 1)
     width = grid[1] - grid[0]
@@ -211,8 +211,8 @@ def will_lose(
 ) -> Any:
     """Return whether a loss would be decided by twice the images, at the rates seen so far.
 
-    A gain may be excluded long before a loss is established: what stops at the first would never
-    say the second. ``effect``: the design effect, 1 of independent images; ``levels_by_images``:
+    A gain may be excluded long before a loss is established: a run that stops then would never
+    say so. ``effect``: the design effect, 1 of independent images; ``levels_by_images``:
     the level of every look by how many images it has. Numbers or arrays.
     """
     reached = [images for images in levels_by_images if total < images <= 2 * total]

@@ -1,4 +1,4 @@
-"""Model cards: what is known of every model that can be named. Torch-free.
+"""Model cards: the facts of every model that can be named. Torch-free.
 
 RobustBench's rows are in ``card_data/robustbench.json`` (written by ``dentbench.zoo.collect``), the
 embedded models' facts in the JSON files beside their weights.
@@ -26,7 +26,7 @@ ROBUSTBENCH_INPUT: Final = "images in [0, 1]; what normalization it needs is in 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelCard:
-    """A model: where it comes from, what it is, what was published of it.
+    """A model: its source, its network, its published accuracies.
 
     ``source`` is "embedded", "pyautoattack" or "robustbench"; ``weights`` names its files there:
     ``gdrive:ID`` or URLs, one per checkpoint file. ``eps`` is exact ("8/255"). Accuracies are
@@ -113,7 +113,7 @@ _CHOSEN: Final = {"Wu2020": "Wu2020Adversarial_extra"}
 
 
 def _suffix(row: Mapping[str, Any]) -> str:
-    """What tells a row's name from the CIFAR-10 Linf model of the same RobustBench id."""
+    """Return the suffix that tells a row from the CIFAR-10 Linf model of its RobustBench id."""
     parts = (
         "" if row["dataset"] == "cifar10" else f"-{row['dataset']}",
         "" if row["threat_model"] == "Linf" else f"-{row['threat_model']}",
@@ -128,7 +128,7 @@ def _short(row: Mapping[str, Any]) -> str:
 
 
 def _timm_resize(row: Mapping[str, Any]) -> str:
-    """What RobustBench takes from timm's own settings instead of naming it: of the XCiTs."""
+    """Return the preprocessing of an XCiT, which RobustBench takes from timm unnamed."""
     return "BicubicRes224Crop224" if row["dataset"] == "imagenet" else ""
 
 

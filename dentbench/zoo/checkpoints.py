@@ -39,7 +39,7 @@ SAVE: Final = (
 
 
 def _harmless() -> list[Any]:
-    """What checkpoints hold beside tensors: argparse's Namespace, NumPy's scalars and arrays."""
+    """Return the harmless classes: argparse's Namespace, NumPy's scalars and arrays."""
     import numpy as np
 
     new = importlib.util.find_spec("numpy._core") is not None  # since NumPy 2
@@ -58,7 +58,7 @@ def _harmless() -> list[Any]:
 
 
 def read_checkpoint(path: Path) -> Any:
-    """Return what a ``.pt``/``.pth`` or ``.safetensors`` file holds, tensors on the CPU.
+    """Return the content of a ``.pt``/``.pth`` or ``.safetensors`` file, tensors on the CPU.
 
     Nothing in the file is executed. Raises :class:`~dentbench.errors.ModelError` for a file that is
     missing, damaged, foreign, or asks for a class that is not on the list of harmless ones.

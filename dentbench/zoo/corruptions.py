@@ -1,4 +1,4 @@
-"""Corruption sets (CIFAR-10-C, CIFAR-100-C): what they are called, and reading Zenodo's files.
+"""Corruption sets (CIFAR-10-C, CIFAR-100-C): name them, and read Zenodo's files.
 
 Source: Hendrycks and Dietterich, ICLR 2019 (arXiv 1903.12261). The names are torch-free.
 """
@@ -44,7 +44,7 @@ _TITLE: Final = re.compile(r"(.+) (\w+), severity ([1-5])")
 
 
 def title(name: str, corruption: str, severity: int) -> str:
-    """Return what the images of one corruption are called, such as "CIFAR-10-C fog, severity 5"."""
+    """Return the name of the images of one corruption, such as "CIFAR-10-C fog, severity 5"."""
     return f"{name} {corruption}, severity {severity}"
 
 

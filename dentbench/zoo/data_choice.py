@@ -1,4 +1,4 @@
-"""The images that a user asks for: a data set, what is said of it, and a slice. Torch-free."""
+"""The images that a user asks for: a data set, its name, and a slice. Torch-free."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dentbench.validation import require_count
 class DataChoice:
     """A data set's name or file, and the slice of it; None takes the default.
 
-    ``data_name``: what to call a file of the user's own. ``folder``: of ImageNet's val or a
+    ``data_name``: the name of a file of the user's own. ``folder``: of ImageNet's val or a
     corruption set's files. ``corruption`` and ``severity``: the part of a corruption set.
     ``preprocess``: of pictures, by name; without it ``resize``, what the model's card says, or the
     data set's default. ``first``, ``examples``, ``order``: the slice, see

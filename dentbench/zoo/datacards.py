@@ -1,4 +1,4 @@
-"""Data set cards: what is known of every data set that can be named. Torch-free."""
+"""Data set cards: the facts of every data set that can be named. Torch-free."""
 
 from __future__ import annotations
 

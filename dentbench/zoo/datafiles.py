@@ -32,7 +32,7 @@ class RawData:
 
 
 SAVE: Final = 'write them by np.savez("data.npz", images=images, labels=labels)'
-"""How to write what :func:`read_npz` reads."""
+"""How to write a file that :func:`read_npz` reads."""
 
 
 def read_npz(path: Path) -> RawData:
@@ -97,7 +97,7 @@ HEAD: Final = 20
 def check_pictures(card: DatasetCard, path: Path) -> None:
     """Refuse a parquet file that is not CIFAR's test set, pixel by pixel and in its order.
 
-    Nobody published a hash of its content: what is checked are the first 20 images and labels, the
+    Nobody published a hash of its content: the check is of the first 20 images and labels, the
     number of images, and that there are as many of each class. Raises
     :class:`~dentbench.errors.DataError`.
     """

@@ -34,7 +34,7 @@ from dentbench.zoo.download.verify import Expected, problem_with
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
 
 IMAGENET_DEFAULT: Final = "Res256Crop224"
-"""What is done to pictures of ImageNet for a model that does not say, as RobustBench does."""
+"""The preprocessing of ImageNet's pictures for a model that does not say, as RobustBench does."""
 
 
 def load_dataset(
@@ -71,7 +71,7 @@ def load_dataset(
 
 
 def own_name(name: str) -> str:
-    """Return what data of a user's own is called: the name, marked where it is an official one.
+    """Return the name of a user's own data: as given, marked where it is an official one.
 
     Only data whose checksum is the official one's has an official name, whatever a file is called.
     """

@@ -1,4 +1,4 @@
-"""What a model is called by: a name of a card, code of a user, or a file. Torch-free."""
+"""Tell the ways to name a model apart: a name of a card, code of a user, or a file. Torch-free."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def normalized(
 
 
 def _finish(network: nn.Module, name: str, known: ModelCard | str) -> LoadedModel:
-    """Return a network as loaded; ``known``: its card, or what says where its code is from.
+    """Return a network as loaded; ``known``: its card, or a text that identifies its code.
 
     The code of a card's network is what its card names, whatever the installed files look like.
     """
@@ -198,7 +198,7 @@ def _pyautoattack_example() -> ModuleType:
 
 
 def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Module, str]:
-    """Return a checkpoint's network, and what says where its code is from.
+    """Return a checkpoint's network, and a text that identifies its code.
 
     ``normalized``: whether a normalization is put in front of it.
     """

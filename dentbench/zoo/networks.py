@@ -17,7 +17,7 @@ __all__ = ["CODE_VERSION", "NETWORKS", "DigitsResNet", "Normalize", "ResNet20"]
 
 
 CODE_VERSION: Final = 1
-"""Raised when any network here answers otherwise; what was stored of the former is not used."""
+"""Raised when any network here answers otherwise; outcomes of the former are not used."""
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

@@ -38,7 +38,7 @@ _NOT_READ: Final = frozenset(
 
 @dataclass(frozen=True, kw_only=True)
 class PicturePreprocessing:
-    """What is done to a picture: resized, then its middle cut out; None leaves a step out.
+    """The steps of a picture: resized, then its middle cut out; None leaves a step out.
 
     ``short``: pixels of its shorter side after resizing; ``both``: of both sides. ``crop``: of both
     sides of what is cut out, filled up with black where the picture is smaller.
@@ -86,7 +86,7 @@ PREPROCESSINGS: Final = MappingProxyType(
         "Crop288": PicturePreprocessing(crop=288),
     }
 )
-"""What RobustBench does to the pictures of ImageNet, by its names (the third is of timm's XCiT)."""
+"""RobustBench's preprocessings of ImageNet's pictures, by name (the third is of timm's XCiT)."""
 
 
 class Pictures:
@@ -160,7 +160,7 @@ def is_gray(path: Path) -> bool:
 
 
 def preprocessing_named(name: str | None) -> PicturePreprocessing | None:
-    """Return what a name stands for; "" and None stand for nothing."""
+    """Return the preprocessing of a name; None for "" and None."""
     if name and name not in PREPROCESSINGS:
         raise DataError(
             f"preprocess is {name!r}; allowed: {', '.join(PREPROCESSINGS)}"

@@ -26,7 +26,7 @@ _LOCK = threading.Lock()
 
 
 class _Absent:
-    """Stands in for what RobustBench imports from ``autoattack`` and DentBench never uses."""
+    """Stands in for names that RobustBench imports from ``autoattack`` and DentBench never uses."""
 
     def __init__(self, *_: object, **__: object) -> None:
         raise ModelError("RobustBench's own evaluation is not available here; use DentBench's")

@@ -110,7 +110,7 @@ def trained(recipe: Recipe, data: Split, out: Path) -> tuple[Path, nn.Module]:
 
 
 def _made_on(data: Split) -> dict[str, Any]:
-    """Return what the last bits depend on beside the recipe."""
+    """Return the facts that the last bits depend on beside the recipe."""
     device = data.pixels.device
     if device.type == "cuda":
         return {"device": torch.cuda.get_device_name(device)}

@@ -1,7 +1,7 @@
 """Seeded training of the embedded models, nominal or adversarial; tensors in, a network out.
 
 On a CPU the same torch, seed and thread count give the same weights, on a GPU the same torch, seed
-and kind of GPU; what is drawn at random is the same on both. ``dentbench.zoo.train`` is the command
+and kind of GPU; random draws are the same on both. ``dentbench.zoo.train`` is the command
 that runs it on the data sets, measures the result and writes the model cards.
 """
 
@@ -177,7 +177,7 @@ class Training:
                     value.copy_(current)
 
     def _parts(self) -> tuple[Any, ...]:
-        """What holds the state besides the losses, in the order in which it is saved."""
+        """The objects that hold the state besides the losses, in the order in which it is saved."""
         return self.model, self.average, self.optimizer, self.schedule
 
     def save(self, path: Path) -> None:

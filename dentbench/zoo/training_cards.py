@@ -27,7 +27,7 @@ ATTACK_NAMES: Final = {APGD: "APGD-CE + APGD-T", AUTOATTACK: "AutoAttack standar
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a card says of the data, what is measured on it, and which DentSpec fields suit it.
+    """A card's facts of the data, the measurements on it, and the DentSpec fields that suit it.
 
     ``published`` tells whether the figures may fill the card's ``clean`` and ``autoattack``, which
     are shown beside published ones; figures on an altered data set may not. ``robust`` holds pairs

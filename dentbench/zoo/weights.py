@@ -25,7 +25,7 @@ _COUNTERS: Final = frozenset(
 """Last parts of the names of numbers that profilers and averages of weights leave behind."""
 
 _MANY: Final = 0.25
-"""The least share of the names that begin with what is taken for a prefix of them."""
+"""The least share of the names that begin with a prefix for it to be taken off."""
 
 
 def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
@@ -176,7 +176,7 @@ def require_values(network: nn.Module) -> None:
 def weights_sha256(network: nn.Module) -> str:
     """Return the SHA-256 of a network's state dict: names, types, shapes and bytes, by name.
 
-    What a layer keeps there beside tensors (``get_extra_state``) counts by its fingerprint. Raises
+    Extra state of a layer beside tensors (``get_extra_state``) counts by its fingerprint. Raises
     :class:`~dentbench.errors.ModelError` for tensors without values.
     """
     require_values(network)

@@ -173,7 +173,7 @@ class _Job:
         raise SourceError(f"a file that is not the right one ({reason}); kept as {aside}")
 
     def _open(self) -> None:
-        """Replace a complete ``.part`` by what is wanted of it."""
+        """Replace a complete ``.part`` by the wanted part of it."""
         if self.unpack is not None:
             try:
                 self.unpack(self.part)

@@ -32,14 +32,14 @@ def dataset_paths(card: DatasetCard) -> tuple[str, ...]:
 
 
 def cached_paths(card: ModelCard | DatasetCard) -> tuple[str, ...]:
-    """Return the paths in the cache that a card's files may have; none for what is embedded."""
+    """Return the paths in the cache that a card's files may have; none for an embedded model."""
     if isinstance(card, DatasetCard):
         return dataset_paths(card)
     return model_paths(card) if card.source == "robustbench" else ()
 
 
 def is_cached(card: ModelCard | DatasetCard, folder: Path) -> bool:
-    """Return whether what a card needs is there; what is embedded always is.
+    """Return whether a card's files are there; embedded ones always are.
 
     Of a model that is every file, of a data set any of those that hold it.
     """
@@ -56,7 +56,7 @@ def size_of(card: ModelCard | DatasetCard, folder: Path) -> int:
 
 
 def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
-    """Return what is wrong with a card's cached files, by the published or recorded hashes."""
+    """Return the faults of a card's cached files, by the published or recorded hashes."""
     found = []
     for relative in cached_paths(card):
         path = folder / relative
@@ -67,7 +67,7 @@ def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
 
 
 def _published(card: ModelCard | DatasetCard, relative: str) -> Expected:
-    """Return what was published of a card's file."""
+    """Return the published hashes of a card's file."""
     name = relative.rpartition("/")[2]
     if not isinstance(card, DatasetCard) or name.endswith(".parquet"):
         return Expected()
@@ -79,9 +79,9 @@ def _published(card: ModelCard | DatasetCard, relative: str) -> Expected:
 
 
 def remove(card: ModelCard | DatasetCard, folder: Path) -> int:
-    """Remove a card's files from the cache, with what is recorded of them; return how many.
+    """Remove a card's files from the cache, with their recorded hashes; return how many.
 
-    What was left of them unfinished or set aside goes too, uncounted.
+    Unfinished downloads and rejected files go too, uncounted.
     """
     count = 0
     for path in (folder / relative for relative in cached_paths(card)):

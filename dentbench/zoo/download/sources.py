@@ -64,7 +64,7 @@ def amount(card: ModelCard | DatasetCard) -> str:
 
 
 def links(card: ModelCard | DatasetCard) -> tuple[str, ...]:
-    """Return the addresses that a person can open to get a card's files; none of what is installed.
+    """Return the addresses that a person can open to get a card's files; none if installed.
 
     Of Google Drive it is the page of the file.
     """

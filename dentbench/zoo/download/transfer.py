@@ -1,6 +1,6 @@
 """Moving bytes: one source to one ``.part`` file, resumed by range request, retried with backoff.
 
-What arrives is not trusted here; :mod:`dentbench.zoo.download.cache` verifies it. Standard
+A download is not trusted here; :mod:`dentbench.zoo.download.cache` verifies it. Standard
 library only, but for gdown, which is imported when Google Drive's direct address does not answer.
 """
 
@@ -123,7 +123,7 @@ def _by_gdown(url: str, part: Path) -> bool:
         head = file.read(CHUNK)
     Path(got).replace(part)
     shutil.rmtree(folder, ignore_errors=True)
-    if is_page(head):  # gdown does not look at what it was sent
+    if is_page(head):  # gdown does not look at the answer
         discard(part)
         raise SourceError(f"the server answered with {page_words(head)}")
     return bool(left)
@@ -180,7 +180,7 @@ _CAUSES: Final = (
     (r"timed out|timeout", "timed out"),
     (r"reset|aborted|remote end closed", "the connection was cut"),
 )
-"""What errors of libraries say, and what it means."""
+"""Texts in errors of libraries, and their meaning."""
 
 
 def plain_reason(error: object) -> str:
@@ -195,7 +195,7 @@ def plain_reason(error: object) -> str:
 def _receive(
     response: Any, url: str, part: Path, start: int, name: str, progress: Progress | None
 ) -> bool:
-    """Write a response's body behind what is there, or afresh where the server starts afresh."""
+    """Write a response's body after the part that is there, or afresh where the server does."""
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", response.headers.get("Content-Range", ""))
     resumed = response.status == 206 and match is not None and int(match[1]) == start
     if response.status == 206 and not resumed:
@@ -257,7 +257,7 @@ def _resume_point(url: str, part: Path) -> tuple[int, str | None]:
 
 
 def discard(part: Path) -> None:
-    """Remove a ``.part`` file and what was noted of it."""
+    """Remove a ``.part`` file and its notes."""
     part.unlink(missing_ok=True)
     _state_path(part).unlink(missing_ok=True)
 

@@ -25,7 +25,7 @@ RECORD: Final = "hashes.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """What is known of a file's content; hashes in lower-case hexadecimal, size in bytes."""
+    """The known facts of a file's content; hashes in lower-case hexadecimal, size in bytes."""
 
     sha256: str | None = None
     md5: str | None = None
@@ -44,7 +44,7 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
 
 
 def problem_with(path: Path, expected: Expected) -> str | None:
-    """Return in words what is wrong with a file, or None where it is what was expected."""
+    """Return in words what is wrong with a file, or None where it is as expected."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(CHUNK)
@@ -83,14 +83,14 @@ class HashFile:
         return entries if isinstance(entries, dict) else {}
 
     def expected(self, path: Path, expected: Expected) -> Expected:
-        """Return what is known of a cached file: the published facts, else the recorded ones."""
+        """Return the known facts of a cached file: the published facts, else the recorded ones."""
         entry = self.read().get(self._key(path)) if not expected.hashed else None
         if not isinstance(entry, Mapping):
             return expected
         return Expected(sha256=entry.get("sha256"), size=entry.get("size"))
 
     def add(self, path: Path, source: str) -> None:
-        """Record a verified file; what is recorded already stays."""
+        """Record a verified file; an earlier record of it stays."""
         entry = {
             "sha256": file_hash(path),
             "size": path.stat().st_size,
