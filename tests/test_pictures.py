@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from dentbench.attacks.events import AttackBegan
 from dentbench.evaluation.progress.bars import Bars, columns
-from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan, Whole
 from dentbench.records import results_csv
 from tests.helpers import record
 from tests.pictures.__main__ import OUT, PICTURES, TERMINAL
@@ -33,7 +33,7 @@ def test_lines_that_a_live_display_wrote_again_are_there_once() -> None:
     text = io.StringIO()
     console = Console(file=text, width=COLUMNS, force_terminal=True, no_color=True)
     with Progress(*columns(), console=console, auto_refresh=False) as bars:
-        shown = Bars(bars)
+        shown = Bars(bars, Whole())
         for stage in ("natural", "published"):
             toy = Stage(model="toy", defense="static", protocol=stage)
             shown(StageBegan(stage=toy, passes=1000))
