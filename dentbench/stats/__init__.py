@@ -63,18 +63,18 @@ def mcnemar(gained: int, lost: int, effect: float = 1.0) -> float:
     return 1.0 if doubled >= whole else doubled / whole
 
 
-def fisher(one: tuple[int, int], other: tuple[int, int]) -> float:
+def fisher(first: tuple[int, int], second: tuple[int, int]) -> float:
     """Return the one-sided p-value of Fisher's exact test, in (0, 1].
 
-    ``one`` and ``other``: successes and trials. It is the chance that, of as many successes in
-    all, ``one`` has as many or more. Raises ``ValueError`` for counts that are none.
+    ``first`` and ``second``: successes and trials. It is the chance that, of as many successes in
+    all, ``first`` has as many or more. Raises ``ValueError`` for impossible counts.
     """
-    (found, trials), (others, other_trials) = one, other
-    if not (0 <= found <= trials and 0 <= others <= other_trials):
-        raise ValueError(f"{found} of {trials} and {others} of {other_trials} are no counts")
-    successes = found + others
+    (right, trials), (others, other_trials) = first, second
+    if not (0 <= right <= trials and 0 <= others <= other_trials):
+        raise ValueError(f"{right} of {trials} and {others} of {other_trials} are no counts")
+    successes = right + others
     ways = math.comb(trials + other_trials, successes)
-    more = range(found, min(trials, successes) + 1)
+    more = range(right, min(trials, successes) + 1)
     return sum(math.comb(trials, k) * math.comb(other_trials, successes - k) for k in more) / ways
 
 

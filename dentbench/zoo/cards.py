@@ -71,7 +71,7 @@ MODELS: Final[Registry[ModelCard]] = Registry("model")
 
 
 def _embedded() -> list[ModelCard]:
-    """The embedded models: a JSON card stands beside each one's weights."""
+    """Return the embedded models: a JSON card lies beside the weights of each."""
     cards = []
     for path in sorted(ASSETS.glob("*.json")):
         if not path.with_suffix(".safetensors").exists():

@@ -1,4 +1,4 @@
-"""Checkpoint files read safely: no file ever runs code, and a state dict is found where it is.
+"""Read checkpoint files safely: no file ever runs code; find the state dict in them.
 
 Torch's ``weights_only`` unpickler with a short list of harmless classes, then rules (not cases) for
 the ways in which checkpoints wrap a state dict.
@@ -72,9 +72,9 @@ def read_checkpoint(path: Path) -> Any:
             return load_file(path)
         _refuse_compressed(path)
         with torch.serialization.safe_globals(_harmless()):
-            found = torch.load(path, map_location="cpu", weights_only=True)
-        _refuse_undersized(found, path)
-        return found
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        _refuse_undersized(content, path)
+        return content
     except Exception as error:  # torch and zipfile raise many kinds for damaged files
         raise ModelError(f"{name} {_refused(path, error)}; {SAVE}") from error
 
@@ -122,14 +122,14 @@ def _refuse_compressed(path: Path) -> None:
                 raise ValueError("its members are compressed, which torch never does")
 
 
-def _refuse_undersized(found: object, path: Path) -> None:
+def _refuse_undersized(content: object, path: Path) -> None:
     """Refuse storages that declare more bytes than the file has, before any of them is read.
 
     Recent versions of torch refuse them on loading; older ones hand out memory that is not theirs.
     """
     storages = {
         storage.data_ptr(): storage.nbytes()
-        for storage in (tensor.untyped_storage() for tensor in _tensors(found))
+        for storage in (tensor.untyped_storage() for tensor in _tensors(content))
     }
     size = path.stat().st_size
     if sum(storages.values()) > size:

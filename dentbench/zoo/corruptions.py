@@ -64,8 +64,8 @@ def chosen(names: Sequence[str], severities: Sequence[int]) -> list[tuple[str, i
     for severity in severities:
         if severity not in SEVERITIES:
             raise SpecError(f"severity is {severity}; allowed: 1 to 5")
-    found = [CORRUPTIONS.canonical(name) for name in names] or FIFTEEN
-    return [(name, severity) for severity in severities or (5,) for name in found]
+    chosen = [CORRUPTIONS.canonical(name) for name in names] or FIFTEEN
+    return [(name, severity) for severity in severities or (5,) for name in chosen]
 
 
 def folders_of(card: DatasetCard, place: Path) -> tuple[Path, ...]:
@@ -119,11 +119,11 @@ def _opened(card: DatasetCard, place: Path, stem: str) -> Iterator[IO[bytes]]:
 
 
 def _refuse_other(card: DatasetCard, stem: str, file: IO[bytes]) -> None:
-    found = hashlib.file_digest(file, "md5").hexdigest()  # type: ignore[arg-type]
+    actual = hashlib.file_digest(file, "md5").hexdigest()  # type: ignore[arg-type]
     known = card.corruptions[stem]
-    if found != known:
+    if actual != known:
         raise DataError(
-            f"{stem}.npy is not the official one of {card.name}: its md5 is {found[:12]}..., not "
+            f"{stem}.npy is not the official one of {card.name}: its md5 is {actual[:12]}..., not "
             f"{known[:12]}...; fetch it anew, or name the data yourself with --data-name"
         )
     file.seek(0)

@@ -71,12 +71,12 @@ def load_dataset(
 
 
 def own_name(name: str) -> str:
-    """Return the name of a user's own data: as given, marked where it is an official one.
+    """Return the name of a user's own data: as given, marked where it is an official name.
 
-    Only data whose checksum is the official one's has an official name, whatever a file is called.
+    Only data with the official checksum has an official name, whatever a file is called.
     """
     plain = _plain(name)
-    known = {_plain(one) for card in DATASETS.values() for one in (card.id, card.name)}
+    known = {_plain(name) for card in DATASETS.values() for name in (card.id, card.name)}
     return f"{name} (own data)" if {plain, plain.removesuffix("test")} & known else name
 
 
@@ -103,7 +103,7 @@ def _imagenet(card: DatasetCard, choice: DataChoice, cache: Path) -> Dataset:
 
 
 def _corrupted(card: DatasetCard, choice: DataChoice, request: FetchOptions) -> Dataset:
-    """One corruption at one severity, of the folder given, of the cache, or fetched."""
+    """Read a corruption at a severity, of the folder given, of the cache, or fetched."""
     if choice.corruption is None or choice.severity is None:
         raise DataError(f"{card.id} has many parts; name a corruption and a severity")
     if choice.folder is None:
@@ -151,7 +151,7 @@ def _from_path(path: Path, choice: DataChoice) -> Dataset:
 
 
 def _pictures(path: Path, choice: DataChoice) -> Dataset:
-    """A folder of one's own with one folder per class."""
+    """Read a user's folder with one folder per class."""
     paths, labels, classes = pictures.classes_in(path)
     preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)
     images = pictures.Pictures(paths, preprocessing, gray=all(map(pictures.is_gray, paths)))
@@ -172,7 +172,7 @@ def _cifar_at(path: Path) -> tuple[DatasetCard, Path] | None:
 
 
 def _official(card: DatasetCard, path: Path, data_name: str | None = None) -> Dataset:
-    """A CIFAR test file; it must be the official one, or be named by its owner."""
+    """Read a CIFAR test file; it must be the official file, or be named by its owner."""
     if path.suffix == ".parquet":  # the cache's own, verified
         return checked(read_parquet(path), path.name, card.name, card.classes)
     reason = problem_with(path, Expected(md5=card.file_md5))
@@ -215,17 +215,17 @@ def _sample(card: DatasetCard) -> Dataset:
             "pip install 'dentbench[sample]'"
         )
     folder = Path(package.submodule_search_locations[0]) / "data"
-    found = {
+    samples = {
         int(match[1]): (path, int(match[2]))
         for path in folder.glob("*.png")
         if (match := _SAMPLE_FILE.fullmatch(path.name))
     }
-    if sorted(found) != [*range(SAMPLE_SIZE)]:
+    if sorted(samples) != [*range(SAMPLE_SIZE)]:
         raise DataError(
-            f"the installed {card.source} has {len(found)} of the {SAMPLE_SIZE} images of "
+            f"the installed {card.source} has {len(samples)} of the {SAMPLE_SIZE} images of "
             f"{card.id}; pip install 'dentbench[sample]'"
         )
-    ordered = [found[number] for number in range(SAMPLE_SIZE)]
+    ordered = [samples[number] for number in range(SAMPLE_SIZE)]
     raw = RawData(
         images=read_pictures([path for path, _ in ordered]),
         labels=np.array([label for _, label in ordered]),

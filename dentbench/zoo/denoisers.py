@@ -122,7 +122,7 @@ def load_denoiser(shape: tuple[int, ...], folder: Path = ASSETS) -> Denoiser:
     from safetensors.torch import load_file
 
     if shape not in DENOISERS:
-        known = " and ".join("x".join(map(str, one)) for one in DENOISERS)
+        known = " and ".join("x".join(map(str, shape)) for shape in DENOISERS)
         raise ModelError(
             f"there are denoisers for images of {known} alone, and these are "
             f"{'x'.join(map(str, shape))}; choose another defense"

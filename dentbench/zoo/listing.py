@@ -34,8 +34,8 @@ def facts(card: ModelCard | DatasetCard, folder: Path) -> dict[str, Any]:
 def matches(card: ModelCard | DatasetCard, word: str) -> bool:
     """Return whether a card has a word in its names, network, data set, norm, paper or license."""
     shown = ("id", "aliases", "name", "architecture", "dataset", "norm", "paper", "license")
-    told = " ".join(str(getattr(card, name, "")) for name in shown)
-    return word.lower() in told.lower()
+    text = " ".join(str(getattr(card, name, "")) for name in shown)
+    return word.lower() in text.lower()
 
 
 def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
@@ -44,15 +44,15 @@ def tables(cards: Sequence[Any], folder: Path, width: int) -> list[Table]:
     ``width`` is the terminal's, in characters; a narrow terminal gets fewer columns.
     """
     datasets = [card for card in cards if isinstance(card, DatasetCard)]
-    found = [_dataset_table(datasets, folder, width)] if datasets else []
+    listed = [_dataset_table(datasets, folder, width)] if datasets else []
     lists: dict[tuple[str, str], list[ModelCard]] = {}
     for card in cards:
         if isinstance(card, ModelCard):
             lists.setdefault((card.dataset, card.norm), []).append(card)
     columns = {name: cell for name, (least, cell) in _COLUMNS.items() if width >= least}
     for (dataset, norm), models in lists.items():
-        found.append(_model_table(f"Models for {dataset}, {norm}", models, folder, columns))
-    return found
+        listed.append(_model_table(f"Models for {dataset}, {norm}", models, folder, columns))
+    return listed
 
 
 def _table(title: str) -> Table:

@@ -31,7 +31,7 @@ def card_named(name: str) -> ModelCard:
     """Return a model's card by its name or alias.
 
     Raises :class:`~dentbench.errors.UnknownNameError`, with the nearest names, and how to name the
-    code of one's own where a file of that name is there.
+    code of the user's where a file of that name is there.
     """
     try:
         return MODELS[name]

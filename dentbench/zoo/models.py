@@ -1,4 +1,4 @@
-"""From a name to a network with its weights: embedded, pyautoattack's, RobustBench's or one's own.
+"""From a name to a network with its weights: embedded, pyautoattack's, RobustBench's or your own.
 
 RobustBench's constructors are used (through :mod:`dentbench.zoo.robustbench_shim`), never its code
 for downloading and loading.
@@ -64,7 +64,7 @@ def load_model(
     A RobustBench checkpoint that is not in ``cache`` is fetched, unless ``offline``. ``arch`` names
     the network of a checkpoint file: a card, ``module:callable``, ``path/to/net.py:callable`` or
     ``timm:NAME`` (see :func:`~dentbench.zoo.timm_networks.from_timm`). ``normalize``: mean and
-    standard deviation per channel, put in front of a model of one's own. Torch's random state is
+    standard deviation per channel, put in front of your own model. Torch's random state is
     kept. Raises :class:`~dentbench.errors.UnknownNameError`, ``ModelError`` or ``FetchError``.
     """
     if is_checkpoint(name_or_path):
@@ -110,7 +110,7 @@ def code_of(network: nn.Module, source: str = "") -> str:
 def normalized(
     network: nn.Module, normalize: tuple[Sequence[float], Sequence[float]] | None
 ) -> nn.Module:
-    """Return a network for images in [0, 1] from one for normalized images; None: it is one."""
+    """Return a network with its normalization in front; None: it normalizes images itself."""
     return network if normalize is None else nn.Sequential(Normalize(*normalize), network)
 
 
@@ -121,7 +121,7 @@ def _finish(network: nn.Module, name: str, known: ModelCard | str) -> LoadedMode
     """
     require_values(network)
     network.cpu()
-    with contextlib.suppress(NotImplementedError):  # told where it is evaluated
+    with contextlib.suppress(NotImplementedError):  # refused where it is evaluated
         network.eval()
     if isinstance(known, ModelCard):
         code = digest([known.source, known.source_id, known.architecture, CODE_VERSION])
@@ -167,14 +167,14 @@ def fetch_model(card: ModelCard, request: FetchOptions) -> list[Path]:
 
 
 def _packaged_weights(card: ModelCard) -> Path:
-    """Where an installed package keeps a card's weights."""
+    """Return the file in which an installed package keeps a card's weights."""
     if card.source == "embedded":
         return ASSETS / f"{card.id}.safetensors"
     return _examples_folder() / "model_test.pt"
 
 
 def _examples_folder() -> Path:
-    """The examples of the installed pyautoattack, found without importing it."""
+    """Return the folder of examples of the installed pyautoattack, without importing it."""
     spec = importlib.util.find_spec("pyautoattack")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     for folder in folders:
@@ -231,10 +231,10 @@ def _from_factory(text: str) -> tuple[nn.Module, str]:
     It may also name a network.
     """
     try:
-        found, files = load(text)
+        made, files = load(text)
         with contained():
-            network = found if isinstance(found, nn.Module) else found()
-    except Exception as error:  # whatever a module of one's own raises
+            network = made if isinstance(made, nn.Module) else made()
+    except Exception as error:  # whatever a user's module raises
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error
     if not isinstance(network, nn.Module):

@@ -134,7 +134,7 @@ class Pictures:
         try:
             with Image.open(path) as picture:
                 if self.gray and not picture_modes.is_gray(picture):
-                    raise ValueError("it has colors, and the first one is gray")
+                    raise ValueError("it has colors, and the first picture is gray")
                 plain = picture_modes.plain(picture, upright=self.upright)
                 plain = plain.convert("L" if self.gray else "RGB")
                 return np.asarray(self.preprocessing(plain) if self.preprocessing else plain)
@@ -155,7 +155,7 @@ def is_gray(path: Path) -> bool:
     try:
         with Image.open(path) as picture:
             return picture_modes.is_gray(picture)
-    except Exception:  # told when it is decoded
+    except Exception:  # refused when it is decoded
         return False
 
 
@@ -197,21 +197,23 @@ def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
             f"{folder} has the folders {', '.join(parts)}, which are parts of a data set, not "
             f"classes; name one of them, such as {folder / parts[0]}"
         )
-    found = [_pictures_below(below) for below in classes]
-    if not any(found):
+    pictures_of = [_pictures_below(below) for below in classes]
+    if not any(pictures_of):
         raise DataError(
             f"{folder} has no pictures in folders of their classes (such as cat/1.png); "
             f"pictures end in {', '.join(sorted(SUFFIXES))}"
         )
-    empty = [below.name for below, pictures in zip(classes, found, strict=True) if not pictures]
+    empty = [
+        below.name for below, pictures in zip(classes, pictures_of, strict=True) if not pictures
+    ]
     if empty:
         raise DataError(
             f"{folder} has class folders without a picture: {', '.join(empty)}; each folder is a "
             "class and has its number, so fill them or take them away"
         )
-    _require_no_parts(folder, dict(zip(classes, found, strict=True)))
-    paths = [path for pictures in found for path in pictures]
-    labels = [number for number, pictures in enumerate(found) for _ in pictures]
+    _require_no_parts(folder, dict(zip(classes, pictures_of, strict=True)))
+    paths = [path for pictures in pictures_of for path in pictures]
+    labels = [number for number, pictures in enumerate(pictures_of) for _ in pictures]
     return paths, labels, len(classes)
 
 

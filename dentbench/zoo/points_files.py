@@ -40,11 +40,11 @@ def _arrays(path: Path) -> Mapping[str, Any]:
         from safetensors.numpy import load_file
 
         return dict(load_file(path))
-    found = np.load(path, allow_pickle=False)
+    loaded = np.load(path, allow_pickle=False)
     if path.suffix == ".npy":
-        return {"points": found}
-    with found:
-        return {name: found[name] for name in found.files}
+        return {"points": loaded}
+    with loaded:
+        return {name: loaded[name] for name in loaded.files}
 
 
 def _chosen(path: Path, arrays: Mapping[str, Any]) -> NDArray[Any]:

@@ -82,8 +82,8 @@ def zoo(dataset: str, threat_model: str) -> Mapping[str, Mapping[str, Any]]:
     for data, by_threat in model_dicts().items():
         for threat, entries in by_threat.items():
             if (data.value, threat.value) == (dataset, threat_model):
-                found: Mapping[str, Mapping[str, Any]] = entries
-                return found
+                known: Mapping[str, Mapping[str, Any]] = entries
+                return known
     raise ModelError(f"RobustBench has no models for {dataset} under {threat_model}")
 
 

@@ -26,7 +26,7 @@ def from_timm(text: str) -> nn.Module:
     except ImportError as error:
         raise ModelError(f"{text} needs the package timm, pip install timm ({error})") from error
     try:
-        values = dict(_setting(one) for one in settings)
+        values = dict(_setting(setting) for setting in settings)
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = timm.create_model(name, pretrained=False, **values)
     except Exception as error:  # timm raises many kinds

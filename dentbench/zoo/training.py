@@ -140,9 +140,9 @@ class Training:
         self.losses: list[float] = []
 
     def epoch(self) -> float:
-        """One pass over the shuffled data; returns, and remembers, its mean training loss."""
+        """Train for one epoch; return, and keep, its mean training loss."""
         recipe = self.recipe
-        # Seeded by the epoch, so that a resumed run draws what an uninterrupted one would have.
+        # Seeded by the epoch, so that a resumed run draws as an uninterrupted run.
         rng = torch.Generator().manual_seed(recipe.seed * 100_003 + len(self.losses))
         order = torch.randperm(len(self.data.labels), generator=rng)
         self.model.train()

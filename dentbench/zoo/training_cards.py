@@ -103,10 +103,10 @@ def count_robust(model: nn.Module, x: Tensor, labels: Tensor, eps: float, attack
 
     attack = AutoAttack(model, eps=eps, version="standard", seed=0)
     attack.attacks_to_run = list(attacks)
-    found, _ = attack.run_standard_evaluation(x, labels, batch_size=500)
-    found = torch.minimum(torch.maximum(found, x - eps), x + eps).clamp(0, 1)
+    points, _ = attack.run_standard_evaluation(x, labels, batch_size=500)
+    points = torch.minimum(torch.maximum(points, x - eps), x + eps).clamp(0, 1)
     with torch.no_grad():
-        logits = torch.cat([model(part) for part in found.split(500)])
+        logits = torch.cat([model(part) for part in points.split(500)])
     return int((logits.argmax(1) == labels).sum())
 
 

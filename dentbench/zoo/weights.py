@@ -32,8 +32,8 @@ def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
     """Return the state dict under the prefix rule that makes most of its names wanted ones.
 
     One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
-    "attacker.model." or any other), or one of the wanted names' is put in front of all. The first
-    of the best wins, which is the names as they are. Counters of profilers and averages go, and so
+    "attacker.model." or any other), or one of the wanted names' is put in front of all. Of
+    the best the first wins: the names as they are. Counters of profilers and averages go, and so
     do tensors that the chosen names have already, under another prefix.
     """
     state = {
@@ -51,21 +51,25 @@ def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
 
 def _prefixes(names: Collection[str]) -> list[str]:
     """Return the prefixes that many of some names have, shorter ones first."""
-    found: Counter[str] = Counter()
+    prefixes: Counter[str] = Counter()
     for name in names:
         parts = name.split(".")[:-1]
-        found.update(".".join(parts[:count]) + "." for count in range(1, len(parts) + 1))
-    usual = [one for one, count in found.items() if count >= _MANY * len(names)]
-    return sorted(usual, key=lambda one: one.count("."))
+        prefixes.update(".".join(parts[:count]) + "." for count in range(1, len(parts) + 1))
+    usual = [prefix for prefix, count in prefixes.items() if count >= _MANY * len(names)]
+    return sorted(usual, key=lambda prefix: prefix.count("."))
 
 
 def _without(state: StateDict, prefix: str) -> StateDict:
     """Return the tensors with a prefix, without it, and the others that are no second copy."""
-    inside = {name[len(prefix) :]: one for name, one in state.items() if name.startswith(prefix)}
+    inside = {
+        name[len(prefix) :]: tensor for name, tensor in state.items() if name.startswith(prefix)
+    }
     if not prefix:
         return inside
-    others = {name: one for name, one in state.items() if not name.startswith(prefix)}
-    return inside | {name: one for name, one in others.items() if not _is_copy(name, one, inside)}
+    others = {name: tensor for name, tensor in state.items() if not name.startswith(prefix)}
+    return inside | {
+        name: tensor for name, tensor in others.items() if not _is_copy(name, tensor, inside)
+    }
 
 
 def _is_copy(name: str, tensor: Tensor, others: StateDict) -> bool:
@@ -75,8 +79,8 @@ def _is_copy(name: str, tensor: Tensor, others: StateDict) -> bool:
     return any(end in others and _equal(tensor, others[end]) for end in ends)
 
 
-def _equal(one: Tensor, other: Tensor) -> bool:
-    return one.shape == other.shape and torch.equal(one, other)
+def _equal(left: Tensor, right: Tensor) -> bool:
+    return left.shape == right.shape and torch.equal(left, right)
 
 
 def load_state(
@@ -163,8 +167,8 @@ def require_values(network: nn.Module) -> None:
     for key, tensor in network.state_dict().items():
         if is_lazy(tensor):
             raise ModelError(
-                f"the model's {key} has no size yet, for its layer is a lazy one that has seen no "
-                "image; show it one before it is handed in, or name the sizes"
+                f"the model's {key} has no size yet, for its layer is lazy and has seen no "
+                "image; show it an image before it is handed in, or name the sizes"
             )
         if isinstance(tensor, Tensor) and tensor.is_meta:
             raise ModelError(

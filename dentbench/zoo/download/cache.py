@@ -126,7 +126,7 @@ class _Job:
         self.reason: str | None = None
 
     def ready(self, *, set_aside: bool = False) -> bool:
-        """Whether the file is there and right; a wrong one may be set aside."""
+        """Return whether the file is there and right; a wrong file may be set aside."""
         if not self.destination.is_file():
             return False
         expected = self.record.expected(self.destination, self.known)
@@ -182,7 +182,7 @@ class _Job:
                 raise SourceError(f"an archive that cannot be opened ({error})") from error
 
     def _refusal(self, path: Path, *, checked: bool = False) -> str | None:
-        """Say why a complete file is not the one; ``checked`` spares one known by its hash."""
+        """Say why a complete file is wrong; ``checked`` spares a file known by its hash."""
         expected = self.record.expected(self.destination, self.known)
         reason = problem_with(path, expected)
         if reason is not None:

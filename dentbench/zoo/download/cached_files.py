@@ -57,13 +57,13 @@ def size_of(card: ModelCard | DatasetCard, folder: Path) -> int:
 
 def problems(card: ModelCard | DatasetCard, folder: Path) -> list[str]:
     """Return the faults of a card's cached files, by the published or recorded hashes."""
-    found = []
+    faults = []
     for relative in cached_paths(card):
         path = folder / relative
         if path.is_file():
             reason = problem_with(path, HashFile(folder).expected(path, _published(card, relative)))
-            found += [f"{path}: {reason}"] if reason is not None else []
-    return found
+            faults += [f"{path}: {reason}"] if reason is not None else []
+    return faults
 
 
 def _published(card: ModelCard | DatasetCard, relative: str) -> Expected:

@@ -68,17 +68,19 @@ def links(card: ModelCard | DatasetCard) -> tuple[str, ...]:
 
     Of Google Drive it is the page of the file.
     """
-    found: tuple[str, ...] = ()
+    addresses: tuple[str, ...] = ()
     if isinstance(card, DatasetCard):
-        found = (card.archive_url, card.parquet_url) if card.source == "download" else (card.url,)
+        addresses = (
+            (card.archive_url, card.parquet_url) if card.source == "download" else (card.url,)
+        )
     elif card.source == "robustbench":
-        found = card.weights
+        addresses = card.weights
     page = "https://drive.google.com/file/d/{}/view"
     drive = "gdrive:"
     return tuple(
-        page.format(one.removeprefix(drive)) if one.startswith(drive) else one
-        for one in found
-        if one
+        page.format(address.removeprefix(drive)) if address.startswith(drive) else address
+        for address in addresses
+        if address
     )
 
 
@@ -210,9 +212,9 @@ def take_member(member: str, path: Path) -> None:
             return
     taken = path.with_name(path.name + ".member")
     with tarfile.open(path) as archive:
-        found = archive.getmember(member)
-        content = archive.extractfile(found)
-        if content is None or found.size > LARGEST_MEMBER:
+        entry = archive.getmember(member)
+        content = archive.extractfile(entry)
+        if content is None or entry.size > LARGEST_MEMBER:
             raise tarfile.TarError(f"{member} in the archive is not a file of a sane size")
         with content, taken.open("wb") as file:
             shutil.copyfileobj(content, file)

@@ -1,4 +1,4 @@
-"""Moving bytes: one source to one ``.part`` file, resumed by range request, retried with backoff.
+"""Move bytes from a source to a ``.part`` file, resumed by range request, retried with backoff.
 
 A download is not trusted here; :mod:`dentbench.zoo.download.cache` verifies it. Standard
 library only, but for gdown, which is imported when Google Drive's direct address does not answer.

@@ -1,4 +1,4 @@
-"""Whether a file is the right one: its size, its hash, and the record of first downloads.
+"""Verify a file: its size, its hash, and the record of first downloads.
 
 Where nobody published a hash, the first complete download is recorded in ``hashes.json`` and later
 ones must equal it. Torch-free.
@@ -56,9 +56,9 @@ def problem_with(path: Path, expected: Expected) -> str | None:
         return f"it has {size:,} bytes instead of {expected.size:,}"
     for algorithm, known in (("sha256", expected.sha256), ("md5", expected.md5)):
         if known is not None:
-            found = file_hash(path, algorithm)
-            if found != known.lower():
-                return f"its {algorithm} is {found[:12]}..., not {known[:12].lower()}..."
+            actual = file_hash(path, algorithm)
+            if actual != known.lower():
+                return f"its {algorithm} is {actual[:12]}..., not {known[:12].lower()}..."
     return None
 
 
