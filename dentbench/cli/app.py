@@ -114,12 +114,16 @@ def _mend_surroundings() -> None:
 
 
 @contextlib.contextmanager
-def _written_out() -> Iterator[None]:
-    """Flush standard output, and report in a sentence where it takes no more."""
+def _written_out(arguments: Sequence[str]) -> Iterator[None]:
+    """Flush standard output, and report in a sentence where it takes no more.
+
+    The document of ``--json`` among the arguments has it to itself.
+    """
     json_output.clear()
     try:
         try:
-            yield
+            with json_output.alone(arguments):
+                yield
         finally:
             json_output.deliver()
             sys.stdout.flush()
@@ -151,7 +155,7 @@ def main() -> None:
     commands: Any = typer.main.get_command(app)
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
-        with _working_folder_last(), _written_out():
+        with _working_folder_last(), _written_out(arguments):
             code = max(_run(commands, chosen, arguments))
         sys.exit(code)
     except DentBenchError as error:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from pathlib import Path
@@ -33,7 +34,7 @@ def content(path: Path) -> bytes:
     Raises :class:`~dentbench.errors.SpecError` for a file that is missing or cannot be read.
     """
     try:
-        return path.read_bytes()
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except FileNotFoundError:
         raise SpecError(f"config file {path} is not there") from None
     except OSError as error:
@@ -139,7 +140,7 @@ def keep(path: Path, results: Path) -> None:
     text = content(path)
     folder = results / "configs"
     folder.mkdir(parents=True, exist_ok=True)
-    stem = "config" if is_stream(path) else path.stem
+    stem = "config" if is_stream(path) or str(path) == "-" else path.stem
     write_atomic(folder / f"{stem}-{hashlib.sha256(text).hexdigest()[:12]}.toml", text)
 
 

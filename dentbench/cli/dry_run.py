@@ -33,8 +33,6 @@ def show_estimates(
     ``gpu``: the kind of GPU to estimate times for; by default this machine. ``check``: what
     the specs of the first study must pass.
     """
-    from rich.console import Console
-
     from dentbench.attacks.catalogue import attack_label
     from dentbench.evaluation.progress.events import duration_text
     from dentbench.report.formats.terminal import print_table
@@ -64,7 +62,7 @@ def show_estimates(
         "Memory: what the tensors of a batch take at least, beside the model, from four images.",
         stub=3,
     )
-    print_table(table, Console())
+    print_table(table)
 
 
 def _estimated(

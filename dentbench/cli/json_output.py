@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
+
+RUNS: Final = ("evaluate", "ablate")
+"""The commands that hand in their output, and may run code of a user."""
 
 _parts: Final[dict[str, list[Any]]] = {}
 """The output of the runs so far, by name."""
@@ -30,6 +37,29 @@ def add(**parts: list[Any]) -> None:
     """Hand in a run's output, lists by name."""
     for name, values in parts.items():
         _parts.setdefault(name, []).extend(values)
+
+
+@contextlib.contextmanager
+def alone(arguments: Sequence[str]) -> Iterator[None]:
+    """Leave standard output to the document that a run hands in: all else goes to standard error.
+
+    So does what a user's code writes by another way than print, or processes that it starts.
+    """
+    stream, runs = sys.stdout, arguments[:1] and arguments[0] in RUNS
+    if not runs or "--json" not in arguments or stream is not sys.__stdout__ or stream is None:
+        yield
+        return
+    stream.flush()
+    kept = os.dup(stream.fileno())
+    with contextlib.suppress(OSError):  # where the error stream is closed
+        os.dup2(2, stream.fileno())
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            stream.flush()
+        os.dup2(kept, stream.fileno())
+        os.close(kept)
 
 
 def clear() -> None:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from dentbench.records.outcome import Record
     from dentbench.report.table import Table
 
+STANDARD_OUTPUT = Path("-")
+"""What ``--out`` is for standard output, as if it were left out."""
+
 TERMINAL_ROWS = 200
 """Rows that a terminal shows at most; the newest are kept."""
 
@@ -69,6 +72,7 @@ def report(
 
     dentbench report --compare old/results.csv new/results.csv
     """
+    out = None if out == STANDARD_OUTPUT else out
     chosen = format or (Format.MARKDOWN if bibtex else _default_format(out))
     _check(chosen, standalone=standalone, fragment=fragment, cite=cite)
     if bibtex:

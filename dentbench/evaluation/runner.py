@@ -85,6 +85,7 @@ class Evaluation:
         neither with the attack "none". A static spec is evaluated before defended specs when
         they are to be compared with it.
         """
+        results_csv.require_usable(self.options.results)
         self.stages.plan(specs, protocols)
         self._preflight.check(specs, protocols)
         if self.pristine.data is not None and any(map(self._will_be_judged_again, specs)):

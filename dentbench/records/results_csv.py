@@ -70,6 +70,24 @@ def append(results_dir: str | Path, record: Record) -> bool:
             return True
 
 
+def require_usable(results_dir: str | Path) -> None:
+    """Raise :class:`~dentbench.errors.StoreError` where :func:`append` would, before a long run.
+
+    Makes the folder if need be, and changes nothing in it.
+    """
+    path = Path(results_dir) / RESULTS_FILE
+    with explained("write", path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _locked(path):
+            whole, torn = _read_bytes(path)
+            if torn:
+                _check_torn(path, whole, torn)
+            if whole:
+                parse(path, whole).upgraded(path)
+            if path.exists():
+                path.open("ab").close()
+
+
 def read(results_dir: str | Path) -> list[Record]:
     """Return the records of the folder's results file, oldest first, types restored exactly.
 

@@ -94,4 +94,6 @@ def explained(action: str, path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         reason = error.strerror or str(error)
+        if isinstance(error, FileNotFoundError) and not path.parent.exists():
+            reason = f"there is no folder {path.parent}"
         raise StoreError(f"cannot {action} {path}: {reason}") from error

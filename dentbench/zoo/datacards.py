@@ -42,6 +42,7 @@ class DatasetCard:
     file_md5: str = ""
     archive_size: int = 0
     label_key: str = ""
+    count: int = 10_000
     parquet_url: str = ""
     head_sha256: str = ""
     corruptions: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
@@ -82,6 +83,7 @@ def _corrupted(number: str, name: str, classes: int, md5: str, size: int) -> Dat
 for _card in (
     DatasetCard(
         id="digits",
+        count=500,
         aliases=("uci-digits", "optdigits"),
         name="UCI digits (test)",
         shape=(1, 8, 8),
@@ -116,6 +118,7 @@ for _card in (
     ),
     DatasetCard(
         id="cifar10-sample",
+        count=20,
         aliases=("cifar-10-sample",),
         name="CIFAR-10 (first 20 test images)",
         shape=(3, 32, 32),
@@ -149,6 +152,7 @@ for _card in (
     _corrupted("3555552", "CIFAR-100-C", 100, "11f0ed0f1191edbf9fa23466ae6021d3", 2_918_473_216),
     DatasetCard(
         id="imagenet",
+        count=5_000,
         aliases=("imagenet-1k",),
         name="ImageNet (RobustBench's 5,000)",
         shape=(3, 224, 224),

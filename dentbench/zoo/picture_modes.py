@@ -6,6 +6,14 @@ from typing import Any, Final
 
 from dentbench.zoo.file_kinds import kind_of_bytes
 
+SUFFIXES: Final = frozenset(
+    {
+        *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe"),
+    }
+)
+"""How files of pictures end."""
+
 GRAY: Final = frozenset({"1", "L", "LA"})
 """The modes of PIL that have one channel of at most 8 bits, beside one of transparency."""
 

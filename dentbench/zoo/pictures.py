@@ -19,13 +19,7 @@ from dentbench.validation import suggestion
 from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
 from dentbench.zoo.file_kinds import HEAD
-
-SUFFIXES: Final = frozenset(
-    {
-        *(".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".jfif", ".jpe"),
-    }
-)
+from dentbench.zoo.picture_modes import SUFFIXES
 
 _NOT_READ: Final = frozenset(
     {

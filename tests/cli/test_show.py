@@ -72,10 +72,16 @@ def test_a_key_that_names_none_or_several(kept: Path, key: str, words: str) -> N
         keys.find(kept, key)
 
 
-def test_list_is_a_line_each_and_filters(dentbench: Run, kept: Path) -> None:
+def test_list_is_a_line_each_and_filters(
+    dentbench: Run, kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     code, out, _ = dentbench("list")
     assert code == 0 and "aa112233" in out and "ab998877" in out and "undecided" in out
-    assert max(map(len, out.splitlines())) <= 80
+    (line,) = (line for line in out.splitlines() if line.startswith("ab998877"))
+    assert "instance-wise dent, 6 steps" in line  # a pipe has room, and no name is folded
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, dentbench("list")[1].splitlines())) <= 80
+    monkeypatch.delenv("COLUMNS")
     assert "aa112233" not in dentbench("list", "undecided")[1]
     assert len(json.loads(dentbench("list", "--json")[1])) == 2
     code, _, err = dentbench("list", "nothing-like-it")

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import stat
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -65,6 +69,47 @@ def test_an_ending_that_names_no_format_is_refused(dentbench: Run, made: Path, n
     assert not (made / name).exists()
     assert dentbench("report", *CSV, "--out", name)[0] == 0
     assert (made / name).read_text() == dentbench("report", *CSV)[1]
+
+
+def test_a_dash_is_standard_output_and_input(
+    dentbench: Run, made: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = dentbench("report", *CSV)[1]
+    assert dentbench("report", *CSV, "--out", "-")[:2] == (0, expected)
+    assert not (made / "-").exists()
+    text = io.TextIOWrapper(io.BytesIO(b"examples = -3"))
+    monkeypatch.setattr("sys.stdin", text)
+    code, _, said = dentbench("evaluate", "--config", "-", "--mode", "static")
+    assert code == 2 and "examples is -3" in said
+
+
+def test_a_missing_folder_is_named(dentbench: Run, made: Path) -> None:
+    code, _, said = dentbench("report", *CSV, "--out", "gone/a.csv")
+    assert code == 2 and "cannot write gone/a.csv: there is no folder gone" in said
+
+
+ALONE = """
+import os, subprocess, sys
+from dentbench.cli import json_output
+with json_output.alone(sys.argv[1:]):
+    print("printed", flush=True)
+    os.write(1, b"written\\n")
+    subprocess.run(["echo", "by a process"])
+json_output.add(records=[1])
+json_output.deliver()
+"""
+
+
+@pytest.mark.parametrize("command", ["evaluate", "show"])
+def test_a_document_has_standard_output_to_itself(command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, command, "--json"], capture_output=True, text=True, check=True
+    )
+    if command == "evaluate":
+        assert json.loads(done.stdout) == {"records": [1]}
+    else:  # it prints its document itself
+        assert "printed" in done.stdout
+    assert ("by a process" in done.stderr) == (command == "evaluate")
 
 
 def test_home_is_expanded(dentbench: Run, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

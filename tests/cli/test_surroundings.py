@@ -107,3 +107,12 @@ def test_a_closed_standard_output_is_told(results: Path) -> None:
     done = command(">&-", results)
     assert "Traceback" not in done.stderr and "standard output is closed" in done.stderr
     assert done.returncode == 0 and (results / "results.csv").read_bytes() == before
+
+
+def test_a_results_file_that_takes_no_record_stops_the_run_first(
+    dentbench: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "r" / "results.csv").mkdir(parents=True)
+    code, _, said = dentbench("evaluate", "--examples", "2", "--mode", "static", "--results", "r")
+    assert code == 2 and "r/results.csv: Is a directory" in said
+    assert not (tmp_path / "r" / "runs").exists()  # not one image was attacked

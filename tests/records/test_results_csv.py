@@ -408,7 +408,7 @@ def test_write_atomic(tmp_path: Path) -> None:
     assert link.is_symlink() and target.read_bytes() == b"\x00new"
     assert target.stat().st_mode & 0o777 == 0o640
     assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "target"]
-    with pytest.raises(StoreError, match=r"cannot write .*: No such file or directory"):
+    with pytest.raises(StoreError, match=r"cannot write .*: there is no folder"):
         safe_files.write_atomic(tmp_path / "missing" / "file", "x")
 
 
@@ -518,3 +518,22 @@ def test_counts_that_cannot_be_are_told(
     with pytest.raises(StoreError, match=words):
         results_csv.read(tmp_path)
     assert path_in(tmp_path).read_bytes() == before
+
+
+def test_what_cannot_be_appended_to_is_refused_before_a_run(tmp_path: Path) -> None:
+    results_csv.require_usable(tmp_path / "new")
+    results_csv.append(tmp_path / "new", record(1))
+    results_csv.require_usable(tmp_path / "new")
+    file = tmp_path / "new" / "results.csv"
+    before = file.read_bytes()
+    for broken in (before.replace(b"schema", b"scheme", 1), b"a,b\n1,2\n"):
+        file.write_bytes(broken)
+        with pytest.raises(StoreError, match="left as it is"):
+            results_csv.require_usable(tmp_path / "new")
+        assert file.read_bytes() == broken
+    (tmp_path / "folder" / "results.csv").mkdir(parents=True)
+    with pytest.raises(StoreError, match="Is a directory"):
+        results_csv.require_usable(tmp_path / "folder")
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(StoreError, match=r"cannot write .*taken"):
+        results_csv.require_usable(tmp_path / "taken")

@@ -6,8 +6,10 @@ import json
 import shlex
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from dentbench.attacks.checks import Check, to_json
@@ -55,6 +57,25 @@ def test_too_few_images_are_more_images(make_record: Make) -> None:
     assert words[words.index("--examples") + 1] == "350" and words.count("--examples") == 1
     assert words[words.index("--seed") + 1] == "7" and "--batch-size" not in words
     assert words[words.index("--model") + 1] == "Carmon2019Unlabeled"
+
+
+@pytest.mark.parametrize(("there", "said"), [(200, "--examples 195"), (25, "take more images")])
+def test_no_more_images_are_asked_for_than_there_are(
+    make_record: Make, tmp_path: Path, there: int, said: str
+) -> None:
+    """Of 20 images from number 5 on 350 would decide, of a file of 200, or 25."""
+    np.savez(tmp_path / "d.npz", images=np.zeros((there, 1, 1, 1)), labels=np.arange(there))
+    own = {
+        "model": "m.pt",
+        "dataset": "d",
+        "first": 5,
+        "source": json.dumps({"model": "m.pt", "data": str(tmp_path / "d.npz")}),
+    }
+    static, defended = pair(make_record, 10, {"published": 14, "transfer": 11}, 2, 1, 20, **own)
+    step = next_step(verdict(static, defended), defended)
+    assert said in step and ("dentbench" in step) == (there == 200)
+    if there == 25:
+        assert step == "Next: take more images of that kind, for d has 25"
 
 
 def test_a_short_attack_is_the_whole_one(make_record: Make) -> None:

@@ -54,16 +54,20 @@ _HALVES: Final = ((0.5,), (0.5,))
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change that raises natural accuracy, and how many of ``of`` images are right with it."""
+    """A change that raises natural accuracy, and how many of ``of`` images are right with it.
+
+    ``fitted``: whether it was fitted to these images, as an order of the classes is.
+    """
 
     words: str
     correct: int
     of: int
+    fitted: bool = False
 
     @property
     def is_clear(self) -> bool:
         """Whether most images are right with it, of so many that this is not by luck."""
-        return wilson(self.correct, self.of)[0] > MOST
+        return not self.fitted and wilson(self.correct, self.of)[0] > MOST
 
     @property
     def sentence(self) -> str:
@@ -131,9 +135,9 @@ def _of_labels(predicted: Tensor, labels: Tensor, classes: int) -> Iterator[Reme
     several = len(order) > 1 and correct > max(shifts.values(), default=0)
     if several and correct >= ONE_TO_ONE * count and any(a != b for a, b in order.items()):
         text = "with the classes in another order"
-        yield Remedy(
-            f"{text} (the model's class 0 is label {order.get(0, '?')}, ...)", correct, count
-        )
+        first = order.get(0, "?")
+        words = f"{text} (the model's class 0 is label {first}, ...)"
+        yield Remedy(words, correct, count, fitted=True)
 
 
 def _of_images(classify: Classifier, images: Tensor, labels: Tensor) -> Iterator[Remedy]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,8 +29,14 @@ def print_table(table: Table, console: Console | None = None, limit: int | None 
 
     ``limit``: show only the last so many rows and say so.
     """
-    console = console or Console()
+    console = _with_room(console or Console())
     console.print(to_rich(table, min(console.width, 2 * WIDTH), limit))
+
+
+def _with_room(console: Console) -> Console:
+    """Return a console, wide where it is a pipe or file on standard output: that has no width."""
+    known = console.is_terminal or "COLUMNS" in os.environ or console.file is not sys.stdout
+    return console if known else Console(width=2 * WIDTH)
 
 
 def print_line(text: str, console: Console, style: str = "") -> None:
@@ -57,7 +65,7 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
         table = replace(table, rows=table.rows[-limit:])
     parts: list[RenderableType] = [Text(printable(table.title), style="bold")]
     if table.caption:
-        parts.append(Text(printable(table.caption), style="dim"))
+        parts.append(Text(_filled(printable(table.caption), width), style="dim"))
     widths = _widths(table, width)
     for number, (stub, rows) in enumerate(table.groups()):
         if stub:
@@ -73,8 +81,16 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
             parts.append(_grid(table, rows, widths, show_header=number == 0))
     marked = [f"[{mark}] {printable(note)}" for note, mark in table.footnotes.items()]
     parts.extend([Text("")] if marked or notes else [])
-    parts.extend(Text(line, style="dim") for line in (*marked, *map(printable, notes)))
+    lines = (*marked, *map(printable, notes))
+    parts.extend(Text(_filled(line, width), style="dim") for line in lines)
     return Group(*parts)
+
+
+def _filled(sentence: str, width: int) -> str:
+    """Return a sentence beside a wide table in lines that are read easily; rich breaks others."""
+    if width <= WIDTH:
+        return sentence
+    return textwrap.fill(sentence, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def _shown(cell: Cell, table: Table) -> str:
