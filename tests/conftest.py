@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
+os.environ["OMP_WAIT_POLICY"] = "passive"  # where there are two, none spins on a busy core
 os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
 
 FEW = {

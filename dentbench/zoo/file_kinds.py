@@ -81,10 +81,11 @@ def is_safetensors(path: Path) -> bool:
 
 
 def _zip_kind(path: Path) -> str:
-    if not zipfile.is_zipfile(path):
-        return "a zip archive that is cut off; fetch the file again"
-    with zipfile.ZipFile(path) as archive:
-        names = archive.namelist()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile:
+        return "a zip archive that is cut off or damaged; fetch the file again"
     if any("/code/" in name or name.startswith("code/") for name in names):
         return "a TorchScript archive"
     if names and all(name.endswith(".npy") for name in names):

@@ -39,18 +39,16 @@ def same(ours: BatchOutcome, theirs: BatchOutcome) -> bool:
 @pytest.mark.parametrize(
     ("mode", "norm", "cascaded"),
     [
-        ("alone", "Linf", True),
         ("alone", "L2", False),
         ("shot", "L2", True),
         ("batch", "Linf", True),
-        ("batch", "L2", False),
     ],
 )
 def test_every_protocol_runs_stays_in_the_ball_and_within_its_cost(
     mode: str, norm: str, cascaded: bool, tmp_path: Path
 ) -> None:
     spec = spec_of(
-        6, MODES[mode], norm=norm, eps=EPS[norm], iterations=3, cascade=cascaded, queries=4, batch=4
+        3, MODES[mode], norm=norm, eps=EPS[norm], iterations=3, cascade=cascaded, queries=4, batch=2
     )
     evaluation = evaluation_of(spec, tmp_path, keep=True)
     names = usable(spec)
@@ -62,10 +60,10 @@ def test_every_protocol_runs_stays_in_the_ball_and_within_its_cost(
         outcomes = evaluation.outcomes(spec, name)
         points = torch.cat([torch.from_numpy(folder.load_points(name, u)) for u in (0, 1)])
         assert threat.contains(points, images).all()
-        assert [len(outcome.correct) for outcome in outcomes] == [4, 2]
+        assert [len(outcome.correct) for outcome in outcomes] == [2, 1]
         bound = stage_passes(spec, name, evaluation.worker.classes)
-        assert sum(o.forwards for o in outcomes) <= bound.forwards * 6
-        assert sum(o.backwards for o in outcomes) <= bound.backwards * 6
+        assert sum(o.forwards for o in outcomes) <= bound.forwards * 3
+        assert sum(o.backwards for o in outcomes) <= bound.backwards * 3
         for outcome in outcomes:
             for right, judged, by in zip(
                 outcome.correct, outcome.judged, outcome.broken_by, strict=True
@@ -77,13 +75,13 @@ def test_every_protocol_runs_stays_in_the_ball_and_within_its_cost(
 @pytest.mark.parametrize("mode", list(MODES))
 def test_where_nobody_is_broken_the_cost_is_the_bound(mode: str, tmp_path: Path) -> None:
     """Gradient views cost to the letter what the dry run says, for images that survive."""
-    spec = spec_of(4, MODES[mode], eps=Fraction(1, 10**6), iterations=3, batch=4, queries=5)
+    spec = spec_of(2, MODES[mode], eps=Fraction(1, 10**6), iterations=3, batch=2, queries=5)
     evaluation = evaluation_of(spec, tmp_path)
     for name in usable(spec):
         (outcome,) = evaluation.outcomes(spec, name)
         assert all(outcome.correct) or name == "batch-mates"
         bound = stage_passes(spec, name, evaluation.worker.classes)
-        found = (outcome.forwards / 4, outcome.backwards / 4)
+        found = (outcome.forwards / 2, outcome.backwards / 2)
         if name in ("batch-mates", "fpa", "gmsa-avg", "gmsa-min"):  # shares and refreshes vary
             assert found[0] <= bound.forwards and found[1] <= bound.backwards
             assert found[0] >= 0.5 * bound.forwards
@@ -128,11 +126,11 @@ def test_the_points_of_settled_images_are_handed_on(tmp_path: Path) -> None:
 
 
 def test_what_is_asked_for_does_not_change_what_is_found(tmp_path: Path) -> None:
-    spec = spec_of(8, SEPARABLE, iterations=4)
+    spec = spec_of(4, SEPARABLE, iterations=3)
     together = evaluation_of(spec, tmp_path / "together")
     for name in usable(spec):
         together.outcomes(spec, name)
-    for name in ("gmsa-min", "scores", "decision", "surrogate"):
+    for name in ("gmsa-min", "scores", "decision"):
         alone = evaluation_of(spec, tmp_path / name)
         (ours,), (theirs,) = alone.outcomes(spec, name), together.outcomes(spec, name)
         assert same(ours, theirs)
@@ -241,14 +239,14 @@ def test_the_verdict_costs_at_most_half_of_published(defense: DentSpec) -> None:
 def test_and_so_it_is_counted(tmp_path: Path) -> None:
     """AutoAttack standard at a fifth of its iterations and queries, with three steps."""
     spec = spec_of(
-        4,
+        2,
         replace(SEPARABLE, steps=3),
         attack="standard",
         eps=Fraction(1, 200),
         iterations=20,
         queries=1000,
         targets=9,
-        batch=4,
+        batch=2,
     )
     evaluation = evaluation_of(spec, tmp_path, classes=10)
     spent = {

@@ -29,6 +29,9 @@ DEFENSES = {
     "instance": DentSpec(steps=2, lr=0.05),
     "batch": DentSpec(mode="batch", steps=2, lr=0.05),
 }
+FOUR = 4
+"""A batch, and one of a single image."""
+
 WITHOUT_STATE = {"poisoned-stream"}
 """What skips a defense that carries nothing from batch to batch."""
 
@@ -42,11 +45,11 @@ def specs_of(mode: str) -> list[EvalSpec]:
         "attack": AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1),
         "protocols": ProtocolSpec(rounds=2, queries=5, fractions=(0.4,)),
     }
-    return [spec_of(None, **short), spec_of(DEFENSES[mode], **short)]
+    return [spec_of(None, FOUR, **short), spec_of(DEFENSES[mode], FOUR, **short)]
 
 
 def evaluated(results: Path, mode: str) -> list[Record]:
-    evaluation = Evaluation(subject(), RunOptions(results=results))
+    evaluation = Evaluation(subject(FOUR), RunOptions(results=results))
     return evaluation.run(specs_of(mode), tuple(PROTOCOLS))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +24,7 @@ from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.workers.worker import Task
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
-from dentbench.records.outcome import NATURAL
+from dentbench.records.outcome import NATURAL, Record
 from dentbench.report.formats.render import render
 from dentbench.report.tables.records import all_records
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ProtocolSpec
@@ -41,22 +42,26 @@ FEW = ("published", "transfer", "warm")
 """Under every protocol a run is killed elsewhere, and in the long forms."""
 
 
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
+    """A static and a defended record of a run."""
+    return evaluated(tmp_path_factory.mktemp("run"), protocols=FEW)
+
+
 def test_killed_at_random_instants(tmp_path: Path) -> None:
     assert kills.soak(tmp_path, 10, names=FEW)["instants killed"] == 10
 
 
-def test_rows_of_many_writers_are_whole(tmp_path: Path) -> None:
-    record = evaluated(tmp_path / "one")[1]
-    assert rows.soak(tmp_path / "rows", record, 4, 20)["rows written"] == 80
+def test_rows_of_many_writers_are_whole(tmp_path: Path, records: list[Record]) -> None:
+    assert rows.soak(tmp_path / "rows", records[1], 4, 20)["rows written"] == 80
 
 
 def test_a_disk_that_fills_up(tmp_path: Path) -> None:
     assert disk.soak(tmp_path, (8, 32), FEW)["runs that filled one"] == 2
 
 
-def test_generated_malformed_input(tmp_path: Path) -> None:
-    record = evaluated(tmp_path / "one")[1]
-    assert sum(fuzz.soak(tmp_path / "fuzz", 30, record).values()) >= 200
+def test_generated_malformed_input(tmp_path: Path, records: list[Record]) -> None:
+    assert sum(fuzz.soak(tmp_path / "fuzz", 30, records[1]).values()) >= 200
 
 
 # --- shapes ---------------------------------------------------------------------------------------
@@ -75,7 +80,13 @@ def network(shape: tuple[int, int, int], classes: int) -> nn.Module:
 
 
 def attack_all(
-    results: Path, shape: tuple[int, int, int], classes: int, images: int, batch: int, attack: str
+    results: Path,
+    shape: tuple[int, int, int],
+    classes: int,
+    images: int,
+    batch: int,
+    attack: str,
+    defenses: Sequence[DentSpec],
 ) -> None:
     model, x = network(shape, classes), torch.rand(images, *shape)
     with torch.no_grad():
@@ -84,28 +95,34 @@ def attack_all(
     chosen = replace(ATTACK, name=attack, **budget)
     static = spec_of(None, images, batches=BatchPlan(size=batch), attack=chosen)
     subject = RunInputs(network=model, images=x, labels=y)
-    specs = [static, *(replace(static, defense=one) for one in (DentSpec(), SEPARABLE, COUPLED))]
+    specs = [static, *(replace(static, defense=one) for one in defenses)]
     evaluation = Evaluation(subject, RunOptions(results=results))
     for record in evaluation.run(specs, ("published", "transfer", "surrogate")):
         assert 0 <= record.robust_correct <= record.natural_correct <= record.n == images
 
 
 @pytest.mark.parametrize(
-    ("shape", "classes", "images", "batch", "attack"),
+    ("shape", "classes", "images", "batch", "attack", "defenses"),
     [
-        ((3, 8, 8), 2, 5, 4, "quick"),  # and a last batch of one image
-        ((3, 8, 8), 3, 4, 4, "quick"),
-        ((3, 8, 8), 10, 3, 1, "quick"),  # batches of one image
-        ((3, 8, 8), 1000, 4, 2, "quick"),
-        ((3, 8, 8), 1000, 2, 2, "standard"),
-        ((1, 8, 8), 10, 4, 2, "standard"),  # one channel
-        ((3, 224, 224), 5, 2, 2, "quick"),
+        ((3, 8, 8), 2, 5, 4, "quick", (DentSpec(), COUPLED)),  # and a last batch of one image
+        ((3, 8, 8), 3, 4, 4, "quick", (DentSpec(), SEPARABLE, COUPLED)),
+        ((3, 8, 8), 10, 2, 1, "quick", (SEPARABLE, COUPLED)),  # batches of one image
+        ((3, 8, 8), 1000, 4, 2, "quick", (COUPLED,)),
+        ((3, 8, 8), 1000, 2, 2, "standard", (SEPARABLE,)),
+        ((1, 8, 8), 10, 4, 2, "standard", (COUPLED,)),  # one channel
+        ((3, 224, 224), 5, 2, 2, "quick", (SEPARABLE,)),
     ],
 )
 def test_networks_of_many_shapes_are_evaluated(
-    tmp_path: Path, shape: tuple[int, int, int], classes: int, images: int, batch: int, attack: str
+    tmp_path: Path,
+    shape: tuple[int, int, int],
+    classes: int,
+    images: int,
+    batch: int,
+    attack: str,
+    defenses: Sequence[DentSpec],
 ) -> None:
-    attack_all(tmp_path, shape, classes, images, batch, attack)
+    attack_all(tmp_path, shape, classes, images, batch, attack, defenses)
 
 
 @pytest.mark.parametrize(("classes", "attack"), [(1, "quick"), (1, "standard"), (2, "standard")])
@@ -113,7 +130,7 @@ def test_too_few_classes_are_evaluated_or_refused_in_words(
     tmp_path: Path, classes: int, attack: str
 ) -> None:
     try:
-        attack_all(tmp_path, (3, 8, 8), classes, 3, 3, attack)
+        attack_all(tmp_path, (3, 8, 8), classes, 3, 3, attack, (SEPARABLE, COUPLED))
     except DentBenchError as error:
         assert f"{classes} class" in str(error)
     else:
@@ -131,13 +148,17 @@ def test_at_eps_0_robust_is_natural_accuracy(tmp_path: Path, defense: DentSpec |
 # --- independence and determinism -----------------------------------------------------------------
 
 
+FOUR = 4
+"""A batch, and one of a single image."""
+
+
 def all_specs() -> list[EvalSpec]:
     short = ProtocolSpec(rounds=1, queries=10)
-    return [spec_of(one, protocols=short) for one in (None, SEPARABLE, COUPLED)]
+    return [spec_of(one, FOUR, protocols=short) for one in (None, SEPARABLE, COUPLED)]
 
 
 def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
-    evaluation = Evaluation(subject(), RunOptions(results=tmp_path))
+    evaluation = Evaluation(subject(FOUR), RunOptions(results=tmp_path))
 
     def done(task: Task) -> tuple[object, ...]:
         outcome, points = evaluation.worker.carry_out(replace(task, keep=True))
@@ -146,7 +167,7 @@ def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
 
     for spec in all_specs():
         for stage in (NATURAL, "published"):
-            tasks = [evaluation.stages._task(spec, stage, unit) for unit in range(3)]
+            tasks = [evaluation.stages._task(spec, stage, unit) for unit in range(2)]
             forth = {task.unit: done(task) for task in tasks}
             assert forth == {task.unit: done(task) for task in reversed(tasks)}
             evaluation.outcomes(spec, stage)
@@ -154,7 +175,7 @@ def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
 
 def test_the_same_specs_again_give_the_same_bits_and_leave_the_model(tmp_path: Path) -> None:
     evaluated(tmp_path / "one", all_specs(), protocols=tuple(PROTOCOLS))
-    given = subject()
+    given = subject(FOUR)
     before = weights_sha256(given.network)
     Evaluation(given, RunOptions(results=tmp_path / "two")).run(all_specs(), tuple(PROTOCOLS))
     assert weights_sha256(given.network) == before == weights_sha256(subject().network)
@@ -172,7 +193,7 @@ def test_one_and_two_threads_agree(tmp_path: Path) -> None:
     try:
         for number in (1, 2):
             torch.set_num_threads(number)
-            evaluated(tmp_path / str(number), specs, save_adversarial=True)
+            evaluated(tmp_path / str(number), specs, protocols=FEW, save_adversarial=True)
     finally:
         torch.set_num_threads(threads)
     one, two = outcomes(tmp_path / "1"), outcomes(tmp_path / "2")
@@ -243,7 +264,7 @@ def test_nothing_is_written_but_in_the_results_folder(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "dentbench", "evaluate", "--results", str(results)]
     command += ["--data", "data.npz", "--data-name", "../../../etc/passwd", "--force"]
     command += ["--attack", "apgd-ce", "--iterations", "1", "--eps", "0.1", "--norm", "Linf"]
-    command += ["--steps", "1"]
+    command += ["--steps", "1", "--examples", "2", "--protocol", "published"]
     environment = {**os.environ, "HOME": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), environment.get("PYTHONPATH", "")])
     environment.pop("XDG_CACHE_HOME", None)
@@ -281,10 +302,16 @@ def test_nothing_is_written_but_in_the_results_folder(tmp_path: Path) -> None:
     ],
 )
 def test_what_users_named_is_escaped_in_every_format(
-    tmp_path: Path, name: str, markdown: str, latex: str, html: str, csv: str
+    tmp_path: Path,
+    records: list[Record],
+    name: str,
+    markdown: str,
+    latex: str,
+    html: str,
+    csv: str,
 ) -> None:
-    records = [replace(record, model=name) for record in evaluated(tmp_path)]
-    table = all_records(records, None)
+    named = [replace(record, model=name) for record in records]
+    table = all_records(named, None)
     for kind, expected in {"markdown": markdown, "latex": latex, "html": html, "csv": csv}.items():
         text = render(table, kind).replace(r"\allowbreak{}", "")
         assert expected in text, (kind, text)
@@ -292,7 +319,7 @@ def test_what_users_named_is_escaped_in_every_format(
             assert r"\input{" not in text
         if kind in ("markdown", "html"):
             assert "<script" not in text
-    assert [row.model for row in _stored(tmp_path / "named", records)] == [name] * len(records)
+    assert [row.model for row in _stored(tmp_path / "named", named)] == [name] * len(named)
 
 
 def _stored(results: Path, records: list[Any]) -> list[Any]:

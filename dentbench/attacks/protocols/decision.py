@@ -82,7 +82,7 @@ class Rays:
         self.clean = context.images[rows]
         self.first = [self._unit(ray[rows]) for ray in self.first_rays()]
         self.direction = self.trial = self.first[0]
-        self.far = 1.0 if self.threat.norm == "Linf" else math.sqrt(self.clean[0].numel())
+        self.far = 1.0 if self.threat.norm == "Linf" else math.sqrt(context.images[0].numel())
         self.radius = self.clean.new_full((len(rows),), self.far)
         self.low, self.high = torch.zeros_like(self.radius), self.radius
         self.phase = torch.full_like(rows, TEST)
@@ -241,7 +241,7 @@ class HopSkipJump(Rays):
 
     def tolerance(self) -> Tensor:
         """Return how near to the boundary (n,) a search ends."""
-        return self.radius / (20.0 * math.sqrt(self.clean[0].numel()))
+        return self.radius / (20.0 * math.sqrt(self.context.images[0].numel()))
 
     def ask(self) -> Tensor:
         """Return the points to ask about next: probes around those whose normal is sought."""

@@ -18,6 +18,7 @@ from multiprocessing.connection import Connection, Pipe
 from typing import Any, Final, TypeAlias, TypeVar
 
 from dentbench.errors import WorkerError
+from dentbench.evaluation.workers.process_pool import LOADED_LATE
 
 Answer = TypeVar("Answer")
 
@@ -33,7 +34,11 @@ _CODE: Final = (
     "fork_server.serve(*{handles!r}, {preloaded!r})"
 )
 
-_LOADED: Final = ("dentbench.evaluation.fresh_judgement.judge", "dentbench.defenses.user_defined")
+_LOADED: Final = (
+    "dentbench.evaluation.fresh_judgement.judge",
+    "dentbench.defenses.user_defined",
+    LOADED_LATE,
+)
 """Modules that the server loads, so that forks need not."""
 
 

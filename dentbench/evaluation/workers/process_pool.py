@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 RETRIES: Final = 3
 """How often work goes on after a worker process has died."""
 
+LOADED_LATE: Final = "torch.fx.experimental.symbolic_shapes"
+"""Torch loads it, in a second, at dent's first step: what forks others does so before."""
+
 AHEAD: Final = 2
 """Tasks per worker that are handed out at a time: the next is there when a task is done."""
 
@@ -205,7 +208,7 @@ def _context(devices: Sequence[str]) -> Any:
     if os.getpid() != _HOME or any(device != "cpu" for device in devices):
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["dentbench.evaluation.workers.worker"])
+    context.set_forkserver_preload(["dentbench.evaluation.workers.worker", LOADED_LATE])
     return context
 
 

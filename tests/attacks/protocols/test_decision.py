@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -109,6 +110,16 @@ def test_earlier_points_show_the_way(norm: str) -> None:
     warm = task(OneHot(model), norm, eps, 12, SEPARABLE, starts=(start,))
     truth = int(model.robust(cold.images, cold.labels, norm, float(eps)).sum())
     assert robust_under("decision", warm) <= truth + 1 < robust_under("decision", cold)
+
+
+@pytest.mark.parametrize("norm", ["Linf", "L2"])
+def test_where_every_image_is_broken_already_nothing_is_asked(norm: str) -> None:
+    counter = CallCounter()
+    context = task(CountedNetwork(OneHot(Linear()), counter), norm, Fraction(1, 80), 12)
+    settled = replace(context, natural=torch.zeros(COUNT, dtype=torch.bool))
+    before = counter.forwards
+    assert not run("decision", settled).robust.any()
+    assert counter.forwards - before <= COUNT
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
