@@ -91,10 +91,16 @@ def identified(
 
 
 def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
-    """Return what a factory makes, always of the same random numbers: every process makes one."""
+    """Return what a factory makes, always of the same random numbers: every process makes one.
+
+    It is given a network of its own, whose parameters it may follow gradients to.
+    """
     try:
         with contained(), _same_random_numbers():
-            return factory(copy.deepcopy(network), **dict(spec.settings))
+            own = copy.deepcopy(network)
+            for parameter in own.parameters():
+                parameter.requires_grad_(parameter.is_floating_point())
+            return factory(own, **dict(spec.settings))
     except Exception as error:  # whatever a factory of one's own raises
         raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
 
@@ -129,7 +135,8 @@ class Own:
 
     It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
     ``adapt`` and ``predict`` is their composition, whatever else calling it would do. Where
-    its answers do not lead back to the images their gradient is zero.
+    its answers do not lead back to the images their gradient is zero. What it is handed are
+    copies of images, which it may change.
     """
 
     def __init__(self, name: str, inner: Any, classes: int) -> None:
@@ -156,9 +163,9 @@ class Own:
         whole = gradient_path(self._answer, images)
         if not self._composed:
             return whole, whole
-        adaptation = self._inner.adapt(images)
+        adaptation = self._inner.adapt(images.clone())
         return whole, gradient_path(
-            lambda x: self._checked(x, self._inner.predict(x, adaptation)), images
+            lambda x: self._checked(x, self._inner.predict(x.clone(), adaptation)), images
         )
 
     def adopt_path(self, paths: tuple[Path, Path]) -> None:
@@ -168,8 +175,9 @@ class Own:
     def _answer(self, x: Tensor) -> Tensor:
         with _told(self._name, x):
             if self._composed:
-                return self._checked(x, self._inner.predict(x, self._inner.adapt(x)))
-            return self._checked(x, self._inner(x))
+                adaptation = self._inner.adapt(x.clone())
+                return self._checked(x, self._inner.predict(x.clone(), adaptation))
+            return self._checked(x, self._inner(x.clone()))
 
     def __getattr__(self, name: str) -> Any:
         if name in _PARTS and self._composed:
@@ -187,18 +195,18 @@ class Own:
 
         def refused(x: Tensor, *args: Any, **kwargs: Any) -> Any:
             with _told(f"{self._name} ({name})", x):
-                return part(x, *args, **kwargs)
+                return part(x.clone(), *args, **kwargs)
 
         return refused
 
     def _surrogate(self, x: Tensor) -> Tensor:
         with _told(self._name, x):
-            return self._checked(x, self._inner.surrogate(x))
+            return self._checked(x, self._inner.surrogate(x.clone()))
 
     def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
         def forward(x: Tensor) -> Tensor:
             with _told(self._name, x):
-                return self._checked(x, self._inner.predict(x, adaptation))
+                return self._checked(x, self._inner.predict(x.clone(), adaptation))
 
         return attackable(forward, x, self._part)
 
@@ -210,6 +218,10 @@ class Own:
             raise ModelError(
                 f"defense {self._name} answered {len(x)} images with {actual}, not with logits of "
                 f"shape {shape}"
+            )
+        if logits.is_complex():
+            raise ModelError(
+                f"defense {self._name} answered with numbers of type {logits.dtype}, not with logits"
             )
         finite = torch.isfinite(logits).all(1)
         if not finite.all():
@@ -241,8 +253,14 @@ def _told(name: str, images: Tensor) -> Iterator[None]:
 
     ``images``: those that it was shown.
     """
+    enabled = torch.is_grad_enabled()
     try:
         yield
+        if torch.is_grad_enabled() != enabled:
+            raise ModelError(
+                f"defense {name} switches gradients off, or on, and leaves them so; write a "
+                "block, with torch.no_grad(), in place of torch.set_grad_enabled"
+            )
     except DentBenchError:
         raise
     except Exception as error:  # whatever a defense of one's own raises
@@ -252,6 +270,9 @@ def _told(name: str, images: Tensor) -> Iterator[None]:
         raise ModelError(
             f"defense {name} fails on images of shape {shape}: {_reason(error)}"
         ) from error
+    finally:
+        if torch.is_grad_enabled() != enabled:
+            torch.set_grad_enabled(enabled)
 
 
 def _reason(error: Exception) -> str:

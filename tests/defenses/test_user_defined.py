@@ -328,3 +328,65 @@ def test_a_defense_is_made_of_the_same_random_numbers() -> None:
     torch.testing.assert_close(one.directions, other.directions, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert identified(spec, tiny_network(), Drawn) == spec  # the time says nothing of it
+
+
+class Darkens(Shrunk):
+    """Changes the images that it is shown."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            x.mul_(self.by)
+        logits: Tensor = self.network(x)
+        return logits
+
+
+class Switches(Shrunk):
+    """Switches gradients off for everybody."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.set_grad_enabled(False)
+        return super().forward(x)
+
+
+class TentByHand(Shrunk):
+    """Takes a step on the scales and shifts for every batch, and takes it back."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        layers = [one for one in self.network.modules() if isinstance(one, nn.BatchNorm2d)]
+        parameters = [part for layer in layers for part in layer.parameters()]
+        before = [part.detach().clone() for part in parameters]
+        with torch.enable_grad():
+            chances = self.network(x.detach()).softmax(1)
+            loss = -(chances * chances.log()).sum(1).mean()
+            steps = torch.autograd.grad(loss, parameters)
+        with torch.no_grad():
+            for part, step in zip(parameters, steps, strict=True):
+                part -= self.by * step
+            logits: Tensor = self.network(x)
+            for part, former in zip(parameters, before, strict=True):
+                part.copy_(former)
+        return logits
+
+
+def test_a_defense_may_follow_gradients_to_the_network_s_parameters() -> None:
+    network, spec = tiny_network(), spec_of_object(TentByHand)
+    ours = build(spec, tiny_network().requires_grad_(False), IMAGES, {spec: TentByHand})(IMAGES)
+    torch.testing.assert_close(ours, TentByHand(network)(IMAGES))
+    assert not torch.allclose(ours, network(IMAGES))
+
+
+def test_images_are_kept_from_a_defense_that_changes_them() -> None:
+    network, shown = tiny_network(), IMAGES.clone()
+    darkens, shrunk = (
+        build(spec_of_object(kind), network, IMAGES, {spec_of_object(kind): kind})
+        for kind in (Darkens, Shrunk)
+    )
+    leaf = shown.requires_grad_()
+    torch.testing.assert_close(darkens(leaf), shrunk(leaf))
+    assert torch.equal(leaf, IMAGES)
+
+
+def test_gradients_switched_off_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="Switches switches gradients off, or on"):
+        run(Switches, tmp_path)
+    assert torch.is_grad_enabled()

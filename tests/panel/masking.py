@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -164,6 +166,29 @@ class Shattered(Around):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x + 0.001 * torch.sin(1e5 * x))
+        return logits
+
+
+class _TurnedOffTheGrid(torch.autograd.Function):
+    """The identity, whose gradient is right on the grid of natural images and reversed elsewhere."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
+        ctx.save_for_backward(off[:, None, None, None])
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (off,) = ctx.saved_tensors
+        return torch.where(off, -gradient, gradient)
+
+
+class ReversedOffTheGrid(Around):
+    """Its gradient is right at natural images, where it is looked at, and wrong on the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(_TurnedOffTheGrid.apply(x))
         return logits
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.panel.memory import Around
-from tests.panel.subjects import reach_of, smooth
+from tests.panel.subjects import STEP, reach_of, smooth
 
 
 class Noisy(Around):
@@ -16,6 +19,24 @@ class Noisy(Around):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x + 0.05 * torch.randn_like(x))
         return logits
+
+
+class NoisyByNumPy(Around):
+    """Adds noise to its logits that NumPy and Python draw: on average nothing is gained."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        noise = np.random.randn(*logits.shape) + random.gauss(0, 1)
+        return logits + 0.05 * torch.from_numpy(noise).to(logits)
+
+
+class NoiseOffTheGrid(Around):
+    """Adds much noise, but to no image on the grid of natural images and of corners of the ball."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
+        logits: Tensor = self.network(x)
+        return logits + 3 * off[:, None] * torch.randn_like(logits)
 
 
 class RobustOneInTen(Around):
