@@ -221,7 +221,7 @@ class Own:
             )
         if logits.is_complex():
             raise ModelError(
-                f"defense {self._name} answered with numbers of type {logits.dtype}, not with logits"
+                f"defense {self._name} answered with numbers of type {logits.dtype}, not logits"
             )
         finite = torch.isfinite(logits).all(1)
         if not finite.all():

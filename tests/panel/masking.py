@@ -170,7 +170,7 @@ class Shattered(Around):
 
 
 class _TurnedOffTheGrid(torch.autograd.Function):
-    """The identity, whose gradient is right on the grid of natural images and reversed elsewhere."""
+    """The identity, its gradient right on the grid of natural images and reversed elsewhere."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

@@ -216,6 +216,13 @@ MASKING: Final = (
         broken_by=frozenset({"transfer", "surrogate"}),
     ),
     Plant(
+        defense=masking.ReversedOffTheGrid,
+        truth="none",
+        robust=as_static(48),
+        broken_by=frozenset({"transfer"}),
+        setting=DEAR,
+    ),
+    Plant(
         defense=masking.Reversed,
         truth="none",
         robust=STATIC,
@@ -249,6 +256,19 @@ TELLING: Final = (
 RANDOM: Final = (
     Plant(
         defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"}), setting=DEAR
+    ),
+    Plant(
+        defense=random_answers.NoisyByNumPy,
+        truth="none",
+        fails=frozenset({"repeatable"}),
+        honest=True,
+        setting=DEAR,
+    ),
+    Plant(
+        defense=random_answers.NoiseOffTheGrid,
+        truth="none",
+        fails=frozenset({"repeatable"}),
+        setting=DEAR,
     ),
     Plant(
         defense=random_answers.RobustOneInTen,
