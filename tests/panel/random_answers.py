@@ -31,7 +31,10 @@ class NoisyByNumPy(Around):
 
 
 class NoiseOffTheGrid(Around):
-    """Adds much noise, but to no image on the grid of natural images and of corners of the ball."""
+    """Adds much noise, but to no image on the grid of natural images and of corners of the ball.
+
+    An attacker who leaves the grid makes it guess.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3

@@ -266,7 +266,7 @@ RANDOM: Final = (
     ),
     Plant(
         defense=random_answers.NoiseOffTheGrid,
-        truth="none",
+        truth="less",
         fails=frozenset({"repeatable"}),
         setting=DEAR,
     ),
