@@ -64,10 +64,10 @@ def official(
 @pytest.mark.parametrize(
     ("version", "norm", "batch_size", "coupled"),
     [
-        *(("standard", norm, 12, False) for norm in NORMS),
-        *(("standard", norm, 6, True) for norm in NORMS),
+        ("standard", "Linf", 12, False),
+        ("standard", "L2", 6, True),
+        *(("standard", "L1", *how) for how in ((12, False), (6, True))),  # an attack of its own
         ("plus", "Linf", 12, False),
-        ("plus", "L2", 6, True),
         ("rand", "L2", 12, False),
         ("rand", "Linf", 6, True),
     ],

@@ -19,7 +19,7 @@ from dentbench.errors import ModelError
 from dentbench.spec.evaluation import AttackSpec
 from tests.reference import tiny_network
 
-IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 def without_grad(network: nn.Module, x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ def test_a_defense_without_a_gradient_fails_the_check(answer: Any, tmp_path: Pat
     assert "gradient" not in {check.name for check in failed(found.static.checks)}
 
 
-@pytest.mark.parametrize("answer", BLIND)
+@pytest.mark.parametrize("answer", [in_inference, one_hot, used_up, forbidding])
 def test_a_model_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
     found = evaluated(Answering(answer).eval(), "hedge,steps=2", tmp_path)
     assert "gradient" in {check.name for check in failed(found.static.checks)}

@@ -18,7 +18,7 @@ from tests.helpers import Forked, Run
 
 pytestmark = pytest.mark.usefixtures("without_checks")
 
-SHORT = ["--attack", "apgd-ce", "--iterations", "5", "--examples", "12", "--batch-size", "8"]
+SHORT = ["--attack", "apgd-ce", "--iterations", "3", "--examples", "6", "--batch-size", "4"]
 
 
 def test_static_and_dent_side_by_side(dentbench: Run) -> None:
@@ -29,8 +29,8 @@ def test_static_and_dent_side_by_side(dentbench: Run) -> None:
     static, dent = dentbench.rows()
     assert (static["mode"], dent["mode"]) == ("static", "instance")
     assert (dent["steps"], dent["lr"], dent["protocol"]) == ("2", "0.02", "published transfer")
-    assert static["n"] == dent["n"] == "12"
-    assert static["attack_label"] == "APGD-CE with iterations 5 (not AutoAttack)"
+    assert static["n"] == dent["n"] == "6"
+    assert static["attack_label"] == "APGD-CE with iterations 3 (not AutoAttack)"
     assert len(list((dentbench.results / "runs" / dent["key"] / "published").glob("*.npz"))) == 2
 
 
@@ -51,7 +51,7 @@ def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) 
 
 
 def test_a_limit_ends_cleanly_and_the_command_without_it_goes_on(dentbench: Run) -> None:
-    sizes = ("--batch-size", "2")
+    sizes = ("--examples", "12", "--batch-size", "2")
     command = ("evaluate", *SHORT, *sizes, "--steps", "1", "--iterations", "2", "--quiet")
     code, out, err = dentbench(*command, "--pass-limit", "1")
     assert code == 0, err
@@ -80,7 +80,9 @@ def test_again_finds_nothing_left_to_do(dentbench: Run) -> None:
 
 def test_json_and_config_file(dentbench: Run, tmp_path: Path) -> None:
     config = tmp_path / "study.toml"
-    config.write_text('attack = "apgd-ce"\nexamples = 6\nbatch-size = 6\nsteps = 1\nseed = 9\n')
+    config.write_text(
+        'attack = "apgd-ce"\niterations = 2\nexamples = 6\nbatch-size = 6\nsteps = 1\nseed = 9\n'
+    )
     code, out, _ = dentbench("evaluate", "--config", str(config), "--seed", "4", "--json")
     assert code == 0
     found = json.loads(out)
@@ -93,7 +95,7 @@ def test_static_alone_and_save_adversarial(dentbench: Run) -> None:
     assert dentbench("evaluate", *SHORT, "--mode", "static", "--save-adversarial")[0] == 0
     (row,) = dentbench.rows()
     with np.load(dentbench.results / "runs" / row["key"] / "published" / "00000.npz") as saved:
-        assert saved["points"].shape == (8, 1, 8, 8)
+        assert saved["points"].shape == (4, 1, 8, 8)
 
 
 def test_ablate_makes_a_grid(dentbench: Run) -> None:

@@ -145,7 +145,7 @@ def test_every_combination_runs_or_is_refused() -> None:
             refused += 1
             continue
         assert replace(spec) == spec
-        if number % 3 == 0:  # a third of them, for the time it takes
+        if number % 7 == 0:  # one in seven, for the time it takes: every pair of values is met
             spec = replace(spec, steps=min(spec.steps, 2))
             assert torch.isfinite(Dent(model, spec)(images)).all(), settings
     # Without a blur: 18 with a padding, 1 whose step has nothing to adapt. Static: 4 such steps.

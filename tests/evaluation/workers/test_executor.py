@@ -131,14 +131,11 @@ def until(found: Callable[[], Any]) -> Any:
     return it
 
 
-def test_ray_leaves_the_same_bits(serial: Any, tmp_path: Path, ray: Any) -> None:
-    assert all_stored(tmp_path, RAY) == serial
-
-
 @pytest.mark.parametrize("placement", [LOCAL, RAY])
 def test_a_death_costs_nothing(
     placement: Placement, serial: Any, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
+    """The same bits, on Ray too, which is started for this alone."""
     if placement is RAY:
         request.getfixturevalue("ray")
     marker = tmp_path / "died"
