@@ -48,9 +48,9 @@ def judged_in(note: Mapping[str, Any]) -> list[Judged]:
     ]
 
 
-def is_random(natural: Sequence[Judged]) -> bool:
-    """Return whether a defense answers by chance, from the answers on natural images."""
-    return any(judged.spread > CLOSE for judged in natural)
+def is_random(answers: Sequence[Judged]) -> bool:
+    """Return whether a defense answers by chance, from several answers to the same images."""
+    return any(judged.spread > CLOSE for judged in answers)
 
 
 def same_points(stage: str, judged: Sequence[Judged], outcomes: Sequence[BatchOutcome]) -> bool:

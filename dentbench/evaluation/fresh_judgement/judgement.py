@@ -25,9 +25,13 @@ class Judgement:
 
     @property
     def random(self) -> bool:
-        """Whether an instance that is asked for the first time answers by chance."""
-        natural = self.stages.get(NATURAL, ())
-        return (self.declared_random and bool(natural)) or is_random(natural)
+        """Whether an instance that is asked for the first time answers by chance.
+
+        Some do so at perturbed images alone.
+        """
+        return (self.declared_random and bool(self.stages)) or any(
+            is_random(batches) for batches in self.stages.values()
+        )
 
     def draws(self, stage: str) -> tuple[tuple[bool, ...], ...]:
         """Return, draw by draw, whether each image is right under a stage."""
