@@ -43,14 +43,24 @@ def copied_to(source: Path) -> Path:
     return source
 
 
-def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
-    source = copied_to(tmp_path / "source")
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "-q"]
-    built = subprocess.run(
-        [*build, "-w", str(tmp_path), str(source)], capture_output=True, text=True
-    )
-    assert built.returncode == 0, built.stderr
-    (wheel,) = tmp_path.glob("dentbench-*.whl")
+needs_tools = pytest.mark.skipif(
+    not (importlib.util.find_spec("build") and importlib.util.find_spec("twine")),
+    reason="build and twine are not installed",
+)
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a release, which is built once."""
+    folder = tmp_path_factory.mktemp("release")
+    source, made = copied_to(folder / "source"), folder / "made"
+    run_module("build", "--no-isolation", "--outdir", str(made), str(source))  # no network
+    return made
+
+
+@needs_tools
+def test_a_wheel_runs_outside_the_repository(release: Path, tmp_path: Path) -> None:
+    (wheel,) = release.glob("dentbench-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         archive.extractall(tmp_path / "site")
@@ -79,19 +89,9 @@ def test_a_wheel_runs_outside_the_repository(tmp_path: Path) -> None:
     assert Path(shown.stdout.strip()).is_relative_to(tmp_path)
 
 
-needs_tools = pytest.mark.skipif(
-    not (importlib.util.find_spec("build") and importlib.util.find_spec("twine")),
-    reason="build and twine are not installed",
-)
-
-
 @needs_tools
-def test_a_release_is_built_and_its_description_is_in_order(tmp_path: Path) -> None:
-    source = copied_to(tmp_path / "source")
-    made = tmp_path / "made"
-    build = ["build", "--no-isolation", "--outdir", str(made), str(source)]  # without the network
-    run_module(*build)
-    files = sorted(made.iterdir())
+def test_a_release_is_built_and_its_description_is_in_order(release: Path) -> None:
+    files = sorted(release.iterdir())
     assert [path.suffix for path in files] == [".whl", ".gz"]
     assert "WARNING" not in run_module("twine", "check", "--strict", *map(str, files))
 
