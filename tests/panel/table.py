@@ -108,6 +108,9 @@ WAVY: Final = Setting(data=lambda: (subjects.wavy(), *planted()[1:]), count=48, 
 DEAR: Final = Setting(count=48, batch=48)
 """Fewer images, where every answer takes long: what is said may be undecided all the same."""
 
+ON_DISK: Final = Setting(count=24, batch=24, iterations=5)
+"""Fewer calls, where each of them reads a file and writes it."""
+
 NOT_MORE = ("no gain", "undecided")
 
 MEMORY: Final = (
@@ -123,21 +126,21 @@ MEMORY: Final = (
         defense=memory.DiskMemory,
         truth="none",
         robust=remembering,
-        setting=DEAR,
+        setting=ON_DISK,
         fails=frozenset({"gradient", "ascent"}),
     ),
     Plant(
         defense=memory.DiskMemoryBeneath,
         truth="none",
         robust=remembering,
-        setting=DEAR,
+        setting=ON_DISK,
         fails=frozenset({"order"}),
     ),
     Plant(
         defense=memory.LateDiskMemory,
         truth="none",
         robust=remembering,
-        setting=DEAR,
+        setting=ON_DISK,
         fails=frozenset({"order"}),
     ),
     Plant(defense=memory.JudgeMemory, truth="none", robust=remembering, setting=DEAR),
