@@ -31,6 +31,7 @@ _BOOKKEEPING: Final = frozenset(
         *("__abstractmethods__", "_abc_impl", "__parameters__", "__orig_bases__"),
         *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__"),
         *("__dataclass_fields__", "__dataclass_params__", "__match_args__", "__type_params__"),
+        "__slotnames__",  # what copy.deepcopy and pickle keep in a class once they met it
     }
 )
 """Names in a class that say nothing of its behavior."""

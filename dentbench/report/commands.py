@@ -8,10 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, TypeAlias
 
+from dentbench.attacks.checks import NATURAL_ACCURACY, from_json
+from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
 from dentbench.records.stopping import stopped
 from dentbench.report import departures
-from dentbench.spec.evaluation import NO_ATTACK, DentSpec, ProtocolSpec, field_names
+from dentbench.spec.evaluation import (
+    NO_ATTACK,
+    DentSpec,
+    ProtocolSpec,
+    field_names,
+    parse_eps,
+)
+from dentbench.spec.plausible import require_plausible
 from dentbench.zoo.cards import DATASETS, MODELS
 from dentbench.zoo.corruptions import parse_title
 
@@ -130,10 +139,25 @@ def _all_options(record: Record) -> list[Words]:
         if value is not None and not (record.attack == NO_ATTACK and column in ("norm", "eps")):
             chosen.append((option, str(value)))
     chosen += _defense(record)
+    if _is_forced(record):
+        chosen.append(("--force",))
     early = stopped(record)
     if early is not None and early.rule == "decided":
         chosen.append(("--until", "decided"))
     return chosen if record.mode == "static" else [*chosen, *_protocols(record)]
+
+
+def _is_forced(record: Record) -> bool:
+    """Return whether a run of these settings stops unless it is forced."""
+    natural = from_json(record.checks).get(NATURAL_ACCURACY)
+    if natural is not None and natural.passed is False:
+        return True
+    try:
+        if record.attack != NO_ATTACK:
+            require_plausible(record.norm, parse_eps(record.eps))
+    except SpecError:
+        return True
+    return False
 
 
 def _data(record: Record) -> list[Words]:
@@ -154,7 +178,8 @@ def _defense(record: Record) -> list[Words]:
         return [("--mode", "static")]
     if record.mode == departures.OTHER:
         settings = json.loads(record.defense_settings or "{}")
-        title = f"{record.defense_title}=" if record.defense_title and ":" in record.defense else ""
+        named = record.defense_title not in (None, record.defense) and ":" in record.defense
+        title = f"{record.defense_title}=" if named else ""
         own = (f"{name}={value}" for name, value in settings.items())
         return [("--defense", ",".join([title + record.defense, *own]))]
     chosen: list[Words] = []

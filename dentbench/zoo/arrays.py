@@ -55,9 +55,8 @@ def slice_of(
     size = len(dataset)
     count = size - first if count is None else count
     if first < 0 or count < 1 or first + count > size:
-        raise DataError(
-            f"{dataset.name} has {size:,} images; {count:,} from number {first:,} on are not there"
-        )
+        wanted = f"{count:,} from number {first:,} on are" if count > 0 else f"number {first:,} is"
+        raise DataError(f"{dataset.name} has {size:,} images, from number 0 on; {wanted} not there")
     images = dataset.images[first : first + count].contiguous()
     labels = dataset.labels[first : first + count].contiguous()
     spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)

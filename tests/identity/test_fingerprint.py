@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import re
 import socket
@@ -275,6 +276,18 @@ def test_a_patched_library_is_another_one(monkeypatch: pytest.MonkeyPatch) -> No
     assert fingerprint(network) != before
     monkeypatch.undo()
     assert fingerprint(network) == before
+
+
+def test_a_class_is_the_same_after_it_was_copied() -> None:
+    """Copying keeps names in a class: a second run in a process is of the same defense."""
+
+    class Own:
+        def __init__(self) -> None:
+            self.held = 1
+
+    before = fingerprint(Own)
+    copy.deepcopy(Own())
+    assert "__slotnames__" in vars(Own) and fingerprint(Own) == before
 
 
 def test_cycles_end() -> None:

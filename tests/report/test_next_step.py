@@ -200,3 +200,21 @@ def test_the_page_tells_checks_and_the_next_command(make_record: Make, tmp_path:
     page = to_page([replace(static, checks=LOGITS), defended], [], tmp_path)
     assert f"Check of the static model logits failed: {ODD}." in page
     assert "Next: hand in the logits; " in page and "dentbench evaluate --from-record" in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "forced"),
+    [
+        ({}, False),
+        (
+            {"checks": to_json([Check("natural-accuracy", False, 0.0, "no better than chance")])},
+            True,
+        ),
+        ({"eps": "8"}, True),
+    ],
+)
+def test_a_command_that_would_stop_is_forced_again(
+    make_record: Make, changes: dict[str, Any], forced: bool
+) -> None:
+    record = make_record(3, 100, {"published": 50}, **{**DENT, "n": 128, "count": 128, **changes})
+    assert ("--force" in shlex.split(command(record))) == forced
