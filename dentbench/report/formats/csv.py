@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Final
+
 from dentbench.records.csv_codec import escape
 from dentbench.report.formats.frame import to_frame
 from dentbench.report.numbers import Number
 from dentbench.report.table import Cell, Table
+
+_escaped: Final = lru_cache(maxsize=1 << 12)(escape)
+"""A column repeats few texts."""
 
 
 def to_csv(table: Table) -> str:
@@ -18,9 +24,12 @@ def to_csv(table: Table) -> str:
 
 
 def _plain(cell: Cell) -> str:
-    return cell.value.plain() if isinstance(cell.value, Number) else escape(cell.text)
+    value = cell.value
+    if isinstance(value, str):  # first, for most are
+        return _escaped(value)
+    return value.plain() if isinstance(value, Number) else escape(cell.text)
 
 
 def _notes(row: tuple[Cell, ...]) -> str:
-    parts = (part for cell in row for note in cell.notes for part in note.split("; "))
-    return escape("; ".join(dict.fromkeys(parts)))
+    notes = dict.fromkeys([note for cell in row for note in cell.notes])
+    return _escaped("; ".join(dict.fromkeys(part for note in notes for part in note.split("; "))))
