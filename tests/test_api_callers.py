@@ -32,9 +32,8 @@ ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=1)
 
 def found(folder: Path, images: Any = X, labels: Any = Y, **more: Any) -> Any:
     values = {"attack": ATTACK, "defense": DentSpec(steps=1), "protocols": "transfer"} | more
-    return dentbench.evaluate(
-        values.pop("model", NET), images, labels, results=folder, progress="none", **values
-    )
+    values = {"progress": "none"} | values
+    return dentbench.evaluate(values.pop("model", NET), images, labels, results=folder, **values)
 
 
 def counts(folder: Path, *values: Any, **more: Any) -> tuple[Any, ...]:
@@ -113,6 +112,8 @@ def test_arrays_lists_and_integers_of_any_type(
         {"results": None},
         {"device": 5},
         {"defense": 5},
+        {"defense": "dent,stesp=2"},
+        {"progress": 5},
         {"normalize": ([0.5] * 2, [1] * 2)},
         {"attack": "quick", "eps": 8},
     ],
@@ -180,6 +181,10 @@ def test_all_255ths_as_floats() -> None:
 def test_texts_as_on_the_command_line_and_a_printed_summary(tmp_path: Path) -> None:
     result = found(tmp_path, attack="none", eps=None)
     assert "Natural accuracy" in str(result)
-    result = found(tmp_path)
-    assert result.verdict.sentence in str(result) and "static" in str(result)
+    result = found(tmp_path, defense="dent,steps=1", batch_size=np.int64(128))
+    assert (
+        result.defended.steps == 1
+        and result.verdict.sentence in str(result)
+        and "static" in str(result)
+    )
     assert result.static.eps == "2/255"

@@ -18,6 +18,7 @@ from dentbench.api.arguments import (
     dataset_of,
     defense_spec_of,
     normalization_of,
+    plain_number,
     protocol_name,
     protocols_listed,
     require_kind,
@@ -26,7 +27,7 @@ from dentbench.api.arguments import (
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
 from dentbench.defenses.build import identified
-from dentbench.errors import staying
+from dentbench.errors import SpecError, staying
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress
@@ -141,8 +142,8 @@ def evaluate(
             protocol_settings=require_kind(
                 "protocol_settings", protocol_settings, ProtocolSpec, optional=True
             ),
-            batch_size=batch_size,
-            seed=seed,
+            batch_size=plain_number(batch_size),
+            seed=plain_number(seed),
             precision=precision,
             compiling=compiling,
             own=OwnModel(normalize=normalization_of(normalize), expect_clean=expect_clean),
@@ -227,6 +228,8 @@ def _plain_torch() -> Iterator[None]:
 
 def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress | None]:
     """Return what shows progress for the time of a run: a display by its name, or the callback."""
-    if progress is not None and not isinstance(progress, str):
+    if callable(progress):
         return nullcontext(progress)
+    if not isinstance(progress, str | None):
+        raise SpecError(f"progress is {progress!r}; give a name, a callback or None")
     return shown_progress(DISPLAYS["none" if progress is None else progress])

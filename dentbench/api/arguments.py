@@ -44,6 +44,11 @@ def require_kind(name: str, value: Any, *kinds: type, optional: bool = False) ->
     return value
 
 
+def plain_number(value: Any) -> Any:
+    """Return a number of NumPy as Python's; anything else as it is."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
 def protocols_listed(protocols: Any) -> Sequence[str | Callable[..., Any]]:
     """Return protocols one by one: of a text, a function, or several of them."""
     if isinstance(protocols, str):

@@ -107,6 +107,7 @@ def _line(parts: Sequence[Words]) -> str:
 def _call(changes: Sequence[Words]) -> str:
     names = {"--protocol": "protocols", "--attack": "attack"}
     given = [f'{names[words[0]]}="{words[1]}"' for words in changes if words[0] in names]
+    given += [f"batch_size={words[1]}" for words in changes if words[0] == "--batch-size"]
     images = [f"{words[1]} images" for words in changes if words[0] == "--examples"]
     call = f"dentbench.evaluate({', '.join(['model', 'images', 'labels', *given, '...'])})"
     return call + "".join(f" with {text}" for text in images)

@@ -10,6 +10,7 @@ from dentbench.defenses.naming import built_in, parse_defense
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DefenseSpec
 from dentbench.study.choices import Chosen, choose_defense
+from dentbench.study.parsing import parse_dent
 from dentbench.zoo.cards import ModelCard
 
 CORRUPTED: Final = ("norm", "tent", DENT)
@@ -21,8 +22,8 @@ def choose_defenses(
 ) -> list[Chosen]:
     """Return the defenses named, in order; dent, instance-wise, when none is.
 
-    ``names``: as written, such as "dent", "tent,steps=10" or "module:callable". ``mode`` and
-    ``settings``: dent's, None where the default is to be taken. Raises
+    ``names``: as written, such as "dent,steps=2", "tent,steps=10" or "module:callable". ``mode``
+    and ``settings``: dent's, None where the default is to be taken. Raises
     :class:`~dentbench.errors.SpecError` for whatever is not there or would be ignored.
     """
     asked = [_named(text) for text in names or (DENT,)]
@@ -36,7 +37,7 @@ def choose_defenses(
     chosen: list[Chosen] = []
     for name, own, title in asked:
         if name == DENT:
-            chosen.append(choose_defense(mode or "instance", settings, card))
+            chosen.append(_dent(own, mode, settings, card))
         else:
             chosen.append((None if name == NONE else defense_spec(name, own, title), ()))
     return chosen
@@ -45,10 +46,24 @@ def choose_defenses(
 def _named(text: str) -> tuple[str, dict[str, str], str]:
     name, own, title = parse_defense(text)
     name = name if ":" in name else DEFENSES.canonical(name)
-    if own and name in (DENT, NONE):
-        has = "dent's settings have options of their own" if name == DENT else "none has none"
-        raise SpecError(f"defense is {text!r}, but {has}; leave out what follows the comma")
+    if own and name == NONE:
+        raise SpecError(f"defense is {text!r}, but none has none; leave out what follows the comma")
     return name, own, title
+
+
+def _dent(
+    own: Mapping[str, str], mode: str | None, settings: Mapping[str, Any], card: ModelCard | None
+) -> Chosen:
+    """Return dent with the settings after its name and those of the options."""
+    written = parse_dent(own)
+    options = {"mode": mode, **settings}
+    twice = [name for name in written if options.get(name) is not None]
+    if twice:
+        raise SpecError(
+            f"{', '.join(twice)} of dent is given after its name and by an option; leave one out"
+        )
+    chosen = {**options, **written}
+    return choose_defense(chosen.pop("mode") or "instance", chosen, card)
 
 
 def defense_spec(

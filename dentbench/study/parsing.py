@@ -6,7 +6,7 @@ Torch-free.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any, Final, TypeAlias
@@ -203,6 +203,36 @@ def parse_settings(texts: Sequence[str], *, once: bool = False) -> dict[str, Any
     return {name: values[0] for name, values in values_of.items()} if once else dict(values_of)
 
 
+_TEXTS: Final = frozenset(
+    {"mode", "delta", "layers", "loss", "statistics", "blur", "padding", "optimizer"}
+)
+"""The settings of dent that are names; ``steps`` is a whole number, the others numbers."""
+
+
+def parse_dent(own: Mapping[str, str]) -> dict[str, Any]:
+    """Return dent's settings written after its name, as in "dent,steps=2,lr=0.01", by field.
+
+    Raises :class:`~dentbench.errors.SpecError` for an unknown name or a value of a wrong type.
+    """
+    known = field_names(DentSpec)
+    values: dict[str, Any] = {}
+    for name, text in own.items():
+        if name not in known:
+            raise SpecError(
+                f"dent has no setting {name!r}; its settings: {', '.join(known)}"
+                f"{suggestion(name, known)}"
+            )
+        if name in _TEXTS:
+            values[name] = text
+        elif name == "steps":
+            if not text.isdecimal():
+                raise SpecError(f"steps of dent is {text!r}; it must be a whole number, at least 0")
+            values[name] = int(text)
+        else:
+            values[name] = _value_of(name, text, "dent,")
+    return values
+
+
 PROTOCOL_SETTINGS: Final[Registry[str]] = Registry("protocol setting")
 """The ProtocolSpec fields that are given with ``--protocol-set``; the cascade has an option."""
 for _name in field_names(ProtocolSpec):
@@ -242,12 +272,12 @@ def _protocol_value(name: str, text: str) -> Any:
         raise SpecError(f"--protocol-set {name}={text}: it is {kind}") from None
 
 
-def _value_of(name: str, text: str) -> Any:
+def _value_of(name: str, text: str, before: str = "--set ") -> Any:
     if name == "nesterov":
         if text.lower() not in ("true", "false"):
-            raise SpecError(f"--set nesterov={text}: it is true or false")
+            raise SpecError(f"{before}nesterov={text}: it is true or false")
         return text.lower() == "true"
     try:
         return float(text)
     except ValueError:
-        raise SpecError(f"--set {name}={text}: {text!r} is not a number") from None
+        raise SpecError(f"{before}{name}={text}: {text!r} is not a number") from None

@@ -14,7 +14,7 @@ import pytest
 
 from dentbench.attacks.checks import Check, to_json
 from dentbench.records.outcome import Record
-from dentbench.report.commands import command, options
+from dentbench.report.commands import command, next_command, options
 from dentbench.report.formats.page import to_page
 from dentbench.report.formats.render import FORMATS, render
 from dentbench.report.next_step import next_step
@@ -99,6 +99,13 @@ def test_a_record_made_from_python_has_a_call(make_record: Make) -> None:
     static, defended = pair(make_record, 340, {"published": 420}, 60, 5, 512, **own)
     step = next_step(verdict(static, defended), defended)
     assert step == 'Next: dentbench.evaluate(model, images, labels, protocols="all", ...)'
+
+
+def test_a_call_says_the_batch_size_too(make_record: Make) -> None:
+    own = {"model": "my model", "dataset": "my data", "batch_size": 128}
+    _, defended = pair(make_record, 10, {"published": 14}, 2, 1, 20, **own)
+    call = next_command(defended, "results", [("--batch-size", "2"), ("--examples", "48")])
+    assert call == "dentbench.evaluate(model, images, labels, batch_size=2, ...) with 48 images"
 
 
 def test_the_command_leaves_defaults_out_and_says_the_rest(make_record: Make) -> None:

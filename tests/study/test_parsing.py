@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
@@ -9,7 +11,8 @@ from dentbench.defenses.naming import built_in
 from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DentSpec, ProtocolSpec, field_names
 from dentbench.study.choices import choose_protocols
-from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_protocol_settings
+from dentbench.study.defenses import choose_defenses
+from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_dent, parse_protocol_settings
 
 
 def test_the_protocols_settings_are_typed() -> None:
@@ -78,3 +81,37 @@ def test_the_protocol_of_a_defense_s_own_paper_is_run_too(caplog: pytest.LogCapt
     assert choose_protocols(["transfer"], ProtocolSpec(), [dent]) == ("transfer",)
     assert choose_protocols([], ProtocolSpec(), [own]) == ("published", "transfer", "unrolled")
     assert not caplog.text
+
+
+def test_settings_of_dent_after_its_name() -> None:
+    text = "dent,steps=2,lr=0.01,loss=entropy,nesterov=false,mode=batch"
+    ((spec, _),) = choose_defenses([text], None, {}, None)
+    wanted = DentSpec(mode="batch", steps=2, lr=0.01, loss="entropy", nesterov=False)
+    assert spec == wanted
+    several = choose_defenses(["dent,steps=1", "dent,steps=2"], "batch", {"lr": 0.1}, None)
+    assert [spec for spec, _ in several] == [
+        DentSpec(mode="batch", steps=steps, lr=0.1) for steps in (1, 2)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("dent,stesp=2", "no setting 'stesp'; .*did you mean steps"),
+        ("dent,steps=2.5", "steps of dent is '2.5'"),
+        ("dent,lr=fast", "'fast' is not a number"),
+        ("dent,lr=0.2", "lr of dent is given after its name and by an option"),
+        ("none,steps=2", "none has none"),
+    ],
+)
+def test_bad_settings_of_dent_are_refused(text: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words):
+        choose_defenses([text], None, {"lr": 0.1}, None)
+
+
+def test_every_setting_of_dent_is_read_as_its_type() -> None:
+    kinds = {"str": "x", "int": "3", "float": "0.5", "bool": "true"}
+    for item in fields(DentSpec):
+        kind = str(item.type).partition(" ")[0]
+        (value,) = parse_dent({item.name: kinds[kind]}).values()
+        assert type(value).__name__ == kind, item.name
