@@ -15,9 +15,9 @@ Attack = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "ATTACKS"),
         help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
-        "quick (short, not AutoAttack); none (natural accuracy alone); module:function of a "
-        "classifier, images, labels and a threat model, which returns points. Default: standard, "
-        "on corruption sets none.",
+        "quick (short, not AutoAttack); none (natural accuracy alone); or module:function that "
+        "takes a classifier, images, labels and a threat model, and returns points. Default: "
+        "standard; on corruption sets none.",
     ),
 ]
 Protocols = Annotated[
@@ -44,8 +44,8 @@ EpsGrid = Annotated[
     typer.Option(
         "--eps-grid",
         metavar="0..16/255",
-        help="Every eps of a range, or values with commas; report draws the curve. At 0 robust is "
-        "natural.",
+        help="Every eps of a range, or values with commas; report draws the curve. At eps 0, "
+        "robust accuracy is natural accuracy.",
     ),
 ]
 Threats = Annotated[
@@ -58,7 +58,8 @@ Threats = Annotated[
     ),
 ]
 Iterations = Annotated[
-    int | None, typer.Option("--iterations", metavar="N", help="In place of the attack's own.")
+    int | None,
+    typer.Option("--iterations", metavar="N", help="Iterations in place of the attack's own."),
 ]
 Targets = Annotated[
     int | None,
@@ -83,7 +84,7 @@ NoCascade = Annotated[
     bool,
     typer.Option(
         "--no-cascade",
-        help="Every protocol stands alone, cold, on all images, with its full budget.",
+        help="Run every protocol alone: from scratch, on all images, with its full budget.",
     ),
 ]
 Batching = Annotated[
@@ -100,8 +101,8 @@ Precision = Annotated[
     typer.Option(
         "--precision",
         metavar="fp32|tf32|bf16",
-        help="What attacks compute in; every image is judged in fp32 at the end, and the record "
-        "says how many changed. tf32 needs a CUDA GPU; where bf16 is no faster, a line says so.",
+        help="Precision of attacks; every image is judged in fp32 at the end, and the record says "
+        "how many changed. tf32 needs a CUDA GPU; where bf16 is no faster, a line says so.",
     ),
 ]
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every attack.")]

@@ -19,16 +19,19 @@ Defenses = Annotated[
         autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
         help="dent (default), none, norm, medbn, tent, tent-online, eata, sar, anti-adversary, "
         "hedge, et3, tte, ttc, ig-defense, diffpure, smoothing, jpeg, bit-depth, or "
-        "module:callable that makes one from the network; settings after commas, as in "
-        "tent,steps=10; a short title before it, as in ours=my_defense:make; repeatable.",
+        "module:callable that makes a defense from the network; settings after commas, as in "
+        "tent,steps=10; a title before it, as in ours=my_defense:make; repeatable.",
     ),
 ]
 DENT: Final[Mapping[str, tuple[type, Any]]] = {
-    "steps": (int, typer.Option("--steps", metavar="N", help="Updates. Default: 6, batch 30.")),
+    "steps": (
+        int,
+        typer.Option("--steps", metavar="N", help="Updates of dent. Default: 6, batch-wise 30."),
+    ),
     "delta": (
         str,
         typer.Option(
-            "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: leave them."
+            "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: keep them."
         ),
     ),
     "layers": (
@@ -36,8 +39,8 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
         typer.Option(
             "--layers",
             metavar="KIND",
-            help="Whose scales and shifts adapt: batchnorm (the paper's, default), groupnorm, "
-            "layernorm or all of these.",
+            help="Layers whose scales and shifts adapt: batchnorm (the paper's, default), "
+            "groupnorm, layernorm or all.",
         ),
     ),
     "loss": (str, typer.Option("--loss", metavar="NAME", help="shot or entropy.")),
@@ -46,8 +49,8 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
         typer.Option(
             "--statistics",
             metavar="NAME",
-            help="Of BatchNorm: running (training, frozen), batch, median (of the batch, MedBN), "
-            "or mix:ALPHA of the batch's.",
+            help="BatchNorm's statistics: running (frozen, of training), batch, median (of the "
+            "batch, MedBN), or mix:ALPHA (the share of the batch's).",
         ),
     ),
     "blur": (
@@ -56,11 +59,17 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
     ),
     "sigma": (
         float,
-        typer.Option("--sigma", metavar="X", help="Blur in pixels, or where dynamic starts."),
+        typer.Option(
+            "--sigma",
+            metavar="X",
+            help="Width of the blur in pixels; of a dynamic blur, at the start.",
+        ),
     ),
     "padding": (
         str,
-        typer.Option("--padding", metavar="KIND", help="Of the blur: zeros, reflect or replicate."),
+        typer.Option(
+            "--padding", metavar="KIND", help="Padding of the blur: zeros, reflect or replicate."
+        ),
     ),
     "optimizer": (
         str,

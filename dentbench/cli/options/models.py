@@ -16,7 +16,7 @@ Model = Annotated[
         metavar="NAME",
         autocompletion=names_of("dentbench.zoo.cards", "MODELS"),
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
-        "repeatable. Default: the embedded digits-robust; of ablate digits-nominal, or on CIFAR-10 "
+        "repeatable. Default: the embedded digits-robust; ablate: digits-nominal, on CIFAR-10 "
         "cifar10-resnet20-nominal.",
     ),
 ]
@@ -33,7 +33,7 @@ Normalize = Annotated[
     typer.Option(
         "--normalize",
         metavar="MEAN STD",
-        help="Normalize images for a model of your own; one number per channel, commas between.",
+        help="Normalize images for your own model: numbers per channel, separated by commas.",
     ),
 ]
 ExpectClean = Annotated[
@@ -41,7 +41,7 @@ ExpectClean = Annotated[
     typer.Option(
         "--expect-clean",
         metavar="PERCENT",
-        help="Natural accuracy to find; stop where it is another (see --force).",
+        help="Expected natural accuracy; stop if it differs (see --force).",
     ),
 ]
 Dataset = Annotated[
@@ -60,20 +60,21 @@ DataDir = Annotated[
     typer.Option(
         "--data-dir",
         metavar="DIR",
-        help="Folder of ImageNet's val or of a corruption set's .npy files. Default: the cache.",
+        help="Folder of ImageNet's val, or of the .npy files of a corruption set. Default: the "
+        "cache.",
     ),
 ]
 DataName = Annotated[
     str | None,
-    typer.Option("--data-name", metavar="TEXT", help="Name for a data file of your own."),
+    typer.Option("--data-name", metavar="TEXT", help="Name of your own data file."),
 ]
 Preprocess = Annotated[
     str | None,
     typer.Option(
         "--preprocess",
         metavar="NAME",
-        help="Of pictures: Res256Crop224, BicubicRes256Crop224, BicubicRes224Crop224, Res224 or "
-        "Crop288. Default: the model's own.",
+        help="How pictures are resized and cropped: Res256Crop224, BicubicRes256Crop224, "
+        "BicubicRes224Crop224, Res224 or Crop288. Default: the model's own.",
     ),
 ]
 Corruptions = Annotated[
@@ -81,31 +82,34 @@ Corruptions = Annotated[
     typer.Option(
         "--corruption",
         metavar="NAME",
-        help="Of cifar10-c or cifar100-c, such as gaussian_noise; repeatable. Default: the 15.",
+        help="A corruption of cifar10-c or cifar100-c, such as gaussian_noise; repeatable. "
+        "Default: all 15.",
     ),
 ]
 Severities = Annotated[
     list[int] | None,
-    typer.Option("--severity", metavar="1-5", help="Of corruptions; repeatable. Default: 5."),
+    typer.Option(
+        "--severity", metavar="1-5", help="Severity of corruptions; repeatable. Default: 5."
+    ),
 ]
 Examples = Annotated[
     int | None, typer.Option("--examples", metavar="N", help="Number of images. Default: all.")
 ]
-First = Annotated[int, typer.Option("--first", metavar="N", help="Number of the first image.")]
+First = Annotated[int, typer.Option("--first", metavar="N", help="Index of the first image.")]
 Order = Annotated[
     str,
     typer.Option(
         "--order",
         metavar="ORDER",
-        help="given, or label-windows:N: sorted by label within windows of N images (Chen et "
-        "al. 2022: 256), natural accuracy in the given order beside it.",
+        help="given, or label-windows:N: sort by label within windows of N images (Chen et al. "
+        "2022: 256), and report natural accuracy in the given order too.",
     ),
 ]
 Force = Annotated[
     bool,
     typer.Option(
         "--force",
-        help="Go on where natural accuracy is not the one published of the model or no better than "
-        "chance, or eps can hardly be meant.",
+        help="Go on although natural accuracy differs from the published accuracy or is no better "
+        "than chance, or eps is implausible.",
     ),
 ]

@@ -31,7 +31,7 @@ RequireGain = Annotated[
         "--require-gain",
         metavar="POINTS",
         help="End with exit code 3 unless every defense holds and the 95% interval of its "
-        "worst-case gain over static lies at or above so many percentage points.",
+        "worst-case gain over static lies at or above POINTS percentage points.",
     ),
 ]
 SaveAdversarial = Annotated[

@@ -44,7 +44,7 @@ Until = Annotated[
         "--until",
         metavar="decided",
         help="decided: stop as soon as the verdict is decided, by intervals that allow for every "
-        "look; the cheap protocols come first, and a gain is only believed after all.",
+        "look; cheap protocols run first, and holds needs all of them.",
     ),
 ]
 TimeLimit = Annotated[
@@ -52,7 +52,8 @@ TimeLimit = Annotated[
     typer.Option(
         "--time-limit",
         metavar="2h",
-        help="As many rounds as fit, such as 90m or 1h30m; a larger limit goes on from there.",
+        help="Stop after as many rounds as fit into a time, such as 90m or 1h30m; a larger limit "
+        "resumes.",
     ),
 ]
 PassLimit = Annotated[
@@ -60,8 +61,8 @@ PassLimit = Annotated[
     typer.Option(
         "--pass-limit",
         metavar="N",
-        help="As many rounds as fit into so many passes of single images for each record, such as "
-        "1e9; a larger limit goes on from there.",
+        help="Stop after as many rounds as fit into N passes of single images per record, such as "
+        "1e9; a larger limit resumes.",
     ),
 ]
 Rounds = Annotated[
@@ -69,8 +70,8 @@ Rounds = Annotated[
     typer.Option(
         "--rounds",
         metavar="BATCHES",
-        help="Batches that all protocols have their turn on before the next are begun. Default: "
-        "as many as are worked on at a time.",
+        help="Batches per round: all protocols run on them before the next round begins. Default: "
+        "as many as run at a time.",
     ),
 ]
 Device = Annotated[
@@ -79,8 +80,8 @@ Device = Annotated[
         "--device",
         "--devices",
         metavar="DEVICE",
-        help="auto, cpu, cuda or cuda:N; several with commas have a worker each. With --dry-run "
-        "also h100 or h200: the time on that GPU.",
+        help="auto, cpu, cuda or cuda:N; with commas, a worker for each. With --dry-run also h100 "
+        "or h200: estimate the time on that GPU.",
     ),
 ]
 Workers = Annotated[
@@ -88,8 +89,8 @@ Workers = Annotated[
     typer.Option(
         "--workers",
         metavar="N|auto",
-        help="Batches worked on at a time, each in a process. auto: one per GPU; on CPUs as "
-        "many as are faster, where the run is long enough.",
+        help="Batches that run at a time, each in its own process. auto: one per GPU; on CPUs as "
+        "many as are faster, if the run is long enough.",
     ),
 ]
 Threads = Annotated[
@@ -97,7 +98,7 @@ Threads = Annotated[
     typer.Option(
         "--threads",
         metavar="N",
-        help="Threads per worker. Default: torch's choice; of several workers, equal shares.",
+        help="Threads per worker. Default: torch's choice, shared equally among workers.",
     ),
 ]
 Executor = Annotated[
@@ -105,7 +106,7 @@ Executor = Annotated[
     typer.Option(
         "--executor",
         metavar="local|ray",
-        help="Where batches are worked on: here, or by Ray (pip install 'dentbench[ray]').",
+        help="Where batches run: on this machine, or by Ray (pip install 'dentbench[ray]').",
     ),
 ]
 Address = Annotated[
@@ -113,7 +114,7 @@ Address = Annotated[
     typer.Option(
         "--address",
         metavar="HOST:PORT",
-        help="Ray cluster that is there, or auto. Default: one is started for the run.",
+        help="Running Ray cluster to use, or auto. Default: start a cluster for the run.",
     ),
 ]
 Compiling = Annotated[
