@@ -11,7 +11,7 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from types import MappingProxyType
-from typing import Final, TypeGuard
+from typing import Final, NamedTuple
 
 import pytest
 
@@ -87,6 +87,7 @@ TORCH_FREE: Final = (
 HEAVY: Final = ("torch", "torchvision", "pandas", "pyautoattack", "robustbench", "matplotlib")
 
 
+@cache
 def modules() -> dict[str, Path]:
     """Every module by its name within the package; a room by the name of its folder."""
     found = {}
@@ -104,21 +105,41 @@ def is_for_types_only(node: ast.AST) -> bool:
     )
 
 
+class Module(NamedTuple):
+    """What is read of a module, once for all tests: what it imports, for types only or not."""
+
+    at_run: frozenset[str]
+    for_types: frozenset[str]
+    classes: tuple[str, ...]
+    docstring: str | None
+    text: str
+
+
 @cache
-def imported(path: Path, *, types_too: bool = False) -> frozenset[str]:
-    """The full names that a module imports, at its top or in a function."""
-    names: set[str] = set()
-    todo: list[ast.AST] = [ast.parse(path.read_text())]
+def module_at(path: Path) -> Module:
+    """Read a module: the full names that it imports, at its top or in a function, and classes."""
+    names: dict[bool, set[str]] = {False: set(), True: set()}
+    text = path.read_text()
+    tree = ast.parse(text)
+    todo: list[tuple[ast.AST, bool]] = [(tree, False)]
     while todo:
-        node = todo.pop()
+        node, typing = todo.pop()
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            names[typing] |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-        if types_too or not is_for_types_only(node):
-            todo.extend(ast.iter_child_nodes(node))
-    return frozenset(names)
+            names[typing] |= {f"{node.module}.{alias.name}" for alias in node.names}
+        typing = typing or is_for_types_only(node)
+        todo.extend((child, typing) for child in ast.iter_child_nodes(node))
+    classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
+    docstring = ast.get_docstring(tree)
+    return Module(frozenset(names[False]), frozenset(names[True]), classes, docstring, text)
+
+
+def imported(path: Path, *, types_too: bool = False) -> frozenset[str]:
+    """The full names that a module imports, at its top or in a function."""
+    module = module_at(path)
+    return module.at_run | module.for_types if types_too else module.at_run
 
 
 def folder_of(module: str) -> str:
@@ -173,13 +194,8 @@ def test_the_listing_is_short() -> None:
 
 
 def test_no_class_name_is_used_twice() -> None:
-    trees = {module: ast.parse(path.read_text()) for module, path in modules().items()}
-    names = [node.name for tree in trees.values() for node in tree.body if is_class(node)]
+    names = [name for path in modules().values() for name in module_at(path).classes]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
-
-
-def is_class(node: ast.stmt) -> TypeGuard[ast.ClassDef]:
-    return isinstance(node, ast.ClassDef)
 
 
 def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
@@ -201,7 +217,7 @@ def test_a_heavy_third_party_has_one_home(library: str) -> None:
         module
         for module, path in modules().items()
         if any(name.partition(".")[0] == library for name in imported(path, types_too=True))
-        or f'import_module("{library}' in path.read_text()
+        or f'import_module("{library}' in module_at(path).text
     }
     assert not {one for one in users if one not in homes and folder_of(one) not in homes}
     assert all(any(home in (one, folder_of(one)) for one in users) for home in homes)
@@ -231,8 +247,8 @@ def test_the_start_up_path_loads_no_heavy_library() -> None:
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_every_module_says_what_it_is(module: str) -> None:
     path = modules()[module]
-    empty_room = path.name == "__init__.py" and not path.read_text().strip()
-    assert empty_room or ast.get_docstring(ast.parse(path.read_text()))
+    empty_room = path.name == "__init__.py" and not module_at(path).text.strip()
+    assert empty_room or module_at(path).docstring
 
 
 @pytest.mark.parametrize("name", ["tests.benchmarks.__main__", "tests.soak.__main__"])
