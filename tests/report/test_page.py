@@ -11,7 +11,7 @@ from collections.abc import Callable
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -294,3 +294,47 @@ def in_a_browser(text: str, tmp_path: Path, width: int) -> dict[str, Any]:
     assert match is not None
     found: dict[str, Any] = json.loads(html.unescape(match[1]))
     return found
+
+
+class Nesting(HTMLParser):
+    """Collects, for every table, the classes of the elements around it."""
+
+    VOID: ClassVar = {"meta", "link", "img", "br", "hr", "input", "path", "line", "circle", "rect"}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[tuple[str, set[str]]] = []
+        self.around_tables: list[set[str]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        classes = set((dict(attrs).get("class") or "").split())
+        if tag == "table":
+            self.around_tables.append({name for _, names in self.open for name in names})
+        if tag not in self.VOID:
+            self.open.append((tag, classes))
+
+    def handle_endtag(self, tag: str) -> None:
+        while self.open and self.open.pop()[0] != tag:
+            pass
+
+
+PHONE = 390
+"""Pixels that a phone's page is wide."""
+
+
+def test_nothing_is_wider_than_a_phone_but_what_scrolls(text: str) -> None:
+    """What a browser measures, by the page's structure and its style alone."""
+    nesting = Nesting()
+    nesting.feed(text)
+    assert nesting.around_tables
+    assert all(around & {"scroll", "specimen"} for around in nesting.around_tables)
+    assert '<meta name="viewport" content="width=device-width, initial-scale=1">' in text
+    style = text[text.index("<style>") : text.index("</style>")]
+    rules = dict(re.findall(r"([^{}]+)\{([^{}]*)\}", style))
+    body = next(rule for name, rule in rules.items() if name.strip().endswith("body"))
+    assert "overflow-wrap: anywhere" in body  # a long name breaks
+    assert "overflow-x: auto" in next(r for n, r in rules.items() if n.strip().endswith(".scroll"))
+    fixed = re.findall(r"(?<![-\w])(?:min-)?width:\s*([\d.]+)(rem|em|px)", style)
+    widths = [float(size) * (1 if unit == "px" else 16) for size, unit in fixed]
+    assert widths and max(widths) < PHONE / 2
+    assert "minmax(min(" in style and not re.search(r"minmax\(\d", style)
