@@ -61,7 +61,11 @@ def _named(values: Mapping[str, Any]) -> Values:
 
 
 def runs(path: Path, params: Sequence[Any]) -> list[Values]:
-    """Return the options of every run that a config file is, for a command's parameters."""
+    """Return the options of every run that a config file is, for a command's parameters.
+
+    Raises :class:`~dentbench.errors.SpecError` for an unknown name in any of them, before the first
+    is run.
+    """
     values = read(path)
     studies = values.pop("study", [{}])
     if not isinstance(studies, list) or not all(isinstance(table, dict) for table in studies):
@@ -73,9 +77,20 @@ def runs(path: Path, params: Sequence[Any]) -> list[Values]:
         axes = [name for name, value in merged.items() if _is_axis(known.get(name), value)]
         for point in itertools.product(*(merged[name] for name in axes)):
             runs.append({**merged, **dict(zip(axes, point, strict=True))})
+    for chosen in runs:
+        _require_known(chosen, known, path)
     if not runs:
         raise SpecError(f"config file {path} has an empty list, so there is nothing to run")
     return runs
+
+
+def _require_known(chosen: Values, known: Mapping[str, Any], path: Path) -> None:
+    for name, value in chosen.items():
+        if name not in known or name == "config":
+            names = sorted(known.keys() - {"config", "help"})
+            near = suggestion(name, names) or f"; known: {', '.join(names)}"
+            raise SpecError(f"config file {path} sets {name!r}, which is no option{near}")
+        _as_written(name, value, known[name], path)
 
 
 def _is_axis(param: Any, value: Any) -> bool:
@@ -124,10 +139,6 @@ def apply(context: typer.Context, path: Path | None) -> Path | None:
     known = _by_name(params)
     defaults: Values = {}
     for name, value in chosen.items():
-        if name not in known or name == "config":
-            names = sorted(known.keys() - {"config", "help"})
-            near = suggestion(name, names) or f"; known: {', '.join(names)}"
-            raise SpecError(f"config file {path} sets {name!r}, which is no option{near}")
         defaults[str(known[name].name)] = _as_written(name, value, known[name], path)
     context.default_map = {**(context.default_map or {}), **defaults}
     return path

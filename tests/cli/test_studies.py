@@ -92,3 +92,21 @@ def test_a_study_runs_whole_is_kept_and_resumes(
     with pytest.raises(StoreError, match="no record in results has the key 'xyz'"):
         repeat.expanded(["evaluate", "--from-record=xyz"])
     assert len(read(dentbench.results)) == 3  # a run that is refused adds nothing
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ('modle = "x"', "sets 'modle', which is no option; did you mean"),
+        ('quiet = "yes"', "gives quiet the value 'yes'; true or false"),
+    ],
+)
+def test_a_mistake_in_a_later_study_stops_the_first(
+    dentbench: Run, tmp_path: Path, wrong: str, words: str
+) -> None:
+    (tmp_path / "two.toml").write_text(
+        f'examples = 4\nmode = "static"\n[[study]]\nseed = 1\n[[study]]\n{wrong}\n'
+    )
+    code, _, said = dentbench("evaluate", "--config", "two.toml", "--results", "r")
+    assert code == 2 and words in said
+    assert not (tmp_path / "r").exists()
