@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
-from dentbench.defenses.user_defined import load_factory, state_of
+from dentbench.defenses.user_defined import imported_twice, load_factory, state_of
 from dentbench.errors import DentBenchError, ModelError, contained
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
@@ -81,8 +81,8 @@ def identified(
     if not (isinstance(spec, DefenseSpec) and spec.sha256 and (spec.source or given)):
         return spec
     try:
-        factory = load_factory(spec) if given is None else given
-        states = [state_of(_made(spec, factory, network)) for _ in range(2)]
+        factories = (given, given) if given is not None else imported_twice(spec)
+        states = [state_of(_made(spec, factory, network)) for factory in factories]
     except DentBenchError:  # said where it is to be attacked
         return spec
     if states[0] != states[1] or not states[0]:

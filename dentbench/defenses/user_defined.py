@@ -11,7 +11,7 @@ from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED
 from dentbench.attacks.protocol_cards import is_given
 from dentbench.errors import ModelError, SpecError
 from dentbench.identity.fingerprint import fingerprint
-from dentbench.identity.user_code import load_callable, sha256_of
+from dentbench.identity.user_code import load_callable, loaded_again, sha256_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.evaluation import digest
 
@@ -32,7 +32,7 @@ def spec_of_factory(
     return DefenseSpec(
         name=text,
         settings=tuple(values.items()),
-        sha256=digest([sha256_of(files), state_of(factory)]),
+        sha256=digest([sha256_of(files), _imported_state(factory, text)]),
         source=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
         random=getattr(factory, "random", False) is True,
@@ -60,6 +60,19 @@ def spec_of_object(defense: object) -> DefenseSpec:
     )
 
 
+def _imported_state(factory: object, text: str) -> str:
+    """Return the fingerprint of what a module holds once it is imported.
+
+    "" where a second import holds something else, such as a time or the name of a new folder.
+    """
+    state = state_of(factory)
+    try:
+        again = state_of(loaded_again(text)) if state else ""
+    except Exception:  # whatever it raises when it is imported once more
+        again = ""
+    return state if again == state else ""
+
+
 def state_of(thing: object) -> str:
     """Return the fingerprint of what a module holds, "" where something has no stable writing."""
     try:
@@ -79,6 +92,15 @@ def load_factory(spec: DefenseSpec) -> Callable[..., Any]:
     if sha256_of(files) != spec.source:
         raise SpecError(f"the source of defense {spec.name} was changed; run the command again")
     return factory
+
+
+def imported_twice(spec: DefenseSpec) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return the callable that a spec names, and that of a second import of its module."""
+    factory = load_factory(spec)
+    try:
+        return factory, loaded_again(spec.name)
+    except Exception:  # whatever a module of one's own raises when it is imported once more
+        return factory, factory
 
 
 def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:

@@ -94,6 +94,26 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
     return found, files_of(module)
 
 
+def loaded_again(text: str) -> Any:
+    """Return what ``module:name`` stands for in a second import of its module, which is not kept.
+
+    Where the two differ, it is by what is another at every import, as times are. Call it after
+    :func:`load`. Raises whatever the module raises.
+    """
+    module_name, _, attribute = text.rpartition(":")
+    if module_name.endswith(".py"):
+        module_name = Path(module_name).stem
+    there = sys.modules[module_name].__spec__
+    assert there is not None and there.loader is not None
+    found: Any = importlib.util.module_from_spec(there)
+    folder = Path(there.origin or "").parent
+    with contained(), _first_on_path(folder):
+        there.loader.exec_module(found)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    return found
+
+
 def load_callable(kind: str, text: str, wanted: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
     """Return the callable that ``module:name`` stands for, and the source files of its module.
 

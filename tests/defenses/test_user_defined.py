@@ -290,6 +290,27 @@ def test_a_wrong_defense_is_one_sentence(
     assert err.startswith("dentbench: ") and "Traceback" not in err
 
 
+def test_what_it_reads_when_it_is_imported_is_another_spec(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for what is another at every import."""
+    monkeypatch.chdir(tmp_path)
+    source = "import os, time\nBY = {}\ndef make(network):\n    return lambda x: network(x) * BY\n"
+
+    def imported() -> Any:
+        sys.modules.pop("own_reading", None)  # as in a new process
+        return defense_spec("own_reading:make")
+
+    (tmp_path / "own_reading.py").write_text(source.format("os.environ['PANEL_BY']"))
+    seen = []
+    for by in ("1", "2", "1"):
+        monkeypatch.setenv("PANEL_BY", by)
+        seen.append(imported())
+    assert seen[0] == seen[2] != seen[1]
+    (tmp_path / "own_reading.py").write_text(source.format("time.perf_counter_ns()"))
+    assert imported() == imported()
+
+
 class FromOutside(nn.Module):
     """Reads its strength from the environment when it is made."""
 
