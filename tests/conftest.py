@@ -15,6 +15,8 @@ import pytest
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported; subprocesses inherit it
 os.environ["OMP_WAIT_POLICY"] = "passive"  # where there are two, none spins on a busy core
+for _name in ("COLUMNS", "LINES"):  # which readline sets for the processes that pytest starts
+    os.environ.pop(_name, None)
 os.environ["DENTBENCH_CACHE"] = f"{os.devnull}/no-cache"
 
 FEW = {

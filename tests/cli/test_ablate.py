@@ -102,7 +102,9 @@ def test_a_grid_of_settings(dentbench: Command) -> None:
         ("none", "1", "0.5"),
         ("static", "1", "0.5"),
     ]
-    assert "settings sigma 0.5, beta1 0.5" in out and "Linf 0.1" in out and "\npublished" not in out
+    assert (
+        "settings sigma 0.5, beta1 0.5" in out and "Linf 0.1" in out and "\npublished  " not in out
+    )
 
 
 def test_refusals(dentbench: Command) -> None:

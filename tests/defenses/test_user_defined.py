@@ -277,7 +277,6 @@ def test_defenses_beside_each_other(command: Any) -> None:
         (("--defense", "own_cli_defense:shrunk,foo=1"), "cannot be made"),
         (("--defense", "tnet"), "did you mean tent"),
         (("--defense", "tent,steps"), "SETTING=VALUE"),
-        (("--defense", "dent,steps=3"), "options of their own"),
         (("--defense", "tent", "--steps", "3"), "--steps given"),
     ],
 )
