@@ -8,9 +8,11 @@ best point of every survivor is kept. Source: arXiv 2003.01690; Square: arXiv 19
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from unittest.mock import patch
 
 import torch
 from pyautoattack import AutoAttack
@@ -76,7 +78,7 @@ def run_attack(
     broken_by = ["" if right else "natural" for right in natural.tolist()]
     device = view.clean.device
     devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices), _seeding_of(device):
         for name in plan.parts:
             for number, rows in enumerate(robust.nonzero().flatten().split(chunk)):
                 if not len(rows):
@@ -89,6 +91,23 @@ def run_attack(
     survivors = robust & torch.isfinite(view.best_margin)
     points = torch.where(survivors[:, None, None, None], view.best, view.points)
     return AttackResult(points, robust, tuple(broken_by))
+
+
+@contextmanager
+def _seeding_of(device: torch.device) -> Iterator[None]:
+    """Seed CPUs alone, on a CPU, where AutoAttack seeds.
+
+    PyTorch otherwise notes for each kind of GPU which call is to be made once it is there, with
+    the whole stack: longer than a short answer, and never forgotten.
+    """
+    if device.type != "cpu":
+        yield
+        return
+    with (
+        patch.object(torch.random, "manual_seed", torch.default_generator.manual_seed),
+        patch.object(torch.cuda.random, "manual_seed", lambda seed: None),
+    ):
+        yield
 
 
 def _attack_rows(view: BatchView, attack: Any, rows: Tensor) -> list[int]:
