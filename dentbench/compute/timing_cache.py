@@ -45,7 +45,7 @@ def key_of(network: nn.Module, device: torch.device, shape: tuple[int, ...]) -> 
     name = (
         torch.cuda.get_device_name(device)
         if device.type == "cuda"
-        else f"{cpu_model()} {os.cpu_count()}"
+        else f"{cpu_model()} {os.cpu_count()} {torch.backends.cpu.get_cpu_capability()}"
     )
     made_of = [
         (type(module).__qualname__, str(module.extra_repr())) for module in network.modules()

@@ -129,6 +129,17 @@ def test_another_network_or_number_of_threads_is_timed_for_itself(
     assert len(done) == memory_format.TIMES * len(json.loads((tmp_path / FILE).read_text())) == 9
 
 
+def test_other_instructions_of_the_cpu_are_timed_for_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = times(monkeypatch, 1.0, 0.5)
+    for capability in ("AVX2", "AVX512", "AVX2"):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda name=capability: name)
+        assert is_channels_last_faster(network(), CPU, torch.rand(2, 3, 6, 6), tmp_path)
+    assert len(json.loads((tmp_path / FILE).read_text())) == 2
+    assert done
+
+
 def test_timing_is_real_and_leaves_the_network_alone(tmp_path: Path) -> None:
     model = network()
     before = torch.random.get_rng_state()
