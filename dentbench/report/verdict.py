@@ -9,9 +9,9 @@ batches, its counts and the intervals allow for the design effect (``stats``).
 - ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss.
 - ``no gain``: neither, but a gain of 5 points is excluded: the upper end of the 95% interval of
   the paired difference (Bonett and Price 2012) is below 5 points.
-- ``undecided``: a difference with a doubt, a static model that was attacked wrongly, too few
-  images to tell, or too few batches that share an answer (``stats.least_batches``: six at 95%);
-  the sentence says what would decide.
+- ``undecided``: a difference with a doubt, a static model that was attacked wrongly or by fewer
+  steps than "quick" has, too few images to tell, or too few batches that share an answer
+  (``stats.least_batches``: six at 95%); the sentence says what would decide.
 
 A run that may stop before all images were judged has a level and an interval that allow for every
 look at it (``stats/sequential.py``); the rule is the same.
