@@ -19,8 +19,8 @@ from dentbench.records.outcome import Record
 ROOT: Final = Path(__file__).parents[1]
 
 MAIN_COLUMNS: Final = (
-    *("key", "attack_label", "n", "natural_correct", "robust_correct", "worst_protocol"),
-    *("by_protocol", "static_correct", "gained", "lost", "chance", "budgets", "checks"),
+    *("key", "n", "natural_correct", "robust_correct", "worst_protocol"),
+    *("static_correct", "gained", "lost", "checks"),
 )
 """The columns of results.csv that README.md lists; results/README.md lists all."""
 
@@ -63,12 +63,8 @@ def all_columns() -> str:
 
 
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
-    "README.md": {
-        "defenses": defense_table,
-        "protocols": protocol_table,
-        "columns": main_columns,
-    },
-    "results/README.md": {"columns": all_columns},
+    "README.md": {"protocols": protocol_table, "columns": main_columns},
+    "results/README.md": {"defenses": defense_table, "columns": all_columns},
 }
 """The generated tables of each file, by the name in their markers."""
 

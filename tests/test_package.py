@@ -116,13 +116,6 @@ def test_the_version_is_the_same_wherever_it_is_written() -> None:
     assert project["urls"] and project["keywords"] and project["authors"]
 
 
-def recipes() -> dict[str, str]:
-    """The Python files of the README's recipes, by the name in their first line."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(# (\w+\.py).*?)```", text, re.DOTALL)
-    return {name: block for block, name in blocks}
-
-
 def pasted_commands() -> list[str]:
     """The arguments of the README's commands that evaluate the recipes' model, in order."""
     text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
@@ -132,10 +125,13 @@ def pasted_commands() -> list[str]:
 def test_the_recipes_work_as_pasted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    found = recipes()
-    assert sorted(found) == ["my_attacks.py", "my_defense.py", "my_model.py"]
-    for name, text in found.items():
-        (tmp_path / name).write_text(text, encoding="utf-8")
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    defense = (ROOT / "examples/my_defense.py").read_text(encoding="utf-8")
+    assert re.findall(r"```python\n(.*?)```", readme, re.DOTALL) == [defense]
+    assert " cd examples && python my_model.py\n" in readme
+    for name in ("my_attacks.py", "my_defense.py", "my_model.py"):
+        assert f"`{name}`" in readme or f"`examples/{name}`" in readme
+        shutil.copy(ROOT / "examples" / name, tmp_path)
     done = subprocess.run(
         [sys.executable, "my_model.py"], capture_output=True, text=True, cwd=tmp_path
     )
@@ -147,9 +143,9 @@ def test_the_recipes_work_as_pasted(
         assert code == 0, err
     rows = results_csv.read(tmp_path / "results")
     assert {row.model for row in rows} == {"my_model:make"}
-    plain, defense, attack = (row for row in rows if row.mode != "static")
+    plain, defended, attack = (row for row in rows if row.mode != "static")
     assert plain.protocol == "published transfer"
-    assert defense.defense == "my_defense:Recentred" and defense.defense_settings is not None
-    assert {"published", "fpa", "unrolled"} <= set(defense.protocol.split())
+    assert defended.defense == "my_defense:Recentred" and defended.defense_settings is not None
+    assert {"published", "fpa", "unrolled"} <= set(defended.protocol.split())
     assert attack.attack.startswith("my_attacks:fgsm@")
     assert "my_attacks:halfway" in {name.partition("@")[0] for name in attack.protocol.split()}

@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.cli import app, config
+from dentbench.cli import app
 from dentbench.records.outcome import Record
 from dentbench.report.verdict import Kind
 from tests import readme, renew
@@ -21,6 +21,7 @@ from tests.readme import ROOT, TABLES, renewed
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 READ_IN_A_RUN = 20
+LINES, WIDTH = 230, 132
 
 
 def section(title: str) -> str:
@@ -67,7 +68,7 @@ def test_the_verdicts_are_those_that_are_said() -> None:
 def test_every_command_and_option_exists() -> None:
     lines = [*indented()]
     assert {line.split()[1] for line in lines} == {
-        *("board", "evaluate", "report", "fetch", "judge", "show", "list"),
+        *("evaluate", "report", "fetch", "judge", "show", "list"),
     }
     for line in lines:
         known = {name for one in COMMANDS[line.split()[1]].params for name in one.opts}
@@ -92,16 +93,21 @@ def test_files_that_are_named_or_linked_are_there(name: str) -> None:
     links = [one for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
     named = re.findall(r"`((?:dentbench|tests|results)/[\w/.-]+)`", text)
     kept = re.findall(r"`([\w-]+\.(?:json|md|svg|png))`", text) if name != "README.md" else []
-    missing = [one for one in [*links, *kept] if not (folder / one).exists()]
+    files = [link.partition("#")[0] for link in links]
+    missing = [one for one in [*files, *kept] if not (folder / one).exists()]
     missing += [one for one in named if not (ROOT / one).exists()]
     assert not missing
 
 
-def test_the_study_is_a_run_for_each_mode(tmp_path: Path) -> None:
-    (block,) = re.findall(r"^ +# study\.toml\n(.*?)\n\n", README, re.MULTILINE | re.DOTALL)
-    path = tmp_path / "study.toml"
-    path.write_text("\n".join(line.strip() for line in block.splitlines()), encoding="utf-8")
-    runs = config.runs(path, COMMANDS["evaluate"].params)
-    assert [one["mode"] for one in runs] == ["instance", "batch"]
-    assert all(one["model"] == ["digits-robust", "digits-nominal"] for one in runs)
-    assert all(one["protocol"] == ["all"] and one["attack"] == "quick" for one in runs)
+def test_links_to_sections_find_their_headings() -> None:
+    links = re.findall(r"\]\(([\w/.-]+)#([\w-]+)\)", README)
+    assert links
+    for name, anchor in links:
+        heads = re.findall(r"^##+ (.+)$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)
+        assert anchor in {head.lower().replace(" ", "-") for head in heads}, anchor
+
+
+def test_the_manual_is_short_enough_to_be_read() -> None:
+    lines = README.splitlines()
+    assert len(lines) <= LINES
+    assert all(len(line) <= WIDTH for line in lines if not line.startswith("|"))
