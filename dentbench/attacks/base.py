@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from dentbench.errors import ModelError
 from dentbench.spec.evaluation import AttackSpec
 
 Classifier: TypeAlias = Callable[[Tensor], Tensor]
@@ -94,18 +94,28 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     return others.amax(1) - right
 
 
-def require_finite(logits: Tensor, source: str) -> Tensor:
-    """Return ``logits``, or raise :class:`ModelError` when any is NaN or infinite."""
-    if not torch.isfinite(logits).all():
-        raise ModelError(
-            f"{source} answered with NaN or infinite logits; nothing was recorded for this batch"
-        )
-    return logits
+def answered(logits: Tensor) -> Tensor:
+    """Return which rows (B,) of logits (B, classes) are an answer: finite numbers."""
+    rows: Tensor = torch.isfinite(logits).all(1)
+    return rows
+
+
+def or_wrong(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return logits (B, classes) in which an answer that is none is a wrong answer.
+
+    A row with NaN or infinite numbers, at an adversarial point, is a success of the attack; there
+    the logits are 1 for another class than the label and 0 for the others, without a gradient.
+    """
+    rows = answered(logits)
+    if bool(rows.all()):
+        return logits
+    classes = logits.shape[1]
+    wrong = F.one_hot((labels + 1) % classes, classes).to(logits)
+    return torch.where(rows[:, None], logits, wrong)
 
 
 @torch.no_grad()
 def judge(classify: Classifier, points: Tensor, labels: Tensor) -> Tensor:
     """Return, image by image, whether ``classify`` is right on ``points`` (B, C, H, W)."""
-    logits = require_finite(classify(points), "the model")
-    correct: Tensor = logits.argmax(1) == labels
+    correct: Tensor = or_wrong(classify(points), labels).argmax(1) == labels
     return correct

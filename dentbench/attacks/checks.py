@@ -18,6 +18,7 @@ STATELESS: Final = "stateless"
 SEPARABLE: Final = "separable"
 MODES: Final = "modes"
 LOGITS: Final = "logits"
+FINITE: Final = "finite"
 SCORES: Final = "scores"
 IN_RANGE: Final = "in-range"
 GRADIENT: Final = "gradient"
@@ -41,7 +42,7 @@ PASSES: Final = "passes"
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
     *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, PLANTED, BLACK_BOX),
-    *(TRANSFER, SAME_VERDICT, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, ORDER, PASSES),
+    *(TRANSFER, SAME_VERDICT, FINITE, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, ORDER, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 

@@ -8,7 +8,12 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
+from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
+
+
+def _usable(gradient: Tensor) -> Tensor:
+    """Return a gradient that attacks can follow: some call view on it, and none looks for NaN."""
+    return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0).contiguous()
 
 
 class BatchView(nn.Module):
@@ -19,8 +24,8 @@ class BatchView(nn.Module):
     points) before the defense sees it. Every query within the threat model is remembered: ``best``
     (B, C, H, W) holds, for each image, the point of the highest margin that any query reached.
 
-    ``clean`` (B, C, H, W) in [0, 1], ``labels`` (B,). Raises
-    :class:`~dentbench.errors.ModelError` for non-finite logits.
+    ``clean`` (B, C, H, W) in [0, 1], ``labels`` (B,). Logits that are not finite are a wrong answer,
+    and a gradient that is not finite is zero there.
     """
 
     def __init__(
@@ -69,15 +74,15 @@ class BatchView(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the defense's logits (b, classes) for a query (b, C, H, W)."""
         rows = self._locate(x)
-        if x.requires_grad:  # some attacks call view on the gradient, in any layout
+        if x.requires_grad:
             x = x.view_as(x)
-            x.register_hook(Tensor.contiguous)
+            x.register_hook(_usable)
         if self.whole and len(rows) < len(self.clean):
             batch = self.points.index_put((rows,), x)
             logits = self.defense(batch)[rows]
         else:
             logits = self.defense(x)
-        require_finite(logits, "the defense")
+        logits = or_wrong(logits, self.labels[rows])
         self._remember(rows, x.detach(), logits.detach())
         # Attacks write into their input (Square does): hand out a fresh tensor.
         return logits.clone()

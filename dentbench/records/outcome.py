@@ -48,7 +48,8 @@ class BatchOutcome:
     many images a lower precision, where the attack computed in one, judges otherwise.
     ``static_correct[i]``: whether the static model is right at the final points that a protocol
     found on a defense, ``points_sha256`` their SHA-256. ``rights[i]``: how often a random defense
-    was right there, in as many draws as the spec says. ``details``: further numbers of the
+    was right there, in as many draws as the spec says. ``unanswered[i]``: whether the answer there
+    was NaN or infinite, which is wrong; empty where none was. ``details``: further numbers of the
     protocol. ``versions``: the number of the code of this stage, and of what it goes on from, by
     name. ``indexes``: the numbers of the images in the data set. ``linf``, ``l2``, ``l1``: the
     norms of the final perturbations. Outcomes of version 0.1 have neither these nor ``labels``.
@@ -67,6 +68,7 @@ class BatchOutcome:
     static_correct: tuple[bool, ...] = ()
     points_sha256: str = ""
     rights: tuple[int, ...] = ()
+    unanswered: tuple[bool, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, int] = field(default_factory=dict)
     indexes: tuple[int, ...] = ()

@@ -29,6 +29,7 @@ IMAGE_FIELDS: Final[Mapping[str, tuple[str, type]]] = {
     "judged": ("judged", np.bool_),
     "static_correct": ("static_correct", np.bool_),
     "rights": ("rights", np.int64),
+    "unanswered": ("unanswered", np.bool_),
     "linf": ("linf", np.float64),
     "l2": ("l2", np.float64),
     "l1": ("l1", np.float64),

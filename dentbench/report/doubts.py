@@ -39,7 +39,8 @@ LEAST_IMAGES: Final = 20
 _ANSWERS: Final = frozenset(
     {
         *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
-        *(soundness.MODES, soundness.SAME_VERDICT, soundness.ORDER, *soundness.INDISPENSABLE),
+        *(soundness.MODES, soundness.SAME_VERDICT, soundness.FINITE, soundness.ORDER),
+        *soundness.INDISPENSABLE,
     }
 )
 """The checks of the judge's answers, which concern a loss as well as a gain."""
@@ -107,6 +108,7 @@ _REMEDIES: Final = {
     soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",
+    soundness.FINITE: "return finite numbers, such as logits.nan_to_num(0, 1e4, -1e4)",
     soundness.IN_RANGE: "scale the images to [0, 1]",
     soundness.GRADIENT: "put a differentiable stand-in in the place of the step without a gradient",
     soundness.TRUE_GRADIENT: "let calling it carry the gradient of the answer that is judged",

@@ -379,15 +379,16 @@ def test_images_too_small_for_square_are_refused(norm: str) -> None:
 
 
 @pytest.mark.parametrize("name", SINGLE)
-def test_a_defense_that_answers_nan_under_attack_is_refused(name: str) -> None:
+def test_a_defense_that_answers_nan_under_attack_is_broken_there(name: str) -> None:
     network, x, y = subject(4)
 
     def fragile(images: Tensor) -> Tensor:
         logits: Tensor = network(images)
         return logits if torch.equal(images, x[: len(images)]) else logits * torch.nan
 
-    with pytest.raises(ModelError, match="the defense answered with NaN"):
-        attacked(fragile, x, y, AttackSpec(name=name, iterations=2, queries=2))
+    result, _ = attacked(fragile, x, y, AttackSpec(name=name, iterations=2, queries=2))
+    assert not bool(result.robust.any())
+    assert bool(torch.isfinite(result.points).all())
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dentbench.attacks.base import ThreatModel, judge, margins, require_finite
+from dentbench.attacks.base import ThreatModel, answered, judge, margins, or_wrong
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import NORMS, AttackSpec, parse_eps
 from tests.attacks.toys import tiny_images
@@ -123,8 +123,20 @@ def test_judging_compares_the_highest_logit_with_the_label() -> None:
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
-def test_logits_that_are_not_finite_are_refused(bad: float) -> None:
-    logits = torch.tensor([[1.0, 2.0], [bad, 0.0]])
-    with pytest.raises(ModelError, match="the model answered with NaN or infinite"):
-        judge(lambda _: logits, logits, torch.tensor([1, 1]))
-    assert require_finite(logits[:1], "it") is not None
+@pytest.mark.parametrize("label", [0, 1, 2])
+def test_logits_that_are_not_finite_are_wrong_whatever_the_label(bad: float, label: int) -> None:
+    logits = torch.tensor([[1.0, 2.0, 1.0], [bad, 0.0, 0.0], [0.0, bad, 0.0], [0.0, 0.0, bad]])
+    labels = torch.tensor([1, label, label, label])
+    assert judge(lambda _: logits, logits, labels).tolist() == [True, False, False, False]
+    assert answered(logits).tolist() == [True, False, False, False]
+    assert bool((margins(or_wrong(logits, labels), labels)[1:] > 0).all())
+    assert or_wrong(logits[:1], labels[:1]) is not None
+
+
+def test_the_gradient_of_other_images_does_not_suffer_from_nan() -> None:
+    x = torch.tensor([[0.25], [0.0]], requires_grad=True)
+    logits = torch.cat([x / x, x.sqrt()], 1)  # 0 / 0 in the second row
+    rows = or_wrong(logits, torch.tensor([0, 0]))
+    (gradient,) = torch.autograd.grad(margins(rows, torch.tensor([0, 0])).sum(), x)
+    assert gradient[0].item() == 1.0
+    assert rows[1].tolist() == [0.0, 1.0]

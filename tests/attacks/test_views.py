@@ -136,12 +136,15 @@ def test_what_is_kept_carries_no_graph() -> None:
     assert torch.equal(view.best_margin, kept)
 
 
-def test_logits_that_are_not_finite_are_refused() -> None:
-    view = a_view()
+def test_logits_that_are_not_finite_are_wrong_and_have_no_gradient() -> None:
+    view = a_view(whole=False)
     view.defense = lambda x: coupled(x) * torch.nan
-    with pytest.raises(ModelError, match="the defense answered with NaN"):
-        view(view.clean)
-    assert torch.equal(view.best, view.clean)
+    query = view.clean.clone().requires_grad_()
+    logits = view(query)
+    assert bool((logits.argmax(1) != view.labels).all())
+    assert bool((view.best_margin > 0).all())
+    (gradient,) = torch.autograd.grad(logits.sum(), query)
+    assert bool((gradient == 0).all())
 
 
 # --- counting -------------------------------------------------------------------------------------

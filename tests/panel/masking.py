@@ -25,6 +25,25 @@ def with_gradient_of(value: Tensor, other: Tensor) -> Tensor:
     return value.detach() + other - other.detach()
 
 
+class NoAnswerNearby(Around):
+    """The static model, which divides zero by zero near its boundary: there is no answer."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        best = logits.detach().topk(2, 1).values
+        near = (best[:, 0] - best[:, 1]) < 0.05
+        return logits + (0.0 / (~near).to(logits))[:, None]
+
+
+class NoAnswerToAttacks(Around):
+    """The static model, which answers no image off the grid of the natural images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
+        return torch.where(off[:, None], torch.nan, logits)
+
+
 class OtherPlateau(Around):
     """Honest near its boundary; flat beyond a small margin, with another network's gradient."""
 

@@ -152,6 +152,18 @@ MEMORY: Final = (
 
 MASKING: Final = (
     Plant(
+        defense=masking.NoAnswerNearby,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"finite"}),
+    ),
+    Plant(
+        defense=masking.NoAnswerToAttacks,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"finite"}),
+    ),
+    Plant(
         defense=masking.OtherPlateau,
         truth="none",
         robust=STATIC,

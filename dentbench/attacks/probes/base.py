@@ -11,11 +11,35 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.apgd import random_start
-from dentbench.attacks.base import Classifier, ThreatModel, margins
+from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, answered, margins
 from dentbench.attacks.protocol_cards import OWN_NORMS
 
 IMAGES: Final = 16
 """How many images are asked for gradients."""
+
+
+class FiniteDefense:
+    """A defense that answers with zeros where its logits are no numbers, so that they compare."""
+
+    def __init__(self, defense: Any) -> None:
+        self.defense = defense
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the logits (B, classes) of images (B, C, H, W)."""
+        return _finite(self.defense(x))
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in OFFERS:
+            raise AttributeError(name)
+        part = getattr(self.defense, name)
+        if name == "predict":
+            return lambda x, adaptation: _finite(part(x, adaptation))
+        return part
+
+
+def _finite(logits: Tensor) -> Tensor:
+    rows = answered(logits)
+    return logits if bool(rows.all()) else torch.where(rows[:, None], logits, 0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import LossAndGrad, apgd, random_start
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import ThreatModel, margins, require_finite
+from dentbench.attacks.base import ThreatModel, margins, or_wrong
 from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
 from dentbench.attacks.losses import Loss, make_loss
 from dentbench.attacks.protocols.base import AttackContext
@@ -73,7 +73,7 @@ def batch_mates(context: AttackContext) -> AttackResult:
         for kind, points in (("attacked", result.points), ("natural", context.images)):
             generator = torch.Generator().manual_seed(seed)
             with torch.no_grad():
-                logits = require_finite(compose(context, points, generator), "the defense")
+                logits = or_wrong(compose(context, points, generator), context.labels)
             right[kind] = logits.argmax(1) == context.labels
         counts[name] = _counted(context, result.robust, right["natural"], right["attacked"])
         elsewhere &= right["attacked"] | ~right["natural"]
@@ -132,14 +132,14 @@ def _invade(context: AttackContext, count: int) -> dict[str, int]:
         with torch.enable_grad():
             logits = whole(images.index_put((rows,), leaf))[victims]
             values = loss(logits)
-        right.append(int((margins(logits.detach(), labels[victims]) <= 0).sum()))
+        right.append(_right(logits.detach(), labels[victims]))
         return LossAndGrad(values.detach().sum().expand(count), differentiate(values, leaf))
 
     threat = ThreatModel.of(context.spec.attack)
     clean = images[rows]
     start = random_start(clean, threat, generator)
     with torch.no_grad():
-        before = int((margins(context.defense(images)[victims], labels[victims]) <= 0).sum())
+        before = _right(context.defense(images)[victims], labels[victims])
     dlr = make_loss("dlr", labels[victims])
     # A victim that is wrong by a little is wrong; the ascent is to go on with the others.
     iterations = invading_iterations(context.spec)
@@ -150,3 +150,7 @@ def _invade(context: AttackContext, count: int) -> dict[str, int]:
         "right_before": before,
         "right_after": min([before, *right]),
     }
+
+
+def _right(logits: Tensor, labels: Tensor) -> int:
+    return int((margins(or_wrong(logits, labels), labels) <= 0).sum())

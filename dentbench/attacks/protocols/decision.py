@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.base import ThreatModel, or_wrong
 from dentbench.attacks.budget import queries_of
 from dentbench.attacks.events import announce
 from dentbench.attacks.protocols.base import AttackContext
@@ -59,7 +59,8 @@ def decision(context: AttackContext) -> AttackResult:
         rays.keep(search.rows)
         points = rays.ask()
         with torch.no_grad():
-            labels = search.shown(context.defense)(points).argmax(1)
+            answers = search.shown(context.defense)(points)
+            labels = or_wrong(answers, search.labels).argmax(1)
         search.see(points, torch.eye(context.classes).to(points)[labels])
         rays.answer(labels != search.labels)
         search.prune()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import LossAndGrad, apgd
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import ThreatModel, require_finite
+from dentbench.attacks.base import ThreatModel, or_wrong
 from dentbench.attacks.budget import poisoning_iterations
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext
@@ -59,7 +59,7 @@ def poisoned_stream(context: AttackContext) -> AttackResult:
 
 @torch.no_grad()
 def _right(defense: Any, context: AttackContext, points: Tensor) -> Tensor:
-    return require_finite(defense(points), "the defense").argmax(1) == context.labels
+    return or_wrong(defense(points), context.labels).argmax(1) == context.labels
 
 
 def _poison(context: AttackContext, state: Any, images: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def _poison(context: AttackContext, state: Any, images: Tensor) -> Tensor:
         nonlocal best, worst
         del logits
         with torch.no_grad():
-            damage = harm(state.after(points)(victims)).cpu()
+            damage = harm(or_wrong(state.after(points)(victims), labels)).cpu()
         if damage > worst:
             best, worst = points, damage
 

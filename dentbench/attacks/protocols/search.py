@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random_start
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import Classifier, ThreatModel, margins, require_finite
+from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
 from dentbench.attacks.budget import Ascent
 from dentbench.attacks.events import announce
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
@@ -85,10 +85,11 @@ class Search:
             return
         if self.context.random:
             shown = self.shown(self.context.defense)
-            logits = torch.stack([shown(points) for _ in range(LOOKS)]).mean(0)
+            answers = [or_wrong(shown(points), self.labels) for _ in range(LOOKS)]
+            logits = torch.stack(answers).mean(0)
         elif logits is None:
             logits = self.shown(self.context.defense)(points)
-        require_finite(logits, "the defense")
+        logits = or_wrong(logits, self.labels)
         margin = margins(logits, self.labels).to(self.margin.dtype)
         allowed = self.threat.contains(points, self.clean)
         better = allowed & (margin > self.margin[self.rows])

@@ -36,7 +36,12 @@ def flag_checks(stages: Stages, parts: Collection[str], *, excused: str = "") ->
     ``parts``: those of the published attack. ``excused``: why an attack's own flags need not
     equal the judgement afresh, or "".
     """
-    return black_box(stages, parts), transfer(stages), same_verdict(stages, excused)
+    return (
+        black_box(stages, parts),
+        transfer(stages),
+        same_verdict(stages, excused),
+        finite(stages),
+    )
 
 
 def black_box(stages: Stages, parts: Collection[str]) -> Check:
@@ -130,6 +135,18 @@ def same_verdict(stages: Stages, excused: str = "") -> Check:
     if not passed:
         text += f" ({p_text(p_value)}): the defense tells the attack from the judge"
     return Check(checks.SAME_VERDICT, passed, share, text)
+
+
+def finite(stages: Stages) -> Check:
+    """Count answers that are no numbers, at natural images and at final points."""
+    odd = {name: sum(sum(outcome.unanswered) for outcome in stages[name]) for name in stages}
+    count, total = sum(odd.values()), sum(len(_right(outcomes)) for outcomes in stages.values())
+    if not count:
+        return Check(checks.FINITE, True, 0.0, "every answer to an image is of finite numbers")
+    worst = max(odd, key=lambda name: odd[name])
+    text = f"{count} of {total} natural images and final points get NaN or infinite logits, "
+    text += f"{odd[worst]} of them under {worst}: each counts as wrong"
+    return Check(checks.FINITE, False, count / total, text)
 
 
 def _right(outcomes: Sequence[BatchOutcome]) -> list[bool]:

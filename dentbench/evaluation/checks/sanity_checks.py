@@ -21,7 +21,7 @@ from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
-from dentbench.attacks.probes.base import Probe
+from dentbench.attacks.probes.base import FiniteDefense, Probe
 from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
@@ -87,13 +87,13 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     first = context.inputs.images[: spec.batches.size].to(context.worker.device)
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
 
-    def make(after: SeededDefense | None = None) -> Classifier:
+    def make(after: FiniteDefense | None = None) -> Classifier:
         new = _anew(context, spec)
         defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
         fresh = SeededDefense(defense, seed, worker.device)
         if after is not None:
-            fresh.draw_as(after)
-        return fresh
+            fresh.draw_as(after.defense)
+        return FiniteDefense(fresh)
 
     return Probe(
         make=make,

@@ -5,18 +5,41 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from dentbench.attacks.base import Classifier, judge
+from dentbench.attacks.base import Classifier, answered, or_wrong
+from dentbench.errors import ModelError
 from dentbench.evaluation.inputs import RunInputs
+from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.zoo.arrays import label_windows
 
 
-def judge_in_batches(classify: Classifier, points: Tensor, labels: Tensor, size: int) -> Tensor:
-    """Return, image by image, whether ``classify`` is right, shown batches of ``size`` in order."""
-    parts = [
-        judge(classify, x, y) for x, y in zip(points.split(size), labels.split(size), strict=True)
-    ]
-    return torch.cat(parts)
+@torch.no_grad()
+def judge_in_batches(
+    classify: Classifier, points: Tensor, labels: Tensor, size: int
+) -> tuple[Tensor, Tensor]:
+    """Return, image by image, whether ``classify`` is right, and whether it answers at all.
+
+    It is shown batches of ``size`` in order. NaN and infinite logits are no answer, and wrong.
+    """
+    logits = torch.cat([classify(x) for x in points.split(size)])
+    right: Tensor = or_wrong(logits, labels).argmax(1) == labels
+    return right, answered(logits)
+
+
+def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` where NaN is the model's, not the attack's, doing.
+
+    ``answers`` (B,): whether the final points of a batch got one. A network is to answer every
+    natural image, a defense some of them, and a network some of its adversarial points.
+    """
+    natural, static = stage == NATURAL, spec.defense is None
+    whole = not bool(answers.any())
+    if (natural and (whole or (static and not bool(answers.all())))) or (static and whole):
+        raise ModelError(
+            f"the {'model' if static else 'defense'} answered with NaN or infinite logits for "
+            f"{int((~answers).sum())} of {len(answers)} {'natural images' if natural else 'points'}"
+            "; nothing was recorded for this batch"
+        )
 
 
 def norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:

@@ -27,7 +27,12 @@ from dentbench.errors import ModelError
 from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
-from dentbench.evaluation.workers.judging import judge_in_batches, norms, places
+from dentbench.evaluation.workers.judging import (
+    judge_in_batches,
+    norms,
+    places,
+    require_answers,
+)
 from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
 from dentbench.records.checkpoint import Points, sha256_of
@@ -65,14 +70,16 @@ class _Attacked:
     """An attack on a batch, judged afresh.
 
     ``points`` (B, C, H, W): projected into the ball. ``judged`` (B,): whether the defense is right
-    at them; ``correct`` (B,): in the earlier stages too. ``changed``: how many judgements lower
-    precision changed, where the attack was computed in it.
+    at them; ``correct`` (B,): in the earlier stages too. ``answers`` (B,): whether it answers with
+    finite numbers. ``changed``: how many judgements lower precision changed, where the attack was
+    computed in it.
     """
 
     result: AttackResult
     points: Tensor
     judged: Tensor
     correct: Tensor
+    answers: Tensor
     changed: int | None = None
 
 
@@ -189,11 +196,11 @@ class Worker:
         if spec.defense is not None and task.stage != NATURAL:
             self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
             static = self.classifier(spec.counterpart)
-            static_correct = tuple(judge_in_batches(static, points, y, size).tolist())
+            static_correct = tuple(judge_in_batches(static, points, y, size)[0].tolist())
         rights: tuple[int, ...] = ()
         if task.random and cascade.keeps_points(spec, task.stage):
             draws = range(spec.protocols.draws_judged)
-            results = [judge_in_batches(defense, points, y, size) for _ in draws]
+            results = [judge_in_batches(defense, points, y, size)[0] for _ in draws]
             rights = tuple(torch.stack(results).sum(0).tolist())
         outcome = BatchOutcome(
             stage=task.stage,
@@ -208,6 +215,7 @@ class Worker:
             changed=attacked.changed,
             static_correct=static_correct,
             rights=rights,
+            unanswered=() if bool(attacked.answers.all()) else tuple((~attacked.answers).tolist()),
             points_sha256=sha256_of(points.cpu().numpy()) if spec.defense is not None else "",
             details=attacked.result.details,
             versions=cascade.versions(spec, task.stage),
@@ -225,10 +233,14 @@ class Worker:
         if task.stage == NATURAL or spec.attack.eps == 0:
             # In a ball of radius 0 there is the image alone, and how it was judged is known.
             judged = torch.tensor(task.natural, device=self.device)
+            answers = torch.ones_like(judged)
             if task.stage == NATURAL:
-                judged = judge_in_batches(defense, x, y, size)
+                judged, answers = judge_in_batches(defense, x, y, size)
+                require_answers(spec, task.stage, answers)
             result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
-            return _Attacked(result=result, points=x, judged=judged, correct=judged)
+            return _Attacked(
+                result=result, points=x, judged=judged, correct=judged, answers=answers
+            )
         attacked = defense
         if spec.precision != "fp32":
             low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
@@ -237,14 +249,21 @@ class Worker:
         with tensor_float32(spec.precision == "tf32"):
             result = load_protocol(task.stage)(context)
             points = ThreatModel.of(spec.attack).project(result.points, x)
-            answered = judge_in_batches(attacked, points, y, size)
-        judged, changed = answered, None
+            judged, answers = judge_in_batches(attacked, points, y, size)
+        changed = None
         if attacked is not defense:
-            judged = judge_in_batches(defense, points, y, size)
-            changed = int((judged != answered).sum())
+            rounded = judged
+            judged, answers = judge_in_batches(defense, points, y, size)
+            changed = int((judged != rounded).sum())
+        require_answers(spec, task.stage, answers)
         correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
         return _Attacked(
-            result=result, points=points, judged=judged, correct=correct, changed=changed
+            result=result,
+            points=points,
+            judged=judged,
+            correct=correct,
+            answers=answers,
+            changed=changed,
         )
 
     def _attack_context(

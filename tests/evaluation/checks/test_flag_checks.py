@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
 from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
-from dentbench.evaluation.checks.flag_checks import Stages, black_box, same_verdict, transfer
+from dentbench.evaluation.checks.flag_checks import (
+    Stages,
+    black_box,
+    finite,
+    same_verdict,
+    transfer,
+)
 from dentbench.records.outcome import NATURAL, BatchOutcome
 
 N = 96
@@ -129,3 +136,13 @@ def test_the_worst_of_all_protocols_is_compared_and_natural_errors_are_not() -> 
     wrong = {**found, NATURAL: outcome(NATURAL, by("natural", 0, 20))}
     assert same_verdict(wrong).passed is True
     assert same_verdict(stages(transfer={})).passed is None
+
+
+def test_answers_that_are_no_numbers_are_counted_and_named() -> None:
+    found = stages(published={}, transfer={})
+    assert finite(found).passed
+    first, second = found["transfer"]
+    some = replace(second, unanswered=(True, True) + (False,) * (N // 2 - 2))
+    check = finite({**found, "transfer": [first, some]})
+    assert check.passed is False and check.value == 2 / (3 * N)
+    assert f"2 of {3 * N}" in check.sentence and "2 of them under transfer" in check.sentence
