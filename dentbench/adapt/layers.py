@@ -38,18 +38,38 @@ def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str,
 
     ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
     parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
-    layer to adapt, when one was converted before, or when one lacks the running statistics that a
-    batch share below 1 needs.
+    layer to adapt, when one was converted before or shares its parameters with another, or when
+    one lacks the running statistics that a batch share below 1 needs.
     """
     found = adapted_layers(network, spec.layers)
     if not found:
         raise ModelError(_missing(network, spec.layers))
+    if spec.delta == "affine":
+        _require_own_parameters(found)
     for index, (name, layer) in enumerate(found):
         if isinstance(layer.forward, AdaptiveNorm):
             raise ModelError(f"layer {name} is already converted; give Dent the original model")
         # On the instance, so that the layer keeps its type, attributes and hooks.
         layer.__dict__["forward"] = _adaptive(name, layer, index, spec, calls)
     return found
+
+
+def _require_own_parameters(layers: Sequence[tuple[str, nn.Module]]) -> None:
+    """Refuse parameters that two layers have in common: they would move apart."""
+    owners: dict[int, str] = {}
+    for name, layer in layers:
+        for own in (layer.weight, layer.bias):
+            if not isinstance(own, Tensor) or not own.data_ptr():
+                continue
+            other = owners.get(own.data_ptr())
+            if other is not None:
+                who = f"layers {other} and {name} have" if other != name else f"layer {name} has"
+                raise ModelError(
+                    f"{who} one parameter for two scales or shifts, which dent would move apart; "
+                    "give each a parameter of its own (nn.Parameter(layer.weight.clone())), or "
+                    f"{ALTERNATIVES}"
+                )
+            owners[own.data_ptr()] = name
 
 
 def _adaptive(

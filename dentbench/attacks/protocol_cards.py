@@ -100,7 +100,7 @@ class Protocols(Registry[ProtocolCard]):
             )
         return ProtocolCard(
             function=text,
-            summary=f"a protocol of the user, its source of the SHA-256 {sha256}...",
+            summary=f"a protocol of the user, its code of the SHA-256 {sha256}...",
             needs_static=True,
             own_attack=False,
         )

@@ -8,19 +8,23 @@ projected, clipped and judged as any.
 
 from __future__ import annotations
 
+from typing import Final
+
 import torch
 from torch import Tensor
 
 from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.user_function import UserFunction
 
+_WANTED: Final = "a function of a classifier, images, labels and a threat model that returns points"
+
 
 def attack_name_of(text: str) -> str:
-    """Return the name of a user's attack ``module:callable``: with the hash of its source.
+    """Return the name of a user's attack ``module:callable``: with the hash of its code.
 
     Raises :class:`~dentbench.errors.SpecError` for an attack that cannot be imported.
     """
-    return _imported(text.partition("@")[0]).name
+    return UserFunction.named("attack", text, _WANTED)
 
 
 class UserAttack:
@@ -41,5 +45,4 @@ class UserAttack:
 
 
 def _imported(text: str) -> UserFunction:
-    wanted = "function of a classifier, images, labels and a threat model that returns points"
-    return UserFunction.imported("attack", text, f"a {wanted}")
+    return UserFunction.imported("attack", text, _WANTED)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any, Final
 
@@ -13,10 +13,15 @@ from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
 from dentbench.errors import DentBenchError, ModelError, SpecError, contained
+from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, sha256_of
 
 FAR: Final = 1.05
 """How many eps a point may be away from its image before that is said."""
+
+_SOURCE: Final = 12
+_STATE: Final = 8
+"""How many digits of a name are of the hash of the source, and of what the function holds."""
 
 _log = logging.getLogger(__name__)
 
@@ -26,13 +31,14 @@ class UserFunction:
     """A user's attack or protocol.
 
     ``kind``: which of the two; ``text``: "module:callable"; ``sha256``: 12 digits of the hash of
-    its source.
+    its source; ``state``: 8 of what it holds once it is imported, "" where that is not stable.
     """
 
     kind: str
     text: str
     function: Callable[..., Any]
     sha256: str
+    state: str = ""
 
     @classmethod
     def imported(cls, kind: str, text: str, wanted: str) -> UserFunction:
@@ -41,17 +47,28 @@ class UserFunction:
         Raises :class:`~dentbench.errors.SpecError` for a function that cannot be imported, and for
         a name whose source is another by now.
         """
-        text, _, sha256 = text.partition("@")
+        text, _, name = text.partition("@")
         function, files = load_callable(kind, text, wanted)
-        result = cls(kind, text, function, sha256_of(files)[:12])
-        if sha256 not in ("", result.sha256):
+        sha256 = sha256_of(files)[:_SOURCE]
+        # What it holds may change as it runs, and differ in another process: its source may not.
+        if name[:_SOURCE] not in ("", sha256):
             raise SpecError(f"the source of {kind} {text} was changed; run the command again")
-        return result
+        return cls(kind, text, function, sha256, name[_SOURCE:])
+
+    @classmethod
+    def named(cls, kind: str, text: str, wanted: str) -> str:
+        """Return the name in records of the function that a text stands for, as it is now.
+
+        Raises :class:`~dentbench.errors.SpecError` for a function that cannot be imported.
+        """
+        function = cls.imported(kind, text.partition("@")[0], wanted)
+        state = imported_state(function.function, function.text)
+        return replace(function, state=state[:_STATE]).name
 
     @property
     def name(self) -> str:
-        """Its name in records: the text with the hash of its source."""
-        return f"{self.text}@{self.sha256}"
+        """Its name in records: the text with the hashes of its source and of what it holds."""
+        return f"{self.text}@{self.sha256}{self.state}"
 
     def __call__(self, *handed: Any) -> Any:
         """Call the function; an exception becomes one sentence."""

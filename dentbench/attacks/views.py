@@ -24,8 +24,8 @@ class BatchView(nn.Module):
     points) before the defense sees it. Every query within the threat model is remembered: ``best``
     (B, C, H, W) holds, for each image, the point of the highest margin that any query reached.
 
-    ``clean`` (B, C, H, W) in [0, 1], ``labels`` (B,). Logits that are not finite are a wrong answer,
-    and a gradient that is not finite is zero there.
+    ``clean`` (B, C, H, W) in [0, 1], ``labels`` (B,). Logits that are not finite are wrong answers,
+    and a gradient is zero where it is not finite.
     """
 
     def __init__(

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from dentbench.attacks.base import answered
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
-from dentbench.defenses.user_defined import imported_twice, load_factory, state_of
+from dentbench.defenses.user_defined import imported_twice, load_factory
 from dentbench.errors import DentBenchError, ModelError, contained
+from dentbench.identity.imported_state import state_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 from dentbench.spec.evaluation import digest

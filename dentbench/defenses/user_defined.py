@@ -9,8 +9,9 @@ from typing import Any
 
 from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED
 from dentbench.attacks.protocol_cards import is_given
-from dentbench.errors import ModelError, SpecError
+from dentbench.errors import SpecError
 from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, loaded_again, sha256_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.evaluation import digest
@@ -32,7 +33,7 @@ def spec_of_factory(
     return DefenseSpec(
         name=text,
         settings=tuple(values.items()),
-        sha256=digest([sha256_of(files), _imported_state(factory, text)]),
+        sha256=digest([sha256_of(files), imported_state(factory, text)]),
         source=sha256_of(files),
         separable=getattr(factory, "separable", False) is True,
         random=getattr(factory, "random", False) is True,
@@ -58,27 +59,6 @@ def spec_of_object(defense: object) -> DefenseSpec:
         title=_title_of(defense),
         published_protocol=_published_protocol(defense, name),
     )
-
-
-def _imported_state(factory: object, text: str) -> str:
-    """Return the fingerprint of what a module holds once it is imported.
-
-    "" where a second import holds something else, such as a time or the name of a new folder.
-    """
-    state = state_of(factory)
-    try:
-        again = state_of(loaded_again(text)) if state else ""
-    except Exception:  # whatever it raises when it is imported once more
-        again = ""
-    return state if again == state else ""
-
-
-def state_of(thing: object) -> str:
-    """Return the fingerprint of what a module holds, "" where something has no stable writing."""
-    try:
-        return fingerprint(thing)
-    except ModelError:
-        return ""
 
 
 def _title_of(defense: object) -> str:

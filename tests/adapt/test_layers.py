@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -162,6 +163,38 @@ def test_what_a_network_lacks_is_told_and_what_it_has_is_named() -> None:
         DentSpec(layers="groupnorn")
     assert DentSpec(mode="batch", layers="layernorm").statistics == "running"
     assert DentSpec(mode="batch", layers="all").statistics == "batch"
+
+
+@pytest.mark.parametrize(
+    ("share", "who"),
+    [
+        (lambda a, b: setattr(b, "weight", a.weight), "layers 1 and 4 have"),
+        (lambda a, b: setattr(b, "bias", a.bias), "layers 1 and 4 have"),
+        (lambda a, b: setattr(b, "bias", a.weight), "layers 1 and 4 have"),
+        (lambda a, b: setattr(a, "bias", a.weight), "layer 1 has"),
+    ],
+)
+def test_parameters_that_two_have_in_common_are_refused(share: Any, who: str) -> None:
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    )
+    Dent(network, DentSpec(), prepare=False)
+    share(network[1], network[4])
+    with pytest.raises(ModelError, match=f"^{who} one parameter for two scales or shifts"):
+        Dent(network, DentSpec(), prepare=False)
+    Dent(network, DentSpec(delta="none", blur="dynamic", mode="batch"), prepare=False)
+
+
+def test_a_layer_that_is_called_twice_adapts_as_one() -> None:
+    layer = nn.BatchNorm2d(4)
+    network = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3), layer, nn.ReLU(), nn.Conv2d(4, 4, 3), layer),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)),
+    )
+    dent = Dent(network, DentSpec(steps=1), prepare=False)
+    adaptation = dent.adapt(torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)))
+    assert adaptation.affine is not None and adaptation.affine.shape == (2, 8)
 
 
 def test_rows_that_are_not_the_images_are_refused_instance_wise() -> None:

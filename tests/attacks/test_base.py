@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel, answered, judge, margins, or_wrong
-from dentbench.errors import ModelError
 from dentbench.spec.evaluation import NORMS, AttackSpec, parse_eps
 from tests.attacks.toys import tiny_images
 

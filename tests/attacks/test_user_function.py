@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -91,3 +92,92 @@ def test_a_name_holds_its_source(kind: str, module: Path) -> None:
     module.write_text(SOURCE + "more = 1\n")
     with pytest.raises(SpecError, match=f"the source of {kind} user_functions:short was changed"):
         UserFunction.imported(kind, name, "a function")
+
+
+READS = """
+import json
+import os
+import pathlib
+import helper_of_user_functions
+from functools import partial
+STEP = float(os.environ.get("USER_STEP", "1"))
+TABLE = json.loads(pathlib.Path("steps.json").read_text())
+class Base:
+    scale = 1
+class Attack(Base):
+    def __call__(self, images):
+        return self.scale * images
+by_import = lambda images: STEP * images
+by_file = lambda images: TABLE[0] * images
+def by_call(images):
+    return float(os.environ["USER_STEP"]) * images
+def by_data(images):
+    return json.loads(open("steps.json").read())[0] * images
+by_helper = partial(helper_of_user_functions.moved, by=2)
+by_object = Attack()
+COUNT = []
+def counting(images):
+    COUNT.append(len(images))
+    return images
+"""
+
+
+@pytest.fixture
+def reading(module: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("USER_STEP", "1")
+    (module.parent / "steps.json").write_text("[1]")
+    (module.parent / "helper_of_user_functions.py").write_text("def moved(x, by): return by * x\n")
+    path = module.parent / "reading_functions.py"
+    path.write_text(READS)
+    return path
+
+
+def name_of(kind: str, name: str) -> str:
+    return UserFunction.named(kind, f"reading_functions:{name}", "a function of images")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("name", "environment", "file"),
+    [
+        ("by_import", True, False),
+        ("by_call", True, False),
+        ("by_file", False, True),
+        ("by_data", False, True),
+        ("by_helper", False, False),
+        ("by_object", False, False),
+    ],
+)
+def test_its_name_has_what_it_reads(
+    reading: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    kind: str,
+    name: str,
+    environment: bool,
+    file: bool,
+) -> None:
+    first = name_of(kind, name)
+    assert name_of(kind, name) == first
+    monkeypatch.setenv("USER_STEP", "2")
+    for loaded in ("reading_functions", "helper_of_user_functions"):
+        sys.modules.pop(loaded, None)
+    second = name_of(kind, name)
+    assert (second != first) is environment
+    (reading.parent / "steps.json").write_text("[2]")
+    sys.modules.pop("reading_functions", None)
+    third = name_of(kind, name)
+    assert (third != second) is file
+    (reading.parent / "helper_of_user_functions.py").write_text("def moved(x, by): return -x\n")
+    assert name_of(kind, name) != third
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_may_change_what_it_holds_while_it_runs(reading: Path, kind: str) -> None:
+    name = name_of(kind, "counting")
+    function = UserFunction.imported(kind, name, "a function of images")
+    function(IMAGES)
+    assert UserFunction.imported(kind, name, "a function of images").name == name
+    assert name_of(kind, "counting") == name
+    reading.write_text(READS + "# another\n")
+    with pytest.raises(SpecError, match="was changed; run the command again"):
+        UserFunction.imported(kind, name, "a function of images")

@@ -12,7 +12,6 @@ from dentbench.attacks.base import ThreatModel, margins
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.attacks.rng import SeededDefense
 from dentbench.attacks.views import BatchView
-from dentbench.errors import ModelError
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 

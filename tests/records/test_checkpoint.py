@@ -51,6 +51,7 @@ WHOLE = replace(
     static_correct=(False, True, True),
     points_sha256="ab",
     rights=(10, 0, 2**40),
+    unanswered=(False, True, False),
     details=DETAILS,
     versions={"natural": 1, "published": 3, "dent": 2},
     indexes=(7, 8, 9),

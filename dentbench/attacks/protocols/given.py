@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Final
 
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.protocols.base import AttackContext, Protocol, judged_only
 from dentbench.attacks.user_function import UserFunction
+
+_WANTED: Final = "a function of an attack context that returns points"
 
 
 def claimed(context: AttackContext) -> AttackResult:
@@ -17,16 +20,16 @@ def claimed(context: AttackContext) -> AttackResult:
 
 
 def name_of(text: str) -> str:
-    """Return the name of a user's protocol ``module:callable``: with the hash of its source.
+    """Return the name of a user's protocol ``module:callable``: with the hash of its code.
 
     Raises :class:`~dentbench.errors.SpecError` for a protocol that cannot be imported.
     """
-    return _imported(text.partition("@")[0]).name
+    return UserFunction.named("protocol", text, _WANTED)
 
 
 def user_protocol(name: str) -> Protocol:
     """Return a user's protocol by its name; it may return points (B, C, H, W) or a result."""
-    function = _imported(name)
+    function = UserFunction.imported("protocol", name, _WANTED)
 
     def protocol(context: AttackContext) -> AttackResult:
         result, threat = function(context), ThreatModel.of(context.spec.attack)
@@ -35,8 +38,3 @@ def user_protocol(name: str) -> Protocol:
         return judged_only(function.checked(result, context.images, threat), context)
 
     return protocol
-
-
-def _imported(text: str) -> UserFunction:
-    wanted = "a function of an attack context that returns points"
-    return UserFunction.imported("protocol", text, wanted)

@@ -1,0 +1,34 @@
+"""The state of a user's code once it is imported: what it reads then is seen by nothing else."""
+
+from __future__ import annotations
+
+from dentbench.errors import ModelError
+from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.user_code import loaded_again
+
+
+def imported_state(thing: object, text: str) -> str:
+    """Return the fingerprint of what ``module:name`` stands for, right after its import.
+
+    Variables of the environment and files of data that it reads are part of it; what it changed
+    since, as counters do, is not. "" where every import holds something else, such as a time or
+    the name of a new folder, or where something has no stable writing.
+    """
+    state = state_of(thing)
+    if not state:
+        return ""
+    try:
+        again = state_of(loaded_again(text))
+        if again != state:
+            state = state_of(loaded_again(text))
+    except Exception:  # whatever it raises when it is imported once more
+        return ""
+    return state if again == state else ""
+
+
+def state_of(thing: object) -> str:
+    """Return the fingerprint of an object, "" where something in it has no stable writing."""
+    try:
+        return fingerprint(thing)
+    except ModelError:
+        return ""
