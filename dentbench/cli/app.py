@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config, json_output, repeat
+from dentbench.cli import config, json_output, repeat, usage
 from dentbench.cli.ablate import ablate
 from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
@@ -25,7 +25,7 @@ from dentbench.cli.judge import judge
 from dentbench.cli.panels import PanelCommand
 from dentbench.cli.report import report
 from dentbench.cli.show import list_records, show
-from dentbench.errors import NOT_GAINED, DentBenchError, SpecError, StoreError
+from dentbench.errors import NOT_GAINED, DentBenchError, InterruptedRunError, SpecError, StoreError
 
 TRACEBACK: Final = "--traceback"
 
@@ -153,6 +153,8 @@ def main() -> None:
     _write_any_character()
     arguments = [_expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
     commands: Any = typer.main.get_command(app)
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:2], "--help"]
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
         with _working_folder_last(), _written_out(arguments):
@@ -266,9 +268,23 @@ def _working_folder_last() -> Iterator[None]:
             del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
 
 
+def _check_ahead(commands: Any, arguments: list[str], count: int, path: Path | None) -> None:
+    """Refuse a config file before its first run if a later run cannot be carried out."""
+    from dentbench.cli.running import checking
+
+    for number in range(1, count):
+        try:
+            with checking():
+                usage.call(commands, arguments, number)
+        except InterruptedRunError:
+            raise
+        except DentBenchError as error:
+            raise type(error)(f"{path}, run {number + 1} of {count}: {error}") from error
+
+
 def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     """Run a command, once for each run of its config file, and return the exit codes."""
-    count = 1
+    count, path = 1, None
     if chosen is not None:
         arguments = understood(arguments, chosen)
         _require_values(arguments, chosen)
@@ -281,13 +297,11 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
         path = config.given(arguments)
         count = 1 if path is None else len(config.runs(path, chosen.params))
     codes = []
+    _check_ahead(commands, arguments, count, path)
     for number in range(count):
         if count > 1:
             typer.echo(f"{path}, run {number + 1} of {count}", err=True)
-        try:
-            commands(args=arguments, prog_name="dentbench", obj=number)
-        except SystemExit as stopped:
-            codes.append(int(stopped.code or 0))
+        codes.append(usage.call(commands, arguments, number, "" if path is None else str(path)))
         if codes[-1] not in (0, NOT_GAINED):
             break
     return codes

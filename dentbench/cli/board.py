@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config
+from dentbench.cli import config, usage
 from dentbench.errors import NOT_GAINED, SpecError
 
 STUDY: Final = Path("results/board/board.toml")
@@ -50,11 +50,9 @@ def board(
     for number, options in enumerate([] if render else runs, start=1):
         typer.echo(f"{study}, row {number} of {len(runs)}: {shlex.join(options)}", err=True)
         arguments = ["evaluate", *options, *context.args, "--results", str(results), "--quiet"]
-        try:
-            command(args=arguments, prog_name="dentbench", obj=0)
-        except SystemExit as stopped:
-            if stopped.code not in (0, None, NOT_GAINED):
-                raise
+        code = usage.call(command, arguments, 0, str(study))
+        if code not in (0, NOT_GAINED):
+            raise typer.Exit(code)
         _write(results, study)
     if render:
         _write(results, study)

@@ -67,8 +67,11 @@ def evaluate(
     )
     if require_gain is not None and request.attack_name == NO_ATTACK:
         raise SpecError("--require-gain is a gain under attack, and there is no attack")
+    studies = _studies(request, own_options) if table is None else _table1(request, own_options)
+    if require_gain is not None and not any(any(study.defenses) for study in studies):
+        raise SpecError("--require-gain needs a defense to judge, and mode static has none")
     finished = running.carry_out(
-        _studies(request, own_options) if table is None else _table1(request, own_options),
+        studies,
         shared.run_options(),
         shared.display,
         dry_run=shared.dry_run,

@@ -32,6 +32,24 @@ def one_of(kind: str, values: type[E]) -> dict[str, Any]:
     return {"parser": parse, "autocompletion": complete}
 
 
+def number_option(kind: type[int] | type[float], name: str, example: float, **more: Any) -> Any:
+    """Return an option that takes a number, with a refusal of what is none that gives an example.
+
+    ``more``: what Typer's options take.
+    """
+    words = "a whole number" if kind is int else "a number"
+
+    def parse(text: Any) -> float:
+        try:
+            return kind(text)
+        except (ValueError, OverflowError):
+            raise typer.BadParameter(
+                f"{name} is {text!r}; it must be {words}, such as {example:g}"
+            ) from None
+
+    return typer.Option(name, parser=parse, **more)
+
+
 def names_of(module: str, registry: str) -> Callable[[str], list[str]]:
     """Return the completion of a name on the command line, from a registry loaded then."""
 

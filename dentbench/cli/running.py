@@ -7,9 +7,10 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import typer
 
@@ -55,30 +56,58 @@ def carry_out(
     """
     from dentbench.cli.downloads import bring_lacking
 
+    if dry_run and _CHECKING.get():
+        raise typer.Exit
     if dry_run:  # without the weights and the images too: the cards know their shapes
         show_estimates(studies, options, gpu, check)
         raise typer.Exit
     bring_lacking(studies, options.fetch)
     _check_writable(options.results)
+    if _CHECKING.get():
+        _require_runnable(studies, options)
+        raise typer.Exit
     with resumable(options.results):
         return list(_in_turn(studies, options, display, check))
+
+
+_CHECKING: Final = ContextVar("checking", default=False)
+
+
+@contextmanager
+def checking() -> Iterator[None]:
+    """Let commands check all that they would run, and run nothing."""
+    token = _CHECKING.set(True)
+    try:
+        yield
+    finally:
+        _CHECKING.reset(token)
+
+
+def _require_runnable(studies: Sequence[Study], options: RunOptions) -> None:
+    from dentbench.study.loading import require_runnable
+
+    with contained():
+        require_runnable(studies, options)
 
 
 def _in_turn(
     studies: Sequence[Study], options: RunOptions, display: Display, check: Refusal | None
 ) -> Iterator[tuple[Study, list[Record]]]:
-    """Yield each study and its records; several are planned, and their time is told, together."""
+    """Yield each study and its records; several are checked and planned together, first."""
     from dentbench.evaluation.progress.display import shown_progress
     from dentbench.evaluation.progress.events import RunPlanned, Whole
-    from dentbench.study.loading import forecast, run_study
+    from dentbench.study.loading import forecast, require_runnable, run_study
 
     attacked = any(not attack.is_none for study in studies for attack in study.attacks)
     together, whole = len(studies) > 1 and attacked, Whole()
     for number, study in enumerate(studies):
         with shown_progress(display, whole) as progress, contained():
-            if together and progress is not None and not number:
-                expected = forecast(studies, options)
-                progress(RunPlanned(passes=expected.passes, text=expected.text))
+            if together and not number:
+                if progress is None:
+                    require_runnable(studies, options)
+                else:
+                    expected = forecast(studies, options)
+                    progress(RunPlanned(passes=expected.passes, text=expected.text))
             shown = _without_plan(progress) if together and progress is not None else progress
             records = run_study(study, options, shown, None if number else check)
         yield study, records
@@ -217,16 +246,11 @@ def verdicts(finished: Finished, results: Path) -> list[dict[str, Any]]:
 
 
 def require_gain(finished: Finished, points: float, results: Path) -> None:
-    """End the command with exit code 3, and say why, unless every defense gains so many points.
-
-    Raises :class:`~dentbench.errors.SpecError` where there is no defense to judge.
-    """
+    """End the command with exit code 3, and say why, unless every defense gains so many points."""
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import verdict
 
     pairs = [(defended, verdict(static, defended)) for static, defended in compared(finished)]
-    if not pairs:
-        raise SpecError("--require-gain needs a defense; mode static has none")
     short = [(defended, judged) for defended, judged in pairs if not judged.meets(points)]
     for defended, judged in short:
         typer.echo(

@@ -50,6 +50,11 @@ class Preflight:
             if not self._is_compared(spec):
                 folder.save_note(SAME_NETWORK, self.context.worker.device.type)
 
+    def require_sound(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Raise as :meth:`check` does; say, write and forget nothing."""
+        for spec in specs:
+            self._require_sound(spec, protocols)
+
     def _advise_class_folders(self, data: str) -> None:
         """Warn where labels were inferred from more or fewer folders than the model has classes."""
         folders, outputs = self.context.inputs.class_folders, self.context.worker.classes

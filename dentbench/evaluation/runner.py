@@ -95,6 +95,11 @@ class Evaluation:
         reached = self._carried_out(specs, ready)
         return [self._record(*parts) for parts in zip(specs, ready, reached, strict=True)]
 
+    def require_sound(self, specs: Sequence[EvalSpec], protocols: Sequence[str]) -> None:
+        """Refuse what :meth:`run` would refuse before its first attack; write nothing."""
+        results_csv.require_usable(self.options.results)
+        self._preflight.require_sound(specs, protocols)
+
     def _prepared(self, spec: EvalSpec, protocols: Sequence[str]) -> Ready:
         """Make the checks that come before everything else; return the spec's plan."""
         attacked = not spec.attack.is_none

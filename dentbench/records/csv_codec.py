@@ -12,11 +12,12 @@ from __future__ import annotations
 import json
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import Field, fields
 from typing import Any, Final
 
 from dentbench.records.outcome import Record
+from dentbench.spec.attack import NORMS, parse_eps
 
 # Full-width forms of = + - @ count too: some spreadsheets run them.
 _HAZARD: Final = re.compile(
@@ -100,6 +101,46 @@ def _read_bool(cell: str) -> bool:
     return cell == "true"
 
 
+def _read_eps(cell: str) -> str:
+    parse_eps(cell)
+    return cell
+
+
+def _whole_from(least: int) -> Callable[[str], int]:
+    def read_whole(cell: str) -> int:
+        value = int(cell)
+        if value < least:
+            raise ValueError(cell)
+        return value
+
+    return read_whole
+
+
+def _choice_of(names: Collection[str]) -> Callable[[str], str]:
+    def read_choice(cell: str) -> str:
+        if cell not in names:
+            raise ValueError(cell)
+        return cell
+
+    return read_choice
+
+
+CHOICES: Final[Mapping[str, tuple[str, ...]]] = {
+    "norm": NORMS,
+    "mode": ("static", "batch", "instance", "other"),
+    "blur": ("none", "static", "dynamic"),
+}
+"""The columns that hold one of a few texts, and these."""
+
+LEAST: Final[Mapping[str, int]] = {"first": 0, "count": 1, "n": 1, "batch_size": 1, "steps": 0}
+"""The columns of whole numbers that reports compute with, and the least that each may hold."""
+
+_OWN_READERS: Final[Mapping[str, Callable[[str], Any]]] = {
+    "eps": _read_eps,
+    **{name: _whole_from(least) for name, least in LEAST.items()},
+    **{name: _choice_of(names) for name, names in CHOICES.items()},
+}
+
 _PLAIN: Final[Mapping[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] = {
     "str": (unescape, _write_text),
     "int": (int, lambda value: str(operator.index(value))),
@@ -108,12 +149,38 @@ _PLAIN: Final[Mapping[str, tuple[Callable[[str], Any], Callable[[Any], str]]]] =
 }
 
 
+def _is_json(column: Field[Any]) -> bool:
+    return bool(column.metadata["doc"].endswith("JSON object"))
+
+
+_IN_WORDS: Final = {
+    "str": "a text",
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+}
+
+
+def _allowed(column: Field[Any]) -> str:
+    """Return in words what a column's cells may hold."""
+    base = str(column.type).removesuffix(" | None")
+    words = "a JSON object as dentbench writes it" if _is_json(column) else _IN_WORDS[base]
+    if column.name in CHOICES:
+        words = " or ".join(CHOICES[column.name])
+    elif column.name in LEAST:
+        words += f" from {LEAST[column.name]}"
+    elif column.name == "eps":
+        words = "a fraction or a number, such as 8/255 or 0.5"
+    return words if base == column.type else f"{words}, or nothing"
+
+
 def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any], str]]:
     kind = str(column.type)
     base = kind.removesuffix(" | None")
     reader, writer = _PLAIN[base]
-    if column.metadata["doc"].endswith("JSON object"):
+    if _is_json(column):
         reader = _json_reader(column.name)
+    reader = _OWN_READERS.get(column.name, reader)
     if base == kind:
         return reader, writer
     # An empty cell is None; the empty text is an apostrophe alone.
@@ -122,6 +189,9 @@ def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any
         lambda value: "" if value is None else writer(value) or "'",
     )
 
+
+ALLOWED: Final = {column.name: _allowed(column) for column in fields(Record)}
+"""What the cells of each column may hold, in words."""
 
 TYPES: Final = {column.name: str(column.type) for column in fields(Record)}
 READERS: Final = {column.name: _converters(column)[0] for column in fields(Record)}

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from dentbench.errors import StoreError
 from dentbench.records.counts import impossible
-from dentbench.records.csv_codec import READERS, TYPES
+from dentbench.records.csv_codec import ALLOWED, READERS
 from dentbench.records.outcome import SCHEMA, Record, column_names
 
 _RENAMED: Final = ((4, "decision", "scores"),)
@@ -89,8 +89,8 @@ class Sheet:
                 values.append(None if old else READERS[name](cell))
             except ValueError:
                 raise StoreError(
-                    f"{path}, line {number}: {name} is {cell!r}, not {TYPES[name]}; "
-                    "correct the line or move the file away"
+                    f"{path}, line {number}: {name} is {cell!r}; allowed: "
+                    f"{ALLOWED[name]}; correct the line or move the file away"
                 ) from None
         return values
 

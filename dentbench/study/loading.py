@@ -163,11 +163,19 @@ def _published_natural(card: ModelCard | None, dataset: str) -> float | None:
     return card.clean
 
 
+def require_runnable(studies: Sequence[Study], options: RunOptions) -> None:
+    """Load every study and refuse those that cannot be run; nothing is attacked or written."""
+    for study in studies:
+        evaluation, specs = prepare(study, options)
+        evaluation.require_sound(specs, study.protocols)
+
+
 def forecast(studies: Sequence[Study], options: RunOptions) -> TimeForecast:
-    """Return how long studies will take together; each is loaded, nothing is attacked."""
+    """Return how long studies will take together, once :func:`require_runnable` passed them."""
     parts = []
     for study in studies:
         evaluation, specs = prepare(study, options)
+        evaluation.require_sound(specs, study.protocols)
         parts.append(evaluation.forecast(specs, study.protocols))
     return reduce(operator.add, parts)
 

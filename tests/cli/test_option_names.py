@@ -10,6 +10,7 @@ import typer
 from typer.models import OptionInfo
 
 from dentbench.cli import app
+from tests.helpers import Run
 
 
 def commands() -> list[str]:
@@ -37,3 +38,54 @@ def test_every_option_states_its_name(command: str) -> None:
     assert not unnamed
     for option in found.params:
         assert all(name == name.lower() or len(name) == 2 for name in option.opts)
+
+
+NUMBERS = ("N", "X", "1-5", "PERCENT", "POINTS", "BATCHES", "1")
+"""How the help writes a number that an option takes; --pass-limit is a text such as 1e9."""
+
+
+def number_options() -> list[tuple[str, str]]:
+    """Return every command with each of its options that takes a number."""
+    loaded = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
+    return [
+        (command, option.opts[0])
+        for command in commands()
+        for option in loaded[command].params
+        if option.metavar in NUMBERS and option.opts[0] not in ("points", "--pass-limit")
+    ]
+
+
+@pytest.mark.parametrize(("command", "option"), number_options())
+def test_what_is_no_number_is_refused_in_words(dentbench: Run, command: str, option: str) -> None:
+    points = ["points.npz"] if command == "judge" else []
+    code, _, said = dentbench(command, *points, option, "x")
+    assert code == 2 and said.startswith(f"dentbench: {option} is 'x'; it must be a")
+    assert "number, such as " in said and said.count("\n") == 1
+
+
+REFUSED = {
+    "evaluat": "command 'evaluat' is unknown; did you mean evaluate",
+    "xyzzy": "allowed: ablate, board, doctor",
+    "evaluate --exmples 3": "option --exmples is unknown; did you mean --examples",
+    "evaluate -steps 3": "option -steps is unknown; did you mean --steps?",
+    "evaluate --where n=3": "it is an option of dentbench report",
+    "--steps 3": "it is an option of dentbench evaluate",
+    "evaluate --normalize 1": "has fewer than 2 values; write --normalize MEAN STD",
+    "evaluate --batch-size": "has no value; write --batch-size N",
+    "evaluate --quiet=yes": "takes no value, and '--quiet=yes' gives one",
+    "evaluate digits-robust": "write --model digits-robust or --data digits-robust",
+    "doctor digits": "'digits' is no option, and no option before it takes it",
+    "show": "dentbench show needs KEY|latest",
+    "report --format pdf": "allowed: terminal, markdown",
+}
+
+
+@pytest.mark.parametrize("line", REFUSED)
+def test_a_line_that_cannot_be_parsed_is_refused_in_one_sentence(dentbench: Run, line: str) -> None:
+    code, out, said = dentbench(*line.split())
+    assert code == 2 and not out and said.startswith("dentbench: ") and said.count("\n") == 1
+    assert REFUSED[line] in said
+
+
+def test_help_is_a_command_too(dentbench: Run) -> None:
+    assert dentbench("help", "report") == dentbench("report", "--help")

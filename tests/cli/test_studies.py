@@ -110,3 +110,31 @@ def test_a_mistake_in_a_later_study_stops_the_first(
     code, _, said = dentbench("evaluate", "--config", "two.toml", "--results", "r")
     assert code == 2 and words in said
     assert not (tmp_path / "r").exists()
+
+
+LATER = (
+    ('model = "nope"', "unknown model 'nope'"),
+    ('data = "x.npz"', "there is no data file x.npz"),
+    ("first = 1797", "has 500 images"),
+    ('steps = "six"', "--steps is 'six'; it must be a whole number, such as 6"),
+    ('eps = "8"', "did you mean 8/255?"),
+    ('mode = "instance"\nlayers = "groupnorm"', "has no GroupNorm layer"),
+)
+"""What is refused at once, from its name to what the loaded network has, and the words."""
+
+
+@pytest.mark.parametrize(("wrong", "words"), LATER)
+def test_what_a_later_study_names_is_checked_first(
+    dentbench: Run, tmp_path: Path, wrong: str, words: str
+) -> None:
+    (tmp_path / "two.toml").write_text(
+        f'examples = 4\nattack = "quick"\n[[study]]\nmode = "static"\n[[study]]\n{wrong}\n'
+    )
+    code, _, said = dentbench("evaluate", "--config", "two.toml")
+    assert code == 2 and said.startswith("dentbench: two.toml, run 2 of 2: ") and words in said
+    assert not list(dentbench.results.glob("r*/*"))
+
+
+def test_a_gain_is_required_of_a_defense(dentbench: Run) -> None:
+    code, _, said = dentbench("evaluate", "--mode", "static", "--require-gain", "5")
+    assert code == 2 and "needs a defense" in said and not dentbench.results.exists()

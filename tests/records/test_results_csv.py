@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from dentbench.errors import StoreError
 from dentbench.records import csv_codec, results_csv, safe_files, sheet
 from dentbench.records.counts import BY_PROTOCOL, IMAGES
+from dentbench.records.csv_codec import CHOICES, LEAST
 from dentbench.records.outcome import SCHEMA, Record, column_names
 from tests import renew
 
@@ -63,8 +64,14 @@ def strategy(column: Any) -> st.SearchStrategy[Any]:
         return st.just(SCHEMA)
     if column.name in IMAGES:
         return st.none() | st.integers(0, 100) if "None" in column.type else st.integers(0, 100)
+    if column.name in CHOICES:
+        return st.sampled_from(CHOICES[column.name])
     if column.name == "n":
         return st.integers(100, 2**70)
+    if column.name in LEAST:
+        return st.integers(LEAST[column.name], 2**70)
+    if column.name == "eps":
+        return st.fractions(0).map(str)
     if is_json(column):
         return JSON.get(column.name, st.dictionaries(TEXT, INTEGERS, max_size=2)).map(json.dumps)
     return STRATEGIES[column.type]
@@ -81,7 +88,8 @@ def record(number: int = 1, **changes: Any) -> Record:
         for column in fields(Record)
     }
     values["batch_mates"] = '{"compositions": {}, "invading": {}}'
-    values["n"] = 100
+    values |= {name: least + number for name, least in LEAST.items()}
+    values |= {"n": 100, "eps": "8/255", **{name: names[0] for name, names in CHOICES.items()}}
     return Record(**{**values, "schema": SCHEMA, "key": f"{number:016x}", **changes})
 
 
@@ -289,9 +297,13 @@ def test_foreign_bytes_are_refused_and_left(tmp_path: Path, data: bytes) -> None
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        (",true,", ",TRUE,", "line 2: nesterov is 'TRUE', not bool"),
+        (",true,", ",TRUE,", "line 2: nesterov is 'TRUE'; allowed: true or false, or nothing"),
+        (",8/255,", ",banana,", "line 2: eps is 'banana'; allowed: a fraction or a number"),
+        ("8/255,2,", "8/255,0,", "line 2: batch_size is '0'; allowed: a whole number from 1"),
+        (",Linf,", ",L9,", "line 2: norm is 'L9'; allowed: Linf or L2 or L1"),
+        (",static,", ",foo,", "line 2: mode is 'foo'; allowed: static or batch or"),
         ("text 2,text 2", "text 2", "line 3 has"),
-        ("{}", "[]", r"is '\[\]', not str"),
+        ("{}", "[]", r"is '\[\]'; allowed: a JSON object"),
         ("text 1", "'\\x", "line 2"),
         (f"\n{SCHEMA},", "\none,", "line 2: schema is 'one'"),
     ],

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dentbench.cli.names import names_of
+from dentbench.cli.names import names_of, number_option
 
 Attack = Annotated[
     str | None,
@@ -59,15 +59,21 @@ Threats = Annotated[
 ]
 Iterations = Annotated[
     int | None,
-    typer.Option("--iterations", metavar="N", help="Iterations in place of the attack's own."),
+    number_option(
+        int, "--iterations", 100, metavar="N", help="Iterations in place of the attack's own."
+    ),
 ]
 Targets = Annotated[
     int | None,
-    typer.Option("--targets", metavar="N", help="Target classes in place of the attack's own."),
+    number_option(
+        int, "--targets", 9, metavar="N", help="Target classes in place of the attack's own."
+    ),
 ]
 Queries = Annotated[
     int | None,
-    typer.Option("--queries", metavar="N", help="Square's queries in place of the attack's own."),
+    number_option(
+        int, "--queries", 5000, metavar="N", help="Square's queries in place of the attack's own."
+    ),
 ]
 ProtocolSettings = Annotated[
     list[str] | None,
@@ -105,4 +111,4 @@ Precision = Annotated[
         "how many changed. tf32 needs a CUDA GPU; where bf16 is no faster, a line says so.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of every attack.")]
+Seed = Annotated[int, number_option(int, "--seed", 0, metavar="N", help="Seed of every attack.")]

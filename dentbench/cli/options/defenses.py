@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli.names import names_of
+from dentbench.cli.names import names_of, number_option
 
 Defenses = Annotated[
     list[str] | None,
@@ -26,7 +26,9 @@ Defenses = Annotated[
 DENT: Final[Mapping[str, tuple[type, Any]]] = {
     "steps": (
         int,
-        typer.Option("--steps", metavar="N", help="Updates of dent. Default: 6, batch-wise 30."),
+        number_option(
+            int, "--steps", 6, metavar="N", help="Updates of dent. Default: 6, batch-wise 30."
+        ),
     ),
     "delta": (
         str,
@@ -59,8 +61,10 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
     ),
     "sigma": (
         float,
-        typer.Option(
+        number_option(
+            float,
             "--sigma",
+            0.7,
             metavar="X",
             help="Width of the blur in pixels; of a dynamic blur, at the start.",
         ),
@@ -77,11 +81,15 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
     ),
     "lr": (
         float,
-        typer.Option("--lr", metavar="X", help="Learning rate of scales and shifts."),
+        number_option(
+            float, "--lr", 0.006, metavar="X", help="Learning rate of scales and shifts."
+        ),
     ),
     "sigma_lr": (
         float,
-        typer.Option("--sigma-lr", metavar="X", help="Learning rate of a dynamic sigma."),
+        number_option(
+            float, "--sigma-lr", 0.006, metavar="X", help="Learning rate of a dynamic sigma."
+        ),
     ),
 }
 """Dent's settings that are options, by the name of their field: the type and the option."""

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dentbench.cli.names import names_of
+from dentbench.cli.names import names_of, number_option
 
 Model = Annotated[
     list[str] | None,
@@ -38,8 +38,10 @@ Normalize = Annotated[
 ]
 ExpectClean = Annotated[
     float | None,
-    typer.Option(
+    number_option(
+        float,
         "--expect-clean",
+        94.8,
         metavar="PERCENT",
         help="Expected natural accuracy; stop if it differs (see --force).",
     ),
@@ -88,14 +90,17 @@ Corruptions = Annotated[
 ]
 Severities = Annotated[
     list[int] | None,
-    typer.Option(
-        "--severity", metavar="1-5", help="Severity of corruptions; repeatable. Default: 5."
+    number_option(
+        int, "--severity", 5, metavar="1-5", help="Severity of corruptions; repeatable. Default: 5."
     ),
 ]
 Examples = Annotated[
-    int | None, typer.Option("--examples", metavar="N", help="Number of images. Default: all.")
+    int | None,
+    number_option(int, "--examples", 256, metavar="N", help="Number of images. Default: all."),
 ]
-First = Annotated[int, typer.Option("--first", metavar="N", help="Index of the first image.")]
+First = Annotated[
+    int, number_option(int, "--first", 0, metavar="N", help="Index of the first image.")
+]
 Order = Annotated[
     str,
     typer.Option(

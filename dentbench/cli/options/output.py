@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from dentbench.cli.names import one_of
+from dentbench.cli.names import number_option, one_of
 from dentbench.evaluation.progress.names import Display
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]
@@ -27,8 +27,10 @@ Progress = Annotated[
 ]
 RequireGain = Annotated[
     float | None,
-    typer.Option(
+    number_option(
+        float,
         "--require-gain",
+        5,
         metavar="POINTS",
         help="End with exit code 3 unless every defense holds and the 95% interval of its "
         "worst-case gain over static lies at or above POINTS percentage points.",

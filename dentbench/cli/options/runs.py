@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from dentbench.cli import config, keys
+from dentbench.cli.names import number_option
 
 Config = Annotated[
     Path | None,
@@ -30,7 +31,10 @@ FromRecord = Annotated[
     ),
 ]
 BatchSize = Annotated[
-    int, typer.Option("--batch-size", metavar="N", help="Images that the defense sees together.")
+    int,
+    number_option(
+        int, "--batch-size", 128, metavar="N", help="Images that the defense sees together."
+    ),
 ]
 DryRun = Annotated[
     bool,
@@ -67,8 +71,10 @@ PassLimit = Annotated[
 ]
 Rounds = Annotated[
     int | None,
-    typer.Option(
+    number_option(
+        int,
         "--rounds",
+        4,
         metavar="BATCHES",
         help="Batches per round: all protocols run on them before the next round begins. Default: "
         "as many as run at a time.",
@@ -95,8 +101,10 @@ Workers = Annotated[
 ]
 Threads = Annotated[
     int | None,
-    typer.Option(
+    number_option(
+        int,
         "--threads",
+        2,
         metavar="N",
         help="Threads per worker. Default: torch's choice, shared equally among workers.",
     ),
@@ -130,8 +138,10 @@ Fresh = Annotated[
 ]
 PaperTable = Annotated[
     int | None,
-    typer.Option(
+    number_option(
+        int,
         "--table",
+        1,
         metavar="1",
         help="Run exactly the cells of the paper's Table 1: both modes, Carmon2019 and "
         "Ding2020 or the models given. For Table 2: dentbench ablate.",
