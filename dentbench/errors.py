@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -69,6 +70,21 @@ class TerminatedRunError(InterruptedRunError):
     """A run that was told to end (SIGTERM), by a scheduler for example."""
 
     exit_code = 143
+
+
+_REASONS: Final = {
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file is there, not a folder",
+    errno.EISDIR: "it is a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "its symbolic links lead in a circle",
+}
+"""What is wrong with a file or folder, by the operating system's number."""
+
+
+def os_reason(error: OSError) -> str:
+    """Return in words why the operating system refused a file or folder."""
+    return _REASONS.get(error.errno or 0) or error.strerror or str(error) or type(error).__name__
 
 
 def first_line(error: BaseException) -> str:

@@ -25,9 +25,18 @@ from dentbench.cli.judge import judge
 from dentbench.cli.panels import PanelCommand
 from dentbench.cli.report import report
 from dentbench.cli.show import list_records, show
-from dentbench.errors import NOT_GAINED, DentBenchError, InterruptedRunError, SpecError, StoreError
+from dentbench.errors import (
+    NOT_GAINED,
+    DentBenchError,
+    InterruptedRunError,
+    SpecError,
+    StoreError,
+    os_reason,
+)
 
 TRACEBACK: Final = "--traceback"
+UNUSABLE_PATH: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
+"""What no path that a user names may be, wherever it is used first."""
 
 app = typer.Typer(
     name="dentbench",
@@ -134,8 +143,8 @@ def _written_out(arguments: Sequence[str]) -> Iterator[None]:
             raise
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (Python flushes it at its end)
         raise StoreError(
-            f"standard output cannot be written ({error.strerror}); what was computed is kept, so "
-            "run the same command again once there is room"
+            f"standard output cannot be written: {os_reason(error)}; what was computed is kept, "
+            "so run the same command again once there is room"
         ) from error
 
 
@@ -168,6 +177,17 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell
         sys.exit(1)
+    except OSError as error:
+        if error.errno not in UNUSABLE_PATH:
+            raise
+        if TRACEBACK in sys.argv:
+            traceback.print_exception(error)
+        typer.echo(
+            f"dentbench: {error.filename} cannot be used: {os_reason(error)}; name another file "
+            "or folder",
+            err=True,
+        )
+        sys.exit(DentBenchError.exit_code)
 
 
 def _write_any_character() -> None:

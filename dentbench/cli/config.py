@@ -19,7 +19,7 @@ from typing import Any
 
 import typer
 
-from dentbench.errors import SpecError
+from dentbench.errors import SpecError, os_reason
 from dentbench.paths import expanded
 from dentbench.validation import suggestion
 
@@ -38,7 +38,7 @@ def content(path: Path) -> bytes:
     except FileNotFoundError:
         raise SpecError(f"config file {path} is not there") from None
     except OSError as error:
-        raise SpecError(f"config file {path} cannot be read: {error}") from error
+        raise SpecError(f"config file {path} cannot be read: {os_reason(error)}") from error
 
 
 def read(path: Path) -> Values:

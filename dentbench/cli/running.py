@@ -23,6 +23,7 @@ from dentbench.errors import (
     StoreError,
     TerminatedRunError,
     contained,
+    os_reason,
 )
 from dentbench.evaluation.progress.names import Display
 
@@ -132,7 +133,7 @@ def _check_writable(results: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StoreError(
-            f"results folder {results} cannot be written ({error.strerror}); choose another one "
+            f"results folder {results} cannot be written ({os_reason(error)}); choose another one "
             "with --results"
         ) from error
 

@@ -22,7 +22,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from dentbench.errors import StoreError
+from dentbench.errors import StoreError, os_reason
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.records.outcome_arrays import Arrays, from_arrays, to_arrays
 from dentbench.records.safe_files import write_atomic
@@ -102,7 +102,7 @@ class RunFolder:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise StoreError(f"cannot clear {self.path}: {error}") from error
+            raise StoreError(f"cannot clear {self.path}: {os_reason(error)}") from error
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -120,7 +120,7 @@ class RunFolder:
                 _log.warning("another process is working on run %s; waiting for it", path.stem)
                 lock.acquire()
         except OSError as error:
-            raise StoreError(f"cannot lock {path}: {error}") from error
+            raise StoreError(f"cannot lock {path}: {os_reason(error)}") from error
         try:
             yield
         finally:
@@ -140,7 +140,7 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise StoreError(f"cannot read {path}: {error}") from error
+            raise StoreError(f"cannot read {path}: {os_reason(error)}") from error
         if file is not None:
             try:
                 with file, np.load(file, allow_pickle=False) as archive:
@@ -180,7 +180,7 @@ class RunFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+            raise StoreError(f"cannot make the folder {path.parent}: {os_reason(error)}") from error
         self._describe()
         former = self.load(outcome.stage, outcome.index)
         if former is not None and former.versions != outcome.versions:
@@ -225,7 +225,7 @@ class RunFolder:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+            raise StoreError(f"cannot make the folder {path.parent}: {os_reason(error)}") from error
         write_atomic(path, json.dumps(value, indent=1) + "\n")
 
     def points(self, stage: str, unit: int) -> Points | None:

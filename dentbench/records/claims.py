@@ -8,7 +8,7 @@ from typing import Final
 
 import numpy as np
 
-from dentbench.errors import StoreError
+from dentbench.errors import StoreError, os_reason
 from dentbench.records.checkpoint import Points
 from dentbench.records.safe_files import write_atomic
 
@@ -24,7 +24,7 @@ def save_claim(results: Path, points: Points, sha256: str) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make the folder {path.parent}: {error}") from error
+        raise StoreError(f"cannot make the folder {path.parent}: {os_reason(error)}") from error
     write_atomic(path, buffer.getvalue())
     return sha256[:DIGITS]
 

@@ -97,8 +97,11 @@ def read(results_dir: str | Path) -> list[Record]:
     cell is not of its column's type.
     """
     path = Path(results_dir) / RESULTS_FILE
-    if not path.parent.is_dir():
-        raise StoreError(f"there is no results folder {path.parent}")
+    with explained("read", path):
+        if path.parent.exists() and not path.parent.is_dir():
+            raise StoreError(f"{path.parent} is a file, and no results folder")
+        if not path.parent.is_dir():
+            raise StoreError(f"there is no results folder {path.parent}")
     return read_file(path)
 
 

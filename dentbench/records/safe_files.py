@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from dentbench.errors import StoreError
+from dentbench.errors import StoreError, os_reason
 
 
 def is_stream(path: str | Path) -> bool:
@@ -93,7 +93,7 @@ def explained(action: str, path: Path) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = os_reason(error)
         if isinstance(error, FileNotFoundError) and not path.parent.exists():
             reason = f"there is no folder {path.parent}"
         raise StoreError(f"cannot {action} {path}: {reason}") from error

@@ -10,7 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from dentbench.errors import DataError
+from dentbench.errors import DataError, os_reason
 
 NAMES: Final = ("points", "x_adv", "adversarial", "images", "x")
 """The arrays that are taken for points, in this order, where a file holds several."""
@@ -29,7 +29,7 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], str]:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         arrays = _arrays(path)
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error})") from error
+        raise DataError(f"{path} cannot be read ({os_reason(error)})") from error
     except Exception as error:  # what is raised depends on what is wrong with the file
         raise DataError(f"{path} holds no arrays of numbers that can be read") from error
     return _checked(path, _chosen(path, arrays)), digest

@@ -116,3 +116,25 @@ def test_a_results_file_that_takes_no_record_stops_the_run_first(
     code, _, said = dentbench("evaluate", "--examples", "2", "--mode", "static", "--results", "r")
     assert code == 2 and "r/results.csv: Is a directory" in said
     assert not (tmp_path / "r" / "runs").exists()  # not one image was attacked
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("evaluate --results FILE -q", "cannot be written (a file is there, not a folder)"),
+        ("evaluate --results FILE/in -q", "(a part of the path is a file, not a folder)"),
+        ("report --results FILE", "is a file, and no results folder"),
+        ("report --results LONG", "the name is too long"),
+        ("judge FILE/points.npz", "cannot be read (a part of the path is a file"),
+        ("evaluate --data LONG.npz", "cannot be used: the name is too long; name another file"),
+        ("evaluate --config LONG", "cannot be read: the name is too long"),
+    ],
+)
+def test_a_path_that_cannot_be_used_is_refused_in_words(
+    dentbench: Run, tmp_path: Path, line: str, words: str
+) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    code, _, said = dentbench(*line.replace("FILE", str(file)).replace("LONG", 300 * "n").split())
+    assert code == 2 and words in said and "Errno" not in said
+    assert said.count("\n") == 1 and file.read_text() == ""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from dentbench.errors import SpecError, StoreError
+from dentbench.errors import SpecError, StoreError, os_reason
 from dentbench.records.outcome import Record
 from dentbench.records.safe_files import write_atomic
 from dentbench.report import charts, run_details
@@ -69,7 +69,7 @@ def draw(records: Sequence[Record], results: Path, folder: Path) -> list[Path]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StoreError(f"cannot make the folder {folder}: {error.strerror}") from error
+        raise StoreError(f"cannot make the folder {folder}: {os_reason(error)}") from error
     written = []
     for chart in drawn:
         written += _written(chart, folder)

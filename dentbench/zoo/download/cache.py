@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from dentbench.errors import DentBenchError, FetchError
+from dentbench.errors import DentBenchError, FetchError, os_reason
 from dentbench.paths import expanded, home
 from dentbench.zoo.download.transfer import (
     Policy,
@@ -98,7 +98,7 @@ def fetch_file(
             if not job.ready(set_aside=True):
                 job.run(sources, hint)
     except OSError as error:
-        raise FetchError(f"cannot write {destination}: {error.strerror or error}") from error
+        raise FetchError(f"cannot write {destination}: {os_reason(error)}") from error
     return destination
 
 
