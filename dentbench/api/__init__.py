@@ -177,31 +177,25 @@ def _evaluated(
     progress: Progress | str | None,
 ) -> Evaluated:
     """Evaluate a model on checked data; see :func:`evaluate`."""
-    settings = ProtocolSpec() if protocol_settings is None else protocol_settings
+    settings = protocol_settings or ProtocolSpec()
     names = [protocol_name(protocol) for protocol in protocols]
     choose_protocols(names, settings)  # refused before anything is hashed
     data = slice_of(dataset)
     require_channels(own.normalize, data[0].shape[1])
     network = normalized(copy_of(model), own.normalize)
+    named = ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network))
+    plan = BatchPlan(size=batch_size)
     static = EvalSpec(
-        model=ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network)),
-        data=data[2],
-        batches=BatchPlan(size=batch_size),
-        attack=attack,
-        seed=seed,
-        precision=precision,
+        model=named, data=data[2], batches=plan, attack=attack, seed=seed, precision=precision
     )
     inputs = RunInputs(
-        network=network,
-        images=data[0],
-        labels=data[1],
-        expected_natural=own.expect_clean,
+        network=network, images=data[0], labels=data[1], expected_natural=own.expect_clean
     )
     chosen = defense_spec_of(defense)
     run = choose_protocols(names, settings, [chosen])
     chosen = identified(chosen, network, defense if isinstance(defense, type) else None)
-    named = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
-    given = {} if named or not isinstance(chosen, DefenseSpec) else {chosen: defense}
+    by_name = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
+    given = {} if by_name or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
     options = RunOptions(results=results, placement=placement, force=force, schedule=schedule)
     specs = [static, replace(static, defense=chosen, protocols=settings)]

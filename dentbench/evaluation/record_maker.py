@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from dentbench.attacks.budget import queries_of
 from dentbench.attacks.catalogue import PROTOCOLS, attack_label
@@ -60,46 +61,38 @@ class RecordMaker:
         ``thorough``: with stages of earlier runs too, the final points judged anew, and points
         planted where every protocol was run.
         """
-        attacked = not spec.attack.is_none
-        first = reached.batches
+        attacked, first = not spec.attack.is_none, reached.batches
         run = self._completed(spec, reached) if thorough else [*reached.protocols]
         outcomes: dict[str, Sequence[BatchOutcome]] = {
             stage: self.stages.outcomes(spec, stage, first) for stage in (NATURAL, *run)
         }
-        static = None
-        if spec.defense is not None:
-            static = self._static_outcomes(spec, [*outcomes], first)
+        defended = spec.defense is not None
+        static = self._static_outcomes(spec, [*outcomes], first) if defended else None
         checks, counted, chances = [*ready.checks], outcomes, {}
-        if spec.defense is not None and attacked and thorough:
+        if static is not None and attacked and thorough:
             checks += self._late_checks(spec, ready, run)
             again = self._judged_again(spec, outcomes)
             checks.append(again.check(outcomes))
             counted = again.applied(outcomes)
-            if again.random and static is not None:
-                draws = {stage: again.draws(stage) for stage in outcomes}
-                confidence = reached.confidence
-                chances = chance_columns(draws, static_cases(outcomes, static), confidence)
+            chances = _chances(again, static_cases(outcomes, static), [*outcomes], reached)
         summary = summarize(counted, static, separable=spec.separable) | chances
+        mates, natural = summary["batch_mates"], ready.natural
         record = Record(
             **spec_columns(spec),
-            skipped=json.dumps(ready.skipped) if ready.skipped else None,
             **summary,
+            skipped=_json(ready.skipped),
             decision_queries=queries_of(spec) if {"scores", "decision"} & {*run} else None,
             budgets=_budgets(spec, run) if attacked else None,
-            checks=sanity_checks.column(
-                checks, outcomes, summary["batch_mates"], spec, ready.natural
+            checks=sanity_checks.column(checks, outcomes, mates, spec, natural),
+            static_checks=(
+                self._static_checks(spec, static, natural) if static and attacked else None
             ),
-            static_checks=self._static_checks(spec, static, ready.natural)
-            if static and attacked
-            else None,
             **(observations(self.context, spec) if thorough else {}),
             **provenance(self.context.options.placement.devices[0]),
             attack_label=attack_label(spec.attack),
-            source=json.dumps(self.context.options.source) if self.context.options.source else None,
+            source=_json(self.context.options.source),
         )
-        if reached.stopped is not None:
-            record = _marked(record, reached.stopped)
-        return record, counted
+        return (_marked(record, reached.stopped) if reached.stopped else record), counted
 
     def _late_checks(self, spec: EvalSpec, ready: Ready, run: Sequence[str]) -> Iterator[Check]:
         """Make the checks that need the protocols run: "planted", where all were, and "order"."""
@@ -170,6 +163,23 @@ class RecordMaker:
             changed or not self.stages.folder(spec).has(examples.FILE)
         ):
             keep_gallery(self.context, spec, outcomes)
+
+
+def _json(value: Mapping[str, Any] | None) -> str | None:
+    return json.dumps(value) if value else None
+
+
+def _chances(
+    again: Judgement,
+    static: Mapping[str, Sequence[bool]],
+    stages: Sequence[str],
+    reached: Reached,
+) -> dict[str, Any]:
+    """Return the columns of a defense that answers by chance; none of another."""
+    if not again.random:
+        return {}
+    draws = {stage: again.draws(stage) for stage in stages}
+    return chance_columns(draws, static, reached.confidence)
 
 
 def _budgets(spec: EvalSpec, protocols: Sequence[str]) -> str:

@@ -13,18 +13,13 @@ from dentbench.records.outcome import NATURAL, PUBLISHED, TRANSFER_BACK, WORST, 
 
 def worst_case(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[bool, ...]:
     """Return, image by image, whether it is right naturally and under every protocol."""
-    rows = [
-        [flag for outcome in outcomes for flag in outcome.correct] for outcomes in stages.values()
-    ]
+    rows = [_flags(outcomes) for outcomes in stages.values()]
     return tuple(all(flags) for flags in zip(*rows, strict=True))
 
 
 def broken_first(stages: Mapping[str, Sequence[BatchOutcome]]) -> tuple[str, ...]:
     """Return, image by image, the first stage, in order, under which it is wrong, or ""."""
-    flags = {
-        name: [flag for outcome in outcomes for flag in outcome.correct]
-        for name, outcomes in stages.items()
-    }
+    flags = {name: _flags(outcomes) for name, outcomes in stages.items()}
     return tuple(
         next((name for name, right in zip(flags, rights, strict=True) if not right), "")
         for rights in zip(*flags.values(), strict=True)
@@ -39,10 +34,7 @@ def static_cases(
     ``static``: its own outcomes. Where its points were tried on the defense ("transfer"), the
     final points of every stage of the defense count for it too, as :data:`TRANSFER_BACK`.
     """
-    cases = {
-        name: tuple(flag for outcome in outcomes for flag in outcome.correct)
-        for name, outcomes in static.items()
-    }
+    cases = {name: tuple(_flags(outcomes)) for name, outcomes in static.items()}
     if "transfer" in stages:
         rows = [
             [flag for outcome in outcomes for flag in outcome.static_correct]
@@ -93,7 +85,7 @@ def _batch_mates(stages: Mapping[str, Sequence[BatchOutcome]]) -> str | None:
         return None
     pairs = zip(stages[NATURAL], stages["batch-mates"], strict=True)
     declared = {
-        "natural": sum(sum(outcome.correct) for outcome in stages[NATURAL]),
+        "natural": sum(_flags(stages[NATURAL])),
         "attacked": sum(_right_together(*pair) for pair in pairs),
     }
     return json.dumps(
@@ -113,25 +105,10 @@ def summarize(
     ``static`` maps the static model's stages to its outcomes on the same images; ``separable`` is
     the spec's.
     """
-    natural = [flag for outcome in stages[NATURAL] for flag in outcome.correct]
-    counts = {
-        name: sum(
-            flag and right
-            for flag, right in zip(
-                (flag for outcome in outcomes for flag in outcome.correct), natural, strict=True
-            )
-        )
-        for name, outcomes in stages.items()
-        if name != NATURAL
-    }
+    natural = _flags(stages[NATURAL])
+    counts = _rights(stages)
     worst, first = worst_case(stages), Counter(broken_first(stages))
     cases = None if static is None else static_cases(stages, static)
-    published = stages.get("published", ())
-    own = (NATURAL, PUBLISHED)  # the rest was run for this comparison alone
-    beside = {f"static {n}": batches for n, batches in (static or {}).items() if n not in own}
-    counted = {**stages, **beside}
-    everything = [outcome for outcomes in counted.values() for outcome in outcomes]
-    broken = Counter(name for outcome in published for name in outcome.broken_by if name)
     return {
         "protocol": " ".join(counts),
         "n": len(natural),
@@ -142,24 +119,51 @@ def summarize(
         "worst_protocol": min(counts, key=lambda name: counts[name]) if counts else "",
         "by_protocol": json.dumps(counts),
         "newly_broken": json.dumps({name: first[name] for name in counts}) if counts else None,
-        "autoattack_correct": (
-            sum(flag for outcome in published for flag in outcome.attack_correct)
-            if published
-            else None
-        ),
-        "broken_by": json.dumps(dict(sorted(broken.items()))),
-        "stage_versions": json.dumps(_versions(everything)),
+        **_published(stages.get(PUBLISHED, ())),
         "rechecked": _rechecked(stages),
         **_comparison(worst, cases),
         "by_batch": None if separable else by_batch(stages, cases),
+        **_costs(stages, static or {}),
+    }
+
+
+def _rights(stages: Mapping[str, Sequence[BatchOutcome]]) -> dict[str, int]:
+    """Return the images right without an attack and under each protocol."""
+    natural = _flags(stages[NATURAL])
+    return {
+        name: sum(map(bool.__and__, natural, _flags(outcomes)))
+        for name, outcomes in stages.items()
+        if name != NATURAL
+    }
+
+
+def _published(outcomes: Sequence[BatchOutcome]) -> dict[str, Any]:
+    """Return the columns of the published protocol: the attack's own flags, what broke images."""
+    broken = Counter(name for outcome in outcomes for name in outcome.broken_by if name)
+    flags = [flag for outcome in outcomes for flag in outcome.attack_correct]
+    return {
+        "autoattack_correct": sum(flags) if outcomes else None,
+        "broken_by": json.dumps(dict(sorted(broken.items()))),
+    }
+
+
+def _costs(
+    stages: Mapping[str, Sequence[BatchOutcome]], static: Mapping[str, Sequence[BatchOutcome]]
+) -> dict[str, Any]:
+    """Return passes, time and versions of all stages, the static model's counterparts included."""
+    own = (NATURAL, PUBLISHED)  # the rest was run for this comparison alone
+    beside = {f"static {n}": batches for n, batches in static.items() if n not in own}
+    counted = {**stages, **beside}
+    everything = [outcome for outcomes in counted.values() for outcome in outcomes]
+    passes = {
+        name: sum(outcome.forwards + outcome.backwards for outcome in outcomes)
+        for name, outcomes in counted.items()
+    }
+    return {
+        "stage_versions": json.dumps(_versions(everything)),
         "forwards": sum(outcome.forwards for outcome in everything),
         "backwards": sum(outcome.backwards for outcome in everything),
-        "passes": json.dumps(
-            {
-                name: sum(outcome.forwards + outcome.backwards for outcome in outcomes)
-                for name, outcomes in counted.items()
-            }
-        ),
+        "passes": json.dumps(passes),
         "seconds": round(sum(outcome.seconds for outcome in everything), 3),
     }
 

@@ -66,7 +66,7 @@ def chance_columns(
         if name != NATURAL
     }
     mean, low, high, p_value = paired_means((robust - base).tolist(), confidence)
-    counts = {name: round(float(one.sum())) for name, one in alone.items()}
+    counts = {name: round(float(rates.sum())) for name, rates in alone.items()}
     right, compared = round(float(robust.sum())), round(float(base.sum()))
     gained = max(round(float(np.maximum(robust - base, 0).sum())), right - compared)
     chance = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import torch
@@ -116,11 +116,15 @@ def load_state(
         unexpected = [key for key in unexpected if key not in constants]
     if surplus_allowed:
         unexpected = []
-    problems = [
-        f"{len(keys)} {what} ({_some(keys)})"
-        for what, keys in (("missing", missing), ("unexpected", unexpected))
-        if keys
-    ]
+    _refuse_names(missing, unexpected, constants, name)
+
+
+def _refuse_names(
+    missing: Sequence[str], unexpected: Sequence[str], constants: Sequence[str], name: str
+) -> None:
+    """Refuse tensors that the network lacks, or that the file does; ``constants``: to normalize."""
+    kinds = (("missing", missing), ("unexpected", unexpected))
+    problems = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds if keys]
     if problems:
         text = f"{name} does not fit the network: {', '.join(problems)}"
         if unexpected and unexpected == constants:

@@ -73,16 +73,11 @@ def judge_anew(
     )
     reason, made = pristine.reason, pristine.copied
     if pristine.data is not None:
+        # A process that has used a GPU cannot be forked: there a stage of code that may remember
+        # something beside its instance is a call of its own.
+        on_gpu = worker.device.type != "cpu"
         try:
-            # A process that has used a GPU cannot be forked: there a stage of code that may
-            # remember something beside its instance is a call of its own.
-            on_gpu = worker.device.type != "cpu"
-            apart = on_gpu and not is_known_code(context.inputs.network, spec)
-            parts = [(stage,) for stage in stages] if apart else [request.stages]
-            judged_stages: dict[str, list[Judged]] = {}
-            for part in parts:
-                judged_stages |= replace(request, stages=part).ask()
-            return Judgement(judged_stages)
+            return _asked(request, apart=on_gpu and not is_known_code(context.inputs.network, spec))
         except WorkerError as error:
             reason, made = str(error), pickle.loads(pristine.data)
     if made is None:
@@ -90,6 +85,15 @@ def judge_anew(
     network, given = copy.deepcopy(made)
     with _random_numbers_kept():
         return Judgement(judged(request, network, given, isolated=False), reason)
+
+
+def _asked(request: JudgeRequest, *, apart: bool) -> Judgement:
+    """Ask new processes: for all stages at once, or ``apart`` in a call for each."""
+    parts = [(stage,) for stage in request.stages] if apart else [request.stages]
+    stages: dict[str, list[Judged]] = {}
+    for part in parts:
+        stages |= replace(request, stages=part).ask()
+    return Judgement(stages)
 
 
 def is_known_code(network: nn.Module, spec: EvalSpec) -> bool:

@@ -37,8 +37,8 @@ def load_or_judge(
     folder = context.folder(spec)
     note = note_of(spec, outcomes)
     with folder.exclusive():
-        known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
-        missing = [stage for stage, judgement in known.items() if judgement is None]
+        judgements = _all_known(folder, note, outcomes, draws)
+        missing = [stage for stage in outcomes if stage not in judgements]
         if missing:
             made = judge_anew(context, pristine, spec, missing, len(outcomes[NATURAL]), draws)
             for stage in missing:
@@ -46,17 +46,11 @@ def load_or_judge(
                     _require_stored(spec, stage, outcomes[stage], made.stages[stage])
                 batches = [asdict(batch) for batch in made.stages.get(stage, ())]
                 folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
-                if (
-                    note == NOTE
-                    and stage != NATURAL
-                    and not (keep_points or cascade.keeps_points(spec, stage))
-                ):
+                needed = keep_points or stage == NATURAL or cascade.keeps_points(spec, stage)
+                if note == NOTE and not needed:
                     for outcome in outcomes[stage]:
                         folder.drop_points(outcome)
-            known = {
-                stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes
-            }
-    judgements = {stage: judgement for stage, judgement in known.items() if judgement is not None}
+            judgements = _all_known(folder, note, outcomes, draws)
     reasons = [judgement.reason for judgement in judgements.values() if judgement.reason]
     stages = {
         stage: judgement.stages[stage]
@@ -83,6 +77,14 @@ def is_judged(folder: RunFolder, stage: str) -> bool:
     return folder.has(f"{stage}/{NOTE}.json")
 
 
+def _all_known(
+    folder: RunFolder, note: str, outcomes: Mapping[str, Sequence[BatchOutcome]], draws: int
+) -> dict[str, Judgement]:
+    """Return, by stage, the judgements on disk that are of these outcomes."""
+    known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
+    return {stage: judgement for stage, judgement in known.items() if judgement is not None}
+
+
 def _known(
     folder: RunFolder, stage: str, name: str, outcomes: Sequence[BatchOutcome], draws: int
 ) -> Judgement | None:
@@ -105,5 +107,5 @@ def _require_stored(
         if stage != NATURAL and outcome.points_sha256 != new.sha256:
             raise StoreError(
                 f"the points of {spec.label} {stage}, batch {outcome.index + 1}, on disk are not "
-                "those that were found; run again with --fresh"
+                "those that were attacked with; run again with --fresh"
             )

@@ -106,19 +106,21 @@ def _paired_table(
         used.append(ours)
     order = [f"{MODES[mode]}, {steps} steps" for mode, steps in sorted(settings)]
     rows.sort(key=lambda row: order.index(str(row[0])))  # the paper's groups, each in one piece
-    coupled = (record for record in used if record is not None and not record.separable)
-    notes = [*(published_notes(table.source) if papers else NOTES)]
-    if papers and any(record.batching == "declared" for record in coupled):
-        notes.append(DECLARED)
     return Table.of(
         _title(table, threat),
         PAIRED_COLUMNS,
         rows,
         caption=f"{ACCURACY}, natural and under attack: the published protocol and, last, the "
         f"worst case over all that were run.{f' {IMAGES}' if papers else ''}",
-        notes=tuple(notes),
+        notes=_paired_notes(table, used) if papers else NOTES,
         stub=2,
     )
+
+
+def _paired_notes(table: PairedTable, used: Sequence[Record | None]) -> tuple[str, ...]:
+    coupled = (record for record in used if record is not None and not record.separable)
+    declared = any(record.batching == "declared" for record in coupled)
+    return (*published_notes(table.source), *([DECLARED] if declared else []))
 
 
 def _beside(

@@ -133,19 +133,13 @@ def summary(static: Record, defended: Record) -> Table:
     rows = [
         _accuracy("static, natural", clean),
         _accuracy("static, attacked", base, notes=departures.attack_notes(static)),
-        *(
-            [_accuracy("static, worst case", Share(faced, n), base, notes)]
-            if faced != static.robust_correct
-            else []
-        ),
-        _accuracy(f"{who}, natural", coupling.share(defended, NATURAL), clean),
-        *(
-            _accuracy(
-                f"{who}, {called}", coupling.share(defended, name), base, notes, newly.get(name)
-            )
-            for name, called in named.items()
-        ),
     ]
+    if faced != static.robust_correct:
+        rows.append(_accuracy("static, worst case", Share(faced, n), base, notes))
+    rows.append(_accuracy(f"{who}, natural", coupling.share(defended, NATURAL), clean))
+    for name, called in named.items():
+        share = coupling.share(defended, name)
+        rows.append(_accuracy(f"{who}, {called}", share, base, notes, newly.get(name)))
     per_batch = coupling.worst_per_batch(defended)
     if per_batch is not None:
         rows.append(_accuracy(f"{who}, worst per batch", per_batch, base, notes))
@@ -164,7 +158,7 @@ def summary(static: Record, defended: Record) -> Table:
         notes=(
             WORST,
             *([NEWLY] if newly else []),
-            *([] if per_batch is None else [WORST_BATCH]),
+            *([WORST_BATCH] if per_batch is not None else []),
         ),
     )
 

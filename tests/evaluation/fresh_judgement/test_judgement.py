@@ -194,7 +194,7 @@ def test_points_that_are_not_those_that_were_found_are_refused(tmp_path: Path) -
     assert outcome is not None and points is not None
     folder.drop_note(f"published/{NOTE}")
     folder.save(outcome, np.zeros_like(points))
-    with pytest.raises(Exception, match="are not those that were found"):
+    with pytest.raises(Exception, match="are not those that were attacked with"):
         evaluated(tmp_path, Honest, save_adversarial=True)
     folder.path.joinpath("published", "00000.npz").unlink()
     assert evaluated(tmp_path, Honest)[1].robust_correct == first.robust_correct
