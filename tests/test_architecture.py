@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import importlib
 import json
+import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -48,20 +50,62 @@ FOLDERS: Final = MappingProxyType(
         },
         "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
         "api": {"spec", "attacks", "zoo", "records", "defenses", "evaluation", "study", "report"},
-        "cli": {"spec", "compute", "attacks", "zoo", "records", "evaluation", "study", "report"},
+        "cli": {
+            *("spec", "compute", "attacks", "zoo", "records", "evaluation", "study", "report"),
+            "defenses",
+        },
     }
 )
-"""What each folder, and the module ``api``, may import beside the foundation and itself."""
+"""What each folder may import beside the foundation and itself."""
+
+PARTS: Final = MappingProxyType(
+    {
+        "attacks.protocols": {"attacks"},
+        "attacks.probes": {"attacks", "attacks.protocols"},
+        "zoo.download": {"zoo"},
+        "report.tables": {"report"},
+        "report.formats": {"report", "report.tables"},
+        "evaluation.memory": set(),
+        "evaluation.progress": set(),
+        "evaluation.input_checks": {"evaluation.memory"},
+        "evaluation.workers": {"evaluation", "evaluation.memory", "evaluation.input_checks"},
+        "evaluation.checks": {"evaluation", "evaluation.input_checks"},
+        "evaluation.measurements": {"evaluation"},
+        "evaluation.fresh_judgement": {"evaluation", "evaluation.workers"},
+        "evaluation.estimates": {
+            *("evaluation", "evaluation.memory", "evaluation.progress", "evaluation.workers"),
+        },
+        "cli.options": {"cli"},
+    }
+)
+"""What a folder in a folder may import of the same: its modules, by its name, and other folders."""
+
+LATE: Final = MappingProxyType({"spec.dent": {"adapt.losses"}})
+"""Modules that a table of names tells without importing them, where a folder may not import."""
 
 HOMES: Final = MappingProxyType(
     {
+        "numpy": {
+            *("stats", "identity", "compute", "attacks", "zoo", "records", "defenses", "report"),
+            *("evaluation", "api"),
+        },
+        "torch": {
+            *("identity", "compute", "adapt", "attacks", "zoo", "records", "defenses"),
+            *("evaluation", "study", "api", "cli"),
+        },
         # zoo.training_cards is of a maintenance command, no part of an evaluation.
         "pyautoattack": {"attacks.autoattack", "zoo.training_cards"},
         "robustbench": {"zoo.robustbench_shim"},
         "typer": {"cli"},
+        "rich": {"cli", "zoo", "evaluation.progress", "report.formats.terminal", "api.evaluated"},
+        "IPython": {"evaluation.progress.bars"},
         "ray": {"evaluation.workers.executor"},
         "cloudpickle": {"evaluation.fresh_judgement.pristine"},
         "matplotlib": {"report.formats.figures"},
+        "jinja2": {"report.formats.page"},
+        "markupsafe": {"report.formats.page"},
+        "PIL": {"zoo", "report.run_details"},
+        "filelock": {"compute.timing_cache", "zoo.download", "records"},
         "pandas": {"records", "report", "api"},
         "sklearn": {"zoo"},
         "pyarrow": {"zoo"},
@@ -69,7 +113,7 @@ HOMES: Final = MappingProxyType(
         "safetensors": {"zoo"},
     }
 )
-"""Where a third party may be imported: a module or a whole folder."""
+"""Where each third party may be imported: modules and whole folders."""
 
 TORCH_FREE: Final = (
     "dentbench",
@@ -110,6 +154,7 @@ class Module(NamedTuple):
 
     at_run: frozenset[str]
     for_types: frozenset[str]
+    late: frozenset[str]
     classes: tuple[str, ...]
     docstring: str | None
     text: str
@@ -119,6 +164,7 @@ class Module(NamedTuple):
 def module_at(path: Path) -> Module:
     """Read a module: the full names that it imports, at its top or in a function, and classes."""
     names: dict[bool, set[str]] = {False: set(), True: set()}
+    late = set()
     text = path.read_text()
     tree = ast.parse(text)
     todo: list[tuple[ast.AST, bool]] = [(tree, False)]
@@ -129,11 +175,14 @@ def module_at(path: Path) -> Module:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path.name} imports relatively"
             names[typing] |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            late |= {*re.findall(r"^([A-Za-z]\w*(?:\.\w+)*)(?::\w+)?$", node.value)}
         typing = typing or is_for_types_only(node)
         todo.extend((child, typing) for child in ast.iter_child_nodes(node))
     classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef))
     docstring = ast.get_docstring(tree)
-    return Module(frozenset(names[False]), frozenset(names[True]), classes, docstring, text)
+    at_run, for_types = frozenset(names[False]), frozenset(names[True])
+    return Module(at_run, for_types, frozenset(late), classes, docstring, text)
 
 
 def imported(path: Path, *, types_too: bool = False) -> frozenset[str]:
@@ -146,34 +195,96 @@ def folder_of(module: str) -> str:
     return module.partition(".")[0]
 
 
+def part_of(module: str) -> str:
+    """The folder that holds a module, by its name within the package."""
+    path = modules()[module]
+    return ".".join(path.relative_to(PACKAGE).parent.parts)
+
+
+def is_within(module: str, place: str) -> bool:
+    return module == place or module.startswith(f"{place}.")
+
+
+def targets(names: Iterable[str]) -> frozenset[str]:
+    """The modules of the package among full names; a public name's is where it is defined."""
+    known, reached = modules(), set()
+    for name in names:
+        if name.partition(".")[0] == "dentbench":
+            inner = dentbench._HOMES.get(name.removeprefix("dentbench."), name)
+            inner = inner.removeprefix("dentbench.")
+            reached.add(inner if inner in known else inner.rpartition(".")[0])
+    return frozenset(reached & known.keys() - {""})
+
+
 @cache
 def graph() -> dict[str, frozenset[str]]:
     """The modules of the package that each imports, for types as well."""
-    known = modules()
-    found = {}
-    for module, path in known.items():
-        inner = {name.removeprefix("dentbench.") for name in imported(path, types_too=True)}
-        inner = {name if name in known else name.rpartition(".")[0] for name in inner}
-        found[module] = frozenset(inner & known.keys() - {""})
-    return found
+    return {module: targets(imported(path, types_too=True)) for module, path in modules().items()}
+
+
+def wrong(module: str, reached: Iterable[str]) -> list[str]:
+    """Which of the modules that one reaches its folder, or its folder's part, may not import."""
+    folder, part = folder_of(module), part_of(module)
+    allowed = FOUNDATION[folder] if folder in FOUNDATION else FOLDERS[folder] | {*FOUNDATION}
+    own = {part} | PARTS.get(part, {part_of(target) for target in reached})
+    return [
+        f"{module} imports {target}"
+        for target in reached
+        if (folder_of(target) != folder and folder_of(target) not in allowed)
+        or (folder_of(target) == folder and part_of(target) not in own)
+    ]
 
 
 def test_every_folder_has_a_rule() -> None:
     folders = {folder_of(module) for module in modules()} - {"", "__main__"}
     assert folders == {*FOUNDATION, *FOLDERS}
+    assert {part_of(module) for module in modules()} - folders == {"", *PARTS}
 
 
 @pytest.mark.parametrize("folder", [*FOUNDATION, *FOLDERS])
 def test_a_folder_imports_what_it_may(folder: str) -> None:
-    allowed = {folder} | (
-        FOUNDATION[folder] if folder in FOUNDATION else FOLDERS[folder] | {*FOUNDATION}
-    )
+    inside = [module for module in modules() if folder_of(module) == folder]
+    assert not [line for module in inside for line in wrong(module, graph()[module])]
+    for module in inside:  # names in strings, by which a table imports late
+        late = targets(module_at(modules()[module]).late) - LATE.get(module, set())
+        assert not [line for line in wrong(module, late) if folder_of(line.split()[-1]) != folder]
+
+
+@pytest.mark.parametrize("part", [*FOUNDATION, *FOLDERS, *PARTS])
+@pytest.mark.parametrize("form", ["from dentbench.{} import {}", "import dentbench.{}.{}", ""])
+def test_a_wrong_import_is_seen_in_every_folder(part: str, form: str, tmp_path: Path) -> None:
+    inside = next(module for module in modules() if is_within(module, part))
+    highest = folder_of(part) in ("cli", "api")  # nobody may import these; they not adapt
+    folder, name, public = ("adapt", "dent", "Dent") if highest else ("cli", "app", "evaluate")
+    line = form.format(folder, name) if form else f"from dentbench import {public}"
+    path = tmp_path / "module.py"
+    path.write_text(f"def late():\n    {line}\n")
+    assert len(wrong(inside, targets(imported(path, types_too=True)))) == 1
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_part_of_a_folder_imports_no_other_part(part: str) -> None:
+    inside = next(module for module in modules() if is_within(module, part))
+    others = [other for other in {*PARTS} - {part} if folder_of(other) == folder_of(part)]
+    for other in others:
+        target = next(module for module in modules() if part_of(module) == other)
+        assert bool(wrong(inside, [target])) == (other not in PARTS[part])
+
+
+def test_every_permission_is_used() -> None:
+    pairs = {(module, target) for module, reached in graph().items() for target in reached}
+    strings = {
+        (module, target)
+        for module, path in modules().items()
+        for target in targets(module_at(path).late)
+    }
+    folders = {(folder_of(module), folder_of(target)) for module, target in pairs | strings}
+    parts = {(part_of(module), part_of(target)) for module, target in pairs}
     assert not [
-        f"{module} imports {target}"
-        for module, targets in graph().items()
-        for target in targets
-        if folder_of(module) == folder and folder_of(target) not in allowed
+        (one, two) for one, may in FOLDERS.items() for two in may if (one, two) not in folders
     ]
+    assert not [(one, two) for one, may in PARTS.items() for two in may if (one, two) not in parts]
+    assert all(late <= targets(module_at(modules()[one]).late) for one, late in LATE.items())
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
@@ -182,6 +293,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 def test_the_rules_have_no_circle() -> None:
     list(TopologicalSorter(FOLDERS).static_order())
+    parts = {part: {two for two in may if "." in two} for part, may in PARTS.items()}
+    list(TopologicalSorter(parts).static_order())
 
 
 def test_a_circle_is_seen() -> None:
@@ -219,13 +332,26 @@ def test_a_heavy_third_party_has_one_home(library: str) -> None:
         if any(name.partition(".")[0] == library for name in imported(path, types_too=True))
         or f'import_module("{library}' in module_at(path).text
     }
-    assert not {one for one in users if one not in homes and folder_of(one) not in homes}
-    assert all(any(home in (one, folder_of(one)) for one in users) for home in homes)
+    assert not [user for user in users if not any(is_within(user, home) for home in homes)]
+    assert not [home for home in homes if not any(is_within(user, home) for user in users)]
+
+
+def test_every_third_party_has_a_home() -> None:
+    names = {
+        name.partition(".")[0]
+        for path in modules().values()
+        for name in imported(path, types_too=True)
+    }
+    assert names - sys.stdlib_module_names - {"dentbench"} <= HOMES.keys()
 
 
 def test_nothing_imports_click() -> None:
     """Recent Typer carries Click inside itself."""
-    assert not [module for module, path in modules().items() if "click" in imported(path)]
+    assert not [
+        module
+        for module, path in modules().items()
+        if any(is_within(name, "click") for name in imported(path))
+    ]
 
 
 def test_the_start_up_path_loads_no_heavy_library() -> None:
