@@ -20,7 +20,7 @@ from dentbench.identity.user_code import is_installed, is_library, sha256_of, so
 
 _LOADS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
 
-_IMPORTS: Final = frozenset({"import_module", "__import__"})
+_IMPORTS: Final = frozenset({"import_module", "__import__", "modules"})
 
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 """A name that a module may have."""

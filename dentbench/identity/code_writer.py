@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import os
 import sys
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
@@ -21,10 +22,16 @@ from types import (
 from typing import Any, Final
 
 from dentbench.identity import code
-from dentbench.identity.lookups import Folders
+from dentbench.identity.lookups import (
+    BY_NAME,
+    ENVIRONMENT,
+    OWN_MODULE,
+    Folders,
+    environment_named,
+)
 from dentbench.identity.patches import custom_operators, module_of, patchable
-from dentbench.identity.user_code import is_installed, is_library
-from dentbench.identity.values import hash_of
+from dentbench.identity.user_code import is_installed, is_library, sha256_of, source_files
+from dentbench.identity.values import PLAIN, hash_of
 
 
 class CodeWriter:
@@ -46,6 +53,7 @@ class CodeWriter:
         self._told: set[str] = set()
         self._libraries: dict[str, tuple[bool, bool]] = {}
         self.folders = Folders()
+        self.reads_environment = False
 
     def written(self, value: Any, where: str) -> bytes | None:
         """Return the hash of a value that is code, found at ``where``; None of any other."""
@@ -68,13 +76,17 @@ class CodeWriter:
             thing, where = self._waiting.popleft()
             write = self._function if isinstance(thing, FunctionType) else self._class
             written.append(write(thing, where))
-        return written
+        # Which file or variable code reads may be put together of texts from anywhere.
+        found = [*self.folders.data()]
+        found += environment_named(self.folders.texts) if self.reads_environment else []
+        return [*written, *([hash_of("read", *found)] if found else [])]
 
     def _reference(self, found: type | FunctionType, where: str) -> bytes:
         """Write a class or function by its number; its code is written once, at the end."""
         compiled = vars(found).get("_torchdynamo_orig_callable")
         if compiled is not None:  # what torch.compile was given
             return self.write(compiled, where)
+        self.reads_environment |= found is os.getenv
         module = found.__module__ or ""
         written_in = module_of(found)
         if self._by_name(module) and self._by_name(written_in):
@@ -135,8 +147,31 @@ class CodeWriter:
         for imported in looked_up.imports:
             parts += imported
         parts += looked_up.environment
+        self.reads_environment |= not ENVIRONMENT.isdisjoint(looked_up.names)
+        parts += self._by_text(function, looked_up)
         parts += [self.write(op, where) for op in custom_operators(looked_up.names)]
         return hash_of("function", *parts)
+
+    def _by_text(self, function: FunctionType, looked_up: code.LookedUp) -> list[bytes]:
+        """Write the user's modules in which a function may look up whatever a text names."""
+        if BY_NAME.isdisjoint(looked_up.names):
+            return []
+        held = [function.__globals__[name] for name in looked_up.globals]
+        modules = [value for value in held if isinstance(value, ModuleType)]
+        if not OWN_MODULE.isdisjoint(looked_up.names):
+            modules += filter(None, [sys.modules.get(function.__globals__.get("__name__", ""))])
+        return [self._contents(module) for module in modules if not self._by_name(module.__name__)]
+
+    def _contents(self, module: ModuleType) -> bytes:
+        """Write a user's module as a whole: its source, and its plain values as they are."""
+        file = getattr(module, "__file__", None)
+        source = sha256_of(source_files(Path(file))) if file else ""
+        plain = {
+            name: value
+            for name, value in vars(module).items()
+            if type(value) in PLAIN and not (name.startswith("__") and name.endswith("__"))
+        }
+        return hash_of("contents", source, self._attributes(plain, module.__name__))
 
     def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
         texts, constants = code.instructions(body, doc)
@@ -150,6 +185,8 @@ class CodeWriter:
         known = self._by_name(value.__name__)
         for name in names:
             held = vars(value).get(name)
+            if held is None and not known:  # by a function of the module, PEP 562
+                held = vars(value).get("__getattr__")
             if isinstance(held, ModuleType):
                 inner = [other for other in names if other != name]
                 if not known:

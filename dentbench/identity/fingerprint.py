@@ -204,6 +204,8 @@ class _Writer:
         return hash_of("attributes", *parts)
 
     def _empty(self, value: Any, where: str) -> bytes:
+        if value is os.environ:
+            self.code.reads_environment = True
         return hash_of("empty", type(value).__name__)
 
     # --- networks ---------------------------------------------------------------------------------

@@ -6,15 +6,21 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from types import CodeType
 from typing import Any, Final
 
-_BY_NAME: Final = frozenset({"getattr", "globals", "vars", "eval", "exec", "attrgetter"})
-"""Names in code that may look up whatever its texts name."""
+BY_NAME: Final = frozenset(
+    {"getattr", "globals", "vars", "eval", "exec", "attrgetter", "__dict__", "modules"}
+)
+"""Names in code that may look up whatever a text names."""
 
-_ENVIRONMENT: Final = frozenset({"environ", "getenv"})
+OWN_MODULE: Final = frozenset({"globals", "vars", "eval", "exec"})
+"""Those of them that look in the module they are called in."""
+
+ENVIRONMENT: Final = frozenset({"environ", "environb", "getenv", "getenvb"})
+"""Names in code that read the environment."""
 
 _DATA: Final = frozenset(
     {
@@ -23,10 +29,20 @@ _DATA: Final = frozenset(
         ".parquet",
     }
 )
-"""The suffixes of files whose contents count where code or a setting names them."""
+"""The suffixes of files whose contents count where a single text names them."""
 
 _LONGEST: Final = 1024
 """The length from which on a text names nothing."""
+
+_LONGEST_NAME: Final = 200
+_LONGEST_SUFFIX: Final = 12
+"""The lengths from which on a text is no part of a file's name."""
+
+_MOST: Final = 64
+"""In how many folders files are looked for."""
+
+_WRITTEN: Final = frozenset({".log", ".pyc"})
+"""The suffixes of files that running code writes, not reads."""
 
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 
@@ -43,24 +59,35 @@ def texts_in(code: CodeType) -> Iterator[str]:
 
 def names_in(texts: Iterable[str], names: Collection[str]) -> set[str]:
     """Return the names that code with such ``names`` may look up because its texts hold them."""
-    if not _BY_NAME.intersection(names):
+    if not BY_NAME.intersection(names):
         return set()
     return {word for text in texts if len(text) < _LONGEST for word in _NAME.findall(text)}
 
 
 def environment_in(texts: Iterable[str], names: Collection[str]) -> list[str]:
     """Return the variables of the environment that code with such ``names`` reads, with values."""
-    if not _ENVIRONMENT.intersection(names):
+    if not ENVIRONMENT.intersection(names):
         return []
     variables = sorted({text for text in texts if _NAME.fullmatch(text)})
     return [f"{variable}={os.environ.get(variable)!r}" for variable in variables]
 
 
+def environment_named(texts: Collection[str]) -> list[str]:
+    """Return the variables of the environment that texts name, or begin up to a "_", by value."""
+    begins = tuple(text for text in texts if len(text) > 2 and text.endswith("_"))
+    named = (name for name in os.environ if name in texts or (begins and name.startswith(begins)))
+    return [f"{name}={os.environ[name]!r}" for name in sorted(named)]
+
+
 class Folders:
-    """The folders of a user's code: where it lies is no part of what it does, its data are."""
+    """The folders of a user's code: where it lies is no part of what it does, its data are.
+
+    ``texts``: all that were written.
+    """
 
     def __init__(self) -> None:
         self._seen: dict[str, Path | None] = {}
+        self.texts: set[str] = set()
 
     def add(self, module: str) -> None:
         """Take the folder that a module is imported from."""
@@ -79,6 +106,7 @@ class Folders:
         path = Path(text)
         within = next((one for one in folders if one == path or one in path.parents), None)
         shown = text if within is None else f"./{path.relative_to(within)}"
+        self.texts.add(shown)
         if path.suffix not in _DATA:
             return (shown,)
         for folder in (*folders, Path.cwd()):
@@ -86,3 +114,42 @@ class Folders:
             if file.is_file():
                 return shown, hashlib.sha256(file.read_bytes()).hexdigest()
         return (shown,)
+
+    def data(self) -> Iterator[str]:
+        """Yield the files that several texts name together, and their hashes.
+
+        A folder and a name in it, a name and its suffix; a name without any suffix too. They are
+        looked for beside a user's code and in the working folder, where there is such code.
+        """
+        folders = [*dict.fromkeys(filter(None, self._seen.values()))]
+        if not folders:
+            return
+        texts = sorted(text for text in self.texts if _is_name(text))
+        places = [*folders, Path.cwd()]
+        for place in places:  # which grows: a folder may be in a folder
+            inside = (place / text for text in texts if text.strip("./"))
+            places += [one for one in inside if _is(one, Path.is_dir) and one not in places]
+            if len(places) > _MOST:
+                break
+        suffixes = [text for text in texts if text[0] == "." and len(text) < _LONGEST_SUFFIX]
+        names = [*texts, *(text + suffix for suffix in suffixes for text in texts)]
+        seen: set[Path] = set()
+        for place in places[:_MOST]:
+            for name in names:
+                file = place / name
+                if file.suffix not in _WRITTEN and file not in seen and _is(file, Path.is_file):
+                    seen.add(file)
+                    yield name
+                    yield hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _is_name(text: str) -> bool:
+    return 0 < len(text) < _LONGEST_NAME and text.isprintable()
+
+
+def _is(path: Path, what: Callable[[Path], bool]) -> bool:
+    """Return whether a path is a file, or a folder; one that cannot be is none."""
+    try:
+        return what(path)
+    except OSError:
+        return False

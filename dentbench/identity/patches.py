@@ -52,6 +52,7 @@ def patchable() -> Iterator[tuple[str, Any]]:
     """Yield what networks call in torch and in Python, by name, and the hooks of every layer."""
     layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
     owners: list[Any] = [builtins, torch, torch.nn.functional, torch.Tensor, *layers]
+    owners += [torch.linalg, torch.special, torch.fft, torch.nn.init]
     for owner in owners:
         for name, held in list(vars(owner).items()):
             yield f"{owner.__name__}.{name}", held

@@ -1,0 +1,155 @@
+"""What code looks up by a text that is put together, or comes from elsewhere, counts too."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.user_code import load
+
+SOURCE = """
+import os
+import pathlib
+import sys
+from os import environ as settings, getenv as setting
+
+import numpy as np
+import torch
+from torch import nn
+
+import composed_helper
+
+KEYS = ["COMPOSED_LEVEL"]
+LEVEL_LOW = 2.0
+HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+class Key:
+    NAME = "COMPOSED_LEVEL"
+
+
+def by_default(x, held=os.environ):
+    return x * float(held["COMPOSED_LEVEL"])
+
+
+def snippet():
+    space = {}
+    exec(open(os.path.join(HERE, "snippet.py")).read(), space)
+    return space["moved"]
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.key, self.stem, self.which, self.kind = "COMPOSED_LEVEL", "levels", "STRENGTH", "LOW"
+
+    def forward(self, x):
+        return {CALL}
+
+
+def make():
+    return Net().eval()
+"""
+HELPER = "STRENGTH = 2.0\n\n\ndef __getattr__(name):\n    return 5.0\n"
+
+ENVIRONMENT = (
+    "x * float(settings['COMPOSED_LEVEL'])",
+    "x * float(setting('COMPOSED_LEVEL'))",
+    "by_default(x)",
+    "x * float(os.environ[self.key])",
+    "x * float(os.environ[Key.NAME])",
+    "x * float(os.environ[KEYS[0]])",
+    "x * float(os.environ[f'COMPOSED_{self.which}'])",
+)
+FILES = (
+    ("x * float(np.loadtxt(os.path.join(HERE, 'inner', 'levels.txt')))", "inner/levels.txt"),
+    ("x * float(np.loadtxt(pathlib.Path(HERE) / 'inner' / 'levels'))", "inner/levels"),
+    ("x * float(np.loadtxt(os.path.join(HERE, 'levels.dat')))", "levels.dat"),
+    ("x * float(np.loadtxt(os.path.join(HERE, self.stem + '.txt')))", "levels.txt"),
+    ("x * float(np.loadtxt(f'{HERE}/{self.stem}.txt'))", "levels.txt"),
+    ("snippet()(x)", "snippet.py"),
+)
+MODULES = (
+    "x * getattr(composed_helper, self.which)",
+    "x * vars(composed_helper)[self.which]",
+    "x * composed_helper.__dict__[self.which]",
+    "x * sys.modules['composed_helper'].STRENGTH",
+    "x * composed_helper.DYNAMIC",
+)
+GLOBALS = ("x * globals()['LEVEL_' + self.kind]", "x * eval('LEVEL_' + self.kind)")
+
+
+@pytest.fixture
+def identity_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
+    """Return what writes a module and files beside it, and returns its network's identity."""
+    monkeypatch.setenv("COMPOSED_LEVEL", "2")
+
+    def identity(
+        call: str,
+        old: str = "",
+        new: str = "",
+        helper: str = HELPER,
+        file: str = "",
+        folder: str = "here",
+    ) -> str:
+        place = tmp_path / folder
+        (place / "inner").mkdir(parents=True, exist_ok=True)
+        for _, name in FILES:
+            (place / name).write_text("3" if name == file else "2")
+        (place / "composed_helper.py").write_text(helper)
+        source = SOURCE.replace("{CALL}", call)
+        assert old in source
+        (place / "composed_network.py").write_text(source.replace(old, new) if old else source)
+        for name in [name for name in sys.modules if name.startswith("composed_")]:
+            del sys.modules[name]
+        return fingerprint(load(f"{place}/composed_network.py:make")[0]())
+
+    yield identity
+    for name in [name for name in sys.modules if name.startswith("composed_")]:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("call", [*ENVIRONMENT, *(call for call, _ in FILES), *MODULES, *GLOBALS])
+def test_it_is_the_same_elsewhere(call: str, identity_of: Callable[..., str]) -> None:
+    assert identity_of(call) == identity_of(call, folder="there")
+
+
+@pytest.mark.parametrize("call", ENVIRONMENT)
+def test_a_variable_counts(
+    call: str, identity_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COMPOSED_STRENGTH", "2")
+    first = identity_of(call)
+    monkeypatch.setenv("SOMETHING_ELSE", "2")
+    assert identity_of(call) == first
+    monkeypatch.setenv("COMPOSED_LEVEL", "3")
+    monkeypatch.setenv("COMPOSED_STRENGTH", "3")
+    assert identity_of(call) != first
+
+
+@pytest.mark.parametrize(("call", "file"), FILES)
+def test_a_file_counts(call: str, file: str, identity_of: Callable[..., str]) -> None:
+    assert identity_of(call) != identity_of(call, file=file)
+
+
+@pytest.mark.parametrize("call", MODULES)
+def test_a_module_counts(call: str, identity_of: Callable[..., str]) -> None:
+    other = HELPER.replace("2.0", "3.0").replace("5.0", "6.0")
+    assert identity_of(call) != identity_of(call, helper=other)
+
+
+@pytest.mark.parametrize("call", GLOBALS)
+def test_a_value_of_its_own_module_counts(call: str, identity_of: Callable[..., str]) -> None:
+    assert identity_of(call) != identity_of(call, "LEVEL_LOW = 2.0", "LEVEL_LOW = 3.0")
+
+
+def test_a_patch_below_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Linear(2, 2)
+    plain = fingerprint(network, network.state_dict().keys())
+    monkeypatch.setattr(torch.special, "expit", lambda x: 2 * x)
+    assert fingerprint(network, network.state_dict().keys()) != plain
