@@ -200,6 +200,7 @@ def test_latex_escapes_every_special_character() -> None:
 
 
 HTML_TAGS = {
+    "span",
     "figure",
     "table",
     "caption",

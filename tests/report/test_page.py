@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable
+from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
@@ -142,6 +143,21 @@ def test_headings_are_in_order_and_tables_have_heads(text: str) -> None:
 def test_the_verdicts_come_first_and_as_the_rule_says(text: str, records: list[Record]) -> None:
     first = html.unescape(text[: text.index("<svg viewBox")])
     assert all(pair.verdict.sentence in first for pair in pair_up(records))
+
+
+def test_several_failed_checks_are_folded_below_their_names(
+    records: list[Record], tmp_path: Path
+) -> None:
+    static, dent, *_ = records
+    checks = {
+        name: {"passed": False, "value": None, "sentence": f"{name} is wrong"} for name in "ab"
+    }
+    for number in (1, 2):
+        some = json.dumps(dict([*checks.items()][:number]))
+        page = to_page([static, replace(dent, checks=some)], [], tmp_path)
+        assert page.count('<details class="check">') == number - 1
+        assert f"Check {'ab'[number - 1]} failed: {'ab'[number - 1]} is wrong." in page
+    assert "2 failed checks: a, b</summary>" in page
 
 
 def test_names_are_never_markup(make_record: Callable[..., Record], tmp_path: Path) -> None:

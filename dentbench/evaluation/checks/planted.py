@@ -77,7 +77,7 @@ def check_of(
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
     sentence = f"of {of} planted adversarial points are found: {listed} ({passes:,} passes)"
     if weak := evidence.not_counted_on(shares):
-        sentence += f"; do not count on {' and '.join(weak)}"
+        sentence += f"; do not count on {', '.join(weak)}"
     if lacking := evidence.lacking(shares, in_parts=in_parts):
         sentence += f"; {' and '.join(lacking)} finds {100 * evidence.LEAST_SHARE:g}% of them: "
         sentence += "what it misses here it would miss elsewhere"

@@ -17,7 +17,7 @@ from dentbench.report.table import Cell, Column, Table, spans
 def to_html(table: Table) -> str:
     """Return a ``figure`` element with the table and its notes."""
     lines = ['<figure class="dentbench-table">', "<table>"]
-    lines.append(f"<caption>{_text(table.title)}. {_text(table.caption)}</caption>")
+    lines.append(f"<caption><span>{_text(table.title)}. {_text(table.caption)}</span></caption>")
     lines += ["<thead>", *_head(table.columns), "</thead>"]
     columns = table.columns[table.stub :]
     cells = "".join(f'<td style="text-align: {column.align}">%s</td>' for column in columns)

@@ -10,6 +10,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,6 +33,14 @@ SECTIONS: Final = 60
 
 
 @dataclass(frozen=True)
+class FailedCheck:
+    """A failed check of a record, or of its static model: its name and its sentence."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True)
 class Section:
     """An evaluation on the page: its verdict, failed checks, charts, tables and images."""
 
@@ -40,7 +49,7 @@ class Section:
     subheading: str
     pair: Pair
     next: str
-    checks: tuple[str, ...]
+    checks: tuple[FailedCheck, ...]
     charts: tuple[Chart, ...]
     tables: tuple[Table, ...]
     specimens: tuple[run_details.Specimen, ...]
@@ -64,7 +73,8 @@ def to_page(records: Sequence[Record], tables: Sequence[Table], results: Path) -
         notes=(WORST, NOT_ROBUSTBENCH),
         roles=ROLES,
         colors=COLORS,
-        latest=max((record.time for record in records), default=""),
+        titles=TITLES,
+        latest=_minute(max((record.time for record in records), default="")),
     )
     return text
 
@@ -73,6 +83,24 @@ SIGNS: Final[Mapping[Kind, str]] = MappingProxyType(
     {"holds": "\u2713", "weaker than static": "\u2717", "no gain": "=", "undecided": "?"}
 )
 """A sign for every verdict, for those who do not tell its color."""
+
+
+TITLES: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "accuracy": "What each side has",
+        "protocols": "Under each protocol",
+        "broke": "What broke first",
+    }
+)
+"""The title of each kind of chart of an evaluation, which stands below the evaluation's own."""
+
+
+def _minute(time: str) -> str:
+    """Return a record's time to the minute, as people write it; any other text as it is."""
+    try:
+        return f"{datetime.fromisoformat(time).astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+    except ValueError:
+        return time
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:
@@ -112,8 +140,11 @@ def _section(pair: Pair, results: Path) -> Section:
         pair=pair,
         next=next_step(pair.verdict, defended, results),
         checks=tuple(
-            f"{whose} {check.name} failed: {check.sentence}."
-            for whose, record in (("Check of the static model", pair.static), ("Check", defended))
+            FailedCheck(f"{check.name}{of}", f"{whose} {check.name} failed: {check.sentence}.")
+            for whose, of, record in (
+                ("Check of the static model", " (static model)", pair.static),
+                ("Check", "", defended),
+            )
             for check in failed(record.checks)
         ),
         charts=tuple(run_details.charts_of(pair, results)),
@@ -141,7 +172,7 @@ def provenance(records: Sequence[Record]) -> Table:
     rows = [
         [
             record.key,
-            record.time,
+            _minute(record.time),
             record.model,
             "none" if record.mode == "static" else departures.defense_name(record),
             record.seed,
