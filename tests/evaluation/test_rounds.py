@@ -224,6 +224,27 @@ def test_after_every_round_the_progress_says_where_the_comparison_stands() -> No
     assert rounds[0].pending == len(ALL) - 1
 
 
+def test_a_round_that_excludes_nothing_shows_no_interval() -> None:
+    begun = RoundDone(
+        images=64,
+        of=500,
+        static=58,
+        defense="instance",
+        right=56,
+        points=-3.125,
+        low=-100.0,
+        high=100.0,
+        state="undecided",
+        more=384,
+        pending=0,
+    )
+    assert str(begun) == (
+        "after 64 of 500 images: static 90.6%, instance's worst case 87.5%, difference -3.1 "
+        "(too early for an interval), undecided: about 384 more"
+    )
+    assert "-3.1 (-9.0 to +4.0)" in str(replace(begun, low=-9.0, high=4.0))
+
+
 @pytest.mark.parametrize(
     ("how", "text"),
     [

@@ -35,6 +35,8 @@ _TEST: Final = "cifar10-jpeg-test.parquet"
 
 STUDIES: Final = (
     Study("demo"),
+    Study("digits-decided"),
+    Study("table1-decided", file=_TEST),
     Study("digits-standard"),
     Study("digits-quick"),
     Study("digits-curves"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from dentbench.attacks.events import AttackBegan
 
@@ -61,6 +61,10 @@ class BatchDone:
     images: int
 
 
+EVERYTHING: Final = 200.0
+"""The width in points of an interval that excludes no difference."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RoundDone:
     """A round is finished: every protocol has had its turn on the first ``images`` of ``of``.
@@ -90,10 +94,12 @@ class RoundDone:
         shares = [
             f"{100 * count / max(self.images, 1):.1f}%" for count in (self.static, self.right)
         ]
+        interval = f"{signed(self.low)} to {signed(self.high)}"
+        if self.high - self.low >= EVERYTHING:
+            interval = "too early for an interval"
         text = (
             f"after {self.images:,} of {self.of:,} images: static {shares[0]}, {self.defense}'s "
-            f"worst case {shares[1]}, difference {signed(self.points)} ({signed(self.low)} to "
-            f"{signed(self.high)}), {self.state}"
+            f"worst case {shares[1]}, difference {signed(self.points)} ({interval}), {self.state}"
         )
         if self.state == "undecided":
             text += ": " + (f"about {self.more:,} more" if self.more else "not by all at this rate")
