@@ -45,5 +45,6 @@ STUDIES: Final = (
     Study("table2", "ablate", file=_TEST),
     Study("table2-calibration", "ablate", file="cifar10-jpeg-train.parquet"),
     Study("gain", file=_TEST),
+    Study("et3", file=_TEST),
 )
 """In the order in which they are run."""
