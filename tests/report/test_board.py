@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -133,14 +132,6 @@ def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:
     text = page.page(pairs, "results/board/board.toml")
     assert render(board.board(pairs), "markdown") in text
     assert all(f"]({page.file_of(chart)})" in text for chart in charts)
-
-
-def test_the_readmes_story_is_told_in_figures_of_the_board() -> None:
-    readme = (COMMITTED.parents[1] / "README.md").read_text()
-    (story,) = (part for part in readme.split("\n\n") if part.startswith("**ET3**"))
-    told = re.findall(r"[\d.]+% \(\d+/\d+\)", " ".join(story.split()))
-    text = (COMMITTED / page.PAGE).read_text()
-    assert len(told) == 3 and not [one for one in told if one not in text]
 
 
 def test_the_committed_board_is_what_its_records_give() -> None:

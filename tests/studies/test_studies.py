@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -12,6 +13,7 @@ import typer
 from dentbench.cli import app, config
 from dentbench.records.results_csv import read
 from tests.studies import pages
+from tests.studies.reading import of
 from tests.studies.studies import FOLDER, STUDIES, Study
 
 
@@ -38,6 +40,16 @@ def test_the_committed_tables_are_what_report_renders(name: str, tmp_path: Path)
 @pytest.mark.parametrize("page", pages.READINGS, ids=lambda page: page.NAME)
 def test_the_pages_in_words_are_of_the_committed_records(page: ModuleType) -> None:
     assert (pages.RESULTS / page.NAME).read_text() == page.text(pages.RESULTS)
+
+
+def test_the_readmes_story_is_told_in_figures_of_its_record() -> None:
+    *_, et3 = (record for record in read(pages.RESULTS) if (record.defense or "") == "et3")
+    story = Path("README.md").read_text().split("**ET3**")[1].split("\n\n")[0]
+    by_protocol, static = et3.protocol_counts, json.loads(et3.static_by_protocol or "{}")
+    counts = [by_protocol["published"], static["published"], by_protocol["unrolled"]]
+    assert re.findall(r"[\d.]+% \(\d+/\d+\)", story) == [of(count, et3.n) for count in counts]
+    assert et3.robust_correct == et3.static_correct == by_protocol["unrolled"]
+    assert et3.worst_protocol == "unrolled"
 
 
 @pytest.mark.parametrize("folder", [pages.RESULTS, pages.RESULTS / "board"], ids=str)
