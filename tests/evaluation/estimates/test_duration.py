@@ -8,11 +8,21 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from dentbench.attacks.cost import Passes, stage_passes
+from dentbench.attacks.counting import CallCounter
 from dentbench.cli import first_look
 from dentbench.cli.shared import SharedOptions
-from dentbench.evaluation.estimates.duration import Run, Speed, bound, stages_of, surviving
+from dentbench.evaluation.estimates import duration
+from dentbench.evaluation.estimates.duration import (
+    Run,
+    Speed,
+    bound,
+    speed_of,
+    stages_of,
+    surviving,
+)
 from dentbench.evaluation.progress.events import (
     BatchDone,
     PassesDone,
@@ -144,3 +154,28 @@ def test_a_first_look_is_what_names_nothing_to_run(
     assert first_look.is_asked_for(shared, own) is asked
     short = first_look.shortened(shared)
     assert (short.attack, short.until, short.batch_size) == ("quick", "decided", first_look.BATCH)
+
+
+@pytest.mark.parametrize(("together", "alone", "used"), [(1.0, 2.0, 2), (100.0, 2.0, 1)])
+def test_speed_is_that_of_the_quicker_number_of_threads(
+    monkeypatch: pytest.MonkeyPatch, together: float, alone: float, used: int
+) -> None:
+    threads, timed_with = [2], []
+
+    def timed(*_: Any) -> tuple[float, float]:
+        timed_with.append(threads[-1])
+        seconds = together if threads[-1] == 2 else alone
+        return seconds, 3 * seconds
+
+    monkeypatch.setattr(duration, "_timed", timed)
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads[-1])
+    images = torch.zeros(4, 1, 2, 2)
+    worker: Any = SimpleNamespace(
+        model=SimpleNamespace(network=None),
+        inputs=SimpleNamespace(images=images),
+        counter=CallCounter(),
+    )
+    speed = speed_of(worker, 4)
+    assert speed == Speed(min(together, alone) / 4, 2 * min(together, alone) / 4)
+    assert timed_with[-1] == used and threads[-1] == 2
