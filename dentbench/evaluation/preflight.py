@@ -109,7 +109,7 @@ class Preflight:
 
     def _is_compared(self, spec: EvalSpec) -> bool:
         """Return whether a run of this spec on such a device has compared it."""
-        note: str | None = self.context.folder(spec).load_note(SAME_NETWORK)
+        note: str | None = self.context.folder(spec).load_note(SAME_NETWORK, "")
         return note == self.context.worker.device.type
 
 

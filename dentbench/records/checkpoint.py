@@ -201,16 +201,23 @@ class RunFolder:
         """Return whether a file of this name is in the folder."""
         return (self.path / name).exists()
 
-    def load_note(self, name: str) -> Any:
-        """Return the note of a name by :meth:`save_note`, or None when it is not there."""
+    def load_note(self, name: str, like: object = None) -> Any:
+        """Return the note of a name by :meth:`save_note`, or None when it is not there.
+
+        ``like``: a value of the note's type, a mapping with its keys. A file that cannot be read,
+        or holds something else, is kept under another name, and said so in a warning.
+        """
         path = self.path / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
+            note = json.loads(path.read_text(encoding="utf-8"))
+            if like is not None and not _is_like(note, like):
+                raise ValueError("it holds no such note")
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             _set_aside(path, error)
             return None
+        return note
 
     def drop_note(self, name: str) -> None:
         """Delete the note of a name."""
@@ -246,6 +253,11 @@ class RunFolder:
             # A counterpart of a defense's protocol, which has settings; the static key has none.
             folder /= f"protocols-{digest(asdict(self.spec.protocols))[:8]}"
         return folder / stage / f"{unit:05d}.npz"
+
+
+def _is_like(note: object, like: object) -> bool:
+    alike = isinstance(note, type(like))
+    return alike and not (isinstance(like, dict) and like.keys() - dict(note).keys())  # type: ignore[call-overload]
 
 
 def _set_aside(path: Path, error: Exception) -> None:

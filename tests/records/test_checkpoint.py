@@ -257,3 +257,14 @@ def test_a_results_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
         folder.save(OUTCOME, None)
     with pytest.raises(StoreError, match="cannot read"):
         folder.load("published", 2)
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", "null", "3", '{"after": ""}', '"text"', "", "{"])
+def test_a_note_that_holds_something_else_is_made_again(folder: RunFolder, content: str) -> None:
+    like = {"after": "", "check": ""}
+    folder.save_note("order", {**like, "more": 1})
+    assert folder.load_note("order", like) == {**like, "more": 1}
+    (folder.path / "order.json").write_text(content)
+    assert folder.load_note("order", like) is None
+    assert (folder.path / "order.corrupt").read_text() == content
+    assert not folder.has("order.json")

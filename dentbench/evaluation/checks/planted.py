@@ -47,7 +47,8 @@ def planted(
         text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
         return Check(checks.PLANTED, None, None, text)
     folder = context.folder(spec)
-    known: dict[str, Any] = folder.load_note(NOTE) or {"of": None, "found": {}, "passes": 0}
+    nothing: dict[str, Any] = {"of": None, "found": {}, "passes": 0}
+    known: dict[str, Any] = folder.load_note(NOTE, nothing) or nothing
     tested = [name for name in protocols if name in evidence.TESTED]
     missing = [name for name in tested if _stored(name) not in known["found"]]
     if missing:

@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     """Return the checks that ask the defense, made now if no earlier run left them."""
     folder = context.folder(spec)
-    known: str | None = folder.load_note(NOTE)
+    known: str | None = folder.load_note(NOTE, "")
     if known is None:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
@@ -73,7 +73,7 @@ def found_random(folder: RunFolder) -> bool:
 
     ``folder``: of the defense's spec.
     """
-    text: str | None = folder.load_note(NOTE)
+    text: str | None = folder.load_note(NOTE, "")
     return any(check.name == soundness.REPEATABLE for check in soundness.failed(text))
 
 
@@ -116,7 +116,7 @@ def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
     Its questions were asked first of all, see :func:`probed`.
     """
     folder, name = context.folder(spec), f"{soundness.ORDER}-{CHECKS_VERSION}"
-    known: dict[str, str] = folder.load_note(name) or {}
+    known: dict[str, str] = folder.load_note(name, {"after": "", "check": ""}) or {}
     after = " ".join(protocols)
     if known.get("after") != after:
         made = context.worker.micro_batcher.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
@@ -219,7 +219,7 @@ def _share(correct: int, n: int) -> str:
 
 def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:
     folder, worker = context.folder(spec.static), context.worker
-    known = folder.load_note(CAUSES)
+    known = folder.load_note(CAUSES, plausibility.to_note(None))
     if known is None:
         inputs, static = context.inputs, spec.static
 

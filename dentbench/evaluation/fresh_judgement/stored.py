@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from typing import Any
 
 from dentbench.errors import StoreError
 from dentbench.evaluation import cascade
@@ -88,7 +89,9 @@ def _all_known(
 def _known(
     folder: RunFolder, stage: str, name: str, outcomes: Sequence[BatchOutcome], draws: int
 ) -> Judgement | None:
-    note = folder.load_note(f"{stage}/{name}") or folder.load_note(f"{stage}/{NOTE}")
+    like: dict[str, Any] = {"batches": [], "reason": ""}
+    names = (f"{stage}/{name}", f"{stage}/{NOTE}")
+    note = next(filter(None, (folder.load_note(one, like) for one in names)), None)
     if note is None:
         return None
     batches = judged_in(note)[: len(outcomes)]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -28,6 +28,9 @@ _MEANS: Final = (
     *("loss_before", "loss_after", "entropy_before", "entropy_after"),
     *("sigma", "gamma_moved", "beta_moved"),
 )
+
+_LIKE: Final[Mapping[str, Any]] = {"images": 0, "labels": []}
+"""What every note of a diagnosis has."""
 
 
 def observations(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
@@ -83,10 +86,10 @@ def _diagnostics(context: RunContext, spec: EvalSpec) -> str | None:
     wanted = context.options.diagnostics
     summaries = {}
     for stage in (NATURAL, *PROTOCOLS):
-        diagnoses = [folder.load_note(name) for name in _names(stage, spec)]
+        diagnoses = [folder.load_note(name, _LIKE) for name in _names(stage, spec)]
         if wanted and None in diagnoses:
             diagnoses = [
-                folder.load_note(name) or _diagnose(context, spec, points, labels, name)
+                folder.load_note(name, _LIKE) or _diagnose(context, spec, points, labels, name)
                 for name, points, labels in _batches(context, spec, folder, stage)
             ]
         if diagnoses and None not in diagnoses:
