@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
 from dentbench.attacks import checks as soundness
-from dentbench.attacks.checks import Check, failed, unsettled
+from dentbench.attacks.checks import failed, unsettled
 from dentbench.attacks.evidence import ADAPTIVE, NEEDED
 from dentbench.attacks.required_budgets import (
     LEAST_ASCENT,
@@ -28,6 +27,7 @@ from dentbench.attacks.required_budgets import (
 from dentbench.records.outcome import Record, eps_of
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
+from dentbench.report.remedies import AGAIN, ALL, STANDARD, Doubt, of_check
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, parse_eps
 from dentbench.spec.protocol import ProtocolSpec
@@ -44,22 +44,6 @@ _ANSWERS: Final = frozenset(
     }
 )
 """The checks of the judge's answers, which concern a loss as well as a gain."""
-
-
-@dataclass(frozen=True)
-class Doubt:
-    """A reason to doubt a verdict, and its remedy.
-
-    ``changes``: the options that do so, each with its values; none where it is a matter of the
-    model or the defense. An option without a value is to be left out.
-    """
-
-    reason: str
-    remedy: str
-    changes: tuple[tuple[str, ...], ...] = ()
-
-    def __str__(self) -> str:
-        return f"{self.reason}; {self.remedy}"
 
 
 def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
@@ -93,7 +77,7 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
     A static model that was attacked wrongly or hardly, and too few batches to find anything.
     """
     return (
-        *(_of_check(check, static=True) for check in failed(defended.static_checks)),
+        *(of_check(check, static=True) for check in failed(defended.static_checks)),
         *_coupled(defended),
         *_hardly_attacked(defended),
     )
@@ -101,62 +85,13 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
 
 # --- checks ---------------------------------------------------------------------------------------
 
-_REMEDIES: Final = {
-    soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
-    soundness.STATELESS: "evaluate it with no memory of earlier questions",
-    soundness.ORDER: "evaluate it with no memory of earlier questions, in files and servers too",
-    soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
-    soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
-    soundness.LOGITS: "hand in the logits",
-    soundness.FINITE: "return finite numbers, such as logits.nan_to_num(0, 1e4, -1e4)",
-    soundness.IN_RANGE: "scale the images to [0, 1]",
-    soundness.GRADIENT: "put a differentiable stand-in in the place of the step without a gradient",
-    soundness.TRUE_GRADIENT: "let calling it carry the gradient of the answer that is judged",
-    soundness.EXACT_GRADIENT: "let calling it differentiate through its adaptation, as its unroll",
-    soundness.MODES: "answer alike with and without gradients",
-    soundness.SCORES: "hand in logits that fall towards the boundary",
-    soundness.PLANTED: "hand in a gradient, an unroll or a stand-in that finds the planted points",
-    soundness.CONVERGED: "raise --iterations until the loss stops rising",
-    soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
-    soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
-    soundness.TRANSFER: "find why the static model's points do more than its own gradient",
-    soundness.SAME_VERDICT: "find what tells the judge from the attack, and evaluate it without",
-    soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
-    soundness.NATURAL_ACCURACY: "use the model and the data of the card",
-}
-"""The remedies of failed checks, by name."""
-
-AGAIN: Final = "run it again"
-"""The remedy where a record of an older version lacks a column."""
-
-_ALL: Final = (("--protocol", "all"),)
-_STANDARD: Final = (("--attack", "standard"), ("--iterations",), ("--targets",), ("--queries",))
-
-_CHANGES: Final = {
-    soundness.SEPARABLE: _ALL,
-    soundness.BLACK_BOX: (("--protocol-set", "queries=5000"),),
-}
-"""The options among the remedies of failed checks."""
-
-_ANEW: Final = "hand in a class or a function that makes it anew"
-"""The remedy of a check that needs a defense that was never asked before."""
-
-
-def _of_check(check: Check, *, static: bool = False) -> Doubt:
-    whose = "the static model's check" if static else "the check"
-    if check.passed is None:
-        return Doubt(f"{whose} {check.name} could not be made: {check.sentence}", _ANEW)
-    remedy = _REMEDIES.get(check.name, "mend what it names and evaluate again")
-    changes = () if static else _CHANGES.get(check.name, ())
-    return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy, changes)
-
 
 def _checks(record: Record, names: Collection[str] = soundness.NAMES) -> Iterator[Doubt]:
     """Yield doubts of failed checks, and of indispensable checks that were not made."""
     if record.checks is None:
         yield Doubt("no checks were made", AGAIN)
         return
-    yield from (_of_check(check) for check in unsettled(record.checks) if check.name in names)
+    yield from (of_check(check) for check in unsettled(record.checks) if check.name in names)
 
 
 def _planted(record: Record) -> Iterator[Doubt]:
@@ -176,7 +111,7 @@ def _baseline(record: Record) -> Iterator[Doubt]:
         yield Doubt("the record says nothing of the static model's checks", AGAIN)
         return
     for check in unsettled(record.static_checks, static=True):
-        yield _of_check(check, static=True)
+        yield of_check(check, static=True)
 
 
 # --- attacks --------------------------------------------------------------------------------------
@@ -187,16 +122,16 @@ def _missing(record: Record) -> Iterator[Doubt]:
     run = set(record.protocol_counts)
     if run <= {departures.published_protocol(record)}:
         text = f"only the {departures.published_protocol_text(record)} was run"
-        yield Doubt(text, "run --protocol all", _ALL)
+        yield Doubt(text, "run --protocol all", ALL)
         return
     skipped = json.loads(record.skipped or "{}")
     for name in (*NEEDED, *([] if record.separable else ["batch-mates"])):
         if name not in run:
             why = f"cannot be run ({skipped[name]})" if name in skipped else "was not run"
             remedy = "run --protocol all in Linf or L2 on declared batches"
-            yield Doubt(f"{name} {why}", remedy, () if name in skipped else _ALL)
+            yield Doubt(f"{name} {why}", remedy, () if name in skipped else ALL)
     if not run & {*ADAPTIVE}:
-        yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}", _ALL)
+        yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}", ALL)
 
 
 def _budgets(record: Record) -> dict[str, dict[str, float]]:
@@ -220,7 +155,7 @@ def _weak_attack(record: Record) -> Iterator[Doubt]:
         yield Doubt("the record does not say what its attacks had to spend", AGAIN)
     elif departures.PUBLISHED in _lacking(record):
         attack = " ".join(departures.attack_departures(record)) or record.attack_label
-        yield Doubt(f"the attack is {attack}", "run --attack standard", _STANDARD)
+        yield Doubt(f"the attack is {attack}", "run --attack standard", STANDARD)
 
 
 def _weak_protocols(record: Record) -> Iterator[Doubt]:
@@ -236,7 +171,7 @@ def _weak_protocols(record: Record) -> Iterator[Doubt]:
         return
     listed = "; ".join(f"{name} ({text})" for name, text in lacking.items())
     remedy = f"run it without --protocol-set {', '.join(chosen)}" if chosen else "run it in full"
-    changes = (("--protocol-set",),) if chosen else _STANDARD
+    changes = (("--protocol-set",),) if chosen else STANDARD
     yield Doubt(f"less than the least budget was spent on {listed}", remedy, changes)
 
 
@@ -250,7 +185,7 @@ def _hardly_attacked(record: Record) -> Iterator[Doubt]:
             f"the static model was attacked by {record.attack_label} alone, which may leave images "
             "right that a longer attack breaks, and so hide a gain",
             "run --attack quick at least",
-            (("--attack", "quick"), *_STANDARD[1:]),
+            (("--attack", "quick"), *STANDARD[1:]),
         )
 
 

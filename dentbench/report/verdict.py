@@ -37,8 +37,9 @@ from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
-from dentbench.report.doubts import AGAIN, Doubt, baseline_doubts, gain_doubts, loss_doubts
+from dentbench.report.doubts import baseline_doubts, gain_doubts, loss_doubts
 from dentbench.report.numbers import Paired, Share, signed
+from dentbench.report.remedies import AGAIN, Doubt
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
 

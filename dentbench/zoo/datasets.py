@@ -16,7 +16,7 @@ import torch
 
 from dentbench.errors import DataError
 from dentbench.paths import expanded
-from dentbench.zoo import corruptions, pictures
+from dentbench.zoo import corruptions, picture_folders, pictures
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
 from dentbench.zoo.data_choice import DataChoice
@@ -95,7 +95,7 @@ def _refuse_unused(card: DatasetCard, choice: DataChoice) -> None:
 
 
 def _imagenet(card: DatasetCard, choice: DataChoice, cache: Path) -> Dataset:
-    paths, labels = pictures.imagenet(card, choice.folder or cache / "data")
+    paths, labels = picture_folders.imagenet(card, choice.folder or cache / "data")
     name = choice.preprocess or choice.resize or IMAGENET_DEFAULT
     # As RobustBench reads them, which turns none by its EXIF orientation.
     images = pictures.Pictures(paths, pictures.preprocessing_named(name), upright=False)
@@ -152,7 +152,7 @@ def _from_path(path: Path, choice: DataChoice) -> Dataset:
 
 def _pictures(path: Path, choice: DataChoice) -> Dataset:
     """Read a user's folder with one folder per class."""
-    paths, labels, classes = pictures.classes_in(path)
+    paths, labels, classes = picture_folders.classes_in(path)
     preprocessing = pictures.preprocessing_named(choice.preprocess or choice.resize)
     images = pictures.Pictures(paths, preprocessing, gray=all(map(pictures.is_gray, paths)))
     name = own_name(choice.data_name or path.resolve().name)

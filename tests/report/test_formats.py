@@ -28,7 +28,7 @@ from tabulate import tabulate
 
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
-from dentbench.report.formats import latex
+from dentbench.report.formats import latex, latex_text
 from dentbench.report.formats.latex import LONG
 from dentbench.report.formats.page import to_page
 from dentbench.report.formats.render import FORMATS, render
@@ -107,7 +107,7 @@ def test_golden_comparison(records: list[Record], make_record: Callable[..., Rec
 
 def test_every_citation_has_an_entry(records: list[Record]) -> None:
     keys = set(re.findall(r"@\w+\{(\w+),", latex.bibliography()))
-    assert set(latex._CITED.values()) == keys
+    assert set(latex_text._CITED.values()) == keys
     text = render(tables.protocols(records), "latex", cite=True)
     assert set(re.findall(r"\\cite\{(\w+)\}", text)) <= keys and text.count(r"\cite") == 3
 

@@ -12,13 +12,14 @@ import torch
 from PIL import Image
 
 from dentbench.errors import DataError, FetchError
-from dentbench.zoo import pictures
+from dentbench.zoo import picture_folders
 from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.cards import DATASETS, MODELS
 from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
-from dentbench.zoo.pictures import PREPROCESSINGS, Pictures, robustbench_list
+from dentbench.zoo.picture_folders import robustbench_list
+from dentbench.zoo.pictures import PREPROCESSINGS, Pictures
 
 RNG = np.random.default_rng(0)
 
@@ -215,7 +216,7 @@ LIST = [("n02/B.JPEG", 1), ("n01/A.JPEG", 0), ("n02/C.JPEG", 1)]
 
 @pytest.fixture
 def listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures, "robustbench_list", lambda: LIST)
+    monkeypatch.setattr(picture_folders, "robustbench_list", lambda: LIST)
 
 
 def test_the_list_is_read_from_the_package() -> None:
@@ -252,7 +253,7 @@ def test_imagenet_that_is_not_there_is_told(listed: None, tmp_path: Path) -> Non
 
 
 def test_without_the_package_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(picture_folders.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(DataError, match="comes with the package robustbench"):
         robustbench_list()
 

@@ -6,7 +6,6 @@ neither be scaled to the width of a page nor stand in a paper of two columns.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -17,7 +16,7 @@ from typing import Any, Final
 import pandas as pd
 
 from dentbench.report.formats.escape import latex
-from dentbench.report.numbers import Interval, Paired, Points
+from dentbench.report.formats.latex_text import NAME, Sources, cell_text, heading_word
 from dentbench.report.table import Cell, Column, Table, spans
 
 LONG: Final = 38
@@ -26,28 +25,8 @@ LONG: Final = 38
 WIDE: Final = 185
 """A table of more characters side by side than this has its stub in lines of its own."""
 
-_NAME: Final = 34
 _PROSE: Final = 56
-"""Texts on the left of more characters than these, in the stub and beside it, are broken."""
-
-_SYMBOLS: Final = {
-    "Delta": r"$\Delta$",
-    "Sigma": r"$\Sigma$",
-    "Linf": r"$\ell_\infty$",
-    "L2": r"$\ell_2$",
-}
-
-_CITED: Final = {
-    "arXiv 2105.08714": "wang2021fighting",
-    "arXiv 2202.13711": "croce2022evaluating",
-    "arXiv 2110.14735": "chen2022towards",
-    "arXiv 2301.12576": "wu2023uncovering",
-    "arXiv 1802.00420": "athalye2018obfuscated",
-    "arXiv 1707.07397": "athalye2018synthesizing",
-    "arXiv 1912.00049": "andriushchenko2020square",
-    "AutoAttack": "croce2020reliable",
-}
-"""The sources that are cited where they are named, with their keys in ``references.bib``."""
+"""A text on the left, beside the stub, of more characters than this is broken into lines."""
 
 _OURS: Final = frozenset({"attack", "source"})
 """The columns whose texts are ours, so that sources named there may be cited."""
@@ -84,7 +63,7 @@ def to_latex(*tables: Table, standalone: bool = False, cite: bool = False) -> st
     its rows; a table still wider than the page is scaled down to it, and a table of more than
     ``LONG`` lines becomes several, a page each, under one number.
     """
-    sources, body = _Sources(cite), ""
+    sources, body = Sources(cite), ""
     for table in tables:
         layout = _Layout.of(table)
         parts = _parts(table, layout)
@@ -99,26 +78,6 @@ def to_latex(*tables: Table, standalone: bool = False, cite: bool = False) -> st
         return _DOCUMENT % ("", body, "")
     file = f"\\begin{{filecontents*}}[overwrite]{{dentbench-references.bib}}\n{bibliography()}"
     return _DOCUMENT % (f"{file}\\end{{filecontents*}}\n", body, _BIBLIOGRAPHY)
-
-
-class _Sources:
-    """Cites each source after its first mention in a text of ours; a user's names are left alone.
-
-    ``wanted``: whether anything is cited.
-    """
-
-    def __init__(self, wanted: bool) -> None:
-        self._left = dict(_CITED) if wanted else {}
-
-    def cited(self, text: str) -> str:
-        """Return a text as LaTeX, with the citations that it calls for."""
-        text = latex(text)
-        for name, key in [*self._left.items()]:
-            match = re.search(rf"(?<![^\s(]){re.escape(latex(name))}(?=$|[\s),;]|\.(\s|$))", text)
-            if match:
-                text = rf"{text[: match.end()]}~\cite{{{key}}}{text[match.end() :]}"
-                del self._left[name]
-        return text
 
 
 @dataclass(frozen=True)
@@ -139,7 +98,7 @@ class _Layout:
         widths, kinds, total = [], [], 0
         for place, column in enumerate(table.columns):
             longest = max((len(row[place].text) for row in table.rows), default=0)
-            most = _NAME if place < table.stub else _PROSE
+            most = NAME if place < table.stub else _PROSE
             broken = column.align == "left" and longest > most
             widths.append(most if broken else max(longest, 1))
             kinds.append(_PARAGRAPH % (most // 2) if broken else column.align[0])
@@ -181,7 +140,7 @@ def _height(row: Sequence[Cell], layout: _Layout) -> float:
     return max(1.0, *(-(-len(cell.text) // width) for cell, width in cells))
 
 
-def _float(table: Table, layout: _Layout, part: Table, number: int, sources: _Sources) -> str:
+def _float(table: Table, layout: _Layout, part: Table, number: int, sources: Sources) -> str:
     """Return the environment of a part; marks and notes are the whole table's."""
     lines = [
         r"\begin{table}[tp]",
@@ -196,13 +155,13 @@ def _float(table: Table, layout: _Layout, part: Table, number: int, sources: _So
     return "\n".join(line for line in lines if line) + "\n"
 
 
-def _tabular(table: Table, layout: _Layout, part: Table, sources: _Sources) -> str:
+def _tabular(table: Table, layout: _Layout, part: Table, sources: Sources) -> str:
     """Return the ``tabular`` environment of a part, as pandas writes it."""
     columns = table.columns[layout.above :]
     cited = [sources if column.title in _OURS else None for column in table.columns[table.stub :]]
     rows: list[list[str]] = []
     for stub, group in part.groups():
-        names = [] if layout.above else [_cell(table, cell) for cell in stub]
+        names = [] if layout.above else [cell_text(table, cell) for cell in stub]
         # A rule and a line of its own stand before the first cell of a row.
         before = "\\midrule\n" if rows and table.stub else ""
         if layout.above:
@@ -211,7 +170,7 @@ def _tabular(table: Table, layout: _Layout, part: Table, sources: _Sources) -> s
         for row in group:
             cells = [
                 *names,
-                *[_cell(table, *pair) for pair in zip(row, cited, strict=True)],
+                *[cell_text(table, *pair) for pair in zip(row, cited, strict=True)],
             ]
             cells[0] = before + cells[0]
             rows.append(cells)
@@ -234,13 +193,13 @@ def _frame(columns: tuple[Column, ...], preamble: str) -> tuple[str, str]:
     return before, rule + after
 
 
-def _caption(table: Table, sources: _Sources) -> str:
+def _caption(table: Table, sources: Sources) -> str:
     return " ".join(filter(None, (f"{latex(table.title)}.", sources.cited(table.caption))))
 
 
 def _head(columns: Sequence[Column]) -> pd.Index[Any]:
     """Return the titles, below their shared headings where there are any."""
-    titles = [" ".join(map(_word, column.title.split())) for column in columns]
+    titles = [" ".join(map(heading_word, column.title.split())) for column in columns]
     if not any(column.group for column in columns):
         return pd.Index(titles)
     rules, start = [], 1
@@ -252,53 +211,16 @@ def _head(columns: Sequence[Column]) -> pd.Index[Any]:
     return pd.MultiIndex.from_arrays([[latex(column.group) for column in columns], titles])
 
 
-def _word(word: str) -> str:
-    return _SYMBOLS.get(word, latex(word))
-
-
 def _heading(table: Table, stub: Sequence[Cell]) -> str:
     """Return the line above the rows of a stub: each of its cells after its title."""
     return ", ".join(
-        rf"{latex(column.title)} \textbf{{{_cell(table, cell)}}}"
+        rf"{latex(column.title)} \textbf{{{cell_text(table, cell)}}}"
         for column, cell in zip(table.columns, stub, strict=False)
         if cell.text
     )
 
 
-def _cell(table: Table, cell: Cell, sources: _Sources | None = None) -> str:
-    if sources is not None and isinstance(cell.value, str):
-        value = sources.cited(cell.value)
-    else:
-        value = _value(cell)
-    if not cell.notes:
-        return value
-    marks = ",".join(sorted(table.footnotes[note] for note in cell.notes))
-    return rf"{value}\textsuperscript{{{marks}}}"
-
-
-def _value(cell: Cell) -> str:
-    value = cell.value
-    if isinstance(value, Interval):
-        return str(value).replace("-", "--")
-    if isinstance(value, Points):
-        return f"${value}$"
-    if isinstance(value, Paired):
-        points, rest = str(value).split(" (")
-        counts, p_value = rest.removesuffix(")").split(", ")
-        gained, lost = counts.split()
-        return f"${points}$ (${gained}$ ${lost}$, ${p_value}$)"
-    return " ".join(map(_breakable, cell.text.split(" ")))
-
-
-@lru_cache(maxsize=1 << 14)
-def _breakable(word: str) -> str:
-    """Return a word as LaTeX; a long word may be broken after its punctuation."""
-    if len(word) <= _NAME // 2:
-        return latex(word)
-    return r"\allowbreak{}".join(map(latex, re.findall(r"[^_/.:=-]*[_/.:=-]+|[^_/.:=-]+", word)))
-
-
-def _notes(table: Table, sources: _Sources) -> list[str]:
+def _notes(table: Table, sources: Sources) -> list[str]:
     # A footnote may name a user's data or attack; attacks other than AutoAttack are named in our
     # words.
     notes = [
