@@ -14,8 +14,8 @@ def expanded(path: str | Path) -> Path:
 
 def home() -> Path:
     """Return the home folder; without one a folder of this user's for temporary files."""
-    found = expanded("~")
-    if found.is_absolute():
-        return found
+    home = expanded("~")
+    if home.is_absolute():
+        return home
     user = os.getuid() if hasattr(os, "getuid") else "user"
     return Path(tempfile.gettempdir()) / f"dentbench-{user}"

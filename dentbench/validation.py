@@ -20,8 +20,10 @@ def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return "; did you mean ...?" with the names nearest to one, or "" where none is near."""
-    near = difflib.get_close_matches(name.lower(), {one.lower(): one for one in known}, 3, 0.5)
-    names = dict.fromkeys(one for match in near for one in known if one.lower() == match)
+    near = difflib.get_close_matches(
+        name.lower(), {choice.lower(): choice for choice in known}, 3, 0.5
+    )
+    names = dict.fromkeys(choice for match in near for choice in known if choice.lower() == match)
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 

@@ -99,7 +99,7 @@ class _Folded(torch.autograd.Function):
         scale, shift = flat.chunk(2, 1)
         scale = scale * inverse
         shift = torch.addcmul(shift, scale, mean, value=-1)
-        parts = (one[..., None, None].split(sizes, 1) for one in (scale, shift))
+        parts = (part[..., None, None].split(sizes, 1) for part in (scale, shift))
         return tuple(chain(*parts))
 
     @staticmethod
@@ -117,7 +117,7 @@ class AdaptiveNorm:
     ``calls``: of the network that the layer is in. A forward of the layer's own, on the instance or
     in its class, is called, and only the normalization inside it is replaced. ``original``: what
     normalizes in every layer of the kind without a forward of its own, unless it was patched;
-    ``functions``: what it is replaced for, the last one's name in errors.
+    ``functions``: those that it replaces; errors name the last.
     """
 
     original: ClassVar[Callable[..., Tensor]]
@@ -219,21 +219,21 @@ class AdaptiveBatchNorm(AdaptiveNorm):
         if current.folded:
             return scaled(x, scale, shift)
         if scale.ndim == 1 and self.batch_share in (0, 1) and not self.median:
-            # Not F.batch_norm: that one refuses a single value per channel.
+            # Not F.batch_norm, which refuses a single value per channel.
             running = self.batch_share == 0
             mean = layer.running_mean if running else None
             var = layer.running_var if running else None
             cudnn = torch.backends.cudnn.enabled
             return torch.batch_norm(x, scale, shift, mean, var, not running, 0.0, layer.eps, cudnn)
         if self.batch_share == 1 and not self.median:
-            # Not F.batch_norm: that one refuses a single value per channel.
+            # Not F.batch_norm, which refuses a single value per channel.
             cudnn = torch.backends.cudnn.enabled
             x = torch.batch_norm(x, None, None, None, None, True, 0.0, layer.eps, cudnn)
         else:
             mean, var = self._statistics(x)
             scale = scale * torch.rsqrt(var + layer.eps)
             shift = shift - mean * scale
-        scale, shift = (one.expand(len(x), -1)[..., None, None] for one in (scale, shift))
+        scale, shift = (part.expand(len(x), -1)[..., None, None] for part in (scale, shift))
         return scaled(x, scale, shift)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:

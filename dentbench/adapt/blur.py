@@ -77,7 +77,7 @@ def _matrix(sigma: Tensor, size: int, padding: str) -> Tensor:
 
 def _zeros(place: Tensor, last: int) -> Tensor:
     del last
-    return place  # one outside is no pixel's
+    return place  # an index outside is no pixel's
 
 
 def _reflect(place: Tensor, last: int) -> Tensor:

@@ -65,9 +65,9 @@ class _Unrolled(torch.autograd.Function):
             with torch.enable_grad():
                 before = OptimizerState(state.step, tuple(leaves[2:]))
                 after, moved, _ = ctx.step(leaves[0], leaves[1], before, True)
-            found = _product([after, *moved.averages], leaves, of_after)
-            of_x += found[0]
-            of_after = found[1:]
+            products = _product([after, *moved.averages], leaves, of_after)
+            of_x += products[0]
+            of_after = products[1:]
         return of_x, None, None, None, None, None
 
 

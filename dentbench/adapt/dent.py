@@ -38,7 +38,7 @@ class Dent(nn.Module):
     ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
     It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
     loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. ``loss``: one in place of the spec's. ``prepare``: the
+    in the released code, the images given. ``loss``: replaces the spec's. ``prepare``: the
     copy is computed as in an evaluation, from the first images on: faster, the same but for the
     last bits; on a CPU this process keeps the memory that it frees. ``recorded`` and ``answered``:
     what makes something faster of the work of :meth:`adapt` and of :meth:`predict` in this module,

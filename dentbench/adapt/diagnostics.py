@@ -1,4 +1,4 @@
-"""Diagnose what an adaptation did to a batch, in a few plain numbers."""
+"""Diagnose an adaptation to a batch, in a few plain numbers."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def _moved(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> tuple[floa
         for name, pair in dent.affine_parameters(adaptation).items():
             for change, new, old in zip(changes, pair, initial[name], strict=True):
                 change.append((new - old).abs().expand(len(x), -1))
-    gamma, beta = (torch.cat([one.flatten() for one in change]).mean() for change in changes)
+    gamma, beta = (torch.cat([tensor.flatten() for tensor in change]).mean() for change in changes)
     return gamma.item(), beta.item()

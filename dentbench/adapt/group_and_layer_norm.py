@@ -24,12 +24,12 @@ class AdaptiveGroupNorm(AdaptiveNorm):
         """Return ``input`` (B, C, ...) normalized, scaled and shifted by the active pair."""
         layer = self.layer
         normal = F.group_norm(input, layer.num_groups, None, None, layer.eps)
-        scale, shift = (_spread(one, self.name, normal, 1) for one in self._pair())
+        scale, shift = (_spread(tensor, self.name, normal, 1) for tensor in self._pair())
         return normal * scale + shift
 
 
 class AdaptiveLayerNorm(AdaptiveNorm):
-    """The forward of a LayerNorm layer: (B, ...) with one for each of the last dimensions."""
+    """The forward of a LayerNorm layer: (B, ...), a pair for each of the last dimensions."""
 
     original = nn.LayerNorm.forward
     functions = (torch.layer_norm, F.layer_norm)
@@ -39,9 +39,10 @@ class AdaptiveLayerNorm(AdaptiveNorm):
         layer = self.layer
         shape = layer.normalized_shape
         normal = F.layer_norm(input, shape, None, None, layer.eps)
-        pair = (one.unflatten(-1, shape) for one in self._pair())
+        pair = (tensor.unflatten(-1, shape) for tensor in self._pair())
         scale, shift = (
-            _spread(one, self.name, normal, normal.ndim - len(shape), len(shape)) for one in pair
+            _spread(tensor, self.name, normal, normal.ndim - len(shape), len(shape))
+            for tensor in pair
         )
         return normal * scale + shift
 

@@ -38,20 +38,20 @@ def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str,
 
     ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
     parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
-    layer to adapt, when one was converted before or shares its parameters with another, or when
-    one lacks the running statistics that a batch share below 1 needs.
+    layer to adapt, when a layer was converted before, shares its parameters with another or lacks
+    the running statistics that a batch share below 1 needs.
     """
-    found = adapted_layers(network, spec.layers)
-    if not found:
+    adapted = adapted_layers(network, spec.layers)
+    if not adapted:
         raise ModelError(_missing(network, spec.layers))
     if spec.delta == "affine":
-        _require_own_parameters(found)
-    for index, (name, layer) in enumerate(found):
+        _require_own_parameters(adapted)
+    for index, (name, layer) in enumerate(adapted):
         if isinstance(layer.forward, AdaptiveNorm):
             raise ModelError(f"layer {name} is already converted; give Dent the original model")
         # On the instance, so that the layer keeps its type, attributes and hooks.
         layer.__dict__["forward"] = _adaptive(name, layer, index, spec, calls)
-    return found
+    return adapted
 
 
 def _require_own_parameters(layers: Sequence[tuple[str, nn.Module]]) -> None:
@@ -95,7 +95,9 @@ def _missing(network: nn.Module, layers: str) -> str:
     advice = f"choose --layers {' or '.join(others)}" if others and layers != "all" else ""
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         advice = "it is a ScriptModule: hand in the module that it was made from"
-    kinds = {type(one).__name__ for one in network.modules() if isinstance(one, _NOT_ADAPTED)}
+    kinds = {
+        type(module).__name__ for module in network.modules() if isinstance(module, _NOT_ADAPTED)
+    }
     has = f" (it has {', '.join(sorted(kinds))})" if kinds else ""
     return (
         f"the network has no {names} layer with scale and shift{has}, and dent adapts nothing else "

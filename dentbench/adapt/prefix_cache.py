@@ -74,9 +74,9 @@ class RememberingForward:
         return y
 
 
-def _same(one: Tensor, other: Tensor) -> bool:
+def _same(first: Tensor, second: Tensor) -> bool:
     # Comparing values would make a processor wait for its GPU.
-    return one is other or (not other.is_cuda and torch.equal(one, other))
+    return first is second or (not second.is_cuda and torch.equal(first, second))
 
 
 def convert(network: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """A scale and a shift for every image and channel, computed in few passes over the memory.
 
 A large tensor does not fit a CPU's cache, and every operation on it reads it from memory anew. So
-on CPUs all that is done to some images is done before the next ones are looked at.
+on CPUs all is done to some images before the next images are read.
 """
 
 from __future__ import annotations

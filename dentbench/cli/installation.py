@@ -133,9 +133,9 @@ def _devices() -> Finding:
             advice = f"{built}; without one, 4 GB less: {CPU}"
         return Finding(what="devices", found=cpu, ok=None, advice=advice)
     cards = [
-        f"cuda:{number} ({one.name}, {one.total_memory / 2**30:.0f} GiB)"
+        f"cuda:{number} ({gpu.name}, {gpu.total_memory / 2**30:.0f} GiB)"
         for number in range(torch.cuda.device_count())
-        for one in [torch.cuda.get_device_properties(number)]
+        for gpu in [torch.cuda.get_device_properties(number)]
     ]
     return Finding(what="devices", found=", ".join([cpu, *cards]))
 

@@ -1,1 +1,1 @@
-"""Defenses beside dent, built in or one's own, each as ``adapt`` and ``predict`` where it can."""
+"""Defenses beside dent, built in or user-defined, as ``adapt`` and ``predict`` if it can."""

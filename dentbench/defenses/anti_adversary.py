@@ -1,4 +1,4 @@
-"""The anti-adversary layer: an image is moved until the network is surer of what it sees.
+"""The anti-adversary layer: an image is moved until the network is surer of its prediction.
 
 Source: Alfarra et al., AAAI 2022 (arXiv 2103.14347), and its code
 (MotasemAlfarra/Combating-Adversaries-with-Anti-Adversaries), whose k is 2 and alpha 0.15.
@@ -14,10 +14,10 @@ from dentbench.defenses.shifting import Shifting
 
 
 class AntiAdversary(Shifting):
-    """Adds what lowers the cross-entropy of the class predicted for the unmoved image.
+    """Perturbs images to lower the cross-entropy of the class predicted for the clean image.
 
     ``steps`` signed gradient steps of ``alpha`` in units of the [0, 1] pixel range. As in the
-    released code, what is added has no bound and may leave the pixel range.
+    released code, the perturbation has no bound and may leave the pixel range.
     """
 
     def __init__(self, network: torch.nn.Module, *, steps: int = 2, alpha: float = 0.15) -> None:
@@ -33,6 +33,6 @@ class AntiAdversary(Shifting):
         return -F.cross_entropy(logits, first, reduction="sum")
 
     def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
-        """Return what is added after a step."""
+        """Return the perturbation after a step."""
         del x
         return added + self.alpha * direction

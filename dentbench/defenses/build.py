@@ -37,13 +37,13 @@ def build(
 ) -> Any:
     """Return the defense that a spec names: callable, with ``adapt`` and ``predict`` if it can.
 
-    ``network`` maps images (B, C, H, W) to logits (B, classes). One of one's own gets a copy of
+    ``network`` maps images (B, C, H, W) to logits (B, classes). A user's defense gets a copy of
     it, and is asked about ``trial``, a few images, if it is to be ``tried``. ``given``: the
     objects that specs stand for.
-    Raises :class:`~dentbench.errors.DentBenchError` for one that cannot be made or does not
+    Raises :class:`~dentbench.errors.DentBenchError` for a defense that cannot be made or does not
     answer with finite logits.
     """
-    if not spec.sha256:  # a class of one's own may have a built-in's name
+    if not spec.sha256:  # a user's class may have a built-in's name
         module, _, function = DEFENSES[spec.name].function.partition(":")
         make: Callable[..., Any] = getattr(importlib.import_module(module), function)
         return make(network, **dict(spec.settings))
@@ -74,11 +74,11 @@ def identified(
     network: nn.Module,
     given: Callable[..., Any] | None = None,
 ) -> DentSpec | DefenseSpec:
-    """Return the spec of a defense of one's own with what it holds once it is made.
+    """Return the spec of a user's defense with the state that it holds once it is made.
 
     Variables of the environment and files that it reads then are seen by nothing else. ``given``:
-    the class that makes it, where it has no name. What differs each time it is made, as times and
-    names of temporary files do, and what has no stable writing, says nothing.
+    the class that makes it, where it has no name. State that differs each time it is made, as
+    times and names of temporary files do, and state without a stable writing say nothing.
     """
     if not (isinstance(spec, DefenseSpec) and spec.sha256 and (spec.source or given)):
         return spec
@@ -93,7 +93,7 @@ def identified(
 
 
 def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) -> Any:
-    """Return what a factory makes, always of the same random numbers: every process makes one.
+    """Make a defense by its factory, with the same random numbers in every process.
 
     It is given a network of its own, whose parameters it may follow gradients to.
     """
@@ -103,7 +103,7 @@ def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) ->
             for parameter in own.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
             return factory(own, **dict(spec.settings))
-    except Exception as error:  # whatever a factory of one's own raises
+    except Exception as error:  # whatever a user's factory raises
         raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
 
 
@@ -133,7 +133,7 @@ def _copied(defense: Any, device: torch.device) -> Any:
 
 
 class Own:
-    """A defense of one's own, every answer checked: logits (B, classes) for B images.
+    """A user's defense, every answer checked: logits (B, classes) for B images.
 
     It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
     ``adapt`` and ``predict`` is their composition, whatever else calling it would do. Where
@@ -175,7 +175,7 @@ class Own:
         self._path, self._part = paths
 
     def _answer(self, x: Tensor) -> Tensor:
-        with _told(self._name, x):
+        with _errors_in_words(self._name, x):
             if self._composed:
                 adaptation = self._inner.adapt(x.clone())
                 return self._checked(x, self._inner.predict(x.clone(), adaptation))
@@ -191,23 +191,23 @@ class Own:
         raise AttributeError(name)
 
     def _part_of(self, name: str, part: Any) -> Any:
-        """Return a part whose errors are told in words."""
+        """Return a part whose errors are raised in words."""
         if not callable(part):
             return part
 
         def refused(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            with _told(f"{self._name} ({name})", x):
+            with _errors_in_words(f"{self._name} ({name})", x):
                 return part(x.clone(), *args, **kwargs)
 
         return refused
 
     def _surrogate(self, x: Tensor) -> Tensor:
-        with _told(self._name, x):
+        with _errors_in_words(self._name, x):
             return self._checked(x, self._inner.surrogate(x.clone()))
 
     def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
         def forward(x: Tensor) -> Tensor:
-            with _told(self._name, x):
+            with _errors_in_words(self._name, x):
                 return self._checked(x, self._inner.predict(x.clone(), adaptation))
 
         return attackable(forward, x, self._part)
@@ -237,7 +237,7 @@ def _try(defense: Own, images: Tensor) -> None:
     asked = defense
     with contextlib.suppress(Exception):  # what is raised depends on what it holds
         asked = copy.deepcopy(defense)
-    with _told(defense._name, images), torch.random.fork_rng(devices), torch.no_grad():
+    with _errors_in_words(defense._name, images), torch.random.fork_rng(devices), torch.no_grad():
         odd = int((~answered(asked(images))).sum())
         if odd:  # of adversarial points it counts as a wrong answer
             raise ModelError(
@@ -249,8 +249,8 @@ def _try(defense: Own, images: Tensor) -> None:
 
 
 @contextlib.contextmanager
-def _told(name: str, images: Tensor) -> Iterator[None]:
-    """Tell in one sentence that a defense of one's own fails; a lack of memory is told elsewhere.
+def _errors_in_words(name: str, images: Tensor) -> Iterator[None]:
+    """Raise in one sentence that a user's defense fails; but not for a lack of memory.
 
     ``images``: those that it was shown.
     """
@@ -264,7 +264,7 @@ def _told(name: str, images: Tensor) -> Iterator[None]:
             )
     except DentBenchError:
         raise
-    except Exception as error:  # whatever a defense of one's own raises
+    except Exception as error:  # whatever a user's defense raises
         if isinstance(error, MemoryError) or "memory" in str(error).lower():
             raise
         shape = tuple(images.shape) if isinstance(images, Tensor) else "?"

@@ -1,4 +1,4 @@
-"""Name -> defense: the one place to add one that is built in; no torch."""
+"""Name -> built-in defense: the only place to add a defense; no torch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ NONE: Final = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseCard:
-    """What a built-in defense is.
+    """A built-in defense, by its properties.
 
-    ``function``: "module:name" of what makes it, called with the network and the settings.
+    ``function``: "module:name" of its factory, called with the network and the settings.
     ``version``: the number of its code, raised when its answers change. ``settings``: names and
     defaults; a given value is of the default's type; a number is positive, and a share or a rate at
-    most 1 unless it is one of ``above_one``. ``claim``: what its paper says of it, in few words.
-    ``separable`` and ``random``: as of a spec. ``published_protocol``: the one that its own paper
-    attacked it by; that of dent's paper where it attacked nothing. ``views``: those of a spec, of
+    most 1 unless it is one of ``above_one``. ``claim``: its paper's, in few words.
+    ``separable`` and ``random``: as of a spec. ``published_protocol``: that of its own paper, which
+    attacked it; that of dent's paper where it attacked nothing. ``views``: those of a spec, of
     the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
 

@@ -45,7 +45,7 @@ class Purification(Preprocessing):
         return self._purified(x, self.steps)
 
     def adapt(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to a batch of images (B, C, H, W) in [0, 1]."""
+        """Return the change (B, C, H, W) of a batch of images (B, C, H, W) in [0, 1]."""
         with torch.no_grad():
             return self.change(x) - x
 

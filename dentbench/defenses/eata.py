@@ -44,7 +44,7 @@ def entropies(logits: Tensor) -> Tensor:
 
 
 def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
-    """Return the mean of the ``chosen`` ones of ``values``, both (B,); zero where there is none."""
+    """Return the mean of the ``chosen`` among ``values``, both (B,); zero where none is chosen."""
     return (values * chosen).sum() / chosen.sum().clamp_min(1)
 
 
@@ -64,7 +64,7 @@ def reliable_loss(margin: float) -> Loss:
 def eata(model: nn.Module, *, steps: int = 1, lr: float = 2.5e-4, margin: float = 0.4) -> Dent:
     """Return episodic EATA around a model with any normalization layers; the model is copied.
 
-    Ours: the prediction is one more forward, after the last update, as in dent. Raises
+    Ours: the prediction is another forward, after the last update, as in dent. Raises
     :class:`~dentbench.errors.ModelError` for a model without such layers.
     """
     spec = online_spec(model, steps, lr)

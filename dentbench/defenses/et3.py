@@ -3,7 +3,7 @@
 Source: Mirza et al., CVPR 2026 (arXiv 2603.26984), and its code
 (OmnAI-Lab/Energy-Guided-Test-Time-Defense, ``classifier/defense.py``), whose ImageNet run has alpha
 2.5 and a radius of 5 in L2 at 224 x 224 pixels. Their protocols are transfer from the undefended
-network and APGD-T with what is added held constant ("BPDA-style"); no gradient of theirs goes
+network and APGD-T with the perturbation held constant ("BPDA-style"); no gradient of theirs goes
 through the step.
 """
 
@@ -19,7 +19,7 @@ REFERENCE = 3 * 224 * 224
 
 
 class ET3(Shifting):
-    """Adds what lowers the energy, -logsumexp of the logits, by normalized gradient steps.
+    """Perturbs images to lower the energy, -logsumexp of the logits, by normalized gradient steps.
 
     ``steps`` steps of L2 length ``alpha`` within L2 ``radius`` of the image and within [0, 1]. Both
     are lengths at 224 x 224 pixels in three channels; for an image of other size they are scaled
@@ -43,12 +43,12 @@ class ET3(Shifting):
         return logits.logsumexp(1).sum()
 
     def direction(self, gradient: Tensor, *, differentiable: bool) -> Tensor:
-        """Return the gradient (B, C, H, W) at L2 length one: it needs no stand-in."""
+        """Return the gradient (B, C, H, W) of unit L2 norm: it needs no stand-in."""
         del differentiable
         return gradient / (_lengths(gradient) + 1e-12)
 
     def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
-        """Return what is added after a step, within the pixel range and the ball."""
+        """Return the perturbation after a step, within the pixel range and the ball."""
         scale = (x[0].numel() / REFERENCE) ** 0.5
         added = (x + added + self.alpha * scale * direction).clamp(0, 1) - x
         factor: Tensor = (self.radius * scale / (_lengths(added) + 1e-8)).clamp(max=1)

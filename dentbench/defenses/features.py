@@ -1,4 +1,4 @@
-"""The features that a network classifies by: what its last linear layer is shown."""
+"""The features that a network classifies by: the inputs of its last linear layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Classified:
         if not layers:
             raise ModelError(
                 f"{wanted_by} needs the features that a linear layer classifies, but this network "
-                "has no nn.Linear; choose a network that ends in one, or another defense"
+                "has no nn.Linear; choose a network that ends in nn.Linear, or another defense"
             )
         self.network = network
         self.layer = layers[-1]

@@ -17,7 +17,7 @@ from dentbench.defenses.shifting import Shifting
 
 
 class Hedge(Shifting):
-    """Adds what raises the cross-entropy summed over all classes, from a random start.
+    """Perturbs images to raise the cross-entropy summed over all classes, from a random start.
 
     ``steps`` signed gradient steps of ``step_size`` within Linf ``eps`` of the image and within
     [0, 1]. The start is uniform in the ball, from torch's random numbers on the images' device.
@@ -45,6 +45,6 @@ class Hedge(Shifting):
         return -logits.log_softmax(1).sum()
 
     def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
-        """Return what is added after a step, within the ball and the pixel range."""
+        """Return the perturbation after a step, within the ball and the pixel range."""
         added = (added + self.step_size * direction).clamp(-self.eps, self.eps)
         return (x + added).clamp(0, 1) - x

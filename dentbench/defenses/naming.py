@@ -17,7 +17,7 @@ from dentbench.validation import require_count, require_number
 def parse_defense(text: str) -> tuple[str, dict[str, str], str]:
     """Return the name, the settings, as written, and the title of "NAME,SETTING=VALUE,...".
 
-    A defense of one's own may begin with its title: "TITLE=MODULE:CALLABLE,...". Raises
+    A user's defense may begin with its title: "TITLE=MODULE:CALLABLE,...". Raises
     :class:`~dentbench.errors.SpecError` for a setting without a value, or given twice.
     """
     name, *parts = (part.strip() for part in text.split(","))
@@ -93,7 +93,7 @@ def _checked(name: str, value: Any, default: Any, most: float) -> Any:
 
 
 def _number(value: Any) -> Any:
-    """Return the number that a text is, or what was given."""
+    """Return a text as a number, or any other value as it is."""
     for kind in (int, float):
         try:
             return kind(value) if isinstance(value, str) else value

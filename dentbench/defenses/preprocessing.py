@@ -21,11 +21,11 @@ class Preprocessing:
         self.network = network
 
     def change(self, x: Tensor) -> Tensor:
-        """Return what is shown (B, C, H, W) for images in [0, 1], differentiable in them."""
+        """Return the network's inputs (B, C, H, W) for images in [0, 1], differentiable in them."""
         raise NotImplementedError
 
     def adapt(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to a batch of images (B, C, H, W) in [0, 1]."""
+        """Return the change (B, C, H, W) of a batch of images (B, C, H, W) in [0, 1]."""
         return self.unroll(x.detach()).detach()
 
     def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
@@ -36,7 +36,7 @@ class Preprocessing:
             return self.change(x) - x
 
     def preprocess(self, x: Tensor, adaptation: Tensor) -> Tensor:
-        """Return what the network is shown (B, C, H, W)."""
+        """Return the network's inputs (B, C, H, W)."""
         return x + adaptation
 
     def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 Source: Niu et al., ICLR 2023 (arXiv 2302.12400), and its code (mr-eggplant/SAR): SGD with lr 2.5e-4
 and momentum 0.9, rho 0.05, reliable being an entropy below 0.4 ln(classes). Ours: made afresh for
 every batch, so that there is nothing to recover from, and in every normalization layer; the
-released code leaves out the last ones of the networks that it knows by name.
+released code leaves out the last layers of the networks that it knows by name.
 """
 
 from __future__ import annotations

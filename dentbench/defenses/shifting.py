@@ -14,7 +14,7 @@ from dentbench.defenses.stand_ins import smooth_sign
 class Shifting(Preprocessing):
     """A defense that adds something of its own to each image before the network sees it.
 
-    ``steps``: how often what is added moves along a gradient, by default by its signs. The
+    ``steps``: how often the perturbation moves along a gradient, by default by its signs. The
     gradient of an answer goes through the last forward only, as in the released codes; that of
     :meth:`unroll` through the steps too, a smooth stand-in taking the place of each sign.
     """
@@ -24,7 +24,7 @@ class Shifting(Preprocessing):
         self.steps = steps
 
     def start(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) before the first step."""
+        """Return the perturbation (B, C, H, W) before the first step."""
         raise NotImplementedError
 
     def loss(self, logits: Tensor, first: Tensor) -> Tensor:
@@ -36,7 +36,7 @@ class Shifting(Preprocessing):
         return smooth_sign(gradient) if differentiable else gradient.sign()
 
     def moved(self, x: Tensor, added: Tensor, direction: Tensor) -> Tensor:
-        """Return what is added after a step, given its direction."""
+        """Return the perturbation after a step, given its direction."""
         raise NotImplementedError
 
     def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
@@ -52,7 +52,7 @@ class Shifting(Preprocessing):
             return unrolled(self._stepper(), x, start, OptimizerState(0, ()), count, last)
 
     def trajectory(self, x: Tensor) -> list[Tensor]:
-        """Return what is added before every step and after the last, as by :meth:`adapt`."""
+        """Return the perturbations before every step and after the last, as by :meth:`adapt`."""
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x.detach()
             step, visited = self._stepper(), [self.start(x)]

@@ -32,7 +32,7 @@ def tent_spec(steps: int = 1, lr: float = 1e-3) -> DentSpec:
 def tent(model: nn.Module, *, steps: int = 1, lr: float = 1e-3) -> Dent:
     """Return episodic tent: scales, shifts and optimizer are made afresh for every batch.
 
-    Ours: the prediction is one more forward, after the last update, as in dent. The released
+    Ours: the prediction is another forward, after the last update, as in dent. The released
     code answers from before it, and with one episodic step that is no more than ``norm``.
     """
     return Dent(model, tent_spec(steps, lr), prepare=False)
@@ -43,7 +43,7 @@ class OnlineTent:
 
     As in the released code with its one update, a batch is answered before the update that it
     causes: the answer depends on the batches before and on the batch's own statistics, and the
-    adaptation is what the batches before left. Calling it never moves it; ``after`` does.
+    adaptation is the state that the batches before left. Calling it never moves it; ``after`` does.
     """
 
     def __init__(self, dent: Dent, memory: Memory | None = None) -> None:

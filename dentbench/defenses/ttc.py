@@ -19,7 +19,7 @@ from dentbench.defenses.stand_ins import smooth_sign
 
 
 class Counterattack(Preprocessing):
-    """Adds what moves the features away from those of the image, from a random start.
+    """Perturbs images to move the features away from those of the image, from a random start.
 
     ``steps`` signed gradient steps of ``step_size`` within Linf ``eps`` and within [0, 1]. The
     points on the way are averaged with weights exp(``beta`` k), k the step, where the random start
@@ -47,7 +47,7 @@ class Counterattack(Preprocessing):
         self.beta = beta
 
     def adapt(self, x: Tensor) -> Tensor:
-        """Return what is added (B, C, H, W) to a batch of images (B, C, H, W) in [0, 1]."""
+        """Return the perturbation (B, C, H, W) of a batch of images (B, C, H, W) in [0, 1]."""
         with torch.inference_mode(False), torch.enable_grad():
             x = x.clone() if x.is_inference() else x.detach()
             return self._counterattack(x, through=0).detach()
@@ -63,7 +63,7 @@ class Counterattack(Preprocessing):
             return self._counterattack(x, self.steps if last is None else min(last, self.steps))
 
     def _counterattack(self, x: Tensor, through: int) -> Tensor:
-        """Return what is added, with a gradient through the last ``through`` steps."""
+        """Return the perturbation, with a gradient through the last ``through`` steps."""
         with torch.set_grad_enabled(through > 0):
             origin = self.classified.features(x)
         added = (2 * torch.rand_like(x) - 1) * self.eps

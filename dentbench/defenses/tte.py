@@ -32,7 +32,7 @@ class Ensembling(Fixed):
         self.places = torch.rand(crops, 2, generator=generator).tolist()
 
     def views(self, x: Tensor) -> list[Tensor]:
-        """Return what the network is shown of images (B, C, H, W), each of their shape."""
+        """Return the network's inputs for images (B, C, H, W), each of their shape."""
         whole = [x, x.flip(3)] if self.flip else [x]
         return whole + [crop for image in whole for crop in self._crops(image)]
 

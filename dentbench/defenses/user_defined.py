@@ -1,4 +1,4 @@
-"""Defenses of one's own: ``module:callable`` from the working folder, or an object."""
+"""User-defined defenses: ``module:callable`` from the working folder, or an object."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def spec_of_factory(
     become so. The callable's attribute ``separable = True`` says that its defense answers each
     image on its own, ``random = True`` that it draws answers by chance, its attribute ``name`` what
     tables call it, unless ``title`` does, and ``published_protocol`` by which protocol its paper
-    attacked it. Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    attacked it. Raises :class:`~dentbench.errors.SpecError` for a callable that cannot be had.
     """
     factory, files = _load(text)
     values = {name: _plain(value) for name, value in (settings or {}).items()}
@@ -43,9 +43,9 @@ def spec_of_factory(
 
 
 def spec_of_object(defense: object) -> DefenseSpec:
-    """Return the spec of an object given from Python; a type is what makes the defense.
+    """Return the spec of an object given from Python; a type makes the defense.
 
-    Raises :class:`~dentbench.errors.ModelError` for one that holds something that has no stable
+    Raises :class:`~dentbench.errors.ModelError` for an object that holds something without a stable
     writing: see :func:`dentbench.identity.fingerprint.fingerprint`.
     """
     kind = defense if isinstance(defense, type) else type(defense)
@@ -79,12 +79,12 @@ def imported_twice(spec: DefenseSpec) -> tuple[Callable[..., Any], Callable[...,
     factory = load_factory(spec)
     try:
         return factory, loaded_again(spec.name)
-    except Exception:  # whatever a module of one's own raises when it is imported once more
+    except Exception:  # whatever a user's module raises when it is imported once more
         return factory, factory
 
 
 def _load(text: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
-    wanted = "what returns the defense when it is called with the network"
+    wanted = "a callable that makes the defense from the network"
     return load_callable("defense", text, wanted)
 
 

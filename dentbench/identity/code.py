@@ -86,7 +86,7 @@ class LookedUp:
 def looked_up_by(function: FunctionType) -> LookedUp:
     """Return the names that a function looks up outside itself."""
     held = function.__globals__
-    found: set[str] = set()
+    loaded: set[str] = set()
     names: set[str] = set()
     texts: set[str] = set()
     imports: set[str] = set()
@@ -95,17 +95,17 @@ def looked_up_by(function: FunctionType) -> LookedUp:
         texts.update(texts_in(code))
         for step in dis.get_instructions(code):
             if step.opname in _LOADS:
-                found.add(step.argval)
+                loaded.add(step.argval)
             elif step.opname == "IMPORT_NAME":
                 imports.add(step.argval)
-    texts |= {held[name] for name in found if type(held.get(name)) is str}
+    texts |= {held[name] for name in loaded if type(held.get(name)) is str}
     by_text = names_in(texts, names)
     if not _IMPORTS.isdisjoint(names):
         imports |= {text for text in texts if _MODULE.fullmatch(text)}
     package = held.get("__package__") or ""
     folder = str(Path(held.get("__file__") or "").parent)
     return LookedUp(
-        globals=tuple(sorted((found | by_text) & held.keys())),
+        globals=tuple(sorted((loaded | by_text) & held.keys())),
         names=tuple(sorted(names | by_text)),
         environment=tuple(environment_in(texts, names)),
         imports=tuple(

@@ -37,7 +37,7 @@ from dentbench.identity.values import PLAIN, hash_of
 class CodeWriter:
     """Writes code as hashes, each function and class once.
 
-    ``write``: returns the hash of any value, found at a place. ``attributes``: the hash of named
+    ``write``: returns the hash of any value, and where it lies. ``attributes``: the hash of named
     values.
     """
 
@@ -56,7 +56,7 @@ class CodeWriter:
         self.reads_environment = False
 
     def written(self, value: Any, where: str) -> bytes | None:
-        """Return the hash of a value that is code, found at ``where``; None of any other."""
+        """Return the hash of a value that is code, at ``where``; None of any other."""
         for kinds, write in _WAYS:
             if isinstance(value, kinds):
                 return write(self, value, where)
@@ -77,28 +77,28 @@ class CodeWriter:
             write = self._function if isinstance(thing, FunctionType) else self._class
             written.append(write(thing, where))
         # Which file or variable code reads may be put together of texts from anywhere.
-        found = [*self.folders.data()]
-        found += environment_named(self.folders.texts) if self.reads_environment else []
-        return [*written, *([hash_of("read", *found)] if found else [])]
+        reads = [*self.folders.data()]
+        reads += environment_named(self.folders.texts) if self.reads_environment else []
+        return [*written, *([hash_of("read", *reads)] if reads else [])]
 
-    def _reference(self, found: type | FunctionType, where: str) -> bytes:
+    def _reference(self, target: type | FunctionType, where: str) -> bytes:
         """Write a class or function by its number; its code is written once, at the end."""
-        compiled = vars(found).get("_torchdynamo_orig_callable")
+        compiled = vars(target).get("_torchdynamo_orig_callable")
         if compiled is not None:  # what torch.compile was given
             return self.write(compiled, where)
-        self.reads_environment |= found is os.getenv
-        module = found.__module__ or ""
-        written_in = module_of(found)
+        self.reads_environment |= target is os.getenv
+        module = target.__module__ or ""
+        written_in = module_of(target)
         if self._by_name(module) and self._by_name(written_in):
-            patched = self._patched(found, where) if isinstance(found, type) else []
+            patched = self._patched(target, where) if isinstance(target, type) else []
             version = "" if is_library(module) else code.version_of(module)
             number = str(getattr(sys.modules.get(module), "CODE_VERSION", ""))
-            return hash_of("name", module, found.__qualname__, version, number, *patched)
+            return hash_of("name", module, target.__qualname__, version, number, *patched)
         self.folders.add(written_in)
-        if id(found) not in self._numbers:
-            self._numbers[id(found)] = len(self._numbers)
-            self._waiting.append((found, where or found.__qualname__))
-        return hash_of("code", str(self._numbers[id(found)]))
+        if id(target) not in self._numbers:
+            self._numbers[id(target)] = len(self._numbers)
+            self._waiting.append((target, where or target.__qualname__))
+        return hash_of("code", str(self._numbers[id(target)]))
 
     def _by_name(self, module: str) -> bool:
         """Return whether a module's code counts by its name: it is a library's."""
@@ -110,21 +110,21 @@ class CodeWriter:
 
     def _patched(self, kind: type, where: str) -> list[bytes]:
         """Write the methods of a library's class that are not the library's."""
-        found = []
+        methods = []
         for base in kind.__mro__:
-            for name, one in vars(base).items():
-                written = isinstance(one, FunctionType) and self._is_foreign(one)
-                written = written and one.__code__.co_filename[:1] != "<"
+            for name, method in vars(base).items():
+                written = isinstance(method, FunctionType) and self._is_foreign(method)
+                written = written and method.__code__.co_filename[:1] != "<"
                 if written and self._by_name(base.__module__):
-                    found.append(hash_of(name, self.write(one, where)))
-        return sorted(found)
+                    methods.append(hash_of(name, self.write(method, where)))
+        return sorted(methods)
 
     def _class(self, kind: type, where: str) -> bytes:
         parts: list[Any] = [kind.__qualname__]
         parts += [self.write(base, where) for base in kind.__bases__ if base is not object]
         parts += [self.write(type(kind), where)] * (type(kind) is not type)
-        for name, one in code.members(kind):
-            parts += [name, self.write(one, f"{kind.__qualname__}.{name}")]
+        for name, member in code.members(kind):
+            parts += [name, self.write(member, f"{kind.__qualname__}.{name}")]
         return hash_of("class", *parts)
 
     def _function(self, function: FunctionType, where: str) -> bytes:
@@ -175,7 +175,9 @@ class CodeWriter:
 
     def _instructions(self, body: CodeType, where: str, doc: str | None = None) -> bytes:
         texts, constants = code.instructions(body, doc)
-        return hash_of("instructions", *texts, *(self.write(one, where) for one in constants))
+        return hash_of(
+            "instructions", *texts, *(self.write(constant, where) for constant in constants)
+        )
 
     def _named(self, value: Any, names: Collection[str], where: str) -> bytes:
         """Write what a function looks up: of a module, what it may take from it."""
@@ -223,7 +225,7 @@ class CodeWriter:
         return hash_of("slot", value.__name__, b"" if owner is None else self.write(owner, where))
 
     def kind(self, kind: type, where: str) -> bytes:
-        """Write the class of a module: one of a package that nobody knows by its code too."""
+        """Write the class of a module: of a package that nobody knows also by its code."""
         if is_installed(kind.__module__) and not is_library(kind.__module__):
             self._told.add(kind.__module__.partition(".")[0])
         return self.write(kind, where)
@@ -236,7 +238,7 @@ class CodeWriter:
 
     def _partial(self, value: Any, where: str) -> bytes:
         held = (value.func, value.args, value.keywords)
-        return hash_of("partial", *(self.write(one, where) for one in held))
+        return hash_of("partial", *(self.write(part, where) for part in held))
 
     def _cached(self, value: Any, where: str) -> bytes:
         return hash_of("cached", self.write(value.__wrapped__, where))

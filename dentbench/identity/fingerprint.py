@@ -101,7 +101,7 @@ class _Writer:
         return total.hexdigest()
 
     def write(self, value: Any, where: str) -> bytes:
-        """Return the hash of a value; ``where`` it was found is for whoever reads an error."""
+        """Return the hash of a value; ``where`` it lies is for whoever reads an error."""
         if type(value) is str:
             return hash_of("str", *self.code.folders.written(value))
         if type(value) in PLAIN:
@@ -115,20 +115,20 @@ class _Writer:
             return hash_of("again", str(len(self.open) - self.open.index(at)))
         self.kept.append(value)
         self.open.append(at)
-        found = self._told(value, where)
+        digest = self._written(value, where)
         self.open.pop()
-        self.known[at] = found
-        return found
+        self.known[at] = digest
+        return digest
 
-    def _told(self, value: Any, where: str) -> bytes:
+    def _written(self, value: Any, where: str) -> bytes:
         written = self.code.written(value, where)
         if written is not None:
             return written
-        for kinds, tell in _WAYS:
+        for kinds, write in _WAYS:
             if isinstance(value, kinds):
-                return tell(self, value, where)
-        tell_exactly = _CONTAINERS.get(type(value), _Writer._object)
-        return tell_exactly(self, value, where)
+                return write(self, value, where)
+        write_exactly = _CONTAINERS.get(type(value), _Writer._object)
+        return write_exactly(self, value, where)
 
     # --- tensors and containers -------------------------------------------------------------------
 
@@ -150,12 +150,12 @@ class _Writer:
         return hash_of("array", array.dtype.str, str(array.shape), raw)
 
     def _sequence(self, value: Iterable[Any], where: str) -> bytes:
-        parts = (self.write(one, f"{where}[{at}]") for at, one in enumerate(value))
+        parts = (self.write(item, f"{where}[{at}]") for at, item in enumerate(value))
         return hash_of(type(value).__name__, *parts)
 
     def _set(self, value: Iterable[Any], where: str) -> bytes:
         return hash_of(
-            "set", *sorted(self.write(one, where) for one in sorted(value, key=order_of))
+            "set", *sorted(self.write(item, where) for item in sorted(value, key=order_of))
         )
 
     def _mapping(self, value: Mapping[Any, Any], where: str) -> bytes:
@@ -163,8 +163,8 @@ class _Writer:
         if all(type(key) in PLAIN or hasattr(key, "__qualname__") for key in value):
             items.sort(key=lambda item: order_of(item[0]))
         parts = []
-        for key, one in items:
-            parts += [self.write(key, where), self.write(one, f"{where}[{key!r:.40}]")]
+        for key, item in items:
+            parts += [self.write(key, where), self.write(item, f"{where}[{key!r:.40}]")]
         return hash_of("mapping", *parts)
 
     def _path(self, value: PurePath, where: str) -> bytes:
@@ -199,8 +199,8 @@ class _Writer:
 
     def _attributes(self, held: Mapping[str, Any], where: str) -> bytes:
         parts: list[str | bytes] = []
-        for name, one in sorted(held.items(), key=lambda item: str(item[0])):
-            parts += [str(name), self.write(one, f"{where}.{name}".lstrip("."))]
+        for name, attribute in sorted(held.items(), key=lambda item: str(item[0])):
+            parts += [str(name), self.write(attribute, f"{where}.{name}".lstrip("."))]
         return hash_of("attributes", *parts)
 
     def _empty(self, value: Any, where: str) -> bytes:

@@ -1,4 +1,4 @@
-"""The state of a user's code once it is imported: what it reads then is seen by nothing else."""
+"""The state of a user's code once it is imported: its reads at import leave no other trace."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dentbench.identity.user_code import loaded_again
 
 
 def imported_state(thing: object, text: str) -> str:
-    """Return the fingerprint of what ``module:name`` stands for, right after its import.
+    """Return the fingerprint of the object ``module:name``, right after its import.
 
     Variables of the environment and files of data that it reads are part of it; what it changed
-    since, as counters do, is not. "" where every import holds something else, such as a time or
-    the name of a new folder, or where something has no stable writing.
+    since, as counters do, is not. "" where every import holds other values, such as a time or
+    the name of a new folder, or a value without a stable writing.
     """
     state = state_of(thing)
     if not state:

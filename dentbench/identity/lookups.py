@@ -104,7 +104,9 @@ class Folders:
             return (text,)
         folders = dict.fromkeys(filter(None, self._seen.values()))
         path = Path(text)
-        within = next((one for one in folders if one == path or one in path.parents), None)
+        within = next(
+            (folder for folder in folders if folder == path or folder in path.parents), None
+        )
         shown = text if within is None else f"./{path.relative_to(within)}"
         self.texts.add(shown)
         if path.suffix not in _DATA:

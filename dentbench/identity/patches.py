@@ -34,7 +34,7 @@ _INSIDE: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
 
 
 def module_of(held: Any) -> str:
-    """Return the name of the module that a callable's code is of; "" of what is no callable.
+    """Return the name of the module that a callable's code is of; "" of any other value.
 
     A function that passes for another, by ``functools.wraps``, is of the module it is written in.
     """

@@ -58,7 +58,7 @@ def _installed(path: Path) -> bool:
 
 
 def _origin(top: str) -> Path | None:
-    """Return the file of an outermost module; None for one that has none, as a built-in."""
+    """Return the file of an outermost module; None for a module without a file, as a built-in."""
     file = getattr(sys.modules.get(top), "__file__", None)
     if top not in sys.modules:
         with contextlib.suppress(ImportError, ValueError):
@@ -88,16 +88,16 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
         folder, module_name = file.parent, file.stem
     with contained(), _first_on_path(folder):
         module = _fresh(module_name)
-        found: Any = module
+        target: Any = module
         for part in attribute.split("."):
-            found = getattr(found, part)
-    return found, files_of(module)
+            target = getattr(target, part)
+    return target, files_of(module)
 
 
 def loaded_again(text: str) -> Any:
-    """Return what ``module:name`` stands for in a second import of its module, which is not kept.
+    """Return the object ``module:name`` of a second import of its module, which is not kept.
 
-    Where the two differ, it is by what is another at every import, as times are. Call it after
+    Where the two differ, it is by values that change at every import, as times do. Call it after
     :func:`load`. Raises whatever the module raises.
     """
     module_name, _, attribute = text.rpartition(":")
@@ -105,33 +105,33 @@ def loaded_again(text: str) -> Any:
         module_name = Path(module_name).stem
     there = sys.modules[module_name].__spec__
     assert there is not None and there.loader is not None
-    found: Any = importlib.util.module_from_spec(there)
+    target: Any = importlib.util.module_from_spec(there)
     folder = Path(there.origin or "").parent
     with contained(), _first_on_path(folder):
-        there.loader.exec_module(found)
+        there.loader.exec_module(target)
         for part in attribute.split("."):
-            found = getattr(found, part)
-    return found
+            target = getattr(target, part)
+    return target
 
 
 def load_callable(kind: str, text: str, wanted: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
     """Return the callable that ``module:name`` stands for, and the source files of its module.
 
     ``kind``: of object, such as "defense"; ``wanted``: the advice in an error, in words.
-    Raises :class:`~dentbench.errors.SpecError` for one that cannot be had.
+    Raises :class:`~dentbench.errors.SpecError` for a callable that cannot be had.
     """
     try:
-        found, files = load(text)
+        target, files = load(text)
     except Exception as error:  # whatever a user's module raises when it is imported
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SpecError(
             f"{kind} {text!r} cannot be made: it cannot be imported ({reason[0]})"
         ) from error
-    if not callable(found):
+    if not callable(target):
         raise SpecError(
-            f"{kind} {text!r} is not callable but of type {type(found).__name__}; name {wanted}"
+            f"{kind} {text!r} is not callable but of type {type(target).__name__}; name {wanted}"
         )
-    return found, files
+    return target, files
 
 
 def files_of(module: ModuleType) -> tuple[Path, ...]:
@@ -146,19 +146,19 @@ def source_files(path: Path) -> tuple[Path, ...]:
     For a package, or a module inside one, all modules of the outermost package. What is imported
     from elsewhere, or by other means than an import statement, is not followed.
     """
-    found: set[Path] = set()
+    files: set[Path] = set()
     waiting = [path.resolve()]
     while waiting:
         file = waiting.pop()
-        if file in found or file.suffix != ".py" or not file.is_file():
+        if file in files or file.suffix != ".py" or not file.is_file():
             continue
-        found.add(file)
+        files.add(file)
         if (file.parent / "__init__.py").is_file():
             waiting += (file.parent.parent if _inside(file.parent) else file.parent).rglob("*.py")
             continue
         for name in _imports(file) - _ALWAYS:
             waiting += [file.parent / f"{name}.py", file.parent / name / "__init__.py"]
-    return tuple(sorted(found))
+    return tuple(sorted(files))
 
 
 def _inside(folder: Path) -> bool:
@@ -166,7 +166,7 @@ def _inside(folder: Path) -> bool:
 
 
 def _imports(file: Path) -> set[str]:
-    """Return the outermost names that a file imports; none for one that is no Python."""
+    """Return the outermost names that a file imports; none where it is no Python."""
     try:
         tree = ast.parse(file.read_bytes())
     except (SyntaxError, ValueError):

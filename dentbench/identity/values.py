@@ -1,4 +1,4 @@
-"""Values that have one writing, as hashes; and the error for those that have none."""
+"""Write plain values as hashes; and the error for values without a stable writing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ _MANGLED: Final = r"\.?___torch_mangle_\d+"
 
 
 def script_hash(module: torch.jit.ScriptModule) -> bytes:
-    """Return the hash of a network in TorchScript by its graph and by what its file holds.
+    """Return the hash of a network in TorchScript by its graph and by its file's contents.
 
     Where its source was, and how many others there were before, is left out.
     """
@@ -78,10 +78,10 @@ def script_hash(module: torch.jit.ScriptModule) -> bytes:
 
 
 def unwritable(value: Any, where: str) -> ModelError:
-    """Return the error for a value, found at ``where``, that has no stable writing."""
+    """Return the error for a value, at ``where``, that has no stable writing."""
     return ModelError(
         f"{where or 'it'} is a {type(value).__module__}.{type(value).__qualname__}, whose settings "
-        "cannot be written down, so results could not be told from those with other settings; "
+        "cannot be written down, so results with other settings would look the same; "
         "take it out, make it where it is used, or give its class a __getstate__ that returns its "
         "settings"
     )

@@ -32,7 +32,7 @@ def expected(stages: Mapping[str, Draws]) -> _Flags:
     it is the stage that leaves the fewest images right. A single draw is its own judge.
     """
     flags = [np.asarray(draws, dtype=np.float64) for draws in stages.values()]
-    flags.sort(key=lambda one: float(one.mean()))
+    flags.sort(key=lambda draw: float(draw.mean()))
     stacked = np.stack(flags)
     totals, draws = stacked.sum(axis=1), stacked.shape[1]
     if draws == 1:
@@ -104,6 +104,6 @@ def _summary(stages: Mapping[str, Draws], share: _Flags, n: int) -> dict[str, fl
         "mean": round(float(share.sum()), 3),
         "low": round(low * n, 3),
         "high": round(high * n, 3),
-        "worst": int(np.min([one.min(axis=0) for one in flags], axis=0).sum()),
-        "majority": int(np.min([one.mean(axis=0) > 0.5 for one in flags], axis=0).sum()),
+        "worst": int(np.min([draws.min(axis=0) for draws in flags], axis=0).sum()),
+        "majority": int(np.min([draws.mean(axis=0) > 0.5 for draws in flags], axis=0).sum()),
     }

@@ -64,7 +64,7 @@ def append(results_dir: str | Path, record: Record) -> bool:
                 write_atomic(path, lines_of([sheet.names, *sheet.rows]))
             identity, key = _identity(row), row[_KEY_INDEX]
             alike = (other for other in sheet.rows if len(other) > _KEY_INDEX)
-            if any(_identity(one) == identity for one in alike if one[_KEY_INDEX] == key):
+            if any(_identity(other) == identity for other in alike if other[_KEY_INDEX] == key):
                 return False
             append_bytes(path, b"\n" * _lacks_line_end(path) + lines_of([row]))
             return True

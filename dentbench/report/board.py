@@ -56,11 +56,11 @@ def page(pairs: Sequence[Pair], study: str) -> str:
 
 def board_charts(pairs: Sequence[Pair]) -> list[BarChart]:
     """Return a chart for each model: published and worst accuracies, static as the reference."""
-    found = []
+    made = []
     for group in by_model(pairs):
         static = group[0].static
         bars = [bar for pair in group for bar in _bars(pair.defended)]
-        found.append(
+        made.append(
             BarChart(
                 name=f"board-{static.model}",
                 title=f"Board, {static.model}",
@@ -69,7 +69,7 @@ def board_charts(pairs: Sequence[Pair]) -> list[BarChart]:
                 reference=Share(static.robust_correct, static.n),
             )
         )
-    return found
+    return made
 
 
 def _bars(record: Record) -> list[Bar]:

@@ -143,11 +143,11 @@ def paired_means(
     differences the interval is that of :func:`paired_difference`. Raises ``ValueError`` for a
     difference beyond 1. Source: Bonett and Price 2012, extended from counts to means.
     """
-    if any(abs(one) > 1 for one in differences):
+    if any(abs(difference) > 1 for difference in differences):
         raise ValueError("a difference of two shares is beyond 1")
     total = len(differences) + 2
     center = math.fsum(differences) / total
-    square = (math.fsum(one * one for one in differences) + 2) / total
+    square = (math.fsum(difference * difference for difference in differences) + 2) / total
     error = math.sqrt(max(square - center * center, 0.0) / total)
     half = _quantile(confidence) * error
     p_value = 2 * NormalDist().cdf(-abs(center) / error) if error else 1.0
@@ -163,7 +163,7 @@ def difference(
     Each is a count and its total, of separate samples. Raises ``ValueError`` as :func:`wilson`
     does. Source: Newcombe 1998, the hybrid score interval (his method 10).
     """
-    (low_1, high_1), (low_2, high_2) = (wilson(*one, confidence) for one in (before, after))
+    (low_1, high_1), (low_2, high_2) = (wilson(*counts, confidence) for counts in (before, after))
     share_1, share_2 = (count / total if total else 0.5 for count, total in (before, after))
     gap = share_2 - share_1
     return (
@@ -262,7 +262,9 @@ def _variance_ratio(totals: Sequence[int], sizes: Sequence[int], independent: fl
     if independent <= 0:  # all images alike: there is nothing to widen
         return 0.0
     mean = sum(totals) / total
-    residuals = math.fsum((one - mean * size) ** 2 for one, size in zip(totals, sizes, strict=True))
+    residuals = math.fsum(
+        (rights - mean * size) ** 2 for rights, size in zip(totals, sizes, strict=True)
+    )
     return batches / (batches - 1) * residuals / (total * independent)
 
 

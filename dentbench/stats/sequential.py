@@ -64,7 +64,7 @@ def levels(sizes: Sequence[int]) -> dict[int, float]:
     looks = look_batches(len(sizes))
     ends, total = np.cumsum(sizes), sum(sizes)
     return dict(
-        zip(looks, _levels(tuple(int(ends[one - 1]) / total for one in looks)), strict=True)
+        zip(looks, _levels(tuple(int(ends[look - 1]) / total for look in looks)), strict=True)
     )
 
 
@@ -103,7 +103,7 @@ def _levels(shares: tuple[float, ...]) -> tuple[float, ...]:
     grid = np.linspace(-_REACH, _REACH, 2 * _CELLS + 1)
     width = grid[1] - grid[0]
     density: Floats | None = None
-    found: list[float] = []
+    levels: list[float] = []
     before = 0.0
     for share in shares:
         spread = math.sqrt(share - before)
@@ -115,10 +115,10 @@ def _levels(shares: tuple[float, ...]) -> tuple[float, ...]:
         else:
             density = _convolved(density, kernel) * width
         boundary = _boundary(grid, density, spent(share) - spent(before))
-        found.append(NormalDist().cdf(-boundary / math.sqrt(share)))
+        levels.append(NormalDist().cdf(-boundary / math.sqrt(share)))
         density = np.where(grid < boundary, density, 0.0)
         before = share
-    return tuple(found)
+    return tuple(levels)
 
 
 def _convolved(density: Floats, kernel: Floats) -> Floats:
@@ -148,7 +148,7 @@ def score(gained: Any, lost: Any, total: Any, difference: float) -> Any:
     ``difference``: in [-1, 1]. Its variance is that of the difference asked about, which keeps it
     honest where few pairs are discordant, as Wald's is not. Source: Tango 1998, equation 9.
     """
-    up, down, n = (np.asarray(one, dtype=float) for one in (gained, lost, total))
+    up, down, n = (np.asarray(counts, dtype=float) for counts in (gained, lost, total))
     if difference < 0:
         return -score(down, up, n, -difference)
     variance = _variance(up, down, n, difference, np.sqrt)

@@ -58,9 +58,9 @@ def _is_deep(picture: Any) -> bool:
     """
     if picture.format in _OF_ANY_DEPTH:
         return True
-    arguments = [one for tile in getattr(picture, "tile", ()) for one in _listed(tile[3])]
-    deep = any(isinstance(one, str) and ";16" in one for one in arguments)
-    return deep or (picture.format == "PPM" and any(_exceeds(one) for one in arguments))
+    arguments = [argument for tile in getattr(picture, "tile", ()) for argument in _listed(tile[3])]
+    deep = any(isinstance(argument, str) and ";16" in argument for argument in arguments)
+    return deep or (picture.format == "PPM" and any(_exceeds(argument) for argument in arguments))
 
 
 def _listed(arguments: Any) -> tuple[Any, ...]:

@@ -167,8 +167,8 @@ _OWN_NUMBERS: Final = (
 def _is_seeded(probe: Probe) -> bool:
     """Return whether two new instances draw the same random numbers, if they draw any."""
     x, _ = probe.few
-    one, other = probe.make(), probe.make()
-    return relative_change(one(x), other(x)) <= SAME
+    first, second = probe.make(), probe.make()
+    return relative_change(first(x), second(x)) <= SAME
 
 
 def _mode_change(probe: Probe, points: Tensor) -> float:

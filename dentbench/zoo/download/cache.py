@@ -88,9 +88,9 @@ def fetch_file(
     if is_offline(offline):
         sources = [source for source in sources if is_local(source)]
     if is_offline(offline) and not sources:
-        found = f"is wrong ({job.reason})" if job.reason else "is not there"
+        state = f"is wrong ({job.reason})" if job.reason else "is not there"
         raise FetchError(
-            f"{destination} {found} and offline mode allows no connection{_ending(hint)}"
+            f"{destination} {state} and offline mode allows no connection{_ending(hint)}"
         )
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
