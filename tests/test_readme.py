@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from dataclasses import fields
@@ -36,6 +37,13 @@ def indented() -> Iterator[str]:
             yield line.split("#")[0].strip()
 
 
+def imports(path: Path) -> set[str]:
+    """The full names that a file imports, those of modules that names are of among them."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text())) if type(node) is ast.ImportFrom]
+    names = {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    return names | {str(node.module) for node in nodes}
+
+
 @pytest.mark.parametrize("name", TABLES)
 def test_generated_tables_are_those_of_the_code(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
@@ -46,7 +54,7 @@ def test_the_tables_name_every_protocol_and_column() -> None:
     names = re.findall(r"^\| `([\w-]+)` \|", readme.protocol_table(), re.MULTILINE)
     assert names == [*PROTOCOLS]
     names = re.findall(r"^\| `(\w+)` \|", readme.all_columns(), re.MULTILINE)
-    assert names == [one.name for one in fields(Record)]
+    assert names == [field.name for field in fields(Record)]
 
 
 def test_a_table_is_renewed_in_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,9 +79,10 @@ def test_every_command_and_option_exists() -> None:
         *("evaluate", "report", "fetch", "judge", "show", "list"),
     }
     for line in lines:
-        known = {name for one in COMMANDS[line.split()[1]].params for name in one.opts}
+        known = {name for param in COMMANDS[line.split()[1]].params for name in param.opts}
         assert set(re.findall(r"--[a-z][a-z-]*", line)) <= known, line
-    everywhere = {name for one in COMMANDS.values() for param in one.params for name in param.opts}
+    commands = COMMANDS.values()
+    everywhere = {name for command in commands for param in command.params for name in param.opts}
     named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README)) - {"--help", "--index-url", "--strict"}
     assert named <= everywhere
 
@@ -83,19 +92,23 @@ def test_the_one_path_names_files_that_are_there() -> None:
     files = re.findall(r"`([\w/]+\.py)`", path)
     assert 10 < len(files) == len(set(files)) <= READ_IN_A_RUN
     named = [*files, *re.findall(r"`([\w/]+\.py)`", places)]
-    missing = [one for one in named if not (ROOT / "dentbench" / one).is_file()]
+    missing = [name for name in named if not (ROOT / "dentbench" / name).is_file()]
     assert not missing
+    imported: set[str] = {"dentbench.cli.evaluate"}
+    for name in files:  # each is reached from those before it
+        assert f"dentbench/{name}".removesuffix(".py").replace("/", ".") in imported, name
+        imported |= imports(ROOT / "dentbench" / name)
 
 
 @pytest.mark.parametrize("name", [*TABLES, "results/benchmarks/README.md"])
 def test_files_that_are_named_or_linked_are_there(name: str) -> None:
     text, folder = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
-    links = [one for one in re.findall(r"\]\(([^)]+)\)", text) if "://" not in one]
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     named = re.findall(r"`((?:dentbench|tests|results)/[\w/.-]+)`", text)
     kept = re.findall(r"`([\w-]+\.(?:json|md|svg|png))`", text) if name != "README.md" else []
     files = [link.partition("#")[0] for link in links]
-    missing = [one for one in [*files, *kept] if not (folder / one).exists()]
-    missing += [one for one in named if not (ROOT / one).exists()]
+    missing = [name for name in [*files, *kept] if not (folder / name).exists()]
+    missing += [name for name in named if not (ROOT / name).exists()]
     assert not missing
 
 
