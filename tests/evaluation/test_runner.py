@@ -58,11 +58,6 @@ class Calls(list[int]):
         return self
 
 
-FIRST_CALLS = 7
-"""Of every process: to try the layout, to see what can be joined, to tell the number of classes,
-and whether there is an input gradient."""
-
-
 class Counting(nn.Module):
     """A network whose calls are counted; ``fail`` is called at each, and may raise."""
 
@@ -77,6 +72,14 @@ class Counting(nn.Module):
         self.fail(self.calls[0])
         logits: Tensor = self.network(x)
         return logits
+
+
+@pytest.fixture(scope="module")
+def first_calls(tmp_path_factory: pytest.TempPathFactory) -> int:
+    """The calls of every process before its first batch: to choose how to compute the network."""
+    network = Counting(small_network())
+    Evaluation(subject(COUNT, network), RunOptions(results=tmp_path_factory.mktemp("none")))
+    return network.calls[0]
 
 
 # --- records --------------------------------------------------------------------------------------
@@ -97,12 +100,12 @@ def test_a_static_and_a_dent_record_are_written(tmp_path: Path) -> None:
 
 
 def test_a_rerun_appends_nothing_and_calls_nothing(
-    finished: Path, whole: tuple[list[Record], Path, int]
+    finished: Path, whole: tuple[list[Record], Path, int], first_calls: int
 ) -> None:
     before = (finished / "results.csv").read_bytes()
     network = Counting(small_network())
     again = evaluated(finished, network=network)
-    assert network.calls == [FIRST_CALLS]
+    assert network.calls == [first_calls]
     assert (finished / "results.csv").read_bytes() == before
     assert_same(finished, again, whole)
 
@@ -267,7 +270,10 @@ def test_a_run_interrupted_in_the_network_resumes(
 
 
 def test_a_run_interrupted_after_every_batch_resumes(
-    tmp_path: Path, whole: tuple[list[Record], Path, int], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    whole: tuple[list[Record], Path, int],
+    first_calls: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """15 batches (3 of 5 stages) one process each; none computes a batch again."""
     # A process knows the adaptations that it made itself, so others would make some again.
@@ -283,9 +289,9 @@ def test_a_run_interrupted_after_every_batch_resumes(
         except KeyboardInterrupt:
             interruptions += 1
         finally:
-            calls += network.calls[0] - FIRST_CALLS
+            calls += network.calls[0] - first_calls
     assert interruptions == 15
-    assert calls == at_once.calls[0] - FIRST_CALLS
+    assert calls == at_once.calls[0] - first_calls
     assert_same(tmp_path / "resumed", records, whole)
 
 
@@ -465,7 +471,8 @@ def test_judging_in_batches_shows_the_declared_batches() -> None:
         return torch.eye(5)[torch.zeros(len(x)).long()]
 
     x = tiny_images(7)
-    flags = judge_in_batches(classify, x, torch.tensor([0, 0, 1, 0, 2, 0, 0]), 3)
+    flags, answers = judge_in_batches(classify, x, torch.tensor([0, 0, 1, 0, 2, 0, 0]), 3)
+    assert bool(answers.all())
     assert flags.tolist() == [True, True, False, True, False, True, True]
     assert all(torch.equal(a, b) for a, b in zip(shown, x.split(3), strict=True))
 
