@@ -210,9 +210,18 @@ def _ascents_faced(
     return max(map(ascent_iterations, spent), default=0)
 
 
+_SHOWN_BACK: Final = "transfer"
+"""The protocol with which the points found on the defense count for the static model too."""
+
+
 def _effort(record: Record) -> Iterator[Doubt]:
     if record.static_correct is None:
         yield Doubt("the static model faced fewer attacks than the defense", AGAIN)
+    run = record.protocol_counts.keys()
+    more = [name for name in run if name != departures.PUBLISHED]
+    if more and _SHOWN_BACK not in run:  # what breaks the defense was not shown to the static model
+        text = f"the static model was not shown the points that {', '.join(more)} found"
+        yield Doubt(text, f"run {_SHOWN_BACK} too", _ALL)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -281,6 +281,15 @@ def test_a_loss_needs_a_static_model_that_faced_as_much(make_record: Make) -> No
     assert found.kind == "no gain" and "faced fewer attacks" in found.sentence
 
 
+def test_a_loss_needs_a_static_model_that_was_shown_the_points(make_record: Make) -> None:
+    without = {name: count for name, count in ALL.items() if name != "transfer"}
+    settings = SOUND | {"static_correct": 300}
+    found = verdict(*pair(make_record, 300, without, 10, 60, 512, **settings))
+    assert found.kind == "no gain" and "found; run transfer too" in found.sentence
+    alone = verdict(*pair(make_record, 300, {"published": 250}, 10, 60, 512, **settings))
+    assert alone.kind == "weaker than static"
+
+
 def test_what_hides_a_gradient_makes_no_loss_doubtful(make_record: Make) -> None:
     settings = SOUND | {"checks": with_failed("gradient", "ascent"), "static_correct": 300}
     found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
