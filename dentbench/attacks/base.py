@@ -43,6 +43,9 @@ def offers(defense: object) -> frozenset[str]:
     return frozenset(name for name in OFFERS if callable(getattr(defense, name, None)))
 
 
+LEADS: Final = 30.0
+"""The largest range of ordinary logits, in leads of the best over the second class."""
+
 # A point counts as inside the ball when rounding alone explains the excess.
 TOLERANCE: Final = 1e-5
 
@@ -92,6 +95,20 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
     right = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.amax(1) - right
+
+
+def scale_of(logits: Tensor) -> float:
+    """Return the size of logits (B, classes) that differences are shares of, above 0.
+
+    It is their range, or :data:`LEADS` usual leads of the largest over the second logit where that
+    is less: a class that is masked by a large negative number must not make all others look alike.
+    """
+    best = logits.detach().topk(min(2, logits.shape[1]), dim=1).values
+    leads = best[:, 0] - best[:, -1]
+    leads = leads[leads > 0]
+    span = float(logits.max() - logits.min())
+    usual = LEADS * float(leads.median()) if len(leads) else span
+    return max(min(span, usual), 1e-12)
 
 
 def answered(logits: Tensor) -> Tensor:

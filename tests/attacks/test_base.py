@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dentbench.attacks.base import ThreatModel, answered, judge, margins, or_wrong
+from dentbench.attacks.base import ThreatModel, answered, judge, margins, or_wrong, scale_of
 from dentbench.spec.evaluation import NORMS, AttackSpec, parse_eps
 from tests.attacks.toys import tiny_images
 
@@ -114,6 +114,15 @@ def test_a_spec_names_its_threat_model() -> None:
 def test_margins_by_hand() -> None:
     logits = torch.tensor([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0], [4.0, 4.0, -9.0]])
     assert margins(logits, torch.tensor([1, 2, 0])).tolist() == [-1.0, 1.0, 0.0]
+
+
+def test_the_scale_of_logits_is_their_range_but_for_masked_classes() -> None:
+    logits = torch.tensor([[1.0, 3.0, 2.0, -5.0], [4.0, 0.0, 0.0, 1.0], [2.0, 2.0, 0.0, 0.0]])
+    assert scale_of(logits) == 9.0
+    masked = torch.cat([logits, torch.full((3, 1), -1e9)], 1)
+    assert scale_of(masked) == 30.0  # leads of 1 and 3, and a tie
+    assert scale_of(torch.zeros(2, 3)) == 1e-12
+    assert scale_of(torch.tensor([[2.0, 2.0, 1.0]])) == 1.0
 
 
 def test_judging_compares_the_highest_logit_with_the_label() -> None:

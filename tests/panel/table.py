@@ -358,6 +358,20 @@ HONEST: Final = (
         honest=True,
     ),
     Plant(
+        defense=honest.MaskedClass,
+        truth="none",
+        says=("no gain",),
+        robust=STATIC,
+        difference=0,
+        honest=True,
+    ),
+    Plant(
+        defense=honest.MaskedVoting,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"separable"}),
+    ),
+    Plant(
         defense=honest.CoupledIdentity,
         truth="none",
         says=("no gain",),

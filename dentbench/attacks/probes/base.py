@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.apgd import random_start
-from dentbench.attacks.base import OFFERS, Classifier, ThreatModel, answered, margins
+from dentbench.attacks.base import (
+    OFFERS,
+    Classifier,
+    ThreatModel,
+    answered,
+    margins,
+    scale_of,
+)
 from dentbench.attacks.protocol_cards import OWN_NORMS
 
 IMAGES: Final = 16
@@ -107,5 +114,4 @@ def gradient_of(forward: Classifier, x: Tensor, labels: Tensor) -> Tensor | None
 
 def relative_change(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest difference of two answers as a share of the range of logits."""
-    span = float(theirs.max() - theirs.min())
-    return float((ours - theirs).abs().max()) / max(span, 1e-12)
+    return float((ours - theirs).abs().max()) / scale_of(theirs)

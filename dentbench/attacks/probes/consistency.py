@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks import checks
-from dentbench.attacks.base import Classifier
+from dentbench.attacks.base import Classifier, scale_of
 from dentbench.attacks.checks import SAME, Check
 from dentbench.attacks.probes.base import Probe, relative_change
 from dentbench.attacks.probes.rounding import changes_by_rounding
@@ -39,7 +39,7 @@ class Answers:
     @property
     def span(self) -> float:
         """The range of the logits of the first answer."""
-        return max(float(self.first.max() - self.first.min()), 1e-12)
+        return scale_of(self.first)
 
     @property
     def noise(self) -> float:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks import checks
-from dentbench.attacks.base import margins
+from dentbench.attacks.base import margins, scale_of
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 
@@ -56,8 +56,7 @@ def scores(probe: Probe, *, random: bool) -> Check:
         return torch.stack([defense(points) for _ in range(draws)]).mean(0)
 
     start = answer(torch.zeros(len(x), device=x.device))
-    span = max(float(start.max() - start.min()), 1e-12)
-    watched = _watch(lambda t: margins(answer(t), y), margins(start, y), span)
+    watched = _watch(lambda t: margins(answer(t), y), margins(start, y), scale_of(start))
     return _said(*watched, random=random)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import margins, or_wrong
+from dentbench.attacks.base import margins, or_wrong, scale_of
 from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.backend import Engine
 from dentbench.errors import WorkerError, first_line
@@ -171,19 +171,18 @@ def _answer(
     defense = SeededDefense(worker.classifier(spec, unit), seed, worker.device)
     parts = [defense(part) for part in x.split(spec.batches.size)]
     logits = or_wrong(torch.cat(parts), y)
-    span = float(logits.amax() - logits.amin())
     return _Answer(
         sha256=sha256_of(points),
         right=tuple((logits.argmax(1) == y).tolist()),
-        close=tuple((margins(logits, y).abs() < CLOSE * span).tolist()),
+        close=tuple((margins(logits, y).abs() < CLOSE * scale_of(logits)).tolist()),
         logits=logits.float().cpu().numpy(),
     )
 
 
 def _combined(draws: Sequence[_Answer]) -> Judged:
     logits = np.stack([draw.logits for draw in draws])
-    span = float(logits.max() - logits.min())
-    spread = float((logits.max(0) - logits.min(0)).max()) / span if span else 0.0
+    span = scale_of(torch.from_numpy(logits[0]))
+    spread = float((logits.max(0) - logits.min(0)).max()) / span
     return Judged(
         sha256=draws[0].sha256,
         right=tuple(draw.right for draw in draws),

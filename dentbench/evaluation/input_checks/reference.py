@@ -11,7 +11,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import Classifier
+from dentbench.attacks.base import Classifier, scale_of
 
 FEW: Final = 2
 """The number of images to compare networks on, where answers do not depend on the number."""
@@ -143,7 +143,7 @@ def logits_apart(ours: Tensor, theirs: Tensor, rounding: float = 0.0) -> str:
     if ours.shape != theirs.shape:
         return f"their shape, {tuple(theirs.shape)} for {tuple(ours.shape)}"
     ours, theirs = ours.double().nan_to_num(), theirs.double().nan_to_num()
-    spread = float(ours.amax() - ours.amin()) if ours.numel() else 0.0
+    spread = scale_of(ours) if ours.numel() else 0.0
     most = float((ours - theirs).abs().max()) if ours.numel() else 0.0
     if most <= max(LOGITS, ROUNDINGS * rounding) * max(spread, 1e-6):
         return ""
