@@ -206,6 +206,8 @@ class _Writer:
     def _empty(self, value: Any, where: str) -> bytes:
         if value is os.environ:
             self.code.reads_environment = True
+        if isinstance(value, threading.local):  # as this thread sees it
+            return hash_of("local", self._attributes(vars(value), where))
         return hash_of("empty", type(value).__name__)
 
     # --- networks ---------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dentbench.errors import ModelError, UnknownNameError, contained
 from dentbench.identity.fingerprint import fingerprint
@@ -98,13 +98,35 @@ def untrained_model(card: ModelCard) -> LoadedModel:
     return _finish(build(card), card.id, card)
 
 
+def _told_by_state(network: nn.Module) -> list[str]:
+    """Return the names of tensors that a network's state dict has as they are.
+
+    One of its own, as of averages, may hold others than the network computes with.
+    """
+    own = dict(network.named_parameters(remove_duplicate=False))
+    own |= dict(network.named_buffers(remove_duplicate=False))
+    return [
+        name
+        for name, value in network.state_dict().items()
+        if isinstance(value, Tensor) and name in own and _is_same(value, own[name])
+    ]
+
+
+def _is_same(ours: Tensor, theirs: Tensor) -> bool:
+    try:
+        same = ours.data_ptr() == theirs.data_ptr() and ours.stride() == theirs.stride()
+        return same and ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    except RuntimeError:  # of a kind that has no memory of its own
+        return False
+
+
 def code_of(network: nn.Module, source: str = "") -> str:
     """Return the SHA-256 of a network's code and of all its settings that are no weights.
 
     ``source``: whatever else is known of its code. The same in any process as long as the code is.
     Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing.
     """
-    return digest([source, fingerprint(network, network.state_dict().keys())])
+    return digest([source, fingerprint(network, _told_by_state(network))])
 
 
 def normalized(

@@ -259,6 +259,57 @@ def test_weights_have_a_hash_of_their_own() -> None:
     assert fingerprint(one) != fingerprint(other)
 
 
+class Averaged(nn.Module):
+    """A network whose state dict holds other weights than it computes with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        state = super().state_dict(*args, **kwargs)
+        return {name: torch.zeros_like(value) for name, value in state.items()}
+
+
+class Hooked(nn.Module):
+    """The same, by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self._register_state_dict_hook(
+            lambda _, state, *__: {name: 0 * value for name, value in state.items()}
+        )
+
+
+@pytest.mark.parametrize("kind", [Averaged, Hooked])
+def test_weights_that_the_state_dict_hides_count(kind: type[Any]) -> None:
+    networks = [kind() for _ in range(2)]
+    for network, value in zip(networks, (2.0, 3.0), strict=True):
+        nn.init.constant_(network.layer.weight, value)
+        nn.init.zeros_(network.layer.bias)
+    assert len({code_of(network) for network in networks}) == 2
+    assert code_of(networks[0]) == code_of(copy.deepcopy(networks[0]))
+
+
+SETTINGS = threading.local()
+
+
+class OfThread(nn.Module):
+    """A network that reads what its thread was told."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * float(SETTINGS.level)
+
+
+def test_what_a_thread_was_told_counts() -> None:
+    found = set()
+    for level in (2.0, 3.0, 2.0):
+        SETTINGS.level = level
+        found.add(code_of(OfThread()))
+    assert len(found) == 2
+
+
 def test_the_order_of_a_dictionary_says_nothing() -> None:
     assert fingerprint({"a": 1, "b": [{1: 2, 3: 4}]}) == fingerprint({"b": [{3: 4, 1: 2}], "a": 1})
 

@@ -75,7 +75,8 @@ class Judgement:
             return Check(name, True, 0.0, text)
         text = (
             f"of {total} final and natural images {lost} are right only, and {won} wrong only, in "
-            "the process that was attacked: the answers depend on what was asked before"
+            "the process that was attacked: the answers depend on what was asked before, or now "
+            "and then on chance"
         )
         return Check(name, False, lost / total, text)
 
