@@ -221,7 +221,7 @@ def _effort(record: Record) -> Iterator[Doubt]:
     more = [name for name in run if name != departures.PUBLISHED]
     if more and _SHOWN_BACK not in run:  # what breaks the defense was not shown to the static model
         text = f"the static model was not shown the points that {', '.join(more)} found"
-        yield Doubt(text, f"run {_SHOWN_BACK} too", _ALL)
+        yield Doubt(text, f"run {_SHOWN_BACK} too", ALL)
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -103,8 +103,9 @@ def _told_by_state(network: nn.Module) -> list[str]:
 
     One of its own, as of averages, may hold others than the network computes with.
     """
-    own = dict(network.named_parameters(remove_duplicate=False))
-    own |= dict(network.named_buffers(remove_duplicate=False))
+    own: dict[str, Tensor] = {}
+    own.update(network.named_parameters(remove_duplicate=False))
+    own.update(network.named_buffers(remove_duplicate=False))
     return [
         name
         for name, value in network.state_dict().items()
