@@ -110,6 +110,8 @@ def _listed(
         datasets = [*datasets, *(name for name in exact if name in DATASETS)]
         words += [name for name in exact if name not in DATASETS]
         exact = []
+    elif not models and not paper and all(name in DATASETS for name in exact):
+        datasets, exact = [*datasets, *exact], []
     cards = _chosen(exact, models, [], paper) or _everything()
     if datasets:
         ids = {DATASETS[name].id for name in datasets}

@@ -214,6 +214,7 @@ def test_the_list_is_filtered_by_words_data_sets_and_layers() -> None:
     assert names("--dataset", "cifar10-sample") == ["cifar10-sample"]
     of_cifar = names("--dataset", "cifar10")
     assert of_cifar[0] == "cifar10" and {MODELS[one].dataset for one in of_cifar[1:]} == {"cifar10"}
+    assert names("cifar10") == of_cifar and "digits-robust" in names("digits")
     without = names("--no-batchnorm")
     assert without and not any(MODELS[one].batchnorm for one in without)
     assert all(MODELS[one].batchnorm for one in names("--batchnorm", "--dataset", "imagenet"))
