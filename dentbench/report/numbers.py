@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
 
-from dentbench.stats import mcnemar, p_text, paired_difference, wilson
+from dentbench.stats import mcnemar, p_text, paired_difference, percent_text, wilson
 from dentbench.stats.sequential import repeated_interval
 
 LEVEL: Final = 0.05
@@ -38,8 +38,7 @@ class Share:
     def __str__(self) -> str:
         if not self.total:
             return "no images"
-        tenths = (2000 * self.count + self.total) // (2 * self.total)  # exact, halves up
-        return f"{tenths / 10:.1f}% ({self.count}/{self.total})"
+        return f"{percent_text(self.count, self.total)} ({self.count}/{self.total})"
 
     def plain(self) -> str:
         """Return the percentage as digits."""

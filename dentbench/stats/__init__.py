@@ -172,6 +172,12 @@ def difference(
     )
 
 
+def percent_text(count: int, total: int) -> str:
+    """Return a share in percent to a tenth, exact halves up: "6.3%" of 4 in 64; of none "0.0%"."""
+    tenths = (2000 * count + total) // (2 * total) if total else 0
+    return f"{tenths / 10:.1f}%"
+
+
 def p_text(p_value: float) -> str:
     """Return a p-value with two digits, or that it is below 0.001."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"

@@ -37,6 +37,7 @@ from dentbench.report.numbers import Paired, Points, Share
 from dentbench.report.table import Cell, Column, Table
 from dentbench.report.tables import records as tables
 from dentbench.report.tables.compare import compare
+from dentbench.stats import percent_text
 from tests.report.fixed_records import DENT, check, coupled, make
 
 SUFFIX = {"markdown": "md", "latex": "tex", "csv": "csv", "json": "json", "html": "html"}
@@ -323,6 +324,7 @@ def test_json_has_numbers_and_texts(records: list[Record]) -> None:
 
 def test_numbers_are_written_one_way() -> None:
     assert str(Share(76, 128)) == "59.4% (76/128)" and str(Share(0, 0)) == "no images"
+    assert percent_text(4, 64) == "6.3%" and percent_text(0, 0) == "0.0%"
     assert str(Share(76, 128).interval) == "50.7-67.5"
     assert [str(Points(x)) for x in (1.55, -0.04, 0.0, -3)] == ["+1.6", "0.0", "0.0", "-3.0"]
     assert str(Paired(3, 1, 128)) == "+1.6 (+3 -1, p = 0.62)"

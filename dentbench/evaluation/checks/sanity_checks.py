@@ -33,7 +33,7 @@ from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec, derive_seed
-from dentbench.stats import mcnemar, wilson
+from dentbench.stats import mcnemar, percent_text, wilson
 
 STAGE: Final = "checks"
 """The name of the stage that makes the checks which ask the defense."""
@@ -154,7 +154,7 @@ def natural_accuracy(
         return Check(name, None, share, "no accuracy was published of this model on this data set")
     low, high = (100 * end for end in wilson(correct, n))
     passed = low - 100 * POINT <= published <= high + 100 * POINT
-    text = f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({low:.1f}-{high:.1f}), and "
+    text = f"natural accuracy is {percent_text(correct, n)} ({low:.1f}-{high:.1f}), and "
     text += f"{published:g}% was {source}"
     return Check(name, passed, share, text if passed else f"{text}: this is another model or data")
 
@@ -214,7 +214,7 @@ def plausible(
 
 
 def _share(correct: int, n: int) -> str:
-    return f"natural accuracy is {100 * correct / max(n, 1):.1f}% ({correct} of {n})"
+    return f"natural accuracy is {percent_text(correct, n)} ({correct} of {n})"
 
 
 def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:

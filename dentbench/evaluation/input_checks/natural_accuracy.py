@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier
 from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
-from dentbench.stats import more_often_than, wilson
+from dentbench.stats import more_often_than, percent_text, wilson
 
 LEAST: Final = 16
 """The fewest images that say something of natural accuracy."""
@@ -72,8 +72,8 @@ class Remedy:
     @property
     def sentence(self) -> str:
         """A description for the record."""
-        share = 100 * self.correct / self.of
-        return f"{self.words} it is {share:.1f}% ({self.correct} of {self.of})"
+        share = percent_text(self.correct, self.of)
+        return f"{self.words} it is {share} ({self.correct} of {self.of})"
 
 
 def is_chance(correct: int, n: int, classes: int) -> bool:
@@ -123,6 +123,8 @@ def _of_labels(predicted: Tensor, labels: Tensor, classes: int) -> Iterator[Reme
     shifts = Counter(((predicted - labels) % classes).tolist())
     shifts.pop(0, None)
     for shift, correct in shifts.most_common(1):
+        if len(labels[(predicted - labels) % classes == shift].unique()) == 1:
+            continue  # images of one class are no order of classes
         least = shift - classes if 2 * shift > classes else shift
         hint = " (they begin at 1)" if least == -1 else ""
         yield Remedy(f"with the labels shifted by {least:+d}{hint}", correct, count)

@@ -29,6 +29,7 @@ from dentbench.evaluation.progress.events import (
     Whole,
     duration_text,
 )
+from dentbench.stats import percent_text
 
 SECONDS: Final = 1.0
 """The least time between two writings of passes in a notebook."""
@@ -131,7 +132,8 @@ class Bars:
         """Correct the expected total and show how many images are right so far."""
         pace = self._pace
         pace.learn(event)
-        right = f"{event.done}/{event.batches} {100 * event.right / event.images:.1f}%"
+        share = percent_text(event.right, event.images)
+        right = f"{event.done}/{event.batches} {share}"
         self._bars.update(
             self._task,
             total=pace.expected,

@@ -30,6 +30,7 @@ from dentbench.evaluation.progress.events import (
 )
 from dentbench.evaluation.progress.names import Display
 from dentbench.records.outcome import NATURAL
+from dentbench.stats import percent_text
 
 SECONDS: Final = 1.0
 """The least time between two JSON lines of passes."""
@@ -65,7 +66,7 @@ class Lines:
 
     def _print(self, event: BatchDone) -> None:
         text = f"{self._stage}: batch {event.done} of {event.batches}, "
-        text += f"{100 * event.right / event.images:.1f}% of {event.images} right"
+        text += f"{percent_text(event.right, event.images)} of {event.images} right"
         left = self._pace.seconds_left
         if event.done < event.batches and left is not None:
             text += f", {short(self._pace.rate)} passes/s, {left:.0f} s left"

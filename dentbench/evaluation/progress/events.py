@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 from dentbench.attacks.events import AttackBegan
+from dentbench.stats import percent_text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,9 +92,7 @@ class RoundDone:
     def __str__(self) -> str:
         from dentbench.report.numbers import signed  # late: --help loads no NumPy
 
-        shares = [
-            f"{100 * count / max(self.images, 1):.1f}%" for count in (self.static, self.right)
-        ]
+        shares = [percent_text(count, self.images) for count in (self.static, self.right)]
         interval = f"{signed(self.low)} to {signed(self.high)}"
         if self.high - self.low >= EVERYTHING:
             interval = "too early for an interval"
