@@ -290,7 +290,9 @@ def _working_folder_last() -> Iterator[None]:
 
 def _check_ahead(commands: Any, arguments: list[str], count: int, path: Path | None) -> None:
     """Refuse a config file before its first run if a later run cannot be carried out."""
-    from dentbench.cli.running import checking
+    if count < 2:
+        return
+    from dentbench.cli.running import checking  # late: --help loads none of it
 
     for number in range(1, count):
         try:
