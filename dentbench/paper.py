@@ -105,12 +105,3 @@ TABLE2: Final = (
     AblationRow(True, "static", 10, 25.9, 86.3, 37.6, 30.9),
     AblationRow(True, "dynamic", 10, 26.1, 92.5, 45.4, 36.5),
 )
-
-
-def lookup(model: str, mode: str, table: PairedTable = TABLE1) -> PairedRow | None:
-    """Return a published row by the model's canonical id and the mode, or None.
-
-    ``mode`` is "batch" or "instance".
-    """
-    rows = (row for row in table.rows if (row.model, row.mode) == (model, mode))
-    return next(rows, None)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from dentbench.defenses.stand_ins import WIDTH
 from dentbench.spec.evaluation import DentSpec
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -203,3 +204,10 @@ def slow_dent(model: nn.Module, spec: DentSpec, x: Tensor) -> Tensor:
         optimizer.step()
     with torch.no_grad():
         return forward()
+
+
+def soft_sign(values: Tensor) -> Tensor:
+    """The sign, and the gradient of tanh in mean absolute values: written out."""
+    size = values.detach().abs().flatten(1).mean(1)[:, None, None, None]
+    curve = torch.tanh(values / (WIDTH * size))
+    return curve - curve.detach() + torch.sign(values)

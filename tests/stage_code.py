@@ -22,8 +22,6 @@ PACKAGE = Path(dentbench.__file__).parent
 FOLLOWED = ("dentbench.adapt.", "dentbench.attacks.", "dentbench.defenses.")
 """Where the code lies that decides answers; how a network is computed changes none."""
 
-BESIDE = ("dentbench.evaluation.cascade", "dentbench.evaluation.workers.judging")
-"""Modules of which what a stage begins with is followed, but not what others name of them."""
 
 CASCADE = tuple(f"dentbench.evaluation.cascade:{name}" for name in ("inheritance", "corrected"))
 JUDGE = ("dentbench.evaluation.workers.judging:judge_in_batches",)

@@ -8,6 +8,7 @@ import sys
 from fractions import Fraction
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 
@@ -26,9 +27,11 @@ def test_evaluates_a_module_and_leaves_it_alone(tmp_path: Path) -> None:
     before = copy.deepcopy(model.state_dict())
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(6)
-    static, dent = dentbench.evaluate(
+    both = dentbench.evaluate(
         model, images, labels, defense=DentSpec(steps=1), attack=ATTACK, results=tmp_path
     )
+    static, dent = both
+    pd.testing.assert_frame_equal(both.to_pandas(), dentbench.read_results(tmp_path))
     assert (static.mode, dent.mode, dent.n) == ("static", "instance", 6)
     assert read(tmp_path) == [static, dent]
     assert model.training and all(p.requires_grad for p in model.parameters())

@@ -380,3 +380,15 @@ def test_every_module_says_what_it_is(module: str) -> None:
 @pytest.mark.parametrize("name", ["tests.benchmarks.__main__", "tests.soak.__main__"])
 def test_what_only_make_runs_can_be_imported(name: str) -> None:
     importlib.import_module(name)
+
+
+def test_no_test_module_imports_another() -> None:
+    pattern = re.compile(
+        r"^ *(?:from|import) tests(?:\.\w+)*\.test_\w+|^ *from tests.* import test_"
+    )
+    assert not [
+        (path.name, line)
+        for path in (PACKAGE.parent / "tests").rglob("*.py")
+        for line in path.read_text().splitlines()
+        if pattern.match(line)
+    ]

@@ -39,11 +39,6 @@ class Schedule:
             raise SpecError(f"the pass limit is {self.pass_limit}; give a whole number from 1")
 
     @property
-    def may_stop(self) -> bool:
-        """Whether a run may end before all images were judged."""
-        return bool(self.until) or self.time_limit is not None or self.pass_limit is not None
-
-    @property
     def seconds_left(self) -> float | None:
         """Seconds until the time limit, below 0 when it is over; None without a limit."""
         if self.time_limit is None:

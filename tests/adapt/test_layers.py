@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dentbench.adapt.dent import Dent
@@ -15,46 +14,10 @@ from dentbench.errors import ModelError, SpecError
 from dentbench.evaluation.input_checks import same_network
 from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
+from tests.adapt.networks import mixed
 from tests.reference import tiny_network
 
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
-
-
-class ChannelsLast(nn.LayerNorm):
-    """Layer normalization of (B, C, H, W) over the channels, by a forward of its own."""
-
-    def forward(self, input: Tensor) -> Tensor:
-        moved = input.permute(0, 2, 3, 1)
-        return F.layer_norm(moved, self.normalized_shape, self.weight, self.bias, self.eps).permute(
-            0, 3, 1, 2
-        )
-
-
-def mixed() -> nn.Module:
-    """A network with a layer of every kind, none of them trivial."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        network = nn.Sequential(
-            nn.Conv2d(3, 6, 3, padding=1),
-            nn.GroupNorm(3, 6),
-            nn.ReLU(),
-            nn.Conv2d(6, 4, 3, stride=2),
-            nn.BatchNorm2d(4),
-            ChannelsLast(4),
-            nn.ReLU(),
-            nn.LayerNorm([4, 3, 3], bias=False),
-            nn.Flatten(),
-            nn.LayerNorm(36),
-            nn.Linear(36, 10),
-        ).double()
-        for layer in network:
-            if isinstance(layer, nn.GroupNorm | nn.LayerNorm | nn.BatchNorm2d):
-                nn.init.normal_(layer.weight, 1, 0.3)
-                if layer.bias is not None:
-                    nn.init.normal_(layer.bias, 0, 0.3)
-        network[4].running_mean.normal_()
-        network[-1].weight.data *= 4
-    return network.eval().requires_grad_(False)
 
 
 KINDS = {

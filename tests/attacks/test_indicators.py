@@ -12,7 +12,7 @@ from torch import Tensor
 from dentbench.attacks.probes.climbing import Climb, Climbs
 from dentbench.attacks.probes.indicators import indicate
 from dentbench.attacks.probes.scores import _partners, _watch
-from tests.attacks.test_checks import changed, failing, probed
+from tests.attacks.probing import changed, failing, probed
 from tests.attacks.toys import small_network, tiny_images
 
 pytestmark = pytest.mark.whole_checks

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dentbench.attacks.checks import SAME
 from dentbench.attacks.probes.rounding import OtherRounding, changes_by_rounding
 from dentbench.defenses.jpeg import Jpeg
-from tests.attacks.test_checks import probed
+from tests.attacks.probing import probed
 from tests.attacks.toys import small_network, tiny_images
 
 pytestmark = pytest.mark.whole_checks

@@ -19,7 +19,7 @@ from dentbench.records import results_csv
 from dentbench.report.commands import command
 from tests.helpers import Run
 from tests.report.fixed_records import DENT, make
-from tests.report.test_verdict import SOUND
+from tests.report.verdict_records import SOUND
 
 
 @pytest.fixture

@@ -16,14 +16,14 @@ from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.build import build
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.defenses.naming import built_in
-from dentbench.defenses.stand_ins import WIDTH, smooth_sign
+from dentbench.defenses.stand_ins import smooth_sign
 from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
-from tests.reference import tiny_network
+from tests.reference import soft_sign, tiny_network
 
 BUILT_IN = [name for name in DEFENSES if name not in ("dent", "none")]
 
@@ -151,13 +151,6 @@ def test_settings_are_filled_in_and_checked() -> None:
             built_in(name, settings)
 
 
-def soft(values: Tensor) -> Tensor:
-    """The sign, and the gradient of tanh in mean absolute values: written out."""
-    size = values.detach().abs().flatten(1).mean(1)[:, None, None, None]
-    curve = torch.tanh(values / (WIDTH * size))
-    return curve - curve.detach() + torch.sign(values)
-
-
 def test_a_smooth_sign_is_the_sign_with_a_gradient() -> None:
     values = torch.tensor([[-3.0, 0.0, 1.0, 4.0]], dtype=torch.float64, requires_grad=True)
     signs = smooth_sign(values, width=0.5)
@@ -181,7 +174,7 @@ def test_anti_adversary_unrolled(network: nn.Module, x: Tensor, last: int | None
         seen = leaf if last is None or number >= steps - last else leaf.detach()
         loss = -F.cross_entropy(network(seen + added), label, reduction="sum")
         (grad,) = torch.autograd.grad(loss, added, create_graph=True)
-        added = added + 0.05 * soft(grad)
+        added = added + 0.05 * soft_sign(grad)
     (right,) = torch.autograd.grad(network(leaf + added).sum(), leaf)
     defense = build(built_in("anti-adversary", {"steps": 3, "alpha": 0.05}), network, x)
     whole = defense.unroll(leaf, last=last)
@@ -201,7 +194,7 @@ def test_hedge_unrolled(network: nn.Module, x: Tensor) -> None:
         added = added.requires_grad_()
         loss = -network(leaf + added).log_softmax(1).sum()
         (grad,) = torch.autograd.grad(loss, added, create_graph=True)
-        added = (added + step * soft(grad)).clamp(-eps, eps)
+        added = (added + step * soft_sign(grad)).clamp(-eps, eps)
         added = (leaf + added).clamp(0, 1) - leaf
     (right,) = torch.autograd.grad(network(leaf + added).sum(), leaf)
     settings = {"steps": 3, "eps": "0.1", "step_size": Fraction(1, 25)}

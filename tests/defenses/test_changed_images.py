@@ -19,12 +19,12 @@ from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.defenses.build import build
 from dentbench.defenses.naming import built_in
-from dentbench.defenses.stand_ins import WIDTH, rounded
+from dentbench.defenses.stand_ins import rounded
 from dentbench.errors import ModelError, SpecError
 from dentbench.spec.evaluation import AttackSpec, DataSpec, EvalSpec, ModelSpec
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
-from tests.reference import tiny_network
+from tests.reference import soft_sign, tiny_network
 
 
 @pytest.fixture
@@ -40,13 +40,6 @@ def x() -> Tensor:
 def gradient(value: Tensor, leaf: Tensor) -> Tensor:
     (found,) = torch.autograd.grad(value.sum(), leaf)
     return found
-
-
-def soft(values: Tensor) -> Tensor:
-    """The sign, and the gradient of tanh in mean absolute values: written out."""
-    size = values.detach().abs().flatten(1).mean(1)[:, None, None, None]
-    curve = torch.tanh(values / (WIDTH * size))
-    return curve - curve.detach() + torch.sign(values)
 
 
 # --- ET3 -----------------------------------------------------------------------------------------
@@ -131,7 +124,7 @@ def slow_ttc(network: nn.Module, x: Tensor, tau: float, graph: bool) -> Tensor:
         for _ in range(2):
             loss = ((encode((image + delta)[None])[0] - own) ** 2).sum()
             (slope,) = torch.autograd.grad(loss, delta, create_graph=graph, retain_graph=True)
-            sign = soft(slope[None])[0] if graph else slope.sign()
+            sign = soft_sign(slope[None])[0] if graph else slope.sign()
             delta = (delta + step * sign).clamp(-eps, eps)
             delta = (image + delta).clamp(0, 1) - image
             delta = delta if graph else delta.detach().requires_grad_()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dentbench.defenses.build import build
 from dentbench.defenses.naming import built_in
 from dentbench.errors import ModelError
-from tests.adapt.test_layers import mixed
+from tests.adapt.networks import mixed
 from tests.reference import tiny_network
 
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()

@@ -88,3 +88,15 @@ def network(name: str, device: str) -> nn.Module:
     """Return one of :data:`NETWORKS` in eval mode, without gradients to its weights."""
     torch.manual_seed(0)
     return NETWORKS[name]().to(device).eval().requires_grad_(False)
+
+
+def resnet20() -> nn.Module:
+    """Return the embedded network on the GPU."""
+    return load_model("cifar10-resnet20-robust").network.cuda().eval().requires_grad_(False)
+
+
+def gradient(classify: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits, and the images' gradient of a loss of them."""
+    x = x.clone().requires_grad_()
+    logits = classify(x)
+    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), x)[0]

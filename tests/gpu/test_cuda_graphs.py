@@ -14,8 +14,8 @@ from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.compute.answer_graphs import CapturedAnswer, RecordedNetwork
 from dentbench.compute.cuda_graphs import OFTEN, Captured
 from dentbench.compute.precision import Bfloat16, tensor_float32
-from dentbench.zoo.models import load_model
 from tests.compute.networks import network
+from tests.gpu.networks import gradient, resnet20
 
 SPECS = [
     DentSpec(),
@@ -29,11 +29,6 @@ SPECS = [
     DentSpec(steps=3, optimizer="adam"),
     DentSpec(steps=3, optimizer="sgd"),
 ]
-
-
-def resnet20() -> nn.Module:
-    """Return the embedded network on the GPU."""
-    return load_model("cifar10-resnet20-robust").network.cuda().eval().requires_grad_(False)
 
 
 def small() -> nn.Module:
@@ -52,13 +47,6 @@ def dents(model: nn.Module, spec: DentSpec) -> tuple[Dent, Dent, CallCounter, Ca
         answered=partial(CapturedAnswer, counter=counters[1]),
     )
     return Dent(plain, spec), graphs, *counters
-
-
-def gradient(classify: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits, and the images' gradient of a loss of them."""
-    x = x.clone().requires_grad_()
-    logits = classify(x)
-    return logits.detach(), torch.autograd.grad(logits.logsumexp(1).sum(), x)[0]
 
 
 def require_same(plain: Dent, graphs: Dent, shape: tuple[int, ...], tolerance: float) -> None:

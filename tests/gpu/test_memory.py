@@ -11,7 +11,7 @@ import torch
 from dentbench import DentSpec
 from dentbench.errors import DeviceMemoryError
 from dentbench.records.outcome import Record
-from tests.gpu.test_runs import on_resnet20
+from tests.gpu.runs import on_resnet20
 
 
 @pytest.fixture

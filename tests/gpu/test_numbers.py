@@ -15,7 +15,7 @@ from dentbench.adapt.scale_shift import scaled
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16, tensor_float32
 from tests.compute.networks import network
-from tests.gpu.test_cuda_graphs import gradient, resnet20
+from tests.gpu.networks import gradient, resnet20
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 

@@ -18,12 +18,11 @@ from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import Record
-from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
+from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec
 from tests.compute.networks import attacked_network
-from tests.gpu.test_cuda_graphs import resnet20
+from tests.gpu.runs import ON_GPU, on_resnet20
 
 QUICK = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=3, targets=1, queries=8)
-ON_GPU = Placement(devices=("cuda",), workers=1)
 
 
 def evaluation(results: Path, **how: object) -> tuple[Evaluation, EvalSpec, EvalSpec]:
@@ -98,26 +97,6 @@ def test_low_precision_is_judged_again(precision: str, tmp_path: Path) -> None:
     record = found.run(specs, ["published", "transfer"])[1]
     assert record.precision == precision
     assert record.rechecked is not None
-
-
-def on_resnet20(
-    results: Path, count: int, size: int, defense: DentSpec, placement: Placement = ON_GPU
-) -> tuple[Record, EvalSpec]:
-    """Evaluate dent around the embedded network, on noise; return its record and its spec."""
-    subject, static = attacked_network(16, iterations=2)
-    network, images = resnet20(), torch.rand(count, 3, 32, 32)
-    with torch.no_grad():
-        labels = torch.cat([network(part.cuda()).argmax(1).cpu() for part in images.split(128)])
-    subject = replace(subject, network=network.cpu(), images=images, labels=labels)
-    static = replace(
-        static,
-        data=replace(static.data, count=count),
-        batches=BatchPlan(size=size),
-        attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=2),
-    )
-    dent = replace(static, defense=defense)
-    options = RunOptions(results=results, placement=placement, save_adversarial=True)
-    return Evaluation(subject, options).run([static, dent], ["published"])[1], dent
 
 
 def test_two_workers_on_one_gpu_find_the_same(tmp_path: Path) -> None:

@@ -44,23 +44,6 @@ class Linear(nn.Module):
         return robust
 
 
-def expected_correct(model: Linear, count: int, eps: float, sigma: float) -> tuple[float, float]:
-    """Bounds on how many of the first images a linear model gets right on average under noise.
-
-    The attacker picks a point within eps before noise of standard deviation ``sigma`` is drawn.
-    Against class c alone, the best point leaves P(m_c > 0) = Phi(worst margin / (sigma |w_y -
-    w_c|)); the least of them bounds every image from above, the sum of their misses from below.
-    """
-    _, images, labels = planted()
-    x, y = images[:count], labels[:count]
-    difference = model.weight[y][:, None] - model.weight
-    margins = model(x).gather(1, y[:, None]) - model(x) - eps * difference.abs().sum(2)
-    misses = 1 - torch.special.ndtr(margins / (sigma * difference.norm(dim=2)).clamp_min(1e-9))
-    misses = misses.masked_fill(F.one_hot(y, CLASSES).bool(), 0.0)
-    least = (1 - misses.sum(1)).clamp_min(0)
-    return float(least.sum()), float((1 - misses.amax(1)).sum())
-
-
 class Wavy(nn.Module):
     """A smooth linear model beside fine waves, which a tiny step turns over and noise averages out.
 

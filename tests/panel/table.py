@@ -111,7 +111,6 @@ DEAR: Final = Setting(count=48, batch=48)
 ON_DISK: Final = Setting(count=24, batch=24, iterations=5)
 """Fewer calls, where each of them reads a file and writes it."""
 
-NOT_MORE = ("no gain", "undecided")
 
 MEMORY: Final = (
     Plant(

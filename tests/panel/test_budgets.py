@@ -10,8 +10,8 @@ from dentbench.records.results_csv import read
 from dentbench.spec.evaluation import ProtocolSpec
 from tests.helpers import shorten_square
 from tests.panel import honest, masking
+from tests.panel.running import run, said_of
 from tests.panel.table import FEW
-from tests.panel.test_verdicts import run, said_of
 
 pytestmark = pytest.mark.whole_checks
 

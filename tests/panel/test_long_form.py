@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.panel import honest, subjects
+from tests.panel.running import run, said_of
 from tests.panel.table import DIGITS, FEW, MAY_SAY, PLANTS, STATIC, Plant, Setting, remembering
-from tests.panel.test_verdicts import forgetful, run, said_of
-
-__all__ = ["forgetful"]
 
 pytestmark = [pytest.mark.panel, pytest.mark.new_processes, pytest.mark.whole_checks]
 

@@ -10,10 +10,8 @@ import pytest
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.evaluation.schedule import DECIDED
 from tests.panel import honest, masking, memory
+from tests.panel.running import run, said_of
 from tests.panel.table import FEW, MAY_SAY, Setting, Truth
-from tests.panel.test_verdicts import forgetful, run, said_of
-
-__all__ = ["forgetful"]
 
 pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
 

@@ -2,81 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from dentbench.api import Evaluated, evaluate
-from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.checks import failed
-from dentbench.spec.evaluation import AttackSpec, ProtocolSpec
 from tests.helpers import shorten_square
-from tests.panel import memory
-from tests.panel.table import MAY_SAY, PLANTS, Plant, Setting
+from tests.panel.running import run, said_of
+from tests.panel.table import MAY_SAY, PLANTS, Plant
 
 pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
-
-PLAIN = Setting()
-SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
-
-
-@pytest.fixture(autouse=True)
-def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each test begins with empty memories, and one on disk has a folder of its own."""
-    monkeypatch.setenv("PANEL_FOLDER", str(tmp_path))
-    memory.forget()
-    yield
-    memory.forget()
 
 
 @pytest.fixture(scope="session")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One folder for all, in which each static model is attacked once."""
     return tmp_path_factory.mktemp("panel")
-
-
-def run(
-    defense: Any,
-    results: Path,
-    setting: Setting = PLAIN,
-    protocols: tuple[str, ...] = tuple(PROTOCOLS),
-    settings: ProtocolSpec | None = None,
-    until: str | None = None,
-) -> Evaluated:
-    """Evaluate a planted defense by every protocol, with short budgets if the attack is short."""
-    network, images, labels = setting.data()
-    attack = AttackSpec(
-        name=setting.attack, norm=setting.norm, eps=setting.eps, iterations=setting.iterations
-    )
-    short = SHORT if setting.attack == "quick" else ProtocolSpec()
-    return evaluate(
-        network,
-        images[: setting.count],
-        labels[: setting.count],
-        defense=defense,
-        attack=attack,
-        protocols=protocols,
-        protocol_settings=settings or short,
-        batch_size=setting.batch,
-        precision=setting.precision,
-        until=until,
-        results=results,
-        progress=None,
-        data_name="planted",
-    )
-
-
-def said_of(found: Evaluated) -> str:
-    """Return all that a failure should show."""
-    record = found.defended
-    failures = {check.name: check.sentence for check in failed(record.checks)}
-    return (
-        f"{found.verdict}\nby protocol {record.by_protocol}\nworst case {record.robust_correct}, "
-        f"static {found.static.robust_correct}\nfailed: {json.dumps(failures, indent=1)}"
-    )
 
 
 @pytest.mark.parametrize("plant", PLANTS, ids=lambda plant: plant.label)

@@ -24,7 +24,7 @@ from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
 from dentbench.spec.protocol import ProtocolSpec
 from tests.report.fixed_records import DENT, coupled
-from tests.report.test_verdict import ALL, SOUND, pair
+from tests.report.verdict_records import ALL, SOUND, pair
 
 Make = Callable[..., Record]
 

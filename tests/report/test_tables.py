@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dentbench import paper as published
-from dentbench.paper import ABLATION_THREATS, README, TABLE1, TABLE2, lookup
+from dentbench.paper import ABLATION_THREATS, README, TABLE1, TABLE2, PairedRow, PairedTable
 from dentbench.records.outcome import Record
 from dentbench.report import departures
 from dentbench.report.formats.render import render
@@ -24,6 +24,11 @@ from tests.report.fixed_records import DENT
 
 Make = Callable[..., Record]
 COUNTS = {"published": 8230, "transfer": 5963}
+
+
+def lookup(model: str, mode: str, table: PairedTable = TABLE1) -> PairedRow | None:
+    """The published row of a model in a mode."""
+    return next((row for row in table.rows if (row.model, row.mode) == (model, mode)), None)
 
 
 def rows_of(table: Table, model: str, label: str) -> list[list[str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from dataclasses import replace
 from statistics import NormalDist
 from typing import Any
@@ -23,43 +22,17 @@ from dentbench.attacks.checks import (
 )
 from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.errors import SpecError
-from dentbench.records.outcome import Record
 from dentbench.records.stopping import Stopped
 from dentbench.report import coupling
 from dentbench.report.verdict import GOING_ON, kind_of, verdict
 from dentbench.stats.sequential import levels
-
-Make = Callable[..., Record]
-DENT = {"mode": "instance", "steps": 6}
-ALL = {"published": 420, "transfer": 400, "warm": 400, "bpda": 390, "scores": 388, "decision": 385}
-MADE = [
-    *(Check(name, True, 0.0, "as it should be") for name in INDISPENSABLE),
-    Check(PLANTED, True, 1.0, "all are found", {"published": 1.0, "warm": 1.0}),
-]
-CHECKS = to_json(MADE)
-BUDGETS = {name: dict(least) for name, least in REQUIRED.items()}
-SOUND: dict[str, Any] = {
-    "separable": True,
-    "checks": CHECKS,
-    "static_checks": CHECKS,
-    "budgets": json.dumps(BUDGETS),
-}
-"""What a record has whose evaluation leaves no doubt."""
+from tests.report.verdict_records import ALL, BUDGETS, MADE, SOUND, Make, pair
 
 
 def with_failed(*names: str, passed: bool | None = False) -> str:
     """The column of checks with some that failed, or could not be made."""
     odd = [Check(name, passed, 1.0, "something is odd") for name in names]
     return to_json([*(one for one in MADE if one.name not in names), *odd])
-
-
-def pair(
-    make: Make, static: int, counts: dict[str, int], gained: int, lost: int, n: int, **changes: Any
-) -> tuple[Record, Record]:
-    common = {"n": n, "count": n, **changes}
-    defended = make(2, n, counts, **common, **DENT, gained=gained, lost=lost)
-    worst = static + gained - lost
-    return make(1, n, {"published": static}, **common), replace(defended, robust_correct=worst)
 
 
 def test_no_gain(make_record: Make) -> None:

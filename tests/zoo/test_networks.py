@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -27,15 +26,6 @@ WEIGHTS = sorted(ASSETS.glob("*.safetensors"))
 DENOISED = {recipe.name for recipe in DENOISERS.values()}
 EMBEDDED = [path for path in WEIGHTS if path.stem not in DENOISED]
 DIGITS = [path for path in EMBEDDED if path.name.startswith("digits")]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors: on a busy machine a second thread is mostly waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def facts(weights: Path) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import io
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,15 +15,6 @@ from dentbench.zoo import train, training_cards
 from dentbench.zoo.training import Recipe, Split, Training, augment, fit, nominal, perturb
 
 TINY = replace(train.DIGITS_ROBUST, epochs=2, batch=32, steps=2, crop=1, flip=True)
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny tensors: on a busy machine a second thread is mostly waited for."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
