@@ -9,6 +9,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Annotated, Any, Final
@@ -106,6 +107,12 @@ def spread(arguments: Sequence[str], repeatable: set[str]) -> list[str]:
     return result
 
 
+@cache
+def _commands() -> Any:
+    """Build the parsers of all commands, once a process."""
+    return typer.main.get_command(app)
+
+
 def _repeatable(command: Any) -> set[str]:
     options = [param for param in command.params if getattr(param, "multiple", False)]
     return {name for option in options for name in option.opts}
@@ -161,7 +168,7 @@ def main() -> None:
     _mend_surroundings()
     _write_any_character()
     arguments = [_expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
-    commands: Any = typer.main.get_command(app)
+    commands = _commands()
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
     chosen = commands.commands.get(arguments[0]) if arguments else None
