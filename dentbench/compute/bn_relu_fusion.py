@@ -14,7 +14,7 @@ import logging
 import operator
 import pickle
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import numpy as np
@@ -58,28 +58,31 @@ def joined_if_same(network: nn.Module, images: Tensor) -> nn.Module:
         with torch.random.fork_rng():
             trial = copy.deepcopy(network)
             graph, steps = _traced(trial)
-            if not steps or not _is_same(_joined(trial, graph, steps), trial, images):
+            if not steps:
+                return network
+            traced = type(fx.GraphModule(trial, graph)).forward
+            if not _is_same(_joined(trial, traced, steps), trial, images):
                 return network
     except Exception as error:  # whatever it is: the network itself tells it in its own place
         _log.debug("the steps of the network are not joined: %s", error)
         return network
-    return _joined(network, graph, steps)
+    return _joined(network, traced, steps)
 
 
-def _joined(network: nn.Module, graph: fx.Graph, steps: int) -> nn.Module:
+def _joined(network: nn.Module, traced: Callable[..., Tensor], steps: int) -> nn.Module:
     joined = copy.copy(network)
     # On the instance, so that the network keeps its type, attributes and hooks.
-    joined.__dict__["forward"] = JoinedForward(joined, graph, steps)
+    joined.__dict__["forward"] = JoinedForward(joined, traced, steps)
     return joined
 
 
 class JoinedForward:
-    """The forward of a network, as traced, with ``steps`` of it joined."""
+    """The forward of a network, as traced: a function of it, with ``steps`` of it joined."""
 
-    def __init__(self, network: nn.Module, graph: fx.Graph, steps: int) -> None:
+    def __init__(self, network: nn.Module, traced: Callable[..., Tensor], steps: int) -> None:
         self.network = network
         self.steps = steps
-        self.traced = type(fx.GraphModule(network, graph)).forward
+        self.traced = traced
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the network's logits."""
@@ -115,7 +118,7 @@ def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
             return graphs[0], 0
     # So would a branch on what a call finds around it.
     graph = graphs[0]
-    if len({part.python_code("self").src for part in graphs}) > 1:
+    if len({*map(str, graphs)}) > 1:
         return graph, 0
     layers = dict(network.named_modules())
     return graph, sum(_join(graph, node, layers) for node in list(graph.nodes))
