@@ -35,7 +35,9 @@ def shares(record: Record, names: Iterable[str]) -> dict[str, Share]:
     counts[WORST] = record.robust_correct
     if independent(record):
         return {name: Share(counts[name], record.n) for name in names}
-    return {name: Share(counts[name], record.n, _effect(record, name).divisor) for name in names}
+    sizes = _sizes(record)
+    effects = {name: _effect(record, name, sizes).divisor for name in names}
+    return {name: Share(counts[name], record.n, effect) for name, effect in effects.items()}
 
 
 def worst_per_batch(record: Record) -> Share | None:
@@ -114,10 +116,10 @@ def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> float:
     return paired_design_effect(counts["gained"], counts["lost"], sizes).divisor
 
 
-def _effect(record: Record, name: str) -> DesignEffect:
-    """Return the design effect of a share right, of images that share batches."""
-    known = _share_effect(record.by_batch, name, _sizes(record)) if record.by_batch else None
-    return known or DesignEffect(None, len(_sizes(record)))
+def _effect(record: Record, name: str, sizes: tuple[int, ...]) -> DesignEffect:
+    """Return the design effect of a share right, of images that share batches of these sizes."""
+    known = _share_effect(record.by_batch, name, sizes) if record.by_batch else None
+    return known or DesignEffect(None, len(sizes))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -180,7 +182,7 @@ def caption(record: Record) -> str:
         return ""
     if not math.isinf(paired_effect(record)):
         how = "intervals and p allow for it (Rao and Scott 1992)"
-    elif _effect(record, WORST).value is not None:
+    elif _effect(record, WORST, _sizes(record)).value is not None:
         how = "intervals allow for it (Rao and Scott 1992)"
     else:
         how = "intervals take them for independent"

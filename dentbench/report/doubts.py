@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -134,24 +134,26 @@ def _missing(record: Record) -> Iterator[Doubt]:
         yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}", ALL)
 
 
-def _budgets(record: Record) -> dict[str, dict[str, float]]:
-    """Return the budget of each protocol, as far as the record has it."""
-    return _read_budgets(record.budgets)
-
-
-def _read_budgets(text: str | None) -> dict[str, dict[str, float]]:
+@lru_cache(maxsize=1 << 12)  # many records repeat few budgets
+def _budgets(text: str | None) -> Mapping[str, Mapping[str, float]]:
+    """Return the budget of each protocol, as far as the column has it."""
     budgets = json.loads(text or "{}")
     return {name: budget for name, budget in budgets.items() if isinstance(budget, dict)}
 
 
-def _lacking(record: Record) -> dict[str, str]:
+def _lacking(record: Record) -> Mapping[str, str]:
     """Describe, by protocol, by how much its budget is below the required budget."""
     random = any(check.name == soundness.REPEATABLE for check in failed(record.checks))
-    return shortfalls(_budgets(record), random=random)
+    return _shortfalls(record.budgets, random)
+
+
+@lru_cache(maxsize=1 << 12)
+def _shortfalls(budgets: str | None, random: bool) -> Mapping[str, str]:
+    return shortfalls(_budgets(budgets), random=random)
 
 
 def _weak_attack(record: Record) -> Iterator[Doubt]:
-    if not _budgets(record):
+    if not _budgets(record.budgets):
         yield Doubt("the record does not say what its attacks had to spend", AGAIN)
     elif departures.PUBLISHED in _lacking(record):
         attack = " ".join(departures.attack_departures(record)) or record.attack_label
@@ -201,7 +203,7 @@ def _ascents_faced(
 ) -> float:
     """Return the most iterations of ascents that the static model faced, of a record's columns."""
     faced = {departures.PUBLISHED, *json.loads(static_by_protocol or "{}")}
-    spent = [budget for name, budget in _read_budgets(budgets).items() if name in faced]
+    spent = [budget for name, budget in _budgets(budgets).items() if name in faced]
     if attack in ATTACKS:  # where the defense has not faced it yet
         spec = AttackSpec(
             name=attack, norm=norm, eps=parse_eps(eps), iterations=iterations, targets=targets
