@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test bench gpu studies soak pictures clean
+.PHONY: demo test panel bench gpu studies soak pictures clean
 
 # A first look, until its verdict is decided, then one evaluation in full: less than a minute on
 # two cores; the first call installs first.
@@ -12,12 +12,20 @@ demo: $(STAMP)
 	$(BIN)/dentbench evaluate --model digits-robust --eps 0.2 --lr 0.02 --attack quick \
 		--examples 256 --batch-size 32 --results results/demo
 
-# Files stay whole, for what their tests share, until one process has nothing left to do.
+# Files stay whole, for what their tests share, until one process has nothing left to do. Bytecode
+# is kept, whatever the shell says: else each of many processes compiles all modules anew.
+test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/pytest -n 2 --dist worksteal
+
+# All planted defenses, siblings of those that every test run tries too: takes two minutes; and
+# those under AutoAttack standard: hours (PANEL=tests/panel/test_verdicts.py leaves them out).
+PANEL := tests/panel
+panel: $(STAMP)
+	$(BIN)/pytest -n 2 --dist worksteal -m panel $(PANEL)
 
 # Wants idle cores; writes results/benchmarks/.
 bench: $(STAMP)

@@ -30,6 +30,12 @@ FEW = {
 }
 """By module, the constants by which checks ask less, but about the same."""
 
+CHECKS, RECORDS = ASKING = (
+    "dentbench.evaluation.checks.sanity_checks",
+    "dentbench.evaluation.record_maker",
+)
+"""The modules by which a run asks the defense for its checks."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
@@ -37,6 +43,7 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
 
     Set once, not for each of thousands of tests, and in force when fixtures of modules are made.
     """
+    from dentbench.attacks.checks import ORDER, PLANTED, Check
     from dentbench.evaluation.fresh_judgement import judge, pristine
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
@@ -45,7 +52,13 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
         with pristine._random_numbers_kept():
             return judge.judged(asked, network, given, isolated=False)
 
+    # A test of something else learns nothing from two thirds of a small run: its checks.
+    unasked = {name: Check(name, None, None, "not asked in this test") for name in (ORDER, PLANTED)}
+    modules = {name: importlib.import_module(name) for name in ASKING}
     shortcuts: dict[tuple[Any, str], Any] = {
+        (modules[CHECKS], "probe"): lambda _: (),
+        (modules[CHECKS], "order"): lambda _: unasked[ORDER],
+        (modules[RECORDS], "planted"): lambda *_: unasked[PLANTED],
         # Final points are judged anew in this process: new ones take long.
         (judge.JudgeRequest, "ask"): ask,
         (SERVER, "start"): lambda: None,
@@ -70,12 +83,13 @@ def _undo(
     """Let a test or a module that is marked so do without a shortcut."""
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
-    checks = marked.get_closest_marker("whole_checks")
+    wholly = marked.get_closest_marker("whole_checks")
+    checks = wholly or marked.get_closest_marker("checks")
     processes = marked.get_closest_marker("new_processes")
-    if not checks and not processes:
-        return
     for (owner, name), value in whole.items():
-        if owner is not os and (checks if getattr(owner, "__name__", "") in FEW else processes):
+        module = getattr(owner, "__name__", "")
+        wanted = wholly if module in FEW else checks if module in ASKING else processes
+        if wanted and owner is not os:
             monkeypatch.setattr(owner, name, value)
     if processes:
         # Let no process that judges anew load pytest for a defense that is planted in a test.
@@ -100,11 +114,3 @@ def _marked_tests(
 ) -> None:
     """Heed the marks of a test."""
     _undo(request.node, _as_in_a_run, monkeypatch)
-
-
-@pytest.fixture
-def without_checks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no check ask a defense, where a test is about neither them nor a verdict."""
-    from tests.helpers import ask_nothing
-
-    ask_nothing(monkeypatch)

@@ -18,11 +18,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks import autoattack, checks
+from dentbench.attacks import autoattack
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.cli import app
-from dentbench.evaluation import record_maker
-from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
@@ -35,13 +33,6 @@ from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec,
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 ROOT = Path(__file__).parents[1]
-
-
-def ask_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no check ask a defense, as the fixture ``without_checks``, in fixtures of modules."""
-    unasked = checks.Check(checks.PLANTED, None, None, "not asked in this test")
-    monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
-    monkeypatch.setattr(record_maker, "planted", lambda *_: unasked)
 
 
 def shorten_square(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,7 +105,7 @@ def outcomes(results: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
 
 # --- runs in other processes ----------------------------------------------------------------------
 
-BATCHES = 5
+BATCHES = 3
 
 
 class Net(nn.Module):

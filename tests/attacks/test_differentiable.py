@@ -19,6 +19,8 @@ from dentbench.errors import ModelError
 from dentbench.spec.evaluation import AttackSpec
 from tests.reference import tiny_network
 
+pytestmark = pytest.mark.checks
+
 IMAGES = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 

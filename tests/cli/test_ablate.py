@@ -13,8 +13,6 @@ import pytest
 
 from dentbench.cli import app
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 Command = Callable[..., tuple[int, str, str]]
 SHORT = (
     *("--attack", "apgd-ce", "--iterations", "2", "--protocol", "transfer"),

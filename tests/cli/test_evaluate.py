@@ -16,8 +16,6 @@ import pytest
 from dentbench.cli.app import spread
 from tests.helpers import Forked, Run
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 SHORT = ["--attack", "apgd-ce", "--iterations", "3", "--examples", "6", "--batch-size", "4"]
 
 

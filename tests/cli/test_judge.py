@@ -22,8 +22,6 @@ from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from tests.helpers import Run
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 COUNT, EPS = 12, 0.1
 RUN = [
     *("--model", "digits-nominal", "--defense", "norm", "--attack", "apgd-ce"),

@@ -39,7 +39,7 @@ for line in sys.stdin.read().splitlines():
 """
 
 COMMANDS = {
-    "evaluate --attack apgd-ce --iterations 1 --examples 4 --steps 1": 0,
+    "evaluate --attack apgd-ce --iterations 1 --examples 4 --steps 1 --protocol transfer": 0,
     "evaluate --model Wong2020 --data few.npz --mode static --attack none": 0,
     "evaluate --model Carmon2019": 2,
     "evaluate --model Wong2020 --examples 2 --mirror http://127.0.0.1:9/m --dry-run": 0,

@@ -46,6 +46,7 @@ def dentbench_command(
     yield Run(monkeypatch, capsys, tmp_path)
 
 
+@pytest.mark.checks
 def test_normalize_and_expect_clean(dentbench_command: Run) -> None:
     own = ["--model", "bare_digits:make", "--dataset", "digits", "--mode", "static"]
     whole = load_model("digits-robust").network
@@ -64,7 +65,6 @@ def test_normalize_and_expect_clean(dentbench_command: Run) -> None:
     assert (row["norm"], row["eps"]) == ("Linf", "0.15")  # the data set's own
 
 
-@pytest.mark.usefixtures("without_checks")
 def test_normalize_from_python(tmp_path: Path) -> None:
     torch.manual_seed(0)
     whole = DigitsResNet().eval()

@@ -221,8 +221,8 @@ def test_no_results(tmp_path: Path) -> None:
         run("--results", tmp_path)
 
 
-def test_ten_thousand_rows_load_no_torch(tmp_path: Path) -> None:
-    rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(10_000)]
+def test_many_rows_load_no_torch(tmp_path: Path) -> None:
+    rows = [csv_codec.to_row(record(number, model=f"m{number % 97}")) for number in range(1_000)]
     safe_files.write_atomic(tmp_path / "results.csv", sheet.lines_of([sheet.column_names(), *rows]))
     code = (
         "import sys, typer; from dentbench.cli.report import report; "
@@ -238,7 +238,7 @@ def test_ten_thousand_rows_load_no_torch(tmp_path: Path) -> None:
         cwd=ROOT,
         check=True,
     )
-    assert done.stderr.strip() == "[]" and len(done.stdout.splitlines()) > 10_000
+    assert done.stderr.strip() == "[]" and len(done.stdout.splitlines()) > 1_000
 
 
 def test_samples_of_the_records_chosen_go_into_a_file(tmp_path: Path) -> None:

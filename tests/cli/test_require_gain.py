@@ -53,6 +53,7 @@ def command(defense: str, *more: str) -> tuple[str, ...]:
     return ("evaluate", *own, *data, *more)
 
 
+@pytest.mark.checks
 def test_a_gain_that_holds_is_met_or_too_small(
     dentbench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:

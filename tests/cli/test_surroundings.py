@@ -114,7 +114,7 @@ def test_a_results_file_that_takes_no_record_stops_the_run_first(
 ) -> None:
     (tmp_path / "r" / "results.csv").mkdir(parents=True)
     code, _, said = dentbench("evaluate", "--examples", "2", "--mode", "static", "--results", "r")
-    assert code == 2 and "r/results.csv: Is a directory" in said
+    assert code == 2 and "cannot write r/results.csv: it is a folder, not a file" in said
     assert not (tmp_path / "r" / "runs").exists()  # not one image was attacked
 
 

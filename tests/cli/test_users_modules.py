@@ -9,8 +9,6 @@ import pytest
 
 from tests.helpers import Run
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 NET = """
 import torch
 from torch import nn

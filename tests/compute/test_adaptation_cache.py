@@ -163,7 +163,6 @@ def test_a_copy_keeps_nothing_of_it() -> None:
     ],
     ids=["separable", "coupled", "blurred"],
 )
-@pytest.mark.usefixtures("without_checks")
 def test_a_run_that_repeats_nothing_leaves_the_same_records(
     defense: DentSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,8 +31,6 @@ from dentbench.spec.evaluation import DataSpec, DentSpec, EvalSpec, ModelSpec
 from dentbench.study.defenses import defense_spec
 from tests.reference import tiny_network
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 DATA = DataSpec(name="noise", sha256="", first=0, count=6)

@@ -21,8 +21,6 @@ from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, ProtocolSpec
 from tests.attacks.contexts import BATCHWISE, COUPLED, SEPARABLE, evaluation_of, flags_of, spec_of
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 ALL = frozenset({"adapt", "predict", "unroll", "trajectory", "with_steps"})
 MODES = {"alone": SEPARABLE, "shot": COUPLED, "batch": BATCHWISE}
 EPS = {"Linf": Fraction(1, 50), "L2": Fraction(3, 20)}

@@ -21,8 +21,6 @@ from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, EvalSpec, ModelSpec
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 SPEC = EvalSpec(
     model=ModelSpec(name="net", sha256="0" * 64),
     data=DataSpec(name="noise", sha256="0" * 64, first=0, count=24),

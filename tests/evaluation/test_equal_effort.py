@@ -20,8 +20,6 @@ from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 IMAGES = 12
 
 

@@ -106,8 +106,10 @@ def attack_all(
     [
         ((3, 8, 8), 2, 5, 4, "quick", (DentSpec(), COUPLED)),  # and a last batch of one image
         ((3, 8, 8), 3, 4, 4, "quick", (DentSpec(), SEPARABLE, COUPLED)),
-        ((3, 8, 8), 10, 2, 1, "quick", (SEPARABLE, COUPLED)),  # batches of one image
-        ((3, 8, 8), 1000, 4, 2, "quick", (COUPLED,)),
+        pytest.param(  # batches of one image
+            *((3, 8, 8), 10, 2, 1, "quick", (SEPARABLE, COUPLED)), marks=pytest.mark.checks
+        ),
+        pytest.param((3, 8, 8), 1000, 4, 2, "quick", (COUPLED,), marks=pytest.mark.checks),
         ((3, 8, 8), 1000, 2, 2, "standard", (SEPARABLE,)),
         ((1, 8, 8), 10, 4, 2, "standard", (COUPLED,)),  # one channel
         ((3, 224, 224), 5, 2, 2, "quick", (SEPARABLE,)),
@@ -125,6 +127,7 @@ def test_networks_of_many_shapes_are_evaluated(
     attack_all(tmp_path, shape, classes, images, batch, attack, defenses)
 
 
+@pytest.mark.checks
 @pytest.mark.parametrize(("classes", "attack"), [(1, "quick"), (1, "standard"), (2, "standard")])
 def test_too_few_classes_are_evaluated_or_refused_in_words(
     tmp_path: Path, classes: int, attack: str
@@ -184,7 +187,13 @@ def test_the_same_specs_again_give_the_same_bits_and_leave_the_model(tmp_path: P
     assert [*map(compared, first)] == [*map(compared, second)]
 
 
-@pytest.mark.usefixtures("without_checks")
+@pytest.mark.checks
+def test_the_same_checks_are_made_again(tmp_path: Path) -> None:
+    specs = [spec_of(one, FOUR) for one in (None, SEPARABLE)]
+    one, two = (evaluated(tmp_path / name, specs, protocols=FEW) for name in ("one", "two"))
+    assert [*map(compared, one)] == [*map(compared, two)]
+
+
 def test_one_and_two_threads_agree(tmp_path: Path) -> None:
     """The flags are the same; points may differ by what the order of a sum leaves."""
     threads = torch.get_num_threads()
@@ -223,6 +232,7 @@ class NaNGradient(nn.Module):
         return logits
 
 
+@pytest.mark.checks
 @pytest.mark.parametrize("defense", [SEPARABLE, COUPLED])
 def test_no_image_is_robust_unsaid_where_the_gradient_is_no_number(
     tmp_path: Path, defense: DentSpec

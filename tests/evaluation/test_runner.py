@@ -40,15 +40,12 @@ from tests.helpers import (
     DENT,
     DENT_ALONE,
     SIZE,
-    ask_nothing,
     compared,
     evaluated,
     outcomes,
     spec_of,
     subject,
 )
-
-pytestmark = pytest.mark.usefixtures("without_checks")
 
 
 class Calls(list[int]):
@@ -233,9 +230,7 @@ class Stop:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Record], Path, int]:
     """An uninterrupted run: its records, its folder and how many calls it took."""
     results, network = tmp_path_factory.mktemp("whole"), Counting(small_network())
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        ask_nothing(monkeypatch)
-        return evaluated(results, network=network), results, network.calls[0]
+    return evaluated(results, network=network), results, network.calls[0]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.panel.table import Setting
 PLAIN = Setting()
 
 
-SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
+SHORT = ProtocolSpec(rounds=2, queries=30, fractions=(0.05,))
 
 
 def run(

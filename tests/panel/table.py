@@ -49,6 +49,8 @@ class Plant:
     here, fewer than the truth alone allows. ``fails``: checks that must fail. ``broken_by``:
     protocols one of which must bring it down to its truth. ``difference``: what it and the static
     model must differ by, in images, where that is known. ``honest``: no other check may fail.
+    ``like``: the label of the plant of its kind that every run of the tests tries; this one is
+    tried by ``make panel``.
     """
 
     defense: type[nn.Module]
@@ -61,6 +63,7 @@ class Plant:
     name: str = ""
     difference: int | None = None
     honest: bool = False
+    like: str = ""
 
     @property
     def label(self) -> str:
@@ -120,7 +123,13 @@ MEMORY: Final = (
         setting=DEAR,
         fails=frozenset({"gradient", "ascent"}),
     ),
-    Plant(defense=memory.ClassMemory, truth="none", robust=remembering, setting=DEAR),
+    Plant(
+        defense=memory.ClassMemory,
+        truth="none",
+        robust=remembering,
+        setting=DEAR,
+        like="ProcessMemory",
+    ),
     Plant(
         defense=memory.DiskMemory,
         truth="none",
@@ -141,10 +150,17 @@ MEMORY: Final = (
         robust=remembering,
         setting=ON_DISK,
         fails=frozenset({"order"}),
+        like="DiskMemoryBeneath",
     ),
     Plant(defense=memory.JudgeMemory, truth="none", robust=remembering, setting=DEAR),
     Plant(defense=memory.LateMemory, truth="none", robust=remembering, setting=DEAR),
-    Plant(defense=memory.LateByImages, truth="none", robust=remembering, setting=DEAR),
+    Plant(
+        defense=memory.LateByImages,
+        truth="none",
+        robust=remembering,
+        setting=DEAR,
+        like="LateMemory",
+    ),
     Plant(defense=memory.Lagged, truth="none", robust=remembering, setting=DEAR),
     Plant(defense=memory.SharedMean, truth="none", robust=remembering, setting=DEAR),
 )
@@ -182,6 +198,7 @@ MASKING: Final = (
         robust=STATIC,
         fails=frozenset({"true-gradient"}),
         broken_by=frozenset({"transfer"}),
+        like="OtherPlateau",
     ),
     Plant(
         defense=masking.HardLabels,
@@ -190,10 +207,10 @@ MASKING: Final = (
         fails=frozenset({"gradient"}),
         broken_by=frozenset({"transfer"}),
     ),
-    Plant(defense=masking.HardLabelsOfOthers, truth="none", robust=STATIC),
+    Plant(defense=masking.HardLabelsOfOthers, truth="none", robust=STATIC, like="HardLabels"),
     Plant(defense=masking.Saturated, truth="none", says=("no gain",), robust=STATIC),
     Plant(defense=masking.Probabilities, truth="none", robust=STATIC, fails=frozenset({"logits"})),
-    Plant(defense=masking.Cooled, truth="none", says=("no gain",), robust=STATIC),
+    Plant(defense=masking.Cooled, truth="none", says=("no gain",), robust=STATIC, like="Saturated"),
     Plant(
         defense=masking.Quantised,
         truth="none",
@@ -207,6 +224,7 @@ MASKING: Final = (
         robust=STATIC,
         fails=frozenset({"gradient"}),
         broken_by=frozenset({"transfer"}),
+        like="Quantised",
     ),
     Plant(
         defense=masking.NearestPrototype,
@@ -218,6 +236,7 @@ MASKING: Final = (
         truth="gain",
         robust=exactly(lambda: int(subjects.nearest_stored_robust(48).sum())),
         setting=Setting(count=48, batch=48),
+        like="NearestPrototype",
     ),
     Plant(defense=masking.CounterStep, truth="none", robust=STATIC),
     Plant(
@@ -253,12 +272,12 @@ TELLING: Final = (
             telling.ByGradMode,
             telling.ByBatchSize,
             telling.ByCallNumber,
-            telling.AfterFewCalls,
             telling.ByCaller,
             telling.ByLabelOrder,
-            telling.ByLabelOrderDeclared,
         )
     ),
+    Plant(defense=telling.AfterFewCalls, truth="none", robust=STATIC, like="ByCallNumber"),
+    Plant(defense=telling.ByLabelOrderDeclared, truth="none", robust=STATIC, like="ByLabelOrder"),
     Plant(
         defense=telling.ByPrecision,
         truth="none",
@@ -296,12 +315,14 @@ RANDOM: Final = (
         fails=frozenset({"repeatable"}),
         setting=Setting(eps=Fraction(1, 40), count=48, batch=48),
         name="RobustOneInTen-small-eps",
+        like="RobustOneInTen",
     ),
     Plant(
         defense=random_answers.NoisyProjection,
         truth="gain",
         fails=frozenset({"repeatable"}),
         setting=DEAR,
+        like="RandomNetwork",
     ),
     Plant(
         defense=random_answers.Smoothing,
@@ -314,6 +335,7 @@ RANDOM: Final = (
         truth="gain",
         fails=frozenset({"repeatable", "gradient"}),
         setting=WAVY,
+        like="Smoothing",
     ),
     Plant(
         defense=random_answers.RandomNetwork,
@@ -401,6 +423,7 @@ HONEST: Final = (
         name="IdentityInParts-digits",
         difference=0,
         honest=True,
+        like="Identity-digits",
     ),
     Plant(
         defense=honest.CoupledIdentity,
@@ -409,10 +432,24 @@ HONEST: Final = (
         name="CoupledIdentity-digits",
         difference=0,
         honest=True,
+        like="Identity-digits",
     ),
-    Plant(defense=masking.Scaled, truth="none", setting=DIGITS, name="Scaled-digits", honest=True),
+    Plant(
+        defense=masking.Scaled,
+        truth="none",
+        setting=DIGITS,
+        name="Scaled-digits",
+        honest=True,
+        like="Identity-digits",
+    ),
     Plant(defense=masking.Saturated, truth="none", setting=DIGITS, name="Saturated-digits"),
-    Plant(defense=masking.Cooled, truth="none", setting=DIGITS, name="Cooled-digits"),
+    Plant(
+        defense=masking.Cooled,
+        truth="none",
+        setting=DIGITS,
+        name="Cooled-digits",
+        like="Saturated-digits",
+    ),
     Plant(defense=honest.Useless, truth="gain", robust=as_projected(), name="BringsOwnNetwork"),
     Plant(
         defense=honest.Useless,

@@ -45,7 +45,7 @@ from tests.panel.subjects import (
     smooth,
 )
 
-pytestmark = pytest.mark.new_processes
+pytestmark = [pytest.mark.new_processes, pytest.mark.checks]
 whole = pytest.mark.whole_checks
 
 QUICK = AttackSpec(name="quick", eps=EPS, iterations=10)

@@ -29,7 +29,7 @@ from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.helpers import compared, outcomes
 
-pytestmark = pytest.mark.new_processes
+pytestmark = [pytest.mark.new_processes, pytest.mark.checks]
 
 IMAGES = 12
 EPS = Fraction(1, 12)

@@ -24,8 +24,6 @@ from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec,
 from dentbench.zoo.arrays import Dataset, label_windows, slice_of
 from tests.reference import tiny_network
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
 COUNT, SIZE = 10, 4
 BATCH = DentSpec(mode="batch", steps=2, lr=0.05, blur="dynamic", sigma=0.6)

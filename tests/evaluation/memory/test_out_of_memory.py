@@ -40,7 +40,7 @@ from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome, Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.attacks.toys import small_network, tiny_images
-from tests.helpers import DENT, DENT_ALONE, ask_nothing, compared, outcomes, spec_of, subject
+from tests.helpers import DENT, DENT_ALONE, compared, outcomes, spec_of, subject
 
 FULL = (
     "CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has a total capacity of 7.79 GiB of "
@@ -113,12 +113,9 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Record]]
     """Static and separable dent, every protocol that attacks it, with memory enough."""
     results = tmp_path_factory.mktemp("roomy")
     spec = spec_of(DENT_ALONE, 5, attack=SOON, batches=BatchPlan(size=4))
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        ask_nothing(monkeypatch)
-        return results, run(results, spec, save_adversarial=True)
+    return results, run(results, spec, save_adversarial=True)
 
 
-@pytest.mark.usefixtures("without_checks")
 @pytest.mark.parametrize(("most", "since"), [(1, 0), (2, 450)])
 def test_parts_give_the_same_record(
     most: int, since: int, roomy: tuple[Path, list[Record]], tmp_path: Path
@@ -135,6 +132,7 @@ LOCAL = Placement(workers=2, threads=1)
 RAY = Placement(executor="ray", workers=2, threads=1)
 
 
+@pytest.mark.checks
 @pytest.mark.parametrize("placement", [LOCAL, pytest.param(RAY, marks=pytest.mark.sweep)])
 def test_workers_find_room_too(placement: Placement, tmp_path: Path) -> None:
     if placement.executor == "ray":
@@ -146,7 +144,6 @@ def test_workers_find_room_too(placement: Placement, tmp_path: Path) -> None:
     require_same(tmp_path / "two", tmp_path / "one")
 
 
-@pytest.mark.usefixtures("without_checks")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_timing_diagnostics_and_pictures_heed_it(precision: str, tmp_path: Path) -> None:
     defense = replace(DENT_ALONE, blur="dynamic", sigma=1.0, padding="zeros", sigma_lr=0.1)
@@ -175,6 +172,7 @@ def test_what_was_cut_is_told_once_and_remembered(
     ]
 
 
+@pytest.mark.checks
 @pytest.mark.parametrize("defense", [DENT_ALONE, WORSE])
 def test_a_full_machine_is_foreseen(
     defense: DentSpec,
@@ -382,6 +380,7 @@ def test_a_static_model_that_mixes_its_batch_is_not_cut(tmp_path: Path) -> None:
     assert "batch mates" in refusal(tmp_path, spec_of(None), network)
 
 
+@pytest.mark.checks
 def test_the_command_line_says_it_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,12 +7,10 @@ from typing import Any
 import pytest
 
 from dentbench.evaluation.workers.placement import Placement
-from tests.helpers import all_stored, ask_nothing
+from tests.helpers import all_stored
 
 
 @pytest.fixture(scope="session")
 def serial(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """All that one process leaves on disk, checks aside."""
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        ask_nothing(monkeypatch)
-        return all_stored(tmp_path_factory.mktemp("serial"), Placement())
+    return all_stored(tmp_path_factory.mktemp("serial"), Placement())

@@ -24,8 +24,6 @@ from dentbench.evaluation.workers import process_pool
 from dentbench.evaluation.workers.placement import Placement
 from tests.helpers import BATCHES, Net, all_stored
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
 

@@ -20,8 +20,6 @@ from dentbench.evaluation.workers.worker_count import with_worker_count
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec
 from tests.helpers import Net, all_stored, spec_of
 
-pytestmark = pytest.mark.usefixtures("without_checks")
-
 ASKED = Placement(workers="auto")
 ALONE = Placement()
 
