@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
-import io
-import os
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config, json_output, repeat, usage
+from dentbench.cli import config, repeat, surroundings, usage, words
 from dentbench.cli.ablate import ablate
 from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
@@ -30,8 +25,6 @@ from dentbench.errors import (
     NOT_GAINED,
     DentBenchError,
     InterruptedRunError,
-    SpecError,
-    StoreError,
     os_reason,
 )
 
@@ -88,92 +81,23 @@ def _options(
     """Tells whether a dynamic (test-time adapting) adversarial defense really holds."""
 
 
-def spread(arguments: Sequence[str], repeatable: set[str]) -> list[str]:
-    """Return the arguments with ``--steps 1 3 6`` written as ``--steps 1 --steps 3 --steps 6``.
-
-    ``repeatable``: the options that may be given more than once.
-    """
-    result: list[str] = []
-    option = ""
-    fresh = False
-    for argument in arguments:
-        if argument.startswith("-") and not argument[1:2].isdigit():
-            option, fresh = argument, True
-        elif option in repeatable and not fresh:
-            result.append(option)
-        else:
-            fresh = False
-        result.append(argument)
-    return result
-
-
 @cache
 def _commands() -> Any:
     """Build the parsers of all commands, once a process."""
     return typer.main.get_command(app)
 
 
-def _repeatable(command: Any) -> set[str]:
-    options = [param for param in command.params if getattr(param, "multiple", False)]
-    return {name for option in options for name in option.opts}
-
-
-def _mend_surroundings() -> None:
-    """Let a terminal without a width, and a standard output that was closed, do no harm."""
-    for name in ("COLUMNS", "LINES"):  # libraries expect numbers from 1 there
-        value = os.environ.get(name, "1")
-        if not (value.isdecimal() and int(value)):
-            del os.environ[name]
-    if sys.stdout is None:  # else the next file that is opened would be standard output
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (it stays open)
-        typer.echo("dentbench: standard output is closed, so nothing is printed", err=True)
-
-
-@contextlib.contextmanager
-def _written_out(arguments: Sequence[str]) -> Iterator[None]:
-    """Flush standard output, and report in a sentence where it takes no more.
-
-    The document of ``--json`` among the arguments has it to itself.
-    """
-    json_output.clear()
-    try:
-        try:
-            with json_output.alone(arguments):
-                yield
-        finally:
-            json_output.deliver()
-            sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
-            raise
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (Python flushes it at its end)
-        raise StoreError(
-            f"standard output cannot be written: {os_reason(error)}; what was computed is kept, "
-            "so run the same command again once there is room"
-        ) from error
-
-
-def _expanded(argument: str) -> str:
-    """Return an argument with the home folder in place of a leading "~", after "=" too."""
-    name, equals, value = argument.partition("=")
-    if equals and name.startswith("--"):
-        return f"{name}={config.home_expanded(value)}"
-    return config.home_expanded(argument)
-
-
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
-    _mend_surroundings()
-    _write_any_character()
-    arguments = [_expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
+    surroundings.mend()
+    surroundings.write_any_character()
+    arguments = [words.expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]
     commands = _commands()
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:2], "--help"]
     chosen = commands.commands.get(arguments[0]) if arguments else None
     try:
-        with _working_folder_last(), _written_out(arguments):
+        with surroundings.working_folder_last(), surroundings.written_out(arguments):
             code = max(_run(commands, chosen, arguments))
         sys.exit(code)
     except DentBenchError as error:
@@ -197,104 +121,6 @@ def main() -> None:
         sys.exit(DentBenchError.exit_code)
 
 
-def _write_any_character() -> None:
-    """Write what a terminal's encoding lacks by its name, instead of ending in an error."""
-    for stream in (sys.stdout, sys.stderr):
-        encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
-        if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):
-            stream.reconfigure(errors="namereplace")
-
-
-OTHER_NAMES: Final = MappingProxyType(
-    {
-        **dict.fromkeys(("--n", "--limit", "--num-examples", "--n-ex"), "--examples"),
-        **dict.fromkeys(("--output", "--output-file", "--save-to"), "--out"),
-        **dict.fromkeys(("--outdir", "--out-dir", "--output-dir", "--results-dir"), "--results"),
-        **dict.fromkeys(("--epsilon", "--epsilons"), "--eps"),
-        **dict.fromkeys(("--bs", "--batchsize"), "--batch-size"),
-        **dict.fromkeys(("--checkpoint", "--ckpt", "--model-name", "--weights"), "--model"),
-        **dict.fromkeys(("--architecture", "--network"), "--arch"),
-        **dict.fromkeys(("--dataset-name",), "--dataset"),
-        **dict.fromkeys(("--attacks",), "--attack"),
-        **dict.fromkeys(("--protocols",), "--protocol"),
-        **dict.fromkeys(("--defence",), "--defense"),
-        **dict.fromkeys(("--iters", "--n-iter"), "--iterations"),
-        **dict.fromkeys(("--dryrun",), "--dry-run"),
-        **dict.fromkeys(("--learning-rate",), "--lr"),
-        **dict.fromkeys(("--cache-dir",), "--cache"),
-    }
-)
-"""Other tools' names for our options."""
-
-
-def understood(arguments: Sequence[str], command: Any) -> list[str]:
-    """Return the arguments with options by their names here, said on the error stream.
-
-    Underscores are taken for dashes. Where a command has no file to write ("--out"), "--output" is
-    its results folder.
-    """
-    known = {name for parameter in command.params for name in parameter.opts}
-    completed = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        meant = name.replace("_", "-").lower() if name.startswith("--") else name
-        meant = OTHER_NAMES.get(meant, meant)
-        if meant == "--out" and meant not in known:
-            meant = "--results"
-        if name.startswith("--") and name not in known and meant in known:
-            typer.echo(f"dentbench: {name} is called {meant} here, and taken for it", err=True)
-            argument = meant + equals + value
-        completed.append(argument)
-    return completed
-
-
-def _require_values(arguments: Sequence[str], command: Any) -> None:
-    """Refuse an option without its value: an empty text, or the next option in its place.
-
-    An empty text is a shell variable that is not set, and no file, name or number.
-    """
-    params = {
-        name: parameter
-        for parameter in command.params
-        for name in parameter.opts
-        if name.startswith("-")
-    }
-    before = ""
-    for argument in arguments[1:]:
-        name, equals, value = argument.partition("=")
-        if not argument or (name in params and equals and not value):
-            empty = name or before
-            subject = f"option {empty}" if empty in params else "an argument"
-            raise SpecError(
-                f"{subject} has an empty value; give one, or leave it out (a shell variable may be "
-                "unset)"
-            )
-        if (
-            argument in params
-            and before in params
-            and not getattr(params[before], "is_flag", False)
-        ):
-            raise SpecError(f"option {before} has no value: {argument}, an option, follows it")
-        before = argument
-
-
-@contextlib.contextmanager
-def _working_folder_last() -> Iterator[None]:
-    """Let files of the working folder be imported, by processes that are started too.
-
-    A model or a defense may import late; Python itself adds the folder to ``python -m`` alone.
-    """
-    folder = ""
-    with contextlib.suppress(OSError):  # the folder may have been removed
-        folder = str(Path.cwd())
-    sys.path.append(folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:  # the last of it: one before is the caller's own
-            del sys.path[len(sys.path) - 1 - sys.path[::-1].index(folder)]
-
-
 def _check_ahead(commands: Any, arguments: list[str], count: int, path: Path | None) -> None:
     """Refuse a config file before its first run if a later run cannot be carried out."""
     if count < 2:
@@ -315,11 +141,11 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     """Run a command, once for each run of its config file, and return the exit codes."""
     count, path = 1, None
     if chosen is not None:
-        arguments = understood(arguments, chosen)
-        _require_values(arguments, chosen)
+        arguments = words.understood(arguments, chosen)
+        words.require_values(arguments, chosen)
         # Commands with positional names already take several values after an option.
         if all(param.param_type_name == "option" for param in chosen.params):
-            arguments = [arguments[0], *spread(arguments[1:], _repeatable(chosen))]
+            arguments = [arguments[0], *words.spread(arguments[1:], words.repeatable(chosen))]
         if any(repeat.OPTION in param.opts for param in chosen.params):
             arguments = repeat.expanded(arguments)
         config.content.cache_clear()

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dentbench.cli import app
+from dentbench.cli import surroundings
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation.workers import process_pool
 from dentbench.identity.user_code import load
@@ -91,7 +91,7 @@ def test_what_a_worker_cannot_load_is_named_and_no_memory_blamed(
 
 
 def test_a_late_import_finds_the_working_folder(folder: Path) -> None:
-    with app._working_folder_last():
+    with surroundings.working_folder_last():
         assert sys.path[-1] == str(folder)
     assert str(folder) not in sys.path
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dentbench.cli.app import spread
+from dentbench.cli.words import spread
 from tests.helpers import Forked, Run
 
 SHORT = ["--attack", "apgd-ce", "--iterations", "3", "--examples", "6", "--batch-size", "4"]

@@ -10,8 +10,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dentbench.cli import app
+from dentbench.cli import app, surroundings
 from dentbench.cli.panels import EXPERT, PANELS
+from dentbench.cli.words import understood
 from dentbench.spec.attack_plans import ATTACKS
 from tests.helpers import Run
 
@@ -59,12 +60,12 @@ def test_common_options_come_first_and_the_others_on_request(command: str) -> No
     ],
 )
 def test_other_names_are_understood(given: list[str], meant: list[str]) -> None:
-    assert app.understood(["evaluate", *given], COMMANDS["evaluate"]) == ["evaluate", *meant]
+    assert understood(["evaluate", *given], COMMANDS["evaluate"]) == ["evaluate", *meant]
 
 
 def test_output_of_a_report_is_its_file() -> None:
     words = ["report", "--output", "table.tex"]
-    assert app.understood(words, COMMANDS["report"]) == ["report", "--out", "table.tex"]
+    assert understood(words, COMMANDS["report"]) == ["report", "--out", "table.tex"]
 
 
 def test_what_is_taken_is_said(dentbench: Run) -> None:
@@ -93,6 +94,6 @@ def test_the_first_help_loads_little() -> None:
 def test_a_terminal_without_a_character_gets_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", stream)
-    app._write_any_character()
+    surroundings.write_any_character()
     print("\u2713", end="", flush=True)
     assert stream.buffer.getvalue() == b"\\N{CHECK MARK}"  # type: ignore[attr-defined]
