@@ -146,12 +146,14 @@ def evaluate(
             seed=plain_number(seed),
             precision=precision,
             compiling=compiling,
-            own=OwnModel(normalize=normalization_of(normalize), expect_clean=expect_clean),
+            own=OwnModel(
+                normalize=normalization_of(normalize), expect_clean=plain_number(expect_clean)
+            ),
             force=force,
             schedule=schedule_of(until, time_limit, pass_limit),
             name=require_kind("name", name, str),
             results=expanded(require_kind("results", results, str, Path)),
-            device=device_named(str(device)),
+            device=device_named("auto" if device is None else str(device)),
             progress=progress,
         )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -20,7 +22,7 @@ from dentbench.spec.attack_plans import is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, exact_eps, format_eps
 from dentbench.study.choices import choose_attack
 from dentbench.study.defenses import choose_defenses
-from dentbench.study.limits import parse_duration
+from dentbench.study.limits import parse_duration, parse_passes
 from dentbench.study.parsing import Normalization
 from dentbench.zoo.arrays import Dataset, checked
 from dentbench.zoo.datafiles import RawData
@@ -30,27 +32,38 @@ from dentbench.zoo.datasets import own_name
 def schedule_of(until: Any, time_limit: Any, pass_limit: Any) -> Schedule:
     """Return when a run ends early, as ``evaluate`` was told."""
     require_kind("until", until, str, optional=True)
-    require_kind("time_limit", time_limit, str, optional=True)
-    require_kind("pass_limit", pass_limit, int, optional=True)
-    seconds = None if time_limit is None else parse_duration(time_limit)
-    return Schedule(until=until or "", time_limit=seconds, pass_limit=pass_limit)
+    seconds = None if time_limit is None else parse_duration(str(time_limit))
+    passes = None if pass_limit is None else parse_passes(str(plain_number(pass_limit)))
+    return Schedule(until=until or "", time_limit=seconds, pass_limit=passes)
 
 
 def require_kind(name: str, value: Any, *kinds: type, optional: bool = False) -> Any:
     """Return a value, or raise SpecError where it is not of one of some types."""
     if not (isinstance(value, kinds) or (optional and value is None)):
-        words = " or ".join(kind.__name__ for kind in kinds)
-        raise SpecError(f"{name} is {value!r}; give a {words}")
+        words = " or ".join(_IN_WORDS.get(kind, f"a {kind.__name__}") for kind in kinds)
+        raise SpecError(f"{name} is {value!r}; give {words}")
     return value
 
 
+_IN_WORDS: Final[Mapping[type, str]] = {
+    str: "a text",
+    Path: "a path",
+    AttackSpec: "an AttackSpec",
+}
+
+
 def plain_number(value: Any) -> Any:
-    """Return a number of NumPy as Python's; anything else as it is."""
-    return value.item() if isinstance(value, np.generic) else value
+    """Return a number of NumPy or torch as Python's; anything else as it is."""
+    if isinstance(value, np.ndarray | np.generic | Tensor):
+        with suppress(ValueError, RuntimeError):  # several numbers, which are refused
+            return value.item()
+    return value
 
 
 def protocols_listed(protocols: Any) -> Sequence[str | Callable[..., Any]]:
     """Return protocols one by one: of a text, a function, or several of them."""
+    if protocols is None:
+        return ()
     if isinstance(protocols, str):
         return protocols.replace(",", " ").split()
     listed = [protocols] if callable(protocols) else protocols
@@ -71,7 +84,8 @@ def attack_of(
         chosen = attack
     else:
         require_kind("attack", attack, AttackSpec, str, optional=True)
-        require_kind("norm", norm, str, optional=True)
+        require_kind("norm", norm, str, int, float, optional=True)
+        norm = None if norm is None else str(norm)
         radius = None if eps is None else format_eps(exact_eps(eps))
         chosen = choose_attack(None, name=attack or "standard", norm=norm, eps=radius)
     return replace(chosen, name=attack_name_of(chosen.name)) if is_users(chosen.name) else chosen
@@ -95,6 +109,12 @@ def defense_spec_of(defense: Any) -> DentSpec | DefenseSpec:
     if isinstance(defense, DentSpec | DefenseSpec):
         return defense
     if defense is not None and not isinstance(defense, str):
+        is_spec = isinstance(defense, type) and issubclass(defense, DentSpec | DefenseSpec)
+        if is_spec or not (callable(defense) or hasattr(defense, "predict")):
+            raise SpecError(
+                f"defense is {defense!r}; give a name, a DentSpec(), an object that maps images to "
+                "logits or has adapt and predict, or a class that makes one of the network"
+            )
         return spec_of_object(defense)
     ((spec, _),) = choose_defenses([defense or "dent"], None, {}, None)
     if spec is None:
@@ -127,7 +147,10 @@ def _array(values: Any, name: str) -> Any:
     """Return a tensor, an array or nested lists as a NumPy array."""
     try:
         if not isinstance(values, Tensor):
-            return np.asarray(values)
+            array = np.asarray(values)
+            if not array.ndim:  # what NumPy does not understand is a single object
+                raise TypeError(f"they are of type {type(values).__name__}")
+            return array
         plain = values.detach().cpu()
         return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     except (TypeError, ValueError, RuntimeError) as error:

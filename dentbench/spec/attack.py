@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -13,6 +15,13 @@ from dentbench.spec.attack_plans import ATTACKS, NO_ATTACK
 from dentbench.validation import require_choice, require_count, require_number
 
 NORMS: Final = ("Linf", "L2", "L1")
+NORM_NAMES: Final = {
+    name: norm
+    for norm in NORMS
+    for name in (norm.lower(), norm.lower().removeprefix("l"), norm.lower()[1:] + ".0")
+}
+"""Other writings of the norms, in small letters and without underscores, and the norms."""
+
 
 _NUMBER = r"((?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d\d?)?)"
 _FRACTION = re.compile(rf"\s*{_NUMBER}\s*(?:/\s*{_NUMBER}\s*)?", re.ASCII)
@@ -42,10 +51,13 @@ def exact_eps(value: object) -> Fraction:
     if isinstance(value, str):
         return parse_eps(value)
     double = isinstance(value, float)
-    plain = value.item() if hasattr(value, "item") else value  # of NumPy or torch
+    plain: Any = Fraction(value) if isinstance(value, Decimal) and value.is_finite() else value
+    if hasattr(value, "item"):  # of NumPy or torch
+        with suppress(ValueError, RuntimeError):  # several numbers, which are refused
+            plain = value.item()
     require_number("eps", plain, 0)
     if not isinstance(plain, float):
-        return Fraction(plain)  # type: ignore[arg-type]
+        return Fraction(plain)
     near = Fraction(round(plain * 510), 510)
     precision = 2.0**-51 if double else 2.0**-22
     return near if abs(float(near) - plain) <= precision * plain else Fraction(plain)

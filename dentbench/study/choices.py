@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS, PROTOCOLS, PUBLISHED, require_heeded
 from dentbench.attacks.protocol_cards import claim_name, is_given
 from dentbench.errors import SpecError
+from dentbench.spec.attack import NORM_NAMES
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import (
     MODES,
@@ -50,7 +51,7 @@ def choose_attack(
     if name == NO_ATTACK:
         return AttackSpec(name=name, norm="Linf", eps=Fraction(0), **budget)
     if norm is not None:
-        norm = {known.lower(): known for known in ("Linf", "L2", "L1")}.get(norm.lower(), norm)
+        norm = NORM_NAMES.get(norm.lower().replace("_", ""), norm)
     default_norm = card.norm if card is not None and card.norm else "Linf"
     norm = norm or default_norm
     require_choice("norm", norm, NORMS)
