@@ -128,6 +128,10 @@ TORCH_FREE: Final = (
 )
 """What ``--help`` and a bad option load: it must not load the heavy ones."""
 
+MODULE_LINES: Final = 330
+FUNCTION_LINES: Final = 42
+"""The most lines of a module, and of a function without its signature and docstring."""
+
 HEAVY: Final = ("torch", "torchvision", "pandas", "pyautoattack", "robustbench", "matplotlib")
 
 
@@ -304,6 +308,27 @@ def test_a_circle_is_seen() -> None:
 
 def test_the_listing_is_short() -> None:
     assert len([*PACKAGE.glob("*.py")]) <= 8
+
+
+def test_modules_and_functions_are_short() -> None:
+    lengths = {module: module_at(path).text.count("\n") for module, path in modules().items()}
+    assert {module: lines for module, lines in lengths.items() if lines > MODULE_LINES} == {}
+    long = {
+        (module, node.name): lines
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(module_at(path).text))
+        if isinstance(node, ast.FunctionDef) and (lines := lines_of(node)) > FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def lines_of(function: ast.FunctionDef) -> int:
+    """The lines below the signature and the docstring."""
+    first = function.body[0]
+    documented = ast.get_docstring(function) is not None
+    return int(function.end_lineno or 0) - int(
+        (first.end_lineno or 0) if documented else first.lineno - 1
+    )
 
 
 def test_no_class_name_is_used_twice() -> None:

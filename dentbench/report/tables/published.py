@@ -80,16 +80,16 @@ def _paired_table(
     threat: tuple[str, Fraction],
     not_run: bool,
 ) -> Table:
-    # Natural accuracy has a table of its own.
-    records = [
+    def is_named(model: str) -> bool:
+        return models is None or model in models
+
+    records = [  # natural accuracy has a table of its own
         record
         for record in records
-        if record.protocol
-        and (models is None or record.model in models)
-        and (record.norm, eps_of(record)) == threat
+        if record.protocol and is_named(record.model) and (record.norm, eps_of(record)) == threat
     ]
     papers = threat == THREAT
-    wanted = [row for row in table.rows if papers and (models is None or row.model in models)]
+    wanted = [row for row in table.rows if papers and is_named(row.model)]
     settings = {(row.mode, row.steps) for row in table.rows}
     defended = [record for record in records if (record.mode, record.steps) in settings]
     statics = best_statics(records)
