@@ -100,10 +100,9 @@ def evaluate(
     A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
     maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
     that makes such a thing of the network. Protocols that need more than it offers are skipped,
-    and the record says so. Passes are counted where they go through the network handed in: one
-    that brings a network of its own has none. Unless it has ``separable = True`` its answers are
-    taken to depend on the batch. One that holds
-    what has no stable writing is refused.
+    and the record says so. Passes are counted where they go through the network handed in, not
+    through another. Unless it has ``separable = True`` its answers are taken to depend on the
+    batch. A defense that holds a value without a stable writing is refused.
 
     ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
     what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
@@ -112,7 +111,7 @@ def evaluate(
     written to the folder ``results``, from where a second call goes on. ``until`` "decided" stops
     when the verdict is decided; ``time_limit`` (such as "2h") and ``pass_limit`` end after as many
     rounds of batches as fit: see ``--until``, ``--time-limit`` and ``--pass-limit``. Raises
-    :class:`~dentbench.errors.DentBenchError` for what can be mended.
+    :class:`~dentbench.errors.DentBenchError` for a mistake that can be mended.
 
     >>> import tempfile, torch
     >>> from fractions import Fraction
@@ -223,7 +222,7 @@ def _plain_torch() -> Iterator[None]:
 
 
 def _shown(progress: Progress | str | None) -> AbstractContextManager[Progress | None]:
-    """Return what shows progress for the time of a run: a display by its name, or the callback."""
+    """Return the display of progress during a run: by its name, or the callback."""
     if callable(progress):
         return nullcontext(progress)
     if not isinstance(progress, str | None):

@@ -30,7 +30,7 @@ from dentbench.zoo.datasets import own_name
 
 
 def schedule_of(until: Any, time_limit: Any, pass_limit: Any) -> Schedule:
-    """Return when a run ends early, as ``evaluate`` was told."""
+    """Return when a run ends early, by the arguments of ``evaluate``."""
     require_kind("until", until, str, optional=True)
     seconds = None if time_limit is None else parse_duration(str(time_limit))
     passes = None if pass_limit is None else parse_passes(str(plain_number(pass_limit)))
@@ -160,7 +160,7 @@ def _array(values: Any, name: str) -> Any:
 
 
 def copy_of(model: nn.Module) -> nn.Module:
-    """Return a copy of a model; raise ModelError for what is none or cannot be copied."""
+    """Return a copy of a model; raise ModelError for any other object or a copy that fails."""
     if not isinstance(model, nn.Module):
         raise ModelError(
             f"the model is a {type(model).__name__}, not a torch.nn.Module; put a function into "

@@ -54,7 +54,7 @@ class Evaluated(NamedTuple):
         return "\n\n".join([*lines, *self._failed(), *self._next()])
 
     def _next(self) -> list[str]:
-        """Return what would settle a verdict that is not final; nothing of another."""
+        """Return the next step of a verdict that is not final; nothing of another."""
         step = next_step(self.verdict, self.defended) if self.defended.protocol else ""
         return [step] if step else []
 

@@ -33,7 +33,7 @@ def one_of(kind: str, values: type[E]) -> dict[str, Any]:
 
 
 def number_option(kind: type[int] | type[float], name: str, example: float, **more: Any) -> Any:
-    """Return an option that takes a number, with a refusal of what is none that gives an example.
+    """Return an option that takes a number; the refusal of another text gives an example.
 
     ``more``: what Typer's options take.
     """

@@ -54,7 +54,7 @@ def written_out(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def write_any_character() -> None:
-    """Write what a terminal's encoding lacks by its name, instead of ending in an error."""
+    """Write characters that a terminal's encoding lacks by name, instead of raising an error."""
     for stream in (sys.stdout, sys.stderr):
         encoding = (getattr(stream, "encoding", None) or "utf-8").lower()
         if isinstance(stream, io.TextIOWrapper) and not encoding.startswith("utf"):

@@ -1,4 +1,4 @@
-"""Call a command; what its parser refuses is told in sentences as every other refusal is."""
+"""Call a command; put its parser's refusals into sentences, as all refusals."""
 
 from __future__ import annotations
 

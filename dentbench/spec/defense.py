@@ -19,12 +19,12 @@ _LENGTHS: Final = frozenset({"lr", "alpha", "step_size"})
 
 @dataclass(frozen=True, kw_only=True)
 class DefenseSpec:
-    """A defense beside dent: built in, or one's own.
+    """A defense beside dent: built in, or user-defined.
 
     ``name``: a built-in's, ``module:callable``, or the type of an object given from Python.
     ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
-    defense of one's own and of what it holds, "" for a built-in. ``separable``:
-    whether an image's answer is independent of its batch mates; a defense of one's own is taken at
+    user's defense and of the state it holds, "" for a built-in. ``separable``:
+    whether an image's answer is independent of its batch mates; a user's defense is taken at
     its word, and is not without one. ``random``: whether its answers are known to be drawn, be it
     for few images alone; what is not declared is found where answers differ. ``title``: what tables
     call it, "" for its name; ``published_protocol``: the protocol that its own paper attacked it

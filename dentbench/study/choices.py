@@ -32,7 +32,7 @@ from dentbench.zoo.cards import DatasetCard, ModelCard
 _log = logging.getLogger(__name__)
 
 Chosen: TypeAlias = tuple[DentSpec | DefenseSpec | None, tuple[str, ...]]
-"""A defense, None for static, and what a user should know of the choice."""
+"""A defense, None for static, and remarks for the user on the choice."""
 
 
 def choose_attack(
@@ -68,7 +68,7 @@ def choose_attack(
 
 
 def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | None) -> Chosen:
-    """Return the defense asked for, None for static, and what a user should know of the choice.
+    """Return the defense asked for, None for static, and remarks for the user on the choice.
 
     ``settings``: DentSpec fields by name, None where the default is to be taken. A card's
     recommended settings fill in what is left out, and a note says so.

@@ -1,4 +1,4 @@
-"""Which defenses a user names, as specs: dent, those built in beside it, and one's own."""
+"""Turn the defenses that a user names into specs: dent, built-in ones and user-defined ones."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ def prepare(
     *,
     untrained: bool = False,
 ) -> tuple[Evaluation, list[EvalSpec]]:
-    """Load a study's model and data; return what runs it and its specs.
+    """Load a study's model and data; return its evaluation and its specs.
 
     For each attack the static spec comes first. ``untrained``: take what would have to be fetched
     as its card has it: the network untrained, the images random, as many as were asked for or
@@ -123,7 +123,7 @@ def _specs_of(study: Study, static: EvalSpec, network: nn.Module) -> list[EvalSp
 
 
 def _source(study: Study) -> dict[str, str]:
-    """Return the options, as written, by which a model and data of one's own are found again."""
+    """Return the options, as written, that name a user's model and data."""
     own, data, options = study.own, study.data, {}
     if study.card is None:
         options["model"] = study.model
@@ -186,9 +186,9 @@ def run_study(
     progress: Progress | None = None,
     check: Callable[[Sequence[EvalSpec]], None] | None = None,
 ) -> list[Record]:
-    """Carry out a study, or what is left of it, and return a record per spec, in order.
+    """Carry out a study, or the rest of it, and return a record per spec, in order.
 
-    ``check``: what the specs must pass before anything is run.
+    ``check``: the specs must pass it before anything is run.
     """
     evaluation, specs = prepare(study, options, progress)
     if check is not None:

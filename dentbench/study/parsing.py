@@ -1,4 +1,4 @@
-"""Choices that are written as texts: a threat model, a setting of dent, a model of one's own.
+"""Choices that are written as texts: a threat model, a setting of dent, a user's model.
 
 Torch-free.
 """
@@ -114,7 +114,7 @@ class OwnModel:
     """What a user says of a model beyond its name.
 
     ``arch``: the network of a checkpoint file, a card's name or ``module:callable``.
-    ``normalize``: what is put in front of a model of one's own that takes normalized images.
+    ``normalize``: mean and standard deviation, in front of a user's model of normalized images.
     ``expect_clean``: the natural accuracy, in percent, that it is to have on the data. Raises
     :class:`~dentbench.errors.SpecError` for bad values.
     """

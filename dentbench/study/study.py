@@ -1,6 +1,6 @@
-"""From what a user asks for to what is to be run: names, defaults and cards meet here.
+"""Turn a user's request into studies to run: names, defaults and cards meet here.
 
-Torch-free, so that a bad name or value is told before anything is loaded.
+Torch-free, so that a bad name or value is refused before anything is loaded.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DEFAULT_BATCH = 128
 class Study:
     """One model evaluated without a defense and with each of some, under each of some attacks.
 
-    Checked, nothing loaded yet. ``notes``: what a user should know of what was chosen.
+    Checked, nothing loaded yet. ``notes``: remarks for the user on the choices made.
     """
 
     model: str
@@ -97,7 +97,7 @@ class Request:
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
         """Return the attacks on one model: one for each threat model, the same but for that.
 
-        What is left out is the model card's, for a model of one's own the data set's.
+        Values left out are the model card's, for a user's model the data set's.
         """
         if self.attack_name == NO_ATTACK and (
             self.threats or self.norm or self.eps or self.eps_grid
@@ -127,7 +127,7 @@ def make_studies(
 ) -> list[Study]:
     """Return a study of every model asked for, with the defenses that ``choose`` has for it.
 
-    Raises :class:`~dentbench.errors.SpecError` for whatever can be told before anything is loaded.
+    Raises :class:`~dentbench.errors.SpecError` for mistakes that show before loading.
     """
     studies = []
     attacked = request.attack_name != NO_ATTACK
@@ -164,7 +164,7 @@ def make_studies(
 
 
 def find_card(model: str) -> ModelCard | None:
-    """Return a model's card, or None for a file or ``module:callable`` of one's own.
+    """Return a model's card, or None for a user's file or ``module:callable``.
 
     Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
     """
@@ -174,7 +174,7 @@ def find_card(model: str) -> ModelCard | None:
 
 
 def check_model(study: Study) -> None:
-    """Raise for what is said of a model that cannot be, and for one that a defense cannot have."""
+    """Raise for options that a model cannot have, and for a model that a defense cannot have."""
     card, own = study.card, study.own
     if card is not None and own.normalize is not None:
         raise SpecError(

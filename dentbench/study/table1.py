@@ -52,7 +52,7 @@ def choose_defenses(card: ModelCard | None) -> list[Chosen]:
 def check(table: int, given: Collection[str], request: Request) -> None:
     """Raise :class:`~dentbench.errors.SpecError` for another table or for what it decides itself.
 
-    ``given``: the options given of those that say what is run beside the ``request``.
+    ``given``: the options given beside the ``request`` that decide the specs.
     """
     if table != 1:
         raise SpecError(f"--table is {table}; evaluate runs table 1, dentbench ablate table 2")

@@ -90,7 +90,7 @@ def require_file(path: Path) -> None:
 
 
 def _refused(path: Path, error: Exception) -> str:
-    """Return what is wrong with a file that cannot be read, or must not be."""
+    """Return the fault of a file that cannot be read, or must not be."""
     said = re.sub(r"\s+", " ", str(error)).strip()
     named = re.search(r"(?:GLOBAL|Unsupported class|global:?)\s+[`']?([\w]+(?:\.[\w]+)+)", said)
     if named:
@@ -158,7 +158,7 @@ def _is_state(value: object) -> bool:
 
 
 def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS) -> StateDict:
-    """Return the state dict in a checkpoint: itself, or what a known key wraps, at any depth.
+    """Return the state dict in a checkpoint: itself, or the value of a known key, at any depth.
 
     Raises :class:`~dentbench.errors.ModelError` where there is none.
     """

@@ -20,7 +20,7 @@ _TEXT: Final = (
     (b"<", "a web page or XML, as of a download that was refused; fetch the file again"),
     (b"{", "JSON, as of a download that was refused; fetch the file again"),
 )
-"""How files of text begin, in lower case and after white space, and what they are."""
+"""How files of text begin, in lower case and after white space, and their kinds."""
 
 _BINARY: Final = (
     (b"\x1f\x8b", "compressed by gzip; unpack it first"),
@@ -33,11 +33,11 @@ _BINARY: Final = (
     (b"\x93NUMPY", "one NumPy array (.npy)"),
     (b"%PDF", "a PDF"),
 )
-"""How files of bytes begin, and what they are."""
+"""How files of bytes begin, and their kinds."""
 
 
 def kind_of(path: Path) -> str:
-    """Return what a file is, in words that follow "it is"; "" where its first bytes say nothing."""
+    """Return a file's kind, in words that follow "it is"; "" where its first bytes say nothing."""
     try:
         with path.open("rb") as file:
             head = file.read(HEAD)
@@ -57,7 +57,7 @@ def _tail(path: Path) -> bytes:
 
 
 def kind_of_bytes(content: bytes) -> str:
-    """Return what content is, as :func:`kind_of` does of a file."""
+    """Return the kind of content, as :func:`kind_of` does of a file."""
     if not content:
         return "empty"
     if not content.strip(b"\0"):

@@ -94,7 +94,7 @@ def load_model(
 
 
 def untrained_model(card: ModelCard) -> LoadedModel:
-    """Return a card's network without its weights: what it computes costs the same."""
+    """Return a card's network without its weights: its passes cost the same."""
     return _finish(build(card), card.id, card)
 
 

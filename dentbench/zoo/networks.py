@@ -47,7 +47,7 @@ class Normalize(nn.Module):
 class _EveryNth(torch.autograd.Function):
     """Every nth row and column; the gradient has the layout of the images.
 
-    That of plain indexing is contiguous, and what meets it in channels_last is slow.
+    That of plain indexing is contiguous, and operations on it with channels_last are slow.
     """
 
     @staticmethod

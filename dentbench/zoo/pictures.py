@@ -23,7 +23,7 @@ class PicturePreprocessing:
     """The steps of a picture: resized, then its middle cut out; None leaves a step out.
 
     ``short``: pixels of its shorter side after resizing; ``both``: of both sides. ``crop``: of both
-    sides of what is cut out, filled up with black where the picture is smaller.
+    sides of the crop, filled up with black where the picture is smaller.
     """
 
     short: int | None = None
@@ -131,7 +131,7 @@ def _size(pixels: Any) -> str:
 
 
 def is_gray(path: Path) -> bool:
-    """Return whether a picture has one channel; False for what is no picture."""
+    """Return whether a picture has one channel; False for another file."""
     from PIL import Image
 
     try:

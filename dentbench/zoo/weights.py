@@ -1,4 +1,4 @@
-"""Load a state dict into a network, whatever its prefixes; name what does not fit; hash weights."""
+"""Load a state dict into a network, whatever its prefixes; name misfits; hash weights."""
 
 from __future__ import annotations
 

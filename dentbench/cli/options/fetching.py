@@ -1,4 +1,4 @@
-"""Options of the cache and of what ``dentbench fetch`` brings into it."""
+"""Options of the cache and of ``dentbench fetch``."""
 
 from __future__ import annotations
 

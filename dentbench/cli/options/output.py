@@ -1,4 +1,4 @@
-"""Options of what a run writes and prints."""
+"""Options of a run's output."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Sources:
 
 
 def heading_word(word: str) -> str:
-    """Return a word of a heading as LaTeX, with symbols for what has some."""
+    """Return a word of a heading as LaTeX, by its symbol if it has one."""
     return _SYMBOLS.get(word, latex(word))
 
 

@@ -19,7 +19,7 @@ from dentbench.report.formats.escape import printable
 from dentbench.report.table import NOT_RUN, Cell, Column, Table
 
 WIDTH = 80
-"""Columns of a terminal that a table fits unless told otherwise."""
+"""Columns of a terminal that a table fits by default."""
 
 _GAP = 2
 

@@ -1,6 +1,6 @@
-"""The paper's tables for what was run, in the paper's layout, and then the rest.
+"""The paper's tables of the records, in the paper's layout, and then the rest.
 
-A number stands under the eps that it was measured at: what was run at another than the paper's has
+A number stands under the eps that it was measured at: a record at another eps than the paper's has
 a table of its own in the same layout, whose heading says so.
 """
 
@@ -28,7 +28,7 @@ _OF_TABLE2: Final = frozenset((row.delta, row.sigma, row.steps) for row in TABLE
 def laid_out(
     records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = False
 ) -> list[Table]:
-    """Return the paper's Table 1 and Table 2 of what was run, the verdicts, and the other records.
+    """Return the paper's Table 1 and Table 2 of the records, the verdicts, and the other records.
 
     ``not_run``: rows of the paper that were not run stand there too.
     """

@@ -55,7 +55,7 @@ def expected_bytes(card: ModelCard | DatasetCard) -> int:
 
 
 def amount(card: ModelCard | DatasetCard) -> str:
-    """Return in words what fetching a card brings, and how much of it."""
+    """Return in words the files that fetching a card brings, and their size."""
     if isinstance(card, DatasetCard) and card.corruptions:
         return f"its archive, {card.archive_size / 1e9:.1f} GB"
     if isinstance(card, DatasetCard):

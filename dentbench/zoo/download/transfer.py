@@ -288,7 +288,7 @@ def is_page(head: bytes) -> bool:
 
 
 def page_words(head: bytes) -> str:
-    """Say what a web page is, by its title."""
+    """Describe a web page by its title."""
     text = head.decode("utf-8", "replace")
     title = re.search(r"<title[^>]*>(.*?)</title>", text, re.I | re.S)
     named = html.unescape(re.sub(r"\s+", " ", title[1])).strip() if title else ""

@@ -44,7 +44,7 @@ def file_hash(path: Path, algorithm: str = "sha256") -> str:
 
 
 def problem_with(path: Path, expected: Expected) -> str | None:
-    """Return in words what is wrong with a file, or None where it is as expected."""
+    """Return a file's fault in words, or None where it is as expected."""
     size = path.stat().st_size
     with path.open("rb") as file:
         head = file.read(CHUNK)
