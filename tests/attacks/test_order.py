@@ -111,7 +111,7 @@ def test_a_memory_that_every_process_shares_is_seen(used_after: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"network": None}, {"images": tiny_images(3)}, {"threat": ThreatModel("L1", 1.0)}]
+    "changes", [{"network": None}, {"images": tiny_images(1)}, {"threat": ThreatModel("L1", 1.0)}]
 )
 def test_too_little_to_compare_is_said(changes: dict[str, Any]) -> None:
     settings = {**vars(probe_of(small_network)), **changes}

@@ -145,6 +145,13 @@ MEMORY: Final = (
         fails=frozenset({"order"}),
     ),
     Plant(
+        defense=memory.SureDiskMemory,
+        truth="none",
+        robust=remembering,
+        setting=ON_DISK,
+        fails=frozenset({"order"}),
+    ),
+    Plant(
         defense=memory.LateDiskMemory,
         truth="none",
         robust=remembering,
