@@ -7,7 +7,7 @@ adversarial points. A defense that gives near-duplicates the label that it gave 
 former alone. The images are the run's own, mirrored or shifted, so that nothing of the run is
 touched, and moved on until the static model is as sure of them as of natural images: a memory may
 keep no others. The points are the static model's. For b <= 32 of them it costs 2 b answers, and the
-static model about 100 b passes and 7 for each image of a batch. The check is ours.
+static model about 100 b passes and 7 for each of 2 b images. The check is ours.
 """
 
 from __future__ import annotations
@@ -76,9 +76,10 @@ def pairs_of(probe: Probe) -> Pairs | None:
     """Return the pairs to ask about, the same at every call; None where there are too few."""
     if probe.network is None or probe.threat.norm not in OWN_NORMS or not probe.threat.eps:
         return None
-    others = [probe.images.flip(axes) for axes in MIRRORED]
-    others += [probe.images.roll(by, axis) for by, axis in SHIFTED]
-    moved = _surest_first(torch.cat(others), probe.network)
+    images = probe.images[: 2 * MOST]
+    others = [images.flip(axes) for axes in MIRRORED]
+    others += [images.roll(by, axis) for by, axis in SHIFTED]
+    moved = _surest_first(others, probe.network)
     pairs = _broken(_surer(moved[: 3 * MOST], probe), probe)
     if len(pairs.labels) < LEAST:  # of sure images too few can be attacked
         pairs = _broken(moved, probe)
@@ -102,10 +103,10 @@ def _broken(candidates: Tensor, probe: Probe) -> Pairs:
 
 
 @torch.no_grad()
-def _surest_first(images: Tensor, network: Classifier) -> Tensor:
-    """Sort images by the network's lead: a memory may keep sure answers alone."""
-    best = network(images).topk(2, dim=1).values
-    return images[(best[:, 1] - best[:, 0]).argsort(stable=True)]
+def _surest_first(images: list[Tensor], network: Classifier) -> Tensor:
+    """Sort images, handed in as batches, by the network's lead, the largest first."""
+    best = torch.cat([network(part) for part in images]).topk(2, dim=1).values
+    return torch.cat(images)[(best[:, 1] - best[:, 0]).argsort(stable=True)]
 
 
 def _surer(images: Tensor, probe: Probe) -> Tensor:
@@ -116,10 +117,11 @@ def _surer(images: Tensor, probe: Probe) -> Tensor:
     margin = make_loss("margin", labels)
     network, threat = through(probe.network), probe.threat
     surer = apgd(network, lambda logits: -margin(logits), images, images, threat, STEPS)
-    values = probe.images.unique()
+    values = probe.few[0].unique()
     if len(values) > MOST_VALUES:  # they lie on no grid
         return surer
-    return values[torch.bucketize(surer, (values[1:] + values[:-1]) / 2)]
+    natural: Tensor = values[torch.bucketize(surer, (values[1:] + values[:-1]) / 2)]
+    return natural
 
 
 def ask_first(probe: Probe) -> None:
