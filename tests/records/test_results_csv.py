@@ -379,7 +379,7 @@ def test_folders_that_cannot_be_used(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match=r"cannot write .*: "):
         results_csv.append(tmp_path / "file" / "deeper", record(1))
     path_in(tmp_path).mkdir()
-    with pytest.raises(StoreError, match=r"cannot read .*: Is a directory"):
+    with pytest.raises(StoreError, match=r"cannot read .*: it is a folder"):
         results_csv.read(tmp_path)
 
 
@@ -544,7 +544,7 @@ def test_what_cannot_be_appended_to_is_refused_before_a_run(tmp_path: Path) -> N
             results_csv.require_usable(tmp_path / "new")
         assert file.read_bytes() == broken
     (tmp_path / "folder" / "results.csv").mkdir(parents=True)
-    with pytest.raises(StoreError, match="Is a directory"):
+    with pytest.raises(StoreError, match="it is a folder"):
         results_csv.require_usable(tmp_path / "folder")
     (tmp_path / "taken").write_text("")
     with pytest.raises(StoreError, match=r"cannot write .*taken"):
