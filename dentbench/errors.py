@@ -89,7 +89,10 @@ def os_reason(error: OSError) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of what an error says, or its type where it says nothing."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    said = str(error).strip()
+    if isinstance(error, KeyError) or not said:  # a key alone explains nothing
+        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
+    return said.splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -131,4 +131,4 @@ def _where(results: Path, console: Console, records: Sequence[Record]) -> None:
     print_line(f"\nRecords: {printable(str(results / 'results.csv'))}, keys {keys}", console, "dim")
     folder = [] if str(results) == "results" else ["--results", str(results)]
     show = printable(shlex.join(["dentbench", "show", short_key(records[-1]), *folder]))
-    print_line(f"All of one: {show}", console, "dim")
+    print_line(f"All about one: {show}", console, "dim")

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from dentbench.errors import ModelError, UnknownNameError, contained
+from dentbench.errors import ModelError, UnknownNameError, contained, first_line
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
 from dentbench.paths import expanded
@@ -258,7 +258,7 @@ def _from_factory(text: str) -> tuple[nn.Module, str]:
         with contained():
             network = made if isinstance(made, nn.Module) else made()
     except Exception as error:  # whatever a user's module raises
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error
     if not isinstance(network, nn.Module):
         raise ModelError(f"{text} returned {type(network).__name__}, not a torch.nn.Module")

@@ -8,7 +8,7 @@ from typing import Any, Final
 import torch
 from torch import nn
 
-from dentbench.errors import ModelError
+from dentbench.errors import ModelError, first_line
 
 TIMM: Final = "timm:"
 """How the name of a network of timm begins."""
@@ -30,7 +30,7 @@ def from_timm(text: str) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
             network: nn.Module = timm.create_model(name, pretrained=False, **values)
     except Exception as error:  # timm raises many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise ModelError(f"timm cannot make {name!r} ({reason}); see timm.list_models()") from error
     return network
 

@@ -82,7 +82,7 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     code, out, err = Forked(tmp_path, *command, environment={"TERM": "xterm"}).ended()
     assert code == 0 and "\x1b" not in out + err
     lines = out.splitlines()
-    whole = ("Next: ", "All of one: ", "Records: ")
+    whole = ("Next: ", "All about one: ", "Records: ")
     (last,) = (line for line in lines if line.startswith("dent, worst case"))
     assert "no test)" in last  # a pipe has room, and no cell is folded
     table = [line for line in lines if line.startswith(("static, ", "dent, ", "─", "  "))]

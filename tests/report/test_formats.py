@@ -358,3 +358,11 @@ def test_a_tabular_is_as_pandas_writes_it() -> None:
         column_format="lrr", hrules=True, multicol_align="c"
     )
     assert whole.strip() in render(table, "latex")
+
+
+def test_natural_images_alone_have_no_column_of_corruptions() -> None:
+    plain = {"attack": "none", "protocol": "", "by_protocol": "{}", "n": 200, "count": 200}
+    table = tables.natural([make(1, 150, {"none": 0}, dataset="CIFAR-10 (test)", **plain)])
+    titles = [column.title for column in table.columns]
+    assert titles == ["model", "data set", "severity", "images", "static model"]
+    assert len(table.rows[0]) == len(titles) and "corruption" not in table.caption

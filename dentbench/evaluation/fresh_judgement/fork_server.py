@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Final, TypeAlias, TypeVar
 
-from dentbench.errors import WorkerError
+from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.workers.process_pool import LOADED_LATE
 
 Answer = TypeVar("Answer")
@@ -129,7 +129,7 @@ def forked(work: Callable[[], object]) -> tuple[bool, object]:
         try:
             data = pickle.dumps((True, work()))
         except BaseException as error:  # the other side gets any error
-            text = (str(error).strip() or type(error).__name__).splitlines()[0]
+            text = first_line(error)
             data = pickle.dumps((False, text))
         try:
             with os.fdopen(writing, "wb") as file:

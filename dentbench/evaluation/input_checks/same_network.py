@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.layers import adapted_layers
 from dentbench.attacks.base import Classifier
-from dentbench.errors import ModelError
+from dentbench.errors import ModelError, first_line
 from dentbench.evaluation.input_checks.moved_scales import difference_moved
 from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.spec.evaluation import DentSpec
@@ -57,7 +57,7 @@ def require_same_in_dent(reference: Reference, prepared: nn.Module, spec: DentSp
     except ModelError:
         raise
     except Exception as error:  # a network may raise anything when dent runs it
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         different = f"dent cannot run it ({reason})"
     if different:
         raise ModelError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.checks import SAME
 from dentbench.attacks.probes.base import relative_change
-from dentbench.errors import DeviceMemoryError
+from dentbench.errors import DeviceMemoryError, first_line
 from dentbench.evaluation.memory.footprint import in_words, there
 from dentbench.spec.evaluation import EvalSpec
 
@@ -67,7 +67,7 @@ def asked_for(error: BaseException) -> str:
     """Return the size of the last request, where the error names it, else its own message."""
     match = re.search(r"tried to allocate (\d+(?:\.\d+)?) ?(\w+)", str(error), re.IGNORECASE)
     if match is None:
-        return (str(error).strip() or type(error).__name__).splitlines()[0]
+        return first_line(error)
     plain = match[2] == "bytes"
     return f"asked for {in_words(int(match[1])) if plain else ' '.join(match.groups())} more"
 

@@ -19,8 +19,8 @@ STATIC = "static model"
 def natural(records: Sequence[Record], models: Collection[str] | None = None) -> Table:
     """Return one row per data set, or corruption and severity, and one column per defense.
 
-    Of equal runs the last counts. The corruptions of one severity are followed by their mean, of
-    the columns that have them all. ``models``: only these.
+    Of equal runs the last counts. The corruptions of one severity, if any, are followed by their
+    mean, of the columns that have them all. ``models``: only these.
     """
     chosen = [record for record in records if record.attack == NO_ATTACK]
     chosen = [record for record in chosen if models is None or record.model in models]
@@ -37,20 +37,23 @@ def natural(records: Sequence[Record], models: Collection[str] | None = None) ->
         if len(parts) > 1:
             means = [_mean([cells.get(title) for cells in parts.values()]) for title in titles]
             rows.append([*stub, f"mean of {len(parts)}", *means])
+    corrupted = any(part for parts in groups.values() for part in parts)
+    if not corrupted:
+        rows = [[*row[:4], *row[5:]] for row in rows]
     columns = (
         Column("model"),
         Column("data set"),
         Column("severity", "right"),
         Column("images", "right"),
-        Column("corruption"),
+        *([Column("corruption")] if corrupted else []),
         *(Column(title, "right") for title in titles),
     )
     return Table.of(
         "Natural accuracy",
         columns,
         rows,
-        caption="Accuracy without an attack in percent (images right/images). The mean is over the "
-        "corruptions of one severity.",
+        caption="Accuracy without an attack in percent (images right/images)."
+        + " The mean is over the corruptions of one severity." * corrupted,
         notes=_intervals([cells for parts in groups.values() for cells in parts.values()]),
         stub=4,
     )
