@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import typer
 
 from dentbench.cli.board import board, rows
 from dentbench.defenses.catalogue import DEFENSES, NONE
@@ -64,8 +65,8 @@ class Commands:
         self.codes = list(codes)
         self.seen: list[list[str]] = []
 
-    def __call__(self, *, args: list[str], prog_name: str, obj: int) -> None:
-        assert (prog_name, obj) == ("dentbench", 0)
+    def __call__(self, *, args: list[str], prog_name: str, obj: int, standalone_mode: bool) -> None:
+        assert (prog_name, obj, standalone_mode) == ("dentbench", 0, False)
         self.seen.append(args)
         raise SystemExit(self.codes.pop(0))
 
@@ -80,9 +81,9 @@ def test_every_row_is_evaluated_and_the_page_written_after_each(
     written: list[int] = []
     commands = Commands(0, NOT_GAINED, 0, 2)
     monkeypatch.setattr(page, "write_board", lambda *_: written.append(len(commands.seen)))
-    with pytest.raises(SystemExit) as stopped:
+    with pytest.raises(typer.Exit) as stopped:
         board(context(commands, "--seed", "1"), study, tmp_path)
-    assert stopped.value.code == 2
+    assert stopped.value.exit_code == 2
     tail = ["--seed", "1", "--results", str(tmp_path), "--quiet"]
     assert commands.seen == [["evaluate", *row, *tail] for row in EXPECTED]
     assert written == [1, 2, 3], "a row that fails ends the command; those before stay"
