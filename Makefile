@@ -13,13 +13,14 @@ demo: $(STAMP)
 		--examples 256 --batch-size 32 --results results/demo
 
 # Files stay whole, for what their tests share, until one process has nothing left to do. Bytecode
-# is kept, whatever the shell says: else each of many processes compiles all modules anew.
+# is kept, whatever the shell says: else each of many processes compiles all modules anew. Types
+# are checked beside them, for that takes one core.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	$(BIN)/pytest -n 2 --dist worksteal
+	$(BIN)/mypy & types=$$!; \
+		$(BIN)/pytest -n 2 --dist worksteal; tested=$$?; wait $$types && exit $$tested
 
 # All planted defenses, siblings of those that every test run tries too: takes two minutes; and
 # those under AutoAttack standard: hours (PANEL=tests/panel/test_verdicts.py leaves them out).

@@ -9,9 +9,9 @@ import pytest
 from dentbench.attacks.checks import failed
 from tests.helpers import shorten_square
 from tests.panel.running import run, said_of
-from tests.panel.table import MAY_SAY, PLANTS, Plant
+from tests.panel.table import HONEST, MASKING, MAY_SAY, PLANTS, RANDOM, Plant
 
-pytestmark = [pytest.mark.new_processes, pytest.mark.whole_checks]
+pytestmark = pytest.mark.whole_checks
 
 
 @pytest.fixture(scope="session")
@@ -20,9 +20,15 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("panel")
 
 
+def marks_of(plant: Plant) -> list[pytest.MarkDecorator]:
+    """Return the marks of a plant: what keeps no memory and knows no caller needs no process."""
+    like = [pytest.mark.panel] if plant.like else []
+    return like if plant in (*MASKING, *RANDOM, *HONEST) else [*like, pytest.mark.new_processes]
+
+
 @pytest.mark.parametrize(
     "plant",
-    [pytest.param(plant, marks=[pytest.mark.panel] * bool(plant.like)) for plant in PLANTS],
+    [pytest.param(plant, marks=marks_of(plant)) for plant in PLANTS],
     ids=lambda plant: plant.label,
 )
 def test_what_is_said_is_allowed_by_the_truth(
