@@ -125,7 +125,7 @@ def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
     assert one.passed is True and one.value == 7 / 8
     assert one.shares == {"published": 1 / 8, "unrolled": 7 / 8, "transfer": 0}
     assert "published 1, unrolled 7, transfer 0 (5,000 passes); " in one.sentence
-    assert one.sentence.endswith("do not count on published and transfer")
+    assert one.sentence.endswith("do not count on published, transfer")
     # What follows the static model's gradient says nothing of the defense's own.
     none = check_of(8, {"published": 1, "warm": 5, "surrogate": 8, "transfer": 8, "bpda": 8})
     assert none.passed is False
