@@ -22,8 +22,8 @@ test: $(STAMP)
 	$(BIN)/mypy & types=$$!; \
 		$(BIN)/pytest -n 2 --dist worksteal; tested=$$?; wait $$types && exit $$tested
 
-# All planted defenses, siblings of those that every test run tries too: takes two minutes; and
-# those under AutoAttack standard: hours (PANEL=tests/panel/test_verdicts.py leaves them out).
+# Planted defenses that are siblings of those that every test run tries, and planted defenses under
+# AutoAttack standard, which take hours (PANEL=tests/panel/test_verdicts.py leaves them out).
 PANEL := tests/panel
 panel: $(STAMP)
 	$(BIN)/pytest -n 2 --dist worksteal -m panel $(PANEL)
