@@ -131,6 +131,13 @@ def _decode(cells: Sequence[Any]) -> Any:
     decoded: list[Any] = []
     for number, cell in enumerate(cells):
         content = cell.get("bytes") if isinstance(cell, dict) else cell
+        if content is None and isinstance(cell, dict) and cell.get("path"):
+            raise ValueError(
+                f"row {number} has no bytes of a picture but its path, {cell['path']}; save the data "
+                "set with its files embedded"
+            )
+        if content is None:
+            raise ValueError(f"row {number} has no bytes of a picture; leave such rows out")
         if not isinstance(content, bytes):
             raise ValueError(
                 f"row {number} has no bytes of a picture, as of a PNG, but "

@@ -196,6 +196,11 @@ HOSTILE = np.array([None], dtype=object)
         pytest.param(table(images="pixels"), "columns pixels, label", id="columns"),
         pytest.param(table(cells=[{"bytes": b"x"}] * 12), "row 0 cannot be decoded", id="no image"),
         pytest.param(table(cells=[{"bytes": None}] * 12), "row 0 has no bytes", id="null image"),
+        pytest.param(
+            table(cells=[{"bytes": None, "path": "cat.png"}] * 12),
+            "row 0 has no bytes of a picture but its path, cat.png",
+            id="path of an image",
+        ),
         pytest.param(table(labels=[None, *LABELS[1:]]), "labels are missing", id="null label"),
         pytest.param(table(labels=[str(n) for n in LABELS]), "labels of type", id="text labels"),
         pytest.param(table(labels=[], cells=[]), "not a parquet", id="no rows"),
