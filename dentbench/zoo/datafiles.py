@@ -133,8 +133,8 @@ def _decode(cells: Sequence[Any]) -> Any:
         content = cell.get("bytes") if isinstance(cell, dict) else cell
         if content is None and isinstance(cell, dict) and cell.get("path"):
             raise ValueError(
-                f"row {number} has no bytes of a picture but its path, {cell['path']}; save the data "
-                "set with its files embedded"
+                f"row {number} has no bytes of a picture but its path, {cell['path']}; save the "
+                "data set with its files embedded"
             )
         if content is None:
             raise ValueError(f"row {number} has no bytes of a picture; leave such rows out")
