@@ -12,6 +12,9 @@ from tests.studies.reading import of, table_of
 
 NAME: Final = "gain.md"
 
+SIZE: Final = 128
+"""The batches of the rows that do not vary it."""
+
 MODEL, DATA, COUNT = "cifar10-resnet20-robust", "CIFAR-10 (JPEG copy)", 256
 
 SETTINGS: Final = ("loss", "statistics", "order", "batch_size")
@@ -31,10 +34,11 @@ def rows(results: Path) -> pd.DataFrame:
 def text(results: Path) -> str:
     """Return the page."""
     table = rows(results)
-    static = table[table["mode"].eq("static")].set_index("order")
+    static = table[table["mode"].eq("static")].set_index(["order", "batch_size"])
     dents = table[table["mode"].eq("instance")]
-    lines = [_line(row, static.loc[row["order"]]) for _, row in dents.iterrows()]
+    lines = [_line(row, static.loc[(row["order"], row["batch_size"])]) for _, row in dents.iterrows()]
     shown = pd.DataFrame(lines).to_markdown(index=False)
+    alone = static.loc[("given", SIZE)]
     base = _chosen(dents, loss="shot", statistics="running", order="given")
     sorted_ = _chosen(dents, loss="shot", statistics="running", order="label-windows:256")
     batch = _chosen(dents, loss="shot", statistics="batch", order="given")
@@ -44,11 +48,11 @@ def text(results: Path) -> str:
         data=DATA,
         count=COUNT,
         table=shown,
-        static=of(static.loc["given", "robust_correct"], COUNT),
+        static=of(alone["robust_correct"], COUNT),
         published=of(_under(base, "published"), COUNT),
-        gained=_under(base, "published") - int(static.loc["given", "robust_correct"]),
+        gained=_under(base, "published") - int(alone["robust_correct"]),
         stale=_under(base, "published") - _under(base, "transfer"),
-        left=_under(base, "unrolled") - int(static.loc["given", "robust_correct"]),
+        left=_under(base, "unrolled") - int(alone["robust_correct"]),
         transfer=of(_under(base, "transfer"), COUNT),
         entropy=_under(entropy, "published"),
         shot=_under(base, "published"),
@@ -56,7 +60,7 @@ def text(results: Path) -> str:
         natural=int(base["natural_correct"]),
         natural_sorted=int(sorted_["natural_correct"]),
         worst_sorted=int(sorted_["robust_correct"]),
-        static_sorted=int(static.loc["label-windows:256", "robust_correct"]),
+        static_sorted=int(static.loc[("label-windows:256", SIZE), "robust_correct"]),
         transfer_batch=_under(batch, "transfer"),
         unrolled_batch=_under(batch, "unrolled"),
         natural_batch=int(batch["natural_correct"]),
@@ -64,7 +68,8 @@ def text(results: Path) -> str:
     )
 
 
-def _chosen(table: pd.DataFrame, **settings: str) -> Any:
+def _chosen(table: pd.DataFrame, *, batch_size: int = SIZE, **settings: str) -> Any:
+    table = table[table["batch_size"].eq(batch_size)]
     for name, value in settings.items():
         table = table[table[name].eq(value)]
     (row,) = (row for _, row in table.iterrows())
