@@ -189,7 +189,7 @@ def test_a_changed_source_is_another_spec(tmp_path: Path, monkeypatch: pytest.Mo
         (lambda x: x.flatten(1)[:, :10] * float("nan"), "NaN"),
         (lambda x: x @ x[0, 0, :3], "fails on images of shape"),
         (lambda: None, "fails on images"),
-        (object(), "must be callable"),
+        (object(), "an object that maps images to logits"),
         ("none", "static model"),
         ("hedgee", "did you mean hedge"),
     ],
