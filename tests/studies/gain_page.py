@@ -36,7 +36,9 @@ def text(results: Path) -> str:
     table = rows(results)
     static = table[table["mode"].eq("static")].set_index(["order", "batch_size"])
     dents = table[table["mode"].eq("instance")]
-    lines = [_line(row, static.loc[(row["order"], row["batch_size"])]) for _, row in dents.iterrows()]
+    lines = [
+        _line(row, static.loc[(row["order"], row["batch_size"])]) for _, row in dents.iterrows()
+    ]
     shown = pd.DataFrame(lines).to_markdown(index=False)
     alone = static.loc[("given", SIZE)]
     base = _chosen(dents, loss="shot", statistics="running", order="given")
