@@ -35,6 +35,12 @@ from tests.attacks.toys import labels_of, small_network, tiny_images
 ROOT = Path(__file__).parents[1]
 
 
+def forget_modules(prefix: str) -> None:
+    """Drop every imported module whose name begins so; the next import reads its file again."""
+    for name in [name for name in sys.modules if name.startswith(prefix)]:
+        del sys.modules[name]
+
+
 def shorten_square(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let AutoAttack standard's Square ask 200 times: on a linear model it finds nothing more."""
     set_budget = autoattack._set_budget

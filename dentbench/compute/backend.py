@@ -12,7 +12,7 @@ from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
-from dentbench.errors import ModelError
+from dentbench.errors import ModelError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +89,7 @@ def in_eval_mode(network: nn.Module) -> nn.Module:
         network.eval()  # its result is not used: a method of a user may return nothing
     except NotImplementedError as error:
         raise ModelError(
-            f"the model cannot be put into eval mode ({str(error).splitlines()[0]}); hand in the "
+            f"the model cannot be put into eval mode ({first_line(error)}); hand in the "
             "module that it was exported from"
         ) from error
     return network

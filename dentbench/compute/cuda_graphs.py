@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from dentbench.compute.graph_capture import GraphCapture
 from dentbench.compute.precision import arithmetic
+from dentbench.errors import first_line
 
 _log = logging.getLogger(__name__)
 
@@ -181,8 +182,7 @@ class Recordings(Generic[R]):
                 yield
         except Exception as error:  # whatever it is: the work itself has just been done
             self._given_up = True
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            _log.warning("%s is not recorded as a CUDA graph: %s", self._name, reason)
+            _log.warning("%s is not recorded as a CUDA graph: %s", self._name, first_line(error))
         finally:
             self._counter.forwards, self._counter.backwards = before
 

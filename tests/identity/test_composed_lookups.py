@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load
+from tests.helpers import forget_modules
 
 SOURCE = """
 import os
@@ -105,13 +105,11 @@ def identity_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         source = SOURCE.replace("{CALL}", call)
         assert old in source
         (place / "composed_network.py").write_text(source.replace(old, new) if old else source)
-        for name in [name for name in sys.modules if name.startswith("composed_")]:
-            del sys.modules[name]
+        forget_modules("composed_")
         return fingerprint(load(f"{place}/composed_network.py:make")[0]())
 
     yield identity
-    for name in [name for name in sys.modules if name.startswith("composed_")]:
-        del sys.modules[name]
+    forget_modules("composed_")
 
 
 @pytest.mark.parametrize("call", [*ENVIRONMENT, *(call for call, _ in FILES), *MODULES, *GLOBALS])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import functools
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load
+from tests.helpers import forget_modules
 
 SOURCE = """
 import functools
@@ -89,13 +89,11 @@ def identity_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cal
         (place / "levels.txt").write_text(levels)
         (place / "looked_up_helper.py").write_text(helper)
         (place / "looked_up_network.py").write_text(source)
-        for name in [name for name in sys.modules if name.startswith("looked_up_")]:
-            del sys.modules[name]
+        forget_modules("looked_up_")
         return fingerprint(load(f"{place}/looked_up_network.py:make")[0]())
 
     yield identity
-    for name in [name for name in sys.modules if name.startswith("looked_up_")]:
-        del sys.modules[name]
+    forget_modules("looked_up_")
 
 
 def source_of(name: str) -> str:

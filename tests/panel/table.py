@@ -358,6 +358,19 @@ RANDOM: Final = (
     ),
 )
 
+
+def _no_other(defense: type[nn.Module]) -> Plant:
+    """A plant that is the static model in another dress: neither gains nor loses an image."""
+    return Plant(
+        defense=defense,
+        truth="none",
+        says=("no gain",),
+        robust=STATIC,
+        difference=0,
+        honest=True,
+    )
+
+
 HONEST: Final = (
     Plant(
         defense=honest.Identity,
@@ -369,52 +382,17 @@ HONEST: Final = (
         difference=0,
         honest=True,
     ),
-    Plant(
-        defense=honest.Identity,
-        truth="none",
-        says=("no gain",),
-        robust=STATIC,
-        difference=0,
-        honest=True,
-    ),
-    Plant(
-        defense=honest.IdentityInParts,
-        truth="none",
-        says=("no gain",),
-        robust=STATIC,
-        difference=0,
-        honest=True,
-    ),
-    Plant(
-        defense=honest.MaskedClass,
-        truth="none",
-        says=("no gain",),
-        robust=STATIC,
-        difference=0,
-        honest=True,
-    ),
+    _no_other(honest.Identity),
+    _no_other(honest.IdentityInParts),
+    _no_other(honest.MaskedClass),
     Plant(
         defense=honest.MaskedVoting,
         truth="less",
         setting=DEAR,
         fails=frozenset({"separable"}),
     ),
-    Plant(
-        defense=honest.CoupledIdentity,
-        truth="none",
-        says=("no gain",),
-        robust=STATIC,
-        difference=0,
-        honest=True,
-    ),
-    Plant(
-        defense=masking.Scaled,
-        truth="none",
-        says=("no gain",),
-        robust=STATIC,
-        difference=0,
-        honest=True,
-    ),
+    _no_other(honest.CoupledIdentity),
+    _no_other(masking.Scaled),
     Plant(
         defense=honest.Identity,
         truth="none",

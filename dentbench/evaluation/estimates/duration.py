@@ -83,7 +83,7 @@ def speed_of(worker: Worker, size: int) -> Speed:
 def _quickest_threads(seconds: Callable[[], float]) -> Iterator[None]:
     """Use one thread in the block if that is quicker than all.
 
-    Where other work has taken a core, threads that wait for it are up to a hundred times slower.
+    Where other work has taken a core, threads that wait for it can be far slower than one.
     """
     threads = torch.get_num_threads()
     seconds()  # the first call allocates

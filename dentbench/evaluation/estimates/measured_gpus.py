@@ -25,8 +25,8 @@ FILE: Final = "measured_gpus.json"
 def figures() -> Mapping[str, Any]:
     """Return what was measured: the GPUs by name, and the networks timed on the measured one."""
     text = files("dentbench.evaluation.estimates").joinpath(FILE).read_text(encoding="utf-8")
-    figures: Mapping[str, Any] = json.loads(text)
-    return figures
+    measured: Mapping[str, Any] = json.loads(text)
+    return measured
 
 
 def names() -> tuple[str, ...]:
@@ -53,7 +53,7 @@ def forecast(gpu: str, precision: str, network: nn.Module, image: Tensor) -> For
     known, wanted = figures(), operations(network, image)
     networks = known["networks"]
     nearest = min(networks, key=lambda name: abs(math.log(wanted / networks[name]["flops"])))
-    smallest = min(network["flops"] for network in networks.values())
+    smallest = min(timed["flops"] for timed in networks.values())
     ratio = max(wanted, smallest) / networks[nearest]["flops"]
     kind = known["gpus"][gpu]
     seconds = networks[nearest]["seconds"][precision] * ratio * kind["factor"] * known["overhead"]
