@@ -117,8 +117,11 @@ def test_the_version_is_the_same_wherever_it_is_written() -> None:
 
 
 def pasted_commands() -> list[str]:
-    """The arguments of the README's commands that evaluate the recipes' model, in order."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8").replace("\\\n", " ")
+    """The arguments of the commands that evaluate the recipes' model, the README's first."""
+    pages = [
+        (ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "examples/README.md")
+    ]
+    text = "\n".join(pages).replace("\\\n", " ")
     return re.findall(r"^ +dentbench (evaluate --model my_model:make .*)$", text, re.MULTILINE)
 
 
@@ -129,9 +132,10 @@ def test_the_recipes_work_as_pasted(
     defense = (ROOT / "examples/my_defense.py").read_text(encoding="utf-8")
     assert re.findall(r"```python\n(.*?)```", readme, re.DOTALL) == [defense]
     assert " cd examples && python my_model.py\n" in readme
-    for name in ("my_attacks.py", "my_defense.py", "my_model.py"):
-        assert f"`{name}`" in readme or f"`examples/{name}`" in readme
-        shutil.copy(ROOT / "examples" / name, tmp_path)
+    listed = (ROOT / "examples/README.md").read_text(encoding="utf-8")
+    for path in {*(ROOT / "examples").glob("*.*")} - {ROOT / "examples/README.md"}:
+        assert f"`{path.name}`" in listed
+        shutil.copy(path, tmp_path)
     done = subprocess.run(
         [sys.executable, "my_model.py"], capture_output=True, text=True, cwd=tmp_path
     )

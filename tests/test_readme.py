@@ -20,9 +20,11 @@ from tests import readme, renew
 from tests.readme import ROOT, TABLES, renewed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+EXAMPLES = (ROOT / "examples/README.md").read_text(encoding="utf-8")
+ACTION = (ROOT / "examples/robustness.yml").read_text(encoding="utf-8")
 COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
 READ_IN_A_RUN = 20
-LINES, WIDTH = 230, 132
+LINES, WIDTH = 205, 130
 
 
 def section(title: str) -> str:
@@ -32,9 +34,9 @@ def section(title: str) -> str:
 
 def indented() -> Iterator[str]:
     """Every command line of the examples, those that go on in the next line joined."""
-    for line in README.replace("\\\n", " ").splitlines():
-        if re.match(r" {4,}dentbench ", line):
-            yield line.split("#")[0].strip()
+    for line in (README + EXAMPLES + ACTION).replace("\\\n", " ").splitlines():
+        if re.match(r" {4,}(- run: )?dentbench ", line):
+            yield line.split("#")[0].strip().removeprefix("- run: ")
 
 
 def imports(path: Path) -> set[str]:
@@ -83,7 +85,11 @@ def test_every_command_and_option_exists() -> None:
         assert set(re.findall(r"--[a-z][a-z-]*", line)) <= known, line
     commands = COMMANDS.values()
     everywhere = {name for command in commands for param in command.params for name in param.opts}
-    named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README)) - {"--help", "--index-url", "--strict"}
+    named = set(re.findall(r"(?<!-)--[a-z][a-z-]*", README + EXAMPLES)) - {
+        "--help",
+        "--index-url",
+        "--strict",
+    }
     assert named <= everywhere
 
 
@@ -100,12 +106,14 @@ def test_the_one_path_names_files_that_are_there() -> None:
         imported |= imports(ROOT / "dentbench" / name)
 
 
-@pytest.mark.parametrize("name", [*TABLES, "results/benchmarks/README.md"])
+@pytest.mark.parametrize("name", [*TABLES, "results/benchmarks/README.md", "examples/README.md"])
 def test_files_that_are_named_or_linked_are_there(name: str) -> None:
     text, folder = (ROOT / name).read_text(encoding="utf-8"), (ROOT / name).parent
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
-    named = re.findall(r"`((?:dentbench|tests|results)/[\w/.-]+)`", text)
-    kept = re.findall(r"`([\w-]+\.(?:json|md|svg|png))`", text) if name != "README.md" else []
+    named = re.findall(r"`((?:dentbench|examples|tests|results)/[\w/.-]+)`", text)
+    kept = (
+        re.findall(r"`([\w-]+\.(?:json|md|svg|png|py|yml))`", text) if name != "README.md" else []
+    )
     files = [link.partition("#")[0] for link in links]
     missing = [name for name in [*files, *kept] if not (folder / name).exists()]
     missing += [name for name in named if not (ROOT / name).exists()]
