@@ -95,6 +95,11 @@ def first_line(error: BaseException) -> str:
     return said.splitlines()[0]
 
 
+def joined_lines(error: BaseException) -> str:
+    """Return all that an error says on one line of 200 characters at most, or its type."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
     """Run code of a user as :func:`staying` does; what it prints goes to standard error.

@@ -30,7 +30,7 @@ _OFFERS: Final = {"with_steps": "steps", "after": "state carried between batches
 
 def protocol_table() -> str:
     """Return every protocol: what it does, what it needs, its settings and its source."""
-    heads = ("protocol", "what is done", "needs", "settings", "source")
+    heads = ("protocol", "method", "needs", "settings", "source")
     rows = ((f"`{name}`", *_cells(card)) for name, card in PROTOCOLS.items())
     return _table(heads, rows)
 

@@ -40,7 +40,7 @@ GradientFn: TypeAlias = Callable[[Tensor, Loss], LossAndGrad]
 """Maps points (n, C, H, W) and a loss to both; the gradient need not be the true one."""
 
 OnIterate: TypeAlias = Callable[[Tensor, Tensor | None], object]
-"""A callback on every iterate (n, C, H, W), with the defense's logits where they are known."""
+"""A callback on every iterate (n, C, H, W), with the defense's logits where they are there."""
 
 
 def ignore(points: Tensor, logits: Tensor | None) -> None:

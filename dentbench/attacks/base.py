@@ -91,7 +91,7 @@ class ThreatModel:
 
 
 def margins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the best wrong logit minus the right one (B,): positive means misclassified."""
+    """Return the best wrong logit minus the right logit (B,): positive means misclassified."""
     right = logits.gather(1, labels[:, None]).squeeze(1)
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.amax(1) - right

@@ -10,7 +10,7 @@ from dentbench.spec.evaluation import EvalSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Ascent:
-    """One run of the base attack.
+    """A run of the base attack.
 
     ``loss``: "ce", "margin" or "dlr". ``rank``: the target is the wrong class of this rank, 0
     being the most probable; None for untargeted. ``start``: "best", the best points so far,
@@ -66,7 +66,7 @@ def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:
     """Return the ascents of a stage (for FPA and GMSA: of each round; few-steps: of each defense).
 
     Alone, every view is attacked as AutoAttack would: CE, then targeted DLR for each target, each
-    from a random start. In a cascade much is known already, and a few warm ascents do.
+    from a random start. In a cascade good points are there already, and a few warm ascents do.
     """
     iterations, targets = iterations_of(spec), targets_of(spec, classes)
     if stage in ("fpa", "gmsa-avg", "gmsa-min"):

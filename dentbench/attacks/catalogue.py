@@ -90,7 +90,7 @@ PROTOCOLS.add(
     ProtocolCard(
         function="dentbench.attacks.protocols.gradient:warm",
         version=3,
-        summary="the published gradient, but started from the best points found so far",
+        summary="the published gradient, but started from the best points so far",
         source="ours",
         after=("transfer", "surrogate"),
         counterpart=True,
@@ -147,7 +147,7 @@ PROTOCOLS.add(
     ProtocolCard(
         function="dentbench.attacks.protocols.gmsa:fpa",
         version=3,
-        summary="the newest adapted network is attacked as a fixed one, in rounds",
+        summary="the newest adapted network is attacked as a fixed network, in rounds",
         source=_ENSEMBLE,
         after=_CHEAP,
         needs=("adapt", "predict"),

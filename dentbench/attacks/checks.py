@@ -68,7 +68,7 @@ OF_DEFENSES: Final = frozenset({FRESH_PROCESS})
 
 @dataclass(frozen=True)
 class Check:
-    """One check: whether it passed (None: it could not be made), its value, and a sentence.
+    """A check: whether it passed (None: it could not be made), its value, and a sentence.
 
     ``value``: the measurement, or None; the sentence explains it and its consequence. ``shares``:
     the value of each protocol by name, where the check has them.
@@ -112,10 +112,10 @@ def unsettled(text: str | None, *, static: bool = False) -> tuple[Check, ...]:
 
     ``static``: whether they are those of a static model.
     """
-    known = from_json(text)
+    made = from_json(text)
     needed = [name for name in INDISPENSABLE if not (static and name in OF_DEFENSES)]
-    missing = (Check(name, None, None, "it was not made") for name in needed if name not in known)
-    unmade = (check for check in known.values() if check.name in needed and check.passed is None)
+    missing = (Check(name, None, None, "it was not made") for name in needed if name not in made)
+    unmade = (check for check in made.values() if check.name in needed and check.passed is None)
     return (*failed(text), *unmade, *missing)
 
 

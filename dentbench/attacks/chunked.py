@@ -31,8 +31,8 @@ class Chunked:
     """Shows a defense at most ``size`` images at a time; an attack goes on seeing the whole batch.
 
     The graph of no part is kept: on the way back each part is computed again, alone, so that
-    the activations of one part are there at a time. These second forwards are not counted: what
-    an attack costs in passes does not depend on the memory it is run in; its seconds do.
+    the activations of one part are there at a time. These second forwards are not counted: an
+    attack's cost in passes does not depend on the memory it is run in; its seconds do.
 
     ``adapt``, ``predict`` and the other parts are there where the defense has them; their
     adaptation is a tuple, an entry for each part, and fits the images that it was made for only.
@@ -56,12 +56,12 @@ class Chunked:
         if name not in OFFERS:
             raise AttributeError(name)
         inner = getattr(self.defense, name)
-        known: dict[str, Callable[..., Any]] = {
+        parts: dict[str, Callable[..., Any]] = {
             "adapt": self._adapt,
             "unroll": self._unroll,
             "trajectory": self._trajectory,
         }
-        outer = known.get(name, self._under)
+        outer = parts.get(name, self._under)
         return update_wrapper(partial(outer, inner), inner)  # it keeps its signature
 
     def _adapt(self, adapt: Callable[..., Any], x: Tensor) -> tuple[Any, ...]:

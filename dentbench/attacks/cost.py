@@ -101,9 +101,9 @@ def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
     if stage not in BUDGETED:
         return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
-    known = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOX else 1
-    known += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
-    overhead = judged * (known + (not spec.separable)) + final
+    starts = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOX else 1
+    starts += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
+    overhead = judged * (starts + (not spec.separable)) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)
 
 

@@ -64,7 +64,7 @@ class Uncounted:
 _OF_DEFENSES: Final = frozenset(
     {*OFFERS, "surrogate", "after", "with_steps", "steps", "separable", "random"}
 )
-"""Names by which protocols ask what a defense offers; a network's own mean something else."""
+"""Names by which protocols ask a defense for its methods; a network's own mean something else."""
 
 
 class CountedNetwork(nn.Module):
@@ -92,7 +92,7 @@ class CountedNetwork(nn.Module):
         self.path = path
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the network has by that name, but for what would make it a defense."""
+        """Return the network's attribute of that name, but for those that make a defense."""
         try:
             return super().__getattr__(name)
         except AttributeError:

@@ -46,7 +46,7 @@ def lacking(shares: Mapping[str, float], *, in_parts: bool) -> tuple[str, ...]:
     A gain must rest on a protocol that follows the defense's own gradient and, where the defense is
     handed in as ``in_parts``, on a protocol made against its adaptation: the published gradient
     takes that for a constant. A defense in one piece has the gradient of the whole, or fails the
-    first. A kind of which none was run is none of these: that it is missing is said elsewhere.
+    first. A kind of which no protocol was run is left out: that it is missing is said elsewhere.
     """
     kinds: list[tuple[str, tuple[str, ...]]] = [
         ("follows the defense's own gradient", OWN_GRADIENT)

@@ -19,7 +19,7 @@ _TINY = 1e-12
 def make_loss(name: str, labels: Tensor, targets: Tensor | None = None) -> Loss:
     """Return a loss for images with these ``labels`` (n,) and, if targeted, ``targets`` (n,).
 
-    ``name``: "ce"; "margin", the best wrong logit minus the right one; or "dlr", the margin over
+    ``name``: "ce"; "margin", the best wrong logit minus the right logit; or "dlr", the margin over
     a difference of the largest logits, so that scaling the logits does not change it. With
     targets the margin is the target's. DLR needs three classes, targeted four; with fewer it is
     the margin. Source of DLR: arXiv 2003.01690. Raises ``KeyError`` for an unknown name.

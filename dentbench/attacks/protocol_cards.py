@@ -1,4 +1,4 @@
-"""What the catalogue knows of a protocol, of a user's and of points handed in too. Torch-free."""
+"""Cards of protocols: built-in, a user's, and for points that are handed in. Torch-free."""
 
 from __future__ import annotations
 
@@ -15,16 +15,15 @@ class ProtocolCard:
     """A way to attack a defense.
 
     ``function``: ``module:name`` of the function that carries it out (see ``protocols/base.py``).
-    ``summary``: a description. ``source``: where it is from. ``version``:
-    the number of its code, raised when its answers change; what was stored of another one is
-    computed anew. ``needs_static``: whether
-    it uses the static model's adversarial points. ``after``: the stages, in order, that are run
-    first in a cascade: it starts from their points and leaves alone the images that they broke.
-    ``needs``: what the defense must offer beside logits. ``own_attack``: whether it runs our own
-    attack, which knows declared batches and the norms of ``OWN_NORMS`` only. ``coupled_only``:
-    why a separable defense has no use for it, or "". ``counterpart``: whether it is run on the
-    static model too, with the same ascents and queries, so that both face the same. ``settings``:
-    the fields of the ProtocolSpec, beside ``cascade``, that it heeds.
+    ``summary``: a description. ``source``: where it is from. ``version``: the number of its code,
+    raised when its answers change; outcomes of another version are computed anew. ``needs_static``:
+    whether it uses the static model's adversarial points. ``after``: the stages, in order, that are
+    run first in a cascade: it starts from their points and leaves alone the images that they broke.
+    ``needs``: the methods that the defense must offer beside logits. ``own_attack``: whether it
+    runs our own attack, which knows declared batches and the norms of ``OWN_NORMS`` only.
+    ``coupled_only``: why a separable defense has no use for it, or "". ``counterpart``: whether it
+    is run on the static model too, with the same ascents and queries, so that both face the same.
+    ``settings``: the fields of the ProtocolSpec, beside ``cascade``, that it heeds.
     """
 
     function: str

@@ -81,7 +81,7 @@ def ascent_iterations(budget: Budget) -> float:
     return sum(
         budget[f"{part} iterations"] * budget.get(f"{part} targets", 1)
         for part in parts
-        if not is_users(part)  # what an attack of the user does is not known
+        if not is_users(part)  # the effort of a user's attack is unknown
     )
 
 
@@ -126,7 +126,7 @@ def _percent_of_steps(spec: EvalSpec) -> float:
 def attack_budget(attack: AttackSpec) -> dict[str, float]:
     """Return the budget of each part of a named attack, by default AutoAttack's own.
 
-    Empty for an attack of the user, whose effort is not known.
+    Empty for a user's attack, whose effort is unknown.
     """
     plan = ATTACKS[attack.name]
     budgets: dict[str, float] = {}

@@ -2,7 +2,7 @@
 
 It is called with a classifier, images (b, C, H, W) in [0, 1], labels (b,) and the threat model
 (``norm``, ``eps``), and returns points (b, C, H, W). It asks the classifier about all of the
-images that it was handed, in their order; what it asks is remembered, and its points are
+images that it was handed, in their order; the answers are kept, and its points are
 projected, clipped and judged as any.
 """
 

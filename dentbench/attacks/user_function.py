@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.errors import DentBenchError, ModelError, SpecError, contained
+from dentbench.errors import DentBenchError, ModelError, SpecError, contained, first_line
 from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, sha256_of
 
@@ -21,7 +21,7 @@ FAR: Final = 1.05
 
 _SOURCE: Final = 12
 _STATE: Final = 8
-"""How many digits of a name are of the hash of the source, and of what the function holds."""
+"""How many digits of a name are of the hash of the source, and of the function's state."""
 
 _log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ class UserFunction:
     """A user's attack or protocol.
 
     ``kind``: which of the two; ``text``: "module:callable"; ``sha256``: 12 digits of the hash of
-    its source; ``state``: 8 of what it holds once it is imported, "" where that is not stable.
+    its source; ``state``: 8 of its state once it is imported, "" where that is not stable.
     """
 
     kind: str
@@ -50,7 +50,7 @@ class UserFunction:
         text, _, name = text.partition("@")
         function, files = load_callable(kind, text, wanted)
         sha256 = sha256_of(files)[:_SOURCE]
-        # What it holds may change as it runs, and differ in another process: its source may not.
+        # Its state may change as it runs, and differ in another process: its source may not.
         if name[:_SOURCE] not in ("", sha256):
             raise SpecError(f"the source of {kind} {text} was changed; run the command again")
         return cls(kind, text, function, sha256, name[_SOURCE:])
@@ -67,7 +67,7 @@ class UserFunction:
 
     @property
     def name(self) -> str:
-        """Its name in records: the text with the hashes of its source and of what it holds."""
+        """Its name in records: the text with the hashes of its source and its state."""
         return f"{self.text}@{self.sha256}{self.state}"
 
     def __call__(self, *handed: Any) -> Any:
@@ -78,8 +78,7 @@ class UserFunction:
         except (DentBenchError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # a user's function may raise anything
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ModelError(f"{self.kind} {self.text} fails: {reason}") from error
+            raise ModelError(f"{self.kind} {self.text} fails: {first_line(error)}") from error
 
     def checked(self, points: Any, images: Tensor, threat: ThreatModel) -> Tensor:
         """Return the points it returned, if they have the shape of ``images`` (B, C, H, W).

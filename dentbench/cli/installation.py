@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from dentbench.errors import DentBenchError
+from dentbench.errors import DentBenchError, joined_lines
 from dentbench.records.provenance import git_revision, version_of
 from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
@@ -113,7 +113,7 @@ def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
         elif name != "foolbox":  # its files are read, it is never imported
             importlib.import_module(module)
     except Exception as error:  # a broken installation raises anything
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = joined_lines(error)
         return Finding(
             what=name, found=f"{version}, cannot be imported: {words}", ok=False, advice=advice
         )

@@ -119,7 +119,7 @@ def _check(chosen: Format, *, standalone: bool, fragment: bool, cite: bool) -> N
 def _read(choice: Selection) -> list[Record]:
     from dentbench.records.results_csv import RESULTS_FILE, read
     from dentbench.records.union import united
-    from dentbench.report.filters import told_apart
+    from dentbench.report.filters import distinguished
 
     records = read(choice.results)
     if not records:
@@ -127,7 +127,7 @@ def _read(choice: Selection) -> list[Record]:
         others = sorted(path.parent for path in choice.results.glob(f"*/{RESULTS_FILE}"))
         more = f", or name another folder: --results {others[0]}" if others else ""
         raise StoreError(text + more)
-    return told_apart(united(records) if choice.latest else records)
+    return distinguished(united(records) if choice.latest else records)
 
 
 def _chosen(choice: Selection, records: Sequence[Record], *, statics: bool) -> list[Record]:

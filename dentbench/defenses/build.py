@@ -18,7 +18,7 @@ from dentbench.attacks.base import answered
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.user_defined import imported_twice, load_factory
-from dentbench.errors import DentBenchError, ModelError, contained
+from dentbench.errors import DentBenchError, ModelError, contained, first_line
 from dentbench.identity.imported_state import state_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
@@ -104,7 +104,7 @@ def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) ->
                 parameter.requires_grad_(parameter.is_floating_point())
             return factory(own, **dict(spec.settings))
     except Exception as error:  # whatever a user's factory raises
-        raise ModelError(f"defense {spec.name} cannot be made: {_reason(error)}") from error
+        raise ModelError(f"defense {spec.name} cannot be made: {first_line(error)}") from error
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def _copied(defense: Any, device: torch.device) -> Any:
     try:
         return copy.deepcopy(defense).to(device)
     except Exception as error:
-        raise ModelError(f"the defense cannot be copied: {_reason(error)}") from error
+        raise ModelError(f"the defense cannot be copied: {first_line(error)}") from error
 
 
 class Own:
@@ -269,12 +269,8 @@ def _errors_in_words(name: str, images: Tensor) -> Iterator[None]:
             raise
         shape = tuple(images.shape) if isinstance(images, Tensor) else "?"
         raise ModelError(
-            f"defense {name} fails on images of shape {shape}: {_reason(error)}"
+            f"defense {name} fails on images of shape {shape}: {first_line(error)}"
         ) from error
     finally:
         if torch.is_grad_enabled() != enabled:
             torch.set_grad_enabled(enabled)
-
-
-def _reason(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -110,9 +110,11 @@ class RecordMaker:
         if spec.defense is None:
             return [*run]
         given = [*filter(is_given, run), *self.stages.folder(spec).stages(is_given)]
-        known = (*PROTOCOLS, *dict.fromkeys(given))
+        ordered = (*PROTOCOLS, *dict.fromkeys(given))
         first = reached.batches
-        return [name for name in known if name in run or self.stages.is_complete(spec, name, first)]
+        return [
+            name for name in ordered if name in run or self.stages.is_complete(spec, name, first)
+        ]
 
     def _judged_again(
         self, spec: EvalSpec, outcomes: dict[str, Sequence[BatchOutcome]]

@@ -75,9 +75,9 @@ class StageOutcomes:
         """
         units = spec.batches.ranges(spec.data.count)[:first]
         stored = [self._stored(spec, stage, unit) for unit in range(len(units))]
-        known = [outcome for outcome in stored if outcome is not None]
-        if len(known) == len(units):
-            return known
+        there = [outcome for outcome in stored if outcome is not None]
+        if len(there) == len(units):
+            return there
         if stage != NATURAL:
             self.outcomes(spec, NATURAL, first)
             if PROTOCOLS[stage].needs_static:
@@ -156,12 +156,12 @@ class StageOutcomes:
         shared, natural = self.shared.natural, self.shared.key(spec)
         left = []
         for unit in units:
-            known = shared.get((natural, unit)) if stage == NATURAL else None
-            if known is None:
+            earlier = shared.get((natural, unit)) if stage == NATURAL else None
+            if earlier is None:
                 left.append(unit)
             else:
-                self.folder(spec).save(known, None)
-                yield known
+                self.folder(spec).save(earlier, None)
+                yield earlier
         tasks = (self._task(spec, stage, unit) for unit in left)
         self.computed += len(left)
         for outcome, points in self.executor.map(tasks) if left else ():

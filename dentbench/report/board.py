@@ -30,8 +30,8 @@ paper, in the worst case, and DentBench's verdict. One command runs the rest and
     dentbench board
 
 It reads `{study}`: a table `[[model]]` for each model, a table `[[defense]]` for each defense, and
-options of `dentbench evaluate` for all. Another defense is one file in `dentbench/defenses/`, its
-card in `catalogue.py`, and one table there. `dentbench board --render` writes the page from the
+options of `dentbench evaluate` for all. Another defense is a file in `dentbench/defenses/`, its
+card in `catalogue.py`, and a table there. `dentbench board --render` writes the page from the
 records alone; any option of `dentbench evaluate` may be added, such as `--examples 32`.
 """
 

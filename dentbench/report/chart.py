@@ -8,7 +8,7 @@ from typing import Final, Literal
 from dentbench.report.numbers import Share
 
 Role = Literal["natural", "static", "published", "other", "worst"]
-"""The meaning of a bar or a line; each role has one color and, on lines, one mark."""
+"""The meaning of a bar or a line; each role has a color and, on lines, a mark."""
 
 COLORS: Final[dict[Role, str]] = {
     "natural": "#767676",
@@ -17,7 +17,7 @@ COLORS: Final[dict[Role, str]] = {
     "other": "#009e73",
     "worst": "#d55e00",
 }
-"""A color for each role, told apart by color-blind readers too. Source: Okabe and Ito 2008."""
+"""A color for each role, distinct for color-blind readers too. Source: Okabe and Ito 2008."""
 
 ROLES: Final[dict[Role, str]] = {
     "natural": "without an attack",

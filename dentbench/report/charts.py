@@ -16,7 +16,7 @@ from dentbench.spec.evaluation import format_eps
 
 
 def shown_pairs(pairs: Sequence[Pair]) -> list[Pair]:
-    """Return the pairs that have charts of their own: of a series over eps or steps only one."""
+    """Return the pairs that have charts of their own: one pair of a series over eps or steps."""
     return representatives(pairs, [*_eps_series(pairs), *_steps_series(pairs)])
 
 
@@ -34,7 +34,7 @@ def heading(record: Record) -> str:
 
 
 def subheading(record: Record) -> str:
-    """Return the rest of what a reader must know: data set, images, attack, settings."""
+    """Return the rest that a reader needs: data set, images, attack, settings."""
     attack = departures.attack_departures(record) or (record.attack_label,)
     parts = (f"{record.dataset}, {record.n:,} images", *attack, departures.settings_text(record))
     return "; ".join(filter(None, parts))
@@ -154,9 +154,9 @@ def _lines(
     lines = []
     for role in roles:
         points = [(place(pair.defended), _share(pair, role)) for pair in group]
-        known = tuple((x, share) for x, share in points if share is not None)
-        if known:
-            lines.append(Line(labels[role], role, known))
+        drawn = tuple((x, share) for x, share in points if share is not None)
+        if drawn:
+            lines.append(Line(labels[role], role, drawn))
     return tuple(lines)
 
 

@@ -73,7 +73,7 @@ class Condition:
                 raise SpecError(f"{self.column} has no order; compare it by = or !=")
             # Booleans are written as in the results file: true and false.
             texts = column.astype("string").str.lower()
-            if self.column == "key" and self.comparison == "=":  # the beginning of one will do
+            if self.column == "key" and self.comparison == "=":  # the beginning of a key will do
                 return texts.str.startswith(self.value.lower()).astype("bool")
             return compare(texts, self.value.lower()).fillna(self.comparison == "!=").astype("bool")
         try:
@@ -126,7 +126,7 @@ def _none_left(name: str, conditions: Sequence[Condition], column: pd.Series[Any
     wanted = sorted(
         f"{condition.comparison if signs else ''}{condition.value}" for condition in conditions
     )
-    known = sorted({"nothing" if pd.isna(value) else str(value).lower() for value in column})
-    more = f" and {len(known) - SHOWN} more" if len(known) > SHOWN else ""
-    there = ", ".join(known[:SHOWN]) + more
+    values = sorted({"nothing" if pd.isna(value) else str(value).lower() for value in column})
+    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
+    there = ", ".join(values[:SHOWN]) + more
     return f"no result has {name} {' or '.join(wanted)}; there are: {there}"

@@ -41,7 +41,7 @@ def shares(record: Record, names: Iterable[str]) -> dict[str, Share]:
 
 
 def worst_per_batch(record: Record) -> Share | None:
-    """Return the worst case per batch; None where it is not known, or there is but one batch.
+    """Return the worst case per batch; None where it was not counted, or there is but one batch.
 
     Of a single batch the attacker of the batch is the attacker of every image in it.
     """
@@ -51,7 +51,7 @@ def worst_per_batch(record: Record) -> Share | None:
 
 
 def paired(record: Record) -> Paired | None:
-    """Return images gained and lost against the static model; None where nothing was compared."""
+    """Return images gained and lost against the static model; None without a comparison."""
     if record.gained is None or record.lost is None or not record.n:
         return None
     counts = (record.gained, record.lost, record.n)
@@ -75,7 +75,7 @@ def paired_effect(record: Record) -> float:
     """Return the design effect of a record's difference to its static model, at least 1.
 
     1 for independent images; infinite for others in fewer batches than a verdict needs, whatever
-    its kind, and where their counts are not known.
+    its kind, and where their counts are missing.
     """
     if independent(record):
         return 1.0
@@ -101,7 +101,7 @@ def missing_batches(record: Record) -> int:
 
 
 def has_counts(record: Record) -> bool:
-    """Return whether the images gained and lost in every batch are known."""
+    """Return whether the record counts the images gained and lost in every batch."""
     return {"gained", "lost"} <= _counts(record).keys()
 
 
@@ -118,8 +118,8 @@ def _paired_effect(by_batch: str, sizes: tuple[int, ...]) -> float:
 
 def _effect(record: Record, name: str, sizes: tuple[int, ...]) -> DesignEffect:
     """Return the design effect of a share right, of images that share batches of these sizes."""
-    known = _share_effect(record.by_batch, name, sizes) if record.by_batch else None
-    return known or DesignEffect(None, len(sizes))
+    measured = _share_effect(record.by_batch, name, sizes) if record.by_batch else None
+    return measured or DesignEffect(None, len(sizes))
 
 
 @lru_cache(maxsize=1 << 12)
@@ -144,7 +144,7 @@ def text(record: Record) -> str:
     if independent(record):
         return ""
     if missing := missing_batches(record):
-        # Of a run that may stop, what its last look asks: earlier looks ask more.
+        # Of a run that may stop, as its last look asks: earlier looks ask more.
         there, least = batches(record), least_batches()
         return too_few_text(there, least if there < least else there + missing)
     if not has_counts(record):
@@ -162,7 +162,7 @@ def too_few_text(there: int, needed: int) -> str:
 
 
 def more_batches(images: int, size: int, batching: str) -> tuple[str, tuple[str, str]]:
-    """Return what to run where images in batches of a size are too few batches, and one option.
+    """Return the run to make where images are too few batches, in words and as an option.
 
     Smaller batches are always possible, and more images may not be there.
     """

@@ -180,8 +180,8 @@ def attack_notes(record: Record) -> tuple[str, ...]:
     model: those of a defense are in its verdict.
     """
     departures = attack_departures(record)
-    known = NOT_AUTOATTACK in record.attack_label
-    return (*((record.attack_label,) if departures and known else departures), *check_notes(record))
+    short = NOT_AUTOATTACK in record.attack_label
+    return (*((record.attack_label,) if departures and short else departures), *check_notes(record))
 
 
 def check_notes(record: Record) -> tuple[str, ...]:

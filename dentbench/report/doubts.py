@@ -154,7 +154,7 @@ def _shortfalls(budgets: str | None, random: bool) -> Mapping[str, str]:
 
 def _weak_attack(record: Record) -> Iterator[Doubt]:
     if not _budgets(record.budgets):
-        yield Doubt("the record does not say what its attacks had to spend", AGAIN)
+        yield Doubt("the record does not say the budget of its attacks", AGAIN)
     elif departures.PUBLISHED in _lacking(record):
         attack = " ".join(departures.attack_departures(record)) or record.attack_label
         yield Doubt(f"the attack is {attack}", "run --attack standard", STANDARD)
@@ -213,7 +213,7 @@ def _ascents_faced(
 
 
 _SHOWN_BACK: Final = "transfer"
-"""The protocol with which the points found on the defense count for the static model too."""
+"""The protocol that shows the static model the points that broke the defense."""
 
 
 def _effort(record: Record) -> Iterator[Doubt]:
@@ -221,7 +221,7 @@ def _effort(record: Record) -> Iterator[Doubt]:
         yield Doubt("the static model faced fewer attacks than the defense", AGAIN)
     run = record.protocol_counts.keys()
     more = [name for name in run if name != departures.PUBLISHED]
-    if more and _SHOWN_BACK not in run:  # what breaks the defense was not shown to the static model
+    if more and _SHOWN_BACK not in run:  # the static model was not shown the defense's points
         text = f"the static model was not shown the points that {', '.join(more)} found"
         yield Doubt(text, f"run {_SHOWN_BACK} too", ALL)
 
@@ -245,7 +245,7 @@ def _coupled(record: Record) -> Iterator[Doubt]:
     early = stopped(record)
     if early is not None and early.images < early.of:
         whole = math.ceil(early.of / record.batch_size)
-        if whole >= least_batches():  # what is left of the run brings them
+        if whole >= least_batches():  # the rest of the run brings them
             return
     if coupling.missing_batches(record):
         images = record.n if early is None else early.of

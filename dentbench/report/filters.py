@@ -14,13 +14,13 @@ from dentbench.report.pairing import pair_up
 from dentbench.zoo.cards import MODELS
 
 APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
-"""The suffixes that :func:`told_apart` puts after a model's name."""
+"""The suffixes that :func:`distinguished` puts after a model's name."""
 
 _UNKNOWN: Final = "unknown"
 """In place of the hash of a model's code in records that are older than it."""
 
 
-def told_apart(records: Sequence[Record]) -> list[Record]:
+def distinguished(records: Sequence[Record]) -> list[Record]:
     """Return the records, models that have one name but other weights or code named apart.
 
     Such as "net.pt, weights 1a2b3c" or "mine:make, code 4d5e6f". Records of models with a card that
@@ -37,12 +37,12 @@ def _hashes(record: Record) -> tuple[str, str]:
     return record.model_sha256, "" if record.model in MODELS else record.model_code or _UNKNOWN
 
 
-def _named_apart(record: Record, known: Collection[tuple[str, str]]) -> Record:
+def _named_apart(record: Record, hashes: Collection[tuple[str, str]]) -> Record:
     """Return a record with its model's name made unique, given all hashes of that name."""
     suffixes = [
         f", {kind} {own if own == _UNKNOWN else own[:6]}"
         for kind, own, others in zip(
-            ("weights", "code"), _hashes(record), zip(*known, strict=True), strict=True
+            ("weights", "code"), _hashes(record), zip(*hashes, strict=True), strict=True
         )
         if len(set(others)) > 1
     ]
@@ -59,16 +59,16 @@ def with_statics(chosen: Sequence[Record], records: Sequence[Record]) -> list[Re
 def models_named(names: Collection[str], records: Sequence[Record]) -> set[str]:
     """Return the models that names or their beginnings stand for.
 
-    Raises :class:`~dentbench.errors.UnknownNameError` for one that neither the records nor the
+    Raises :class:`~dentbench.errors.UnknownNameError` for a name that neither the records nor the
     published numbers have.
     """
-    known: Registry[str] = Registry("model")
+    models: Registry[str] = Registry("model")
     published = (row.model for table in (TABLE1, README) for row in table.rows)
     for model in dict.fromkeys([*(record.model for record in records), *published]):
-        if model not in known:
-            known.add(model, model)
+        if model not in models:
+            models.add(model, model)
     wanted: set[str] = set()
     for name in names:
-        begun = [model for model in known if model.lower().startswith(name.lower())]
-        wanted.update([known[name]] if name in known or not begun else begun)
+        begun = [model for model in models if model.lower().startswith(name.lower())]
+        wanted.update([models[name]] if name in models or not begun else begun)
     return wanted

@@ -15,7 +15,7 @@ EXAMPLES = "--examples"
 
 
 def next_step(verdict: Verdict, defended: Record, results: str | Path = "results") -> str:
-    """Return the line "Next: ..." for a verdict on a record of a results folder; "" of a final one.
+    """Return the line "Next: ..." for a verdict on a record of a folder; "" of a final verdict.
 
     Changes to the model, the data or the defense come first, in words. The command asks for no more
     images than the data set has.
@@ -31,7 +31,7 @@ def next_step(verdict: Verdict, defended: Record, results: str | Path = "results
 
 
 def _within(changes: tuple[Words, ...], record: Record) -> tuple[list[Words], list[str]]:
-    """Return changes that the data set allows, and in words what they lack."""
+    """Return changes that the data set allows, and in words the images that they lack."""
     wanted = next((int(words[1]) for words in changes if words[0] == EXAMPLES), None)
     whole = images_there(record.dataset, json.loads(record.source or "{}").get("data"))
     if wanted is None or whole is None or wanted <= (most := whole - record.first):

@@ -76,7 +76,7 @@ class Interval:
 
 @dataclass(frozen=True)
 class Percent:
-    """A percentage known without counts, such as a published number, with its decimals."""
+    """A percentage without counts, such as a published number, with its decimals."""
 
     value: float
     decimals: int = 1

@@ -67,7 +67,7 @@ def matches(records: Sequence[Record]) -> pd.DataFrame:
 def best_statics(records: Sequence[Record]) -> dict[int, Record]:
     """Return the best static record of each defended record's images and attack, by its ``id``.
 
-    It is the one on most images, then of most protocols, then the latest, as of
+    It is the record on most images, then of most protocols, then the latest, as of
     :func:`~dentbench.report.tables.cells.best`. A defended record that has none is left out.
     """
     ranked = matches(records).sort_values(["n", "protocols", "static"])
@@ -122,9 +122,9 @@ def series(
 
 
 def representatives(pairs: Sequence[Pair], grouped: Collection[Sequence[Pair]]) -> list[Pair]:
-    """Return the pairs that stand for all: of each series one, and every pair of no series.
+    """Return the pairs that stand for all: of each series a pair, and every pair of no series.
 
-    Of a series it is the pair that most series have in common, then the last one run.
+    Of a series it is the pair that most series have in common, then the last that was run.
     """
     member: dict[int, int] = {}
     for group in grouped:

@@ -1,4 +1,4 @@
-"""Say what to do about a doubt: the remedies of failed checks, and the options that apply them."""
+"""Remedies of doubts: of failed checks in words, and the options that apply them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ _REMEDIES: Final = {
     soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
     soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
     soundness.TRANSFER: "find why the static model's points do more than its own gradient",
-    soundness.SAME_VERDICT: "find what tells the judge from the attack, and evaluate it without",
+    soundness.SAME_VERDICT: "find how the defense tells judge from attack; evaluate without that",
     soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }
@@ -74,6 +74,6 @@ def of_check(check: Check, *, static: bool = False) -> Doubt:
     whose = "the static model's check" if static else "the check"
     if check.passed is None:
         return Doubt(f"{whose} {check.name} could not be made: {check.sentence}", _ANEW)
-    remedy = _REMEDIES.get(check.name, "mend what it names and evaluate again")
+    remedy = _REMEDIES.get(check.name, "mend the fault that it names and evaluate again")
     changes = () if static else _CHANGES.get(check.name, ())
     return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy, changes)

@@ -26,7 +26,7 @@ def charts_of(pair: Pair, results: Path) -> list[Chart]:
     if len(pair.defended.protocol_counts) > 1:
         charts.append(protocols(pair))
     _, own = breakdowns(results, pair)
-    return charts if own is None else [*charts, what_broke(pair, own)]
+    return charts if own is None else [*charts, first_to_break(pair, own)]
 
 
 def tables_of(pair: Pair, results: Path) -> list[Table]:
@@ -35,11 +35,11 @@ def tables_of(pair: Pair, results: Path) -> list[Table]:
     if own is None:
         return []
     sides = [("static", static), (departures.defense_name(pair.defended), own)]
-    known = [(name, breakdown) for name, breakdown in sides if breakdown is not None]
-    return [by_attack(pair, known), by_class(pair, own, static)]
+    kept = [(name, breakdown) for name, breakdown in sides if breakdown is not None]
+    return [by_attack(pair, kept), by_class(pair, own, static)]
 
 
-def what_broke(pair: Pair, breakdown: Breakdown) -> BarChart:
+def first_to_break(pair: Pair, breakdown: Breakdown) -> BarChart:
     """Return the first protocol to break each image; every image is in one bar."""
     total = sum(breakdown.images)
     roles: dict[str, Role] = {
@@ -52,7 +52,7 @@ def what_broke(pair: Pair, breakdown: Breakdown) -> BarChart:
         label = {NATURAL: "wrong before", SURVIVES: "survives all"}.get(stage, stage)
         bars.append(Bar(label, Share(sum(counts), total), roles.get(stage, "other")))
     name = name_of("broke", pair.defended)
-    subtitle = "What broke each image first, in the order in which the protocols were run."
+    subtitle = "The first protocol to break each image, in the order in which they were run."
     return BarChart(name, heading(pair.defended), subtitle, tuple(bars))
 
 
@@ -116,7 +116,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Specimen:
-    """One image of a run: its pictures, its fate, and each model's predictions.
+    """An image of a run: its pictures, its fate, and each model's predictions.
 
     ``rows``: for the clean and the adversarial image, its name and the predictions of the static
     model and of the defense.

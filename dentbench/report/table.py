@@ -52,7 +52,7 @@ class Table:
 
     ``rows`` may hold plain values; they become :class:`Cell`. The first ``stub`` columns name a
     row: where they repeat the row above, people's formats leave them out and rule a line between
-    one name and the next. ``notes`` hold for the whole table. A notebook shows it as HTML.
+    names. ``notes`` hold for the whole table. A notebook shows it as HTML.
     Raises ``ValueError`` for a row that has not as many cells as there are columns.
 
     >>> from dentbench.report.numbers import Share

@@ -11,7 +11,7 @@ batches, its counts and the intervals allow for the design effect (``stats``).
   the paired difference (Bonett and Price 2012) is below 5 points.
 - ``undecided``: a difference with a doubt, a static model that was attacked wrongly or by fewer
   steps than "quick" has, too few images to tell, or too few batches that share an answer
-  (``stats.least_batches``: six at 95%); the sentence says what would decide.
+  (``stats.least_batches``: six at 95%); the sentence says which run would decide.
 
 A run that may stop before all images were judged has a level and an interval that allow for every
 look at it (``stats/sequential.py``); the rule is the same.
@@ -169,7 +169,7 @@ def _paired(static: Record, defended: Record) -> Paired:
         )
     gained, lost = defended.gained, defended.lost
     if gained is None or lost is None or not defended.n:
-        raise SpecError("no verdict: the defended record was not compared with a static one")
+        raise SpecError("no verdict: the defended record was not compared with a static record")
     own = json.loads(defended.static_by_protocol or "{}").get(departures.PUBLISHED)
     compared = defended.static_correct
     if compared is None:  # a record of an older version

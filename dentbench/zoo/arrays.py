@@ -80,7 +80,7 @@ def label_windows(labels: Tensor, window: int) -> Tensor:
 
 
 def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> Dataset:
-    """Return raw arrays as a :class:`Dataset`, or raise ``DataError`` with what is wrong.
+    """Return raw arrays as a :class:`Dataset`, or raise ``DataError`` with the fault.
 
     ``raw.images`` is (N, C, H, W) or (N, H, W, C) with 1 or 3 channels, uint8 in [0, 255] or
     floating-point in [0, 1]; ``raw.labels`` (N,) integers in [0, classes). ``file`` is how messages
@@ -89,11 +89,11 @@ def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> D
     images, labels = _images(raw.images, file), _labels(raw.labels, file)
     if len(images) != len(labels):
         raise DataError(f"{file} has {len(images):,} images but {len(labels):,} labels")
-    known = classes or raw.classes
-    classes = known or max(int(labels.max()) + 1, 1)
+    declared = classes or raw.classes
+    classes = declared or max(int(labels.max()) + 1, 1)
     wrong = int(((labels < 0) | (labels >= min(classes, MOST_CLASSES))).sum())
     if wrong:
-        allowed = f"0 to {min(classes, MOST_CLASSES) - 1}" if known else "whole numbers from 0"
+        allowed = f"0 to {min(classes, MOST_CLASSES) - 1}" if declared else "whole numbers from 0"
         raise DataError(
             f"{file} has {wrong:,} labels out of range, from {int(labels.min())} to "
             f"{int(labels.max())}; they must be {allowed}"

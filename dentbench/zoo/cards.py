@@ -21,7 +21,7 @@ __all__ = ["ASSETS", "DATASETS", "HERE", "MODELS", "DatasetCard", "ModelCard"]
 
 ASSETS: Final = HERE / "assets"
 
-ROBUSTBENCH_INPUT: Final = "images in [0, 1]; what normalization it needs is in the network"
+ROBUSTBENCH_INPUT: Final = "images in [0, 1]; the network has the normalization that it needs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +31,10 @@ class ModelCard:
     ``source`` is "embedded", "pyautoattack" or "robustbench"; ``weights`` names its files there:
     ``gdrive:ID`` or URLs, one per checkpoint file. ``eps`` is exact ("8/255"). Accuracies are
     percentages: ``clean`` and ``autoattack`` as published for the whole test set (embedded models:
-    as we measured them, see ``details``), ``external`` a lower one by others. ``batchnorm_layers``
-    counts BatchNorm2d modules, used or not. ``resize``: what is done to pictures of ImageNet, a
-    name of :data:`dentbench.zoo.pictures.PREPROCESSINGS`. ``recommended`` holds DentSpec fields
-    that suit the model better than the defaults.
+    as we measured them, see ``details``), ``external`` a lower value by others.
+    ``batchnorm_layers`` counts BatchNorm2d modules, used or not. ``resize``: how pictures of
+    ImageNet are resized, a name of :data:`dentbench.zoo.pictures.PREPROCESSINGS`. ``recommended``
+    holds DentSpec fields that suit the model better than the defaults.
     """
 
     id: str
@@ -77,8 +77,8 @@ def _embedded() -> list[ModelCard]:
         if not path.with_suffix(".safetensors").exists():
             continue
         facts = json.loads(path.read_text(encoding="utf-8"))
-        known = ModelCard.__dataclass_fields__.keys() & facts.keys()
-        given = {name: facts[name] for name in known if name != "recommended"}
+        names = ModelCard.__dataclass_fields__.keys() & facts.keys()
+        given = {name: facts[name] for name in names if name != "recommended"}
         cards.append(
             ModelCard(
                 **given,

@@ -35,7 +35,7 @@ SAVE: Final = (
     "save the weights alone where they were made: torch.save(model.state_dict(), FILE), or as "
     "safetensors"
 )
-"""What to do about a file that cannot be read."""
+"""Advice about a file that cannot be read."""
 
 
 def _harmless() -> list[Any]:
@@ -158,7 +158,7 @@ def _is_state(value: object) -> bool:
 
 
 def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS) -> StateDict:
-    """Return the state dict in a checkpoint: itself, or the value of a known key, at any depth.
+    """Return the state dict in a checkpoint: itself, or the value under a usual key, at any depth.
 
     Raises :class:`~dentbench.errors.ModelError` where there is none.
     """
@@ -174,14 +174,14 @@ def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS
 
 
 def _no_state(value: object) -> str:
-    """Return what is held in place of a state dict, or which of several there are."""
+    """Return what a value holds in place of a state dict, or which of several state dicts."""
     if not isinstance(value, Mapping):
-        return f"holds no state dict; found {type(value).__name__}"
+        return f"holds no state dict but a {type(value).__name__}"
     states = [str(key) for key, item in value.items() if _holds_state(item)]
     if len(states) > 1:
-        return f"holds several state dicts, and none has a name that is known: {', '.join(states)}"
+        return f"holds several state dicts, and none has a usual name: {', '.join(states)}"
     held = ", ".join(map(str, list(value)[:6]))
-    return f"holds no state dict; found {type(value).__name__}" + (f" with {held}" if held else "")
+    return f"holds no state dict but a {type(value).__name__}" + (f" with {held}" if held else "")
 
 
 def _holds_state(value: object, depth: int = 3) -> bool:

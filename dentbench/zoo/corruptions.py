@@ -44,7 +44,7 @@ _TITLE: Final = re.compile(r"(.+) (\w+), severity ([1-5])")
 
 
 def title(name: str, corruption: str, severity: int) -> str:
-    """Return the name of the images of one corruption, such as "CIFAR-10-C fog, severity 5"."""
+    """Return the name of the images of a corruption, such as "CIFAR-10-C fog, severity 5"."""
     return f"{name} {corruption}, severity {severity}"
 
 
@@ -76,9 +76,9 @@ def folders_of(card: DatasetCard, place: Path) -> tuple[Path, ...]:
 def read(
     card: DatasetCard, place: Path, corruption: str, severity: int, *, trusted: bool
 ) -> RawData:
-    """Read one corruption of one severity below ``place``: unpacked files, or Zenodo's archive.
+    """Read a corruption of a severity below ``place``: unpacked files, or Zenodo's archive.
 
-    Every file must be the official one by its MD5, unless ``trusted``. Images (N, 32, 32, 3) uint8,
+    Every file must be official by its MD5, unless ``trusted``. Images (N, 32, 32, 3) uint8,
     a fifth of the file; nothing else is read. Raises :class:`~dentbench.errors.DataError`.
     """
     from dentbench.zoo.datafiles import RawData
@@ -94,7 +94,7 @@ def read(
 
 @contextmanager
 def _opened(card: DatasetCard, place: Path, stem: str) -> Iterator[IO[bytes]]:
-    """Open one .npy file, in a folder or inside the archive, which stores it as it is."""
+    """Open a .npy file, in a folder or inside the archive, which stores it as it is."""
     for folder in folders_of(card, place):
         path = folder / f"{stem}.npy"
         if path.is_file():
@@ -120,11 +120,11 @@ def _opened(card: DatasetCard, place: Path, stem: str) -> Iterator[IO[bytes]]:
 
 def _refuse_other(card: DatasetCard, stem: str, file: IO[bytes]) -> None:
     actual = hashlib.file_digest(file, "md5").hexdigest()  # type: ignore[arg-type]
-    known = card.corruptions[stem]
-    if actual != known:
+    official = card.corruptions[stem]
+    if actual != official:
         raise DataError(
-            f"{stem}.npy is not the official one of {card.name}: its md5 is {actual[:12]}..., not "
-            f"{known[:12]}...; fetch it anew, or name the data yourself with --data-name"
+            f"{stem}.npy is not the official file of {card.name}: its md5 is {actual[:12]}..., not "
+            f"{official[:12]}...; fetch it anew, or name the data yourself with --data-name"
         )
     file.seek(0)
 

@@ -15,7 +15,7 @@ class DataChoice:
 
     ``data_name``: the name of a file of the user's own. ``folder``: of ImageNet's val or a
     corruption set's files. ``corruption`` and ``severity``: the part of a corruption set.
-    ``preprocess``: of pictures, by name; without it ``resize``, what the model's card says, or the
+    ``preprocess``: of pictures, by name; without it ``resize``, as the model's card says, or the
     data set's default. ``first``, ``examples``, ``order``: the slice, see
     :class:`~dentbench.spec.evaluation.DataSpec`. Raises :class:`~dentbench.errors.SpecError` for a
     bad slice.

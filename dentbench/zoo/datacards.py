@@ -19,9 +19,9 @@ class DatasetCard:
     """A data set: its honest display name, the shape (C, H, W) of an image, its threat model.
 
     ``source`` is "embedded", "download", "folder" (of the user's own) or the name of the installed
-    package that has its files. ``archive_*`` is what is downloaded: of it ``file`` is kept, or all
+    package that has its files. ``archive_*`` is the download: of it ``file`` is kept, or all
     where ``corruptions`` (file stem -> MD5) are its files. ``parquet_url``: a copy as PNG pictures,
-    known by its first 20 (``head_sha256``, of their pixels (20, C, H, W) and labels as bytes).
+    identified by its first 20 (``head_sha256``, of their pixels (20, C, H, W) and labels as bytes).
     ``ablation_threats``: NORM:EPS of an ablation of nominal models, where those of the paper's
     Table 2 (Linf:1.5/255 and L2:0.2, for CIFAR-10) would say little.
     """

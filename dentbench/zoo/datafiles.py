@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from dentbench.errors import DataError
+from dentbench.errors import DataError, joined_lines
 from dentbench.zoo import picture_modes
 from dentbench.zoo.cards import DatasetCard
 from dentbench.zoo.file_kinds import kind_of
@@ -40,7 +40,7 @@ def read_npz(path: Path) -> RawData:
     try:
         with np.load(path, allow_pickle=False) as file:
             if not isinstance(file, np.lib.npyio.NpzFile):
-                raise ValueError("it holds one array, not several with names")
+                raise ValueError("it holds a single array, not arrays with names")
             names = {name.lower(): name for name in file.files}
             for images, labels in (("images", "labels"), ("x", "y")):
                 if images in names and labels in names:
@@ -59,7 +59,7 @@ def read_npz(path: Path) -> RawData:
 def read_parquet(path: Path) -> RawData:
     """Read the public column layout: ``img`` or ``image`` (struct of ``bytes``), and ``label``.
 
-    Images must be of one size; gray ones give (N, 1, H, W), all others RGB.
+    Images must be of one size; gray images give (N, 1, H, W), all others RGB.
     """
     try:
         parquet = importlib.import_module("pyarrow.parquet")
@@ -91,7 +91,7 @@ def read_parquet(path: Path) -> RawData:
 
 COUNT: Final = 10_000
 HEAD: Final = 20
-"""How many images CIFAR's test sets have, and how many of them are known one by one."""
+"""How many images CIFAR's test sets have, and of how many of them we have the hashes."""
 
 
 def check_pictures(card: DatasetCard, path: Path) -> None:
@@ -211,11 +211,11 @@ def _unreadable(path: Path, wanted: str, error: Exception) -> DataError:
     kind = kind_of(path)
     words = "it is " + kind
     if not kind or kind in _OWN:
-        words = " ".join(str(error).split())[:200] or type(error).__name__
+        words = joined_lines(error)
     if "allow_pickle" in words:
         words = "it holds Python objects, not numbers"
     return DataError(f"{path.name} is not {wanted} that can be read ({words})")
 
 
 _OWN: Final = frozenset({"an .npz file", "a parquet file"})
-"""The kinds of files that the readers read, of which an error says what is wrong."""
+"""The kinds of files that the readers read, of which an error says the fault."""

@@ -1,7 +1,7 @@
 """From a name or a file to images in [0, 1] with labels: embedded, CIFAR, pictures, npz, ...
 
-A file's name says nothing of its content, so a file is called what its owner calls it
-(``data_name``), what its own metadata say, or its stem; never by guess.
+A file's name says nothing of its content, so a file has the name that its owner gives
+(``data_name``), that of its own metadata, or its stem; never a guess.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ def load_dataset(
 ) -> Dataset:
     """Return a data set by name or alias, or from a parquet, npz, CIFAR or pictures' path.
 
-    ``choice``, or ``data_name`` alone, says more of it, ``where`` what a
-    :class:`~dentbench.zoo.download.sources.FetchOptions` takes: cache, offline, mirrors, progress.
+    ``choice``, or ``data_name`` alone, says more of it; ``where``: the fields of
+    :class:`~dentbench.zoo.download.sources.FetchOptions`: cache, offline, mirrors, progress.
     CIFAR test sets that the cache lacks are fetched, unless offline. Raises
-    :class:`~dentbench.errors.DataError` for a file that is missing or does not hold what it
-    should, ``UnknownNameError`` or ``FetchError``.
+    :class:`~dentbench.errors.DataError` for a file that is missing or does not hold such
+    data, ``UnknownNameError`` or ``FetchError``.
     """
     choice = choice or DataChoice(data_name=data_name)
     path = expanded(name_or_path)
@@ -76,8 +76,8 @@ def own_name(name: str) -> str:
     Only data with the official checksum has an official name, whatever a file is called.
     """
     plain = _plain(name)
-    known = {_plain(name) for card in DATASETS.values() for name in (card.id, card.name)}
-    return f"{name} (own data)" if {plain, plain.removesuffix("test")} & known else name
+    official = {_plain(name) for card in DATASETS.values() for name in (card.id, card.name)}
+    return f"{name} (own data)" if {plain, plain.removesuffix("test")} & official else name
 
 
 def _plain(name: str) -> str:

@@ -1,8 +1,8 @@
 """Embedded denoisers, small score models of diffusion, and how they are trained.
 
-The process is the variance-preserving one of Ho et al. 2020 (arXiv 2006.11239) in continuous time
-(Song et al. 2021, arXiv 2011.13456): beta rises from 0.1 to 20 over times 0 to 1. The denoisers
-know its beginning alone, times up to :data:`LATEST`: purification goes no further.
+The process is the variance-preserving process of Ho et al. 2020 (arXiv 2006.11239) in continuous
+time (Song et al. 2021, arXiv 2011.13456): beta rises from 0.1 to 20 over times 0 to 1. The
+denoisers know its beginning alone, times up to :data:`LATEST`: purification goes no further.
 """
 
 from __future__ import annotations
@@ -122,9 +122,9 @@ def load_denoiser(shape: tuple[int, ...], folder: Path = ASSETS) -> Denoiser:
     from safetensors.torch import load_file
 
     if shape not in DENOISERS:
-        known = " and ".join("x".join(map(str, shape)) for shape in DENOISERS)
+        shapes = " and ".join("x".join(map(str, shape)) for shape in DENOISERS)
         raise ModelError(
-            f"there are denoisers for images of {known} alone, and these are "
+            f"there are denoisers for images of {shapes} alone, and these are "
             f"{'x'.join(map(str, shape))}; choose another defense"
         )
     recipe = DENOISERS[shape]

@@ -1,4 +1,4 @@
-"""What a file that cannot be read is instead, by its first bytes: a page, a pointer, an archive."""
+"""The kind of a file that cannot be read, by its first bytes: a page, a pointer, an archive."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _BINARY: Final = (
     (b"Rar!", "a RAR archive; unpack it first"),
     (b"\x89HDF", "an HDF5 file, as of Keras"),
     (PARQUET, "a parquet file"),
-    (b"\x93NUMPY", "one NumPy array (.npy)"),
+    (b"\x93NUMPY", "a single NumPy array (.npy)"),
     (b"%PDF", "a PDF"),
 )
 """How files of bytes begin, and their kinds."""
@@ -63,8 +63,8 @@ def kind_of_bytes(content: bytes) -> str:
     if not content.strip(b"\0"):
         return "nothing but zeros; fetch the file again"
     text = content.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    for known, begun in ((_BINARY, content), (_TEXT, text)):
-        for start, words in known:
+    for kinds, begun in ((_BINARY, content), (_TEXT, text)):
+        for start, words in kinds:
             if begun.startswith(start):
                 return words
     if content[:HEAD].isascii() and content[:HEAD].decode("ascii").isprintable():

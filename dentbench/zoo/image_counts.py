@@ -17,7 +17,7 @@ _LABELS = ("labels.npy", "y.npy")
 
 
 def images_there(dataset: str, data: str | None = None) -> int | None:
-    """Return how many images a record's data set has; None where that is not known.
+    """Return how many images a record's data set has; None where it cannot be read.
 
     ``dataset``: its name; ``data``: the user's file or folder that it was read from, if any.
     """
@@ -37,7 +37,7 @@ def _in_file(path: Path) -> int | None:
         if path.suffix.lower() == ".parquet":
             parquet = importlib.import_module("pyarrow.parquet")
             return int(parquet.ParquetFile(path).metadata.num_rows)
-    except Exception:  # moved or damaged since: told where it is loaded
+    except Exception:  # moved or damaged since: loading it says so
         return None
     return None
 

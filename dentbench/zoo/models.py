@@ -101,7 +101,7 @@ def untrained_model(card: ModelCard) -> LoadedModel:
 def _told_by_state(network: nn.Module) -> list[str]:
     """Return the names of tensors that a network's state dict has as they are.
 
-    One of its own, as of averages, may hold others than the network computes with.
+    A state dict of its own, as of averages, may hold others than the network computes with.
     """
     own: dict[str, Tensor] = {}
     own.update(network.named_parameters(remove_duplicate=False))
@@ -124,7 +124,7 @@ def _is_same(ours: Tensor, theirs: Tensor) -> bool:
 def code_of(network: nn.Module, source: str = "") -> str:
     """Return the SHA-256 of a network's code and of all its settings that are no weights.
 
-    ``source``: whatever else is known of its code. The same in any process as long as the code is.
+    ``source``: whatever else identifies its code. The same in any process as long as the code is.
     Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing.
     """
     return digest([source, fingerprint(network, _told_by_state(network))])
@@ -137,25 +137,25 @@ def normalized(
     return network if normalize is None else nn.Sequential(Normalize(*normalize), network)
 
 
-def _finish(network: nn.Module, name: str, known: ModelCard | str) -> LoadedModel:
-    """Return a network as loaded; ``known``: its card, or a text that identifies its code.
+def _finish(network: nn.Module, name: str, identity: ModelCard | str) -> LoadedModel:
+    """Return a network as loaded; ``identity``: its card, or a text that identifies its code.
 
-    The code of a card's network is what its card names, whatever the installed files look like.
+    The code of a card's network is identified by the card alone, whatever files are installed.
     """
     require_values(network)
     network.cpu()
     with contextlib.suppress(NotImplementedError):  # refused where it is evaluated
         network.eval()
-    if isinstance(known, ModelCard):
-        code = digest([known.source, known.source_id, known.architecture, CODE_VERSION])
+    if isinstance(identity, ModelCard):
+        code = digest([identity.source, identity.source_id, identity.architecture, CODE_VERSION])
     else:
-        code = code_of(network, known)
+        code = code_of(network, identity)
     return LoadedModel(
         network=network,
         name=name,
         sha256=weights_sha256(network),
         code=code,
-        card=known if isinstance(known, ModelCard) else None,
+        card=identity if isinstance(identity, ModelCard) else None,
     )
 
 
@@ -206,7 +206,7 @@ def _examples_folder() -> Path:
             return examples
     raise ModelError(
         "AutoAttackResNet18 comes with pyautoattack's wheel (examples/model_test.pt and "
-        "examples/resnet.py), and the installed one lacks it; install pyautoattack==0.2.0"
+        "examples/resnet.py), and the installed version lacks it; install pyautoattack==0.2.0"
     )
 
 

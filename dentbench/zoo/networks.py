@@ -21,7 +21,7 @@ CODE_VERSION: Final = 1
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias; the BatchNorm2d beside it has one."""
+    """A 3x3 convolution without bias, which the BatchNorm2d beside it has."""
     return nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
 
 

@@ -71,7 +71,8 @@ def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
 def _require_no_parts(folder: Path, pictures: Mapping[Path, Sequence[Path]]) -> None:
     """Refuse folders in the place of classes whose own folders are the classes.
 
-    Such have no picture beside these; there is a single one, or all have several of the same names.
+    Such have no picture beside these; there is a single folder, or all have several of the same
+    names.
     """
     inner = {
         below: {path.relative_to(below).parts[0] for path in paths}
@@ -93,7 +94,7 @@ def _require_no_parts(folder: Path, pictures: Mapping[Path, Sequence[Path]]) -> 
 
 
 def _in_order(folders: Iterable[Path]) -> list[Path]:
-    """Return folders by name, or by number where every name is one, as "2" before "10"."""
+    """Return folders by name, or by number where every name is a number, as "2" before "10"."""
     ordered = sorted(folders)
     if not all(path.name.isascii() and path.name.isdecimal() for path in ordered):
         return ordered
@@ -144,12 +145,12 @@ def robustbench_list() -> list[tuple[str, int]]:
     except (IndexError, OSError, ValueError, KeyError) as error:
         raise DataError(
             "the list of RobustBench's 5,000 ImageNet images comes with the package robustbench, "
-            "and the installed one lacks it; install robustbench>=1.1.1"
+            "and the installed version lacks it; install robustbench>=1.1.1"
         ) from error
 
 
 def imagenet(card: DatasetCard, place: Path) -> tuple[list[Path], list[int]]:
-    """Return the pictures and labels of RobustBench's list, found below ``place``.
+    """Return the pictures and labels of RobustBench's list, which lie below ``place``.
 
     They lie in ``val/SYNSET/NAME.JPEG`` as RobustBench wants them, or in ``val/`` as the archive
     unpacks, in ``place`` itself or in its folder ``imagenet``.
@@ -164,7 +165,7 @@ def imagenet(card: DatasetCard, place: Path) -> tuple[list[Path], list[int]]:
             if lacking:
                 raise DataError(
                     f"{len(lacking):,} of the {len(paths):,} images of {card.name} are not in "
-                    f"{folder}, for one {lacking[0].name}; unpack the whole validation set"
+                    f"{folder}, such as {lacking[0].name}; unpack the whole validation set"
                 )
             return paths, [number for _, number in listed]
     raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from dentbench.errors import joined_lines
 from dentbench.zoo.file_kinds import kind_of_bytes
 
 SUFFIXES: Final = frozenset(
@@ -38,7 +39,7 @@ def plain(picture: Any, *, upright: bool = True) -> Any:
 
     frames = getattr(picture, "n_frames", 1)
     if frames > 1 and picture.format not in _STILL:
-        raise ValueError(f"it has {frames} frames; save the one that counts")
+        raise ValueError(f"it has {frames} frames; save a single frame")
     mode = picture.mode
     deep = mode[0] in "IF" or _is_deep(picture)
     if mode not in GRAY | _COLORS or deep:
@@ -54,7 +55,7 @@ def plain(picture: Any, *, upright: bool = True) -> Any:
 def _is_deep(picture: Any) -> bool:
     """Return whether PIL would shorten a picture of more than 8 bits per channel, and not say so.
 
-    Its mode is RGB all the same. What it is decoded from says the bits, before it is decoded.
+    Its mode is RGB all the same. Its raw mode tells the bits, before it is decoded.
     """
     if picture.format in _OF_ANY_DEPTH:
         return True
@@ -87,7 +88,7 @@ def reason(error: Exception, content: bytes) -> str:
     if isinstance(error, UnidentifiedImageError):
         kind = kind_of_bytes(content)
         return f"it is {kind}" if kind else "its format is none that is read"
-    return " ".join(str(error).split()) or type(error).__name__
+    return joined_lines(error)
 
 
 def is_gray(picture: Any) -> bool:

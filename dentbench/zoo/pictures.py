@@ -74,7 +74,7 @@ PREPROCESSINGS: Final = MappingProxyType(
 class Pictures:
     """Files of pictures in order, decoded when they are asked for: (n, C, H, W) in [0, 1].
 
-    All of one size after ``preprocessing``; of three channels, or all ``gray`` and of one.
+    All of one size after ``preprocessing``; of three channels, or all ``gray`` and of one channel.
     ``upright``: turned as their EXIF orientation says.
     """
 
@@ -102,7 +102,7 @@ class Pictures:
             if array.shape != arrays[0].shape:
                 raise DataError(
                     f"{paths[0].name} is of size {_size(arrays[0])} and {path.name} of "
-                    f"{_size(array)}; name what makes them one size with --preprocess, one of "
+                    f"{_size(array)}; bring them to one size by --preprocess with one of "
                     f"{', '.join(PREPROCESSINGS)}"
                 )
         pixels = np.stack(arrays)
@@ -110,7 +110,7 @@ class Pictures:
         return torch.from_numpy(np.ascontiguousarray(pixels)).float().div_(255)
 
     def _decoded(self, path: Path) -> Any:
-        """Return a picture's pixels, uint8 (H, W, 3), or (H, W) of a gray one."""
+        """Return a picture's pixels, uint8 (H, W, 3), or (H, W) of a gray picture."""
         from PIL import Image
 
         try:

@@ -30,7 +30,7 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], str]:
         arrays = _arrays(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({os_reason(error)})") from error
-    except Exception as error:  # what is raised depends on what is wrong with the file
+    except Exception as error:  # the type depends on the file's fault
         raise DataError(f"{path} holds no arrays of numbers that can be read") from error
     return _checked(path, _chosen(path, arrays)), digest
 

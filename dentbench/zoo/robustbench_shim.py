@@ -82,8 +82,8 @@ def zoo(dataset: str, threat_model: str) -> Mapping[str, Mapping[str, Any]]:
     for data, by_threat in model_dicts().items():
         for threat, entries in by_threat.items():
             if (data.value, threat.value) == (dataset, threat_model):
-                known: Mapping[str, Mapping[str, Any]] = entries
-                return known
+                models: Mapping[str, Mapping[str, Any]] = entries
+                return models
     raise ModelError(f"RobustBench has no models for {dataset} under {threat_model}")
 
 
@@ -121,7 +121,7 @@ def build(dataset: str, threat_model: str, identifier: str) -> nn.Module:
 def _constructor(
     dataset: str, threat_model: str, identifier: str, entry: Mapping[str, Any]
 ) -> Callable[[], nn.Module]:
-    """The entry's own constructor, or the same network where that one would download weights."""
+    """The entry's own constructor, or the same network where it would download weights."""
     timm_name = f"{identifier.lower().replace('-', '_')}_{dataset}_{threat_model.lower()}"
     if entry["gdrive_id"] is None:
         timm = importlib.import_module("timm")

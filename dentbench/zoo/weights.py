@@ -32,7 +32,7 @@ def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
     """Return the state dict under the prefix rule that makes most of its names wanted ones.
 
     One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
-    "attacker.model." or any other), or one of the wanted names' is put in front of all. Of
+    "attacker.model." or any other), or a prefix of the wanted names is put in front of all. Of
     the best the first wins: the names as they are. Counters of profilers and averages go, and so
     do tensors that the chosen names have already, under another prefix.
     """

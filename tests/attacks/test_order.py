@@ -1,4 +1,4 @@
-"""The check "order": what was asked first decides for memories that outlive a process alone."""
+"""The check "order": the first question decides only for memories that outlive a process."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_memory_that_every_process_shares_is_seen(used_after: int) -> None:
         make()(what.random_points(what.images, 0))
     check = order(what)
     assert check.passed is False and check.value is not None and check.value < 1e-3
-    assert ", 0 of " in check.sentence and "what was asked first" in check.sentence
+    assert ", 0 of " in check.sentence and "order of the questions" in check.sentence
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_a_run_makes_it_after_its_protocols_and_once(
 
     def counted(what: Probe) -> Check:
         made.append(what)
-        return Check("order", False, 1e-9, "what was asked first decides")
+        return Check("order", False, 1e-9, "the order of the questions decides")
 
     monkeypatch.setattr(sanity_checks, "order", counted)
     network, x = tiny_network().eval(), torch.rand(4, 3, 8, 8)

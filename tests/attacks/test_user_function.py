@@ -56,7 +56,7 @@ def points_of(kind: str, name: str) -> torch.Tensor:
         ("text", ModelError, "returned str, not points of shape"),
         ("whole", ModelError, "returned points of type torch.int64, not floating point numbers"),
         ("nan", ModelError, "returned points that are not finite numbers"),
-        ("raising", ModelError, "fails: 'a key'"),
+        ("raising", ModelError, "fails: KeyError: 'a key'"),
         ("quiet", ModelError, "fails: ValueError"),
         ("number", SpecError, "is not callable but of type int; name a function of images"),
         ("nothing", SpecError, "cannot be imported"),

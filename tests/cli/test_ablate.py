@@ -182,7 +182,7 @@ def test_diagnostics_and_the_order_are_told(dentbench: Command) -> None:
     assert code == 0
     for words in (
         "Order: label-windows:4. Natural in the given order: static",
-        "What adapting did",
+        "Effect of the adaptation",
     ):
         assert words in out
     static, dent = rows()

@@ -132,7 +132,7 @@ def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, ""),
         (urllib.error.HTTPError("x", 404, "no", Message(), None), ""),
-        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "no such host"),
+        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "cannot resolve"),
         (TimeoutError("timed out"), "timed out"),
     ],
 )

@@ -12,7 +12,7 @@ def test_the_time_names_what_it_is_scaled_from(dentbench: Run) -> None:
     code, printed, errors = dentbench("evaluate", *words)
     text = " ".join(printed.split())
     assert code == 0, errors
-    assert "on one H100, tf32: ResNet-20 as measured on one NVIDIA H200" in text
+    assert "on one H100, tf32: ResNet-20 as measured on an NVIDIA H200" in text
     assert "1.43 times the H200's time" in text
 
 

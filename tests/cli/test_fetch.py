@@ -201,7 +201,7 @@ def test_a_blocked_download_is_four_lines_without_a_librarys_words() -> None:
         "NameResolutionError(\"Failed to resolve 'x' ([Errno -2] Name or service not known)\"))",
         "[Errno -3] Temporary failure in name resolution",
     ):
-        assert transfer.plain_reason(OSError(raw)) == "no such host is known here"
+        assert transfer.plain_reason(OSError(raw)) == "this machine cannot resolve the host's name"
     assert transfer.plain_reason(OSError("HTTPSConnectionPool(host='x'): odd")) != ""
 
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 from dataclasses import replace
 
 from dentbench.report.conditions import where
-from dentbench.report.filters import told_apart
+from dentbench.report.filters import distinguished
 from tests.report.fixed_records import make
 
 
-def test_models_of_one_name_are_told_apart() -> None:
+def test_models_of_one_name_are_distinguished() -> None:
     first = replace(
         make(1, 60, {"published": 40}), model="mine:make", model_code="ab" * 32, order="given"
     )
     edited = replace(first, key="2", model_code="cd" * 32)
     trained = replace(first, key="3", model_sha256="ef" * 32)
     older = replace(first, key="4", model_code=None)
-    named = [one.model for one in told_apart([first, edited])]
+    named = [one.model for one in distinguished([first, edited])]
     assert named == ["mine:make, code ababab", "mine:make, code cdcdcd"]
-    assert [one.model for one in told_apart([first, trained])] == [
+    assert [one.model for one in distinguished([first, trained])] == [
         f"mine:make, weights {first.model_sha256[:6]}",
         "mine:make, weights efefef",
     ]
-    assert [one.model for one in told_apart([first, older])][1] == "mine:make, code unknown"
-    records = told_apart([first, edited, replace(first, key="5", model="mine:make2")])
+    assert [one.model for one in distinguished([first, older])][1] == "mine:make, code unknown"
+    records = distinguished([first, edited, replace(first, key="5", model="mine:make2")])
     assert where(records, ["model=mine:make"]) == records[:2]
     assert records[2].model == "mine:make2"
 
@@ -31,4 +31,4 @@ def test_models_of_one_name_are_told_apart() -> None:
 def test_models_with_a_card_have_the_code_that_it_names() -> None:
     card = replace(make(1, 60, {"published": 40}), model="digits-robust", model_code="ab" * 32)
     records = [card, replace(card, key="2", model_code=None)]
-    assert told_apart(records) == records
+    assert distinguished(records) == records

@@ -231,7 +231,7 @@ def test_published_numbers_are_marked_only_where_they_may_be_compared(
 
 
 def test_the_breakdown_and_the_images_are_on_the_page(text: str) -> None:
-    assert "What broke first" in text and "wrong before: 1.4% (7/512)" in text
+    assert "First to break each image" in text and "wrong before: 1.4% (7/512)" in text
     assert ">survives all</text>" in text and "fell to transfer" in text
     assert "Image 3, class 1" in text and "0, 75% wrong" in text
 

@@ -103,7 +103,7 @@ def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"budgets": None}, "the record does not say what its attacks had to spend"),
+        ({"budgets": None}, "the record does not say the budget of its attacks"),
         (
             {
                 "separable": False,

@@ -128,7 +128,7 @@ def test_another_file_is_told_unless_it_is_named(card: DatasetCard, tmp_path: Pa
     other = npy(IMAGES["fog"][::-1].copy())
     folder = unpacked(tmp_path, {**FILES, "fog": other})
     choice = DataChoice(folder=folder, corruption="fog", severity=1)
-    with pytest.raises(DataError, match=r"fog.npy is not the official one of CIFAR-10-C: its md5"):
+    with pytest.raises(DataError, match=r"fog.npy is not the official file of CIFAR-10-C: its md5"):
         load_dataset("cifar10-c", choice)
     named = dataclasses.replace(choice, data_name="mine")
     assert load_dataset("cifar10-c", named).name == "mine fog, severity 1"
@@ -163,7 +163,7 @@ def test_what_is_not_there_is_told(card: DatasetCard, tmp_path: Path) -> None:
         )
     with pytest.raises(DataError, match="many parts"):
         load_dataset("cifar10-c", cache=tmp_path, offline=True)
-    with pytest.raises(FetchError, match="is a folder, and --from imports one file"):
+    with pytest.raises(FetchError, match="is a folder, and --from imports a single file"):
         fetch_dataset_file(card, FetchOptions(cache=tmp_path, by_hand=str(tmp_path)))
 
 

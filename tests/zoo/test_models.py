@@ -238,7 +238,7 @@ def test_prefixes_by_rule(given: list[str], wanted: list[str]) -> None:
 def test_wrappers_by_rule(wrapper: str) -> None:
     state = randomized().state_dict()
     assert state_dict_of({"epoch": 3, wrapper: state}, "x").keys() == state.keys()
-    with pytest.raises(ModelError, match="x holds no state dict; found dict with epoch"):
+    with pytest.raises(ModelError, match="x holds no state dict but a dict with epoch"):
         state_dict_of({"epoch": 3}, "x")
 
 

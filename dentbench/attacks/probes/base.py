@@ -56,7 +56,7 @@ class Probe:
     ``make()`` returns the defense as it was before any question, each time afresh if it can be
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
     ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable`` and
-    ``random``: what the spec declares; ``steps``: the adaptation steps of dent, None where there
+    ``random``: as the spec declares; ``steps``: the adaptation steps of dent, None where there
     are none; ``iterations``: those of the attack; ``network``: the static model, where it is asked
     too.
     """
@@ -79,7 +79,7 @@ class Probe:
         return self.images[:IMAGES], self.labels[:IMAGES]
 
     def random_points(self, clean: Tensor, number: int) -> Tensor:
-        """Return random points of the ball around clean images, the same for one number."""
+        """Return random points of the ball around clean images, the same for the same number."""
         if self.threat.norm not in OWN_NORMS:
             return clean.flip(-1)
         generator = torch.Generator().manual_seed(self.seed + number)

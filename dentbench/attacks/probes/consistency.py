@@ -71,7 +71,7 @@ def repeatable(answers: Sequence[Answers], *, declared_random: bool = False) -> 
         "the same batch gets the same answer twice, natural and perturbed"
         if change <= SAME
         else f"the same batch gets two answers (logits of {kind} images differ by {change:.2g} of "
-        "their range): the defense is random or remembers what it was asked; run the protocol eot"
+        "their range): the defense is random or remembers earlier questions; run the protocol eot"
     )
     if declared_random:
         sentence = (
@@ -153,7 +153,7 @@ def modes(probe: Probe, answers: Sequence[Answers]) -> Check:
         "answers are the same with and without gradients"
         if change <= SAME
         else f"answers to {kind} images depend on whether a gradient is wanted (by {change:.2g} of "
-        "the range): what is attacked is not what is judged; answer alike in both modes"
+        "the range): the attack and the judge see different answers; answer alike in both modes"
     )
     return Check(checks.MODES, change <= SAME, change, sentence)
 
@@ -199,8 +199,8 @@ def stateless(probe: Probe, *, random: bool = False) -> Check:
     sentence = (
         "an answer does not depend on earlier questions"
         if change <= SAME
-        else f"answers depend on what was asked before (by {change:.2g} of the range): an "
-        "attacked image is judged with what the defense kept of the clean one"
+        else f"answers depend on earlier questions (by {change:.2g} of the range): an "
+        "attacked image is judged with what the defense kept of the clean image"
     )
     return Check(checks.STATELESS, change <= SAME, change, sentence)
 

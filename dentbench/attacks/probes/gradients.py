@@ -1,7 +1,7 @@
 """Probes of the published gradient: is it there, is it true, is it exact, does it climb?
 
-For b = min(B, 16) images of a batch they cost 4 b single-image calls, one of the gradients exact
-where the defense has that; the ascent is in ``climbing.py``.
+For b = min(B, 16) images of a batch they cost 4 b single-image calls; a gradient is exact where the
+defense unrolls; the ascent is in ``climbing.py``.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor) -> Check:
     passed = kept >= KEPT
     sentence = (
         f"a short step along the published gradient brings {100 * kept:.0f}% of the rise that it "
-        "promises" + ("" if passed else ": it is not the gradient of what is judged")
+        "promises" + ("" if passed else ": it is not the gradient of the answers that are judged")
     )
     return Check(checks.TRUE_GRADIENT, passed, kept, sentence)
 
@@ -73,9 +73,9 @@ def _exact_gradient(probe: Probe, defense: Any, flat: Tensor) -> Check:
     other = torch.nan_to_num(other, nan=0.0, posinf=0.0, neginf=0.0)
     cosine = float(F.cosine_similarity(flat, other, dim=1).mean())
     passed = cosine >= COSINE
-    sentence = f"the published gradient has a mean cosine of {cosine:.2f} with the exact one" + (
-        "" if passed else ": it is stale; the protocol unrolled follows the exact one"
-    )
+    sentence = f"the published gradient has a mean cosine of {cosine:.2f} with the exact gradient"
+    if not passed:
+        sentence += ": it is stale; the protocol unrolled follows the exact gradient"
     return Check(checks.EXACT_GRADIENT, passed, cosine, sentence)
 
 

@@ -15,7 +15,7 @@ from dentbench.attacks.probes.climbing import DRAWS, SHORT, STEPS, Climbs
 LEFT: Final = 0.1
 """The largest share of images that may stay right when every image is within reach."""
 
-ONE: Final = 1
+SLACK: Final = 1
 """The number of images by which a stronger attack may fall behind a weaker attack."""
 
 LATE: Final = 0.1
@@ -53,9 +53,9 @@ def _monotone(climbs: Climbs, random: bool) -> Check:
     rise = max(later - min(series[:place]) for place, later in enumerate(series) if place)
     listed = ", ".join(f"{count} with {name}" for name, count in counts.items())
     sentence = f"images right: {listed}"
-    if rise > ONE:
-        sentence += ": a stronger attack breaks fewer, so the attack does not find what is there"
-    return Check(checks.MONOTONE, rise <= ONE, float(rise), sentence)
+    if rise > SLACK:
+        sentence += ": a stronger attack breaks fewer, so the attack misses some"
+    return Check(checks.MONOTONE, rise <= SLACK, float(rise), sentence)
 
 
 def _noise(climbs: Climbs, random: bool) -> Check:

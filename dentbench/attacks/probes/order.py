@@ -147,7 +147,7 @@ def order(probe: Probe) -> Check:
     )
     passed = value >= LEVEL
     if not passed:
-        sentence += ": an answer depends on what was asked first, in this process or another"
+        sentence += ": an answer depends on the order of the questions, in this process or another"
     return Check(checks.ORDER, passed, value, sentence)
 
 

@@ -175,7 +175,7 @@ class RayS(Rays):
         return [*(start - images for start in self.context.starts), torch.ones_like(images)]
 
     def state(self) -> tuple[str, ...]:
-        """Return the names of what is kept for every image."""
+        """Return the names of the arrays kept for every image."""
         return (*super().state(), "block", "blocks", "idle")
 
     def propose(self, done: Tensor, better: Tensor) -> None:
@@ -236,7 +236,7 @@ class HopSkipJump(Rays):
         return [*(start - images for start in context.starts), nearest, random]
 
     def state(self) -> tuple[str, ...]:
-        """Return the names of what is kept for every image."""
+        """Return the names of the arrays kept for every image."""
         own = ("asked", "rounds", "halvings", "side", "noise", "plain", "sided", "normal")
         return (*super().state(), *own)
 
@@ -263,21 +263,21 @@ class HopSkipJump(Rays):
         self.sided = self.sided + self.noise * _wide(side)
         self.asked = self.asked + probing
         super().answer(wrong)
-        known = probing & (self.asked >= self._probes())
-        if bool(known.any()):
-            self._know(known)
+        probed = probing & (self.asked >= self._probes())
+        if bool(probed.any()):
+            self._follow_normals(probed)
 
     def _probes(self) -> Tensor:
         """Return how many probes (n,) a normal takes: more of them the nearer the end is."""
         return (PROBES * (self.rounds + 1).to(self.radius).sqrt()).round()
 
-    def _know(self, known: Tensor) -> None:
-        """Set the normals of the images ``known`` (n,), and step along them."""
+    def _follow_normals(self, probed: Tensor) -> None:
+        """Set the normals of the images ``probed`` (n,), and step along them."""
         mean = self.side / self.asked.clamp_min(1)
         normal = self.sided - torch.where(mean.abs() < 1, mean, 0)[:, None, None, None] * self.plain
-        self.normal = torch.where(_wide(known), self._unit(normal), self.normal)
-        self.rounds, self.halvings = self.rounds + known, torch.where(known, 0, self.halvings)
-        self._step(known)
+        self.normal = torch.where(_wide(probed), self._unit(normal), self.normal)
+        self.rounds, self.halvings = self.rounds + probed, torch.where(probed, 0, self.halvings)
+        self._step(probed)
 
     def _step(self, rows: Tensor) -> None:
         length = 1 / (self.rounds.clamp_min(1).to(self.radius).sqrt() * 2.0**self.halvings)

@@ -1,8 +1,8 @@
 """Perturb batches of a stream so that later batches break, where a defense carries state.
 
 Ours, in the threat model of every other protocol: the attacker moves the images of a few batches
-before the unit within eps; he knows the defense and the unit that comes. What poisoning carried
-state can do is shown in arXiv 2308.08505 and arXiv 2410.04682.
+before the unit within eps; he knows the defense and the unit that comes. Sources of poisoned
+state: arXiv 2308.08505 and arXiv 2410.04682.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ def poisoned_stream(context: AttackContext) -> AttackResult:
     """Perturb the batches before the unit so that its images break, perturbed or not.
 
     One batch after the other, the oldest first, each as if the unit came next. An image is broken
-    where it is right unperturbed in the natural stream and, in the poisoned one, wrong unperturbed
-    or at its worst point so far; both are judged on a stream that is made anew. The details count
-    the unit's images that are right in either stream.
+    where it is right unperturbed in the natural stream and, in the poisoned stream, wrong
+    unperturbed or at its worst point so far; both are judged on a stream that is made anew. The
+    details count the unit's images that are right in either stream.
     """
     search = Search(context, "poisoned-stream")
     result = search.result()

@@ -1,4 +1,4 @@
-"""Judge images in other batches than the declared one, beside other images."""
+"""Judge images in other batches than the declared batch, beside other images."""
 
 from __future__ import annotations
 

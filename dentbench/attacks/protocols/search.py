@@ -80,7 +80,7 @@ class Search:
 
     @torch.no_grad()
     def see(self, points: Tensor, logits: Tensor | None = None) -> None:
-        """Judge points (n, C, H, W) of ``rows``; ``logits``: the defense's answer, if known."""
+        """Judge points (n, C, H, W) of ``rows``; ``logits``: the defense's answer, if there."""
         if not len(self.rows):
             return
         if self.context.random:
@@ -109,7 +109,7 @@ class Search:
     def sparsely(self, every: int) -> Callable[[Tensor, Tensor | None], None]:
         """Return a callback that shows the defense every ``every``-th iterate it is given.
 
-        Those whose answer is known are all taken note of.
+        It also shows every iterate whose answer is there already.
         """
         count = 0
 
@@ -124,7 +124,7 @@ class Search:
     def ascend(
         self, gradient_fn: GradientFn, ascent: Ascent, number: int, *, blind: bool = False
     ) -> Tensor:
-        """Run one ascent, the ``number``-th of the stage; return its points (n, C, H, W).
+        """Run an ascent, the ``number``-th of the stage; return its points (n, C, H, W).
 
         They are those of the highest loss. Every iterate is judged, unless
         the ascent is ``blind``.

@@ -48,17 +48,17 @@ def planted(
         return Check(checks.PLANTED, None, None, text)
     folder = context.folder(spec)
     nothing: dict[str, Any] = {"of": None, "found": {}, "passes": 0}
-    known: dict[str, Any] = folder.load_note(NOTE, nothing) or nothing
+    note: dict[str, Any] = folder.load_note(NOTE, nothing) or nothing
     tested = [name for name in protocols if name in evidence.TESTED]
-    missing = [name for name in tested if _stored(name) not in known["found"]]
+    missing = [name for name in tested if _stored(name) not in note["found"]]
     if missing:
-        known = context.worker.micro_batcher.fit(
-            spec, STAGE, lambda: _tried(context, spec, missing, known)
+        note = context.worker.micro_batcher.fit(
+            spec, STAGE, lambda: _tried(context, spec, missing, note)
         )
-        folder.save_note(NOTE, known)
-    counts = {name: known["found"][_stored(name)] for name in tested}
+        folder.save_note(NOTE, note)
+    counts = {name: note["found"][_stored(name)] for name in tested}
     reasons = (PROTOCOLS[name].reason_to_skip(spec, offers) for name in evidence.IN_PARTS)
-    return check_of(known["of"], counts, known["passes"], in_parts=not all(reasons))
+    return check_of(note["of"], counts, note["passes"], in_parts=not all(reasons))
 
 
 def check_of(
@@ -76,32 +76,34 @@ def check_of(
         return Check(checks.PLANTED, None, None, text)
     shares = {name: count / of for name, count in counts.items()}
     listed = ", ".join(f"{name} {count}" for name, count in counts.items())
-    sentence = f"of {of} planted adversarial points are found: {listed} ({passes:,} passes)"
+    sentence = (
+        f"of {of} planted adversarial points the protocols find: {listed} ({passes:,} passes)"
+    )
     if weak := evidence.not_counted_on(shares):
         sentence += f"; do not count on {', '.join(weak)}"
     if lacking := evidence.lacking(shares, in_parts=in_parts):
         sentence += f"; {' and '.join(lacking)} finds {100 * evidence.LEAST_SHARE:g}% of them: "
-        sentence += "what it misses here it would miss elsewhere"
+        sentence += "it may miss such points elsewhere too"
     return Check(checks.PLANTED, not lacking, max(shares.values()), sentence, shares)
 
 
 def _stored(protocol: str) -> str:
-    """Return the name by which the note has a protocol's count: that of its present code."""
+    """Return the name by which the note has the count of a protocol's present code."""
     return f"{protocol} {PROTOCOLS[protocol].version}"
 
 
 def _tried(
-    context: RunContext, spec: EvalSpec, protocols: Sequence[str], known: Mapping[str, Any]
+    context: RunContext, spec: EvalSpec, protocols: Sequence[str], note: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the counts with those of further protocols."""
     counter = context.worker.counter
     before = counter.forwards + counter.backwards
     probe = probe_of(context, spec)
     planting = _planting(probe, random=found_random(context.folder(spec)))
-    counts = dict(known["found"])
+    counts = dict(note["found"])
     for name in protocols:
         counts[_stored(name)] = _count(context, spec, probe, planting, name)
-    passes = known["passes"] + counter.forwards + counter.backwards - before
+    passes = note["passes"] + counter.forwards + counter.backwards - before
     return {"of": int(planting.stands.sum()), "found": counts, "passes": passes}
 
 

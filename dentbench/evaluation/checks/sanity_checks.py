@@ -53,8 +53,8 @@ _log = logging.getLogger(__name__)
 def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
     """Return the checks that ask the defense, made now if no earlier run left them."""
     folder = context.folder(spec)
-    known: str | None = folder.load_note(NOTE, "")
-    if known is None:
+    note: str | None = folder.load_note(NOTE, "")
+    if note is None:
         counter = context.worker.counter
         before = counter.forwards, counter.backwards
         checks = context.worker.micro_batcher.fit(
@@ -63,9 +63,9 @@ def probed(context: RunContext, spec: EvalSpec) -> tuple[Check, ...]:
         forwards, backwards = counter.forwards - before[0], counter.backwards - before[1]
         text = f"the checks took {forwards} forward and {backwards} backward passes of one image"
         cost = Check(soundness.PASSES, None, float(forwards + backwards), text)
-        known = soundness.to_json((*checks, cost))
-        folder.save_note(NOTE, known)
-    return tuple(soundness.from_json(known).values())
+        note = soundness.to_json((*checks, cost))
+        folder.save_note(NOTE, note)
+    return tuple(soundness.from_json(note).values())
 
 
 def found_random(folder: RunFolder) -> bool:
@@ -116,13 +116,13 @@ def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
     Its questions were asked first of all, see :func:`probed`.
     """
     folder, name = context.folder(spec), f"{soundness.ORDER}-{CHECKS_VERSION}"
-    known: dict[str, str] = folder.load_note(name, {"after": "", "check": ""}) or {}
+    note: dict[str, str] = folder.load_note(name, {"after": "", "check": ""}) or {}
     after = " ".join(protocols)
-    if known.get("after") != after:
+    if note.get("after") != after:
         made = context.worker.micro_batcher.fit(spec, STAGE, lambda: order(probe_of(context, spec)))
-        known = {"after": after, "check": soundness.to_json([made])}
-        folder.save_note(name, known)
-    return soundness.from_json(known["check"])[soundness.ORDER]
+        note = {"after": after, "check": soundness.to_json([made])}
+        folder.save_note(name, note)
+    return soundness.from_json(note["check"])[soundness.ORDER]
 
 
 def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
@@ -188,8 +188,8 @@ def plausible(
     """Return the check of natural accuracy with its explanation, and whether it stops the run.
 
     ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
-    it (looked for once, beside the outcomes), fail the check; chance, another accuracy than the
-    published or expected one, and a mistake that explains clearly why no more are right than by
+    it (looked for once, beside the outcomes), fail the check; chance, another accuracy than
+    published or expected, and a mistake that explains clearly why no more are right than by
     guessing stop the run, however few images there are.
     """
     share, allows = correct / max(n, 1), plausibility.allowed(spec.data.name)
@@ -203,7 +203,7 @@ def plausible(
     if remedy is not None:
         text += f"; {remedy.sentence}"
     elif allows and share < plausibility.FAR * allows:
-        text += f", far below the {100 * allows:g}% that is known of this data; "
+        text += f", far below the {100 * allows:g}% that is published of this data; "
         text += plausibility.USUAL
     elif chance or check.passed is False:
         text += f"; {plausibility.USUAL}"
@@ -219,8 +219,8 @@ def _share(correct: int, n: int) -> str:
 
 def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:
     folder, worker = context.folder(spec.static), context.worker
-    known = folder.load_note(CAUSES, plausibility.to_note(None))
-    if known is None:
+    note = folder.load_note(CAUSES, plausibility.to_note(None))
+    if note is None:
         inputs, static = context.inputs, spec.static
 
         def in_batches(x: Tensor) -> Tensor:
@@ -233,9 +233,9 @@ def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:
 
         with worker.counter.uncounted():
             remedy = worker.micro_batcher.fit(static, NATURAL, look)
-        known = plausibility.to_note(remedy)
-        folder.save_note(CAUSES, known)
-    return plausibility.from_note(known)
+        note = plausibility.to_note(remedy)
+        folder.save_note(CAUSES, note)
+    return plausibility.from_note(note)
 
 
 def require_natural(check: Check, *, force: bool) -> None:
@@ -262,11 +262,11 @@ def column(
 def static_column(checks: str) -> str:
     """Return the column ``static_checks`` from the static model's own column ``checks``.
 
-    It keeps the baseline's checks that a verdict needs: failed and indispensable ones.
+    It keeps the baseline's checks that a verdict needs: those that failed or are indispensable.
     """
-    known = soundness.from_json(checks).values()
+    own = soundness.from_json(checks).values()
     return soundness.to_json(
-        check for check in known if check.passed is False or check.name in soundness.INDISPENSABLE
+        check for check in own if check.passed is False or check.name in soundness.INDISPENSABLE
     )
 
 

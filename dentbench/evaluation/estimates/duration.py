@@ -1,6 +1,6 @@
 """Estimate how long a run will take on this machine, before it begins and while it goes on.
 
-Passes are bounded exactly; how many images survive is not known, so the card's published robust
+Passes are bounded exactly; how many images survive is unknown, so the card's published robust
 accuracy stands in for it. Seconds are from timed batches of the plain network: a defense is not
 asked anything before its checks.
 """
@@ -83,7 +83,8 @@ def speed_of(worker: Worker, size: int) -> Speed:
 def _quickest_threads(seconds: Callable[[], float]) -> Iterator[None]:
     """Use one thread in the block if that is quicker than all.
 
-    Where other work has taken a core, threads that wait for it can be far slower than one.
+    Where other work has taken a core, threads that wait for it can be far slower than a single
+    thread.
     """
     threads = torch.get_num_threads()
     seconds()  # the first call allocates

@@ -1,4 +1,4 @@
-"""How long a run would take on a GPU that is not at hand: scaled from one that was measured.
+"""Scale the time of a run on a GPU that is not at hand from times measured on another GPU.
 
 ``python -m tests.gpu.speeds`` makes the figures beside this file of ``results/benchmarks``.
 """
@@ -23,45 +23,47 @@ FILE: Final = "measured_gpus.json"
 
 @functools.cache
 def figures() -> Mapping[str, Any]:
-    """Return what was measured: the GPUs by name, and the networks timed on the measured one."""
+    """Return the measurements: the GPUs by name, and the networks timed on the measured GPU."""
     text = files("dentbench.evaluation.estimates").joinpath(FILE).read_text(encoding="utf-8")
     measured: Mapping[str, Any] = json.loads(text)
     return measured
 
 
 def names() -> tuple[str, ...]:
-    """Return the GPUs that times can be told for, such as "h100"."""
+    """Return the GPUs that times can be estimated for, such as "h100"."""
     return tuple(figures()["gpus"])
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """The speed of a network on a GPU, and the sentence that says what it is scaled from."""
+    """The speed of a network on a GPU, and a sentence on its source."""
 
     speed: Speed
     source: str
 
 
 def forecast(gpu: str, precision: str, network: nn.Module, image: Tensor) -> Forecast:
-    """Return how fast a network is expected to be on one GPU of a kind.
+    """Return how fast a network is expected to be on a GPU.
 
     The measured network that is nearest in arithmetic (on a logarithmic scale) is scaled by the
-    ratio of the two; a smaller one than the smallest counts as the smallest, for it is launches
-    that take the time there. ``gpu``: one of :func:`names`; ``precision``: "fp32", "tf32" or
+    ratio of the two; a network below the smallest counts as the smallest, for launches take the
+    time there. ``gpu``: one of :func:`names`; ``precision``: "fp32", "tf32" or
     "bf16"; ``image``: (1, C, H, W).
     """
-    known, wanted = figures(), operations(network, image)
-    networks = known["networks"]
+    measured, wanted = figures(), operations(network, image)
+    networks = measured["networks"]
     nearest = min(networks, key=lambda name: abs(math.log(wanted / networks[name]["flops"])))
     smallest = min(timed["flops"] for timed in networks.values())
     ratio = max(wanted, smallest) / networks[nearest]["flops"]
-    kind = known["gpus"][gpu]
-    seconds = networks[nearest]["seconds"][precision] * ratio * kind["factor"] * known["overhead"]
+    kind = measured["gpus"][gpu]
+    seconds = (
+        networks[nearest]["seconds"][precision] * ratio * kind["factor"] * measured["overhead"]
+    )
     source = (
-        f"{kind['title']}, {precision}: {nearest} as measured on one {known['device']} (torch "
-        f"{known['torch']}, CUDA graphs, batches of {known['batch']}; {known['source']}), times "
-        f"{ratio:.2f} for this network's arithmetic and {known['overhead']:.2f} for what a whole "
-        f"evaluation takes beside it{kind['why']}"
+        f"{kind['title']}, {precision}: {nearest} as measured on an {measured['device']} (torch "
+        f"{measured['torch']}, CUDA graphs, batches of {measured['batch']}; {measured['source']}), "
+        f"times {ratio:.2f} for this network's arithmetic and {measured['overhead']:.2f} for the "
+        f"rest of a whole evaluation{kind['why']}"
     )
     return Forecast(Speed(seconds, seconds), source)
 

@@ -2,7 +2,7 @@
 
 Every stage has a process of its own with an instance of its own, made from the defense as it was
 before this run asked it anything. On a GPU, where a process takes seconds to start, the stages of a
-defense that is this package's, around a network of a known library, share a process: no code there
+defense that is this package's, around a network of a listed library, share a process: no code there
 keeps anything beside the instance. It is shown the points as they are stored, in the declared
 batches, the last batch first. An image that is right only where the attack ran is not right: a
 defense that remembers, counts its calls or knows its attacker answers otherwise there.

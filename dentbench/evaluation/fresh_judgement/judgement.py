@@ -75,7 +75,7 @@ class Judgement:
             return Check(name, True, 0.0, text)
         text = (
             f"of {total} final and natural images {lost} are right only, and {won} wrong only, in "
-            "the process that was attacked: the answers depend on what was asked before, or now "
+            "the process that was attacked: the answers depend on earlier questions, or now "
             "and then on chance"
         )
         return Check(name, False, lost / total, text)
@@ -114,5 +114,5 @@ def _check_of_chances(name: str, pairs: Sequence[tuple[BatchOutcome, Judged]], t
         f"{right} of {total} final and natural images were right where the attack ran, "
         f"{math.fsum(shares):.1f} are on average in new processes"
     )
-    more = "" if passed else ": the answers depend on what was asked before"
+    more = "" if passed else ": the answers depend on earlier questions"
     return Check(name, passed, excess / total if total else 0.0, text + more)

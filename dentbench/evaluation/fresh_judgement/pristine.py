@@ -55,7 +55,7 @@ def judge_anew(
     batches: int,
     draws: int,
 ) -> Judgement:
-    """Judge final points by new defenses, in new processes or else by a copy in this one."""
+    """Judge final points by new defenses, in new processes or else by a copy in this process."""
     worker = context.worker
     request = JudgeRequest(
         pristine=pristine.data or b"",
@@ -77,7 +77,9 @@ def judge_anew(
         # something beside its instance is a call of its own.
         on_gpu = worker.device.type != "cpu"
         try:
-            return _asked(request, apart=on_gpu and not is_known_code(context.inputs.network, spec))
+            return _asked(
+                request, apart=on_gpu and not is_library_code(context.inputs.network, spec)
+            )
         except WorkerError as error:
             reason, made = str(error), pickle.loads(pristine.data)
     if made is None:
@@ -96,8 +98,8 @@ def _asked(request: JudgeRequest, *, apart: bool) -> Judgement:
     return Judgement(stages)
 
 
-def is_known_code(network: nn.Module, spec: EvalSpec) -> bool:
-    """Return whether a network's code is of libraries that are known, and its defense built in.
+def is_library_code(network: nn.Module, spec: EvalSpec) -> bool:
+    """Return whether a network's code is of listed libraries, and its defense built in.
 
     Such code keeps nothing in its module or class, so that a new instance knows nothing of others.
     """

@@ -38,7 +38,7 @@ def load_or_judge(
     folder = context.folder(spec)
     note = note_of(spec, outcomes)
     with folder.exclusive():
-        judgements = _all_known(folder, note, outcomes, draws)
+        judgements = _all_stored(folder, note, outcomes, draws)
         missing = [stage for stage in outcomes if stage not in judgements]
         if missing:
             made = judge_anew(context, pristine, spec, missing, len(outcomes[NATURAL]), draws)
@@ -51,7 +51,7 @@ def load_or_judge(
                 if note == NOTE and not needed:
                     for outcome in outcomes[stage]:
                         folder.drop_points(outcome)
-            judgements = _all_known(folder, note, outcomes, draws)
+            judgements = _all_stored(folder, note, outcomes, draws)
     reasons = [judgement.reason for judgement in judgements.values() if judgement.reason]
     stages = {
         stage: judgement.stages[stage]
@@ -70,7 +70,7 @@ def note_of(spec: EvalSpec, outcomes: Mapping[str, Sequence[BatchOutcome]]) -> s
 
 def is_stale(folder: RunFolder, stage: str, outcomes: Sequence[BatchOutcome], draws: int) -> bool:
     """Return whether a stage has a judgement that is not of these outcomes."""
-    return is_judged(folder, stage) and _known(folder, stage, NOTE, outcomes, draws) is None
+    return is_judged(folder, stage) and _stored(folder, stage, NOTE, outcomes, draws) is None
 
 
 def is_judged(folder: RunFolder, stage: str) -> bool:
@@ -78,20 +78,20 @@ def is_judged(folder: RunFolder, stage: str) -> bool:
     return folder.has(f"{stage}/{NOTE}.json")
 
 
-def _all_known(
+def _all_stored(
     folder: RunFolder, note: str, outcomes: Mapping[str, Sequence[BatchOutcome]], draws: int
 ) -> dict[str, Judgement]:
     """Return, by stage, the judgements on disk that are of these outcomes."""
-    known = {stage: _known(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
-    return {stage: judgement for stage, judgement in known.items() if judgement is not None}
+    stored = {stage: _stored(folder, stage, note, outcomes[stage], draws) for stage in outcomes}
+    return {stage: judgement for stage, judgement in stored.items() if judgement is not None}
 
 
-def _known(
+def _stored(
     folder: RunFolder, stage: str, name: str, outcomes: Sequence[BatchOutcome], draws: int
 ) -> Judgement | None:
     like: dict[str, Any] = {"batches": [], "reason": ""}
-    names = (f"{stage}/{name}", f"{stage}/{NOTE}")
-    note = next(filter(None, (folder.load_note(one, like) for one in names)), None)
+    paths = (f"{stage}/{name}", f"{stage}/{NOTE}")
+    note = next(filter(None, (folder.load_note(path, like) for path in paths)), None)
     if note is None:
         return None
     batches = judged_in(note)[: len(outcomes)]

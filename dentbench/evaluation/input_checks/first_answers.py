@@ -1,6 +1,6 @@
 """Ask a network and a defense once, on two images, all that an attack will ask of them.
 
-An answer, a gradient, an adaptation with its update. What fails is reported in one sentence now,
+An answer, a gradient, an adaptation with its update. A failure is reported in one sentence now,
 not after hours in the words of a library.
 """
 
@@ -114,9 +114,7 @@ def _checked(logits: Any, images: Tensor, classes: int | None) -> Tensor:
     if logits.is_complex() or logits.is_quantized:
         raise ModelError(f"the model answers with numbers of type {logits.dtype}, not with logits")
     if bool(logits.isnan().any()):
-        raise ModelError(
-            "the model answers with NaN logits; look at its weights and at what it divides by"
-        )
+        raise ModelError("the model answers with NaN logits; look at its weights and its divisions")
     return logits
 
 
@@ -155,7 +153,7 @@ def advice(network: object, error: BaseException) -> str:
     if other and ("dtype" in said or "type" in said):
         return f"; its weights are {', '.join(other)} and images are float32: call .float() on it"
     if "dtype" in said:
-        return "; images are float32, so let its layers and what they are given be so too"
+        return "; images are float32, so let its layers and their inputs be float32 too"
     if "invalid for input of size" in said:
         return "; attacks ask about any number of images at a time, so let it answer any"
     if "channels" in said:
@@ -169,8 +167,8 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
     """Raise :class:`~dentbench.errors.ModelError` for a defense that fails.
 
     ``make()`` returns it, new. ``images`` (N, C, H, W) in [0, 1]. It answers two of them, adapts
-    and updates on the way, and the gradient of its answer is taken. Where there is no room for two
-    it answers one alone.
+    and updates on the way, and the gradient of its answer is taken. Where memory is too small for
+    two it answers a single image.
     """
 
     def ask(images: Tensor) -> None:

@@ -85,14 +85,14 @@ def allowed(dataset: str) -> float | None:
     """Return the highest natural accuracy, in [0, 1], published on a data set; None: unknown."""
     from dentbench.zoo.cards import DATASETS, MODELS
 
-    known = [
+    published = [
         card.clean
         for card in MODELS.values()
         if card.clean is not None
         and card.dataset in DATASETS
         and DATASETS[card.dataset].name == dataset
     ]
-    return max(known) / 100 if known else None
+    return max(published) / 100 if published else None
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Check before a run that the evaluated network, also inside dent, is the one handed in.
+"""Check before a run that the evaluated network, also inside dent, is the network handed in.
 
 A network is computed in a faster way, and dent computes it with other scales and shifts. Either is
 compared with the network itself: where nothing has moved, where scales and shifts have, and where
@@ -41,7 +41,7 @@ def require_same_network(reference: Reference, prepared: nn.Module) -> None:
     different = reference.difference(lambda: copy.deepcopy(prepared))
     if different:
         raise ModelError(
-            f"the network, computed as a whole, is not the one handed in: {different}; {_ADVICE}"
+            f"the network, computed as a whole, is another than handed in: {different}; {_ADVICE}"
         )
 
 
@@ -49,8 +49,8 @@ def require_same_in_dent(reference: Reference, prepared: nn.Module, spec: DentSp
     """Raise :class:`~dentbench.errors.ModelError` unless dent computes the network handed in.
 
     With no step and with steps of no length it must answer as the network does; with other scales
-    and shifts, as the network with these in its layers. ``spec``: of dent; what is blurred or
-    normalized by it otherwise is left out. The others are those of :func:`require_same_network`.
+    and shifts, as the network with these in its layers. ``spec``: of dent; layers that it blurs or
+    normalizes otherwise are left out. The others are those of :func:`require_same_network`.
     """
     try:
         different = _difference_in_dent(reference, prepared, spec)

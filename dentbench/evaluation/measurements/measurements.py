@@ -30,7 +30,7 @@ _MEANS: Final = (
 )
 
 _LIKE: Final[Mapping[str, Any]] = {"images": 0, "labels": []}
-"""What every note of a diagnosis has."""
+"""The fields that every note of a diagnosis has."""
 
 
 def observations(context: RunContext, spec: EvalSpec) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def _time_ratio(context: RunContext, spec: EvalSpec) -> float | None:
 
 def _measured_once(context: RunContext, spec: EvalSpec) -> float:
     """Return the relative time, which does not depend on the attack, measured if need be."""
-    known, key = context.shared.time_ratio, context.shared.key(spec)
-    if key not in known:
+    ratios, key = context.shared.time_ratio, context.shared.key(spec)
+    if key not in ratios:
         worker = context.worker
         batch = context.inputs.images[: spec.batches.size].to(worker.device)
         static = replace(spec, defense=None)
@@ -68,8 +68,8 @@ def _measured_once(context: RunContext, spec: EvalSpec) -> float:
             NATURAL,
             lambda: time_ratio(worker.classifier(static), worker.classifier(spec), batch),
         )
-        known[key] = round(ratio, 3)
-    return known[key]
+        ratios[key] = round(ratio, 3)
+    return ratios[key]
 
 
 # --- diagnostics ----------------------------------------------------------------------------------
@@ -154,8 +154,8 @@ def summarized(diagnoses: Sequence[Diagnosis]) -> dict[str, Any]:
     weights = columns["images"]
     summary: dict[str, Any] = {"images": sum(weights)}
     for name in _MEANS:
-        known = None not in columns[name]
-        summary[name] = _mean(columns[name], weights) if known else None
+        measured = None not in columns[name]
+        summary[name] = _mean(columns[name], weights) if measured else None
     summary["flips"] = sum(columns["flips"])
     for name, counts in (("label_balance", "labels"), ("predicted_balance", "classes")):
         summary[name] = _mean([*map(balance, columns[counts])], [1] * len(diagnoses))

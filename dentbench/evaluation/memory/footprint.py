@@ -144,7 +144,7 @@ def there(device: str | torch.device) -> str:
         free, total = torch.cuda.mem_get_info(device)
         return f"{device} has {in_words(total)}, {in_words(free)} of them free"
     if sys.platform == "win32":
-        return "see what this machine has"
+        return "see how much memory this machine has"
     return f"this process may use {in_words(machine())}"
 
 
@@ -164,7 +164,7 @@ def machine() -> int:
 def free() -> int | None:
     """Return the bytes that the machine could still give to its processes; None if unknown.
 
-    Less where a container's limit leaves less. Known on Linux alone.
+    Less where a container's limit leaves less. None but on Linux.
     """
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -75,7 +75,7 @@ def asked_for(error: BaseException) -> str:
 # --- whether a batch can be cut -------------------------------------------------------------------
 
 FEW: Final = 4
-"""The number of images asked about, together and one by one."""
+"""The number of images asked about, together and each alone."""
 
 
 @torch.no_grad()

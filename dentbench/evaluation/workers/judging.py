@@ -29,8 +29,8 @@ def judge_in_batches(
 def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:
     """Raise :class:`~dentbench.errors.ModelError` where NaN is no success of an attack.
 
-    ``answers`` (B,): whether the final points of a batch got one. A network is to answer every
-    natural image, a defense some of them, and a network some of its adversarial points.
+    ``answers`` (B,): whether the final points of a batch got an answer. A network is to answer
+    every natural image, a defense some of them, and a network some of its adversarial points.
     """
     natural, static = stage == NATURAL, spec.defense is None
     whole = not bool(answers.any())

@@ -1,8 +1,8 @@
-"""How many images at a time there is memory for: learned by running out of it, or beforehand.
+"""Fit the number of images at a time to memory: by running out of it, or beforehand.
 
 Where each image is answered on its own, a task is done again with half as many images shown to
-the defense at a time. Where the answers depend on the batch it is not cut: that is said, with
-what the batch needs.
+the defense at a time. Where the answers depend on the batch it is not cut: an error says so, with
+the memory that the batch needs.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ class MicroBatcher:
         free memory are measured, once each, and no user's defense, which may remember
         that it was asked.
         """
-        known = (_kind(spec), stage)
+        work = (_kind(spec), stage)
         own = isinstance(spec.defense, DefenseSpec) and spec.defense.sha256
-        if self.model.device.type != "cpu" or own or known in self._foreseen:
+        if self.model.device.type != "cpu" or own or work in self._foreseen:
             return
-        self._foreseen.add(known)
+        self._foreseen.add(work)
         whole = min(spec.batches.size, spec.data.count)
         there_is = free()
         if there_is is None or suspected(self.model.inputs.images[0], whole) < there_is:

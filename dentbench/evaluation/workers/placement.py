@@ -47,7 +47,7 @@ class Placement:
 
     @property
     def count(self) -> int:
-        """The number of workers; one per device until the best number is known."""
+        """The number of workers; one per device until the best number is timed."""
         return self.workers if isinstance(self.workers, int) else len(self.devices)
 
     @property

@@ -28,7 +28,7 @@ class PreparedModel:
 
     ``engine``: how the network is computed. ``given``: the objects that specs of defenses given
     from Python stand for. ``tried``: whether a user's defense is tried when it is made.
-    ``blueprint``: what another process makes the same of. ``network`` and ``defense_cache`` compute
+    ``blueprint``: another process makes the same from it. ``network`` and ``defense_cache`` compute
     in float32; passes are counted by ``counter``.
     Raises :class:`~dentbench.errors.ModelError` or :class:`~dentbench.errors.DataError` when the
     network does not fit the images or the labels.

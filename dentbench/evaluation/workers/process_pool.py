@@ -40,7 +40,7 @@ RETRIES: Final = 3
 """How often work goes on after a worker process has died."""
 
 LOADED_LATE: Final = "torch.fx.experimental.symbolic_shapes"
-"""Torch loads it, in a second, at dent's first step: what forks others does so before."""
+"""Torch loads it, in a second, at dent's first step: a process that forks others does so before."""
 
 AHEAD: Final = 2
 """Tasks per worker that are handed out at a time: the next is there when a task is done."""
@@ -199,11 +199,11 @@ class Processes:
 
 
 def _context(devices: Sequence[str]) -> Any:
-    """Return where processes come from: on CPUs forks of one that has the libraries loaded.
+    """Return the context that starts processes: on CPUs forks of a server that loaded libraries.
 
-    It has run nothing, so that the first costs one start, and the others and those in the place of
-    dead ones next to none. What uses a GPU is started by itself, for a driver may not be forked,
-    and so is what a fork of this process asks for: the one that has them loaded is not its own.
+    The server has run nothing, so that the first process costs one start, and later processes next
+    to none. Processes that use a GPU start by themselves, for a driver may not be forked, and so do
+    processes that a fork of this process asks for: the server is not its own.
     """
     if os.getpid() != _HOME or any(device != "cpu" for device in devices):
         return multiprocessing.get_context("spawn")
@@ -240,7 +240,7 @@ def _begin(
 ) -> None:
     """Make this process's worker, on the next device, and let it tell how far it is.
 
-    ``environment``: of the process that asks, which may have changed since the first one began.
+    ``environment``: of the process that asks, which may have changed since the first process began.
     """
     os.environ.clear()
     os.environ.update(environment)

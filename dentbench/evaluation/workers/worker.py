@@ -49,8 +49,7 @@ class Task:
     ``static_points`` (B, C, H, W): the static model's adversarial points, where the
     protocol needs them. ``inherited``: from the stages before it in a cascade. ``keep``: whether
     the final points are wanted back. ``random``: whether the defense answers by chance.
-    ``at_a_time``: how many images there is memory for at a time, where it is known to be less than
-    a batch.
+    ``at_a_time``: how many images there is memory for at a time, where that is less than a batch.
     """
 
     spec: EvalSpec
@@ -138,11 +137,11 @@ class Worker:
         if size not in self._references:
             images = self.inputs.images[:size].to(self.device)
             self._references[size] = Reference.of(self.inputs.network, images)
-        known, dent = self._references[size], dent_of(spec.defense)
-        if known is not None and dent is None:
-            same_network.require_same_network(known, self.network.network)
-        elif known is not None and dent is not None:
-            same_network.require_same_in_dent(known, self.network.network, dent)
+        reference, dent = self._references[size], dent_of(spec.defense)
+        if reference is not None and dent is None:
+            same_network.require_same_network(reference, self.network.network)
+        elif reference is not None and dent is not None:
+            same_network.require_same_in_dent(reference, self.network.network, dent)
 
     def with_steps(
         self, spec: EvalSpec, unit: int | None = None
@@ -231,7 +230,7 @@ class Worker:
         """Attack images ``x`` (B, C, H, W) as the task says, and judge the final points afresh."""
         spec, size = task.spec, task.spec.batches.size
         if task.stage == NATURAL or spec.attack.eps == 0:
-            # In a ball of radius 0 there is the image alone, and how it was judged is known.
+            # A ball of radius 0 has the image alone, which was judged before.
             judged = torch.tensor(task.natural, device=self.device)
             answers = torch.ones_like(judged)
             if task.stage == NATURAL:

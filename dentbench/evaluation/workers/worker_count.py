@@ -43,7 +43,7 @@ def with_worker_count(
     """Return a placement with its workers counted, for a run of some specs and protocols.
 
     ``worker``: this process's own. ``cache``: where timings are remembered; without it there
-    is one worker per device, as where a number of threads was asked for.
+    is a worker per device, as where a number of threads was asked for.
     """
     if placement.workers != AUTO:
         return placement
@@ -93,7 +93,7 @@ def _room(worker: Worker, specs: Sequence[EvalSpec], protocols: Sequence[str]) -
     if enough >= torch.get_num_threads():
         return enough
     needs = [worker.model.need(spec, stage) for spec in specs for stage in _stages(spec, protocols)]
-    known = [need for need in needs if need is not None]
-    if len(known) < len(needs):
+    measured = [need for need in needs if need is not None]
+    if len(measured) < len(needs):
         return 1
-    return max(1, half // (EACH + SCRATCH * max(known)))
+    return max(1, half // (EACH + SCRATCH * max(measured)))

@@ -54,12 +54,12 @@ class Sources:
 
 
 def heading_word(word: str) -> str:
-    """Return a word of a heading as LaTeX, by its symbol if it has one."""
+    """Return a word of a heading as LaTeX, by its symbol, if any."""
     return _SYMBOLS.get(word, latex(word))
 
 
 def cell_text(table: Table, cell: Cell, sources: Sources | None = None) -> str:
-    """Return a cell with its marks; ``sources`` cites what its text, which is ours, names."""
+    """Return a cell with its marks; ``sources`` are cited where its text names them."""
     if sources is not None and isinstance(cell.value, str):
         value = sources.cited(cell.value)
     else:

@@ -87,9 +87,9 @@ SIGNS: Final[Mapping[Kind, str]] = MappingProxyType(
 
 TITLES: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "accuracy": "What each side has",
+        "accuracy": "Accuracies",
         "protocols": "Under each protocol",
-        "broke": "What broke first",
+        "broke": "First to break each image",
     }
 )
 """The title of each kind of chart of an evaluation, which stands below the evaluation's own."""

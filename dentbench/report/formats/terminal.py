@@ -35,17 +35,17 @@ def print_table(table: Table, console: Console | None = None, limit: int | None 
 
 def _with_room(console: Console) -> Console:
     """Return a console, wide where it is a pipe or file on standard output: that has no width."""
-    known = console.is_terminal or "COLUMNS" in os.environ or console.file is not sys.stdout
-    return console if known else Console(width=2 * WIDTH)
+    has_width = console.is_terminal or "COLUMNS" in os.environ or console.file is not sys.stdout
+    return console if has_width else Console(width=2 * WIDTH)
 
 
 def print_line(text: str, console: Console, style: str = "") -> None:
-    """Print what has a path or a command in one line, to be copied, however narrow the console."""
+    """Print a path or a command in one line, to be copied, however narrow the console."""
     console.print(Text(text, style=style), soft_wrap=True)
 
 
 def print_prose(text: str, console: Console, style: str = "") -> None:
-    """Print sentences within the console's width, broken between words and never in one."""
+    """Print sentences within the console's width, broken between words, never inside a word."""
     wrapper = textwrap.TextWrapper(
         width=console.width, break_long_words=False, break_on_hyphens=False
     )

@@ -29,10 +29,10 @@ NEWLY_BROKEN: Final = "newly broken"
 """The column of the images that a protocol broke and none before it."""
 NEWLY: Final = (
     "Newly broken: images that a protocol broke and none above it did; accuracies of protocols "
-    "that go on from points found before include what those broke."
+    "that start from earlier points include the images that those broke."
 )
 ACCURACY: Final = "Accuracy in percent (images right/images) with 95% Wilson intervals"
-"""How captions that say what the numbers are begin."""
+"""The beginning of captions that name the numbers."""
 IMAGES: Final = "CIFAR-10, 10,000 test images unless marked."
 INTERVALS: Final = "Intervals: Wilson, 95%. Differences in percentage points."
 NOTES: Final = (WORST, INTERVALS, NOT_ROBUSTBENCH)
@@ -62,7 +62,7 @@ def best(records: Sequence[Record]) -> Record | None:
 
 
 def newly_broken(record: Record) -> dict[str, int]:
-    """Return how many images each protocol broke first; of an older record nothing is known."""
+    """Return how many images each protocol broke first; empty for a record without these counts."""
     broken: dict[str, int] = json.loads(record.newly_broken or "{}")
     return broken if broken.keys() >= record.protocol_counts.keys() else {}
 

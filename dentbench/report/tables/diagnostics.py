@@ -34,7 +34,7 @@ def diagnostics(record: Record) -> Table:
     flips = [Share(summary["flips"], summary["images"]) for summary in stages.values()]
     rows.append(["predictions not the static model's", *flips])
     return Table.of(
-        "What adapting did",
+        "Effect of the adaptation",
         (Column(""), *(Column(f"{stage} images", "right") for stage in stages)),
         rows,
         caption=(

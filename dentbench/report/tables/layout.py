@@ -56,7 +56,7 @@ def laid_out(
 def table1s(
     records: Sequence[Record], models: Collection[str] | None = None, *, not_run: bool = False
 ) -> list[Table]:
-    """Return Table 1 at the paper's threat model, if anything is in it, and at every other one."""
+    """Return Table 1 at the paper's threat model, if it has records, and at every other."""
     chosen = [record for record in records if models is None or record.model in models]
     others = dict.fromkeys(_threat(record) for record in chosen if _is_of_table1(record))
     threats = [THREAT, *(threat for threat in others if threat != THREAT)]

@@ -67,7 +67,7 @@ def checks(record: Record) -> Table:
         ]
         for check in from_json(record.checks).values()
     ]
-    return Table.of("Checks", (Column("check"), Column("result"), Column("what was found")), rows)
+    return Table.of("Checks", (Column("check"), Column("result"), Column("finding")), rows)
 
 
 def facts(record: Record) -> list[tuple[str, str]]:

@@ -95,5 +95,5 @@ def _order(corruption: str) -> int:
 
 def _mean(shares: Sequence[Share | None]) -> Percent | None:
     """Return the mean of the percentages, or None where any is missing."""
-    known = [share.percent for share in shares if share is not None]
-    return Percent(sum(known) / len(known)) if known and len(known) == len(shares) else None
+    values = [share.percent for share in shares if share is not None]
+    return Percent(sum(values) / len(values)) if values and len(values) == len(shares) else None

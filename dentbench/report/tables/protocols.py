@@ -31,7 +31,7 @@ COLUMNS = (
     INTERVAL_COLUMN,
     Column(NEWLY_BROKEN, "right"),
     Column("minus static", "right"),
-    Column("what is done"),
+    Column("method"),
     Column("source"),
 )
 
@@ -47,9 +47,9 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
     for record in records:
         if record.mode != "static":
             rows += _rows(record, statics.get(id(record)))
-    known = any(map(newly_broken, records))
+    counted = any(map(newly_broken, records))
     at = next(place for place, column in enumerate(COLUMNS) if column.title == NEWLY_BROKEN)
-    kept = [place for place in range(len(COLUMNS)) if known or place != at]
+    kept = [place for place in range(len(COLUMNS)) if counted or place != at]
     return Table.of(
         "Protocols",
         [COLUMNS[place] for place in kept],
@@ -57,9 +57,9 @@ def protocols(records: Sequence[Record], models: Collection[str] | None = None) 
         caption=f"{ACCURACY}, under each protocol.",
         notes=(
             WORST,
-            f"{INTERVALS} A protocol after the first two starts from the points found before it, "
-            "and its count includes what they broke.",
-            *([NEWLY] if known else []),
+            f"{INTERVALS} A protocol after the first two starts from the points of those before "
+            "it, and its count includes the images that they broke.",
+            *([NEWLY] if counted else []),
         ),
         stub=2,
     )

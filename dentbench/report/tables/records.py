@@ -188,7 +188,7 @@ def _caption(static: Record, defended: Record) -> str:
 
 
 def _cost(defended: Record) -> str:
-    """Describe the cost of all protocols beside the published one; "" where not both were run."""
+    """Describe the cost of all protocols beside published; "" where not both were run."""
     passes = json.loads(defended.passes or "{}")
     total, published = sum(passes.values()), passes.get(departures.PUBLISHED)
     if not published or len(defended.protocol_counts) < 2:

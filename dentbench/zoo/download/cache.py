@@ -75,14 +75,14 @@ def fetch_file(
     """Return ``destination``, downloaded from the first source that has the right file.
 
     ``sources``: URLs, local paths or ``gdrive:ID``, in order of preference. A file already there
-    is verified, not fetched again. ``unpack`` may replace a complete ``.part`` by what it holds,
+    is verified, not fetched again. ``unpack`` may replace a complete ``.part`` by its content,
     and ``check`` refuse it by raising. ``record`` is the folder of ``hashes.json`` (the
     destination's by default); ``hint`` ends the error message.
     Raises :class:`~dentbench.errors.FetchError`; a bad file never has the final name.
     """
-    known = Expected(sha256=sha256, md5=md5, size=size)
+    expected = Expected(sha256=sha256, md5=md5, size=size)
     book = HashFile(record or destination.parent)
-    job = _Job(destination, known, book, check, unpack, progress, policy)
+    job = _Job(destination, expected, book, check, unpack, progress, policy)
     if job.ready():
         return destination
     if is_offline(offline):
@@ -107,19 +107,19 @@ def _ending(hint: str) -> str:
 
 
 class _Job:
-    """One file on its way into the cache; see :func:`fetch_file`."""
+    """A file on its way into the cache; see :func:`fetch_file`."""
 
     def __init__(
         self,
         destination: Path,
-        known: Expected,
+        expected: Expected,
         record: HashFile,
         check: Check | None,
         unpack: Callable[[Path], None] | None,
         progress: Progress | None,
         policy: Policy | None,
     ) -> None:
-        self.destination, self.known, self.record = destination, known, record
+        self.destination, self.expected, self.record = destination, expected, record
         self.check, self.unpack = check, unpack
         self.progress, self.policy = progress, policy or Policy()
         self.part = destination.with_name(destination.name + ".part")
@@ -129,12 +129,12 @@ class _Job:
         """Return whether the file is there and right; a wrong file may be set aside."""
         if not self.destination.is_file():
             return False
-        expected = self.record.expected(self.destination, self.known)
+        expected = self.record.expected(self.destination, self.expected)
         self.reason = self._refusal(self.destination, checked=expected.hashed)
         if self.reason is None:
             if not expected.hashed:
                 with contextlib.suppress(OSError):  # a cache that is read-only
-                    self.record.add(self.destination, "found in the cache")
+                    self.record.add(self.destination, "in the cache already")
             return True
         if set_aside:
             self._reject(self.destination, self.reason)
@@ -149,7 +149,7 @@ class _Job:
                 return
             except SourceError as error:
                 reasons.append(f"from {shown(source)}: {error}")
-        tried = "; ".join(reasons) or "no source is known"
+        tried = "; ".join(reasons) or "there is no source"
         raise FetchError(f"{self.destination.name} could not be fetched {tried}{_ending(hint)}")
 
     def _try(self, source: str) -> None:
@@ -170,7 +170,7 @@ class _Job:
             if not resumed:  # else once more, from the start
                 break
         aside = self.destination.name + ".rejected"
-        raise SourceError(f"a file that is not the right one ({reason}); kept as {aside}")
+        raise SourceError(f"a wrong file ({reason}); kept as {aside}")
 
     def _open(self) -> None:
         """Replace a complete ``.part`` by the wanted part of it."""
@@ -182,8 +182,8 @@ class _Job:
                 raise SourceError(f"an archive that cannot be opened ({error})") from error
 
     def _refusal(self, path: Path, *, checked: bool = False) -> str | None:
-        """Say why a complete file is wrong; ``checked`` spares a file known by its hash."""
-        expected = self.record.expected(self.destination, self.known)
+        """Say why a complete file is wrong; ``checked`` spares a file identified by its hash."""
+        expected = self.record.expected(self.destination, self.expected)
         reason = problem_with(path, expected)
         if reason is not None:
             return reason

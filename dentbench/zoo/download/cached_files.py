@@ -19,7 +19,7 @@ def model_paths(card: ModelCard) -> tuple[str, ...]:
 
 
 def dataset_paths(card: DatasetCard) -> tuple[str, ...]:
-    """Return the paths in the cache that a data set's file may have, the preferred one first.
+    """Return the paths in the cache that a data set's file may have, the preferred path first.
 
     Of CIFAR: the test file in torchvision's layout below ``data/``, or the public parquet file. Of
     a corruption set: Zenodo's archive, or its labels where it was unpacked by hand.

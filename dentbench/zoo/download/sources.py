@@ -125,8 +125,8 @@ def fetch_dataset_file(card: DatasetCard, request: FetchOptions) -> Path:
     """Return the path of a data set's file, fetching it where it lacks.
 
     Of CIFAR the test batch alone is kept. A source may hold it alone (tried first on mirrors) or
-    the whole archive, or its pictures as a parquet file, which is known by its first ones. Of a
-    corruption set it is Zenodo's archive. Raises :class:`~dentbench.errors.FetchError`.
+    the whole archive, or its pictures as a parquet file, which is identified by its first pictures.
+    Of a corruption set it is Zenodo's archive. Raises :class:`~dentbench.errors.FetchError`.
     """
     if card.source == "folder":
         raise FetchError(
@@ -136,7 +136,7 @@ def fetch_dataset_file(card: DatasetCard, request: FetchOptions) -> Path:
     by_hand = request.by_hand or ""
     if by_hand and expanded(by_hand).is_dir():
         raise FetchError(
-            f"{by_hand} is a folder, and --from imports one file; name a folder with "
+            f"{by_hand} is a folder, and --from imports a single file; name a folder with "
             "dentbench evaluate --data-dir or --data"
         )
     if card.corruptions:
@@ -203,7 +203,7 @@ def _how(card: DatasetCard, request: FetchOptions) -> dict[str, Any]:
 
 
 def take_member(member: str, path: Path) -> None:
-    """Replace a tar archive by one file in it; anything but an archive stays as it is.
+    """Replace a tar archive by a file in it; anything but an archive stays as it is.
 
     Raises ``tarfile.TarError``, ``OSError`` or ``KeyError`` for a damaged or foreign archive.
     """

@@ -58,7 +58,7 @@ def download(
 
     Continues a ``part`` left by an earlier attempt on the same source; returns whether the file
     was pieced together. Raises :class:`SourceError` with the reason in words; ``part`` then holds
-    what had arrived.
+    the bytes that had arrived.
     """
     if source.startswith("gdrive:"):
         return _from_drive(source.removeprefix("gdrive:"), part, name, policy, progress)
@@ -106,7 +106,7 @@ def _by_gdown(url: str, part: Path) -> bool:
         raise SourceError("gdown is not installed") from None
     folder = part.with_suffix(".gdown")
     folder.mkdir(exist_ok=True)
-    # gdown resumes only where exactly one temporary file is left.
+    # gdown resumes only where a single temporary file is left.
     left = sorted(folder.iterdir(), key=lambda path: path.stat().st_size)
     for path in left[:-1]:
         path.unlink()
@@ -171,7 +171,7 @@ def _once(url: str, part: Path, name: str, policy: Policy, progress: Progress | 
 _CAUSES: Final = (
     (
         r"name or service not known|name resolution|getaddrinfo|resolve",
-        "no such host is known here",
+        "this machine cannot resolve the host's name",
     ),
     (r"refused", "the connection was refused"),
     (r"certificate|ssl", "its certificate was not accepted"),
@@ -184,7 +184,7 @@ _CAUSES: Final = (
 
 
 def plain_reason(error: object) -> str:
-    """Return why a connection failed, in words of ours where a library's are known."""
+    """Return why a connection failed, in words of ours in place of a library's."""
     text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
     for pattern, words in _CAUSES:
         if re.search(pattern, text, re.I):

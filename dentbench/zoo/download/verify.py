@@ -25,7 +25,7 @@ RECORD: Final = "hashes.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Expected:
-    """The known facts of a file's content; hashes in lower-case hexadecimal, size in bytes."""
+    """The facts expected of a file's content; hashes in lower-case hexadecimal, size in bytes."""
 
     sha256: str | None = None
     md5: str | None = None
@@ -54,11 +54,11 @@ def problem_with(path: Path, expected: Expected) -> str | None:
         return f"it is {page_words(head)}"
     if expected.size is not None and size != expected.size:
         return f"it has {size:,} bytes instead of {expected.size:,}"
-    for algorithm, known in (("sha256", expected.sha256), ("md5", expected.md5)):
-        if known is not None:
+    for algorithm, right in (("sha256", expected.sha256), ("md5", expected.md5)):
+        if right is not None:
             actual = file_hash(path, algorithm)
-            if actual != known.lower():
-                return f"its {algorithm} is {actual[:12]}..., not {known[:12].lower()}..."
+            if actual != right.lower():
+                return f"its {algorithm} is {actual[:12]}..., not {right[:12].lower()}..."
     return None
 
 
@@ -83,7 +83,7 @@ class HashFile:
         return entries if isinstance(entries, dict) else {}
 
     def expected(self, path: Path, expected: Expected) -> Expected:
-        """Return the known facts of a cached file: the published facts, else the recorded ones."""
+        """Return the expected facts of a cached file: as published, else as recorded."""
         entry = self.read().get(self._key(path)) if not expected.hashed else None
         if not isinstance(entry, Mapping):
             return expected

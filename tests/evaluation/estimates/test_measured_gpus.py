@@ -34,7 +34,7 @@ def test_a_measured_network_has_its_own_time(precision: str) -> None:
     overhead = measured_gpus.figures()["overhead"]
     assert found.speed.forward == pytest.approx(seconds * overhead, rel=1e-3)
     assert found.speed.backward == found.speed.forward
-    assert "ResNet-20 as measured on one NVIDIA H200" in found.source
+    assert "ResNet-20 as measured on an NVIDIA H200" in found.source
 
 
 def test_another_is_scaled_by_its_arithmetic_and_a_small_one_is_not() -> None:

@@ -18,7 +18,7 @@ from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.fresh_judgement.judge import JudgeRequest, judge_one_by_one
-from dentbench.evaluation.fresh_judgement.pristine import is_known_code
+from dentbench.evaluation.fresh_judgement.pristine import is_library_code
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder, sha256_of
@@ -245,9 +245,9 @@ def test_stages_that_share_a_process_have_an_instance_each(
 def test_only_code_that_keeps_nothing_shares_a_process() -> None:
     spec = spec_of(IMAGES)
     known = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
-    assert is_known_code(known, spec)
-    assert not is_known_code(nn.Sequential(known, Honest(known)), spec)
+    assert is_library_code(known, spec)
+    assert not is_library_code(nn.Sequential(known, Honest(known)), spec)
     own = replace(spec, defense=DefenseSpec(name="planted", sha256="0", separable=True))
-    assert not is_known_code(known, own)
+    assert not is_library_code(known, own)
     known[2].register_forward_hook(lambda *_: None)
-    assert not is_known_code(known, spec)
+    assert not is_library_code(known, spec)
