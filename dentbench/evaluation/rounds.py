@@ -122,6 +122,7 @@ class Rounds:
             if not (self._deferred and called_for) or self._limit(0, 0, self._passes(end)):
                 self._tell(end, record, paired)
                 return None
+            self._tell(end, record, paired, self._deferred[0])
             stage, before = self._deferred.pop(0), self.stages.computed
             self._active = [*self._active, stage]
             self.stages.outcomes(self.spec, stage, end)
@@ -144,8 +145,8 @@ class Rounds:
         counts = (paired.gained, paired.lost, paired.total)
         return bool(will_lose(*counts, paired.effect, by_images))
 
-    def _tell(self, end: int, record: Record, paired: Paired) -> None:
-        """Tell the progress where the comparison stands."""
+    def _tell(self, end: int, record: Record, paired: Paired, following: str = "") -> None:
+        """Tell the progress where the comparison stands, and which protocol follows at once."""
         if self.stages.progress is None or not self._news:
             return
         look = self.looks[end]
@@ -171,6 +172,7 @@ class Rounds:
                 state=state,
                 more=None if state != "undecided" else needed,
                 pending=len(self._deferred),
+                next_protocol=following,
             )
         )
 

@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -222,6 +223,22 @@ def test_after_every_round_the_progress_says_where_the_comparison_stands() -> No
     assert "after 100 of 1,000 images: static 50.0%" in str(rounds[0])
     assert "undecided: about" in str(rounds[0]) and "no gain" in str(rounds[-1])
     assert rounds[0].pending == len(ALL) - 1
+
+
+def test_a_protocol_that_a_gain_calls_for_is_named_before_it_begins() -> None:
+    told: list[Event | str] = []
+    gained = {**dict.fromkeys(ALL, 30), "bpda": 0}
+    world = World(gained, progress=told.append, on_stage=told.append)
+    world.rounds(until=DECIDED).carry_out()
+    named = [
+        (after, event.next_protocol)
+        for event, after in pairwise(told)
+        if isinstance(event, RoundDone) and event.next_protocol
+    ]
+    order = cheap_first(ALL)
+    assert named == [(name, name) for name in order[1 : order.index("bpda") + 1]]
+    line = next(str(event) for event in told if isinstance(event, RoundDone))
+    assert line.endswith("a gain so far; 5 protocols not yet run, next warm")
 
 
 def test_a_round_that_excludes_nothing_shows_no_interval() -> None:

@@ -194,7 +194,8 @@ class TimeForecast:
         ends = f"({duration_text(self.low * share)} to {duration_text(self.high * share)})"
         text = f"about {duration_text(shown)} on this machine {ends}"
         if stops:
-            return f"until decided {text}; the full evaluation about {duration_text(self.whole)}"
+            text = f"until decided {text} if the cheapest protocol decides"
+            return f"{text}; the full evaluation about {duration_text(self.whole)}"
         if self.decided < self.whole / 2:
             text += f"; `--until decided` about {duration_text(self.decided)}"
         if self.quick < self.whole / 2:

@@ -74,7 +74,7 @@ class RoundDone:
     defense. ``points``, ``low`` and ``high``: their difference in points and the interval that
     allows for every look. ``state``: its decision so far; ``more``: about how many more images
     would decide, None where no number would or nothing is open; ``pending``: how many protocols
-    are still to be run on them.
+    are still to be run on them; ``next_protocol``: which of these begins now, "" for none.
     """
 
     images: int
@@ -88,6 +88,7 @@ class RoundDone:
     state: str
     more: int | None
     pending: int
+    next_protocol: str = ""
 
     def __str__(self) -> str:
         from dentbench.report.numbers import signed  # late: --help loads no NumPy
@@ -104,6 +105,8 @@ class RoundDone:
             text += ": " + (f"about {self.more:,} more" if self.more else "not by all at this rate")
         if self.pending:
             text += f"; {self.pending} protocol{'s' * (self.pending > 1)} not yet run"
+        if self.next_protocol:
+            text += f", next {self.next_protocol}"
         return text
 
 
@@ -151,7 +154,8 @@ class Whole:
     """How far all stages of a run are together, from its events.
 
     The rest of a stage is expected to cost as much as its finished batches, and as planned
-    before there are any.
+    before there are any; of a stage that was not planned, such as a protocol that turns out to be
+    needed, its bound is expected.
     """
 
     def __init__(self) -> None:
@@ -173,8 +177,10 @@ class Whole:
                 self._done = self._spent_before = 0
                 self._began = time.perf_counter()
                 self._batches.clear()
-            case StageBegan(stage=stage):
+            case StageBegan(stage=stage, passes=passes):
                 self._stage, self._passes = stage, 0
+                if self.planned:
+                    self._left.setdefault(stage, float(passes))
             case PassesDone(passes=passes):
                 self._done += passes - self._passes
                 self._passes = passes

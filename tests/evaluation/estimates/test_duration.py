@@ -93,7 +93,8 @@ def test_long_runs_say_what_would_be_shorter(monkeypatch: pytest.MonkeyPatch) ->
     text = run_of().forecast(until_decided=False).text
     assert text.startswith("about ") and " on this machine (" in text
     assert "`--until decided` about " in text and "`--attack quick` about " in text
-    assert "; the full evaluation about " in run_of().forecast(until_decided=True).text
+    text = run_of().forecast(until_decided=True).text
+    assert " if the cheapest protocol decides; the full evaluation about " in text
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-9, 1e-9)
     )
@@ -132,6 +133,10 @@ def test_all_of_a_run_is_told_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     now[0] = 40.0
     whole(PassesDone(passes=300))
     assert whole.seconds_left == pytest.approx(40.0)
+    # A protocol that turns out to be needed costs its bound, until a batch of it is finished.
+    left = whole.seconds_left
+    whole(StageBegan(stage=Stage(model="m", defense="d", protocol="c"), passes=2000))
+    assert whole.seconds_left == pytest.approx(left + 2000 / 10)
 
 
 @pytest.mark.parametrize(
