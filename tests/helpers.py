@@ -99,14 +99,14 @@ def compared(record: Record) -> dict[str, Any]:
 
 def outcomes(results: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
     """Every stored outcome but its seconds, and its points, by file."""
-    found = {}
+    result = {}
     for path in sorted(results.glob("runs/*/*/*.npz")):
         with np.load(path) as archive:
             outcome = asdict(from_arrays(archive))
             points = archive["points"].tobytes() if "points" in archive.files else b""
         del outcome["seconds"]
-        found[str(path.relative_to(results))] = (outcome, points)
-    return found
+        result[str(path.relative_to(results))] = (outcome, points)
+    return result
 
 
 # --- runs in other processes ----------------------------------------------------------------------
@@ -182,7 +182,7 @@ def all_stored(
     evaluation = Evaluation(subject, options, progress)
     protocols = ["published", "transfer", "surrogate"]
     evaluation.run(specs, protocols)
-    found = {}
+    result = {}
     for spec in specs:
         for stage in ("natural", *(protocols if spec.defense else ["published"])):
             for unit in range(BATCHES):
@@ -190,8 +190,8 @@ def all_stored(
                 outcome, points = folder.load(stage, unit), folder.points(stage, unit)
                 assert outcome is not None
                 stored = None if points is None else points.tobytes()
-                found[spec.label, stage, unit] = asdict(replace(outcome, seconds=0)), stored
-    return found
+                result[spec.label, stage, unit] = asdict(replace(outcome, seconds=0)), stored
+    return result
 
 
 # --- the command line -----------------------------------------------------------------------------

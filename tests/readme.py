@@ -42,7 +42,7 @@ def defense_table() -> str:
         (
             f"`{name}`",
             card.summary,
-            ", ".join(f"`{one}`" for one in card.settings),
+            ", ".join(f"`{setting}`" for setting in card.settings),
             f"`{card.published_protocol}`",
             _linked(card.source),
         )
@@ -59,7 +59,7 @@ def main_columns() -> str:
 
 def all_columns() -> str:
     """Return every column of results.csv, in order."""
-    return _columns(one.name for one in fields(Record))
+    return _columns(field.name for field in fields(Record))
 
 
 TABLES: Final[Mapping[str, Mapping[str, Callable[[], str]]]] = {
@@ -91,9 +91,9 @@ def renew() -> None:
 
 
 def _cells(card: ProtocolCard) -> tuple[str, str, str, str]:
-    needs = [_OFFERS.get(one, f"`{one}`") for one in card.needs]
+    needs = [_OFFERS.get(need, f"`{need}`") for need in card.needs]
     needs += ["batch mates or chance"] if card.coupled_only else []
-    settings = ", ".join(f"`{one}`" for one in card.settings)
+    settings = ", ".join(f"`{setting}`" for setting in card.settings)
     return card.summary, ", ".join(needs), settings, _linked(card.source)
 
 
@@ -102,7 +102,7 @@ def _linked(source: str) -> str:
 
 
 def _columns(names: Iterable[str]) -> str:
-    documented = {one.name: one.metadata["doc"] for one in fields(Record)}
+    documented = {field.name: field.metadata["doc"] for field in fields(Record)}
     return _table(("column", "meaning"), ((f"`{name}`", documented[name]) for name in names))
 
 

@@ -34,7 +34,7 @@ ADVICE = (
 
 def columns() -> dict[str, Any]:
     """Return the columns as they are: the schema, and the type of each by name, in order."""
-    return {"schema": SCHEMA, "columns": {one.name: str(one.type) for one in fields(Record)}}
+    return {"schema": SCHEMA, "columns": {field.name: str(field.type) for field in fields(Record)}}
 
 
 def what_to_do(path: Path, present: dict[str, Any], known: dict[str, Any]) -> str:

@@ -29,16 +29,19 @@ JUDGE = ("dentbench.evaluation.workers.judging:judge_in_batches",)
 
 def stages() -> dict[str, tuple[int, tuple[str, ...]]]:
     """Return the number of each stage and defense, and what its code begins with."""
-    found: dict[str, tuple[int, tuple[str, ...]]] = {"natural": (NATURAL_VERSION, JUDGE)}
+    result: dict[str, tuple[int, tuple[str, ...]]] = {"natural": (NATURAL_VERSION, JUDGE)}
     for name, card in PROTOCOLS.items():
-        found[name] = card.version, (card.function, *CASCADE, *JUDGE)
+        result[name] = card.version, (card.function, *CASCADE, *JUDGE)
     for name, defense in DEFENSES.items():
         losses = tuple(loss.function for loss in LOSSES.values()) if name == DENT else ()
         if name != NONE:
-            found[name] = defense.version, (defense.function, *losses)
+            result[name] = defense.version, (defense.function, *losses)
     probes = ("suite:probe", "planting:plant", "planting:ReadoutDefense")
-    found["checks"] = CHECKS_VERSION, tuple(f"dentbench.attacks.probes.{one}" for one in probes)
-    return found
+    result["checks"] = (
+        CHECKS_VERSION,
+        tuple(f"dentbench.attacks.probes.{probe}" for probe in probes),
+    )
+    return result
 
 
 def code_of_stages() -> dict[str, dict[str, int | str]]:
@@ -64,14 +67,14 @@ def hash_of(roots: tuple[str, ...]) -> str:
         nodes = definitions.get(name, ())
         written[module, name] = " ".join(map(_written, nodes))
         for node in nodes:
-            waiting += [(module, one) for one in _names(node) if one in definitions]
+            waiting += [(module, item) for item in _names(node) if item in definitions]
             waiting += _followed(_imported(node, imports))
     whole = "\n".join(sorted(written.values()))
     return hashlib.sha256(whole.encode()).hexdigest()[:16]
 
 
-def _followed(found: list[tuple[str, str]]) -> list[tuple[str, str]]:
-    return [(module, name) for module, name in found if module.startswith(FOLLOWED)]
+def _followed(result: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(module, name) for module, name in result if module.startswith(FOLLOWED)]
 
 
 @cache
@@ -96,20 +99,20 @@ def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, 
 
 
 def _names(node: ast.AST) -> set[str]:
-    return {one.id for one in ast.walk(node) if isinstance(one, ast.Name)}
+    return {item.id for item in ast.walk(node) if isinstance(item, ast.Name)}
 
 
 def _imported(node: ast.AST, imports: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
     """Return what a definition uses of other modules: names of them, or what it takes from them."""
-    found = [imports[name] for name in _names(node) if name in imports]
-    for one in ast.walk(node):
-        if isinstance(one, ast.ImportFrom) and one.module:
-            found += [(one.module, alias.name) for alias in one.names]
-        if isinstance(one, ast.Attribute) and isinstance(one.value, ast.Name):
-            module, name = imports.get(one.value.id, ("", ""))
+    result = [imports[name] for name in _names(node) if name in imports]
+    for item in ast.walk(node):
+        if isinstance(item, ast.ImportFrom) and item.module:
+            result += [(item.module, alias.name) for alias in item.names]
+        if isinstance(item, ast.Attribute) and isinstance(item.value, ast.Name):
+            module, name = imports.get(item.value.id, ("", ""))
             if module:
-                found.append((f"{module}.{name}", one.attr))
-    return [(module, name) for module, name in found if _is_module(module)]
+                result.append((f"{module}.{name}", item.attr))
+    return [(module, name) for module, name in result if _is_module(module)]
 
 
 def _is_module(name: str) -> bool:
@@ -136,11 +139,11 @@ def _written(node: object) -> str:
 
 def _without_docstring(nodes: list[object]) -> list[object]:
     return [
-        one
-        for one in nodes
+        node
+        for node in nodes
         if not (
-            isinstance(one, ast.Expr)
-            and isinstance(one.value, ast.Constant)
-            and isinstance(one.value.value, str)
+            isinstance(node, ast.Expr)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
         )
     ]

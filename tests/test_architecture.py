@@ -138,11 +138,11 @@ HEAVY: Final = ("torch", "torchvision", "pandas", "pyautoattack", "robustbench",
 @cache
 def modules() -> dict[str, Path]:
     """Every module by its name within the package; a room by the name of its folder."""
-    found = {}
+    result = {}
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        found[".".join(part for part in parts if part != "__init__")] = path
-    return found
+        result[".".join(part for part in parts if part != "__init__")] = path
+    return result
 
 
 def is_for_types_only(node: ast.AST) -> bool:
@@ -285,10 +285,12 @@ def test_every_permission_is_used() -> None:
     folders = {(folder_of(module), folder_of(target)) for module, target in pairs | strings}
     parts = {(part_of(module), part_of(target)) for module, target in pairs}
     assert not [
-        (one, two) for one, may in FOLDERS.items() for two in may if (one, two) not in folders
+        (name, two) for name, may in FOLDERS.items() for two in may if (name, two) not in folders
     ]
-    assert not [(one, two) for one, may in PARTS.items() for two in may if (one, two) not in parts]
-    assert all(late <= targets(module_at(modules()[one]).late) for one, late in LATE.items())
+    assert not [
+        (name, two) for name, may in PARTS.items() for two in may if (name, two) not in parts
+    ]
+    assert all(late <= targets(module_at(modules()[name]).late) for name, late in LATE.items())
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:

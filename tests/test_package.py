@@ -24,10 +24,10 @@ DOCUMENTED = ("adapt.dent", "spec.dent", "records.frame", "api", "report.table")
 
 @pytest.mark.parametrize("module", DOCUMENTED)
 def test_the_examples_in_docstrings_are_right(module: str) -> None:
-    found = doctest.testmod(
+    actual = doctest.testmod(
         importlib.import_module(f"dentbench.{module}"), optionflags=doctest.ELLIPSIS
     )
-    assert found.attempted >= 3 and found.failed == 0
+    assert actual.attempted >= 3 and actual.failed == 0
 
 
 def test_every_public_name_is_there() -> None:

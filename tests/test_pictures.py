@@ -26,7 +26,7 @@ PLAIN = re.compile(r"\x1b\[[0-9;]*m")
 def texts(drawn: str) -> list[str]:
     """The texts of an SVG; one that is no XML fails."""
     names = ElementTree.fromstring(drawn).iter("{http://www.w3.org/2000/svg}text")
-    return ["".join(one.itertext()).replace("\xa0", " ") for one in names]
+    return ["".join(name.itertext()).replace("\xa0", " ") for name in names]
 
 
 def test_lines_that_a_live_display_wrote_again_are_there_once() -> None:
@@ -71,7 +71,7 @@ def test_the_readme_shows_every_picture(name: str) -> None:
 
 
 def test_the_terminal_in_the_readme_is_of_the_command_that_makes_it() -> None:
-    found = texts((ROOT / OUT / "terminal.svg").read_text(encoding="utf-8"))
-    assert f"$ dentbench {TERMINAL}" in " ".join(found)
+    actual = texts((ROOT / OUT / "terminal.svg").read_text(encoding="utf-8"))
+    assert f"$ dentbench {TERMINAL}" in " ".join(actual)
     examples = shlex.split(TERMINAL)[-1]
-    assert any(f"/{examples})" in text for text in found)
+    assert any(f"/{examples})" in text for text in actual)

@@ -71,10 +71,10 @@ def test_the_truncated_gradient_takes_earlier_steps_for_constants() -> None:
     logits = dent._forward(leaf, *dent.adapted.parts(parameters))
     (expected,) = torch.autograd.grad((logits**2)[:, :3].sum(), leaf)
 
-    found = gradient(dent, x, 2)
+    actual = gradient(dent, x, 2)
 
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
-    assert (found - gradient(dent, x, None)).abs().max() > 1e-6
+    torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-12)
+    assert (actual - gradient(dent, x, None)).abs().max() > 1e-6
 
 
 def test_the_graph_does_not_grow_with_the_steps() -> None:

@@ -69,8 +69,8 @@ COMBINED = [*itertools.product(MODES, LOSSES, STATISTICS, BLURS)]
 @pytest.mark.parametrize(
     ("mode", "loss", "statistics", "blur", "optimizer"),
     [
-        (*one, ("adamod", "adamod-paper", "adam", "sgd")[(number + number // 12) % 4])
-        for number, one in enumerate(COMBINED)
+        (*item, ("adamod", "adamod-paper", "adam", "sgd")[(number + number // 12) % 4])
+        for number, item in enumerate(COMBINED)
     ],
 )
 def test_equals_the_slow_reference(
@@ -415,7 +415,7 @@ def test_what_does_not_change_between_steps_is_computed_once(
     for _ in range(2):  # nothing is remembered from one batch to the next
         calls.clear()
         dent.adapt(x)
-        counts = [sum(one is layer for one in calls) for layer in copied]
+        counts = [sum(call is layer for call in calls) for layer in copied]
         assert counts == [1 if blur != "dynamic" else 4, 4]
         x = torch.rand(2, 3, 8, 8)
 

@@ -26,40 +26,40 @@ def test_numbers_of_a_jointly_adapted_batch(mode: str, images: Tensor) -> None:
     spec = DentSpec(mode=mode, loss="entropy", blur="dynamic", steps=8, lr=0.05)
     dent = Dent(model, spec)
     adaptation = dent.adapt(images)
-    found = diagnose(dent, [(images, adaptation)])
+    actual = diagnose(dent, [(images, adaptation)])
     logits = dent(images)
 
-    assert found["loss_before"] == pytest.approx(adaptation.losses[0].item(), abs=1e-12)
-    assert found["loss_before"] == pytest.approx(found["entropy_before"])
-    assert found["loss_after"] == pytest.approx(slow_loss(logits, "entropy").item())
-    assert found["entropy_after"] < found["entropy_before"]
+    assert actual["loss_before"] == pytest.approx(adaptation.losses[0].item(), abs=1e-12)
+    assert actual["loss_before"] == pytest.approx(actual["entropy_before"])
+    assert actual["loss_after"] == pytest.approx(slow_loss(logits, "entropy").item())
+    assert actual["entropy_after"] < actual["entropy_before"]
     assert adaptation.sigma is not None and adaptation.affine is not None
-    assert found["sigma"] == pytest.approx(adaptation.sigma.mean().item())
+    assert actual["sigma"] == pytest.approx(adaptation.sigma.mean().item())
     moved = (adaptation.affine - dent.start().affine).abs().mean().item()
     widths = 8 + 12  # scales and shifts are as many
-    assert (found["gamma_moved"] + found["beta_moved"]) / 2 == pytest.approx(moved)
+    assert (actual["gamma_moved"] + actual["beta_moved"]) / 2 == pytest.approx(moved)
     assert adaptation.affine.shape[-1] == 2 * widths
     flips = (logits.argmax(1) != model(images).argmax(1)).sum().item()
-    assert found["flips"] == flips
-    assert found["classes"] == [(logits.argmax(1) == c).sum().item() for c in range(10)]
-    assert json.loads(json.dumps(found)) == found
+    assert actual["flips"] == flips
+    assert actual["classes"] == [(logits.argmax(1) == c).sum().item() for c in range(10)]
+    assert json.loads(json.dumps(actual)) == actual
 
 
 def test_nothing_happens_without_steps(images: Tensor) -> None:
     dent = Dent(tiny_network().double(), DentSpec(steps=0))
-    found = diagnose(dent, [(images, dent.adapt(images))])
-    assert found["loss_before"] == found["loss_after"]
-    assert found["entropy_before"] == found["entropy_after"]
-    assert (found["gamma_moved"], found["beta_moved"], found["flips"]) == (0, 0, 0)
-    assert found["sigma"] is None
+    actual = diagnose(dent, [(images, dent.adapt(images))])
+    assert actual["loss_before"] == actual["loss_after"]
+    assert actual["entropy_before"] == actual["entropy_after"]
+    assert (actual["gamma_moved"], actual["beta_moved"], actual["flips"]) == (0, 0, 0)
+    assert actual["sigma"] is None
 
 
 def test_movement_is_told_apart(images: Tensor) -> None:
     dent = Dent(tiny_network().double(), DentSpec(mode="batch", steps=1, beta_lr=0))
     adaptation = dent.adapt(images)
-    found = diagnose(dent, [(images, adaptation)])
-    assert found["gamma_moved"] > 0
-    assert found["beta_moved"] == 0
+    actual = diagnose(dent, [(images, adaptation)])
+    assert actual["gamma_moved"] > 0
+    assert actual["beta_moved"] == 0
 
 
 def test_flips_count_against_the_undefended_model(images: Tensor) -> None:

@@ -36,7 +36,7 @@ def slow(images: Tensor, layers: str, steps: int, lr: float) -> nn.Module:
             if layer.bias is None:  # dent has one, which begins at zero
                 layer.bias = nn.Parameter(torch.zeros_like(layer.weight))
             layer.requires_grad_(True)
-    chosen = [one for one in network.parameters() if one.requires_grad]
+    chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(chosen, lr=lr, momentum=0.9)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -54,14 +54,14 @@ def spec(layers: str, mode: str, **settings: object) -> DentSpec:
 @pytest.mark.parametrize("mode", ["batch", "instance"])
 def test_every_kind_adapts_as_torchs_own_layers_do(layers: str, mode: str) -> None:
     dent = Dent(mixed(), spec(layers, mode), batch_size=1 if mode == "instance" else None)
-    found = dent(IMAGES)
+    actual = dent(IMAGES)
     if mode == "batch":
         right = slow(IMAGES, layers, 2, 0.05)(IMAGES)
     else:
         alone = [slow(image[None], layers, 2, 0.05)(image[None]) for image in IMAGES]
         right = torch.cat(alone)
-    torch.testing.assert_close(found, right.detach())
-    assert not torch.allclose(found, mixed()(IMAGES), rtol=1e-3)
+    torch.testing.assert_close(actual, right.detach())
+    assert not torch.allclose(actual, mixed()(IMAGES), rtol=1e-3)
     assert dent.spec.separable == (mode == "instance")
 
 
@@ -75,16 +75,16 @@ def test_the_unrolled_gradient_is_that_of_differences(layers: str, mode: str) ->
     def value(x: Tensor) -> Tensor:
         return (dent.predict(x, dent.unroll(x)) * weights).sum()
 
-    (found,) = torch.autograd.grad(value(leaf), leaf)
+    (actual,) = torch.autograd.grad(value(leaf), leaf)
     (last,) = torch.autograd.grad(
         (dent.predict(leaf, dent.unroll(leaf, last=2)) * weights).sum(), leaf
     )
-    torch.testing.assert_close(last, found)
+    torch.testing.assert_close(last, actual)
     direction = torch.randn(IMAGES.shape, generator=torch.Generator().manual_seed(6)).double()
     step = 1e-6
     ahead, behind = (value(IMAGES + sign * step * direction) for sign in (1, -1))
     slope = (ahead - behind) / (2 * step)
-    torch.testing.assert_close((found * direction).sum(), slope.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close((actual * direction).sum(), slope.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_medians_of_the_batch_normalize_as_medbn_writes_them() -> None:

@@ -22,8 +22,8 @@ def test_loss_and_gradient_are_those_of_autograd(
     right = loss(logits, count)
     (gradient,) = torch.autograd.grad(right, logits)
     with torch.no_grad():
-        found = with_gradient(loss)(logits, count)
-    torch.testing.assert_close(found, (right.detach(), gradient), rtol=1e-12, atol=1e-14)
+        actual = with_gradient(loss)(logits, count)
+    torch.testing.assert_close(actual, (right.detach(), gradient), rtol=1e-12, atol=1e-14)
 
 
 def test_a_loss_without_a_closed_form_is_differentiated() -> None:

@@ -33,9 +33,9 @@ def operands(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor
 
 def formula(x: Tensor, scale: Tensor, shift: Tensor, grad: Tensor) -> tuple[Tensor, ...]:
     """Return the output and the gradients of x, scale and shift, from their definitions."""
-    x, scale, shift, grad = (one.detach().double() for one in (x, scale, shift, grad))
+    x, scale, shift, grad = (tensor.detach().double() for tensor in (x, scale, shift, grad))
     y = x * scale + shift
-    sums = [one.sum((2, 3))[:, :, None, None] for one in (grad * x, grad)]
+    sums = [tensor.sum((2, 3))[:, :, None, None] for tensor in (grad * x, grad)]
     return y, grad * scale, *sums
 
 
@@ -47,29 +47,29 @@ def test_output_and_gradients_are_the_formula(
 ) -> None:
     *given, grad = operands(dtype)
     y = scaled(*given)
-    found = (y, *torch.autograd.grad(y, given, grad))
-    for one, right in zip(found, formula(*given, grad), strict=True):
-        torch.testing.assert_close(one.double(), right, rtol=tolerance, atol=tolerance)
-    assert [one.dtype for one in found] == [dtype, dtype, torch.float32, torch.float32]
+    actual = (y, *torch.autograd.grad(y, given, grad))
+    for item, right in zip(actual, formula(*given, grad), strict=True):
+        torch.testing.assert_close(item.double(), right, rtol=tolerance, atol=tolerance)
+    assert [tensor.dtype for tensor in actual] == [dtype, dtype, torch.float32, torch.float32]
     assert y.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_sums_in_mixed_precision_are_those_of_float32() -> None:
     """Bfloat16 has 8 bits: sums of rounded products would be further away."""
     *given, grad = operands(torch.bfloat16)
-    _, *found = torch.autograd.grad(scaled(*given), given, grad)
-    for one, right in zip(found, formula(*given, grad)[2:], strict=True):
-        torch.testing.assert_close(one.double(), right, rtol=1e-5, atol=1e-5)
+    _, *actual = torch.autograd.grad(scaled(*given), given, grad)
+    for item, right in zip(actual, formula(*given, grad)[2:], strict=True):
+        torch.testing.assert_close(item.double(), right, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("wanted", [(0,), (1,), (2,), (0, 1), (1, 2)])
 def test_only_the_gradients_that_are_wanted(wanted: tuple[int, ...], images_at_a_time: int) -> None:
     *given, grad = operands()
-    asked = [one if place in wanted else one.detach() for place, one in enumerate(given)]
-    found = torch.autograd.grad(scaled(*asked), [asked[place] for place in wanted], grad)
-    for place, one in zip(wanted, found, strict=True):
+    asked = [tensor if place in wanted else tensor.detach() for place, tensor in enumerate(given)]
+    actual = torch.autograd.grad(scaled(*asked), [asked[place] for place in wanted], grad)
+    for place, item in zip(wanted, actual, strict=True):
         right = formula(*given, grad)[1 + place]
-        torch.testing.assert_close(one.double(), right, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(item.double(), right, rtol=1e-5, atol=1e-5)
 
 
 def test_gradients_of_gradients(images_at_a_time: int) -> None:
@@ -91,16 +91,16 @@ def test_what_follows_is_as_by_itself(
     """A sum and a ReLU together with the scale and shift, and after it: the same bits."""
     *given, grad = operands(dtype)
     given.append(torch.randn_like(given[0]))
-    given = [one.detach().requires_grad_(place in wanted) for place, one in enumerate(given)]
+    given = [tensor.detach().requires_grad_(place in wanted) for place, tensor in enumerate(given)]
     asked = [given[place] for place in wanted]
     at_once = scaled(*given, rectified=rectified)
-    found = torch.autograd.grad(at_once, asked, grad)
+    actual = torch.autograd.grad(at_once, asked, grad)
     after = scaled(*given[:3]) + given[3]
     after = after.relu() if rectified else after
     assert torch.equal(at_once, after)
-    for one, other in zip(found, torch.autograd.grad(after, asked, grad), strict=True):
-        assert torch.equal(one, other)
-        assert one.dtype == other.dtype
+    for tensor, other in zip(actual, torch.autograd.grad(after, asked, grad), strict=True):
+        assert torch.equal(tensor, other)
+        assert tensor.dtype == other.dtype
 
 
 def test_gradients_of_gradients_of_what_follows(images_at_a_time: int) -> None:
@@ -118,14 +118,14 @@ def test_gradients_of_gradients_of_what_follows(images_at_a_time: int) -> None:
 @pytest.mark.parametrize("wanted", [(True,) * 4, (True, False, True, False)], ids=str)
 def test_what_a_gpu_does_in_mixed_precision(wanted: tuple[bool, ...]) -> None:
     """In one pass each, where a processor converts beforehand: the same but for the rounding."""
-    x, scale, shift, grad = (one.detach() for one in operands(torch.bfloat16))
+    x, scale, shift, grad = (operand.detach() for operand in operands(torch.bfloat16))
     y, *exact = formula(x, scale, shift, grad)
-    found = scale_shift._converted(torch.addcmul, x, shift, x, scale)
+    actual = scale_shift._converted(torch.addcmul, x, shift, x, scale)
     gradients = scale_shift._mixed_gradients(grad, x, scale, (*wanted, False))
     kinds = (torch.bfloat16, torch.float32, torch.float32, torch.bfloat16)
     rows = zip(gradients, (*exact, grad.double()), kinds, wanted, strict=False)
-    for one, right, kind, is_wanted in [(found, y, torch.bfloat16, True), *rows]:
-        assert (one is not None) == is_wanted
-        if one is not None:
-            assert one.dtype == kind
-            torch.testing.assert_close(one.double(), right, rtol=2**-8, atol=2**-6)
+    for tensor, right, kind, is_wanted in [(actual, y, torch.bfloat16, True), *rows]:
+        assert (tensor is not None) == is_wanted
+        if tensor is not None:
+            assert tensor.dtype == kind
+            torch.testing.assert_close(tensor.double(), right, rtol=2**-8, atol=2**-6)

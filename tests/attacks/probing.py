@@ -53,8 +53,8 @@ def probed(
     return {check.name: check for check in probe(what)}
 
 
-def failing(found: dict[str, Check]) -> set[str]:
-    return {name for name, check in found.items() if check.passed is False}
+def failing(result: dict[str, Check]) -> set[str]:
+    return {name for name, check in result.items() if check.passed is False}
 
 
 def changed(change: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], Classifier]:

@@ -75,10 +75,10 @@ def test_in_linf_it_is_autoattacks(iterations: int) -> None:
     theirs.init_hyperparam(x)
     expected, _, loss, _ = theirs.attack_single_run(x, y, start.clone())
 
-    found = apgd(through(network), make_loss("ce", y), start, x, threat, iterations)
+    actual = apgd(through(network), make_loss("ce", y), start, x, threat, iterations)
 
-    torch.testing.assert_close(make_loss("ce", y)(network(found)), loss, rtol=1e-4, atol=1e-5)
-    assert (found - expected).abs().max() <= 0.06 + 1e-6
+    torch.testing.assert_close(make_loss("ce", y)(network(actual)), loss, rtol=1e-4, atol=1e-5)
+    assert (actual - expected).abs().max() <= 0.06 + 1e-6
 
 
 @pytest.mark.parametrize("norm", NORMS)

@@ -31,24 +31,24 @@ NO_CLIMB = frozenset({"ascent", "large-eps", "noise"})
 
 
 def test_a_network_passes_every_check() -> None:
-    found = probed(small_network)
-    assert failing(found) == set()
-    assert found["exact-gradient"].passed is None
-    assert found["true-gradient"].value == pytest.approx(1, abs=0.2)
-    assert all(check.sentence for check in found.values())
+    actual = probed(small_network)
+    assert failing(actual) == set()
+    assert actual["exact-gradient"].passed is None
+    assert actual["true-gradient"].value == pytest.approx(1, abs=0.2)
+    assert all(check.sentence for check in actual.values())
 
 
 @pytest.mark.parametrize("norm", ["L2", "L1"])
 def test_other_norms(norm: str) -> None:
-    found = probed(small_network, norm=norm)
-    assert failing(found) == set()
-    assert (found["ascent"].passed is None) == (norm == "L1")
+    actual = probed(small_network, norm=norm)
+    assert failing(actual) == set()
+    assert (actual["ascent"].passed is None) == (norm == "L1")
 
 
 def test_random_answers_are_told_from_a_memory() -> None:
-    found = probed(changed(lambda z, _: z + 0.3 * torch.randn_like(z)))
-    assert "repeatable" in failing(found)
-    assert found["stateless"].passed is True and found["separable"].passed is None
+    actual = probed(changed(lambda z, _: z + 0.3 * torch.randn_like(z)))
+    assert "repeatable" in failing(actual)
+    assert actual["stateless"].passed is True and actual["separable"].passed is None
 
 
 @pytest.mark.parametrize("library", ["numpy", "random", "none"])
@@ -136,9 +136,9 @@ def test_a_stale_gradient_is_compared_with_the_exact_one() -> None:
         def __call__(self, x: Tensor) -> Tensor:
             return self.predict(x, self.unroll(x).detach())
 
-    found = probed(Moving)
-    assert found["exact-gradient"].value == pytest.approx(-1, abs=1e-4)
-    assert {"exact-gradient", "true-gradient"} <= failing(found)
+    actual = probed(Moving)
+    assert actual["exact-gradient"].value == pytest.approx(-1, abs=1e-4)
+    assert {"exact-gradient", "true-gradient"} <= failing(actual)
 
 
 def test_the_global_random_state_is_as_before() -> None:
@@ -156,8 +156,8 @@ def test_checks_are_stored_in_one_order_and_read_back() -> None:
     assert list(from_json(text)) == ["repeatable", "transfer"]
     assert set(from_json(text).values()) == set(checks)
     assert failed(text) == (checks[0],) and failed(None) == ()
-    unmade = [one for one in unsettled(text) if one.passed is None]
-    assert [one.name for one in unmade] == list(INDISPENSABLE), "what is not there was not made"
+    unmade = [check for check in unsettled(text) if check.passed is None]
+    assert [item.name for item in unmade] == list(INDISPENSABLE), "what is not there was not made"
     made = to_json(Check(name, True, 0.0, "a") for name in INDISPENSABLE)
     assert unsettled(made) == ()
     assert len(set(NAMES)) == len(NAMES)
@@ -175,8 +175,8 @@ def test_natural_accuracy_against_the_card() -> None:
 
 
 def test_a_defense_declared_random_is_taken_at_its_word() -> None:
-    found = probed(small_network, declared=True)
-    assert failing(found) == {"repeatable"}
-    assert "declared to be random" in found["repeatable"].sentence
-    assert found["separable"].passed is None
-    assert "random answers hide" in found["separable"].sentence
+    actual = probed(small_network, declared=True)
+    assert failing(actual) == {"repeatable"}
+    assert "declared to be random" in actual["repeatable"].sentence
+    assert actual["separable"].passed is None
+    assert "random answers hide" in actual["separable"].sentence

@@ -99,15 +99,15 @@ def evaluated(model: nn.Module, defense: Any, results: Path, *protocols: str) ->
 
 @pytest.mark.parametrize("answer", BLIND)
 def test_a_defense_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
-    found = evaluated(tiny_network(), Answering(answer).eval(), tmp_path, "warm", "bpda")
-    assert "gradient" in {check.name for check in failed(found.defended.checks)}
-    assert "gradient" not in {check.name for check in failed(found.static.checks)}
+    actual = evaluated(tiny_network(), Answering(answer).eval(), tmp_path, "warm", "bpda")
+    assert "gradient" in {check.name for check in failed(actual.defended.checks)}
+    assert "gradient" not in {check.name for check in failed(actual.static.checks)}
 
 
 @pytest.mark.parametrize("answer", [in_inference, one_hot, used_up, forbidding])
 def test_a_model_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
-    found = evaluated(Answering(answer).eval(), "hedge,steps=2", tmp_path)
-    assert "gradient" in {check.name for check in failed(found.static.checks)}
+    actual = evaluated(Answering(answer).eval(), "hedge,steps=2", tmp_path)
+    assert "gradient" in {check.name for check in failed(actual.static.checks)}
 
 
 @pytest.mark.parametrize("answer", [without_grad, one_hot, used_up])

@@ -41,9 +41,9 @@ def saturated(logits: Tensor, _: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("answer", [hard, plateau, rippled, saturated])
 def test_scores_that_tell_the_label_alone_fail(answer: Any) -> None:
-    found = probed(changed(answer))
-    assert {"scores", "large-eps", "noise"} <= failing(found)
-    assert "run the protocol decision" in found["scores"].sentence
+    actual = probed(changed(answer))
+    assert {"scores", "large-eps", "noise"} <= failing(actual)
+    assert "run the protocol decision" in actual["scores"].sentence
 
 
 def sharpened(logits: Tensor, _: Tensor) -> Tensor:
@@ -84,8 +84,8 @@ def test_answers_that_differ_where_a_gradient_is_wanted() -> None:
         return z.roll(1, 1) if torch.is_grad_enabled() else z
 
     for answer in (by_leaf, by_mode):
-        found = probed(changed(answer))
-        assert "modes" in failing(found) and "is wanted" in found["modes"].sentence
+        actual = probed(changed(answer))
+        assert "modes" in failing(actual) and "is wanted" in actual["modes"].sentence
     drawn = probed(changed(noisy))
     assert drawn["modes"].passed is True, "the same random numbers in both modes"
     assert probed(changed(noisy), copies=False)["modes"].passed is None
@@ -119,8 +119,8 @@ def test_what_only_perturbed_points_show_is_seen() -> None:
         (by_size, "separable"),
         (in_mode, "modes"),
     ):
-        found = probed(changed(answer))
-        assert name in failing(found) and "perturbed image" in found[name].sentence
+        actual = probed(changed(answer))
+        assert name in failing(actual) and "perturbed image" in actual[name].sentence
 
 
 def climbs(**changes: Any) -> Climbs:
@@ -132,13 +132,13 @@ def climbs(**changes: Any) -> Climbs:
         **changes,
     }
     made.setdefault("full", made["short"])
-    found = {name: Climb(torch.tensor(rows, dtype=torch.float)) for name, rows in made.items()}
-    chance = found.pop("chance", Climb(torch.full((2, 4), -1.0))).best
-    return Climbs(chance=chance, **found)
+    result = {name: Climb(torch.tensor(rows, dtype=torch.float)) for name, rows in made.items()}
+    chance = result.pop("chance", Climb(torch.full((2, 4), -1.0))).best
+    return Climbs(chance=chance, **result)
 
 
-def said(found: Climbs, *, random: bool = False) -> dict[str, bool | None]:
-    return {check.name: check.passed for check in indicate(found, random=random)}
+def said(result: Climbs, *, random: bool = False) -> dict[str, bool | None]:
+    return {check.name: check.passed for check in indicate(result, random=random)}
 
 
 @pytest.mark.parametrize(
@@ -171,5 +171,5 @@ def test_an_attack_that_breaks_everything_has_converged() -> None:
 
 
 def test_an_honest_network_passes_with_more_steps_too() -> None:
-    found = probed(small_network, iterations=30)
-    assert failing(found) == set() and "30 steps" in found["converged"].sentence
+    actual = probed(small_network, iterations=30)
+    assert failing(actual) == set() and "30 steps" in actual["converged"].sentence

@@ -156,7 +156,7 @@ def test_a_run_makes_it_after_its_protocols_and_once(
     network, x = tiny_network().eval(), torch.rand(4, 3, 8, 8)
 
     def run(*protocols: str) -> int:
-        found = dentbench.evaluate(
+        actual = dentbench.evaluate(
             network,
             x,
             network(x).argmax(1),
@@ -166,7 +166,7 @@ def test_a_run_makes_it_after_its_protocols_and_once(
             results=tmp_path,
             progress=None,
         )
-        assert from_json(found.defended.checks)["order"].passed is False
+        assert from_json(actual.defended.checks)["order"].passed is False
         return len(made)
 
     assert (run("published"), run("published"), run("published", "transfer")) == (1, 1, 2)

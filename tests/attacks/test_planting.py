@@ -121,11 +121,11 @@ def test_random_answers_are_averaged() -> None:
 
 
 def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
-    one = check_of(8, {"published": 1, "unrolled": 7, "transfer": 0}, 5000)
-    assert one.passed is True and one.value == 7 / 8
-    assert one.shares == {"published": 1 / 8, "unrolled": 7 / 8, "transfer": 0}
-    assert "published 1, unrolled 7, transfer 0 (5,000 passes); " in one.sentence
-    assert one.sentence.endswith("do not count on published, transfer")
+    single = check_of(8, {"published": 1, "unrolled": 7, "transfer": 0}, 5000)
+    assert single.passed is True and single.value == 7 / 8
+    assert single.shares == {"published": 1 / 8, "unrolled": 7 / 8, "transfer": 0}
+    assert "published 1, unrolled 7, transfer 0 (5,000 passes); " in single.sentence
+    assert single.sentence.endswith("do not count on published, transfer")
     # What follows the static model's gradient says nothing of the defense's own.
     none = check_of(8, {"published": 1, "warm": 5, "surrogate": 8, "transfer": 8, "bpda": 8})
     assert none.passed is False
@@ -134,7 +134,7 @@ def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "in_parts", "passed"),
+    ("actual", "in_parts", "passed"),
     [
         ({"published": 8, "warm": 8, "bpda": 1}, False, True),  # there is nothing to unroll
         ({"published": 8, "warm": 8, "bpda": 1}, True, False),
@@ -145,9 +145,9 @@ def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
     ],
 )
 def test_a_gain_needs_an_adaptive_protocol_too(
-    found: dict[str, int], in_parts: bool, passed: bool
+    actual: dict[str, int], in_parts: bool, passed: bool
 ) -> None:
-    check = check_of(8, found, in_parts=in_parts)
+    check = check_of(8, actual, in_parts=in_parts)
     assert check.passed is passed
     assert passed or "of them: it may miss such points elsewhere too" in check.sentence
 
@@ -178,7 +178,7 @@ def test_a_record_says_what_was_found(defense: Any, passed: bool, tmp_path: Path
     labels = model(images).argmax(1)
 
     def run(*protocols: str) -> Any:
-        found = dentbench.evaluate(
+        actual = dentbench.evaluate(
             model,
             images,
             labels,
@@ -188,8 +188,8 @@ def test_a_record_says_what_was_found(defense: Any, passed: bool, tmp_path: Path
             results=tmp_path,
             progress="none",
         )
-        assert "planted" not in from_json(found.static.checks)
-        return from_json(found.defended.checks)["planted"]
+        assert "planted" not in from_json(actual.static.checks)
+        return from_json(actual.defended.checks)["planted"]
 
     first = run("published")
     assert first.passed is passed and set(first.shares) == {"published"}

@@ -29,8 +29,8 @@ def lacking(attack: AttackSpec | None = None, **settings: Any) -> dict[str, str]
 def test_the_defaults_are_the_table() -> None:
     """A default that becomes cheaper must not make a verdict cheaper: mend the default."""
     for stage, least in REQUIRED.items():
-        found = {name: value for name, value in spent(SPEC, stage).items() if name in least}
-        assert found == dict(least), stage
+        actual = {name: value for name, value in spent(SPEC, stage).items() if name in least}
+        assert actual == dict(least), stage
     assert REQUIRED.keys() >= PROTOCOLS.keys() - {"transfer"}, (
         "a new protocol has a least budget too"
     )
@@ -52,9 +52,9 @@ def test_the_defaults_are_the_table() -> None:
     ],
 )
 def test_every_shortened_setting_is_named(settings: dict[str, Any], short: set[str]) -> None:
-    found = lacking(**settings)
-    assert found.keys() >= short, found
-    assert "published" not in found and "transfer" not in found
+    actual = lacking(**settings)
+    assert actual.keys() >= short, actual
+    assert "published" not in actual and "transfer" not in actual
 
 
 @pytest.mark.parametrize(
@@ -116,6 +116,6 @@ def test_a_plan_is_judged_by_its_parts_and_not_by_its_name(
     }
     for module in (budget, required_budgets):
         monkeypatch.setattr(module, "ATTACKS", {**ATTACKS, **plans})
-    found = {name: lacking(AttackSpec(name=name)) for name in plans}
-    assert found["all-parts"] == found["long"] == {}
-    assert {"published", "warm"} <= found["short"].keys()
+    actual = {name: lacking(AttackSpec(name=name)) for name in plans}
+    assert actual["all-parts"] == actual["long"] == {}
+    assert {"published", "warm"} <= actual["short"].keys()

@@ -49,8 +49,8 @@ def test_jpeg_in_another_order_is_separable() -> None:
     x = tiny_images(20)
     with torch.no_grad():
         defense = OtherOrder(network, quality=100)
-        one, other = defense(x), defense(x[:10])
-    assert float((one[:10] - other).abs().max()) > SAME * float(one.max() - one.min())
+        first, other = defense(x), defense(x[:10])
+    assert float((first[:10] - other).abs().max()) > SAME * float(first.max() - first.min())
     check = probed(lambda: defense)["separable"]
     assert check.passed and "but by rounding" in check.sentence
 

@@ -59,10 +59,10 @@ def run(results: Path, attack: str) -> Any:
 
 
 def test_it_attacks_both_and_is_part_of_the_key(module: Path, tmp_path: Path) -> None:
-    found = run(tmp_path / "results", "user_attacks:fgsm")
+    actual = run(tmp_path / "results", "user_attacks:fgsm")
     name = attack_name_of("user_attacks:fgsm")
-    assert found.static.attack == found.defended.attack == name
-    assert "attack of the user (not AutoAttack)" in found.static.attack_label
+    assert actual.static.attack == actual.defended.attack == name
+    assert "attack of the user (not AutoAttack)" in actual.static.attack_label
     model = tiny_network().eval()
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     labels = model(images).argmax(1)
@@ -71,7 +71,7 @@ def test_it_attacks_both_and_is_part_of_the_key(module: Path, tmp_path: Path) ->
     assert leaf.grad is not None
     points = (images + float(EPS) * leaf.grad.sign()).clamp(0, 1)
     expected = int((model(points).argmax(1) == labels).sum())
-    assert found.static.robust_correct == expected < 6
+    assert actual.static.robust_correct == expected < 6
     module.write_text(SOURCE + "# more\nother = 1\n")
     assert attack_name_of("user_attacks:fgsm") != name
     with pytest.raises(SpecError, match="was changed"):

@@ -75,8 +75,8 @@ def main(parts: list[str]) -> None:
             "versions": json.loads(versions()),
             "git_revision": git_revision(),
         }
-        for found in as_it_comes(part):
-            text = json.dumps({**about, "measured": found}, indent=1)
+        for result in as_it_comes(part):
+            text = json.dumps({**about, "measured": result}, indent=1)
             (folder / f"{part}-{device.type}.json").write_text(text + "\n")
         print(part, text, sep="\n")
 

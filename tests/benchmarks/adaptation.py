@@ -70,13 +70,13 @@ def configurations(
 
     An instruction set is left out where the CPU has no other. ``dry``: tiny, to see that it runs.
     """
-    found: list[dict[str, Any]] = []
+    result: list[dict[str, Any]] = []
     for count in threads:
         for name, asked in allowed.items():
-            if not found or not _has_only(name, found[0]):
+            if not result or not _has_only(name, result[0]):
                 measured = _in_new_process(asked, count, dry)
-                found.append({"instructions allowed": name, **measured})
-                yield found
+                result.append({"instructions allowed": name, **measured})
+                yield result
 
 
 def _has_only(name: str, everything: Mapping[str, Any]) -> bool:
@@ -89,8 +89,8 @@ def _in_new_process(asked: Mapping[str, str], threads: int, dry: bool) -> dict[s
     environment = {**os.environ, **asked, "OMP_NUM_THREADS": count, "MKL_NUM_THREADS": count}
     command = [sys.executable, "-m", __name__, *(["--dry"] if dry else [])]
     done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
 def measure(subjects: Mapping[str, Subject]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def measure(subjects: Mapping[str, Subject]) -> dict[str, Any]:
         "PyTorch": torch.backends.cpu.get_cpu_capability(),
         "oneDNN": onednn_instructions(),
         "threads": torch.get_num_threads(),
-        "networks": {name: compare(name, one) for name, one in subjects.items()},
+        "networks": {name: compare(name, subject) for name, subject in subjects.items()},
     }
 
 
@@ -157,9 +157,9 @@ def compare(name: str, subject: Subject) -> dict[str, Any]:
             "released in one process": lambda: attack_gradient(beside, x),
             **released,
         }
-        found = times(works, subject.rounds, calls=subject.calls, limit=subject.seconds)
-    cpu = {work: one.cpu for work, one in found.items()}
-    wall = {work: one.wall for work, one in found.items()}
+        result = times(works, subject.rounds, calls=subject.calls, limit=subject.seconds)
+    cpu = {work: item.cpu for work, item in result.items()}
+    wall = {work: item.wall for work, item in result.items()}
     return {
         "batch": subject.batch,
         "steps": subject.steps,
@@ -173,9 +173,9 @@ def compare(name: str, subject: Subject) -> dict[str, Any]:
 def summary(seconds: Mapping[str, list[float]], steps: int) -> dict[str, Any]:
     """Return the medians of the works' seconds, and of the rounds' ratios that have a goal."""
     ours = seconds["dent"]
-    floor = [(steps + 1) * one for one in seconds["static"]]
+    floor = [(steps + 1) * item for item in seconds["static"]]
     return {
-        "seconds": {work: round(median(one), 5) for work, one in seconds.items()},
+        "seconds": {work: round(median(item), 5) for work, item in seconds.items()},
         "dent over floor": round(ratio(ours, floor), 3),
         "released over dent, one process": round(
             ratio(seconds["released in one process"], ours), 3

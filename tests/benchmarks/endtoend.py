@@ -83,7 +83,7 @@ def run_released(name: str) -> None:
     defense = ReleasedDent(subject.network.eval(), lr=spec.defense.lr)
     threat = ThreatModel.of(spec.attack)
     for batch in spec.batches.ranges(spec.data.count):
-        x, y = (one[batch.start : batch.stop] for one in (subject.images, subject.labels))
+        x, y = (item[batch.start : batch.stop] for item in (subject.images, subject.labels))
         natural = judge(defense, x, y)
         view = BatchView(defense, x, y, threat, whole=True)
         run_attack(view, spec.attack, natural, 10, seed_of=lambda *_: 0, chunk=128)
@@ -100,14 +100,17 @@ def against_released(name: str) -> dict[str, Any]:
     """
     images, iterations, rounds = RUNS[name]
     placements = {"ours": Placement(workers="auto"), "ours, one worker": Placement(workers=1)}
-    works = {kind: lambda one=one: run_ours(name, one) for kind, one in placements.items()}
+    works = {
+        kind: lambda placement=placement: run_ours(name, placement)
+        for kind, placement in placements.items()
+    }
     with elsewhere(released_runs, name) as released:
         seconds = timed({**works, **released}, rounds)
     return {
         "images": images,
         "iterations": iterations,
         "rounds": rounds,
-        "seconds": {kind: round(median(found), 2) for kind, found in seconds.items()},
+        "seconds": {kind: round(median(result), 2) for kind, result in seconds.items()},
         **{
             f"released over {kind}": round(ratio(seconds["released"], seconds[kind]), 2)
             for kind in works
@@ -137,7 +140,7 @@ def workers(rounds: int = 5) -> dict[str, Any]:
     assert flags[1] == flags[2]
     return {
         "batches": 30,
-        "seconds": {name: round(median(found), 2) for name, found in seconds.items()},
+        "seconds": {name: round(median(result), 2) for name, result in seconds.items()},
         "one over two": round(ratio(seconds["1"], seconds["2"]), 2),
     }
 
@@ -168,10 +171,10 @@ def commands(record: Record, rows: int = 10_000, rounds: int = 3) -> dict[str, A
         )
     return {
         name: {
-            "seconds": round(median(found), 3),
+            "seconds": round(median(result), 3),
             "seconds of a core": round(median(cores[name][-rounds:]), 3),
         }
-        for name, found in seconds.items()
+        for name, result in seconds.items()
     }
 
 

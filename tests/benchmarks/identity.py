@@ -38,7 +38,7 @@ def _measured(kind: type) -> dict[str, Any]:
     from dentbench.zoo.models import load_model
 
     x, y, _ = slice_of(load_dataset("digits"), 0, COUNT)
-    found = evaluate(
+    result = evaluate(
         load_model("digits-robust").network,
         x,
         y,
@@ -48,17 +48,17 @@ def _measured(kind: type) -> dict[str, Any]:
         results=FOLDER,
         progress=None,
     )
-    record = found.defended
+    record = result.defended
     return {
         "images": record.n,
-        "static, own attack": found.static.robust_correct,
+        "static, own attack": result.static.robust_correct,
         "static, equal effort": record.static_correct,
         "defense, worst case": record.robust_correct,
         "gained": record.gained,
         "lost": record.lost,
         "by protocol": json.loads(record.by_protocol),
         "static by protocol": json.loads(record.static_by_protocol or "{}"),
-        "verdict": found.verdict.sentence,
+        "verdict": result.verdict.sentence,
         "failed checks": [check.name for check in failed(record.checks)],
         "passes": json.loads(record.passes or "{}"),
     }

@@ -116,22 +116,22 @@ def shares(kinds: Sequence[str]) -> dict[str, float]:
 
 def simulated() -> dict[str, Any]:
     """Return the shares of verdicts in every world, and what the plain test would have said."""
-    found = {}
+    result = {}
     for number, (name, world) in enumerate(WORLDS.items()):
         generator = random.Random(SEED + number)
         pairs = [simulate(world, generator) for _ in range(SIMULATED)]
         said = [verdict(*pair) for pair in pairs]
-        plain = [verdict(one, replace(two, **independent(two))) for one, two in pairs]
-        found[name] = {
-            **shares([one.kind for one in said]),
+        plain = [verdict(item, replace(two, **independent(two))) for item, two in pairs]
+        result[name] = {
+            **shares([item.kind for item in said]),
             "a gain, were images independent": sum(
-                one.p_value < LEVEL and one.gain_points > 0 for one in plain
+                item.p_value < LEVEL and item.gain_points > 0 for item in plain
             )
             / SIMULATED,
             f"boards of {BOARD} with some gain": boards(said, corrected=False),
             f"boards of {BOARD} with some gain, by Holm": boards(said, corrected=True),
         }
-    return found
+    return result
 
 
 def independent(record: Record) -> dict[str, Any]:
@@ -144,10 +144,10 @@ def boards(said: Sequence[Any], *, corrected: bool) -> float:
     groups = [said[at : at + BOARD] for at in range(0, len(said), BOARD)]
     hits = 0
     for group in groups:
-        values = [one.p_value for one in group]
+        values = [item.p_value for item in group]
         adjusted = holm(values) if corrected else values
         pairs = zip(group, adjusted, strict=True)
-        hits += any(value < LEVEL and one.gain_points > 0 for one, value in pairs)
+        hits += any(value < LEVEL and item.gain_points > 0 for item, value in pairs)
     return hits / len(groups)
 
 
@@ -194,12 +194,12 @@ def real(runs: int = REAL) -> dict[str, Any]:
 
 def real_in_full(seconds: float = FULL_SECONDS) -> dict[str, Any]:
     """Return the same under the budgets that ``holds`` requires, of as many runs as time allows."""
-    until, found = time.monotonic() + seconds, []
+    until, result = time.monotonic() + seconds, []
     while time.monotonic() < until:
-        number = len(found)
-        found.append(run_once(number, FULL_IMAGES, AttackSpec(eps=EPS), ProtocolSpec()))
-        print(number, found[-1].verdict.sentence, flush=True)
-    return summed(found)
+        number = len(result)
+        result.append(run_once(number, FULL_IMAGES, AttackSpec(eps=EPS), ProtocolSpec()))
+        print(number, result[-1].verdict.sentence, flush=True)
+    return summed(result)
 
 
 def run_once(number: int, images: int, attack: AttackSpec, settings: ProtocolSpec) -> Evaluated:
@@ -226,16 +226,16 @@ def run_once(number: int, images: int, attack: AttackSpec, settings: ProtocolSpe
         )
 
 
-def summed(found: Sequence[Evaluated]) -> dict[str, Any]:
+def summed(result: Sequence[Evaluated]) -> dict[str, Any]:
     """Return the verdicts of real runs, and what the counts and checks were."""
-    records = [one.defended for one in found]
-    broken = Counter(check.name for one in records for check in failed(one.checks))
+    records = [pair.defended for pair in result]
+    broken = Counter(check.name for record in records for check in failed(record.checks))
     return {
-        "runs": len(found),
+        "runs": len(result),
         "images": records[0].n,
-        "verdicts": shares([one.verdict.kind for one in found]),
-        "runs that gained an image": sum(bool(one.gained) for one in records),
-        "runs that lost an image": sum(bool(one.lost) for one in records),
+        "verdicts": shares([item.verdict.kind for item in result]),
+        "runs that gained an image": sum(bool(record.gained) for record in records),
+        "runs that lost an image": sum(bool(record.lost) for record in records),
         "failed checks": dict(broken),
     }
 

@@ -28,8 +28,8 @@ def timed(
     works: Mapping[str, Work], rounds: int = 7, *, calls: int = 1, limit: float = float("inf")
 ) -> dict[str, list[float]]:
     """Return the wall-clock seconds that :func:`times` finds."""
-    found = times(works, rounds, calls=calls, limit=limit)
-    return {name: one.wall for name, one in found.items()}
+    result = times(works, rounds, calls=calls, limit=limit)
+    return {name: item.wall for name, item in result.items()}
 
 
 def times(
@@ -61,6 +61,6 @@ def times(
     return seconds
 
 
-def ratio(one: list[float], other: list[float]) -> float:
+def ratio(first: list[float], other: list[float]) -> float:
     """Return the median over the rounds of one's seconds over the other's."""
-    return median(a / b for a, b in zip(one, other, strict=True))
+    return median(a / b for a, b in zip(first, other, strict=True))

@@ -66,7 +66,7 @@ class ReleasedDent(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
             layer.start(len(x))
-        parameters = [one for layer in self.layers for one in (layer.scale, layer.shift)]
+        parameters = [item for layer in self.layers for item in (layer.scale, layer.shift)]
         optimizer = AdaMod(parameters, lr=self.lr, betas=(0.99, 0.999), beta3=0.6)
         for _ in range(self.steps):
             self.adapt(x, optimizer)

@@ -30,11 +30,11 @@ def of_record(record: Record) -> dict[str, dict[str, int]]:
     }
 
 
-def ordered(found: dict[str, dict[str, dict[str, int]]]) -> list[str]:
+def ordered(result: dict[str, dict[str, dict[str, int]]]) -> list[str]:
     """Return the protocols of all records by what they break per pass, the best first."""
     broken, passes = Counter[str](), Counter[str]()
-    for one in found.values():
-        for name, row in one.items():
+    for item in result.values():
+        for name, row in item.items():
             broken[name] += row["broken"]
             passes[name] += row["passes"]
     return sorted(broken, key=lambda name: (-broken[name] / max(passes[name], 1), name))
@@ -43,7 +43,7 @@ def ordered(found: dict[str, dict[str, dict[str, int]]]) -> list[str]:
 def measure() -> dict[str, Any]:
     """Return the rows of both modes, and the order that follows."""
     x, y, _ = slice_of(load_dataset("digits"), 0, IMAGES)
-    found = {}
+    result = {}
     for mode in MODES:
         with tempfile.TemporaryDirectory() as folder:
             evaluated = evaluate(
@@ -58,5 +58,5 @@ def measure() -> dict[str, Any]:
                 results=folder,
                 progress=None,
             )
-        found[mode] = of_record(evaluated.defended)
-    return {"images": IMAGES, "by_mode": found, "order": ordered(found)}
+        result[mode] = of_record(evaluated.defended)
+    return {"images": IMAGES, "by_mode": result, "order": ordered(result)}

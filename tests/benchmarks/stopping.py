@@ -96,7 +96,7 @@ def exact(up: NDArray[np.float64], down: NDArray[np.float64], effect: Any) -> ND
     """Return McNemar's exact p of every run."""
     triples = np.stack(np.broadcast_arrays(up, down, effect), 1)
     unique, where = np.unique(triples, axis=0, return_inverse=True)
-    values = [mcnemar(int(one), int(other), float(by)) for one, other, by in unique]
+    values = [mcnemar(int(item), int(other), float(by)) for item, other, by in unique]
     return np.array(values)[where.ravel()]
 
 
@@ -196,7 +196,7 @@ def measure(runs: int = RUNS) -> dict[str, Any]:
     cells = {name: {f"{g:+d}": cell(name, g, runs) for g in GAINS} for name in WORLDS}
     worst = {
         rule: {
-            kind: max(one[rule][kind] for world in cells.values() for one in world.values())
+            kind: max(item[rule][kind] for world in cells.values() for item in world.values())
             for kind in FALSE
         }
         for rule in RULES

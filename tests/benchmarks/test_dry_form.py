@@ -11,14 +11,14 @@ from tests.benchmarks.pairs import times
 
 def test_a_configuration_is_measured_in_a_process_of_its_own() -> None:
     avx2 = {"AVX2": adaptation.INSTRUCTION_SETS["AVX2"]}
-    ((found,),) = adaptation.configurations(avx2, [1], dry=True)
-    assert (found["instructions allowed"], found["threads"]) == ("AVX2", 1)
+    ((actual,),) = adaptation.configurations(avx2, [1], dry=True)
+    assert (actual["instructions allowed"], actual["threads"]) == ("AVX2", 1)
     if torch.backends.cpu.get_cpu_capability().startswith("AVX"):
-        assert found["PyTorch"] == "AVX2"
-        assert found["oneDNN"].split()[-1] == "AVX2"
+        assert actual["PyTorch"] == "AVX2"
+        assert actual["oneDNN"].split()[-1] == "AVX2"
     for clock in ("CPU time", "wall time"):
-        measured = found["networks"]["digits-robust"][clock]
-        assert all(one > 0 for one in measured["seconds"].values())
+        measured = actual["networks"]["digits-robust"][clock]
+        assert all(item > 0 for item in measured["seconds"].values())
         floor = 3 * measured["seconds"]["static"]  # two steps, and the last forward
         assert measured["dent over floor"] == pytest.approx(
             measured["seconds"]["dent"] / floor, rel=0.02
@@ -32,11 +32,11 @@ def test_ratios_are_medians_over_the_rounds() -> None:
         "released in one process": [9.0, 24.0, 12.0],
         "released alone": [18.0, 24.0, 18.0],
     }
-    found = adaptation.summary(seconds, steps=2)
-    assert found["dent over floor"] == 2.0  # of 3, 2 and 2
-    assert found["released over dent, one process"] == 2.0  # of 1, 2 and 2
-    assert found["released over dent, alone"] == 2.0  # of 2, 2 and 3
-    assert found["seconds"]["dent"] == 9.0
+    actual = adaptation.summary(seconds, steps=2)
+    assert actual["dent over floor"] == 2.0  # of 3, 2 and 2
+    assert actual["released over dent, one process"] == 2.0  # of 1, 2 and 2
+    assert actual["released over dent, alone"] == 2.0  # of 2, 2 and 3
+    assert actual["seconds"]["dent"] == 9.0
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ class Elsewhere:
 
 
 def test_cpu_time_is_that_of_the_process_that_computes() -> None:
-    found = times({"elsewhere": Elsewhere(), "here": lambda: None}, rounds=2, calls=3)
-    assert found["elsewhere"].cpu == [2, 2]
-    assert max(found["elsewhere"].wall) < 1
-    assert max(found["here"].cpu) < 1
+    actual = times({"elsewhere": Elsewhere(), "here": lambda: None}, rounds=2, calls=3)
+    assert actual["elsewhere"].cpu == [2, 2]
+    assert max(actual["elsewhere"].wall) < 1
+    assert max(actual["here"].cpu) < 1

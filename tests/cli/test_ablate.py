@@ -46,14 +46,14 @@ def rows() -> list[dict[str, str]]:
 def test_without_options_it_is_table2(dentbench: Command) -> None:
     code, out, _ = dentbench("ablate", *SHORT)
     assert code == 0
-    found = rows()
-    assert len(found) == 12 and len({row["key"] for row in found}) == 12
-    assert {(row["norm"], row["model"]) for row in found} == {
+    actual = rows()
+    assert len(actual) == 12 and len({row["key"] for row in actual}) == 12
+    assert {(row["norm"], row["model"]) for row in actual} == {
         ("Linf", "digits-nominal"),
         ("L2", "digits-nominal"),
     }
     described = [
-        (row["delta"], row["blur"], row["steps"]) for row in found if row["norm"] == "Linf"
+        (row["delta"], row["blur"], row["steps"]) for row in actual if row["norm"] == "Linf"
     ]
     assert described == [
         ("", "", ""),
@@ -71,11 +71,11 @@ def test_without_options_it_is_table2(dentbench: Command) -> None:
         "26.1x",
     ):
         assert words in out
-    naturals = {(row["blur"], row["steps"]): set() for row in found}
-    for row in found:
+    naturals = {(row["blur"], row["steps"]): set() for row in actual}
+    for row in actual:
         naturals[row["blur"], row["steps"]].add((row["natural_correct"], row["time_ratio"]))
     assert all(len(values) == 1 for values in naturals.values())  # one pass and one clock for both
-    assert all(row["time_ratio"] for row in found if row["mode"] == "batch")
+    assert all(row["time_ratio"] for row in actual if row["mode"] == "batch")
     before = Path("results/results.csv").read_bytes()
     files = {path: path.stat().st_mtime_ns for path in Path("results/runs").rglob("*.*")}
     code, again, err = dentbench("ablate", *SHORT)
@@ -141,7 +141,7 @@ def test_table1_runs_both_modes_and_resumes(dentbench: Command) -> None:
     assert "not CIFAR-10 but UCI digits" in out
     assert dentbench(*command) == (0, out, "")
     code, out, _ = dentbench(*command, "--json")
-    assert [one["model"] for one in json.loads(out)["verdicts"]] == ["digits-robust"] * 2
+    assert [item["model"] for item in json.loads(out)["verdicts"]] == ["digits-robust"] * 2
 
 
 def test_every_setting_reaches_the_record(dentbench: Command) -> None:
@@ -188,8 +188,8 @@ def test_diagnostics_and_the_order_are_told(dentbench: Command) -> None:
     static, dent = rows()
     assert static["order"] == dent["order"] == "label-windows:4"
     assert static["natural_given_correct"] == static["natural_correct"]
-    found = json.loads(dent["diagnostics"])["natural"]
-    assert found["images"] == 4 and 0 <= found["label_balance"] <= 1
+    actual = json.loads(dent["diagnostics"])["natural"]
+    assert actual["images"] == 4 and 0 <= actual["label_balance"] <= 1
 
 
 def test_a_model_of_ones_own_gets_the_papers_threats(dentbench: Command) -> None:

@@ -45,7 +45,7 @@ def make():
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working folder with a model, as the installed command sees it: not on the path."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [one for one in sys.path if one not in ("", str(tmp_path))])
+    monkeypatch.setattr(sys, "path", [item for item in sys.path if item not in ("", str(tmp_path))])
     (tmp_path / "own_net_of_a_user.py").write_text(NET)
     (tmp_path / "its_helper.py").write_text("SCALE = 2.0\n")
     return tmp_path

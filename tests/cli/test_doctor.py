@@ -43,14 +43,14 @@ def no_robustbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def by_name() -> dict[str, Any]:
-    return {one.what: one for one in installation.findings()}
+    return {finding.what: finding for finding in installation.findings()}
 
 
 def test_versions_are_true() -> None:
-    found = by_name()
+    actual = by_name()
     for name in ("torch", "numpy", "typer", "pyautoattack", "safetensors"):
-        assert found[name].found == metadata.version(name) and found[name].ok
-    assert f"cpu ({torch.get_num_threads()} of" in found["devices"].found
+        assert actual[name].found == metadata.version(name) and actual[name].ok
+    assert f"cpu ({torch.get_num_threads()} of" in actual["devices"].found
 
 
 def test_it_fits_a_bug_report(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -81,16 +81,16 @@ def test_what_is_broken_has_advice(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(installation.importlib, "import_module", broken)
     monkeypatch.setattr(metadata, "version", missing)
-    found = by_name()
-    assert found["torchvision"].ok is False
-    assert "cannot be imported: operator torchvision::nms" in found["torchvision"].found
-    assert "same build as torch" in found["torchvision"].advice
-    assert found["pyarrow"].ok is False and found["pyarrow"].found == "not installed"
-    assert found["ray"].found == "not installed, optional"
-    assert found["ray"].ok is None and "--executor ray" in found["ray"].advice
+    actual = by_name()
+    assert actual["torchvision"].ok is False
+    assert "cannot be imported: operator torchvision::nms" in actual["torchvision"].found
+    assert "same build as torch" in actual["torchvision"].advice
+    assert actual["pyarrow"].ok is False and actual["pyarrow"].found == "not installed"
+    assert actual["ray"].found == "not installed, optional"
+    assert actual["ray"].ok is None and "--executor ray" in actual["ray"].advice
     result = CliRunner().invoke(app, ["doctor", "--json"])
     assert result.exit_code == 2
-    facts = {one["what"]: one for one in json.loads(result.output)}
+    facts = {item["what"]: item for item in json.loads(result.output)}
     assert facts["torchvision"]["ok"] is False
 
 
@@ -104,9 +104,9 @@ def test_the_cache_is_described(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path.with_name("x.pt.part").write_bytes(b"1")
     path.with_name("x.pt.rejected").write_bytes(b"1")
     (folder / "hashes.json").write_text("{")
-    found = by_name()
-    assert found["cached"].found == "Wong2020Fast (3 MB); 1 unfinished; 1 set aside"
-    assert found["hashes"].ok is False
+    actual = by_name()
+    assert actual["cached"].found == "Wong2020Fast (3 MB); 1 unfinished; 1 set aside"
+    assert actual["hashes"].ok is False
     monkeypatch.setenv("DENTBENCH_OFFLINE", "1")
     assert "offline" in by_name()["network"].found
     (tmp_path / "file").write_text("in the way")
@@ -118,12 +118,12 @@ def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert by_name()["reached"].found.startswith("drive.google.com, ")
     assert "not reached" not in by_name()
     monkeypatch.setattr(installation, "unreachable", lambda host: "timed out" * ("drive" in host))
-    found = by_name()
-    assert found["not reached"].found == "drive.google.com (most RobustBench models: timed out)"
-    assert "--from FILE" in found["not reached"].advice and found["not reached"].ok is None
+    actual = by_name()
+    assert actual["not reached"].found == "drive.google.com (most RobustBench models: timed out)"
+    assert "--from FILE" in actual["not reached"].advice and actual["not reached"].ok is None
     asked: list[str] = []
     monkeypatch.setattr(installation, "unreachable", asked.append)
-    what = {one.what: one for one in installation.findings(offline=True)}
+    what = {finding.what: finding for finding in installation.findings(offline=True)}
     assert not asked and "nothing was tried" in what["network"].found
 
 
@@ -132,7 +132,7 @@ def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, ""),
         (urllib.error.HTTPError("x", 404, "no", Message(), None), ""),
-        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "cannot resolve"),
+        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "this machine cannot resolve"),
         (TimeoutError("timed out"), "timed out"),
     ],
 )

@@ -41,9 +41,9 @@ def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) 
     assert "no cascade, iterations 3, rounds 2" in " ".join(out.split())
     static, plain, changed = dentbench.rows()
     assert static["protocol_settings"] == "" and plain["key"] != changed["key"]
-    found = [json.loads(row["protocol_settings"]) for row in (plain, changed)]
-    assert found[0]["cascade"] and not found[1]["cascade"]
-    assert (found[0]["rounds"], found[1]["rounds"], found[1]["iterations"]) == (3, 2, 3)
+    actual = [json.loads(row["protocol_settings"]) for row in (plain, changed)]
+    assert actual[0]["cascade"] and not actual[1]["cascade"]
+    assert (actual[0]["rounds"], actual[1]["rounds"], actual[1]["iterations"]) == (3, 2, 3)
     code, out, _ = dentbench("report")
     assert code == 0 and "protocols: no cascade, iterations 3, rounds 2" in out
 
@@ -83,10 +83,10 @@ def test_json_and_config_file(dentbench: Run, tmp_path: Path) -> None:
     )
     code, out, _ = dentbench("evaluate", "--config", str(config), "--seed", "4", "--json")
     assert code == 0
-    found = json.loads(out)
-    assert [record["seed"] for record in found["records"]] == [4, 4]
-    assert found["records"][1]["steps"] == 1
-    assert found["verdicts"][0]["kind"] in ("holds", "no gain", "weaker than static", "undecided")
+    actual = json.loads(out)
+    assert [record["seed"] for record in actual["records"]] == [4, 4]
+    assert actual["records"][1]["steps"] == 1
+    assert actual["verdicts"][0]["kind"] in ("holds", "no gain", "weaker than static", "undecided")
 
 
 def test_static_alone_and_save_adversarial(dentbench: Run) -> None:
@@ -179,8 +179,8 @@ def test_a_stopped_run_is_resumable(sent: signal.Signals, code: int, tmp_path: P
         assert process.running() and time.monotonic() < deadline
         time.sleep(0.05)
     os.kill(process.pid, sent)
-    found, _, err = process.ended()
-    assert found == code
+    actual, _, err = process.ended()
+    assert actual == code
     assert "The same command goes on from there: dentbench evaluate" in err
     assert "Traceback" not in err
     assert not list(tmp_path.glob("results/runs/**/*.tmp"))

@@ -141,7 +141,7 @@ def test_fetch_verify_list_and_remove(mirror: Loopback, environment: Path) -> No
     path.with_name("Wong2020Fast.pt.rejected").write_bytes(b"an older wrong one")
     path.with_name("Wong2020Fast.pt.part").write_bytes(b"half")
     assert "1 file removed" in run("--remove", "Wong2020")
-    assert [one.name for one in path.parent.iterdir() if not one.name.startswith(".")] == []
+    assert [item.name for item in path.parent.iterdir() if not item.name.startswith(".")] == []
     assert json.loads((environment / "hashes.json").read_text()) == {}
     assert "Nothing of this is cached" in run("--verify")
 
@@ -213,11 +213,13 @@ def test_the_list_is_filtered_by_words_data_sets_and_layers() -> None:
     assert names("WONG", "cifar10") == ["Wong2020Fast"]
     assert names("--dataset", "cifar10-sample") == ["cifar10-sample"]
     of_cifar = names("--dataset", "cifar10")
-    assert of_cifar[0] == "cifar10" and {MODELS[one].dataset for one in of_cifar[1:]} == {"cifar10"}
+    assert of_cifar[0] == "cifar10" and {MODELS[item].dataset for item in of_cifar[1:]} == {
+        "cifar10"
+    }
     assert names("cifar10") == of_cifar and "digits-robust" in names("digits")
     without = names("--no-batchnorm")
-    assert without and not any(MODELS[one].batchnorm for one in without)
-    assert all(MODELS[one].batchnorm for one in names("--batchnorm", "--dataset", "imagenet"))
+    assert without and not any(MODELS[item].batchnorm for item in without)
+    assert all(MODELS[name].batchnorm for name in names("--batchnorm", "--dataset", "imagenet"))
     assert "https://drive.google.com/file/d/" in run("--list", "wong")
     for arguments in (["nothing-like-it"], ["--no-batchnorm", "--dataset", "cifar10"]):
         with pytest.raises(SpecError, match="nothing in the list"):

@@ -47,7 +47,7 @@ def attacked(eps: float) -> Any:
 def test_points_lower_the_worst_case_and_stay(command: Run, tmp_path: Path) -> None:
     points, clean = attacked(EPS)
     assert command("evaluate", *RUN, "--eps", "0.01")[0] == 0
-    (before,) = (one for one in read(tmp_path / "results") if one.mode != "static")
+    (before,) = (record for record in read(tmp_path / "results") if record.mode != "static")
     close = clean + (points - clean) * np.float32(0.1)
     save_file({"points": close}, tmp_path / "close.safetensors")
     code, _, err = command("judge", "close.safetensors", "--from-record", before.key)
@@ -74,7 +74,7 @@ def test_points_that_break_everything_break_it(command: Run, tmp_path: Path) -> 
     network = load_model("digits-nominal").network.eval()
     labels = load_dataset("digits").labels[:COUNT]
     right = int((network(torch.from_numpy(points)).argmax(1) == labels).sum())
-    (name,) = (one for one in record.protocol_counts if one.startswith("claimed@"))
+    (name,) = (count for count in record.protocol_counts if count.startswith("claimed@"))
     assert right < COUNT // 2 and record.protocol_counts[name] < COUNT // 2
     assert record.robust_correct <= record.protocol_counts[name]
 

@@ -151,9 +151,9 @@ def test_natural_accuracy_of_any_data_set(command: Run) -> None:
     more = ["--attack", "none", "--examples", "20", "--defense", "tent", "--json"]
     code, out, err = command("evaluate", *more)
     assert code == 0, err
-    found = json.loads(out)
-    static, tented = found["records"]
-    assert found["verdicts"] == []
+    actual = json.loads(out)
+    static, tented = actual["records"]
+    assert actual["verdicts"] == []
     assert static["dataset"] == "UCI digits (test)" and static["by_protocol"] == {}
     assert tented["forwards"] == 20 * 2
     code, out, _ = command("report", "--table", "all")
@@ -171,9 +171,9 @@ def test_natural_accuracy_from_python(tmp_path: Path) -> None:
     x, y = torch.rand(4, 1, 8, 8), torch.arange(4)
     attack = AttackSpec(name="none")
     assert (attack.norm, attack.eps) == ("Linf", Fraction(0))
-    found = dentbench.evaluate(network, x, y, attack=attack, results=tmp_path)
-    static, dent = found
-    assert "Natural accuracy" in found._repr_html_()
+    actual = dentbench.evaluate(network, x, y, attack=attack, results=tmp_path)
+    static, dent = actual
+    assert "Natural accuracy" in actual._repr_html_()
     assert (static.protocol, dent.protocol, dent.worst_protocol) == ("", "", "")
     with pytest.raises(SpecError, match="attack none has no iterations"):
         AttackSpec(name="none", iterations=3)

@@ -26,17 +26,17 @@ def is_name(default: object) -> bool:
 @pytest.mark.parametrize("command", commands())
 def test_every_option_states_its_name(command: str) -> None:
     """Typer 0.27 takes an option's name from its metavar where none is stated: --FORMAT."""
-    found = typer.main.get_command(app.app).commands[command]  # type: ignore[attr-defined]
-    function = inspect.unwrap(found.callback)
+    actual = typer.main.get_command(app.app).commands[command]  # type: ignore[attr-defined]
+    function = inspect.unwrap(actual.callback)
     hints = get_type_hints(function, include_extras=True)
     unnamed = [
         name
         for name, hint in hints.items()
-        for one in getattr(hint, "__metadata__", ())
-        if isinstance(one, OptionInfo) and not is_name(one.default) and not one.param_decls
+        for item in getattr(hint, "__metadata__", ())
+        if isinstance(item, OptionInfo) and not is_name(item.default) and not item.param_decls
     ]
     assert not unnamed
-    for option in found.params:
+    for option in actual.params:
         assert all(name == name.lower() or len(name) == 2 for name in option.opts)
 
 

@@ -158,7 +158,7 @@ def test_outcomes_of_other_code_are_computed_anew(
     assert command(*args)[0] == 0
     static, defended = command.rows()[-2:]
     numbers = json.loads(static["stage_versions"]), json.loads(defended["stage_versions"])
-    assert all(found["published"] == PROTOCOLS["published"].version for found in numbers)
+    assert all(actual["published"] == PROTOCOLS["published"].version for actual in numbers)
     assert numbers[1]["dent"] == DEFENSES["dent"].version
     renewed = {path for path, content in files.items() if path.read_bytes() != content}
     stages = {(path.parent.parent, path.parent.name) for path in renewed}

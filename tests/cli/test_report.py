@@ -38,7 +38,7 @@ def run(*arguments: object) -> str:
     """Run the command and return its standard output; its errors are raised."""
     app = typer.Typer()
     app.command("report")(command.report)
-    done = RUNNER.invoke(app, [str(one) for one in arguments])
+    done = RUNNER.invoke(app, [str(argument) for argument in arguments])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     assert done.exit_code == 0, done.output
@@ -148,9 +148,9 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
 def test_errors(
     results: Path, arguments: list[str], error: type[DentBenchError], message: str
 ) -> None:
-    with pytest.raises(error, match=message) as found:
-        run("--results", results, *(one.format(results=results) for one in arguments))
-    assert "\n" not in str(found.value) and found.value.exit_code == 2
+    with pytest.raises(error, match=message) as actual:
+        run("--results", results, *(argument.format(results=results) for argument in arguments))
+    assert "\n" not in str(actual.value) and actual.value.exit_code == 2
 
 
 def test_where_keeps_the_records_of_a_value(results: Path) -> None:
@@ -202,8 +202,8 @@ def test_compare(results: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     fewer = {"robust_correct": 200, "by_protocol": '{"published": 200}'}
     results_csv.append(other, replace(record(1), **fewer))
-    found = run("--compare", results, other / "results.csv", "--format", "json")
-    value = json.loads(found)
+    actual = run("--compare", results, other / "results.csv", "--format", "json")
+    value = json.loads(actual)
     (row,) = value["rows"]
     assert (row["cell"], row["before"]["count"], row["after"]["count"]) == ("published", 300, 200)
     assert value["caption"].startswith("1 of 2 cells of 1 runs changed")

@@ -59,7 +59,7 @@ def test_a_gain_that_holds_is_met_or_too_small(
 ) -> None:
     """Smoothing takes away what only the attacker uses: a gain with a closed form."""
     shorten_square(monkeypatch)
-    needed = (one for name in NEEDED for one in ("--protocol", name))
+    needed = (item for name in NEEDED for item in ("--protocol", name))
     run = command("projecting", *needed, "--require-gain")
     code, out, err = dentbench(*run, "5")
     assert code == 0 and "required" not in err, (out, err)

@@ -31,8 +31,8 @@ def kept(tmp_path: Path) -> Path:
     static = make(1, 500, {"published": 340}, n=512, count=512, order="given")
     own |= {"checks": to_json(odd), "order": "given"}
     dent = make(2, 500, {"published": 420, "transfer": 378}, **own)
-    for one, key in ((static, "aa11223344556677"), (dent, "ab99887766554433")):
-        results_csv.append(folder, replace(one, key=key))
+    for item, key in ((static, "aa11223344556677"), (dent, "ab99887766554433")):
+        results_csv.append(folder, replace(item, key=key))
     return folder
 
 
@@ -56,11 +56,11 @@ def test_show_says_everything(dentbench: Run, kept: Path) -> None:
 @pytest.mark.parametrize("key", ["latest", "ab9", "AB9", "results/ab", "ab99887766554433"])
 def test_any_beginning_of_a_key_will_do(dentbench: Run, kept: Path, key: str) -> None:
     code, out, _ = dentbench("show", key, "--json")
-    found = json.loads(out)
-    assert code == 0 and found["record"]["key"] == "ab99887766554433"
-    assert found["record"]["by_protocol"] == {"published": 420, "transfer": 378}
-    assert found["static_key"] == "aa11223344556677" and found["verdict"]["kind"] == "undecided"
-    assert shlex.split(found["command"])[:2] == ["dentbench", "evaluate"]
+    actual = json.loads(out)
+    assert code == 0 and actual["record"]["key"] == "ab99887766554433"
+    assert actual["record"]["by_protocol"] == {"published": 420, "transfer": 378}
+    assert actual["static_key"] == "aa11223344556677" and actual["verdict"]["kind"] == "undecided"
+    assert shlex.split(actual["command"])[:2] == ["dentbench", "evaluate"]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ def test_keys_are_completed_newest_first(kept: Path) -> None:
     class Context:
         params = {"results": kept}
 
-    found = [key for key, _ in keys.complete(Context(), "")]
-    assert found == ["latest", "ab99887766554433", "aa11223344556677"]
+    actual = [key for key, _ in keys.complete(Context(), "")]
+    assert actual == ["latest", "ab99887766554433", "aa11223344556677"]
     assert [key for key, _ in keys.complete(Context(), "aa")] == ["aa11223344556677"]
 
 
@@ -105,7 +105,9 @@ def test_the_command_of_a_static_record() -> None:
 def test_a_key_filters_by_its_beginning(kept: Path) -> None:
     from dentbench.report.conditions import where
 
-    assert [one.key for one in where(results_csv.read(kept), ["key=ab9"])] == ["ab99887766554433"]
+    assert [record.key for record in where(results_csv.read(kept), ["key=ab9"])] == [
+        "ab99887766554433"
+    ]
 
 
 def test_an_ablation_says_the_verdict_on_every_row(

@@ -28,11 +28,11 @@ def test_a_list_for_one_value_and_every_study_are_runs(tmp_path: Path) -> None:
         'mode = ["instance", "batch"]\nbatch-size = 8\nmodel = ["a", "b"]\n'
         '[[study]]\nseed = [1, 2]\n[[study]]\nmode = "static"\nbatch-size = 4\n',
     )
-    found = config.runs(path, PARAMS)
-    short = [(one["mode"], one["batch_size"], one.get("seed")) for one in found]
+    actual = config.runs(path, PARAMS)
+    short = [(item["mode"], item["batch_size"], item.get("seed")) for item in actual]
     grid = [(mode, 8, seed) for mode in ("instance", "batch") for seed in (1, 2)]
     assert sorted(short[:4]) == sorted(grid) and short[4:] == [("static", 4, None)]
-    assert all(one["model"] == ["a", "b"] for one in found)
+    assert all(item["model"] == ["a", "b"] for item in actual)
 
 
 def test_pyproject_has_a_table(tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ def test_json_has_no_json_inside_and_is_one_document(capsys: pytest.CaptureFixtu
     for number in (1, 2):
         json_output.add(records=[json_output.of_record(record(number))], verdicts=[])
     json_output.deliver()
-    found = json.loads(capsys.readouterr().out)
-    first, second = found["records"]
-    assert first["key"] != second["key"] and found["verdicts"] == []
+    actual = json.loads(capsys.readouterr().out)
+    first, second = actual["records"]
+    assert first["key"] != second["key"] and actual["verdicts"] == []
     for value in first.values():
         assert not str(value if isinstance(value, str) else "").startswith(("{", "[")), value
     assert isinstance(first["by_protocol"], dict)

@@ -89,13 +89,13 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     others = (line for line in lines if line not in table and not line.startswith(whole))
     assert max(map(len, others)) <= 80 < max(map(len, table)) <= 160
     commands = [line for line in lines if line.startswith((whole[0], whole[1]))]
-    found = [shlex.split(line.partition(": ")[2]) for line in commands]  # whole, to be copied
-    assert [words[:2] for words in found] == [["dentbench", "evaluate"], ["dentbench", "show"]]
-    assert all(tuple(words[-2:]) == options for words in found)
+    actual = [shlex.split(line.partition(": ")[2]) for line in commands]  # whole, to be copied
+    assert [words[:2] for words in actual] == [["dentbench", "evaluate"], ["dentbench", "show"]]
+    assert all(tuple(words[-2:]) == options for words in actual)
     events = [json.loads(line) for line in err.splitlines()]
-    (warning,) = [one["text"] for one in events if one["event"] == "warning"]
+    (warning,) = [item["text"] for item in events if item["event"] == "warning"]
     assert warning.startswith("1 batch is too few for a verdict on images that share them")
-    assert {one["event"] for one in events} == {
+    assert {item["event"] for item in events} == {
         "plan",
         "warning",
         "begin",
@@ -104,19 +104,21 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
         "batch",
         "round",
     }
-    batches = [one for one in events if one["event"] == "batch"]
-    assert [one["stage"].split()[1:] for one in batches] == [
+    batches = [item for item in events if item["event"] == "batch"]
+    assert [batch["stage"].split()[1:] for batch in batches] == [
         ["static", "natural"],
         ["instance", "natural"],
         ["static", "published"],
         ["instance", "transfer"],
         ["instance", "published"],
     ]
-    assert all(one["batch"] == one["batches"] == 1 and one["images"] == 4 for one in batches)
-    (first, *_) = [one for one in events if one["event"] == "attack"]
+    assert all(item["batch"] == item["batches"] == 1 and item["images"] == 4 for item in batches)
+    (first, *_) = [item for item in events if item["event"] == "attack"]
     assert (first["attack"], first["left"], first["images"]) == ("apgd-ce", 4, 4)
-    rounds = [one for one in events if one["event"] == "round"]
-    assert [(one["images"], one["of"], one["static"], one["right"]) for one in rounds] == [(4,) * 4]
+    rounds = [item for item in events if item["event"] == "round"]
+    assert [(item["images"], item["of"], item["static"], item["right"]) for item in rounds] == [
+        (4,) * 4
+    ]
 
     code, out, err = Forked(tmp_path, *EVALUATE, *options, "--quiet").ended()
     assert (code, len(out.splitlines())) == (0, 1)
@@ -254,7 +256,7 @@ def test_completion_is_installed_by_one_command(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("words", "actual"),
     [
         ("dentbench ev", ["evaluate"]),
         ("dentbench report --form", ["--format"]),
@@ -265,7 +267,7 @@ def test_completion_is_installed_by_one_command(tmp_path: Path) -> None:
         ("dentbench evaluate --progress j", ["json"]),
     ],
 )
-def test_completion(words: str, found: list[str]) -> None:
+def test_completion(words: str, actual: list[str]) -> None:
     asked = {"COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
     done = dentbench(environment={"_DENTBENCH_COMPLETE": "complete_bash", **asked})
-    assert done.stdout.split() == found
+    assert done.stdout.split() == actual

@@ -54,9 +54,9 @@ def test_work_is_done_once_more_to_see_that_it_finds_the_same(
 ) -> None:
     with once.adaptations:
         for turn, done in enumerate((1, 2, 2, 2)):
-            found = once(images())
+            actual = once(images())
             assert work.done == done
-            assert torch.equal(found[0], 2 * images()) and len(found) == 2
+            assert torch.equal(actual[0], 2 * images()) and len(actual) == 2
             assert (work.counter.forwards, work.counter.backwards) == (6 * turn + 6, 3 * turn + 3)
         once(images(1))
         once(images(1))
@@ -91,9 +91,9 @@ def test_work_that_finds_something_else_is_always_done(work: Work) -> None:
 
     once = CachedAdaptation(random, work.counter, AdaptationCache())
     with once.adaptations:
-        found = [once(images())[0] for _ in range(4)]
+        actual = [once(images())[0] for _ in range(4)]
     assert work.done == 4
-    assert not any(torch.equal(found[0], one) for one in found[1:])
+    assert not any(torch.equal(actual[0], item) for item in actual[1:])
     assert work.counter.forwards == 4 * 6
 
 
@@ -151,7 +151,7 @@ def test_a_copy_keeps_nothing_of_it() -> None:
         answers = [dent(images()) for _ in range(3)]
         other = copy.deepcopy(dent)
         assert torch.equal(other(images()), answers[0])
-    assert all(torch.equal(one, answers[0]) for one in answers)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
 
 
 @pytest.mark.parametrize(
@@ -186,13 +186,13 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
         protocols = ("published", "bpda", "scores")
         records = evaluation.run([static, spec], protocols)
         kept = [compared(record) for record in records]
-        outcomes = (one for stage in protocols for one in evaluation.outcomes(spec, stage))
-        return kept, [one.judged for one in outcomes], adaptations
+        outcomes = (outcome for stage in protocols for outcome in evaluation.outcomes(spec, stage))
+        return kept, [outcome.judged for outcome in outcomes], adaptations
 
-    *found, fewer = run(tmp_path / "once")
+    *actual, fewer = run(tmp_path / "once")
     monkeypatch.setattr(AdaptationCache, "__enter__", lambda self: None)
     *right, all_of_them = run(tmp_path / "always")
-    assert found == right
+    assert actual == right
     assert fewer < 0.95 * all_of_them
 
 
@@ -203,7 +203,7 @@ def test_the_size_kept_is_that_of_the_entries(monkeypatch: pytest.MonkeyPatch) -
     for number, size in enumerate((3, 5, 40, 3, 60, 2, 7, 90, 1, 4)):
         entry = adaptation_cache._Entry(torch.zeros(size, dtype=torch.int8), (), (1, 1))
         cache.keep((number % 4,), entry)
-        assert cache._size == sum(one.size for one in cache._entries.values())
+        assert cache._size == sum(item.size for item in cache._entries.values())
         assert cache._size <= 100 or len(cache._entries) == 1
     with pytest.raises(MemoryError), cache:
         raise MemoryError

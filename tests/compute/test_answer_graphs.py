@@ -36,16 +36,16 @@ class StandIn:
         type(self).made += 1
         self.turn = 0
         self.counter, self.answer = counter, answer
-        self.inputs = [None if one is None else one.detach().clone() for one in inputs]
+        self.inputs = [None if tensor is None else tensor.detach().clone() for tensor in inputs]
 
     def forward(self, inputs: Inputs) -> Tensor:
         type(self).forwards += 1
         self.turn += 1
         with torch.no_grad(), self.counter.uncounted():
-            for kept, one in zip(self.inputs, inputs, strict=True):
-                if kept is not None and one is not None:
-                    assert kept.shape == one.shape
-                    kept.copy_(one)
+            for kept, tensor in zip(self.inputs, inputs, strict=True):
+                if kept is not None and tensor is not None:
+                    assert kept.shape == tensor.shape
+                    kept.copy_(tensor)
             with torch.enable_grad():
                 self.x = self.inputs[0].detach().requires_grad_()  # type: ignore[union-attr]
                 self.logits = self.answer(self.x, *self.inputs[1:])
@@ -53,8 +53,8 @@ class StandIn:
 
     def backward(self, grad: Tensor) -> Tensor:
         with self.counter.uncounted():
-            (found,) = torch.autograd.grad(self.logits, self.x, grad, retain_graph=True)
-        return found
+            (result,) = torch.autograd.grad(self.logits, self.x, grad, retain_graph=True)
+        return result
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_answers_gradients_and_passes_are_the_same(
         x.requires_grad_()
         logits, right = recorded(x), plain(x)
         assert torch.equal(logits, right)
-        gradients = (torch.autograd.grad(one.logsumexp(1).sum(), x)[0] for one in (logits, right))
+        gradients = (torch.autograd.grad(item.logsumexp(1).sum(), x)[0] for item in (logits, right))
         assert torch.equal(*gradients), turn
         assert (counter.forwards, counter.backwards) == (counted.forwards, counted.backwards)
     assert stand_in.made == 1
@@ -112,12 +112,12 @@ def test_gradients_may_be_asked_for_later_and_more_than_once(
     images = [torch.rand(2, 3, 6, 6, requires_grad=True) for _ in range(3)]
     answers = [(recorded(x), plain(x), x) for x in images]
     done = stand_in.forwards
-    for found, right, x in (*answers[::-1], *answers):
-        assert torch.equal(found, right)  # no later answer was written over it
+    for actual, right, x in (*answers[::-1], *answers):
+        assert torch.equal(actual, right)  # no later answer was written over it
         for label in (0, 1):
             gradients = (
-                torch.autograd.grad(one[:, label].sum(), x, retain_graph=True)[0]
-                for one in (found, right)
+                torch.autograd.grad(item[:, label].sum(), x, retain_graph=True)[0]
+                for item in (actual, right)
             )
             assert torch.equal(*gradients)
     assert stand_in.forwards == done + 4  # the last and the first asked for again are still there
@@ -126,22 +126,22 @@ def test_gradients_may_be_asked_for_later_and_more_than_once(
 def test_gradients_of_gradients_are_those_of_the_answer_itself(stand_in: type[StandIn]) -> None:
     plain, recorded = ready(None, stand_in)
     x = torch.rand(2, 3, 6, 6, requires_grad=True)
-    found = []
-    for one in (recorded, plain):
-        (gradient,) = torch.autograd.grad(one(x).logsumexp(1).sum(), x, create_graph=True)
-        found.append((gradient, *torch.autograd.grad(gradient.square().sum(), x)))
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other)
+    actual = []
+    for entry in (recorded, plain):
+        (gradient,) = torch.autograd.grad(entry(x).logsumexp(1).sum(), x, create_graph=True)
+        actual.append((gradient, *torch.autograd.grad(gradient.square().sum(), x)))
+    for item, other in zip(*actual, strict=True):
+        torch.testing.assert_close(item, other)
 
 
 def test_a_gradient_of_the_adaptation_is_not_lost(stand_in: type[StandIn]) -> None:
     plain, recorded = ready(DentSpec(steps=1), stand_in)
     x = torch.rand(2, 3, 6, 6, requires_grad=True)
-    found = (
-        torch.autograd.grad(one.predict(x, one.unroll(x)).logsumexp(1).sum(), x)[0]
-        for one in (recorded, plain)
+    actual = (
+        torch.autograd.grad(item.predict(x, item.unroll(x)).logsumexp(1).sum(), x)[0]
+        for item in (recorded, plain)
     )
-    torch.testing.assert_close(*found)
+    torch.testing.assert_close(*actual)
 
 
 def test_inference_mode_and_its_tensors_are_understood(stand_in: type[StandIn]) -> None:
@@ -173,7 +173,7 @@ def test_copies_and_lack_of_memory_leave_recordings_behind(
     assert other._answer.recordings._module is other
     stop_recording()
     assert len(recorded._answer.recordings) == 0
-    gradients = (torch.autograd.grad(one.sum(), x)[0] for one in (kept, plain(x)))
+    gradients = (torch.autograd.grad(tensor.sum(), x)[0] for tensor in (kept, plain(x)))
     assert torch.equal(*gradients)
 
 
@@ -186,6 +186,6 @@ def test_a_recording_that_answers_something_else_is_dropped(
     for _ in range(OFTEN):
         assert torch.equal(recorded(x), plain(x))
     assert stand_in.made == 1
-    assert [one.getMessage() for one in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "an answer is not recorded as a CUDA graph: it finds other values"
     ]

@@ -28,8 +28,8 @@ def test_what_is_recorded_where(
 ) -> None:
     monkeypatch.setattr(backend, "is_channels_last_faster", lambda *_: True)
     monkeypatch.setattr(nn.Module, "to", lambda self, *_, **__: self)
-    found = Engine.chosen(network(), torch.device(device), torch.rand(1, 3, 6, 6), compiling)
-    assert found == Engine(channels_last=True, captured=captured)
+    actual = Engine.chosen(network(), torch.device(device), torch.rand(1, 3, 6, 6), compiling)
+    assert actual == Engine(channels_last=True, captured=captured)
 
 
 def test_a_bad_choice_is_refused() -> None:

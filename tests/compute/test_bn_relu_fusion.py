@@ -103,12 +103,12 @@ def test_what_is_joined_answers_the_same(name: str) -> None:
     joined = joined_if_same(network, IMAGES[:2])
     assert steps_joined(joined) == count
     assert type(joined) is Made and "forward" not in vars(network)
-    for one, other in zip(answers(joined, IMAGES), answers(network, IMAGES), strict=True):
-        assert torch.equal(one, other)
-    adapted, right = (Dent(one, DentSpec(steps=2), prepare=False) for one in (joined, network))
+    for answer, other in zip(answers(joined, IMAGES), answers(network, IMAGES), strict=True):
+        assert torch.equal(answer, other)
+    adapted, right = (Dent(item, DentSpec(steps=2), prepare=False) for item in (joined, network))
     assert adapted.adapted.layer_names == right.adapted.layer_names
-    for one, other in zip(answers(adapted, IMAGES), answers(right, IMAGES), strict=True):
-        assert torch.equal(one, other)
+    for item, other in zip(answers(adapted, IMAGES), answers(right, IMAGES), strict=True):
+        assert torch.equal(item, other)
 
 
 @pytest.mark.parametrize("name", UNJOINED)
@@ -202,7 +202,7 @@ def test_layers_with_hooks_are_called() -> None:
     network.relu.register_forward_hook(lambda layer, given, y: y + 1)
     joined = joined_if_same(network, IMAGES[:2])
     assert steps_joined(joined) == 1  # the ReLU that has a hook is left alone
-    adapted, right = (Dent(one, DentSpec(steps=2), prepare=False) for one in (joined, network))
+    adapted, right = (Dent(item, DentSpec(steps=2), prepare=False) for item in (joined, network))
     assert torch.equal(adapted(IMAGES), right(IMAGES))
     assert not torch.equal(adapted(IMAGES), Dent(Made(JOINED["layers"][0]))(IMAGES))
 
@@ -225,6 +225,6 @@ def test_all_of_the_embedded_networks_is_joined(
     joined = joined_if_same(network, images[:2])
     assert steps_joined(joined) == count
     spec = DentSpec(steps=2, **settings)
-    adapted, right = (Dent(one, spec) for one in (joined, network))
-    for one, other in zip(answers(adapted, images), answers(right, images), strict=True):
-        assert torch.equal(one, other)
+    adapted, right = (Dent(item, spec) for item in (joined, network))
+    for answer, other in zip(answers(adapted, images), answers(right, images), strict=True):
+        assert torch.equal(answer, other)

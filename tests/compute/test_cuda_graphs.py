@@ -28,7 +28,7 @@ class StandIn:
         self.counter = counter
         self.work = work
         self.x = x.clone()
-        self.found = [one.clone() for one in work(self.x)]
+        self.found = [tensor.clone() for tensor in work(self.x)]
 
     def __call__(self, x: Tensor) -> tuple[Tensor, ...]:
         assert x.shape == self.x.shape
@@ -36,7 +36,7 @@ class StandIn:
         with self.counter.uncounted():
             for kept, new in zip(self.found, self.work(self.x), strict=True):
                 kept.copy_(new + self.off)
-        return tuple(one.clone() for one in self.found)
+        return tuple(tensor.clone() for tensor in self.found)
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_recordings_find_the_same_and_count_the_same(
         x = torch.rand(4, 3, 6, 6, requires_grad=True)
         logits, right = recorded(x), plain(x)
         assert torch.equal(logits, right)
-        assert torch.equal(*(torch.autograd.grad(one.sum(), x)[0] for one in (logits, right)))
+        assert torch.equal(*(torch.autograd.grad(tensor.sum(), x)[0] for tensor in (logits, right)))
         assert (counter.forwards, counter.backwards) == (counted.forwards, counted.backwards)
     assert stand_in.made == (1 if spec.steps else 0)
 
@@ -143,7 +143,7 @@ def test_a_recording_that_finds_something_else_is_dropped(
         assert torch.equal(recorded(x), plain(x))
     assert stand_in.made == 1
     assert (counter.forwards, counter.backwards) == (counted.forwards, counted.backwards)
-    assert [one.getMessage() for one in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "adaptation is not recorded as a CUDA graph: it finds other values"
     ]
 
@@ -158,7 +158,7 @@ def test_without_a_gpu_the_real_recording_fails_and_the_work_goes_on(
     recorded = Dent(model, DentSpec(steps=1), recorded=partial(Captured, counter=counter))
     x = torch.rand(2, 3, 6, 6)
     answers = [recorded(x) for _ in range(OFTEN + 1)]
-    assert all(torch.equal(one, answers[0]) for one in answers)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
     assert "not recorded as a CUDA graph" in caplog.text
     assert counter.forwards == 2 * (1 + 1) * (OFTEN + 1)
 

@@ -110,8 +110,8 @@ def test_what_is_clearly_faster_is_chosen_and_remembered(
 def test_the_layout_that_is_not_the_rules_is_found_several_times(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = iter([(1.0, 2.0), (1.0, 2.0), (1.0, 1.0)])
-    monkeypatch.setattr(memory_format, "_timed", lambda *_: next(found))
+    actual = iter([(1.0, 2.0), (1.0, 2.0), (1.0, 1.0)])
+    monkeypatch.setattr(memory_format, "_timed", lambda *_: next(actual))
     assert is_channels_last_faster(network(), CPU, IMAGES, tmp_path)
 
 
@@ -122,8 +122,8 @@ def test_another_network_or_number_of_threads_is_timed_for_itself(
     model = network()
     model[3] = nn.Conv2d(16, 8, 3, padding=1, bias=False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
-    for one in (network(), model):
-        assert not is_channels_last_faster(one, CPU, IMAGES, tmp_path)
+    for item in (network(), model):
+        assert not is_channels_last_faster(item, CPU, IMAGES, tmp_path)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 7)
     assert not is_channels_last_faster(model, CPU, IMAGES, tmp_path)
     assert len(done) == memory_format.TIMES * len(json.loads((tmp_path / FILE).read_text())) == 9

@@ -19,10 +19,10 @@ IMAGES = torch.rand(5, 3, 6, 6)
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Let torch have four threads; return what is set of them."""
-    found = [4]
-    monkeypatch.setattr(torch, "get_num_threads", lambda: found[-1])
-    monkeypatch.setattr(torch, "set_num_threads", found.append)
-    return found
+    result = [4]
+    monkeypatch.setattr(torch, "get_num_threads", lambda: result[-1])
+    monkeypatch.setattr(torch, "set_num_threads", result.append)
+    return result
 
 
 @pytest.mark.parametrize(
@@ -53,12 +53,12 @@ def test_what_is_faster_must_be_so_clearly() -> None:
 def test_every_share_of_the_cores_is_timed_and_remembered(
     four_cores: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = seconds_by_workers(network(), IMAGES, tmp_path)
-    assert list(found) == [1, 2, 4] and all(seconds > 0 for seconds in found.values())
+    actual = seconds_by_workers(network(), IMAGES, tmp_path)
+    assert list(actual) == [1, 2, 4] and all(seconds > 0 for seconds in actual.values())
     assert set(four_cores) == {4, 2, 1} and four_cores[-1] == 4
-    assert list(json.loads((tmp_path / FILE).read_text()).values()) == [list(found.values())]
+    assert list(json.loads((tmp_path / FILE).read_text()).values()) == [list(actual.values())]
     monkeypatch.setattr(thread_scaling, "_timed", None)
-    assert seconds_by_workers(network(), torch.zeros_like(IMAGES), tmp_path) == found
+    assert seconds_by_workers(network(), torch.zeros_like(IMAGES), tmp_path) == actual
     monkeypatch.setattr(thread_scaling, "_timed", lambda *_: [3.0, 2.0, 1.0])
     assert seconds_by_workers(network(), IMAGES[:4], tmp_path) == {1: 3.0, 2: 2.0, 4: 1.0}
 

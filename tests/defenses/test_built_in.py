@@ -48,14 +48,14 @@ def _train_mode(network: nn.Module) -> nn.Module:
 
 
 def test_norm_is_batchnorm_in_train_mode(network: nn.Module, x: Tensor) -> None:
-    found = build(built_in("norm"), network, x)(x)
-    torch.testing.assert_close(found, _train_mode(network)(x).detach())
+    actual = build(built_in("norm"), network, x)(x)
+    torch.testing.assert_close(actual, _train_mode(network)(x).detach())
 
 
 def test_norm_with_a_share_mixes_the_moments(network: nn.Module, x: Tensor) -> None:
-    found = build(built_in("norm", {"share": 0.5}), network, x)(x)
-    assert not torch.allclose(found, network(x))
-    assert not torch.allclose(found, build(built_in("norm"), network, x)(x))
+    actual = build(built_in("norm", {"share": 0.5}), network, x)(x)
+    assert not torch.allclose(actual, network(x))
+    assert not torch.allclose(actual, build(built_in("norm"), network, x)(x))
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -67,8 +67,8 @@ def test_tent_is_adam_on_the_entropy(network: nn.Module, x: Tensor, steps: int) 
         optimizer.zero_grad()
         torch.distributions.Categorical(logits=logits).entropy().mean().backward()
         optimizer.step()
-    found = build(built_in("tent", {"steps": steps, "lr": 0.01}), network, x)(x)
-    torch.testing.assert_close(found, slow(x).detach())
+    actual = build(built_in("tent", {"steps": steps, "lr": 0.01}), network, x)(x)
+    torch.testing.assert_close(actual, slow(x).detach())
 
 
 def test_online_tent_goes_on_from_batch_to_batch(network: nn.Module, x: Tensor) -> None:
@@ -118,7 +118,7 @@ def test_hedge(network: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(defense(x), network(points))
 
 
-@pytest.mark.parametrize("name", [one for one in BUILT_IN if one != "diffpure"])
+@pytest.mark.parametrize("name", [item for item in BUILT_IN if item != "diffpure"])
 def test_the_model_is_untouched_and_the_gradient_is_there(
     name: str, network: nn.Module, x: Tensor
 ) -> None:
@@ -179,10 +179,10 @@ def test_anti_adversary_unrolled(network: nn.Module, x: Tensor, last: int | None
     defense = build(built_in("anti-adversary", {"steps": 3, "alpha": 0.05}), network, x)
     whole = defense.unroll(leaf, last=last)
     assert torch.equal(whole, defense.adapt(x)), "forward it is the defense itself"
-    (found,) = torch.autograd.grad(defense.predict(leaf, whole).sum(), leaf)
-    torch.testing.assert_close(found, right)
+    (actual,) = torch.autograd.grad(defense.predict(leaf, whole).sum(), leaf)
+    torch.testing.assert_close(actual, right)
     (stale,) = torch.autograd.grad(defense(leaf).sum(), leaf)
-    assert not torch.allclose(found, stale, rtol=1e-3)
+    assert not torch.allclose(actual, stale, rtol=1e-3)
 
 
 def test_hedge_unrolled(network: nn.Module, x: Tensor) -> None:
@@ -200,8 +200,8 @@ def test_hedge_unrolled(network: nn.Module, x: Tensor) -> None:
     settings = {"steps": 3, "eps": "0.1", "step_size": Fraction(1, 25)}
     defense = build(built_in("hedge", settings), network, x)
     torch.manual_seed(3)
-    (found,) = torch.autograd.grad(defense.predict(leaf, defense.unroll(leaf)).sum(), leaf)
-    torch.testing.assert_close(found, right)
+    (actual,) = torch.autograd.grad(defense.predict(leaf, defense.unroll(leaf)).sum(), leaf)
+    torch.testing.assert_close(actual, right)
 
 
 @pytest.mark.parametrize("last", [None, 1])
@@ -228,6 +228,6 @@ def test_a_trajectory_holds_what_fewer_steps_lead_to(
         torch.manual_seed(5)
         stages.append(build(built_in(name, {"steps": steps}), network, x).adapt(x))
     torch.manual_seed(5)
-    start, *found = build(built_in(name, {"steps": 3}), network, x).trajectory(x)
-    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, stages, strict=True))
+    start, *actual = build(built_in(name, {"steps": 3}), network, x).trajectory(x)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, stages, strict=True))
     assert not torch.equal(start, stages[0])

@@ -38,8 +38,8 @@ def x() -> Tensor:
 
 
 def gradient(value: Tensor, leaf: Tensor) -> Tensor:
-    (found,) = torch.autograd.grad(value.sum(), leaf)
-    return found
+    (result,) = torch.autograd.grad(value.sum(), leaf)
+    return result
 
 
 # --- ET3 -----------------------------------------------------------------------------------------
@@ -65,14 +65,14 @@ def slow_et3(
 def test_et3(network: nn.Module, x: Tensor, steps: int, alpha: float, radius: float) -> None:
     settings = {"steps": steps, "alpha": alpha, "radius": radius}
     defense = build(built_in("et3", settings), network, x)
-    added = torch.stack([slow_et3(network, one, steps, alpha, radius, False) for one in x])
+    added = torch.stack([slow_et3(network, image, steps, alpha, radius, False) for image in x])
     torch.testing.assert_close(defense.adapt(x), added.detach())
     torch.testing.assert_close(defense(x), network(x + added).detach())
 
 
 def test_et3_unrolled(network: nn.Module, x: Tensor) -> None:
     leaf = x.clone().requires_grad_()
-    added = torch.stack([slow_et3(network, one, 2, 20.0, 30.0, True) for one in leaf])
+    added = torch.stack([slow_et3(network, image, 2, 20.0, 30.0, True) for image in leaf])
     right = gradient(network(leaf + added), leaf)
     defense = build(built_in("et3", {"steps": 2, "alpha": 20.0, "radius": 30.0}), network, x)
     torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), right)
@@ -92,7 +92,9 @@ def test_tte_averages_views(network: nn.Module, x: Tensor, flip: bool) -> None:
     defense = build(built_in("tte", {"crops": 3, "flip": flip}), network, x)
     total, views = torch.zeros(3, 10).double(), 0
     for mirrored in (False, True)[: 2 if flip else 1]:
-        image = torch.stack([one[:, :, torch.arange(7, -1, -1)] if mirrored else one for one in x])
+        image = torch.stack(
+            [item[:, :, torch.arange(7, -1, -1)] if mirrored else item for item in x]
+        )
         total, views = total + network(image), views + 1
         for place in defense.places:
             top, left = (math.floor(3 * part) for part in place)  # 8 pixels are padded by one
@@ -102,8 +104,8 @@ def test_tte_averages_views(network: nn.Module, x: Tensor, flip: bool) -> None:
     torch.testing.assert_close(defense(x), total / views)
     assert len({tuple(place) for place in defense.places}) == 3
     leaf = x.clone().requires_grad_()
-    one = gradient(defense(leaf), leaf)
-    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), one)
+    single = gradient(defense(leaf), leaf)
+    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), single)
 
 
 # --- TTC -----------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ def slow_ttc(network: nn.Module, x: Tensor, tau: float, graph: bool) -> Tensor:
     encode = network[:-1]  # type: ignore[index]
     start = (2 * torch.rand_like(x) - 1) * eps
     start = torch.max(torch.min(start, 1 - x), -x).detach()
-    found = []
+    result = []
     for image, noise in zip(x, start, strict=True):
         own, visited = encode(image[None])[0], [noise]
         first = encode((image + noise)[None])[0]
@@ -133,8 +135,8 @@ def slow_ttc(network: nn.Module, x: Tensor, tau: float, graph: bool) -> Tensor:
         mean = sum(
             weight * point for weight, point in zip(weights / weights.sum(), visited, strict=True)
         )
-        found.append(mean if ratio < tau else noise)
-    return torch.stack(found)
+        result.append(mean if ratio < tau else noise)
+    return torch.stack(result)
 
 
 TTC = {"eps": "0.1", "step_size": Fraction(1, 25)}
@@ -195,12 +197,12 @@ def test_ig_defense_and_its_gradient(network: nn.Module, x: Tensor) -> None:
     torch.manual_seed(3)
     right = slow_masked(network, leaf, 3, 0.1)
     torch.manual_seed(3)
-    found = defense(leaf)
-    torch.testing.assert_close(found, right)
-    torch.testing.assert_close(gradient(found, leaf), gradient(right, leaf))
+    actual = defense(leaf)
+    torch.testing.assert_close(actual, right)
+    torch.testing.assert_close(gradient(actual, leaf), gradient(right, leaf))
     torch.manual_seed(3)
     stale = defense.predict(leaf, defense.adapt(leaf))
-    torch.testing.assert_close(stale, found)
+    torch.testing.assert_close(stale, actual)
     assert not torch.allclose(gradient(stale, leaf), gradient(defense(leaf), leaf), rtol=1e-3)
     assert not network[-1]._forward_pre_hooks, "nothing is left on the network"  # type: ignore[index]
 
@@ -227,15 +229,15 @@ def test_smoothing(network: nn.Module, x: Tensor) -> None:
     leaf = x.clone().requires_grad_()
     mean = torch.stack([network(leaf + noise[:, draw]).softmax(1) for draw in range(5)]).mean(0)
     torch.manual_seed(3)
-    found = defense.predict(leaf, defense.unroll(leaf))
-    torch.testing.assert_close(found, mean.log())
-    torch.testing.assert_close(gradient(found, leaf), gradient(mean.log(), leaf))
+    actual = defense.predict(leaf, defense.unroll(leaf))
+    torch.testing.assert_close(actual, mean.log())
+    torch.testing.assert_close(gradient(actual, leaf), gradient(mean.log(), leaf))
 
 
 def test_bit_depth(network: nn.Module, x: Tensor) -> None:
     defense = build(built_in("bit-depth", {"bits": 2}), network, x)
     levels = torch.tensor(
-        [min(range(4), key=lambda one: abs(value - one / 3)) for value in x.flatten()]
+        [min(range(4), key=lambda item: abs(value - item / 3)) for value in x.flatten()]
     )
     seen = levels.double().view_as(x) / 3
     torch.testing.assert_close(defense.preprocess(x, defense.adapt(x)), seen)
@@ -260,18 +262,18 @@ def test_jpeg_is_libjpegs(network: nn.Module, shape: tuple[int, ...], quality: i
     back = torch.tensor(list(Image.open(stream).tobytes()), dtype=torch.float64)
     back = back.view(*shape[1:], shape[0]).permute(2, 0, 1)
     defense = build(built_in("jpeg", {"quality": quality}), network, image[None])
-    found = 255 * defense.change(image[None].double())[0]
+    actual = 255 * defense.change(image[None].double())[0]
     # Its transform is in whole numbers: single pixels may be a few levels apart.
-    assert (found - back).abs().max() <= 4 and (found - back).abs().mean() < 0.5
-    assert (255 * image - back).abs().mean() > (found - back).abs().mean()
+    assert (actual - back).abs().max() <= 4 and (actual - back).abs().mean() < 0.5
+    assert (255 * image - back).abs().mean() > (actual - back).abs().mean()
 
 
 def test_jpegs_stand_in_is_its_transform_without_rounding(network: nn.Module, x: Tensor) -> None:
     defense = build(built_in("jpeg"), network, x)
     leaf = (0.4 + 0.2 * x).requires_grad_()  # no pixel is clipped
     weights = torch.rand(x.shape, generator=torch.Generator().manual_seed(4)).double()
-    found = gradient(weights * defense.change(leaf), leaf)
-    torch.testing.assert_close(found, weights, rtol=1e-5, atol=1e-7)  # there and back again
+    actual = gradient(weights * defense.change(leaf), leaf)
+    torch.testing.assert_close(actual, weights, rtol=1e-5, atol=1e-7)  # there and back again
     with pytest.raises(SpecError, match="at most 100"):
         build(built_in("jpeg", {"quality": 101}), network, x)
     with pytest.raises(ModelError, match="1 or 3 channels"):
@@ -317,7 +319,7 @@ def test_masks_of_a_noisy_pass_are_declared_to_be_drawn(tmp_path: Path) -> None:
     """Few images show it: draws are compared, and no check takes the chance for a memory."""
     spec, digits = built_in("ig-defense"), load_dataset("digits")
     assert spec.random and "random" not in str(built_in("jpeg").settings)
-    found = dentbench.evaluate(
+    actual = dentbench.evaluate(
         load_model("digits-robust").network,
         *(part[:16] for part in (digits.images, digits.labels)),
         defense=spec,
@@ -326,7 +328,7 @@ def test_masks_of_a_noisy_pass_are_declared_to_be_drawn(tmp_path: Path) -> None:
         results=tmp_path,
         progress=None,
     )
-    names = {check.name for check in failed(found.defended.checks)}
+    names = {check.name for check in failed(actual.defended.checks)}
     assert "repeatable" in names
     assert not names & {"separable", "fresh-process", "same-verdict"}
-    assert json.loads(found.defended.chance or "")["draws"] == 10
+    assert json.loads(actual.defended.chance or "")["draws"] == 10

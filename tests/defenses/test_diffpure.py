@@ -48,7 +48,7 @@ def slow_purified(x: Tensor, steps: int, time: float) -> Tensor:
     guess = Guess()
     y = math.sqrt(kept(time)) * (2 * x - 1) + math.sqrt(1 - kept(time)) * torch.randn_like(x)
     for number in range(steps):
-        now, later = (time * (steps - one) / steps for one in (number, number + 1))
+        now, later = (time * (steps - item) / steps for item in (number, number + 1))
         a, b = kept(now), kept(later)
         noise = guess(y, torch.full((len(x),), now, dtype=x.dtype))
         clean = (y - math.sqrt(1 - a) * noise) / math.sqrt(a)
@@ -70,8 +70,8 @@ def test_the_process_is_ancestral_sampling(network: nn.Module, steps: int) -> No
     for last in (None, steps):
         torch.manual_seed(3)
         logits = defense.predict(leaf, defense.unroll(leaf, last=last))
-        (found,) = torch.autograd.grad(logits.sum(), leaf)
-        torch.testing.assert_close(found, slope, rtol=1e-4, atol=1e-6)
+        (actual,) = torch.autograd.grad(logits.sum(), leaf)
+        torch.testing.assert_close(actual, slope, rtol=1e-4, atol=1e-6)
     torch.manual_seed(3)
     torch.testing.assert_close(defense(IMAGES), network(right).detach(), rtol=1e-5, atol=1e-5)
 
@@ -95,9 +95,9 @@ def test_the_embedded_denoiser_of_the_digits_denoises(network: nn.Module) -> Non
     time = torch.full((64,), 0.1)
     left = float(signal(time)[0])
     noisy = left**0.5 * test + (1 - left) ** 0.5 * noise
-    found = load_denoiser((1, 8, 8))(noisy, time)
-    assert (found - noise).square().mean() < 0.5 * noise.square().mean()
-    clean = (noisy - (1 - left) ** 0.5 * found) / left**0.5
+    actual = load_denoiser((1, 8, 8))(noisy, time)
+    assert (actual - noise).square().mean() < 0.5 * noise.square().mean()
+    clean = (noisy - (1 - left) ** 0.5 * actual) / left**0.5
     assert (clean - test).square().mean() < 0.5 * (noisy / left**0.5 - test).square().mean()
     digits = tiny_network(channels=1)
     defense = build(built_in("diffpure", {"steps": 2}), digits, test[:2])
@@ -124,6 +124,6 @@ def test_training_repeats_and_its_file_is_what_is_loaded(
     path = train_denoiser(None, tmp_path)
     loaded = load_denoiser((1, 8, 8), tmp_path)
     assert path.name == "denoiser-digits.safetensors" and not loaded.training
-    save_file({name: one.half() for name, one in first.state_dict().items()}, path)
+    save_file({name: item.half() for name, item in first.state_dict().items()}, path)
     close = zip(first.parameters(), load_denoiser((1, 8, 8), tmp_path).parameters(), strict=True)
     assert all(torch.allclose(ours, theirs, atol=1e-2) for ours, theirs in close)

@@ -50,8 +50,8 @@ def test_eata(kind: str) -> None:
     limit = MARGINS[kind] * math.log(10)
     used = set()
     for _ in range(2):
-        found = entropy(network(IMAGES))
-        kept = found[found < limit]
+        actual = entropy(network(IMAGES))
+        kept = actual[actual < limit]
         used.add(len(kept))
         optimizer.zero_grad()
         (kept * torch.exp(limit - kept.detach())).mean().backward()
@@ -68,20 +68,20 @@ def test_sar(kind: str) -> None:
     optimizer = torch.optim.SGD(chosen, lr=0.01, momentum=0.9)
     limit, rho = MARGINS[kind] * math.log(10), 0.3
     for _ in range(2):
-        found = entropy(network(IMAGES))
-        reliable = found < limit
-        grads = torch.autograd.grad(found[reliable].mean(), chosen)
+        actual = entropy(network(IMAGES))
+        reliable = actual < limit
+        grads = torch.autograd.grad(actual[reliable].mean(), chosen)
         length = torch.cat([grad.flatten() for grad in grads]).norm()
-        before = [one.detach().clone() for one in chosen]
+        before = [tensor.detach().clone() for tensor in chosen]
         with torch.no_grad():
-            for one, grad in zip(chosen, grads, strict=True):
-                one += rho * grad / (length + 1e-12)
-        found = entropy(network(IMAGES))[reliable]
+            for entry, grad in zip(chosen, grads, strict=True):
+                entry += rho * grad / (length + 1e-12)
+        actual = entropy(network(IMAGES))[reliable]
         optimizer.zero_grad()
-        found[found < limit].mean().backward()
+        actual[actual < limit].mean().backward()
         with torch.no_grad():
-            for one, value in zip(chosen, before, strict=True):
-                one.copy_(value)
+            for item, value in zip(chosen, before, strict=True):
+                item.copy_(value)
         optimizer.step()
     settings = {**SETTINGS, "margin": MARGINS[kind]}
     defense = build(built_in("sar", {**settings, "rho": 0.3}), original(kind), IMAGES)
@@ -93,9 +93,9 @@ def test_sar(kind: str) -> None:
 def test_eata_unrolled() -> None:
     network, chosen = trainable("mixed")
     limit = MARGINS["mixed"] * math.log(10)
-    names = [name for name, one in network.named_parameters() if one.requires_grad]
-    values = [one.detach().clone().requires_grad_() for one in chosen]
-    velocity = [torch.zeros_like(one) for one in values]
+    names = [name for name, tensor in network.named_parameters() if tensor.requires_grad]
+    values = [tensor.detach().clone().requires_grad_() for tensor in chosen]
+    velocity = [torch.zeros_like(value) for value in values]
     leaf = IMAGES.clone().requires_grad_()
 
     def answer(x: Tensor) -> Tensor:
@@ -104,19 +104,19 @@ def test_eata_unrolled() -> None:
         return logits
 
     for _ in range(2):
-        found = entropy(answer(leaf))
-        kept = found[found < limit]
+        actual = entropy(answer(leaf))
+        kept = actual[actual < limit]
         loss = (kept * torch.exp(limit - kept.detach())).mean()
         grads = torch.autograd.grad(loss, values, create_graph=True)
-        velocity = [0.9 * one + grad for one, grad in zip(velocity, grads, strict=True)]
-        values = [one - 0.01 * moved for one, moved in zip(values, velocity, strict=True)]
+        velocity = [0.9 * item + grad for item, grad in zip(velocity, grads, strict=True)]
+        values = [value - 0.01 * moved for value, moved in zip(values, velocity, strict=True)]
     (right,) = torch.autograd.grad((answer(leaf) * WEIGHTS).sum(), leaf)
     settings = {**SETTINGS, "margin": MARGINS["mixed"]}
     defense = build(built_in("eata", settings), mixed(), IMAGES)
     for last in (None, 2):
         logits = defense.predict(leaf, defense.unroll(leaf, last=last))
-        (found,) = torch.autograd.grad((logits * WEIGHTS).sum(), leaf)
-        torch.testing.assert_close(found, right)
+        (actual,) = torch.autograd.grad((logits * WEIGHTS).sum(), leaf)
+        torch.testing.assert_close(actual, right)
 
 
 def test_sars_unrolled_gradient_is_that_of_differences() -> None:
@@ -128,12 +128,12 @@ def test_sars_unrolled_gradient_is_that_of_differences() -> None:
         return (defense.predict(x, defense.unroll(x, last=last)) * WEIGHTS).sum()
 
     leaf = IMAGES.clone().requires_grad_()
-    (found,) = torch.autograd.grad(value(leaf), leaf)
+    (actual,) = torch.autograd.grad(value(leaf), leaf)
     (again,) = torch.autograd.grad(value(leaf, 2), leaf)
-    torch.testing.assert_close(found, again)
+    torch.testing.assert_close(actual, again)
     ahead, behind = (value(IMAGES + sign * 1e-6 * direction) for sign in (1, -1))
     slope = (ahead - behind) / 2e-6
-    torch.testing.assert_close((found * direction).sum(), slope.detach(), rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close((actual * direction).sum(), slope.detach(), rtol=1e-5, atol=1e-7)
 
 
 def test_where_no_image_is_reliable_nothing_moves() -> None:

@@ -153,8 +153,8 @@ def test_a_stored_result_is_never_taken_for_another_defense(tmp_path: Path) -> N
     assert spec_of_object(Shrunk(network)) == spec_of_object(Shrunk(copy.deepcopy(network)))
     assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(network, 0.8))
     assert spec_of_object(Shrunk(network)) != spec_of_object(Shrunk(tiny_network(seed=1)))
-    one, other = (lambda x, by=by: network(by * x) for by in (1, 2))
-    assert spec_of_object(one) == spec_of_object(one) != spec_of_object(other)
+    first, other = (lambda x, by=by: network(by * x) for by in (1, 2))
+    assert spec_of_object(first) == spec_of_object(first) != spec_of_object(other)
     with socket.socket() as connection, pytest.raises(ModelError, match="socket"):
         spec_of_object(lambda x: connection)
 
@@ -250,7 +250,7 @@ def test_defenses_beside_each_other(command: Any) -> None:
     code, out, _ = command(*names, *protocols, "--json")
     assert code == 0
     static, tent, own = json.loads(out)["records"]
-    assert [one["defense"] for one in (static, tent, own)] == [
+    assert [item["defense"] for item in (static, tent, own)] == [
         "none",
         "tent",
         "own_cli_defense:shrunk",
@@ -340,10 +340,10 @@ def test_what_it_reads_when_it_is_made_is_another_spec(monkeypatch: pytest.Monke
 def test_a_defense_is_made_of_the_same_random_numbers() -> None:
     torch.manual_seed(1)
     spec, before = spec_of_object(Drawn), torch.get_rng_state()
-    one, other = (
+    first, other = (
         build(spec, tiny_network(), IMAGES, {spec: Drawn}, tried=False)._inner for _ in range(2)
     )
-    torch.testing.assert_close(one.directions, other.directions, rtol=0, atol=0)
+    torch.testing.assert_close(first.directions, other.directions, rtol=0, atol=0)
     assert torch.equal(torch.get_rng_state(), before)
     assert identified(spec, tiny_network(), Drawn) == spec  # the time says nothing of it
 
@@ -370,7 +370,7 @@ class TentByHand(Shrunk):
     """Takes a step on the scales and shifts for every batch, and takes it back."""
 
     def forward(self, x: Tensor) -> Tensor:
-        layers = [one for one in self.network.modules() if isinstance(one, nn.BatchNorm2d)]
+        layers = [module for module in self.network.modules() if isinstance(module, nn.BatchNorm2d)]
         parameters = [part for layer in layers for part in layer.parameters()]
         before = [part.detach().clone() for part in parameters]
         with torch.enable_grad():

@@ -79,12 +79,12 @@ def test_where_nobody_is_broken_the_cost_is_the_bound(mode: str, tmp_path: Path)
         (outcome,) = evaluation.outcomes(spec, name)
         assert all(outcome.correct) or name == "batch-mates"
         bound = stage_passes(spec, name, evaluation.worker.classes)
-        found = (outcome.forwards / 2, outcome.backwards / 2)
+        actual = (outcome.forwards / 2, outcome.backwards / 2)
         if name in ("batch-mates", "fpa", "gmsa-avg", "gmsa-min"):  # shares and refreshes vary
-            assert found[0] <= bound.forwards and found[1] <= bound.backwards
-            assert found[0] >= 0.5 * bound.forwards
+            assert actual[0] <= bound.forwards and actual[1] <= bound.backwards
+            assert actual[0] >= 0.5 * bound.forwards
         elif name != "published":
-            assert found == (bound.forwards, bound.backwards), name
+            assert actual == (bound.forwards, bound.backwards), name
 
 
 @pytest.mark.parametrize("defense", [SEPARABLE, COUPLED], ids=["alone", "shot"])
@@ -113,14 +113,14 @@ def test_the_points_of_settled_images_are_handed_on(tmp_path: Path) -> None:
     evaluation = evaluation_of(spec, tmp_path)
     evaluation.outcomes(spec, "warm")
     folder = RunFolder(tmp_path, spec)
-    found = cascade.inheritance(folder, RunFolder(tmp_path, spec.static), spec, "fpa", 0)
-    assert len(found.starts) == 3
-    assert any(found.settled_by)
-    for row, name in enumerate(found.settled_by):
+    actual = cascade.inheritance(folder, RunFolder(tmp_path, spec.static), spec, "fpa", 0)
+    assert len(actual.starts) == 3
+    assert any(actual.settled_by)
+    for row, name in enumerate(actual.settled_by):
         if name:
             points = folder.load_points(name, 0)
-            assert found.settled_points is not None
-            assert np.array_equal(found.settled_points[row], points[row])
+            assert actual.settled_points is not None
+            assert np.array_equal(actual.settled_points[row], points[row])
 
 
 def test_what_is_asked_for_does_not_change_what_is_found(tmp_path: Path) -> None:
@@ -143,9 +143,10 @@ def test_a_cascade_loses_little_against_every_protocol_alone(seed: int, tmp_path
     names = ["transfer", "surrogate", "warm", "fpa", "gmsa-avg", "unrolled"]
     worst = {
         kind: [
-            all(flags) for flags in zip(*(flags_of(evaluation, one, n) for n in names), strict=True)
+            all(flags)
+            for flags in zip(*(flags_of(evaluation, item, n) for n in names), strict=True)
         ]
-        for kind, one in (("cascade", spec), ("alone", alone))
+        for kind, item in (("cascade", spec), ("alone", alone))
     }
     assert sum(worst["cascade"]) <= sum(worst["alone"])
     assert sum(flags_of(evaluation, alone, "unrolled")) >= sum(worst["alone"])
@@ -219,7 +220,7 @@ def test_prerequisites_come_in_order_and_reasons_have_names() -> None:
 
 def total(spec: EvalSpec, names: list[str]) -> float:
     passes = [stage_passes(spec, name, 10) for name in names]
-    return sum(one.forwards + one.backwards for one in passes)
+    return sum(pass_.forwards + pass_.backwards for pass_ in passes)
 
 
 @pytest.mark.parametrize(

@@ -80,10 +80,10 @@ def test_two_processes_with_the_same_run_do_the_work_once(tmp_path: Path) -> Non
     alone, together = made
     assert alone > 60 and 0 < together - alone < 12
     assert len(results_csv.read(tmp_path / "2")) == 1
-    one, two = (RunFolder(tmp_path / name, SPEC) for name in ("1", "2"))
+    left, right = (RunFolder(tmp_path / name, SPEC) for name in ("1", "2"))
     for stage in (NATURAL, "published"):
         for unit in range(12):
-            first, second = one.load(stage, unit), two.load(stage, unit)
+            first, second = left.load(stage, unit), right.load(stage, unit)
             assert first is not None and second is not None
             assert first.correct == second.correct
 

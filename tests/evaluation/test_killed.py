@@ -105,8 +105,8 @@ def test_killed_in_every_protocol_it_ends_in_the_same_record(
         folder = RunFolder(resumed, specs_of(mode)[1])
         assert folder.load(stage, 0) is not None and folder.load(stage, 1) is None, stage
 
-    found = evaluated(resumed, mode)
-    assert list(map(compared, found)) == list(map(compared, expected))
+    actual = evaluated(resumed, mode)
+    assert list(map(compared, actual)) == list(map(compared, expected))
     assert outcomes(resumed) == outcomes(whole)
     assert rows(resumed) == rows(whole)
     assert not list(resumed.rglob("*.tmp"))

@@ -95,7 +95,7 @@ def attack_all(
     chosen = replace(ATTACK, name=attack, **budget)
     static = spec_of(None, images, batches=BatchPlan(size=batch), attack=chosen)
     subject = RunInputs(network=model, images=x, labels=y)
-    specs = [static, *(replace(static, defense=one) for one in defenses)]
+    specs = [static, *(replace(static, defense=defense) for defense in defenses)]
     evaluation = Evaluation(subject, RunOptions(results=results))
     for record in evaluation.run(specs, ("published", "transfer", "surrogate")):
         assert 0 <= record.robust_correct <= record.natural_correct <= record.n == images
@@ -157,7 +157,7 @@ FOUR = 4
 
 def all_specs() -> list[EvalSpec]:
     short = ProtocolSpec(rounds=1, queries=10)
-    return [spec_of(one, FOUR, protocols=short) for one in (None, SEPARABLE, COUPLED)]
+    return [spec_of(item, FOUR, protocols=short) for item in (None, SEPARABLE, COUPLED)]
 
 
 def test_batches_in_any_order_have_the_same_outcomes(tmp_path: Path) -> None:
@@ -189,9 +189,9 @@ def test_the_same_specs_again_give_the_same_bits_and_leave_the_model(tmp_path: P
 
 @pytest.mark.checks
 def test_the_same_checks_are_made_again(tmp_path: Path) -> None:
-    specs = [spec_of(one, FOUR) for one in (None, SEPARABLE)]
-    one, two = (evaluated(tmp_path / name, specs, protocols=FEW) for name in ("one", "two"))
-    assert [*map(compared, one)] == [*map(compared, two)]
+    specs = [spec_of(item, FOUR) for item in (None, SEPARABLE)]
+    first, second = (evaluated(tmp_path / name, specs, protocols=FEW) for name in ("one", "two"))
+    assert [*map(compared, first)] == [*map(compared, second)]
 
 
 def test_one_and_two_threads_agree(tmp_path: Path) -> None:
@@ -205,13 +205,13 @@ def test_one_and_two_threads_agree(tmp_path: Path) -> None:
             evaluated(tmp_path / str(number), specs, protocols=FEW, save_adversarial=True)
     finally:
         torch.set_num_threads(threads)
-    one, two = outcomes(tmp_path / "1"), outcomes(tmp_path / "2")
-    for name, (outcome, points) in one.items():
-        assert outcome["correct"] == two[name][0]["correct"]
+    first, second = outcomes(tmp_path / "1"), outcomes(tmp_path / "2")
+    for name, (outcome, points) in first.items():
+        assert outcome["correct"] == second[name][0]["correct"]
         if points:
             ours, theirs = (
                 torch.frombuffer(bytearray(each), dtype=torch.float32)
-                for each in (points, two[name][1])
+                for each in (points, second[name][1])
             )
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 

@@ -218,8 +218,8 @@ def test_after_every_round_the_progress_says_where_the_comparison_stands() -> No
     told: list[Event] = []
     world = World(dict.fromkeys(ALL, 2), {"transfer": 2}, progress=told.append)
     world.rounds(until=DECIDED).carry_out()
-    rounds = [one for one in told if isinstance(one, RoundDone)]
-    assert [one.images for one in rounds] == [SIZE * (at + 1) for at in range(len(rounds))]
+    rounds = [item for item in told if isinstance(item, RoundDone)]
+    assert [item.images for item in rounds] == [SIZE * (at + 1) for at in range(len(rounds))]
     assert "after 100 of 1,000 images: static 50.0%" in str(rounds[0])
     assert "undecided: about" in str(rounds[0]) and "no gain" in str(rounds[-1])
     assert rounds[0].pending == len(ALL) - 1

@@ -126,8 +126,10 @@ def test_the_counts_are_those_of_the_outcomes(tmp_path: Path) -> None:
     for side, stage in sides:
         folder = RunFolder(tmp_path, specs[side])
         loaded = [folder.load(stage, unit) for unit in range(3)]
-        flags[side, stage] = [right for one in loaded if one for right in one.correct]
-        back[side, stage] = [right for one in loaded if one for right in one.static_correct]
+        flags[side, stage] = [right for outcome in loaded if outcome for right in outcome.correct]
+        back[side, stage] = [
+            right for record in loaded if record for right in record.static_correct
+        ]
     right, gained, lost, static_right = [0, 0], 0, 0, 0
     for image in range(COUNT):
         ours = all(flags[1, stage][image] for stage in (NATURAL, "published", "transfer"))
@@ -152,18 +154,18 @@ def test_our_judgement_is_made_afresh_on_points_of_the_ball(norm: str, tmp_path:
     evaluated(tmp_path, [spec], save_adversarial=True)
     given = subject()
     evaluation = Evaluation(given, RunOptions(results=tmp_path))
-    for one in (replace(spec, defense=None), spec):
-        defense = evaluation.classifier(one)
-        for stage in ("published", "transfer") if one.defense else ("published",):
-            for unit, rows in enumerate(one.batches.ranges(COUNT)):
+    for item in (replace(spec, defense=None), spec):
+        defense = evaluation.classifier(item)
+        for stage in ("published", "transfer") if item.defense else ("published",):
+            for unit, rows in enumerate(item.batches.ranges(COUNT)):
                 clean, labels = (
                     given.images[rows.start : rows.stop],
                     given.labels[rows.start : rows.stop],
                 )
-                outcome = RunFolder(tmp_path, one).load(stage, unit)
-                points = torch.from_numpy(RunFolder(tmp_path, one).load_points(stage, unit))
+                outcome = RunFolder(tmp_path, item).load(stage, unit)
+                points = torch.from_numpy(RunFolder(tmp_path, item).load_points(stage, unit))
                 assert outcome is not None and len(points) == len(rows)
-                assert ThreatModel.of(one.attack).contains(points, clean).all()
+                assert ThreatModel.of(item.attack).contains(points, clean).all()
                 assert judge(defense, points, labels).tolist() == list(outcome.correct)
                 assert outcome.labels == tuple(labels.tolist()) and outcome.indexes == (*rows,)
                 moved = (points - clean).double().flatten(1)
@@ -194,9 +196,9 @@ def test_transfer_judges_the_static_points_survivors_included(norm: str, tmp_pat
             right = torch.tensor(natural.correct)[:, None, None, None]
             first = torch.where(right, torch.from_numpy(points), x)
             both = torch.from_numpy(handed), first
-            wrong, before = (int((~judge(defense, one, labels)).sum()) for one in both)
+            wrong, before = (int((~judge(defense, item, labels)).sum()) for item in both)
             assert wrong >= before
-            beyond, reached = (margins(given.network(one), labels) for one in both)
+            beyond, reached = (margins(given.network(item), labels) for item in both)
             other = (both[0] != first).flatten(1).any(1)
             assert (beyond >= reached)[other].all()
             further += int(other.sum())
@@ -551,7 +553,7 @@ def test_what_does_not_fit_is_refused(
 
 def test_outcomes_are_frozen_values(tmp_path: Path) -> None:
     evaluation = Evaluation(subject(), RunOptions(results=tmp_path))
-    found = evaluation.outcomes(spec_of(None), NATURAL)
-    assert all(isinstance(outcome, BatchOutcome) for outcome in found)
-    assert [outcome.index for outcome in found] == [0, 1, 2]
-    assert found == evaluation.outcomes(spec_of(None), NATURAL)
+    actual = evaluation.outcomes(spec_of(None), NATURAL)
+    assert all(isinstance(outcome, BatchOutcome) for outcome in actual)
+    assert [outcome.index for outcome in actual] == [0, 1, 2]
+    assert actual == evaluation.outcomes(spec_of(None), NATURAL)

@@ -112,9 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started = time.monotonic()
     options.out.mkdir(parents=True, exist_ok=True)
     parts = [
-        one
-        for one in PARTS
-        if not options.parts or any(one.name.startswith(name) for name in options.parts)
+        part
+        for part in PARTS
+        if not options.parts or any(part.name.startswith(name) for name in options.parts)
     ]
     scratch = Path(tempfile.mkdtemp(prefix="dentbench-gpu-"))
     os.environ.setdefault("DENTBENCH_CACHE", str(scratch / "cache"))

@@ -57,9 +57,9 @@ class Case:
 WAYS = ("released", "plain", "graphs")
 
 CASES = (
-    *(Case("ResNet-18", 6, one, WAYS) for one in ("tf32", "bf16", "fp32")),
-    *(Case("ResNet-20", 6, one, WAYS) for one in ("fp32", "bf16", "tf32")),
-    *(Case("WRN-28-10", 6, one, WAYS) for one in ("tf32", "bf16", "fp32")),
+    *(Case("ResNet-18", 6, item, WAYS) for item in ("tf32", "bf16", "fp32")),
+    *(Case("ResNet-20", 6, item, WAYS) for item in ("fp32", "bf16", "tf32")),
+    *(Case("WRN-28-10", 6, item, WAYS) for item in ("tf32", "bf16", "fp32")),
     Case("ResNet-20", 30, "fp32", WAYS),
     Case("ResNet-18", 30, "bf16", WAYS),
     Case("WRN-28-10", 30, "bf16", ("plain", "graphs")),
@@ -91,12 +91,12 @@ def run(setting: Setting) -> None:
         started = time.perf_counter()
         try:
             with _at_most(case.at_most):
-                found = measured(case, setting.device)
+                result = measured(case, setting.device)
         except Exception as error:  # whatever fails is this case's own, unless the GPU is lost
             figures.add(name, f"failed: {type(error).__name__}: {error}")
             _require_device(setting.device)
         else:
-            figures.add(name, {**found, "seconds in all": round(time.perf_counter() - started, 1)})
+            figures.add(name, {**result, "seconds in all": round(time.perf_counter() - started, 1)})
         print(f"{name}: {figures.content[name]}", flush=True)
         if setting.device != "cpu":
             torch.cuda.empty_cache()
@@ -154,7 +154,7 @@ def measured(case: Case, device: str) -> dict[str, Any]:
         "layout": "channels_last" if last else "contiguous",
         "static, attack gradient, by layout": _rounded(layouts),
         "rounds": min(map(len, seconds.values())),
-        "seconds": _rounded({name: median(found) for name, found in seconds.items()}),
+        "seconds": _rounded({name: median(result) for name, result in seconds.items()}),
         "seconds to record": _rounded(recording),
         **compared(case, seconds),
         "peak GiB": memory,
@@ -164,16 +164,16 @@ def measured(case: Case, device: str) -> dict[str, Any]:
 
 def compared(case: Case, seconds: dict[str, list[float]]) -> dict[str, float]:
     """Return each way over the floor, and the released algorithm over each."""
-    floor = [(case.steps + 1) * one for one in seconds["static, attack gradient"]]
+    floor = [(case.steps + 1) * item for item in seconds["static, attack gradient"]]
     ours = [way for way in case.ways if way != "released"]
-    found = {}
+    result = {}
     for way in ours:
-        found[f"{way} over floor"] = ratio(seconds[f"{way}, attack gradient"], floor)
+        result[f"{way} over floor"] = ratio(seconds[f"{way}, attack gradient"], floor)
         if "released" in case.ways:
             for what in ("attack gradient", "logits"):
-                pair = (seconds[f"{one}, {what}"] for one in ("released", way))
-                found[f"released over {way}, {what}"] = ratio(*pair)
-    return {name: round(one, 3) for name, one in found.items()}
+                pair = (seconds[f"{item}, {what}"] for item in ("released", way))
+                result[f"released over {way}, {what}"] = ratio(*pair)
+    return {name: round(item, 3) for name, item in result.items()}
 
 
 def _dents(
@@ -212,7 +212,7 @@ def _recorded_network(network: nn.Module, x: Tensor) -> nn.Module:
 
 def _require_recorded(*works: Any) -> None:
     """Raise where nothing was recorded: it would be timed under a wrong name."""
-    if not all(one.recordings for one in works):
+    if not all(item.recordings for item in works):
         raise RuntimeError("not recorded; see the log")
 
 
@@ -229,8 +229,8 @@ def logits(classify: nn.Module, x: Tensor) -> Tensor:
     return answer
 
 
-def _low(one: nn.Module, precision: str) -> nn.Module:
-    return Bfloat16(one) if precision == "bf16" else one
+def _low(network: nn.Module, precision: str) -> nn.Module:
+    return Bfloat16(network) if precision == "bf16" else network
 
 
 @contextmanager
@@ -256,27 +256,27 @@ def _as_it_comes(way: str, work: Work) -> Work:
 
 def _layouts(plain: nn.Module, x: Tensor, precision: str) -> dict[str, float]:
     """Return the seconds of the static network's attack gradient in each layout."""
-    found = {}
+    result = {}
     layouts = {"channels_last": torch.channels_last, "contiguous": torch.contiguous_format}
     for name, layout in layouts.items():
-        one = _low(copy.deepcopy(plain).to(memory_format=layout), precision)
-        found[name] = min(timed({name: partial(gradient, one, x)}, 3, calls=3)[name])
-    return found
+        network = _low(copy.deepcopy(plain).to(memory_format=layout), precision)
+        result[name] = min(timed({name: partial(gradient, network, x)}, 3, calls=3)[name])
+    return result
 
 
 def _peak(works: dict[str, Work], device: str) -> dict[str, float]:
     """Return the most memory that a call of each work takes, beside what is there before it."""
-    found: dict[str, float] = {}
+    result: dict[str, float] = {}
     if device == "cpu":
-        return found
+        return result
     for name, work in works.items():
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         work()
         torch.cuda.synchronize()
-        found[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 3)
-    found["held in all"] = round(torch.cuda.memory_reserved() / 2**30, 3)
-    return found
+        result[name] = round((torch.cuda.max_memory_allocated() - before) / 2**30, 3)
+    result["held in all"] = round(torch.cuda.memory_reserved() / 2**30, 3)
+    return result
 
 
 def _furthest(answers: dict[str, Tensor]) -> dict[str, float]:
@@ -284,11 +284,11 @@ def _furthest(answers: dict[str, Tensor]) -> dict[str, float]:
     first = next(way for way in ("plain", *answers) if way in answers)
     size = float(answers[first].abs().max())
     return {
-        way: float(f"{float((one - answers[first]).abs().max()) / size:.2g}")
-        for way, one in answers.items()
+        way: float(f"{float((answer - answers[first]).abs().max()) / size:.2g}")
+        for way, answer in answers.items()
         if way != first
     }
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: float(f"{one:.4g}") for name, one in seconds.items()}
+    return {name: float(f"{item:.4g}") for name, item in seconds.items()}

@@ -70,7 +70,7 @@ def run(setting: Setting, name: str) -> None:
         code = int(stopped.code or 0)
     seconds = time.perf_counter() - started
     new = {*results.glob("runs/*")} - before
-    found = {
+    result = {
         "command": " ".join(words),
         "images": "of a file" if setting.data else "random, labeled by the network",
         "exit code": code,
@@ -78,10 +78,10 @@ def run(setting: Setting, name: str) -> None:
         **_passes(new),
     }
     if setting.device != "cpu":
-        found["peak GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
-        found["reserved GiB"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
-    figures.add(name, found)
-    print(f"{name}: {json.dumps(found, indent=1)}", flush=True)
+        result["peak GiB"] = round(torch.cuda.max_memory_allocated() / 2**30, 3)
+        result["reserved GiB"] = round(torch.cuda.max_memory_reserved() / 2**30, 3)
+    figures.add(name, result)
+    print(f"{name}: {json.dumps(result, indent=1)}", flush=True)
     if code:
         raise SystemExit(code)
 
@@ -94,29 +94,33 @@ def _passes(runs: set[Path]) -> dict[str, Any]:
         with np.load(path) as archive:
             outcome = from_arrays(archive)
         stage = f"{_defense(path)} {outcome.stage}"
-        one = Counter(
+        counts = Counter(
             forwards=outcome.forwards,
             backwards=outcome.backwards,
             seconds=outcome.seconds,
             right=sum(outcome.correct),
             images=len(outcome.correct),
         )
-        by_stage.setdefault(stage, Counter()).update(one)
-        totals.update(one)
+        by_stage.setdefault(stage, Counter()).update(counts)
+        totals.update(counts)
     if not totals["seconds"]:
         return {}
     return {
         "passes": totals["forwards"] + totals["backwards"],
         "passes per second": _rate(totals),
         "by stage": {
-            stage: {**one, "seconds": round(one["seconds"], 2), "passes per second": _rate(one)}
-            for stage, one in sorted(by_stage.items())
+            stage: {**item, "seconds": round(item["seconds"], 2), "passes per second": _rate(item)}
+            for stage, item in sorted(by_stage.items())
         },
     }
 
 
-def _rate(one: Counter[str]) -> int:
-    return round((one["forwards"] + one["backwards"]) / one["seconds"]) if one["seconds"] else 0
+def _rate(counts: Counter[str]) -> int:
+    return (
+        round((counts["forwards"] + counts["backwards"]) / counts["seconds"])
+        if counts["seconds"]
+        else 0
+    )
 
 
 def _defense(outcome: Path) -> str:

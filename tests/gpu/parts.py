@@ -68,9 +68,9 @@ class Part:
 
     def lacking(self, setting: Setting) -> str:
         """Return why it cannot be run, or ""."""
-        packages = [one for one in self.needs if importlib.util.find_spec(one) is None]
+        packages = [need for need in self.needs if importlib.util.find_spec(need) is None]
         options = [
-            f"--{one.replace('_', '-')}" for one in self.needed if getattr(setting, one) is None
+            f"--{item.replace('_', '-')}" for item in self.needed if getattr(setting, item) is None
         ]
         if packages:
             return f"skipped: {', '.join(packages)} is not installed"

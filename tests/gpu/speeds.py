@@ -53,14 +53,16 @@ def made() -> dict[str, Any]:
     measured = json.loads(SOURCE.read_text())
     machine = measured["machine"]
     cases = {
-        (name, one): Case(name, 6, one, ("graphs",)) for name in NETWORKS for one in PRECISIONS
+        (name, precision): Case(name, 6, precision, ("graphs",))
+        for name in NETWORKS
+        for precision in PRECISIONS
     }
     networks = {
         name: {
             "flops": measured_gpus.operations(NETWORKS[name]().eval(), torch.zeros(1, 3, 32, 32)),
             "seconds": {
-                one: float(f"{seconds_of_a_pass(measured, cases[name, one]):.4g}")
-                for one in PRECISIONS
+                precision: float(f"{seconds_of_a_pass(measured, cases[name, precision]):.4g}")
+                for precision in PRECISIONS
             },
         }
         for name in NETWORKS

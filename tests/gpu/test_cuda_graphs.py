@@ -53,9 +53,9 @@ def require_same(plain: Dent, graphs: Dent, shape: tuple[int, ...], tolerance: f
     """Compare both on fresh images; those past the third call are answered by a recording."""
     for turn in range(OFTEN + 3):
         x = torch.rand(shape, device="cuda")
-        for one, other in zip(gradient(graphs, x), gradient(plain, x), strict=True):
+        for item, other in zip(gradient(graphs, x), gradient(plain, x), strict=True):
             size = other.abs().max()
-            assert (one - other).abs().max() <= tolerance * size, turn
+            assert (item - other).abs().max() <= tolerance * size, turn
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=str)
@@ -88,18 +88,18 @@ def test_a_recording_gives_the_same_bits_as_the_work_itself() -> None:
     for _ in range(OFTEN):
         graphs(x)
     assert graphs._descent.recordings
-    found, right = graphs.adapt(x), plain.adapt(x)
-    assert torch.equal(found.affine, right.affine)
-    assert torch.equal(found.losses, right.losses)
+    actual, right = graphs.adapt(x), plain.adapt(x)
+    assert torch.equal(actual.affine, right.affine)
+    assert torch.equal(actual.losses, right.losses)
 
 
 def test_earlier_answers_are_not_overwritten_by_later_ones() -> None:
     _, graphs, *_ = dents(small(), DentSpec(steps=2))
     images = [torch.rand(4, 3, 6, 6, device="cuda") for _ in range(OFTEN + 3)]
-    found = [graphs.adapt(x).affine for x in images]
+    actual = [graphs.adapt(x).affine for x in images]
     again = [graphs.adapt(x).affine for x in images]
-    for one, other in zip(found, again, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    for item, other in zip(actual, again, strict=True):
+        torch.testing.assert_close(item, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
@@ -116,12 +116,12 @@ def test_answers_and_gradients_are_the_same_bits(
             recorded(images[0])
         assert recorded._answers.recordings, caplog.text
         answers = [(recorded(x), base(x), x) for x in images]
-        for found, right, x in (*answers[::-1], *answers):
-            assert torch.equal(found, right)
+        for actual, right, x in (*answers[::-1], *answers):
+            assert torch.equal(actual, right)
             for label in (0, 1):
                 gradients = (
-                    torch.autograd.grad(one[:, label].sum(), x, retain_graph=True)[0]
-                    for one in (found, right)
+                    torch.autograd.grad(item[:, label].sum(), x, retain_graph=True)[0]
+                    for item in (actual, right)
                 )
                 assert torch.equal(*gradients)
         with torch.no_grad():

@@ -20,10 +20,10 @@ from tests.gpu.networks import gradient, resnet20
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
-def far(one: Tensor, other: Tensor) -> float:
+def far(first: Tensor, other: Tensor) -> float:
     """Return how far one is from the other, relative to the other's size."""
-    one, other = (part.detach().double().cpu() for part in (one, other))
-    return float((one - other).norm() / other.norm())
+    first, other = (part.detach().double().cpu() for part in (first, other))
+    return float((first - other).norm() / other.norm())
 
 
 def exact(model: nn.Module) -> nn.Module:
@@ -39,10 +39,10 @@ def test_each_precision_is_as_exact_as_it_says(precision: str, low: float, high:
     fast = Bfloat16(model) if precision == "bf16" else model
     right = gradient(exact(model), x.double())
     with tensor_float32(precision == "tf32"):
-        found = gradient(fast, x.cuda())
+        actual = gradient(fast, x.cuda())
         dent = Dent(fast, DentSpec(steps=2))(x.cuda())
-    for one, other in zip(found, right, strict=True):
-        assert low <= far(one, other) < high
+    for item, other in zip(actual, right, strict=True):
+        assert low <= far(item, other) < high
     assert far(dent, Dent(exact(model), DentSpec(steps=2))(x.double())) < 4 * high
 
 
@@ -64,10 +64,10 @@ def _unrolled(dent: Dent, last: int | None, x: Tensor) -> Tensor:
 def test_the_exact_gradient_through_all_updates(last: int | None, loss: str) -> None:
     model, spec = network(), DentSpec(steps=2, loss=loss, lr=0.02)
     x = torch.rand(4, 3, 6, 6)
-    found = []
-    for one, images in ((model.cuda(), x.cuda()), (exact(model), x.double())):
-        found.append(gradient(partial(_unrolled, Dent(one, spec), last), images)[1])
-    assert far(*found) < 1e-3
+    actual = []
+    for item, images in ((model.cuda(), x.cuda()), (exact(model), x.double())):
+        actual.append(gradient(partial(_unrolled, Dent(item, spec), last), images)[1])
+    assert far(*actual) < 1e-3
 
 
 @pytest.mark.parametrize("rectified", [False, True])
@@ -88,32 +88,32 @@ def test_gradients_of_gradients_of_a_scale_and_a_shift(rectified: bool, added: b
 def test_a_scale_and_a_shift_in_mixed_precision(rectified: bool) -> None:
     x, other, grad = torch.randn(3, 4, 16, 8, 8, device="cuda").bfloat16()
     scale, shift = torch.randn(2, 4, 16, 1, 1, device="cuda")
-    found = []
+    actual = []
     for kind in (torch.bfloat16, torch.float64):
         leaves = [x.to(kind), other.to(kind), scale, shift]
-        leaves = [one.detach().requires_grad_() for one in leaves]
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves]
         if kind == torch.float64:
-            leaves[2:] = [one.double().detach().requires_grad_() for one in leaves[2:]]
+            leaves[2:] = [leaf.double().detach().requires_grad_() for leaf in leaves[2:]]
         y = scaled(leaves[0], leaves[2], leaves[3], leaves[1], rectified=rectified)
         assert y.dtype == kind
-        found.append((y, *torch.autograd.grad(y, leaves, grad.to(kind))))
-    for one, right in zip(*found, strict=True):
-        assert far(one, right) < 2e-2
+        actual.append((y, *torch.autograd.grad(y, leaves, grad.to(kind))))
+    for item, right in zip(*actual, strict=True):
+        assert far(item, right) < 2e-2
 
 
 @pytest.mark.parametrize("padding", ["zeros", "reflect", "replicate"])
 @pytest.mark.parametrize("sigma", [0.0, 0.4, 1.3, -2.0])
 def test_a_blur_is_that_of_the_cpu(padding: str, sigma: float) -> None:
     x = torch.rand(2, 3, 12, 12)
-    found = []
+    actual = []
     for device in (CPU, GPU):
         images = x.to(device, torch.float64).requires_grad_()
         width = torch.tensor(sigma, dtype=torch.float64, device=device).requires_grad_()
         blurred = gaussian_blur(images, width, padding)
         grads = torch.autograd.grad(blurred.square().sum(), (images, width))
-        found.append([part.cpu() for part in (blurred, *grads)])
-    for one, other in zip(*found, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+        actual.append([part.cpu() for part in (blurred, *grads)])
+    for item, other in zip(*actual, strict=True):
+        torch.testing.assert_close(item, other, rtol=1e-9, atol=1e-9)
 
 
 def test_twice_the_same_bits() -> None:

@@ -36,8 +36,8 @@ def evaluation(results: Path, **how: object) -> tuple[Evaluation, EvalSpec, Eval
 
 def run(results: Path, protocols: list[str], **how: object) -> Record:
     """Evaluate dent; return its record."""
-    found, static, dent = evaluation(results, **how)
-    return found.run([static, dent], protocols)[1]
+    result, static, dent = evaluation(results, **how)
+    return result.run([static, dent], protocols)[1]
 
 
 def points(results: Path, spec: EvalSpec, stage: str) -> list[np.ndarray]:
@@ -64,8 +64,8 @@ def test_two_runs_find_the_same_points(tmp_path: Path) -> None:
     assert records[0].protocol_counts == records[1].protocol_counts
     dent = evaluation(tmp_path / "third")[2]
     for stage in ("published", "unrolled"):
-        for one, other in zip(*(points(folder, dent, stage) for folder in folders), strict=True):
-            assert np.array_equal(one, other), stage
+        for item, other in zip(*(points(folder, dent, stage) for folder in folders), strict=True):
+            assert np.array_equal(item, other), stage
 
 
 def test_a_resumed_run_finds_the_same_points(tmp_path: Path) -> None:
@@ -76,8 +76,8 @@ def test_a_resumed_run_finds_the_same_points(tmp_path: Path) -> None:
     (folder / "published" / "00001.npz").unlink()
     again = run(tmp_path, ["published"])
     assert again.protocol_counts == whole.protocol_counts
-    for one, other in zip(before, points(tmp_path, dent, "published"), strict=True):
-        assert np.array_equal(one, other)
+    for item, other in zip(before, points(tmp_path, dent, "published"), strict=True):
+        assert np.array_equal(item, other)
     shutil.rmtree(folder)
 
 
@@ -92,20 +92,20 @@ def test_nearly_the_same_images_break_as_on_the_cpu(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_low_precision_is_judged_again(precision: str, tmp_path: Path) -> None:
-    found, static, dent = evaluation(tmp_path)
-    specs = [replace(one, precision=precision) for one in (static, dent)]
-    record = found.run(specs, ["published", "transfer"])[1]
+    actual, static, dent = evaluation(tmp_path)
+    specs = [replace(item, precision=precision) for item in (static, dent)]
+    record = actual.run(specs, ["published", "transfer"])[1]
     assert record.precision == precision
     assert record.rechecked is not None
 
 
 def test_two_workers_on_one_gpu_find_the_same(tmp_path: Path) -> None:
     two = Placement(devices=("cuda:0", "cuda:0"))
-    found = []
+    actual = []
     for name, placement in (("one", ON_GPU), ("two", two)):
         torch.manual_seed(0)
         record, spec = on_resnet20(tmp_path / name, 16, 8, DentSpec(steps=2), placement)
-        found.append((record.protocol_counts, points(tmp_path / name, spec, "published")))
-    assert found[0][0] == found[1][0]
-    for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert np.allclose(one, other, atol=1e-5)
+        actual.append((record.protocol_counts, points(tmp_path / name, spec, "published")))
+    assert actual[0][0] == actual[1][0]
+    for item, other in zip(actual[0][1], actual[1][1], strict=True):
+        assert np.allclose(item, other, atol=1e-5)

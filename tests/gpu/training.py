@@ -33,7 +33,7 @@ def run(setting: Setting) -> None:
     seconds = time.perf_counter() - started
     shutil.copyfile(weights, setting.out / weights.name)
     correct = training_cards.count_natural(model, kept.to(setting.device))
-    found = {
+    result = {
         "epochs": recipe.epochs,
         "images": len(data.labels),
         "seconds": round(seconds, 1),
@@ -42,8 +42,8 @@ def run(setting: Setting) -> None:
         "kept out, total": len(kept.labels),
         "weights": weights.name,
     }
-    figures.add(recipe.name, found)
-    print(f"{recipe.name}: {found}", flush=True)
+    figures.add(recipe.name, result)
+    print(f"{recipe.name}: {result}", flush=True)
 
 
 def _noise() -> Split:

@@ -243,20 +243,20 @@ PAIRS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
 @pytest.mark.filterwarnings("ignore::FutureWarning")
 @pytest.mark.parametrize("kind", PAIRS)
 def test_values_of_many_kinds(kind: str) -> None:
-    make, one, other = PAIRS[kind]
+    make, first, other = PAIRS[kind]
 
     def identity(by: Any) -> str:
         torch.manual_seed(0)
         return fingerprint(make(by))
 
-    assert identity(one) == identity(one) != identity(other)
+    assert identity(first) == identity(first) != identity(other)
 
 
 def test_weights_have_a_hash_of_their_own() -> None:
-    one, other = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
+    first, other = nn.BatchNorm2d(2), nn.BatchNorm2d(2)
     nn.init.zeros_(other.weight)
-    assert code_of(one) == code_of(other)
-    assert fingerprint(one) != fingerprint(other)
+    assert code_of(first) == code_of(other)
+    assert fingerprint(first) != fingerprint(other)
 
 
 class Averaged(nn.Module):
@@ -303,11 +303,11 @@ class OfThread(nn.Module):
 
 
 def test_what_a_thread_was_told_counts() -> None:
-    found = set()
+    actual = set()
     for level in (2.0, 3.0, 2.0):
         SETTINGS.level = level
-        found.add(code_of(OfThread()))
-    assert len(found) == 2
+        actual.add(code_of(OfThread()))
+    assert len(actual) == 2
 
 
 def test_the_order_of_a_dictionary_says_nothing() -> None:

@@ -231,8 +231,8 @@ def with_attribute(by: float) -> nn.Module:
 def test_what_a_tensor_has_beside_its_numbers_counts() -> None:
     known = with_attribute(1.0).state_dict().keys()
     for hashed in ((), known):
-        one, same, other = (fingerprint(with_attribute(by), hashed) for by in (1.0, 1.0, 2.0))
-        assert one == same != other
+        first, same, other = (fingerprint(with_attribute(by), hashed) for by in (1.0, 1.0, 2.0))
+        assert first == same != other
 
 
 @pytest.mark.filterwarnings("ignore:.*quantize.*deprecated")

@@ -80,11 +80,11 @@ class ClassMemory(Around):
 
 def _write(path: Path, *tensors: Tensor | None) -> None:
     """Write tensors, many times faster than torch does: every call of a defense does so."""
-    path.write_bytes(pickle.dumps([one.numpy() for one in tensors if one is not None]))
+    path.write_bytes(pickle.dumps([tensor.numpy() for tensor in tensors if tensor is not None]))
 
 
 def _read(path: Path) -> list[Tensor]:
-    return [torch.from_numpy(np.asarray(one)) for one in pickle.loads(path.read_bytes())]
+    return [torch.from_numpy(np.asarray(item)) for item in pickle.loads(path.read_bytes())]
 
 
 class DiskMemory(Around):
@@ -215,7 +215,7 @@ class Lagged(Around):
 
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
-        past = [one for one in self.past if len(one) == len(x)]
+        past = [item for item in self.past if len(item) == len(x)]
         if len(past) >= 3:
             span = logits.detach().amax() - logits.detach().amin() + 1
             logits = logits + 3 * span * F.one_hot(past[-3], logits.shape[1])

@@ -49,11 +49,11 @@ def run(
     )
 
 
-def said_of(found: Evaluated) -> str:
+def said_of(result: Evaluated) -> str:
     """Return all that a failure should show."""
-    record = found.defended
+    record = result.defended
     failures = {check.name: check.sentence for check in failed(record.checks)}
     return (
-        f"{found.verdict}\nby protocol {record.by_protocol}\nworst case {record.robust_correct}, "
-        f"static {found.static.robust_correct}\nfailed: {json.dumps(failures, indent=1)}"
+        f"{result.verdict}\nby protocol {record.by_protocol}\nworst case {record.robust_correct}, "
+        f"static {result.static.robust_correct}\nfailed: {json.dumps(failures, indent=1)}"
     )

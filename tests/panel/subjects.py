@@ -113,7 +113,7 @@ def wavy() -> Wavy:
 def class_means() -> Tensor:
     """One prototype (4, 36) of each class: the mean of its images."""
     _, images, labels = planted()
-    return torch.stack([images[labels == one].flatten(1).mean(0) for one in range(CLASSES)])
+    return torch.stack([images[labels == number].flatten(1).mean(0) for number in range(CLASSES)])
 
 
 def prototypes_as_linear() -> Linear:
@@ -159,8 +159,8 @@ def _reachable(q: Tensor, own: Tensor, box: list[tuple[float, float]]) -> bool:
     # |x - q|^2 <= |x - p|^2  <=>  2 (p - q) x <= |p|^2 - |q|^2
     sides = (2 * (own - q)).numpy()
     limits = (own.square().sum(1) - q.square().sum()).numpy()
-    found = linprog(np.zeros(len(q)), A_ub=sides, b_ub=limits, bounds=box, method="highs")
-    return bool(found.status == 0)
+    result = linprog(np.zeros(len(q)), A_ub=sides, b_ub=limits, bounds=box, method="highs")
+    return bool(result.status == 0)
 
 
 def robust_count(model: Linear, count: int = COUNT, eps: float = float(EPS)) -> int:

@@ -48,5 +48,5 @@ def test_the_whole_costs_at_most_half_as_much_again_as_published(
             if card.counterpart:  # what the static model faces for the comparison
                 counted = stage_passes(spec.counterpart, stage, 10)
                 passes[f"static {stage}"] = counted.forwards + counted.backwards
-    shares = {stage: round(one / passes["published"], 3) for stage, one in passes.items()}
+    shares = {stage: round(pass_ / passes["published"], 3) for stage, pass_ in passes.items()}
     assert sum(passes.values()) <= 1.5 * passes["published"], (sum(shares.values()), shares)

@@ -95,7 +95,7 @@ def evaluated(
     first, second = run.run([static, defended], protocols)
     flags = {
         stage: torch.tensor(
-            [one for batch in run.outcomes(defended, stage) for one in batch.correct]
+            [item for batch in run.outcomes(defended, stage) for item in batch.correct]
         )
         for stage in (NATURAL, *second.protocol_counts)
     }
@@ -186,10 +186,10 @@ def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path)
     static, defended, said, flags = evaluated(tmp_path, Shy(), size=COUNT // 6, protocols=COMPOSED)
     truth = closed_form(projected(planted()[0])) & flags[NATURAL]
     assert defended.robust_correct == int(truth.sum()) > static.robust_correct
-    found = json.loads(defended.batch_mates or "")["compositions"]
-    assert found["alone"]["natural"] == 0 and found["alone"]["broken"] == 0
-    assert found["alone"]["lost"] == defended.natural_correct == found["declared"]["natural"]
-    assert found["shuffled"]["attacked"] == found["declared"]["attacked"]
+    actual = json.loads(defended.batch_mates or "")["compositions"]
+    assert actual["alone"]["natural"] == 0 and actual["alone"]["broken"] == 0
+    assert actual["alone"]["lost"] == defended.natural_correct == actual["declared"]["natural"]
+    assert actual["shuffled"]["attacked"] == actual["declared"]["attacked"]
     assert "other-batches" not in failures(defended), "an image alone is told of, not a doubt"
     assert said.kind == "undecided"
     assert "the attack is shortened quick, not AutoAttack; run --attack standard" in said.doubts
@@ -198,10 +198,10 @@ def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path)
 @whole
 def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
     _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 6, protocols=COMPOSED)
-    found = json.loads(defended.batch_mates or "")["compositions"]
-    assert found["label-sorted"]["natural"] < 0.2 * COUNT
+    actual = json.loads(defended.batch_mates or "")["compositions"]
+    assert actual["label-sorted"]["natural"] < 0.2 * COUNT
     assert "other-batches" in failures(defended)
-    assert said.kind != "holds" and any("other-batches" in one for one in said.doubts)
+    assert said.kind != "holds" and any("other-batches" in doubt for doubt in said.doubts)
 
 
 # --- networks with batch normalization ------------------------------------------------------------

@@ -45,9 +45,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", PRESERVING, ids=lambda kind: kind.__name__)
 def test_on_digits_nothing_holds_and_nothing_is_weaker(kind: type, folder: Path) -> None:
-    found = run(kind, folder, LONG)
-    print(said_of(found))
-    assert found.verdict.kind in ("no gain", "undecided"), said_of(found)
+    actual = run(kind, folder, LONG)
+    print(said_of(actual))
+    assert actual.verdict.kind in ("no gain", "undecided"), said_of(actual)
 
 
 FULL = [plant for plant in PLANTS if plant.setting.attack == "quick" and plant.setting.count > 24]
@@ -57,19 +57,19 @@ FULL = [plant for plant in PLANTS if plant.setting.attack == "quick" and plant.s
 def test_under_standard_on_few_images(plant: Plant, folder: Path) -> None:
     """The table again, with the budgets that ``holds`` requires."""
     setting = replace(plant.setting, count=24, batch=24, attack="standard", iterations=None)
-    found = run(plant.defense, folder, setting)
-    print(said_of(found))
-    assert found.verdict.kind in MAY_SAY[plant.truth], said_of(found)
+    actual = run(plant.defense, folder, setting)
+    print(said_of(actual))
+    assert actual.verdict.kind in MAY_SAY[plant.truth], said_of(actual)
 
 
 def test_a_coupled_gain_holds(tmp_path: Path) -> None:
     """Four batches, from which the effect of coupling can be estimated."""
     four = Setting(count=FEW.count, batch=FEW.count // 4, attack="standard", iterations=None)
-    found = run(honest.CoupledProjection, tmp_path, four)
-    assert found.verdict.kind == "holds", said_of(found)
+    actual = run(honest.CoupledProjection, tmp_path, four)
+    assert actual.verdict.kind == "holds", said_of(actual)
 
 
 def test_a_stronger_attack_is_not_doubted(tmp_path: Path) -> None:
     stronger = Setting(count=FEW.count, batch=FEW.batch, attack="plus", iterations=None)
-    found = run(honest.Projection, tmp_path, stronger)
-    assert found.verdict.kind == "holds", said_of(found)
+    actual = run(honest.Projection, tmp_path, stronger)
+    assert actual.verdict.kind == "holds", said_of(actual)

@@ -33,14 +33,14 @@ NEEDED = ("published", "transfer", "warm", "scores", "decision")
     ids=lambda given: getattr(given, "__name__", given),
 )
 def test_a_planted_defense_that_gains_nothing(defense: type, truth: Truth, tmp_path: Path) -> None:
-    found = run(defense, tmp_path, LOOKS, until=DECIDED)
-    assert found.verdict.kind in MAY_SAY[truth], said_of(found)
+    actual = run(defense, tmp_path, LOOKS, until=DECIDED)
+    assert actual.verdict.kind in MAY_SAY[truth], said_of(actual)
 
 
 @pytest.mark.panel  # AutoAttack standard: half a minute
 def test_one_that_holds_does_so_after_all_that_holds_requires(tmp_path: Path) -> None:
     setting = replace(FEW, batch=FEW.count // 3)
-    found = run(honest.Projection, tmp_path, setting, until=DECIDED)
-    assert found.verdict.kind == "holds", said_of(found)
-    counts = found.defended.protocol_counts
+    actual = run(honest.Projection, tmp_path, setting, until=DECIDED)
+    assert actual.verdict.kind == "holds", said_of(actual)
+    counts = actual.defended.protocol_counts
     assert counts is not None and set(NEEDED) <= counts.keys() <= set(PROTOCOLS)

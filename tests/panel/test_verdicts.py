@@ -35,8 +35,8 @@ def test_what_is_said_is_allowed_by_the_truth(
     plant: Plant, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shorten_square(monkeypatch)
-    found = run(plant.defense, results, plant.setting)
-    record, said, text = found.defended, found.verdict, said_of(found)
+    actual = run(plant.defense, results, plant.setting)
+    record, said, text = actual.defended, actual.verdict, said_of(actual)
     assert said.kind in plant.allowed, text
     failing = {check.name for check in failed(record.checks)}
     assert plant.fails <= failing, text
@@ -54,7 +54,7 @@ def test_what_is_said_is_allowed_by_the_truth(
     if said.kind == "undecided":
         assert said.doubts or "would decide" in said.sentence, text
     if said.p_value < 0.05 and said.gain_points > 0 and plant.truth != "gain":
-        failures = [one for one in said.doubts if one.startswith("the check ")]
+        failures = [doubt for doubt in said.doubts if doubt.startswith("the check ")]
         assert failures, f"with larger budgets this would hold\n{text}"
 
 

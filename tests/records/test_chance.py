@@ -54,8 +54,8 @@ def random_one_time_in_ten(
     """A defense of a robust accuracy that answers one of ten classes by chance one time in ten."""
     kept = generator.random(n) < robust
     share = np.where(kept, 0.9 + 0.01, 0.01)
-    found = {f"stage {k}": drawn(share, generator) for k in range(stages)}
-    return {NATURAL: drawn(np.full(n, 0.91), generator), **found}
+    result = {f"stage {k}": drawn(share, generator) for k in range(stages)}
+    return {NATURAL: drawn(np.full(n, 0.91), generator), **result}
 
 
 def static(robust: float, n: int, generator: np.random.Generator) -> dict[str, list[bool]]:

@@ -85,8 +85,8 @@ def test_an_outcome_comes_back_as_it_was(folder: RunFolder) -> None:
 
 def test_all_that_is_known_of_a_batch_comes_back_to_the_bit(folder: RunFolder) -> None:
     folder.save(WHOLE, None)
-    found = folder.load("published", 2)
-    assert found == WHOLE and repr(found) == repr(WHOLE)
+    actual = folder.load("published", 2)
+    assert actual == WHOLE and repr(actual) == repr(WHOLE)
 
 
 def test_a_file_is_a_table_of_images_that_any_tool_reads(folder: RunFolder) -> None:
@@ -109,9 +109,9 @@ def test_files_of_version_01_are_read(tmp_path: Path) -> None:
         with np.load(path) as archive:
             written = json.loads(str(archive["outcome"]))
         (outcome,) = [
-            one
-            for one in stored_outcomes(path.parents[3], path.parents[1].name, path.parent.name)
-            if one.index == int(path.stem)
+            item
+            for item in stored_outcomes(path.parents[3], path.parents[1].name, path.parent.name)
+            if item.index == int(path.stem)
         ]
         read = json.loads(json.dumps(asdict(outcome)))
         assert {name: read[name] for name in written} == written

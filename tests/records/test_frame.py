@@ -23,15 +23,17 @@ NOT_ATTACKED = {"attack": "none", "protocol": "", "by_protocol": "{}", "worst_pr
 
 @pytest.fixture
 def frame(tmp_path: Path) -> pd.DataFrame:
-    for one in fixed_records():
-        results_csv.append(tmp_path, replace(one, order="given"))
+    for item in fixed_records():
+        results_csv.append(tmp_path, replace(item, order="given"))
     results_csv.append(tmp_path, record(90, **NOT_ATTACKED))
     return dentbench.read_results(tmp_path)
 
 
 def test_every_record_and_protocol_has_a_row_with_its_count(frame: pd.DataFrame) -> None:
     expected = [
-        (one.key, name, right) for one in fixed_records() for name, right in counts(one.by_protocol)
+        (item.key, name, right)
+        for item in fixed_records()
+        for name, right in counts(item.by_protocol)
     ]
     rows = [*zip(frame["key"], frame["protocol"], frame["right"], strict=True)]
     assert rows[:-1] == expected
@@ -49,8 +51,8 @@ def test_columns_are_typed_and_exact(frame: pd.DataFrame) -> None:
     assert isinstance(frame["time"].dtype, pd.DatetimeTZDtype)
     assert set(frame["eps"]) >= {Fraction(8, 255), Fraction(3, 20), Fraction(1, 170)}
     shares = frame.groupby("protocol")["right"].sum() / frame.groupby("protocol")["n"].sum()
-    total = sum(dict(counts(one.by_protocol)).get("transfer", 0) for one in fixed_records())
-    images = sum(one.n for one in fixed_records() if "transfer" in one.protocol_counts)
+    total = sum(dict(counts(item.by_protocol)).get("transfer", 0) for item in fixed_records())
+    images = sum(item.n for item in fixed_records() if "transfer" in item.protocol_counts)
     assert shares["transfer"] == total / images
 
 
@@ -64,20 +66,20 @@ def test_the_file_itself_will_do_and_what_is_not_there_is_named(tmp_path: Path) 
 
 def test_a_frame_has_a_row_for_every_record() -> None:
     frame = by_record(fixed_records())
-    assert [*frame["robust_correct"]] == [one.robust_correct for one in fixed_records()]
-    assert frame["steps"].isna().tolist() == [one.steps is None for one in fixed_records()]
+    assert [*frame["robust_correct"]] == [item.robust_correct for item in fixed_records()]
+    assert frame["steps"].isna().tolist() == [item.steps is None for item in fixed_records()]
 
 
 @pytest.mark.parametrize(
     ("text", "rule"),
     [
-        ("n>=512", lambda one: one.n >= 512),
-        ("n != 512", lambda one: one.n != 512),
+        ("n>=512", lambda item: item.n >= 512),
+        ("n != 512", lambda entry: entry.n != 512),
         (
             "eps<=1.5/255",
-            lambda one: (
-                Fraction(one.eps.split("/")[0]) / 255 <= Fraction(3, 510)
-                if "/" in one.eps
+            lambda record: (
+                Fraction(record.eps.split("/")[0]) / 255 <= Fraction(3, 510)
+                if "/" in record.eps
                 else False
             ),
         ),
@@ -90,7 +92,7 @@ def test_a_frame_has_a_row_for_every_record() -> None:
 )
 def test_conditions_choose_what_a_loop_chooses(text: str, rule: object) -> None:
     assert callable(rule)
-    records = [one for one in fixed_records() if one.norm == "Linf"]
-    expected = [one for one in records if rule(one)]
+    records = [record for record in fixed_records() if record.norm == "Linf"]
+    expected = [record for record in records if rule(record)]
     assert 0 < len(expected) < len(records)
     assert where(records, [text]) == expected

@@ -207,12 +207,12 @@ def test_the_numbers_of_batch_mates_are_added_up() -> None:
     }
     natural = split(NATURAL, [True, True, True, False])
     mates = [
-        replace(one, details=details) for one in split("batch-mates", [True, False, True, True])
+        replace(part, details=details) for part in split("batch-mates", [True, False, True, True])
     ]
-    found = json.loads(summarize({NATURAL: natural, "batch-mates": mates})["batch_mates"])
-    assert found["compositions"]["shuffled"] == {key: 2 * value for key, value in counts.items()}
-    assert found["compositions"]["declared"] == {"natural": 3, "attacked": 2}
-    assert found["invading"] == {"5%": {"malicious": 2, "right_after": 0}}
+    actual = json.loads(summarize({NATURAL: natural, "batch-mates": mates})["batch_mates"])
+    assert actual["compositions"]["shuffled"] == {key: 2 * value for key, value in counts.items()}
+    assert actual["compositions"]["declared"] == {"natural": 3, "attacked": 2}
+    assert actual["invading"] == {"5%": {"malicious": 2, "right_after": 0}}
     assert summarize({NATURAL: natural})["batch_mates"] is None
 
 
@@ -225,16 +225,16 @@ def test_the_counts_of_every_batch_equal_a_slow_count(flags: tuple[list[bool], .
         for name, rows in ((NATURAL, natural), ("published", published), ("transfer", transfer))
     }
     cases = {NATURAL: tuple(static)}
-    found = json.loads(by_batch(stages, cases))
+    actual = json.loads(by_batch(stages, cases))
     for number, start in enumerate(range(0, len(natural), 2)):
         rows = range(start, min(start + 2, len(natural)))
         worst = [natural[i] and published[i] and transfer[i] for i in rows]
-        assert found["natural"][number] == sum(natural[i] for i in rows)
-        assert found["published"][number] == sum(natural[i] and published[i] for i in rows)
-        assert found["worst"][number] == sum(worst)
+        assert actual["natural"][number] == sum(natural[i] for i in rows)
+        assert actual["published"][number] == sum(natural[i] and published[i] for i in rows)
+        assert actual["worst"][number] == sum(worst)
         pairs = list(zip(worst, (static[i] for i in rows), strict=True))
-        assert found["gained"][number] == pairs.count((True, False))
-        assert found["lost"][number] == pairs.count((False, True))
+        assert actual["gained"][number] == pairs.count((True, False))
+        assert actual["lost"][number] == pairs.count((False, True))
     assert "gained" not in json.loads(by_batch(stages, None))
     assert summarize(stages)["by_batch"] is None, "images on their own share no batches"
 
@@ -249,22 +249,22 @@ def test_every_column_is_documented() -> None:
 
 
 def columns(spec: EvalSpec) -> Mapping[str, Any]:
-    found = spec_columns(spec)
-    assert set(found) <= set(column_names())
-    return found
+    result = spec_columns(spec)
+    assert set(result) <= set(column_names())
+    return result
 
 
 def test_every_setting_of_a_spec_has_its_column() -> None:
-    found = columns(SPEC)
+    actual = columns(SPEC)
     for name in field_names(DentSpec):
-        assert found[name] == getattr(SPEC.defense, name)
-    assert found["attack"] == "quick" and found["norm"] == "L2" and found["eps"] == "85/255"
-    assert (found["iterations"], found["queries"], found["targets"]) == (None, 7, None)
-    assert (found["model"], found["model_sha256"]) == ("net", "ab")
-    assert (found["dataset"], found["data_sha256"]) == ("data", "cd")
-    assert (found["first"], found["count"], found["batch_size"]) == (3, 5, 2)
-    assert (found["batching"], found["seed"], found["separable"]) == ("declared", 9, False)
-    assert found["key"] == SPEC.key()
+        assert actual[name] == getattr(SPEC.defense, name)
+    assert actual["attack"] == "quick" and actual["norm"] == "L2" and actual["eps"] == "85/255"
+    assert (actual["iterations"], actual["queries"], actual["targets"]) == (None, 7, None)
+    assert (actual["model"], actual["model_sha256"]) == ("net", "ab")
+    assert (actual["dataset"], actual["data_sha256"]) == ("data", "cd")
+    assert (actual["first"], actual["count"], actual["batch_size"]) == (3, 5, 2)
+    assert (actual["batching"], actual["seed"], actual["separable"]) == ("declared", 9, False)
+    assert actual["key"] == SPEC.key()
     own = replace(SPEC, protocols=ProtocolSpec(rounds=4, fractions=(0.25,)))
     assert json.loads(columns(own)["protocol_settings"]) == {
         **asdict(own.protocols),

@@ -22,7 +22,7 @@ SIZE, COUNT = 4, 10
 
 
 def outcome(stage: str, index: int, correct: str, broken_by: str) -> BatchOutcome:
-    flags = tuple(one == "1" for one in correct)
+    flags = tuple(item == "1" for item in correct)
     names = tuple({".": "", "n": "natural", "c": "apgd-ce", "t": "apgd-t"}[b] for b in broken_by)
     return BatchOutcome(
         stage=stage,
@@ -42,26 +42,26 @@ def test_break_down_counts_every_image_once() -> None:
         "published": [outcome("published", 0, "0110", "c..n"), outcome("published", 1, "01", "t.")],
         "transfer": [outcome("transfer", 0, "0011", ".n.."), outcome("transfer", 1, "01", "..")],
     }
-    found = per_class.break_down(stages, [0, 1, 1, 2, 0, 2], 4)
-    assert found.images == (2, 2, 2, 0)
-    assert found.right == {
+    actual = per_class.break_down(stages, [0, 1, 1, 2, 0, 2], 4)
+    assert actual.images == (2, 2, 2, 0)
+    assert actual.right == {
         "natural": (2, 2, 1, 0),
         "published": (0, 2, 1, 0),
         "transfer": (0, 1, 1, 0),  # the last of the first batch was wrong before
         "worst": (0, 1, 1, 0),
     }
-    assert found.broken == {
+    assert actual.broken == {
         "published": {"apgd-ce": (1, 0, 0, 0), "apgd-t": (1, 0, 0, 0)},
         "transfer": {},
     }
-    assert found.first == {
+    assert actual.first == {
         "natural": (0, 0, 1, 0),
         "published": (2, 0, 0, 0),
         "transfer": (0, 1, 0, 0),
         "survives": (0, 1, 1, 0),
     }
-    sums = [sum(counts) for counts in zip(*found.first.values(), strict=True)]
-    assert tuple(sums) == found.images
+    sums = [sum(counts) for counts in zip(*actual.first.values(), strict=True)]
+    assert tuple(sums) == actual.images
 
 
 def evaluated(folder: Path, defense: DentSpec) -> tuple[Evaluation, EvalSpec, Record]:
@@ -107,7 +107,7 @@ def test_a_run_keeps_its_counts_and_images(tmp_path: Path) -> None:
             network(adversarial)[image].argmax(),
             dent(adversarial)[image].argmax(),
         ]
-        assert kept.predicted[row].tolist() == [int(one) for one in wanted]
+        assert kept.predicted[row].tolist() == [int(item) for item in wanted]
         shown = (adversarial[image] * 255).round().permute(1, 2, 0).byte()
         assert torch.equal(torch.from_numpy(kept.adversarial[row]), shown)
 

@@ -101,8 +101,8 @@ def path_in(folder: Path) -> Path:
 @given(st.lists(RECORDS, max_size=3, unique_by=lambda record: record.key))
 def test_records_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, records: Any) -> None:
     folder = tmp_path_factory.mktemp("results")
-    for one in records:
-        assert results_csv.append(folder, one)
+    for item in records:
+        assert results_csv.append(folder, item)
     back = results_csv.read(folder)
     assert back == records
     assert [[type(v) for v in vars(r).values()] for r in back] == [
@@ -129,7 +129,7 @@ def test_formulas_in_names_are_escaped_in_the_file(tmp_path: Path) -> None:
         cells = [row["model"] for row in csv.DictReader(file)]
     assert not [cell for cell in cells if cell[0] in "=+-@\t"]
     assert cells[0] == "'=1+1" and cells[-2:] == names[-2:]
-    assert [one.model for one in results_csv.read(tmp_path)] == names
+    assert [item.model for item in results_csv.read(tmp_path)] == names
 
 
 def test_the_header_is_written_once(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_two_processes_append_together(tmp_path: Path) -> None:
     for writer in writers:
         writer.communicate("\n", timeout=60)
         assert writer.returncode == 0
-    keys = [int(one.key, 16) for one in results_csv.read(tmp_path / "out")]
+    keys = [int(item.key, 16) for item in results_csv.read(tmp_path / "out")]
     assert sorted(keys) == [*range(1000, 1050), *range(2000, 2050)]
 
 
@@ -472,8 +472,8 @@ def test_old_rows_call_protocols_by_their_present_names(tmp_path: Path) -> None:
         "passes": json.dumps({"decision": 7}),
     }
     rows = record(1, **named, schema=3), record(2, **named)
-    for one in rows:
-        results_csv.append(tmp_path, one)
+    for row in rows:
+        results_csv.append(tmp_path, row)
     before = path_in(tmp_path).read_bytes()
     was, now = results_csv.read(tmp_path)
     assert now == rows[1]
@@ -485,8 +485,8 @@ def test_old_rows_call_protocols_by_their_present_names(tmp_path: Path) -> None:
 
 def test_dent_of_older_rows_adapts_batchnorm() -> None:
     old = results_csv.read(Path(__file__).parents[1] / "golden" / "results-0.1")
-    assert {(one.mode, one.layers) for one in old} == {("static", None), ("batch", "batchnorm")}
-    assert all((one.layers == "batchnorm") == (one.mode in ("batch", "instance")) for one in old)
+    assert {(item.mode, item.layers) for item in old} == {("static", None), ("batch", "batchnorm")}
+    assert all((item.layers == "batchnorm") == (item.mode in ("batch", "instance")) for item in old)
 
 
 REVISION = "46e99a0b12cd"
@@ -494,8 +494,8 @@ REVISION = "46e99a0b12cd"
 
 def test_a_last_row_without_its_line_end_is_a_row(tmp_path: Path) -> None:
     rows = [record(number, git_revision=REVISION) for number in (1, 2)]
-    for one in rows:
-        results_csv.append(tmp_path, one)
+    for row in rows:
+        results_csv.append(tmp_path, row)
     path_in(tmp_path).write_bytes(path_in(tmp_path).read_bytes().rstrip(b"\n"))
     assert results_csv.read(tmp_path) == rows
     third = record(3, git_revision=REVISION)

@@ -86,10 +86,10 @@ def judged(folder: RunFolder, stage: str, draws: int, spread: float = 0.0) -> No
 
 
 def made(key: str, **changes: Any) -> Record:
-    one = record(1, key=key, n=6, count=6, first=10, defense="dent", mode="instance", steps=1)
+    kept = record(1, key=key, n=6, count=6, first=10, defense="dent", mode="instance", steps=1)
     counts = {"natural_correct": 1, "robust_correct": 0, "by_protocol": '{"published": 0}'}
     versions = {"stage_versions": '{"natural": 1, "published": 1}'}
-    return replace(one, **{**counts, **versions, **changes})
+    return replace(kept, **{**counts, **versions, **changes})
 
 
 def archives(results: Path, key: str, stage: str) -> Iterator[Any]:
@@ -99,17 +99,17 @@ def archives(results: Path, key: str, stage: str) -> Iterator[Any]:
 
 
 def test_every_image_of_every_protocol_has_a_row(results: Path) -> None:
-    (one,) = read(results)
+    (kept,) = read(results)
     rows = []
-    natural = [row for batch in archives(results, one.key, "natural") for row in batch["images"]]
-    note = json.loads((results / "runs" / one.key / "published" / f"{NOTE}.json").read_text())
-    for unit, stored in enumerate(archives(results, one.key, "published")):
+    natural = [row for batch in archives(results, kept.key, "natural") for row in batch["images"]]
+    note = json.loads((results / "runs" / kept.key / "published" / f"{NOTE}.json").read_text())
+    for unit, stored in enumerate(archives(results, kept.key, "published")):
         for place, image in enumerate(stored["images"]):
             fresh = note["batches"][unit]["right"][0][place]
             rows.append(
                 {
-                    "key": one.key,
-                    "model": one.model,
+                    "key": kept.key,
+                    "model": kept.model,
                     "defense": "dent",
                     "protocol": "published",
                     "batch": unit,
@@ -131,22 +131,22 @@ def test_every_image_of_every_protocol_has_a_row(results: Path) -> None:
     pd.testing.assert_frame_equal(read_samples(results), expected)
     assert expected["right"].tolist() != expected["right_here"].tolist()
     assert expected["index"].tolist() == [*range(10, 16)] and len(expected) == 6
-    assert expected["natural_right"].sum() == one.natural_correct
-    assert (expected["natural_right"] & expected["right"]).sum() == one.robust_correct
+    assert expected["natural_right"].sum() == kept.natural_correct
+    assert (expected["natural_right"] & expected["right"]).sum() == kept.robust_correct
 
 
 def test_rows_of_version_01_add_up_to_the_records_of_that_time() -> None:
     frame = dentbench.read_samples(OLD)
-    for one in read(OLD):
-        own = frame[frame["key"] == one.key]
-        for name, count in one.protocol_counts.items():
+    for item in read(OLD):
+        own = frame[frame["key"] == item.key]
+        for name, count in item.protocol_counts.items():
             rows = own[own["protocol"] == name]
             assert (rows["natural_right"] & rows["right"]).sum() == count
-            assert rows["natural_right"].sum() == one.natural_correct
-            assert rows["index"].tolist() == [*range(one.first, one.first + one.n)]
+            assert rows["natural_right"].sum() == item.natural_correct
+            assert rows["index"].tolist() == [*range(item.first, item.first + item.n)]
         worst = own.groupby("index")[["natural_right", "right"]].all().all(axis=1)
-        assert worst.sum() == one.robust_correct
-        assert len(own) == one.n * len(one.protocol_counts)
+        assert worst.sum() == item.robust_correct
+        assert len(own) == item.n * len(item.protocol_counts)
     assert frame["label"].isna().all() and frame["linf"].isna().all()
     assert set(frame["protocol"]) > {"published", "transfer", "batch-mates"}
 
@@ -160,8 +160,8 @@ def test_a_batch_of_version_01_among_newer_ones_lacks_what_it_did_not_know(resul
 
 
 def test_a_record_without_an_attack_has_a_row_per_image(results: Path) -> None:
-    (one,) = read(results)
-    frame = samples([replace(one, attack="none", protocol="", by_protocol="{}")], results)
+    (kept,) = read(results)
+    frame = samples([replace(kept, attack="none", protocol="", by_protocol="{}")], results)
     assert frame["protocol"].isna().all() and frame["right"].tolist() == [
         flag for unit in (0, 1) for flag in batch("natural", unit).correct
     ]
@@ -181,11 +181,11 @@ def test_a_random_defense_has_its_draws(results: Path) -> None:
 
 def test_norms_are_those_of_a_loop() -> None:
     perturbations = torch.rand(3, 2, 4, 4, generator=torch.Generator().manual_seed(1)) - 0.5
-    found = norms(perturbations)
+    actual = norms(perturbations)
     for place, image in enumerate(perturbations.double().flatten(1).tolist()):
-        assert found["linf"][place] == max(map(abs, image))
-        assert found["l2"][place] == pytest.approx(math.hypot(*image), rel=1e-14)
-        assert found["l1"][place] == pytest.approx(math.fsum(map(abs, image)), rel=1e-14)
+        assert actual["linf"][place] == max(map(abs, image))
+        assert actual["l2"][place] == pytest.approx(math.hypot(*image), rel=1e-14)
+        assert actual["l1"][place] == pytest.approx(math.fsum(map(abs, image)), rel=1e-14)
 
 
 def test_images_in_another_order_keep_their_numbers() -> None:
@@ -244,8 +244,8 @@ def test_a_file_has_what_the_frame_has(results: Path, ending: str) -> None:
     if ending == "parquet":
         pd.testing.assert_frame_equal(pd.read_parquet(path), frame)
         return
-    found = pd.read_csv(path, dtype={**COLUMNS, "key": "string"})
-    assert set(found["model"]) == {"'" + '=HYPERLINK("x")'}
+    actual = pd.read_csv(path, dtype={**COLUMNS, "key": "string"})
+    assert set(actual["model"]) == {"'" + '=HYPERLINK("x")'}
     missing = frame["broken_by"].replace("", pd.NA)
-    changed = frame.assign(model=found["model"], broken_by=missing)
-    pd.testing.assert_frame_equal(found, changed)
+    changed = frame.assign(model=actual["model"], broken_by=missing)
+    pd.testing.assert_frame_equal(actual, changed)

@@ -24,18 +24,18 @@ def summary(record: Record) -> tuple[Any, ...]:
 
 def test_a_weaker_row_hides_nothing_in_any_order() -> None:
     for rows in itertools.permutations([STRONG, WEAK, OTHER]):
-        found = {one.key: one for one in united(rows)}
-        one = found[STRONG.key]
-        assert len(found) == 2 and found[OTHER.key] is OTHER
-        assert one.robust_correct == 20 and (one.gained, one.lost) == (1, 6)
-        assert one.worst_protocol == "warm"
+        actual = {record.key: record for record in united(rows)}
+        joined = actual[STRONG.key]
+        assert len(actual) == 2 and actual[OTHER.key] is OTHER
+        assert joined.robust_correct == 20 and (joined.gained, joined.lost) == (1, 6)
+        assert joined.worst_protocol == "warm"
         counts = {"published": 40, "transfer": 30, "warm": 20, "decision": 38}
-        assert one.protocol_counts == counts and set(one.protocol.split()) == set(counts)
-        assert one.skipped == '{"unrolled": "it has none"}'
+        assert joined.protocol_counts == counts and set(joined.protocol.split()) == set(counts)
+        assert joined.skipped == '{"unrolled": "it has none"}'
 
 
 def test_a_row_stands_at_the_place_of_its_last_one() -> None:
-    assert [one.key for one in united([STRONG, OTHER, WEAK])] == [OTHER.key, STRONG.key]
+    assert [record.key for record in united([STRONG, OTHER, WEAK])] == [OTHER.key, STRONG.key]
     assert united([OTHER, STRONG]) == [OTHER, STRONG] and united([]) == []
 
 
@@ -51,5 +51,5 @@ def test_a_row_of_other_code_does_not_count() -> None:
     new = replace(WEAK, stage_versions='{"natural": 1, "published": 2}')
     assert united([old, new]) == [new]
     same = replace(old, stage_versions='{"natural": 1, "published": 2, "transfer": 1}')
-    (one,) = united([same, new])
-    assert one.protocol_counts["transfer"] == 30
+    (first,) = united([same, new])
+    assert first.protocol_counts["transfer"] == 30

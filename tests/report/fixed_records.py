@@ -184,11 +184,11 @@ def coupled(make_record: Callable[..., Record], **changes: Any) -> Record:
 def grid(records: list[Record]) -> list[Record]:
     """The sixth and seventh record at three eps, and the latter at two more numbers of steps."""
     static, dent = records[5], records[6]
-    found = []
+    result = []
     for number, (eps, lost) in enumerate((("0", 0), ("0.1", 100), ("0.15", 158))):
         right = 505 - lost
         counts = {"robust_correct": right, "by_protocol": f'{{"published": {right}}}', "eps": eps}
-        found.append(replace(static, key=f"a{number:015}", **counts))
+        result.append(replace(static, key=f"a{number:015}", **counts))
         for steps in (6, 1, 3) if eps == "0.15" else (6,):
             own = {
                 "robust_correct": right + 2,
@@ -196,8 +196,8 @@ def grid(records: list[Record]) -> list[Record]:
             }
             key = f"b{number:010}{steps:05}"
             own |= {"forwards": number + steps, "seconds": steps, "device": key}
-            found.append(replace(dent, key=key, steps=steps, gained=6, lost=4, eps=eps, **own))
-    return found
+            result.append(replace(dent, key=key, steps=steps, gained=6, lost=4, eps=eps, **own))
+    return result
 
 
 def check(name: str, text: str) -> None:

@@ -25,10 +25,10 @@ COMMITTED = Path(__file__).parents[2] / "results" / "board"
 @pytest.fixture(scope="module")
 def pairs() -> list[Pair]:
     records = fixed_records()
-    return [one for one in pair_up(records) if one.defended.model == records[0].model]
+    return [pair for pair in pair_up(records) if pair.defended.model == records[0].model]
 
 
-def judged(pairs: list[Pair], *found: tuple[str, float]) -> list[Any]:
+def judged(pairs: list[Pair], *kinds: tuple[str, float]) -> list[Any]:
     """Pairs of one model with verdicts of these kinds and p-values."""
     record = pairs[0].defended
     return [
@@ -37,7 +37,7 @@ def judged(pairs: list[Pair], *found: tuple[str, float]) -> list[Any]:
             defended=record,
             verdict=SimpleNamespace(kind=kind, p_value=p_value, gain_low=-1.0, gain_high=1.0),
         )
-        for kind, p_value in found
+        for kind, p_value in kinds
     ]
 
 
@@ -48,10 +48,10 @@ def test_no_gain_is_corrected_for_how_many_there_are(pairs: list[Pair]) -> None:
     """
     assert 2 * NormalDist().cdf(-3.5 / 3 * 1.96) == pytest.approx(0.0222, abs=1e-4)
     for number, kind in ((1, "no gain"), (2, "no gain"), (3, "undecided")):
-        found = judged(pairs, *[("no gain", 0.9)] * number)
-        for pair in found:
+        actual = judged(pairs, *[("no gain", 0.9)] * number)
+        for pair in actual:
             pair.verdict.gain_low, pair.verdict.gain_high = -1.5, 4.5
-        assert [entry.kind for entry in board.entries(found)] == [kind] * number
+        assert [entry.kind for entry in board.entries(actual)] == [kind] * number
 
 
 def test_a_look_of_a_run_that_may_stop_asks_more_of_a_p_value(pairs: list[Pair]) -> None:
@@ -63,7 +63,7 @@ def test_a_look_of_a_run_that_may_stop_asks_more_of_a_p_value(pairs: list[Pair])
 
 
 @pytest.mark.parametrize(
-    ("found", "kinds"),
+    ("actual", "kinds"),
     [
         ([("holds", 0.04)], ["holds"]),
         ([("holds", 0.04), ("no gain", 0.9)], ["undecided", "no gain"]),
@@ -82,15 +82,15 @@ def test_a_look_of_a_run_that_may_stop_asks_more_of_a_p_value(pairs: list[Pair])
     ],
 )
 def test_verdicts_are_corrected_for_how_many_there_are(
-    pairs: list[Pair], found: list[tuple[str, float]], kinds: list[str]
+    pairs: list[Pair], actual: list[tuple[str, float]], kinds: list[str]
 ) -> None:
-    assert [entry.kind for entry in board.entries(judged(pairs, *found))] == kinds
+    assert [entry.kind for entry in board.entries(judged(pairs, *actual))] == kinds
 
 
 def test_models_are_corrected_apart(pairs: list[Pair]) -> None:
-    one, other = judged(pairs, ("holds", 0.04), ("holds", 0.04))
+    first, other = judged(pairs, ("holds", 0.04), ("holds", 0.04))
     other.defended = replace(other.defended, model="another")
-    assert [entry.kind for entry in board.entries([one, other])] == ["holds", "holds"]
+    assert [entry.kind for entry in board.entries([first, other])] == ["holds", "holds"]
 
 
 def test_a_row_says_what_was_published_what_is_left_and_what_it_costs(pairs: list[Pair]) -> None:
@@ -109,7 +109,7 @@ def test_a_row_says_what_was_published_what_is_left_and_what_it_costs(pairs: lis
     table = board.board([replace(pair, defended=defended)])
     titles = [column.full_title for column in table.columns]
     static, row = (
-        dict(zip(titles, (cell.text for cell in one), strict=True)) for one in table.rows
+        dict(zip(titles, (cell.text for cell in item), strict=True)) for item in table.rows
     )
     assert (static["defense"], static["cost"], static["verdict"]) == ("static model", "1", "")
     assert (row["defense"], row["own protocol"], row["cost"]) == ("et3", "published", "3")

@@ -85,11 +85,11 @@ def told(chart: Chart) -> Iterator[str]:
         look = f"{line.get_linestyle()} {line.get_marker()} {to_hex(line.get_color())}"
         lines.append(f"  line: {numbers(line.get_xydata())}, {look}")
     yield from sorted(lines)
-    for one in axes.collections:
-        kind = "interval" if isinstance(one, LineCollection) else "band"
-        for path in one.get_paths():
+    for item in axes.collections:
+        kind = "interval" if isinstance(item, LineCollection) else "band"
+        for path in item.get_paths():
             low, high = path.vertices.min(0), path.vertices.max(0)
-            yield f"  {kind}: {numbers([*low, *high])}, {to_hex(one.get_edgecolor()[0])}"
+            yield f"  {kind}: {numbers([*low, *high])}, {to_hex(item.get_edgecolor()[0])}"
 
 
 def test_golden_figures(records: list[Record]) -> None:

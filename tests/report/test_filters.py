@@ -16,13 +16,13 @@ def test_models_of_one_name_are_distinguished() -> None:
     edited = replace(first, key="2", model_code="cd" * 32)
     trained = replace(first, key="3", model_sha256="ef" * 32)
     older = replace(first, key="4", model_code=None)
-    named = [one.model for one in distinguished([first, edited])]
+    named = [item.model for item in distinguished([first, edited])]
     assert named == ["mine:make, code ababab", "mine:make, code cdcdcd"]
-    assert [one.model for one in distinguished([first, trained])] == [
+    assert [item.model for item in distinguished([first, trained])] == [
         f"mine:make, weights {first.model_sha256[:6]}",
         "mine:make, weights efefef",
     ]
-    assert [one.model for one in distinguished([first, older])][1] == "mine:make, code unknown"
+    assert [item.model for item in distinguished([first, older])][1] == "mine:make, code unknown"
     records = distinguished([first, edited, replace(first, key="5", model="mine:make2")])
     assert where(records, ["model=mine:make"]) == records[:2]
     assert records[2].model == "mine:make2"

@@ -53,12 +53,12 @@ def natural(records: list[Record]) -> Table:
     names = ("CIFAR-10-C fog, severity 3", "CIFAR-10-C snow, severity 3", "CIFAR-10 (test)")
     plain = {"attack": "none", "attack_label": "no attack: natural accuracy alone", "n": 200}
     plain |= {"protocol": "", "by_protocol": "{}", "count": 200}
-    found = [
+    result = [
         make(10 * number + bool(dent), 150 + number, {"none": 0}, dataset=name, **plain, **dent)
         for number, name in enumerate(names)
         for dent in ({}, {**DENT, "gained": 0, "lost": 0})
     ]
-    return tables.natural(found)
+    return tables.natural(result)
 
 
 TABLES = {
@@ -101,9 +101,9 @@ def test_golden_page(records: list[Record]) -> None:
 def test_golden_comparison(records: list[Record], make_record: Callable[..., Record]) -> None:
     changed = [replace(records[1], by_protocol='{"published": 8000, "transfer": 5963}')]
     other = make_record(30, 100, {"published": 50}, model="Another", n=200)
-    found = compare(records, [*changed, other], (Path("old.csv"), Path("new.csv")))
-    check("compare.txt", in_terminal(found))
-    check("compare.md", render(found, "markdown"))
+    actual = compare(records, [*changed, other], (Path("old.csv"), Path("new.csv")))
+    check("compare.txt", in_terminal(actual))
+    check("compare.md", render(actual, "markdown"))
 
 
 def test_every_citation_has_an_entry(records: list[Record]) -> None:
@@ -117,7 +117,9 @@ def test_no_citation_stands_in_a_name(records: list[Record]) -> None:
     """A user's model, data and defense keep their names, whatever source they are called after."""
     names = {"model": "AutoAttackResNet18", "dataset": "AutoAttack faces"}
     own = {"defense": "arXiv 2105.08714", "mode": "other", "defense_settings": "{}"}
-    renamed = [replace(one, **names, **(own if one.mode != "static" else {})) for one in records]
+    renamed = [
+        replace(record, **names, **(own if record.mode != "static" else {})) for record in records
+    ]
     for name, table_of in TABLES.items():
         plain, text = (render(table_of(renamed), "latex", cite=cite) for cite in (False, True))
         for kept in (*names.values(), "arXiv 2105.08714 &", "arXiv 2105.08714 ("):
@@ -178,7 +180,7 @@ def test_latex_structure(records: list[Record], name: str, standalone: bool) -> 
 def test_latex_compiles_onto_its_pages(records: list[Record], name: str, tmp_path: Path) -> None:
     own = "my_research_package.models.wide_resnet:make_adversarially_trained_wide_resnet_28_10"
     changed = {"model": own, "model_sha256": "1" * 64}
-    named = [replace(one, **changed) for one in records[:3]]
+    named = [replace(record, **changed) for record in records[:3]]
     table = TABLES[name]([*records, *named])
     (tmp_path / "t.tex").write_text(render(table, "latex", standalone=True, cite=True))
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "-draftmode", "t.tex"]

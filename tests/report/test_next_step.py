@@ -40,8 +40,8 @@ def words_of(line: str) -> list[str]:
 
 def test_a_final_verdict_has_no_next_step(make_record: Make) -> None:
     static, defended = pair(make_record, 340, ALL, 60, 5, 512, **SOUND)
-    found = verdict(static, defended)
-    assert found.kind == "holds" and next_step(found, defended) == ""
+    actual = verdict(static, defended)
+    assert actual.kind == "holds" and next_step(actual, defended) == ""
 
 
 def test_missing_protocols_are_run_on_the_same_record(make_record: Make) -> None:
@@ -152,14 +152,14 @@ def test_what_a_protocol_broke_itself_stands_in_its_row(make_record: Make) -> No
     static = make_record(1, 99, {"published": 50}, n=100)
     defended = coupled(make_record, batch_size=50, newly_broken=json.dumps(NEWLY))
     for table in (tables.summary(static, defended), tables.protocols([static, defended])):
-        at = next(n for n, one in enumerate(table.columns) if one.title == "newly broken")
-        found = {
+        at = next(n for n, column in enumerate(table.columns) if column.title == "newly broken")
+        actual = {
             name: row[at].value
             for row in table.rows
             for name in NEWLY
             if name in [cell.text.removeprefix("dent, ") for cell in row]
         }
-        assert found == NEWLY
+        assert actual == NEWLY
 
 
 def test_one_batch_has_one_worst_case(make_record: Make) -> None:

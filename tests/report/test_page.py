@@ -69,7 +69,7 @@ def results(tmp_path: Path, records: list[Record]) -> Path:
     defended = records[6]
     run = tmp_path / "runs" / defended.key
     run.mkdir(parents=True)
-    found = Breakdown(
+    result = Breakdown(
         images=(200, 212, 100),
         right={
             "natural": (200, 205, 100),
@@ -85,7 +85,7 @@ def results(tmp_path: Path, records: list[Record]) -> Path:
             "survives": (149, 150, 50),
         },
     )
-    write_atomic(run / "breakdown.json", json.dumps(vars(found)))
+    write_atomic(run / "breakdown.json", json.dumps(vars(result)))
     pictures = np.arange(2 * 8 * 8, dtype=np.uint8).reshape(2, 8, 8, 1)
     kept = Gallery(
         index=np.array([3, 5]),
@@ -113,8 +113,8 @@ def test_the_page_needs_nothing_and_runs_nothing(text: str) -> None:
     page = Page(text)
     assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"}
     assert not re.findall(r"https?://|url\(|@import", text)
-    assert all(one["src"].startswith("data:image/png;base64,") for one in page.named("img"))
-    (policy,) = [one for one in page.named("meta") if "http-equiv" in one]
+    assert all(item["src"].startswith("data:image/png;base64,") for item in page.named("img"))
+    (policy,) = [item for item in page.named("meta") if "http-equiv" in item]
     assert policy["content"].startswith("default-src 'none'")
 
 
@@ -122,14 +122,14 @@ def test_every_link_has_its_place_and_every_id_is_one(text: str) -> None:
     page = Page(text)
     ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
     assert len(ids) == len(set(ids))
-    assert {one["href"].removeprefix("#") for one in page.named("a")} <= set(ids)
+    assert {item["href"].removeprefix("#") for item in page.named("a")} <= set(ids)
 
 
 def test_every_picture_and_chart_is_told_in_words(text: str) -> None:
     page = Page(text)
-    assert len(page.named("img")) == 6 and all(one["alt"] for one in page.named("img"))
+    assert len(page.named("img")) == 6 and all(item["alt"] for item in page.named("img"))
     charts_ = page.named("svg")
-    assert charts_ and all(one["role"] == "img" and one["aria-label"] for one in charts_)
+    assert charts_ and all(item["role"] == "img" and item["aria-label"] for item in charts_)
     assert "static, attacked: 67.8% (347/512), 95% interval 63.6-71.7." in text
 
 
@@ -137,7 +137,7 @@ def test_headings_are_in_order_and_tables_have_heads(text: str) -> None:
     levels = [int(tag[1]) for tag, _ in Page(text).tags if re.fullmatch("h[1-6]", tag)]
     assert levels[0] == 1 and levels.count(1) == 1
     assert all(after - before <= 1 for before, after in pairwise(levels))
-    assert all(one["scope"] for one in Page(text).named("th"))
+    assert all(item["scope"] for item in Page(text).named("th"))
 
 
 def test_the_verdicts_come_first_and_as_the_rule_says(text: str, records: list[Record]) -> None:
@@ -167,15 +167,15 @@ def test_names_are_never_markup(make_record: Callable[..., Record], tmp_path: Pa
     defended = make_record(
         2, 99, {"published": 60, "transfer": 51}, model=name, n=128, dataset=name, **dent
     )
-    found = to_page([static, defended], [tables.all_records([static, defended])], tmp_path)
-    page = Page(found)
-    assert not page.named("script") and "{{ 7 * 7 }}" in found and "\u202e" not in found
+    actual = to_page([static, defended], [tables.all_records([static, defended])], tmp_path)
+    page = Page(actual)
+    assert not page.named("script") and "{{ 7 * 7 }}" in actual and "\u202e" not in actual
     assert not [names for _, names in page.tags if "onload" in names]
 
 
 def test_without_a_defense_there_is_no_verdict(records: list[Record], tmp_path: Path) -> None:
-    found = to_page(records[:1], [tables.all_records(records[:1])], tmp_path)
-    assert "No verdict" in found and not Page(found).named("svg")
+    actual = to_page(records[:1], [tables.all_records(records[:1])], tmp_path)
+    assert "No verdict" in actual and not Page(actual).named("svg")
 
 
 # --- curves ---------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_curves_are_the_series_that_differ_in_one_thing(records: list[Record]) -
 
 
 def test_every_column_is_either_chosen_or_found(records: list[Record]) -> None:
-    found = {
+    actual = {
         *("schema", "key", "time", "n", "seconds", "device", "versions", "git_revision"),
         *(
             name
@@ -203,7 +203,7 @@ def test_every_column_is_either_chosen_or_found(records: list[Record]) -> None:
             if name.startswith(("natural_", "robust_", "by_", "passes"))
         ),
     }
-    assert set(column_names()) >= CHOSEN and not found & CHOSEN
+    assert set(column_names()) >= CHOSEN and not actual & CHOSEN
 
 
 def test_one_pair_stands_for_all_of_its_series(records: list[Record]) -> None:
@@ -257,23 +257,23 @@ const frame = document.querySelector("iframe");
 frame.onload = () => {
   const page = frame.contentDocument, root = page.documentElement;
   const wide = [...page.querySelectorAll("body *")].filter(
-    (one) => !one.closest(".scroll, svg, details, .skip")
-      && one.getBoundingClientRect().right > frame.clientWidth + 1);
+    (element) => !element.closest(".scroll, svg, details, .skip")
+      && element.getBoundingClientRect().right > frame.clientWidth + 1);
   const small = [...page.querySelectorAll("svg text")].filter(
-    (one) => parseFloat(getComputedStyle(one).fontSize)
-      * one.ownerSVGElement.getBoundingClientRect().width / 360 < 8);
-  const cut = [...page.querySelectorAll("svg text")].filter((one) => {
-    const inside = one.getBoundingClientRect();
-    const around = one.ownerSVGElement.getBoundingClientRect();
+    (element) => parseFloat(getComputedStyle(element).fontSize)
+      * element.ownerSVGElement.getBoundingClientRect().width / 360 < 8);
+  const cut = [...page.querySelectorAll("svg text")].filter((element) => {
+    const inside = element.getBoundingClientRect();
+    const around = element.ownerSVGElement.getBoundingClientRect();
     return inside.left < around.left - 1 || inside.right > around.right + 1;
   });
   document.querySelector("#found").textContent = JSON.stringify({
     overflow: root.scrollWidth - frame.clientWidth,
-    wide: wide.map((one) => one.outerHTML.slice(0, 120)),
+    wide: wide.map((element) => element.outerHTML.slice(0, 120)),
     small: small.length,
-    cut: cut.map((one) => one.textContent),
-    charts: [...page.querySelectorAll("svg")].filter((one) => one.clientHeight > 50).length,
-    pictures: [...page.images].filter((one) => one.naturalWidth > 0).length,
+    cut: cut.map((element) => element.textContent),
+    charts: [...page.querySelectorAll("svg")].filter((element) => element.clientHeight > 50).length,
+    pictures: [...page.images].filter((element) => element.naturalWidth > 0).length,
     focusable: page.querySelectorAll("a[href], summary, [tabindex='0']").length,
   });
 };
@@ -283,18 +283,18 @@ frame.onload = () => {
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [390, 1280])
 def test_in_a_browser(text: str, tmp_path: Path, width: int) -> None:
-    found = in_a_browser(text, tmp_path, width)
-    assert found["wide"] == found["cut"] == [] and found["overflow"] <= 0
-    assert found["small"] == 0 and found["pictures"] == 6
-    assert found["charts"] == len(Page(text).named("svg")) and found["focusable"] > 3
+    actual = in_a_browser(text, tmp_path, width)
+    assert actual["wide"] == actual["cut"] == [] and actual["overflow"] <= 0
+    assert actual["small"] == 0 and actual["pictures"] == 6
+    assert actual["charts"] == len(Page(text).named("svg")) and actual["focusable"] > 3
 
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium is installed")
 def test_long_names_in_a_browser(tmp_path: Path) -> None:
     records = long_named()
     text = to_page(records, [tables.all_records(records)], tmp_path)
-    found = in_a_browser(text, tmp_path, 390)
-    assert found["wide"] == found["cut"] == [] and found["overflow"] <= 0
+    actual = in_a_browser(text, tmp_path, 390)
+    assert actual["wide"] == actual["cut"] == [] and actual["overflow"] <= 0
 
 
 def in_a_browser(text: str, tmp_path: Path, width: int) -> dict[str, Any]:
@@ -308,8 +308,8 @@ def in_a_browser(text: str, tmp_path: Path, width: int) -> dict[str, Any]:
     )
     match = re.search(r'<pre id="found">(.*?)</pre>', done.stdout, re.DOTALL)
     assert match is not None
-    found: dict[str, Any] = json.loads(html.unescape(match[1]))
-    return found
+    result: dict[str, Any] = json.loads(html.unescape(match[1]))
+    return result
 
 
 class Nesting(HTMLParser):

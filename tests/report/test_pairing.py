@@ -30,11 +30,11 @@ def slow_pairs(records: Sequence[Record]) -> list[tuple[Record, Record]]:
     pairs = []
     for defended in records:
         alike = [
-            one
-            for one in records
-            if one.mode == "static" != defended.mode and of_images(one) == of_images(defended)
+            record
+            for record in records
+            if record.mode == "static" != defended.mode and of_images(record) == of_images(defended)
         ]
-        same = [one for one in alike if packing(one) == packing(defended)]
+        same = [item for item in alike if packing(item) == packing(defended)]
         for static in reversed([*alike, *same]):
             try:
                 verdict(static, defended)
@@ -71,20 +71,26 @@ def mixed(seed: int) -> list[Record]:
 def test_pairs_are_those_of_a_loop(seed: int) -> None:
     records = mixed(seed)
     expected = slow_pairs(records)
-    found = [(pair.static, pair.defended) for pair in pair_up(records)]
+    actual = [(pair.static, pair.defended) for pair in pair_up(records)]
     assert len(expected) > 5
-    assert [(one.key, two.key) for one, two in found] == [(a.key, b.key) for a, b in expected]
+    assert [(record.key, two.key) for record, two in actual] == [
+        (a.key, b.key) for a, b in expected
+    ]
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_static_record_is_that_of_a_loop(seed: int) -> None:
     records = mixed(seed)
-    records[::3] = [replace(one, n=one.n + number % 2) for number, one in enumerate(records[::3])]
-    found = best_statics(records)
+    records[::3] = [
+        replace(record, n=record.n + number % 2) for number, record in enumerate(records[::3])
+    ]
+    actual = best_statics(records)
     for defended in records:
-        alike = [one for one in records if one.mode == "static" and defended.mode != "static"]
-        alike = [one for one in alike if of_images(one) == of_images(defended)]
-        assert found.get(id(defended)) == best(alike)
+        alike = [
+            record for record in records if record.mode == "static" and defended.mode != "static"
+        ]
+        alike = [item for item in alike if of_images(item) == of_images(defended)]
+        assert actual.get(id(defended)) == best(alike)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -93,7 +99,7 @@ def test_runs_of_two_files_are_matched_as_by_a_loop(seed: int) -> None:
     before = [*before, replace(before[0], model="Another")]
 
     def by_run(records: Sequence[Record]) -> dict[tuple[object, ...], Record]:
-        return {tuple(getattr(one, name) for name in IDENTITY): one for one in records}
+        return {tuple(getattr(record, name) for name in IDENTITY): record for record in records}
 
     old, new = by_run(before), by_run(after)
     both = [run for run in old if run in new]

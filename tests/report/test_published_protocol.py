@@ -37,9 +37,9 @@ def words(table: Table) -> set[str]:
 
 def test_a_verdict_calls_it_published_and_names_it(make_record: Make) -> None:
     counts = {"published": 380, "transfer": 440, "warm": 330}
-    found = pair(make_record, counts)
+    actual = pair(make_record, counts)
     text = "hedge's published (transfer) 85.9% (440/512) falls to 64.5% (330/512) under warm"
-    assert text in found.verdict.sentence
+    assert text in actual.verdict.sentence
     plain = pair(make_record, counts, published_protocol=None)  # a record of an older version
     assert "hedge's published 74.2% (380/512) falls to 64.5%" in plain.verdict.sentence
     alone = pair(make_record, {"transfer": 440}).verdict
@@ -48,22 +48,22 @@ def test_a_verdict_calls_it_published_and_names_it(make_record: Make) -> None:
 
 
 def test_charts_and_tables_name_it(make_record: Make) -> None:
-    found = pair(make_record)
-    bars = {bar.label: bar for bar in accuracies(found).bars}
+    actual = pair(make_record)
+    bars = {bar.label: bar for bar in accuracies(actual).bars}
     assert bars["hedge, published (transfer)"].share == Share(340, 512)
-    roles = {bar.label: bar.role for bar in protocols(found).bars}
+    roles = {bar.label: bar.role for bar in protocols(actual).bars}
     assert roles["transfer"] == "published" and roles["published"] == "other"
-    summary = words(tables.summary(found.static, found.defended))
+    summary = words(tables.summary(actual.static, actual.defended))
     assert "hedge, transfer (published)" in summary
-    assert "transfer (published)" in words(protocol_table([found.static, found.defended]))
+    assert "transfer (published)" in words(protocol_table([actual.static, actual.defended]))
 
 
 def test_the_column_is_there_where_defenses_differ(make_record: Make) -> None:
     for protocol, shown in (("transfer", True), ("published", False)):
-        found = pair(make_record, published_protocol=protocol)
+        actual = pair(make_record, published_protocol=protocol)
         for table in (
-            beside(found.static, [found.defended]),
-            tables.all_records([found.static, found.defended]),
+            beside(actual.static, [actual.defended]),
+            tables.all_records([actual.static, actual.defended]),
         ):
             names = [column.title for column in table.columns]
             assert ("published protocol" in names) is shown

@@ -50,7 +50,7 @@ class Same(nn.Module):
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["softmax", "logits"])
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
+def actual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Evaluated:
     results = tmp_path_factory.mktemp("results")
     images, labels, _ = slice_of(load_dataset("digits"), 0, COUNT)
     return evaluate(
@@ -64,19 +64,19 @@ def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     )
 
 
-def test_failed_checks_of_the_static_model_are_told_everywhere(found: Evaluated) -> None:
-    soft = "logits" in (found.defended.static_checks or "")
-    records = [found.static, found.defended]
-    texts = [found._repr_html_(), *(render(all_records(records), form) for form in FORMS)]
-    texts += [render(all_records([found.static]), "markdown"), to_page(records, [], Path("none"))]
+def test_failed_checks_of_the_static_model_are_told_everywhere(actual: Evaluated) -> None:
+    soft = "logits" in (actual.defended.static_checks or "")
+    records = [actual.static, actual.defended]
+    texts = [actual._repr_html_(), *(render(all_records(records), form) for form in FORMS)]
+    texts += [render(all_records([actual.static]), "markdown"), to_page(records, [], Path("none"))]
     for text in texts:
         assert (ODD in text) == soft, text
 
 
-def test_nothing_is_decided_beside_it(found: Evaluated) -> None:
-    soft = "logits" in (found.defended.static_checks or "")
-    said = found.verdict
-    assert found.defended.gained == found.defended.lost == 0
+def test_nothing_is_decided_beside_it(actual: Evaluated) -> None:
+    soft = "logits" in (actual.defended.static_checks or "")
+    said = actual.verdict
+    assert actual.defended.gained == actual.defended.lost == 0
     if soft:
         assert said.kind == "undecided"
         assert "the static model's check logits failed" in said.sentence

@@ -120,14 +120,14 @@ def test_fewer_images_stand_beside_it_marked(make_record: Make) -> None:
 
 def test_more_images_then_more_protocols_then_the_latest_wins(make_record: Make) -> None:
     few = make_record(1, 100, {"published": 80, "transfer": 70, "x": 60}, **DENT, n=128)
-    one = make_record(2, 8000, {"published": 7000}, **DENT)
-    two = make_record(3, 8100, {"published": 7000, "transfer": 5000}, **DENT)
-    late = replace(two, natural_correct=8200)
+    first = make_record(2, 8000, {"published": 7000}, **DENT)
+    second = make_record(3, 8100, {"published": 7000, "transfer": 5000}, **DENT)
+    late = replace(second, natural_correct=8200)
     for records, natural in (
         ([few], "78.1%"),
-        ([one, few], "80.0%"),
-        ([two, one, few], "81.0%"),
-        ([two, late, few], "82.0%"),
+        ([first, few], "80.0%"),
+        ([second, first, few], "81.0%"),
+        ([second, late, few], "82.0%"),
     ):
         ours = rows_of(tables.table1(records), "Carmon2019Unlabeled", "ours")[1]
         assert ours[1].startswith(natural)
@@ -203,7 +203,7 @@ def test_table2_marks_what_is_not_the_papers(records: list[Record]) -> None:
 
 
 def test_table2_takes_the_default_settings_before_later_ones(records: list[Record]) -> None:
-    other = [one for one in records if one.blur != "dynamic" or one.sigma == 2.0]
+    other = [record for record in records if record.blur != "dynamic" or record.sigma == 2.0]
     row = ablation(tables.table2(other), YES, "dynamic", "10")
     assert row["AutoAttackResNet18"][1] == "89.1% (57/64)"
     first = next(row for row in tables.table2(other).rows if row[1].text == "dynamic")
@@ -220,7 +220,7 @@ def test_table2_of_other_threats_names_them(records: list[Record]) -> None:
 
 
 def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
-    nominal = [one for one in records if one.model == "AutoAttackResNet18"]
+    nominal = [record for record in records if record.model == "AutoAttackResNet18"]
     table = grid(nominal, ABLATION_THREATS)
     stubs = list(dict.fromkeys(tuple(cell.text for cell in row[:4]) for row in table.rows))
     assert stubs == [
@@ -230,10 +230,10 @@ def test_a_grid_has_every_setting_once(records: list[Record]) -> None:
         (YES, "dynamic", "10", ""),
         (YES, "dynamic", "10", "sigma 2.0"),
     ]
-    found = ablation(table, *stubs[0])
-    assert found["ours"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
-    assert found["95% interval"][1:] == ["85.0-97.5", "1.6-12.9", "3.4-17.0"]
-    assert "worst case" in ablation(table, *stubs[3]) and "worst case" not in found
+    actual = ablation(table, *stubs[0])
+    assert actual["ours"] == ["1.0x", "93.8% (60/64)", "4.7% (3/64)", "7.8% (5/64)"]
+    assert actual["95% interval"][1:] == ["85.0-97.5", "1.6-12.9", "3.4-17.0"]
+    assert "worst case" in ablation(table, *stubs[3]) and "worst case" not in actual
     assert not any(cell.notes for row in table.rows for cell in row)
 
 
@@ -278,8 +278,8 @@ def test_settings_are_told_apart(make_record: Make) -> None:
 # --- the paper's layout -----------------------------------------------------------------------
 
 
-def titles(found: Sequence[Table]) -> list[str]:
-    return [table.title for table in found]
+def titles(result: Sequence[Table]) -> list[str]:
+    return [table.title for table in result]
 
 
 def test_a_number_stands_under_its_own_eps(records: list[Record]) -> None:
@@ -299,12 +299,12 @@ def test_a_number_stands_under_its_own_eps(records: list[Record]) -> None:
 
 
 def test_rows_that_were_not_run_come_on_request(records: list[Record]) -> None:
-    one = [record for record in records if record.model == "Ding2020MMA"]
-    (table,) = layout.table1s(one)
+    chosen = [record for record in records if record.model == "Ding2020MMA"]
+    (table,) = layout.table1s(chosen)
     assert {row[1].text for row in table.rows} == {"Ding2020MMA"}
-    (whole,) = layout.table1s(one, not_run=True)
+    (whole,) = layout.table1s(chosen, not_run=True)
     assert {row[1].text for row in whole.rows} == {"Ding2020MMA", "Carmon2019Unlabeled"}
-    assert layout.table2s(one) == [] and len(layout.table2s(one, not_run=True)) == 1
+    assert layout.table2s(chosen) == [] and len(layout.table2s(chosen, not_run=True)) == 1
 
 
 def test_both_groups_of_table_1_are_in_one_piece(records: list[Record]) -> None:
@@ -316,10 +316,10 @@ def test_both_groups_of_table_1_are_in_one_piece(records: list[Record]) -> None:
 def test_every_record_is_laid_out_once(records: list[Record], make_record: Make) -> None:
     """In the paper's tables or with the rest, and every defended one with its verdict."""
     rest = make_record(40, 8931, COUNTS, **{**DENT, "steps": 3}, model="other")
-    found = layout.laid_out([*records, rest])
-    names = titles(found)
+    actual = layout.laid_out([*records, rest])
+    names = titles(actual)
     assert names[-2:] == ["Verdicts", "All records"]
-    assert {row[0].text for row in found[-1].rows} == {"other"}
+    assert {row[0].text for row in actual[-1].rows} == {"other"}
     assert "table 1" in " ".join(names).lower() and "Table 2" in " ".join(names)
-    judged = [one for one in records if one.mode != "static"]
-    assert len(found[-2].rows) == len(judged)
+    judged = [record for record in records if record.mode != "static"]
+    assert len(actual[-2].rows) == len(judged)

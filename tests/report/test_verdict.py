@@ -32,37 +32,37 @@ from tests.report.verdict_records import ALL, BUDGETS, MADE, SOUND, Make, pair
 def with_failed(*names: str, passed: bool | None = False) -> str:
     """The column of checks with some that failed, or could not be made."""
     odd = [Check(name, passed, 1.0, "something is odd") for name in names]
-    return to_json([*(one for one in MADE if one.name not in names), *odd])
+    return to_json([*(item for item in MADE if item.name not in names), *odd])
 
 
 def test_no_gain(make_record: Make) -> None:
     counts = {"published": 402, "transfer": 349}
-    found = verdict(*pair(make_record, 347, counts, 6, 4, 512))
-    assert (found.kind, found.protocol) == ("no gain", "transfer")
-    assert found.gain_points == pytest.approx(100 * 2 / 512)
-    assert found.p_value == pytest.approx(0.7539, abs=1e-4)
-    assert found.sentence == (
+    actual = verdict(*pair(make_record, 347, counts, 6, 4, 512))
+    assert (actual.kind, actual.protocol) == ("no gain", "transfer")
+    assert actual.gain_points == pytest.approx(100 * 2 / 512)
+    assert actual.p_value == pytest.approx(0.7539, abs=1e-4)
+    assert actual.sentence == (
         "No gain: dent's published 78.5% (402/512) falls to 68.2% (349/512) under transfer; "
         "the static model has 67.8% (347/512), paired p = 0.75."
     )
 
 
 def test_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND))
-    assert found.kind == "holds" and found.p_value < 0.001 and not found.doubts
-    assert found.sentence.startswith("Holds: ") and "paired p < 0.001" in found.sentence
-    assert "natural accuracy is 100.0% (512/512), the static model's 100.0%" in found.sentence
-    assert found.gain_low < found.gain_points < found.gain_high
-    assert found.meets(10) and not found.meets(found.gain_low + 0.1)
+    actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND))
+    assert actual.kind == "holds" and actual.p_value < 0.001 and not actual.doubts
+    assert actual.sentence.startswith("Holds: ") and "paired p < 0.001" in actual.sentence
+    assert "natural accuracy is 100.0% (512/512), the static model's 100.0%" in actual.sentence
+    assert actual.gain_low < actual.gain_points < actual.gain_high
+    assert actual.meets(10) and not actual.meets(actual.gain_low + 0.1)
 
 
 def test_holds_says_which_protocols_it_rests_on(make_record: Make) -> None:
     shares = {"published": 0.125, "transfer": 0.0, "unrolled": 0.875, "warm": 0.75}
     planted = Check(PLANTED, True, 0.875, "some are found", shares)
     settings = SOUND | {"checks": to_json([*MADE[:-1], planted])}
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
-    assert found.kind == "holds"
-    assert "; it rests on unrolled, warm, not on published, transfer: " in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert actual.kind == "holds"
+    assert "; it rests on unrolled, warm, not on published, transfer: " in actual.sentence
 
 
 @pytest.mark.parametrize("passed", [None, "absent"])
@@ -70,9 +70,9 @@ def test_a_gain_needs_attacks_that_were_seen_to_work(make_record: Make, passed: 
     """Whatever the reason: in a norm without planted points, or in an old record."""
     odd = [] if passed == "absent" else [Check(PLANTED, None, None, "not made in L1")]
     settings = SOUND | {"checks": to_json([*MADE[:-1], *odd])}
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
-    assert found.kind == "undecided" and len(found.doubts) == 1
-    assert "the check planted " in found.doubts[0]
+    actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert actual.kind == "undecided" and len(actual.doubts) == 1
+    assert "the check planted " in actual.doubts[0]
 
 
 def test_a_record_alone_says_the_same(make_record: Make) -> None:
@@ -84,20 +84,20 @@ def test_a_record_alone_says_the_same(make_record: Make) -> None:
 
 
 def test_the_published_protocol_alone_never_holds(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512, **SOUND))
-    assert (found.kind, found.protocol) == ("undecided", "published")
-    assert found.sentence.endswith(
+    actual = verdict(*pair(make_record, 300, {"published": 420}, 130, 10, 512, **SOUND))
+    assert (actual.kind, actual.protocol) == ("undecided", "published")
+    assert actual.sentence.endswith(
         "the gain is in doubt: only the published protocol was run; run --protocol all."
     )
-    assert not found.meets(0)
+    assert not actual.meets(0)
 
 
 @pytest.mark.parametrize("name", list(ALL))
 def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: str) -> None:
     counts = {key: value for key, value in ALL.items() if key != name}
-    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SOUND))
-    assert found.kind == "undecided" and len(found.doubts) == 1
-    assert name in found.doubts[0]
+    actual = verdict(*pair(make_record, 300, counts, 90, 10, 512, **SOUND))
+    assert actual.kind == "undecided" and len(actual.doubts) == 1
+    assert name in actual.doubts[0]
 
 
 @pytest.mark.parametrize(
@@ -119,15 +119,15 @@ def test_a_gain_that_withstood_too_little_is_undecided(make_record: Make, name: 
     ],
 )
 def test_what_else_a_gain_needs(make_record: Make, changes: dict[str, Any], words: str) -> None:
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND | changes))
-    assert found.kind == "undecided"
-    assert words in " ".join(found.doubts)
+    actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND | changes))
+    assert actual.kind == "undecided"
+    assert words in " ".join(actual.doubts)
 
 
 @pytest.mark.parametrize(("n", "kind"), [(19, "undecided"), (20, "holds")])
 def test_a_gain_of_few_images_is_undecided(make_record: Make, n: int, kind: str) -> None:
-    found = verdict(*pair(make_record, 5, ALL, 10, 0, n, **SOUND))
-    assert found.kind == kind and (kind == "holds" or "--examples" in found.sentence)
+    actual = verdict(*pair(make_record, 5, ALL, 10, 0, n, **SOUND))
+    assert actual.kind == kind and (kind == "holds" or "--examples" in actual.sentence)
 
 
 # --- checks ---------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ def test_no_failed_check_stands_beside_holds(make_record: Make, name: str) -> No
     """Whatever else was run: every protocol there is was withstood."""
     counts = dict.fromkeys(PROTOCOLS, 385)
     settings = SOUND | {"checks": with_failed(name)}
-    found = verdict(*pair(make_record, 300, counts, 90, 10, 512, **settings))
-    assert found.kind == "undecided"
-    assert f"the check {name} failed: something is odd; " in found.sentence
+    actual = verdict(*pair(make_record, 300, counts, 90, 10, 512, **settings))
+    assert actual.kind == "undecided"
+    assert f"the check {name} failed: something is odd; " in actual.sentence
 
 
 @pytest.mark.parametrize(
@@ -155,16 +155,16 @@ def test_a_check_that_could_not_be_made_is_a_doubt(
 ) -> None:
     settings = SOUND | {column: with_failed(name, passed=None), "static_correct": 300}
     for counts, kind in (((90, 10), "undecided"), ((10, 90), "no gain")):
-        found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
-        assert found.kind == kind and f"check {name} could not be made" in found.sentence
+        actual = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+        assert actual.kind == kind and f"check {name} could not be made" in actual.sentence
     even = verdict(*pair(make_record, 300, ALL, 6, 4, 512, **settings))
     assert even.kind == "no gain"
 
 
 def test_a_failed_check_does_not_save_a_defense(make_record: Make) -> None:
     checks = with_failed("stateless")
-    found = verdict(*pair(make_record, 347, ALL, 6, 4, 512, **SOUND | {"checks": checks}))
-    assert found.kind == "no gain"
+    actual = verdict(*pair(make_record, 347, ALL, 6, 4, 512, **SOUND | {"checks": checks}))
+    assert actual.kind == "no gain"
 
 
 @pytest.mark.parametrize("name", ["logits", "gradient", "black-box", "ascent", "in-range"])
@@ -173,9 +173,9 @@ def test_a_static_model_that_was_attacked_wrongly_decides_nothing(
     make_record: Make, name: str, counts: tuple[int, int]
 ) -> None:
     settings = SOUND | {"static_checks": with_failed(name)}
-    found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
-    assert found.kind == "undecided"
-    assert f"the static model's check {name} failed: something is odd; " in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+    assert actual.kind == "undecided"
+    assert f"the static model's check {name} failed: something is odd; " in actual.sentence
 
 
 # --- budgets --------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_a_static_model_that_was_attacked_wrongly_decides_nothing(
 
 def spending(**changes: dict[str, float] | None) -> dict[str, Any]:
     """A record's columns with other budgets; None takes one away."""
-    budgets = {**BUDGETS, **{name.replace("_", "-"): one for name, one in changes.items()}}
+    budgets = {**BUDGETS, **{name.replace("_", "-"): item for name, item in changes.items()}}
     return SOUND | {"budgets": json.dumps({k: v for k, v in budgets.items() if v is not None})}
 
 
@@ -194,15 +194,15 @@ def test_a_protocol_with_less_than_its_least_budget_is_named(make_record: Make, 
     short = {**least, quantity: least[quantity] / 2}
     chosen = json.dumps({"iterations": 1, "queries": 1})
     settings = spending(**{name: short}) | {"protocol_settings": chosen}
-    found = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
-    assert found.kind == "undecided"
-    assert f"spent on {name} ({quantity} {short[quantity]:g} of " in found.sentence
-    assert "run it without --protocol-set iterations, queries" in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **settings))
+    assert actual.kind == "undecided"
+    assert f"spent on {name} ({quantity} {short[quantity]:g} of " in actual.sentence
+    assert "run it without --protocol-set iterations, queries" in actual.sentence
 
 
 def test_more_than_the_least_budget_is_not_doubted(make_record: Make) -> None:
     more = {
-        name: {one: 2 * value for one, value in least.items()} for name, least in BUDGETS.items()
+        name: {name: 2 * value for name, value in least.items()} for name, least in BUDGETS.items()
     }
     label = {"attack": "plus", "attack_label": "AutoAttack plus"}
     settings = SOUND | label | {"budgets": json.dumps(more)}
@@ -216,16 +216,16 @@ def test_the_attack_is_judged_by_its_budget_and_not_by_its_name(make_record: Mak
     for label in (mine, {}):
         settings = spending(published=short) | label
         for counts, kind in (((90, 10), "undecided"), ((10, 90), "no gain")):
-            found = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
-            assert found.kind == kind and "run --attack standard" in found.sentence
+            actual = verdict(*pair(make_record, 300, ALL, *counts, 512, **settings))
+            assert actual.kind == kind and "run --attack standard" in actual.sentence
 
 
 # --- losses ---------------------------------------------------------------------------------------
 
 
 def test_weaker_than_static(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND, static_correct=300))
-    assert found.kind == "weaker than static" and found.gain_points < 0 and not found.doubts
+    actual = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND, static_correct=300))
+    assert actual.kind == "weaker than static" and actual.gain_points < 0 and not actual.doubts
 
 
 @pytest.mark.parametrize(
@@ -233,40 +233,40 @@ def test_weaker_than_static(make_record: Make) -> None:
 )
 def test_a_loss_needs_a_judge_that_can_be_trusted(make_record: Make, name: str) -> None:
     settings = SOUND | {"checks": with_failed(name), "static_correct": 300}
-    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
-    assert found.kind == "no gain" and f"the loss is in doubt: the check {name}" in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
+    assert actual.kind == "no gain" and f"the loss is in doubt: the check {name}" in actual.sentence
 
 
 def test_a_loss_by_chance_counts_where_draws_were_compared(make_record: Make) -> None:
     gain = {"mean": -0.1, "low": -0.14, "high": -0.06, "p": 1e-6}
     chance = json.dumps({"draws": 10, "gain": gain})
     settings = SOUND | {"checks": with_failed("repeatable"), "static_correct": 300}
-    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings, chance=chance))
-    assert found.kind == "weaker than static" and "10 draws" in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings, chance=chance))
+    assert actual.kind == "weaker than static" and "10 draws" in actual.sentence
     better = {**gain, "mean": 0.1, "low": 0.06, "high": 0.14}
     settings["chance"] = json.dumps({"draws": 10, "gain": better})
-    found = verdict(*pair(make_record, 300, ALL, 60, 10, 512, **settings))
-    assert found.kind == "undecided" and "the check repeatable failed" in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 60, 10, 512, **settings))
+    assert actual.kind == "undecided" and "the check repeatable failed" in actual.sentence
 
 
 def test_a_loss_needs_a_static_model_that_faced_as_much(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND))
-    assert found.kind == "no gain" and "faced fewer attacks" in found.sentence
+    actual = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **SOUND))
+    assert actual.kind == "no gain" and "faced fewer attacks" in actual.sentence
 
 
 def test_a_loss_needs_a_static_model_that_was_shown_the_points(make_record: Make) -> None:
     without = {name: count for name, count in ALL.items() if name != "transfer"}
     settings = SOUND | {"static_correct": 300}
-    found = verdict(*pair(make_record, 300, without, 10, 60, 512, **settings))
-    assert found.kind == "no gain" and "found; run transfer too" in found.sentence
+    actual = verdict(*pair(make_record, 300, without, 10, 60, 512, **settings))
+    assert actual.kind == "no gain" and "found; run transfer too" in actual.sentence
     alone = verdict(*pair(make_record, 300, {"published": 250}, 10, 60, 512, **settings))
     assert alone.kind == "weaker than static"
 
 
 def test_what_hides_a_gradient_makes_no_loss_doubtful(make_record: Make) -> None:
     settings = SOUND | {"checks": with_failed("gradient", "ascent"), "static_correct": 300}
-    found = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
-    assert found.kind == "weaker than static"
+    actual = verdict(*pair(make_record, 300, ALL, 10, 60, 512, **settings))
+    assert actual.kind == "weaker than static"
 
 
 # --- images that share batches --------------------------------------------------------------------
@@ -284,12 +284,12 @@ MATES = ALL | {"batch-mates": 384}
 def test_gains_of_single_batches_are_no_significant_gain(make_record: Make) -> None:
     """30 images of two batches of eight are two draws, not thirty."""
     spread = coupled([4] * 6 + [3, 3], [0] * 8)
-    found = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **spread))
-    assert found.kind == "holds" and "(design effect 1 of 8 batches)" in found.sentence
+    actual = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **spread))
+    assert actual.kind == "holds" and "(design effect 1 of 8 batches)" in actual.sentence
     lumped = coupled([15, 15] + [0] * 6, [0] * 8)
-    found = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **lumped))
-    assert found.kind == "undecided" and found.p_value > 0.05
-    assert "of 8 batches)" in found.sentence and "images would decide" in found.sentence
+    actual = verdict(*pair(make_record, 100, MATES, 30, 0, 256, **lumped))
+    assert actual.kind == "undecided" and actual.p_value > 0.05
+    assert "of 8 batches)" in actual.sentence and "images would decide" in actual.sentence
 
 
 FEW = (
@@ -311,19 +311,19 @@ def test_five_batches_decide_nothing_and_six_do(make_record: Make, kind: str, ea
             stop = Stopped(rule="decided", images=n, of=n, level=level)
             settings["stopped"] = stop.to_json()
         sides = pair(make_record, 15 * batches, MATES, up * batches, down * batches, n, **settings)
-        found = verdict(*sides)
+        actual = verdict(*sides)
         if batches == 6:
-            assert found.kind == kind
+            assert actual.kind == kind
             continue
-        assert (found.kind, found.p_value) == ("undecided", 1.0)
-        assert (found.gain_low, found.gain_high) == (-100, 100)
+        assert (actual.kind, actual.p_value) == ("undecided", 1.0)
+        assert (actual.gain_low, actual.gain_high) == (-100, 100)
         text = FEW.format(batches)
-        assert found.sentence.count(text) == 1 and "without a paired test" in found.sentence
+        assert actual.sentence.count(text) == 1 and "without a paired test" in actual.sentence
         size = {2: 8, 3: 16, 4: 16, 5: 16}[batches]
-        assert found.doubts == (
+        assert actual.doubts == (
             f"{text}; run --batch-size {size} if that suits it, or --examples 192 or more",
         )
-        assert found.changes == (("--batch-size", str(size)),)
+        assert actual.changes == (("--batch-size", str(size)),)
         assert json.loads(json.dumps(coupling.paired(sides[1]).data()))["effect"] is None
 
 
@@ -339,12 +339,12 @@ def test_a_run_that_was_stopped_early_goes_on_where_the_rest_brings_the_batches(
 ) -> None:
     stop = Stopped(rule="time limit", images=128, of=512, level=levels([32] * 16)[4])
     settings = coupled([0] * 4, [0] * 4, stopped=stop.to_json())
-    found = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
-    assert found.kind == "undecided" and found.sentence.endswith(f"{GOING_ON}.")
+    actual = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
+    assert actual.kind == "undecided" and actual.sentence.endswith(f"{GOING_ON}.")
     stop = replace(stop, of=160)
     settings = coupled([0] * 4, [0] * 4, stopped=stop.to_json())
-    found = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
-    assert found.changes == (("--batch-size", "16"),)  # 160 images in 10 batches
+    actual = verdict(*pair(make_record, 30, MATES, 0, 0, 128, **settings))
+    assert actual.changes == (("--batch-size", "16"),)  # 160 images in 10 batches
 
 
 def test_the_mean_difference_of_a_random_defense_allows_for_its_batches(make_record: Make) -> None:
@@ -366,31 +366,33 @@ def test_a_p_value_too_small_for_a_float_is_significant(make_record: Make) -> No
     gain = {"mean": 0.9, "low": 0.85, "high": 0.95, "p": 0.0}
     chance = json.dumps({"draws": 10, "gain": gain})
     settings = coupled([9] * 8, [0] * 8, chance=chance)
-    found = coupling.paired(pair(make_record, 30, MATES, 72, 0, 256, **settings)[1])
-    assert found is not None and found.significant and found.p_value < 1e-9
+    actual = coupling.paired(pair(make_record, 30, MATES, 72, 0, 256, **settings)[1])
+    assert actual is not None and actual.significant and actual.p_value < 1e-9
 
 
 def test_counts_that_do_not_fit_the_batches_are_not_used(make_record: Make) -> None:
     settings = coupled([10] * 5, [0] * 5)
-    found = verdict(*pair(make_record, 100, MATES, 50, 0, 256, **settings))
-    assert found.kind == "undecided" and "no counts of its batches; run it again" in found.sentence
+    actual = verdict(*pair(make_record, 100, MATES, 50, 0, 256, **settings))
+    assert (
+        actual.kind == "undecided" and "no counts of its batches; run it again" in actual.sentence
+    )
 
 
 # --- sentences ------------------------------------------------------------------------------------
 
 
 def test_undecided_says_what_would_decide(make_record: Make) -> None:
-    found = verdict(*pair(make_record, 10, {"published": 14, "transfer": 11}, 2, 1, 20))
-    assert found.kind == "undecided"
-    assert "about 350 images would decide" in found.sentence
+    actual = verdict(*pair(make_record, 10, {"published": 14, "transfer": 11}, 2, 1, 20))
+    assert actual.kind == "undecided"
+    assert "about 350 images would decide" in actual.sentence
     clear = verdict(*pair(make_record, 10, {"published": 14, "transfer": 13}, 4, 1, 20))
     assert clear.kind == "undecided" and "about 55 images" in clear.sentence
 
 
 def test_no_gain_needs_enough_images(make_record: Make) -> None:
     for n, kind in ((20, "undecided"), (100, "no gain")):
-        found = verdict(*pair(make_record, 10, {"published": 10, "transfer": 10}, 0, 0, n))
-        assert found.kind == kind and found.p_value == 1.0
+        actual = verdict(*pair(make_record, 10, {"published": 10, "transfer": 10}, 0, 0, n))
+        assert actual.kind == kind and actual.p_value == 1.0
 
 
 @pytest.mark.parametrize(
@@ -412,10 +414,10 @@ def test_no_gain_needs_a_static_model_that_was_attacked(
 ) -> None:
     counts = {"published": 402, "transfer": 349}
     pairs = pair(make_record, 347, counts, 6, 4, 512, attack=attack, **budget)
-    found = verdict(*pairs)
-    assert found.kind == kind == kind_of(pairs[1])
+    actual = verdict(*pairs)
+    assert actual.kind == kind == kind_of(pairs[1])
     if kind == "undecided":
-        assert found.changes[0] == ("--attack", "quick")
+        assert actual.changes[0] == ("--attack", "quick")
     # A counterpart of a protocol on the defense is an attack on the static model too.
     more = {
         "static_by_protocol": json.dumps({"published": 347, "warm": 347}),

@@ -74,16 +74,16 @@ def main(parts: list[str]) -> None:
         title, work = PARTS[part]
         started = time.perf_counter()
         with tempfile.TemporaryDirectory() as folder:
-            found = work(Path(folder))
+            result = work(Path(folder))
         minutes = (time.perf_counter() - started) / 60
         figures = "; ".join(
             f"{name}: {value:,}" if isinstance(value, int) else f"{name}: {value}"
-            for name, value in found.items()
+            for name, value in result.items()
         )
         lines += [f"## {part}", "", f"{title}.", "", f"    python -m tests.soak {part}", ""]
         lines += [f"{figures}. {minutes:.1f} minutes.", ""]
-        print(part, found, f"{minutes:.1f} min", flush=True)
-    lines += ["## Found and mended", "", *(f"- {one}" for one in FOUND), ""]
+        print(part, result, f"{minutes:.1f} min", flush=True)
+    lines += ["## Found and mended", "", *(f"- {item}" for item in FOUND), ""]
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text("\n".join(lines))
 

@@ -75,11 +75,11 @@ ENDS_WELL: Final = ("--help", "--help-all", "--version")
 def options_of(name: str) -> list[tuple[str, bool]]:
     """Return the options of a sub-command, and whether each is a flag."""
     group: Any = typer.main.get_command(app.app)
-    found = []
+    result = []
     for param in group.commands[name].params:
         if param.param_type_name == "option" and param.opts[0] not in ENDS_WELL:
-            found.append((param.opts[0], bool(getattr(param, "is_flag", False))))
-    return found
+            result.append((param.opts[0], bool(getattr(param, "is_flag", False))))
+    return result
 
 
 ENDS_THE_RUN: Final = "no-such-model"
@@ -161,15 +161,15 @@ def data_files(folder: Path) -> dict[str, Any]:
     np.savez(folder / "whole.npz", images=images, labels=labels)
     table = pa.table({"img": [image.tobytes() for image in images], "label": labels})
     pa.parquet.write_table(table, folder / "whole.parquet")
-    found = {}
+    result = {}
     for kind in ("npz", "parquet"):
         whole = (folder / f"whole.{kind}").read_bytes()
 
         def load(path: Path) -> Any:
             return load_dataset(str(path), data_name="fuzz")
 
-        found[f"{kind} files"] = damaged(folder, f"data.{kind}", whole, load)
-    return found
+        result[f"{kind} files"] = damaged(folder, f"data.{kind}", whole, load)
+    return result
 
 
 def checkpoints(folder: Path) -> dict[str, Any]:

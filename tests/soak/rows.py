@@ -21,10 +21,10 @@ def _read(folder: Path, record: Record, barrier: Any, stop: Any, seen: Any) -> N
     barrier.wait()
     last = 0
     while not stop.wait(0.1):
-        found = results_csv.read(folder)
-        assert len(found) >= last
-        assert all(replace(one, key=record.key) == record for one in found)
-        last = len(found)
+        result = results_csv.read(folder)
+        assert len(result) >= last
+        assert all(replace(item, key=record.key) == record for item in result)
+        last = len(result)
         seen.value += 1
 
 
@@ -47,7 +47,7 @@ def soak(folder: Path, record: Record, writers: int, count: int) -> dict[str, An
     for process in reading:
         process.join()
     assert all(process.exitcode == 0 for process in (*writing, *reading))
-    keys = [int(one.key, 16) for one in results_csv.read(folder)]
+    keys = [int(item.key, 16) for item in results_csv.read(folder)]
     expected = [1000 * n + number for n in range(writers) for number in range(count)]
     assert sorted(keys) == expected
     assert not (folder / "results.csv.torn").exists()

@@ -38,7 +38,7 @@ def test_settings_that_a_blur_does_not_have_are_none() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
+    ("first", "other"),
     [
         ({"steps": 0}, {"steps": 0, "delta": "none"}),
         ({"delta": "none"}, {"steps": 0}),
@@ -50,9 +50,9 @@ def test_settings_that_a_blur_does_not_have_are_none() -> None:
         ({"blur": "dynamic"}, {"blur": "dynamic", "sigma_lr": 0.1, "padding": "zeros"}),
     ],
 )
-def test_equal_settings_are_equal_specs(one: dict[str, Any], other: dict[str, Any]) -> None:
-    assert DentSpec(**one) == DentSpec(**other)
-    assert repr(DentSpec(**one)) == repr(DentSpec(**other))
+def test_equal_settings_are_equal_specs(first: dict[str, Any], other: dict[str, Any]) -> None:
+    assert DentSpec(**first) == DentSpec(**other)
+    assert repr(DentSpec(**first)) == repr(DentSpec(**other))
 
 
 @pytest.mark.parametrize(

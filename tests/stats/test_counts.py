@@ -138,8 +138,8 @@ def test_difference_against_newcombe(
 def test_the_binomial_test_equals_a_slow_sum(total: int, share: float, data: st.DataObject) -> None:
     count = data.draw(st.integers(0, total))
     slow = sum(
-        math.comb(total, one) * share**one * (1 - share) ** (total - one)
-        for one in range(count, total + 1)
+        math.comb(total, number) * share**number * (1 - share) ** (total - number)
+        for number in range(count, total + 1)
     )
     assert more_often_than(count, total, share) == pytest.approx(slow, rel=1e-9)
 
@@ -179,8 +179,8 @@ def test_batches_that_are_all_right_or_all_wrong_count_as_one_image_each() -> No
     batches, size = 10, 32
     counts = [size, 0] * (batches // 2)
     few = (t_quantile(0.95, batches - 1) / Z) ** 2
-    found = share_design_effect(counts, [size] * batches)
-    assert found == DesignEffect(
+    actual = share_design_effect(counts, [size] * batches)
+    assert actual == DesignEffect(
         pytest.approx(size * batches / (batches - 1) * few),  # type: ignore[arg-type]
         batches,
     )
@@ -221,7 +221,7 @@ def test_fewest_batches_by_trying_every_sign() -> None:
         least = least_batches(level)
         for batches in (least - 1, least):
             signs = [*itertools.product((-1, 1), repeat=batches)]
-            one_way = sum(all(sign > 0 for sign in one) for one in signs) / len(signs)
+            one_way = sum(all(sign > 0 for sign in item) for item in signs) / len(signs)
             assert (one_way <= level) == (batches == least)
     assert least_batches() == 6 and least_batches(0.25) == 2
 
@@ -254,7 +254,7 @@ def test_the_null_is_rejected_as_seldom_as_stated(coupled: bool) -> None:
         counts = sum(gained), sum(lost)
         rejected += mcnemar(*counts, effect) < 0.05
         plain += mcnemar(*counts) < 0.05
-        low, high = paired_difference(*(one / effect for one in (*counts, batches * size)))
+        low, high = paired_difference(*(item / effect for item in (*counts, batches * size)))
         covered += low <= 0 <= high
     assert rejected <= 0.05 * times and covered >= 0.95 * times
     if coupled:

@@ -27,11 +27,11 @@ from tests.benchmarks import stopping
 @pytest.mark.parametrize("sizes", [[128] * 8, [20] * 50, [128] * 7 + [104], [1] * 100, [64] * 3])
 def test_a_standard_brownian_path_crosses_with_the_error_that_is_allowed(sizes: list[int]) -> None:
     generator = np.random.default_rng(20)
-    found = levels(sizes)
+    actual = levels(sizes)
     steps = np.sqrt(np.array(sizes)) * generator.standard_normal((40_000, len(sizes)))
-    sums = np.cumsum(steps, 1)[:, [look - 1 for look in found]]
-    images = np.cumsum(sizes)[[look - 1 for look in found]]
-    z = np.array([-NormalDist().inv_cdf(level) for level in found.values()])
+    sums = np.cumsum(steps, 1)[:, [look - 1 for look in actual]]
+    images = np.cumsum(sizes)[[look - 1 for look in actual]]
+    z = np.array([-NormalDist().inv_cdf(level) for level in actual.values()])
     crossed = np.mean((sums / np.sqrt(images) > z).any(1))
     assert crossed == pytest.approx(ERROR, abs=0.0025)
     halfway = np.flatnonzero(images <= images[-1] / 2)
@@ -43,7 +43,7 @@ def test_a_standard_brownian_path_crosses_with_the_error_that_is_allowed(sizes: 
 def test_two_looks_agree_with_quadrature() -> None:
     first, second = levels([50, 50]).values()
     assert first == pytest.approx(ERROR / 4, rel=1e-3)  # power 2: a quarter by half of the images
-    z_1, z_2 = (-NormalDist().inv_cdf(one) for one in (first, second))
+    z_1, z_2 = (-NormalDist().inv_cdf(item) for item in (first, second))
     grid = np.linspace(-8, z_1, 20_001)
     density = np.exp(-(grid**2) / 2) / math.sqrt(2 * math.pi)
     beyond = [NormalDist().cdf(-(z_2 * math.sqrt(2) - at)) for at in grid]
@@ -113,9 +113,9 @@ def test_few_batches_widen_by_student() -> None:
 @pytest.mark.parametrize("batches", [6, 7, 8, 16, 64, 79, 200])
 def test_six_batches_can_decide_whether_or_not_a_run_may_stop(batches: int) -> None:
     """The last look meets its level, and at the first that does luck is still seldom enough."""
-    found = levels([64] * batches)
-    assert least_batches(found[batches]) <= batches
-    first = next(look for look, level in found.items() if least_batches(level) <= look)
+    actual = levels([64] * batches)
+    assert least_batches(actual[batches]) <= batches
+    first = next(look for look, level in actual.items() if least_batches(level) <= look)
     assert 2.0**-first <= spent(first / batches) < ERROR + 1e-12
     assert least_batches(levels([64] * 5)[5]) > 5
 

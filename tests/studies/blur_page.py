@@ -49,11 +49,11 @@ def text(results: Path) -> str:
 
 def _of_threat(table: pd.DataFrame, norm: str, eps: str) -> dict[Any, Any]:
     """Return the records of one threat by (blur, steps), and the static model's."""
-    found: dict[Any, Any] = {}
+    result: dict[Any, Any] = {}
     for _, row in table[table["norm"].eq(norm) & table["eps"].eq(eps)].iterrows():
         static = row["mode"] == "static"
-        found["static model" if static else (row["blur"], int(row["steps"]))] = row
-    return found
+        result["static model" if static else (row["blur"], int(row["steps"]))] = row
+    return result
 
 
 def _worst(table: pd.DataFrame, norm: str, eps: str) -> dict[Any, int]:

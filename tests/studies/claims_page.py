@@ -69,7 +69,7 @@ def read(results: Path) -> dict[str, Row]:
 def claims(rows: dict[str, Row]) -> list[tuple[str, str, str, str]]:
     """Return the rows of the page: claim, what was run, what was found, verdict."""
     static, shot, entropy = rows[STATIC], rows[SHOT], rows[ENTROPY]
-    one, ten, dynamic = rows[ONE_STEP], rows[BLURRED_TEN], rows[DYNAMIC]
+    record, ten, dynamic = rows[ONE_STEP], rows[BLURRED_TEN], rows[DYNAMIC]
     nominal, blurred = rows[NOMINAL], rows[BLURRED]
     instance, batch = rows[INSTANCE], rows[BATCH]
     return [
@@ -113,7 +113,7 @@ def claims(rows: dict[str, Row]) -> list[tuple[str, str, str, str]]:
         (
             "One step on scale and shift already helps a network without a static defense (3.2)",
             "a nominal ResNet-20, batch-wise, Linf 1.5/255, `quick`, published and transfer",
-            f"the network {nominal.worst}; dent of one step {one.worst}",
+            f"the network {nominal.worst}; dent of one step {record.worst}",
             "not reproduced: it is worse here",
         ),
         (

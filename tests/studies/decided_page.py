@@ -51,7 +51,7 @@ def text(results: Path) -> str:
 def _standard(records: list[Record], key: str) -> dict[str, Any]:
     static, defended = _pair(records, key, early=True)
     stopped = json.loads(defended.stopped or "{}")
-    passes = sum(one.forwards + one.backwards for one in (static, defended))
+    passes = sum(item.forwards + item.backwards for item in (static, defended))
     image = passes_of_a_survivor(defended)
     some = round(image * stopped["of"] * (defended.robust_correct or 0) / defended.n)
     judged = verdict(static, defended)
@@ -71,7 +71,7 @@ def _standard(records: list[Record], key: str) -> dict[str, Any]:
 def passes_of_a_survivor(record: Record) -> int:
     """Return the passes that every protocol and the static model's attacks cost on an image that
     survives all of them; dent's settings are those of the record."""
-    names = [one.name for one in dataclasses.fields(DentSpec)]
+    names = [field.name for field in dataclasses.fields(DentSpec)]
     given = {name: getattr(record, name) for name in names if getattr(record, name) is not None}
     spec = EvalSpec(
         model=ModelSpec(name=record.model, sha256=record.model_sha256),
@@ -81,13 +81,13 @@ def passes_of_a_survivor(record: Record) -> int:
     )
     protocols = [name for name in PROTOCOLS if name not in json.loads(record.skipped or "{}")]
     passes = [bound(owner, stage, CLASSES) for owner, stage in stages_of([spec], {spec: protocols})]
-    return sum(one.forwards + one.backwards for one in passes)
+    return sum(pass_.forwards + pass_.backwards for pass_ in passes)
 
 
 def _line(records: list[Record], stopped: str, complete: str) -> dict[str, Any]:
     until = _pair(records, stopped, early=True)
     whole = _pair(records, complete, early=False)
-    passes = [sum(one.forwards + one.backwards for one in pair) for pair in (until, whole)]
+    passes = [sum(item.forwards + item.backwards for item in pair) for pair in (until, whole)]
     defended = until[1]
     return {
         "run": f"{defended.model}, {defended.mode}",

@@ -24,11 +24,11 @@ class Study:
 
     def command(self, data: Path | None, results: Path) -> list[str]:
         """Return the arguments of dentbench; ``data``: the folder of the data file."""
-        found = [self.runs, "--config", str(self.config), "--results", str(results)]
+        result = [self.runs, "--config", str(self.config), "--results", str(results)]
         if self.file:
             assert data is not None
-            found += ["--data", str(data / self.file)]
-        return found
+            result += ["--data", str(data / self.file)]
+        return result
 
 
 _TEST: Final = "cifar10-jpeg-test.parquet"

@@ -20,7 +20,7 @@ NAMES = ["digits-quick", "table1-standard"]
 
 def outcomes(name: str) -> list[tuple[PurePosixPath, BatchOutcome]]:
     """Return the stored outcomes of an archive, with their paths."""
-    found = []
+    result = []
     with tarfile.open(ARCHIVE / f"{name}.tar.xz") as packed:
         for member in packed:
             path = PurePosixPath(member.name)
@@ -29,15 +29,15 @@ def outcomes(name: str) -> list[tuple[PurePosixPath, BatchOutcome]]:
                 file = packed.extractfile(member)
                 assert file is not None
                 with np.load(io.BytesIO(file.read())) as arrays:
-                    found.append((path, from_arrays(arrays)))
-    return found
+                    result.append((path, from_arrays(arrays)))
+    return result
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_outcomes_are_of_todays_protocols(name: str) -> None:
-    found = outcomes(name)
-    assert len(found) > 20
-    for path, outcome in found:
+    actual = outcomes(name)
+    assert len(actual) > 20
+    for path, outcome in actual:
         assert outcome.stage == path.parent.name
         assert outcome.index == int(path.stem)
         if outcome.stage != NATURAL:

@@ -17,8 +17,8 @@ from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_dent, parse_protoco
 
 def test_the_protocols_settings_are_typed() -> None:
     texts = ["rounds=4", "restarts = 0", "fractions=0.1, 0.5", "Iterations=7"]
-    found = parse_protocol_settings(texts, cascade=False)
-    assert found == ProtocolSpec(
+    actual = parse_protocol_settings(texts, cascade=False)
+    assert actual == ProtocolSpec(
         cascade=False, rounds=4, restarts=0, fractions=(0.1, 0.5), iterations=7
     )
     assert parse_protocol_settings([]) == ProtocolSpec()

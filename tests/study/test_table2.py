@@ -24,21 +24,21 @@ def notes(**axes: list[Any]) -> tuple[str, ...]:
 
 
 def test_without_options_they_are_the_papers_six_rows_in_its_order() -> None:
-    found = defenses()
-    assert found[0] is None  # no Delta, no Sigma, no step: the static model itself
-    rows = [("none", "none", 0), *((d.delta, d.blur, d.steps) for d in found if d)]
+    actual = defenses()
+    assert actual[0] is None  # no Delta, no Sigma, no step: the static model itself
+    rows = [("none", "none", 0), *((d.delta, d.blur, d.steps) for d in actual if d)]
     assert rows == [("affine" if r.delta else "none", r.sigma, r.steps) for r in TABLE2]
-    assert all(d.mode == "batch" for d in found if d)
-    for defense in filter(None, found):
+    assert all(d.mode == "batch" for d in actual if d)
+    for defense in filter(None, actual):
         assert defense == DentSpec(mode="batch", steps=defense.steps, blur=defense.blur)
 
 
 @pytest.mark.parametrize(("blur", "count"), [("none", 2), ("static", 3), ("dynamic", 1)])
 def test_the_blur_alone_chooses_rows(blur: str, count: int) -> None:
     assert table2.is_table2({"blur": [blur], "steps": ()})
-    found = defenses(blur=[blur])
-    assert len(found) == count
-    assert [d for d in defenses() if (d.blur if d else "none") == blur] == found
+    actual = defenses(blur=[blur])
+    assert len(actual) == count
+    assert [d for d in defenses() if (d.blur if d else "none") == blur] == actual
 
 
 def test_anything_else_makes_a_grid_in_the_order_given() -> None:
@@ -56,11 +56,11 @@ def test_anything_else_makes_a_grid_in_the_order_given() -> None:
 
 def test_points_that_differ_in_nothing_that_matters_are_one() -> None:
     grid = {"steps": [0, 1], "loss": ["shot", "entropy"], "lr": [0.1, 0.2]}
-    found = list(dict.fromkeys(defenses(**grid)))
-    assert found[0] is None and len(found) == 1 + 4
+    actual = list(dict.fromkeys(defenses(**grid)))
+    assert actual[0] is None and len(actual) == 1 + 4
     blurs = {"blur": ["none", "static", "dynamic"], "sigma": [0.5, 0.7], "steps": [2]}
-    found = list(dict.fromkeys(defenses(**blurs)))
-    assert [(d.blur, d.sigma) for d in found if d] == [
+    actual = list(dict.fromkeys(defenses(**blurs)))
+    assert [(d.blur, d.sigma) for d in actual if d] == [
         ("none", None),
         ("static", 0.5),
         ("static", 0.7),
@@ -138,9 +138,9 @@ def test_bad_threats_are_refused(text: str) -> None:
 
 
 def test_settings_are_typed() -> None:
-    found = parse_settings(["beta1=0.5", "nesterov=False", "gamma-lr = 1e-2"], once=True)
-    assert found == {"beta1": 0.5, "nesterov": False, "gamma_lr": 0.01}
-    assert DentSpec(**found).nesterov is False
+    actual = parse_settings(["beta1=0.5", "nesterov=False", "gamma-lr = 1e-2"], once=True)
+    assert actual == {"beta1": 0.5, "nesterov": False, "gamma_lr": 0.01}
+    assert DentSpec(**actual).nesterov is False
     assert parse_settings(["beta1=0.5", "beta1=0.6"]) == {"beta1": [0.5, 0.6]}
 
 
@@ -168,8 +168,8 @@ def test_bad_settings_are_refused(text: str, message: str) -> None:
 def test_table1_is_two_modes_of_the_papers_models_at_its_threat_model() -> None:
     studies = [
         study
-        for one in table1.requests(Request(models=[]))
-        for study in make_studies(one, table1.choose_defenses)
+        for request in table1.requests(Request(models=[]))
+        for study in make_studies(request, table1.choose_defenses)
     ]
     assert [study.model for study in studies] == ["Carmon2019Unlabeled", "Ding2020MMA"]
     for study in studies:

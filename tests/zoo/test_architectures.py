@@ -47,12 +47,12 @@ def no_values(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def one_of_each() -> list[ModelCard]:
     """The first card of each architecture that can be adapted on the meta device, or is small."""
-    found: dict[object, ModelCard] = {}
+    result: dict[object, ModelCard] = {}
     for card in CARDS:
         easy = card.batchnorm and not card.source_id.startswith((*BY_VALUES, ON_GPU_ONLY))
         if easy or (not card.batchnorm and card.parameters < 30e6):
-            found.setdefault((card.architecture, card.batchnorm_layers), card)
-    return list(found.values())
+            result.setdefault((card.architecture, card.batchnorm_layers), card)
+    return list(result.values())
 
 
 def built(card: ModelCard, device: str) -> torch.nn.Module:

@@ -63,8 +63,8 @@ def test_an_unknown_name_suggests() -> None:
 
 
 def test_every_robustbench_row_has_a_card() -> None:
-    found = {(card.dataset, card.threat_model, card.source_id) for card in MODELS.values()}
-    assert {(row["dataset"], row["threat_model"], row["id"]) for row in ROWS} <= found
+    actual = {(card.dataset, card.threat_model, card.source_id) for card in MODELS.values()}
+    assert {(row["dataset"], row["threat_model"], row["id"]) for row in ROWS} <= actual
     assert sum(row["dataset"] == "cifar10" and row["threat_model"] == "Linf" for row in ROWS) == 76
     assert sum(row["dataset"] == "cifar10" and row["threat_model"] == "L2" for row in ROWS) == 21
 

@@ -57,8 +57,10 @@ def save(path: Path, value: object) -> Path:
 
 
 def same(first: nn.Module, second: nn.Module) -> bool:
-    one, two = first.state_dict(), second.state_dict()
-    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)
+    left, right = first.state_dict(), second.state_dict()
+    return left.keys() == right.keys() and all(
+        torch.equal(left[name], right[name]) for name in left
+    )
 
 
 # ------------------------------------------------------------------ what can be loaded
@@ -413,13 +415,13 @@ def test_absolute_paths_in_an_archive_write_nothing(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = declaring(tmp_path / "odd.pt", {"w": Declared(4, (4,), (1,))}, prefix)
-    before = {one: one.stat().st_mtime_ns for one in (tmp_path, tmp_path.parent, Path("/etc"))}
+    before = {item: item.stat().st_mtime_ns for item in (tmp_path, tmp_path.parent, Path("/etc"))}
     try:
         assert read_checkpoint(path)["w"].tolist() == [0, 0, 0, 0]
     except ModelError as error:
         assert str(error).startswith("odd.pt is not a checkpoint")
-    assert before == {one: one.stat().st_mtime_ns for one in before}
-    assert [one.name for one in tmp_path.iterdir()] == ["odd.pt"]
+    assert before == {item: item.stat().st_mtime_ns for item in before}
+    assert [item.name for item in tmp_path.iterdir()] == ["odd.pt"]
 
 
 def test_a_lying_directory_of_an_archive_is_refused(tmp_path: Path) -> None:

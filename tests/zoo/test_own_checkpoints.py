@@ -35,7 +35,7 @@ STATE = network(1).state_dict()
 
 
 def under(*prefixes: str) -> dict[str, Tensor]:
-    return {f"{one}{name}": tensor for one in prefixes for name, tensor in STATE.items()}
+    return {f"{prefix}{name}": tensor for prefix in prefixes for name, tensor in STATE.items()}
 
 
 CHECKPOINTS: Mapping[str, Any] = {
@@ -67,18 +67,18 @@ def test_it_is_loaded_whole(folder: Path, name: str) -> None:
     torch.save(CHECKPOINTS[name], name)
     assert is_checkpoint(name)
     model = load_model(name, arch="code/my-net.py:make")
-    found = model.network.state_dict()
-    assert found.keys() == STATE.keys() and model.name == name
-    assert all(torch.equal(found[key], STATE[key]) for key in STATE)
+    actual = model.network.state_dict()
+    assert actual.keys() == STATE.keys() and model.name == name
+    assert all(torch.equal(actual[key], STATE[key]) for key in STATE)
 
 
 def test_a_file_of_code_is_a_model_too(folder: Path) -> None:
-    one = load_model("code/my-net.py:make")
-    assert load_model(str(folder / "code" / "my-net.py") + ":make").code == one.code
+    single = load_model("code/my-net.py:make")
+    assert load_model(str(folder / "code" / "my-net.py") + ":make").code == single.code
     (folder / "code" / "my-net.py").write_text(
         NET.replace("BatchNorm2d(4)", "BatchNorm2d(4, 1e-3)")
     )
-    assert load_model("code/my-net.py:make").code != one.code
+    assert load_model("code/my-net.py:make").code != single.code
     with pytest.raises(UnknownNameError, match=r"there is no file code/gone.py"):
         load_model("code/gone.py:make")
 
@@ -100,8 +100,8 @@ def test_networks_of_timm(folder: Path) -> None:
     timm = pytest.importorskip("timm")
     made = timm.create_model("resnet10t", num_classes=5)
     torch.save(made.state_dict(), "t.pth")
-    found = load_model("t.pth", arch="timm:resnet10t,num_classes=5").network.state_dict()
-    assert all(torch.equal(found[key], one) for key, one in made.state_dict().items())
+    actual = load_model("t.pth", arch="timm:resnet10t,num_classes=5").network.state_dict()
+    assert all(torch.equal(actual[key], item) for key, item in made.state_dict().items())
     for arch, words in (("timm:no_such_net", "timm cannot make"), ("timm:resnet10t", "fc.weight")):
         with pytest.raises(ModelError, match=words):
             load_model("t.pth", arch=arch)

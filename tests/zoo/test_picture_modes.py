@@ -148,10 +148,10 @@ PLACES = pytest.mark.parametrize("place", [in_a_folder, in_parquet])
 @pytest.mark.parametrize("name", RIGHT)
 def test_it_is_the_picture(tmp_path: Path, place: Callable[..., Any], name: str) -> None:
     picture, ending, how, pixels = RIGHT[name]
-    found = place(tmp_path, picture, ending, how)
+    actual = place(tmp_path, picture, ending, how)
     expected = torch.from_numpy(np.ascontiguousarray(pixels)).float() / 255
     expected = expected[None] if pixels.ndim == 2 else expected.movedim(2, 0)
-    torch.testing.assert_close(found[0], expected, rtol=0, atol=0)
+    torch.testing.assert_close(actual[0], expected, rtol=0, atol=0)
 
 
 @PLACES
@@ -173,8 +173,8 @@ def test_other_formats_of_more_than_8_bits_in_parquet(tmp_path: Path, form: str)
     with pytest.raises(DataError, match="more than 8 bits per channel"):
         in_parquet(tmp_path, picture, form, {})
     if form == "PPM":
-        found = in_parquet(tmp_path, Image.fromarray(COLORS), form, {})
-        assert torch.equal(found[0], torch.from_numpy(COLORS).movedim(2, 0) / 255)
+        actual = in_parquet(tmp_path, Image.fromarray(COLORS), form, {})
+        assert torch.equal(actual[0], torch.from_numpy(COLORS).movedim(2, 0) / 255)
 
 
 def test_gray_ones_among_colors_in_parquet(tmp_path: Path) -> None:

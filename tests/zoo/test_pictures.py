@@ -185,8 +185,8 @@ def test_preprocessing_is_torchvisions(name: str, size: tuple[int, int]) -> None
 
 
 def test_every_imagenet_card_names_its_preprocessing() -> None:
-    found = {card.resize for card in MODELS.values() if card.dataset == "imagenet"}
-    assert found <= set(PREPROCESSINGS) and len(found) == 5
+    actual = {card.resize for card in MODELS.values() if card.dataset == "imagenet"}
+    assert actual <= set(PREPROCESSINGS) and len(actual) == 5
     assert not any(card.resize for card in MODELS.values() if card.dataset != "imagenet")
 
 
@@ -221,11 +221,11 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_list_is_read_from_the_package() -> None:
     pytest.importorskip("timm")
-    found = robustbench_list()
-    assert len(found) == len(set(found)) == 5000
-    assert all(name.startswith("n") and name.endswith(".JPEG") for name, _ in found)
-    assert {number for _, number in found} <= set(range(1000))
-    theirs = dict(found)
+    actual = robustbench_list()
+    assert len(actual) == len(set(actual)) == 5000
+    assert all(name.startswith("n") and name.endswith(".JPEG") for name, _ in actual)
+    assert {number for _, number in actual} <= set(range(1000))
+    theirs = dict(actual)
     assert theirs["n09468604/ILSVRC2012_val_00015253.JPEG"] == 979  # "valley"
 
 

@@ -62,11 +62,11 @@ def test_the_attack_stays_in_the_ball_and_raises_the_loss(digits: Split) -> None
     model, _ = fit(nominal(replace(TINY, epochs=5)), digits)
     x = digits.images()
     recipe = replace(TINY, steps=5, noise=2.0)
-    found = perturb(model, x, digits.labels, recipe, rng())
-    assert (found - x).abs().max() <= recipe.eps + 1e-6
-    assert (float(found.min()), float(found.max())) == (0.0, 1.0)
+    actual = perturb(model, x, digits.labels, recipe, rng())
+    assert (actual - x).abs().max() <= recipe.eps + 1e-6
+    assert (float(actual.min()), float(actual.max())) == (0.0, 1.0)
     loss = nn.functional.cross_entropy
-    assert loss(model(found), digits.labels) > loss(model(x), digits.labels)
+    assert loss(model(actual), digits.labels) > loss(model(x), digits.labels)
     assert perturb(model, x, digits.labels, nominal(recipe), rng()) is x
 
 

@@ -93,7 +93,7 @@ def test_labels_alone_lead_to_the_closed_form(
 def test_scores_are_not_looked_at() -> None:
     model = Linear()
     shown, hidden = (
-        run("decision", task(one, "Linf", Fraction(1, 80), 80)) for one in (model, OneHot(model))
+        run("decision", task(item, "Linf", Fraction(1, 80), 80)) for item in (model, OneHot(model))
     )
     assert torch.equal(shown.robust, hidden.robust)
     assert torch.equal(shown.points[~shown.robust], hidden.points[~hidden.robust])

@@ -65,15 +65,15 @@ def test_the_weights_are_the_written_out_fixed_point() -> None:
     losses = torch.randn(5, 3, generator=generator, dtype=torch.float64)
     gradients = torch.randn(5, 3, 1, 2, 2, generator=generator, dtype=torch.float64)
     threat = ThreatModel("Linf", 0.3)
-    found = selective(losses, gradients, threat)
+    actual = selective(losses, gradients, threat)
     for image in range(3):
         loss, gradient = losses[:, image], gradients[:, image]
         helped = [
             sum(
                 v if v > 0 else v.exp() - 1
-                for v in (loss[j] + 0.3 * (one.sign() * gradient[j]).sum() for j in range(5))
+                for v in (loss[j] + 0.3 * (item.sign() * gradient[j]).sum() for j in range(5))
             )
-            for one in gradient
+            for item in gradient
         ]
         r = gradient[max(range(5), key=lambda i: float(helped[i]))]
         for _ in range(STEPS):
@@ -84,15 +84,15 @@ def test_the_weights_are_the_written_out_fixed_point() -> None:
                 for j in range(5)
             ]
             r = sum(w[j] * gradient[j] for j in range(5)) / sum(w)
-        torch.testing.assert_close(found[image], r)
+        torch.testing.assert_close(actual[image], r)
 
 
 def test_one_draw_is_itself_and_equal_draws_too() -> None:
-    one = torch.randn(1, 4, 1, 2, 2)
+    single = torch.randn(1, 4, 1, 2, 2)
     threat = ThreatModel("L2", 1.0)
-    torch.testing.assert_close(selective(torch.zeros(1, 4), one, threat), one[0])
-    three = one.expand(3, -1, -1, -1, -1)
-    torch.testing.assert_close(selective(torch.zeros(3, 4), three, threat), one[0])
+    torch.testing.assert_close(selective(torch.zeros(1, 4), single, threat), single[0])
+    three = single.expand(3, -1, -1, -1, -1)
+    torch.testing.assert_close(selective(torch.zeros(3, 4), three, threat), single[0])
     zero = torch.zeros_like(three)
     assert torch.equal(selective(torch.ones(3, 4), zero, threat), zero[0])
 

@@ -65,10 +65,10 @@ def transcribed(stage: str, dent: Dent, network: Any, x: Tensor, y: Tensor, spec
             loss = make_loss("margin", y, targets)
             points = apgd(gradient_fn, loss, start, x, threat, ascent.iterations)
             judged(points)
-            found = gradient_fn(points, untargeted).loss
+            result = gradient_fn(points, untargeted).loss
             for i in range(len(x)):
-                if found[i] > error[i]:
-                    best[i], error[i] = points[i], found[i]
+                if result[i] > error[i]:
+                    best[i], error[i] = points[i], result[i]
         judged(best)
         adaptation = dent.adapt(best)
         models = [] if stage == "fpa" else models

@@ -186,8 +186,10 @@ def test_the_trajectory_is_the_mean_over_the_defenses_with_fewer_steps() -> None
     current = trajectory_gradient_fn(Search(context, "trajectory"))(x, make_loss("ce", y))
     each = [through(Dent(network, defense.with_steps(steps))) for steps in range(4)]
     results = [gradient_fn(x, make_loss("ce", y)) for gradient_fn in each]
-    torch.testing.assert_close(current.loss, torch.stack([one.loss for one in results]).mean(0))
-    gradients = torch.stack([one.gradient for one in results])
+    torch.testing.assert_close(
+        current.loss, torch.stack([result.loss for result in results]).mean(0)
+    )
+    gradients = torch.stack([result.gradient for result in results])
     torch.testing.assert_close(current.gradient, gradients.mean(0))
     torch.testing.assert_close(current.logits, Dent(network, defense)(x))
 

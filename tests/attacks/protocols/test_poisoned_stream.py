@@ -58,7 +58,7 @@ def test_the_state_is_pushed_as_far_as_the_closed_form(kind: type[Drifting], bat
     scores = torch.linspace(0.02, 2.5, COUNT)[:, None, None, None] / weight.flatten().norm()
     images = 0.5 + scores * towards
     noise = [0.1 * (tiny_images(8, seed) - 0.5) for seed in range(batches)]
-    stream = tuple(0.5 + 0.02 * towards + one for one in noise)
+    stream = tuple(0.5 + 0.02 * towards + item for item in noise)
     state: Drifting = kind()
     now = state
     for batch in stream:
@@ -71,14 +71,14 @@ def test_the_state_is_pushed_as_far_as_the_closed_form(kind: type[Drifting], bat
     result = run("poisoned-stream", context)
     assert result.elsewhere is not None
     expected = pushed > 0
-    found = result.elsewhere[context.natural]
-    assert (found | ~expected[context.natural]).all(), "nothing beats the closed form"
-    assert int(found.sum()) <= int(expected.sum()) + (0 if kind is Differentiable else 1)
+    actual = result.elsewhere[context.natural]
+    assert (actual | ~expected[context.natural]).all(), "nothing beats the closed form"
+    assert int(actual.sum()) <= int(expected.sum()) + (0 if kind is Differentiable else 1)
     assert torch.equal(result.points, images), "the images of the unit are not touched"
     counts = result.details["stream"]
     assert counts["poisoned_batches"] == batches
-    assert counts["natural_right_poisoned"] == int(found.sum())
-    assert batches < 3 or int(found.sum()) < int(context.natural.sum()) - 2
+    assert counts["natural_right_poisoned"] == int(actual.sum())
+    assert batches < 3 or int(actual.sum()) < int(context.natural.sum()) - 2
 
 
 def test_online_tent_is_attacked_so_and_dent_is_not(tmp_path: Path) -> None:
@@ -92,13 +92,13 @@ def test_online_tent_is_attacked_so_and_dent_is_not(tmp_path: Path) -> None:
     subject = RunInputs(network=network, images=images, labels=torch.cat(labels))
     evaluation = Evaluation(subject, RunOptions(results=tmp_path))
     outcomes = evaluation.outcomes(spec, "poisoned-stream")
-    poisoned = [one.details["stream"] for one in outcomes]
-    assert [one["poisoned_batches"] for one in poisoned] == [0, 1, 2]
-    assert [one["natural_right"] for one in poisoned] == [8, 8, 8]
-    assert sum(one["natural_right_poisoned"] for one in poisoned) <= 22
+    poisoned = [outcome.details["stream"] for outcome in outcomes]
+    assert [item["poisoned_batches"] for item in poisoned] == [0, 1, 2]
+    assert [item["natural_right"] for item in poisoned] == [8, 8, 8]
+    assert sum(item["natural_right_poisoned"] for item in poisoned) <= 22
     bound = stage_passes(spec, "poisoned-stream", 5)
-    assert all(one.forwards <= 8 * bound.forwards for one in outcomes)
-    assert all(one.backwards <= 8 * bound.backwards for one in outcomes)
+    assert all(outcome.forwards <= 8 * bound.forwards for outcome in outcomes)
+    assert all(outcome.backwards <= 8 * bound.backwards for outcome in outcomes)
     assert "poisoned-stream" not in skipped(evaluation.context, spec, ["poisoned-stream"])
     why = skipped(evaluation.context, base, ["poisoned-stream"])["poisoned-stream"]
     assert why == "the defense has no state that it carries from batch to batch"

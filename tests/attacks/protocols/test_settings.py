@@ -102,16 +102,16 @@ def test_alone_the_ensemble_attacks_have_the_budget_of_their_code(stage: str) ->
     spec = standard(cascade=False)
     ascents = ascents_of(spec, stage, 10)
     assert spec.protocols.rounds == 3
-    assert {one.iterations for one in ascents} == {100}
-    assert {(one.loss, one.start) for one in ascents} == {("margin", "random")}
-    assert [one.rank for one in ascents] == [*[None] * 5, *range(9)]
+    assert {ascent.iterations for ascent in ascents} == {100}
+    assert {(ascent.loss, ascent.start) for ascent in ascents} == {("margin", "random")}
+    assert [ascent.rank for ascent in ascents] == [*[None] * 5, *range(9)]
 
 
 def test_what_is_given_is_what_is_run() -> None:
     own = standard(cascade=False, restarts=2, targets=4, iterations=30)
-    assert [(one.rank, one.iterations) for one in ascents_of(own, "fpa", 10)] == [
+    assert [(item.rank, item.iterations) for item in ascents_of(own, "fpa", 10)] == [
         *[(None, 30)] * 2,
         *((rank, 30) for rank in range(4)),
     ]
-    warm = [one.start for one in ascents_of(standard(restarts=2, targets=1), "fpa", 10)]
+    warm = [item.start for item in ascents_of(standard(restarts=2, targets=1), "fpa", 10)]
     assert warm == ["best", "random", "random", "best"]

@@ -104,7 +104,7 @@ def test_an_evaluation_asks_the_defense_for_it(tmp_path: Path) -> None:
     torch.manual_seed(0)
     static = Away()
     x = 0.3 + 0.4 * tiny_images(COUNT)
-    found = {}
+    actual = {}
     for kind in (Rounded, Declaring):
         _, record = dentbench.evaluate(
             static,
@@ -116,5 +116,5 @@ def test_an_evaluation_asks_the_defense_for_it(tmp_path: Path) -> None:
             results=tmp_path,
             force=True,  # the static model is as good as chance
         )
-        found[kind] = record.protocol_counts["transfer"]
-    assert found[Declaring] < found[Rounded] - 4
+        actual[kind] = record.protocol_counts["transfer"]
+    assert actual[Declaring] < actual[Rounded] - 4

@@ -24,8 +24,8 @@ def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
     """Carry out the restarts of this share that are not done yet, until the time is up."""
     part, parts = map(int, options.share.split("/"))
     until = time.monotonic() + options.limit
-    with np.load(folder / f"{case.name}.npz") as found:
-        arrays = dict(found)
+    with np.load(folder / f"{case.name}.npz") as result:
+        arrays = dict(result)
     for first in range(0, len(arrays["labels"]), BATCH):
         target = Target.of(case, arrays, slice(first, first + BATCH), options.device)
         known = broken_by_others(folder / case.name, first, target.right)
@@ -74,8 +74,8 @@ def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
     """Return what the restarts of a case found, or None for one that was not attacked."""
     if not (folder / case.name).is_dir():
         return None
-    with np.load(folder / f"{case.name}.npz") as found:
-        right = torch.from_numpy(found["right"])
+    with np.load(folder / f"{case.name}.npz") as result:
+        right = torch.from_numpy(result["right"])
         natural = len(right)
     broken, states = 0, []
     for first in range(0, natural, BATCH):
@@ -131,15 +131,15 @@ def report(options: argparse.Namespace) -> None:
 
     known = json.loads(options.report.read_text()) if options.report.exists() else {}
     for name, case in CASES.items():
-        found = reported(case, options.folder, options.steps)
-        if found is not None:
+        result = reported(case, options.folder, options.steps)
+        if result is not None:
             known[name] = {
-                **found,
+                **result,
                 "device": device_name(options.device),
                 "versions": json.loads(versions()),
                 "git_revision": git_revision(),
             }
-            print(name, json.dumps(found))
+            print(name, json.dumps(result))
     options.report.parent.mkdir(parents=True, exist_ok=True)
     options.report.write_text(json.dumps(known, indent=1) + "\n")
 

@@ -93,7 +93,7 @@ class Target:
 
     def starts(self) -> list[Tensor]:
         """Return the best stored points of every image together, then those of each protocol."""
-        values = torch.stack([self.judge(one) for one in self.stored])
+        values = torch.stack([self.judge(item) for item in self.stored])
         best = values.argmax(0)
         together = self.stored[best, torch.arange(len(best), device=best.device)]
         return [together, *self.stored]
@@ -176,13 +176,13 @@ class State:
     @classmethod
     def load(cls, path: Path, device: torch.device) -> State:
         """Return what :meth:`save` wrote."""
-        with np.load(path) as found:
+        with np.load(path) as result:
             return cls(
-                step=int(found["step"]),
-                points=torch.from_numpy(found["points"]).to(device),
-                velocity=torch.from_numpy(found["velocity"]).to(device),
-                broken=torch.from_numpy(found["broken"]).to(device),
-                seconds=float(found["seconds"]),
+                step=int(result["step"]),
+                points=torch.from_numpy(result["points"]).to(device),
+                velocity=torch.from_numpy(result["velocity"]).to(device),
+                broken=torch.from_numpy(result["broken"]).to(device),
+                seconds=float(result["seconds"]),
             )
 
 

@@ -77,7 +77,7 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     record = evaluation.run([static, spec], tuple(PROTOCOLS))[1]
     stages = ["natural", *record.protocol_counts]
     outcomes = {stage: evaluation.outcomes(spec, stage) for stage in stages}
-    flags = [[flag for one in outcomes[stage] for flag in one.correct] for stage in stages]
+    flags = [[flag for outcome in outcomes[stage] for flag in outcome.correct] for stage in stages]
     right = np.array(flags).all(0)
     if int(right.sum()) != record.robust_correct:
         raise RuntimeError(
@@ -104,4 +104,4 @@ def _points(evaluation: Any, spec: EvalSpec, stage: str, outcomes: list[Any]) ->
     from dentbench.records.checkpoint import RunFolder
 
     folder = RunFolder(evaluation.options.results, spec)
-    return np.concatenate([folder.load_points(stage, one.index) for one in outcomes])
+    return np.concatenate([folder.load_points(stage, outcome.index) for outcome in outcomes])

@@ -57,8 +57,8 @@ def by(name: str, start: int, count: int) -> dict[int, str]:
 )
 def test_a_black_box_that_breaks_few_more_is_chance(count: int, passed: bool) -> None:
     """P(X >= 4) = .12 and P(X >= 5) = .044 for 96 images at 2%."""
-    found = {**by("apgd-ce", 0, 30), **by("square", 40, min(count, N - 40))}
-    check = black_box(stages(published=found), FULL)
+    actual = {**by("apgd-ce", 0, 30), **by("square", 40, min(count, N - 40))}
+    check = black_box(stages(published=actual), FULL)
     assert check.passed is passed, check
     assert check.value == pytest.approx(count / N, abs=0.05)
 
@@ -74,26 +74,26 @@ def test_what_another_attack_with_gradients_breaks_too_is_not_the_black_box_alon
 def test_few_breaks_are_many_where_gradients_break_none() -> None:
     """5 of 1,000 are within 2%, but 5 to 0 is beyond chance (p = .031), 4 to 0 is not."""
     for count, passed in ((4, True), (5, False)):
-        found = stages(images=1000, published={}, scores=by("scores", 0, count))
-        assert black_box(found, GRADIENT).passed is passed
+        actual = stages(images=1000, published={}, scores=by("scores", 0, count))
+        assert black_box(actual, GRADIENT).passed is passed
 
 
 def test_an_image_that_was_broken_before_is_not_the_black_boxes() -> None:
     """In a cascade what transfer broke is not attacked again."""
     moved = by("transfer", 0, 40)
-    found = stages(published=by("apgd-ce", 0, 3), transfer=moved, scores=moved)
-    check = black_box(found, GRADIENT)
+    actual = stages(published=by("apgd-ce", 0, 3), transfer=moved, scores=moved)
+    check = black_box(actual, GRADIENT)
     assert check.passed is True and check.value == 0
 
 
 def test_without_both_kinds_there_is_nothing_to_compare() -> None:
-    for found, parts in (
+    for actual, parts in (
         (stages(published={}), GRADIENT),
         (stages(published={}), ("square",)),
         (stages(scores={}), ("square",)),
         (stages(scores={}, transfer={}), ()),
     ):
-        assert black_box(found, parts).passed is None
+        assert black_box(actual, parts).passed is None
 
 
 @pytest.mark.parametrize(
@@ -104,8 +104,8 @@ def test_transferred_points_against_the_direct_attack(
     moved: int, direct: int, passed: bool
 ) -> None:
     """P(5 of 5) = .031; 12 to 10 is even."""
-    found = stages(published=by("apgd-ce", 0, direct), transfer=by("transfer", 40, moved))
-    check = transfer(found)
+    actual = stages(published=by("apgd-ce", 0, direct), transfer=by("transfer", 40, moved))
+    check = transfer(actual)
     assert check.passed is passed and check.value == pytest.approx((moved - direct) / N)
     assert transfer(stages(published={})).passed is None
 
@@ -123,26 +123,26 @@ def test_points_of_the_largest_margin_say_nothing_of_the_direct_attack() -> None
 def test_own_flags_against_the_judge(odd: int, passed: bool) -> None:
     """The attack says that it broke so many images that the judge finds right."""
     claimed = [row >= odd for row in range(N)]
-    found = {**stages(), "published": outcome("published", {}, flags=claimed)}
-    check = same_verdict(found)
+    actual = {**stages(), "published": outcome("published", {}, flags=claimed)}
+    check = same_verdict(actual)
     assert check.passed is passed and check.value == pytest.approx(odd / N)
-    assert same_verdict(found, "its answers are random").passed is None
+    assert same_verdict(actual, "its answers are random").passed is None
 
 
 def test_the_worst_of_all_protocols_is_compared_and_natural_errors_are_not() -> None:
     claimed = [row >= 20 for row in range(N)]
-    found = {**stages(published={}), "warm": outcome("warm", {}, flags=claimed)}
-    assert same_verdict(found).passed is False and "warm" in same_verdict(found).sentence
-    wrong = {**found, NATURAL: outcome(NATURAL, by("natural", 0, 20))}
+    actual = {**stages(published={}), "warm": outcome("warm", {}, flags=claimed)}
+    assert same_verdict(actual).passed is False and "warm" in same_verdict(actual).sentence
+    wrong = {**actual, NATURAL: outcome(NATURAL, by("natural", 0, 20))}
     assert same_verdict(wrong).passed is True
     assert same_verdict(stages(transfer={})).passed is None
 
 
 def test_answers_that_are_no_numbers_are_counted_and_named() -> None:
-    found = stages(published={}, transfer={})
-    assert finite(found).passed
-    first, second = found["transfer"]
+    actual = stages(published={}, transfer={})
+    assert finite(actual).passed
+    first, second = actual["transfer"]
     some = replace(second, unanswered=(True, True) + (False,) * (N // 2 - 2))
-    check = finite({**found, "transfer": [first, some]})
+    check = finite({**actual, "transfer": [first, some]})
     assert check.passed is False and check.value == 2 / (3 * N)
     assert f"2 of {3 * N}" in check.sentence and "2 of them under transfer" in check.sentence

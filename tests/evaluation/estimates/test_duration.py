@@ -82,7 +82,7 @@ def test_the_plan_is_the_bound_times_what_survives_of_what_is_left() -> None:
 
 
 def test_until_decided_is_foreseen_as_a_small_part() -> None:
-    whole, decided = (sum(run_of().plan(until_decided=one).values()) for one in (False, True))
+    whole, decided = (sum(run_of().plan(until_decided=flag).values()) for flag in (False, True))
     assert 0 < decided < whole / 10
 
 
@@ -105,13 +105,13 @@ def test_forecasts_of_several_runs_add_up(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
     )
-    one = run_of().forecast(until_decided=True)
+    single = run_of().forecast(until_decided=True)
     half = run_of(lambda spec, stage: 500).forecast(until_decided=True)
-    both = one + half
-    assert both.whole == pytest.approx(1.5 * one.whole)
-    assert both.decided == pytest.approx(one.decided + half.decided)
+    both = single + half
+    assert both.whole == pytest.approx(1.5 * single.whole)
+    assert both.decided == pytest.approx(single.decided + half.decided)
     assert sum(both.passes.values()) == pytest.approx(
-        sum(one.passes.values()) + sum(half.passes.values())
+        sum(single.passes.values()) + sum(half.passes.values())
     )
     assert "until decided about " in both.text
 

@@ -30,18 +30,18 @@ def test_a_measured_network_has_its_own_time(precision: str) -> None:
     figures = json.loads(speeds.SOURCE.read_text())
     timed = figures[f"ResNet-20, batch 128, 6 steps, {precision}"]["seconds"]
     seconds = timed["graphs, attack gradient"] / (7 * 2 * 128)
-    found = measured_gpus.forecast("h200", precision, speeds.NETWORKS["ResNet-20"](), IMAGE)
+    actual = measured_gpus.forecast("h200", precision, speeds.NETWORKS["ResNet-20"](), IMAGE)
     overhead = measured_gpus.figures()["overhead"]
-    assert found.speed.forward == pytest.approx(seconds * overhead, rel=1e-3)
-    assert found.speed.backward == found.speed.forward
-    assert "ResNet-20 as measured on an NVIDIA H200" in found.source
+    assert actual.speed.forward == pytest.approx(seconds * overhead, rel=1e-3)
+    assert actual.speed.backward == actual.speed.forward
+    assert "ResNet-20 as measured on an NVIDIA H200" in actual.source
 
 
 def test_another_is_scaled_by_its_arithmetic_and_a_small_one_is_not() -> None:
     wide, narrow, tiny = (
         nn.Conv2d(3, channels, 33, padding=16, bias=False) for channels in (500, 400, 1)
     )
-    times = [measured_gpus.forecast("h200", "fp32", one, IMAGE).speed for one in (wide, narrow)]
+    times = [measured_gpus.forecast("h200", "fp32", item, IMAGE).speed for item in (wide, narrow)]
     assert times[0].forward / times[1].forward == pytest.approx(500 / 400)
     smallest = measured_gpus.forecast("h200", "fp32", tiny, IMAGE)
     assert "times 1.00 for this network's arithmetic" in smallest.source

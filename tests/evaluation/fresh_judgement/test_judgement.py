@@ -211,9 +211,9 @@ def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
         patched.setattr(JudgeRequest, "ask", interrupted)
         with pytest.raises(KeyboardInterrupt):
             evaluated(tmp_path / "resumed", Memory, protocols)
-    found = [evaluated(tmp_path / one, Memory, protocols)[1] for one in ("resumed", "whole")]
-    assert compared(found[0]) == compared(found[1])
-    assert fresh(found[0]).passed is False
+    actual = [evaluated(tmp_path / name, Memory, protocols)[1] for name in ("resumed", "whole")]
+    assert compared(actual[0]) == compared(actual[1])
+    assert fresh(actual[0]).passed is False
     assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
 
 
@@ -239,7 +239,9 @@ def test_stages_that_share_a_process_have_an_instance_each(
     together, apart = judge_one_by_one(request), ask(request)
     assert [*together] == [*request.stages]
     for stage in request.stages:
-        assert [one.right for one in together[stage]] == [one.right for one in apart[stage]]
+        assert [outcome.right for outcome in together[stage]] == [
+            outcome.right for outcome in apart[stage]
+        ]
 
 
 def test_only_code_that_keeps_nothing_shares_a_process() -> None:

@@ -164,7 +164,7 @@ DENT: dict[str, tuple[Callable[[], nn.Module], str]] = {
         "keep its batch whole",
     ),
     "image by image": (
-        lambda: Does(lambda n, x: torch.cat([n(one[None]) for one in x])),
+        lambda: Does(lambda n, x: torch.cat([n(image[None]) for image in x])),
         "keep its batch whole",
     ),
     "group norm": (lambda: nn.Sequential(nn.GroupNorm(1, 3), layers()[3]), "--layers groupnorm"),
@@ -206,8 +206,8 @@ def test_extra_state_counts(tmp_path: Path) -> None:
             self.level = state["level"]
 
     torch.manual_seed(0)
-    one = Extra(2, 3)
-    before = weights_sha256(one)
-    assert weights_sha256(one) == before
-    one.level = 2
-    assert weights_sha256(one) != before
+    network = Extra(2, 3)
+    before = weights_sha256(network)
+    assert weights_sha256(network) == before
+    network.level = 2
+    assert weights_sha256(network) != before

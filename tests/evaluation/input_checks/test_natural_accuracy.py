@@ -62,9 +62,9 @@ def colored(classify: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
 def test_the_usual_mistakes_are_found(
     classify: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, words: str
 ) -> None:
-    found = remedy(classify, images, labels)
-    assert found is not None and found.correct > 0.8 * found.of
-    assert re.search(words, found.sentence), found.sentence
+    actual = remedy(classify, images, labels)
+    assert actual is not None and actual.correct > 0.8 * actual.of
+    assert re.search(words, actual.sentence), actual.sentence
 
 
 def test_what_is_right_or_hopeless_has_no_remedy() -> None:

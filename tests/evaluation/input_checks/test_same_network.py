@@ -59,7 +59,7 @@ def reference_of(network: nn.Module) -> Reference:
 
 
 def layer_of(network: nn.Module) -> nn.BatchNorm2d:
-    return next(one for one in network.modules() if isinstance(one, nn.BatchNorm2d))
+    return next(module for module in network.modules() if isinstance(module, nn.BatchNorm2d))
 
 
 def turned(self: nn.BatchNorm2d, x: Tensor) -> Tensor:

@@ -53,8 +53,8 @@ def run(
         attack=ATTACK,
     )
     evaluation = Evaluation(subject, RunOptions(results=folder, **options))
-    found = evaluation.run([static, replace(static, defense=defense)], ["transfer"])
-    return found[0], found[1]
+    result = evaluation.run([static, replace(static, defense=defense)], ["transfer"])
+    return result[0], result[1]
 
 
 def entropy(logits: Tensor) -> float:
@@ -69,7 +69,7 @@ def test_diagnostics_equal_a_direct_computation(
     dataset: Dataset, tmp_path: Path, defense: DentSpec
 ) -> None:
     _, record = run(dataset, tmp_path, defense, diagnostics=True)
-    found = json.loads(record.diagnostics or "")["natural"]
+    actual = json.loads(record.diagnostics or "")["natural"]
     network = tiny_network()
     dent = Dent(network, defense, batch_size=SIZE if defense.separable else None)
     sums: dict[str, float] = dict.fromkeys(("before", "after", "sigma", "gamma", "flips"), 0)
@@ -90,16 +90,16 @@ def test_diagnostics_equal_a_direct_computation(
         ]
         sums["gamma"] += float(torch.cat(scales).mean()) * len(x)
         sums["flips"] += int((after.argmax(1) != network(x).argmax(1)).sum())
-    assert found["images"] == COUNT and found["flips"] == sums["flips"]
-    assert found["entropy_before"] == pytest.approx(sums["before"] / COUNT, rel=1e-4)
-    assert found["entropy_after"] == pytest.approx(sums["after"] / COUNT, rel=1e-4)
-    assert found["gamma_moved"] == pytest.approx(sums["gamma"] / COUNT, rel=1e-3)
+    assert actual["images"] == COUNT and actual["flips"] == sums["flips"]
+    assert actual["entropy_before"] == pytest.approx(sums["before"] / COUNT, rel=1e-4)
+    assert actual["entropy_after"] == pytest.approx(sums["after"] / COUNT, rel=1e-4)
+    assert actual["gamma_moved"] == pytest.approx(sums["gamma"] / COUNT, rel=1e-3)
     if defense.blur == "dynamic":
-        assert found["sigma"] == pytest.approx(sums["sigma"] / COUNT, rel=1e-4)
+        assert actual["sigma"] == pytest.approx(sums["sigma"] / COUNT, rel=1e-4)
     else:
-        assert found["sigma"] is None
+        assert actual["sigma"] is None
     if defense.loss == "entropy" and not defense.separable:
-        assert found["loss_after"] == pytest.approx(found["entropy_after"], rel=1e-4)
+        assert actual["loss_after"] == pytest.approx(actual["entropy_after"], rel=1e-4)
 
 
 def test_a_file_per_batch_beside_the_outcomes(dataset: Dataset, tmp_path: Path) -> None:
@@ -134,9 +134,9 @@ def test_attacked_images_are_diagnosed_where_their_points_are_kept(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     _, record = run(dataset, tmp_path, BATCH, diagnostics=True, save_adversarial=True)
-    found = json.loads(record.diagnostics or "")
-    assert list(found) == ["natural", "transfer"]
-    assert found["transfer"]["entropy_before"] != found["natural"]["entropy_before"]
+    actual = json.loads(record.diagnostics or "")
+    assert list(actual) == ["natural", "transfer"]
+    assert actual["transfer"]["entropy_before"] != actual["natural"]["entropy_before"]
 
 
 def test_a_static_model_has_neither_time_nor_diagnostics(dataset: Dataset, tmp_path: Path) -> None:
@@ -153,11 +153,11 @@ def note(**changes: Any) -> Any:
 
 
 def test_summaries_weigh_batches_by_their_images() -> None:
-    found = summarized([note(), note(loss_after=4.0, images=2, labels=[2, 0], classes=[1, 1])])
-    assert found["loss_after"] == pytest.approx(2.0)
-    assert found["flips"] == 2 and found["images"] == 6 and found["sigma"] is None
-    assert found["label_balance"] == pytest.approx(0.5)
-    assert found["predicted_balance"] == pytest.approx(0.5)
+    actual = summarized([note(), note(loss_after=4.0, images=2, labels=[2, 0], classes=[1, 1])])
+    assert actual["loss_after"] == pytest.approx(2.0)
+    assert actual["flips"] == 2 and actual["images"] == 6 and actual["sigma"] is None
+    assert actual["label_balance"] == pytest.approx(0.5)
+    assert actual["predicted_balance"] == pytest.approx(0.5)
 
 
 def test_balance_is_one_for_equal_shares_and_none_for_one_class() -> None:
@@ -203,7 +203,7 @@ def test_natural_accuracy_in_the_given_order_stands_beside(
     dataset: Dataset, tmp_path: Path
 ) -> None:
     both = run(dataset, tmp_path / "given", BATCH)
-    assert [one.natural_given_correct for one in both] == [None, None]
+    assert [item.natural_given_correct for item in both] == [None, None]
     static, dent = run(dataset, tmp_path, BATCH, order="label-windows:10")
     assert static.order == dent.order == "label-windows:10"
     assert static.natural_correct == static.natural_given_correct == both[0].natural_correct

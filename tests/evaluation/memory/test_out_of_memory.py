@@ -64,9 +64,9 @@ class Cramped(nn.Module):
         self.calls = torch.zeros((), dtype=torch.long)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Cramped:
-        found = Cramped(self.most, self.since, copy.deepcopy(self.network, memo))
-        found.calls = self.calls
-        return found
+        result = Cramped(self.most, self.since, copy.deepcopy(self.network, memo))
+        result.calls = self.calls
+        return result
 
     def forward(self, x: Tensor) -> Tensor:
         self.calls += 1
@@ -93,15 +93,15 @@ def require_same(ours: Path, theirs: Path) -> None:
 
     Points to 1e-5, and so each norm of what was added to an image.
     """
-    found, expected = outcomes(ours), outcomes(theirs)
-    assert found.keys() == expected.keys()
+    result, expected = outcomes(ours), outcomes(theirs)
+    assert result.keys() == expected.keys()
     for name, (outcome, points) in expected.items():
         # In parts, last bits of points are others.
         close = {"points_sha256": None, "linf": None, "l2": None, "l1": None}
-        assert {**found[name][0], **close} == {**outcome, **close}, name
+        assert {**result[name][0], **close} == {**outcome, **close}, name
         for norm in ("linf", "l2", "l1"):
-            assert found[name][0][norm] == pytest.approx(outcome[norm], rel=1e-5, abs=1e-5), name
-        pair = [np.frombuffer(one, np.float32) for one in (found[name][1], points)]
+            assert result[name][0][norm] == pytest.approx(outcome[norm], rel=1e-5, abs=1e-5), name
+        pair = [np.frombuffer(item, np.float32) for item in (result[name][1], points)]
         np.testing.assert_allclose(*pair, atol=1e-5)
 
 
@@ -149,12 +149,12 @@ def test_timing_diagnostics_and_pictures_heed_it(precision: str, tmp_path: Path)
     defense = replace(DENT_ALONE, blur="dynamic", sigma=1.0, padding="zeros", sigma_lr=0.1)
     spec = spec_of(defense, 4, batches=BatchPlan(size=4), precision=precision)
     options = {"save_adversarial": True, "measure_time": True, "diagnostics": True}
-    found = [
+    actual = [
         run(tmp_path / str(most), spec, Cramped(most), ("published",), **options)
         for most in (100, 2)
     ]
-    assert [one.time_ratio is not None for _, one in found] == [True, True]
-    numbers = [json.loads(str(one.diagnostics)) for _, one in found]
+    assert [item.time_ratio is not None for _, item in actual] == [True, True]
+    numbers = [json.loads(str(item.diagnostics)) for _, item in actual]
     assert numbers[0].keys() == {"natural", "published"} == numbers[1].keys()
     for stage, expected in numbers[0].items():
         assert numbers[1][stage] == pytest.approx(expected, rel=1e-4), stage
@@ -166,7 +166,7 @@ def test_what_was_cut_is_told_once_and_remembered(
 ) -> None:
     with caplog.at_level(logging.WARNING, "dentbench.evaluation.workers.micro_batcher"):
         run(tmp_path, spec_of(None, batches=BatchPlan(size=4)), Cramped(1))
-    assert [one.getMessage() for one in caplog.records] == [
+    assert [record.getMessage() for record in caplog.records] == [
         "static: out of memory with 4 images at a time; going on with 2 (same answers)",
         "static: out of memory with 2 images at a time; going on with 1 (same answers)",
     ]
@@ -188,7 +188,9 @@ def test_a_full_machine_is_foreseen(
     monkeypatch.setattr(micro_batcher, "free", lambda: 12_000)
     run(tmp_path / "full", spec, None, protocols)
     require_same(tmp_path / "full", tmp_path / "roomy")
-    said = "\n".join(one.getMessage() for one in caplog.records if "free" in one.getMessage())
+    said = "\n".join(
+        record.getMessage() for record in caplog.records if "free" in record.getMessage()
+    )
     assert "static checks: 4 images may need" in said
     assert ("instance checks: 4 images may need" in said) is defense.separable
     assert ("batch checks: 4 images may need" in said) is not defense.separable
@@ -218,7 +220,7 @@ def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: st
     counter = CallCounter()
     network = CountedNetwork(copy.deepcopy(WIDE).double(), counter)
     dent = Dent(network, DentSpec(steps=2, loss="entropy", lr=0.05), batch_size=32)
-    found = []
+    actual = []
     for defense in (dent, Chunked(dent, 4, counter)):
         x = tiny_images(32, shape=(3, 16, 16)).double().requires_grad_()
         counter.forwards = counter.backwards = 0
@@ -229,10 +231,10 @@ def test_a_gradient_in_parts_is_the_gradient_in_an_eighth_of_the_memory(look: st
         ]
         passes = counter.forwards, counter.backwards
         taken = peak(partial(looks()[look], defense), x)
-        found.append((logits, *gradients, *passes, taken))
-    (*tensors, forwards, backwards, whole), (*same, ours, theirs, parts) = found
-    for one, other in zip(tensors, same, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+        actual.append((logits, *gradients, *passes, taken))
+    (*tensors, forwards, backwards, whole), (*same, ours, theirs, parts) = actual
+    for tensor, other in zip(tensors, same, strict=True):
+        torch.testing.assert_close(tensor, other, rtol=0, atol=1e-9)
     assert (ours, theirs) == (forwards, backwards)
     assert parts < whole / 5
 
@@ -436,7 +438,7 @@ def test_the_processors_own_allocator_is_understood() -> None:
     [
         (None, "natural"),
         (None, "published"),
-        *((one, stage) for one in (DENT_ALONE, WORSE) for stage in ("natural", *HEAVY)),
+        *((item, stage) for item in (DENT_ALONE, WORSE) for stage in ("natural", *HEAVY)),
     ],
 )
 def test_the_need_of_a_batch_is_what_it_takes(defense: DentSpec | None, stage: str) -> None:
@@ -445,11 +447,11 @@ def test_the_need_of_a_batch_is_what_it_takes(defense: DentSpec | None, stage: s
     # As in an evaluation, where the network is prepared before and not at the first call.
     made: Any = WIDE if defense is None else Dent(WIDE, defense, batch_size=40, prepare=False)
     spec = spec_of(defense, count=40, batches=BatchPlan(size=40))
-    found = needed(spec, stage, made, WIDE, x)
+    actual = needed(spec, stage, made, WIDE, x)
     whole = peak(look_of(spec, stage, made, WIDE), x, gradient=stage != "natural")
-    assert found == pytest.approx(whole, rel=0.1)
+    assert actual == pytest.approx(whole, rel=0.1)
     kept = 40 * 32 * 16 * 16 * 4  # one layer's output
-    assert found > kept
+    assert actual > kept
 
 
 def test_sizes_are_told_in_words() -> None:

@@ -78,7 +78,7 @@ def test_an_evaluation_tells_a_notebook_how_it_goes_and_shows_its_verdict(
     notebook: Told, tmp_path: Path
 ) -> None:
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    found = dentbench.evaluate(
+    actual = dentbench.evaluate(
         tiny_network(),
         images,
         torch.arange(6),
@@ -90,7 +90,7 @@ def test_an_evaluation_tells_a_notebook_how_it_goes_and_shows_its_verdict(
     (output,) = notebook.outputs
     lines = output[-1]["text/plain"].splitlines()
     assert lines[0].strip() == "my model"
-    static, dent = found
+    static, dent = actual
     rights = {
         "static natural": static.natural_correct,
         "static published": static.robust_correct,
@@ -102,8 +102,8 @@ def test_an_evaluation_tells_a_notebook_how_it_goes_and_shows_its_verdict(
     for name, right in rights.items():
         assert f"3/3 {100 * right / 6:.1f}%" in bars[name]
     assert "after 6 of 6 images" in lines[-2] + lines[-1]
-    shown = found._repr_html_()
-    assert shown.startswith("<figure") and f"<strong>{found.verdict.sentence[:9]}" in shown
+    shown = actual._repr_html_()
+    assert shown.startswith("<figure") and f"<strong>{actual.verdict.sentence[:9]}" in shown
 
 
 def test_progress_has_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

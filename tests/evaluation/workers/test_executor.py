@@ -64,11 +64,11 @@ def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
     """Between batches too, and by the end of a stage every pass, as where there is one process."""
     monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-3)
     alone, shared = Recorder(), Recorder()
-    found = []
+    actual = []
     for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
         folder = tmp_path / str(placement.count)
-        found.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
-    assert found[0] == found[1]
+        actual.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
+    assert actual[0] == actual[1]
     assert shared.passes.keys() == alone.passes.keys()
     for title, told in shared.passes.items():
         assert told == sorted(told) and told[-1] == alone.passes[title][-1]
@@ -87,7 +87,7 @@ def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -
     pool = process_pool.Processes(blueprint, LOCAL, CallCounter())
     pool._started()
     assert len(pool.blueprint) > 2**16
-    assert not any(isinstance(one, bytes | str) for one in sent)
+    assert not any(isinstance(item, bytes | str) for item in sent)
     subject, *_ = pickle.loads(sent[0].raw)
     assert torch.equal(subject.network.weight, network.weight)
 
@@ -102,8 +102,8 @@ def test_workers_end_with_the_process_that_asks(tmp_path: Path) -> None:
     process.start()
 
     def workers() -> list[int]:
-        found = {int(one.name) for one in born.iterdir()} - {process.pid}
-        return list(found) if len(found) == LOCAL.count else []
+        actual = {int(path.name) for path in born.iterdir()} - {process.pid}
+        return list(actual) if len(actual) == LOCAL.count else []
 
     pids = until(workers)
     assert all(map(runs, pids))
@@ -120,10 +120,10 @@ def runs(pid: int) -> bool:
         return False
 
 
-def until(found: Callable[[], Any]) -> Any:
+def until(result: Callable[[], Any]) -> Any:
     """Return what is found once it is anything; fail if that takes a minute."""
     limit = time.monotonic() + 60
-    while not (it := found()):
+    while not (it := result()):
         assert time.monotonic() < limit
         time.sleep(0.05)
     return it

@@ -141,7 +141,7 @@ def test_the_answers_are_those_of_one_worker(auto: Placement, serial: Any, tmp_p
     born = tmp_path / "born"
     born.mkdir()
     assert all_stored(tmp_path / "shared", auto, Net(born=born)) == serial
-    assert 1 <= len({one.name for one in born.iterdir()} - {str(os.getpid())}) <= 2
+    assert 1 <= len({path.name for path in born.iterdir()} - {str(os.getpid())}) <= 2
 
 
 @pytest.mark.parametrize("fault", ["dies", "cannot be sent"])
