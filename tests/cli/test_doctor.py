@@ -132,7 +132,10 @@ def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (None, ""),
         (urllib.error.HTTPError("x", 404, "no", Message(), None), ""),
-        (urllib.error.URLError(OSError("[Errno -2] Name or service not known")), "this machine cannot resolve"),
+        (
+            urllib.error.URLError(OSError("[Errno -2] Name or service not known")),
+            "this machine cannot resolve",
+        ),
         (TimeoutError("timed out"), "timed out"),
     ],
 )
