@@ -13,7 +13,7 @@ from functools import lru_cache
 from html import escape
 from typing import Any
 
-from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec, format_eps, parse_eps
 
 SCHEMA = 9
 """Version of the columns of ``results.csv``, raised with every change of them.
@@ -287,6 +287,4 @@ def _defense_columns(spec: EvalSpec) -> dict[str, Any]:
 
 def eps_of(record: Record) -> Fraction:
     """Return a record's eps as the exact fraction."""
-    from dentbench.spec.evaluation import parse_eps
-
     return parse_eps(record.eps)

@@ -66,7 +66,7 @@ class Sheet:
         for name, cells in zip(self.names, zip(*self.rows, strict=True), strict=False):
             try:  # a column repeats few values, so each is read once
                 values = {cell: READERS[name](cell) for cell in set(cells)}
-                columns.append([values[cell] for cell in cells])
+                columns.append([*map(values.__getitem__, cells)])
             except ValueError:
                 columns.append(self._read_carefully(path, name, cells))
         rows = zip(*columns, strict=True)

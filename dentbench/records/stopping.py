@@ -45,9 +45,10 @@ class Stopped:
 
 def stopped(record: Record) -> Stopped | None:
     """Return how a record's run stopped; None for one of a fixed size."""
-    return None if record.stopped is None else _parsed(record.stopped)
+    return None if record.stopped is None else parsed(record.stopped)
 
 
 @lru_cache(maxsize=1 << 12)
-def _parsed(text: str) -> Stopped:
+def parsed(text: str) -> Stopped:
+    """Return what the text of the column says."""
     return Stopped(**json.loads(text))

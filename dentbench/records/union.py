@@ -20,6 +20,8 @@ def united(records: Sequence[Record]) -> list[Record]:
     where the outcomes are stored, a record has the worst case per image anyway.
     """
     keys = pd.Series([record.key for record in records], dtype="object")
+    if keys.is_unique:
+        return list(records)
     places = keys.groupby(keys).indices
     last = keys[~keys.duplicated(keep="last")]
     return [_united(_of_present_code([records[at] for at in places[key]])) for key in last]

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -103,6 +104,11 @@ def _minute(time: str) -> str:
         return time
 
 
+@lru_cache  # many records were made with few
+def _versions(text: str) -> str:
+    return ", ".join(f"{name} {value}" for name, value in json.loads(text).items())
+
+
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Return the first line of the page: how many defenses hold, and the verdicts on the others."""
     if not verdicts:
@@ -180,7 +186,7 @@ def provenance(records: Sequence[Record]) -> Table:
             f"{record.backwards:,}",
             f"{record.seconds:.1f}",
             record.device,
-            ", ".join(f"{name} {value}" for name, value in json.loads(record.versions).items()),
+            _versions(record.versions),
             record.git_revision,
             " ".join(
                 sha256[:12]

@@ -17,6 +17,7 @@ from dentbench.report.tables.listing import listing
 from dentbench.report.tables.natural import natural
 from dentbench.report.tables.published import table1
 from dentbench.report.tables.records import all_records
+from dentbench.spec.evaluation import parse_eps
 
 _OF_TABLE1: Final = frozenset((row.mode, row.steps) for row in TABLE1.rows)
 """The mode and the steps of every row of the paper's Table 1."""
@@ -58,7 +59,8 @@ def table1s(
 ) -> list[Table]:
     """Return Table 1 at the paper's threat model, if it has records, and at every other."""
     chosen = [record for record in records if models is None or record.model in models]
-    others = dict.fromkeys(_threat(record) for record in chosen if _is_of_table1(record))
+    texts = dict.fromkeys((row.norm, row.eps) for row in chosen if _is_of_table1(row))
+    others = dict.fromkeys((norm, parse_eps(eps)) for norm, eps in texts)
     threats = [THREAT, *(threat for threat in others if threat != THREAT)]
     tables = [table1(chosen, models, threat=threat, not_run=not_run) for threat in threats]
     return [table for table in tables if table.rows]
