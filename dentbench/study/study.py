@@ -31,7 +31,6 @@ from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.model_names import card_named, is_checkpoint
 
 DEFAULT_MODEL = "digits-robust"
-DEFAULT_BATCH = 128
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,8 +50,8 @@ def test_only_an_unchanged_preset_is_called_autoattack() -> None:
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name != "none"])
 def test_a_changed_budget_is_told(name: str, budget: dict[str, Any]) -> None:
     label = attack_label(AttackSpec(name=name, **budget))
-    ((what, value),) = budget.items()
-    assert f"{what} {value}" in label and label.endswith("(not AutoAttack)")
+    ((part, value),) = budget.items()
+    assert f"{part} {value}" in label and label.endswith("(not AutoAttack)")
 
 
 def test_an_unknown_attack_is_told_with_its_neighbour() -> None:

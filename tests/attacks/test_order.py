@@ -72,28 +72,28 @@ def recalled(store: Store, x: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
 def test_pairs_are_adversarial_apart_and_always_the_same(norm: str) -> None:
-    what = probe_of(small_network, norm)
-    pairs = pairs_of(what)
+    probe = probe_of(small_network, norm)
+    pairs = pairs_of(probe)
     assert pairs is not None and len(pairs.labels) >= LEAST and len(pairs.labels) % 2 == 0
-    assert what.network is not None
-    assert bool(what.threat.contains(pairs.points, pairs.images).all())
-    assert bool((what.network(pairs.images).argmax(1) == pairs.labels).all())
-    assert bool((what.network(pairs.points).argmax(1) != pairs.labels).all())
+    assert probe.network is not None
+    assert bool(probe.threat.contains(pairs.points, pairs.images).all())
+    assert bool((probe.network(pairs.images).argmax(1) == pairs.labels).all())
+    assert bool((probe.network(pairs.points).argmax(1) != pairs.labels).all())
     p = float("inf") if norm == "Linf" else 2.0
-    everything = torch.cat([pairs.images, what.images]).flatten(1)
+    everything = torch.cat([pairs.images, probe.images]).flatten(1)
     between = torch.cdist(everything, everything, p=p)[: len(pairs.images)]
     between[:, : len(pairs.images)].fill_diagonal_(torch.inf)
     assert float(between.min()) >= 0.999 * APART * EPS[norm]
-    again = pairs_of(what)
+    again = pairs_of(probe)
     assert again is not None and torch.equal(again.points, pairs.points)
 
 
 def test_an_honest_defense_is_broken_in_either_order() -> None:
     network = small_network()
     for defense in (network, lambda x: network(x) * 3, lambda x: network(x.roll(1, -1))):
-        what = probe_of(lambda defense=defense: defense)
-        ask_first(what)
-        check = order(what)
+        probe = probe_of(lambda defense=defense: defense)
+        ask_first(probe)
+        check = order(probe)
         assert check.passed is True and check.value is not None and check.value > 0.05
 
 
@@ -101,11 +101,11 @@ def test_an_honest_defense_is_broken_in_either_order() -> None:
 def test_a_memory_that_every_process_shares_is_seen(used_after: int) -> None:
     store, asked = Store(), [0]
     make = remembering(store, asked, used_after)
-    what = probe_of(make)
-    ask_first(what)
+    probe = probe_of(make)
+    ask_first(probe)
     for _ in range(30):  # what comes between, of which the mirrored images are no part
-        make()(what.random_points(what.images, 0))
-    check = order(what)
+        make()(probe.random_points(probe.images, 0))
+    check = order(probe)
     assert check.passed is False and check.value is not None and check.value < 1e-3
     assert ", 0 of " in check.sentence and "order of the questions" in check.sentence
 
@@ -116,9 +116,9 @@ def test_a_memory_that_every_process_shares_is_seen(used_after: int) -> None:
 def test_too_little_to_compare_is_said(changes: dict[str, Any]) -> None:
     settings = {**vars(probe_of(small_network)), **changes}
     settings["labels"] = settings["labels"][: len(settings["images"])]
-    what = Probe(**settings)
-    ask_first(what)
-    assert order(what).passed is None
+    probe = Probe(**settings)
+    ask_first(probe)
+    assert order(probe).passed is None
 
 
 def test_a_network_is_never_asked_about_no_images() -> None:
@@ -148,8 +148,8 @@ def test_a_run_makes_it_after_its_protocols_and_once(
 ) -> None:
     made = []
 
-    def counted(what: Probe) -> Check:
-        made.append(what)
+    def counted(probe: Probe) -> Check:
+        made.append(probe)
         return Check("order", False, 1e-9, "the order of the questions decides")
 
     monkeypatch.setattr(sanity_checks, "order", counted)

@@ -37,7 +37,7 @@ def planted_in(
     random: bool = False,
 ) -> tuple[Probe, Planting]:
     x = tiny_images(12)
-    what = Probe(
+    probe = Probe(
         make=lambda: answer,
         copies=True,
         images=x,
@@ -47,14 +47,14 @@ def planted_in(
         steps=None,
         seed=1,
     )
-    return what, plant(what, random=random)
+    return probe, plant(probe, random=random)
 
 
-def found_by_gradient(what: Probe, planting: Planting, answer: Callable[[Tensor], Tensor]) -> int:
+def found_by_gradient(probe: Probe, planting: Planting, answer: Callable[[Tensor], Tensor]) -> int:
     labels = torch.zeros(len(planting.images), dtype=torch.long)
     shown = through(ReadoutDefense(answer, planting.readout))
     x = planting.images
-    points = apgd(shown, make_loss("margin", labels), x, x, what.threat, 12)
+    points = apgd(shown, make_loss("margin", labels), x, x, probe.threat, 12)
     return planting.hits(answer, points)
 
 
@@ -62,16 +62,16 @@ def found_by_gradient(what: Probe, planting: Planting, answer: Callable[[Tensor]
 @pytest.mark.parametrize("separable", [True, False])
 def test_a_point_is_at_the_edge_and_random_ones_are_not_it(norm: str, separable: bool) -> None:
     network = small_network(coupled=not separable)
-    what, planting = planted_in(network, norm=norm, separable=separable)
+    probe, planting = planted_in(network, norm=norm, separable=separable)
     stands = int(planting.stands.sum())
     assert stands >= 6
-    assert bool(what.threat.contains(planting.points, planting.images).all())
-    distance = what.threat.distance(planting.points, planting.images)
-    assert bool((distance > 0.8 * what.threat.eps).all())
+    assert bool(probe.threat.contains(planting.points, planting.images).all())
+    distance = probe.threat.distance(planting.points, planting.images)
+    assert bool((distance > 0.8 * probe.threat.eps).all())
     assert planting.hits(network, planting.points) == stands
     assert planting.hits(network, planting.images) == 0
     generator = torch.Generator().manual_seed(99)
-    draws = [random_start(planting.images, what.threat, generator) for _ in range(20)]
+    draws = [random_start(planting.images, probe.threat, generator) for _ in range(20)]
     assert sum(planting.hits(network, draw) for draw in draws) <= 1
     margin = ReadoutDefense(network, planting.readout)(planting.images).diff(dim=1)
     assert torch.allclose(margin[planting.stands], torch.tensor(-1.0), atol=1e-3)
@@ -79,11 +79,11 @@ def test_a_point_is_at_the_edge_and_random_ones_are_not_it(norm: str, separable:
 
 def test_the_true_gradient_finds_them_and_others_do_not() -> None:
     network = small_network()
-    what, planting = planted_in(network)
+    probe, planting = planted_in(network)
     stands = int(planting.stands.sum())
-    assert found_by_gradient(what, planting, network) >= 0.9 * stands
-    assert found_by_gradient(what, planting, lambda x: network(x).detach() + 0 * network(x)) == 0
-    assert found_by_gradient(what, planting, lambda x: 2 * network(x).detach() - network(x)) == 0
+    assert found_by_gradient(probe, planting, network) >= 0.9 * stands
+    assert found_by_gradient(probe, planting, lambda x: network(x).detach() + 0 * network(x)) == 0
+    assert found_by_gradient(probe, planting, lambda x: 2 * network(x).detach() - network(x)) == 0
 
 
 def test_where_answers_are_flat_nothing_can_be_planted() -> None:
@@ -100,11 +100,11 @@ def test_where_few_of_the_first_images_take_a_point_more_are_tried() -> None:
         logits: Tensor = network(points)
         return torch.where(points[:, :1, 0, 0] > 0.5, logits, 0 * logits + 1)
 
-    what = replace(planted_in(answer)[0], images=x, labels=labels_of(network, x))
-    assert int(plant(what, random=False).stands.sum()) == 0
-    planting = _planting(what, random=False)
+    probe = replace(planted_in(answer)[0], images=x, labels=labels_of(network, x))
+    assert int(plant(probe, random=False).stands.sum()) == 0
+    planting = _planting(probe, random=False)
     assert len(planting.images) == 2 * IMAGES and int(planting.stands.sum()) >= 6
-    assert found_by_gradient(what, planting, answer) >= 0.9 * int(planting.stands.sum())
+    assert found_by_gradient(probe, planting, answer) >= 0.9 * int(planting.stands.sum())
 
 
 def test_random_answers_are_averaged() -> None:
@@ -115,9 +115,9 @@ def test_random_answers_are_averaged() -> None:
         return logits + 0.02 * logits.std().detach() * torch.randn_like(logits)
 
     torch.manual_seed(0)
-    what, planting = planted_in(noisy, random=True)
+    probe, planting = planted_in(noisy, random=True)
     stands = int(planting.stands.sum())
-    assert stands >= 6 and found_by_gradient(what, planting, noisy) >= 0.9 * stands
+    assert stands >= 6 and found_by_gradient(probe, planting, noisy) >= 0.9 * stands
 
 
 def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:

@@ -116,8 +116,8 @@ def onednn_instructions() -> str:
             os.dup2(kept, 1)
             os.close(kept)
         file.seek(0)
-        told = re.search(r"cpu,isa:(.*)", file.read().decode())
-    return told[1].strip() if told else "not told"
+        match = re.search(r"cpu,isa:(.*)", file.read().decode())
+    return match[1].strip() if match else "not told"
 
 
 def attack_gradient(classify: nn.Module, x: Tensor) -> None:

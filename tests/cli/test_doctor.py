@@ -123,8 +123,8 @@ def test_it_says_what_can_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "--from FILE" in actual["not reached"].advice and actual["not reached"].ok is None
     asked: list[str] = []
     monkeypatch.setattr(installation, "unreachable", asked.append)
-    what = {finding.what: finding for finding in installation.findings(offline=True)}
-    assert not asked and "nothing was tried" in what["network"].found
+    findings = {finding.what: finding for finding in installation.findings(offline=True)}
+    assert not asked and "nothing was tried" in findings["network"].found
 
 
 @pytest.mark.parametrize(

@@ -191,8 +191,8 @@ def test_refusals(arguments: list[str], error: type[DentBenchError], words: str)
 def test_a_blocked_download_is_four_lines_without_a_librarys_words() -> None:
     with pytest.raises(FetchError) as caught:
         run("Wong2020", "--offline")
-    what, link, command, works = str(caught.value).splitlines()
-    assert "Wong2020Fast.pt is not there and offline mode allows no connection" in what
+    sentence, link, command, works = str(caught.value).splitlines()
+    assert "Wong2020Fast.pt is not there and offline mode allows no connection" in sentence
     assert link.strip().startswith("Link: https://drive.google.com/file/d/")
     assert "dentbench fetch --model Wong2020Fast --from FILE" in command
     assert "digits-robust on digits" in works

@@ -169,8 +169,10 @@ def test_what_lacks_is_told_and_fetched_first(dentbench_command: Run) -> None:
         where = ["--cache", "c", "--mirror", server.url("/m")]
         code, _, err = dentbench_command(*command, *where)
         assert code == 0, err
-        told, done, *_ = err.splitlines()
-        assert told == ("Wong2020Fast: fetching PreActResNet-18, about 45 MB into c; license: MIT")
+        announced, done, *_ = err.splitlines()
+        assert announced == (
+            "Wong2020Fast: fetching PreActResNet-18, about 45 MB into c; license: MIT"
+        )
         assert done.startswith("Wong2020Fast: in the cache and verified, 44.")
         code, _, err = dentbench_command(*command, "--cache", "c", "--offline", "--fresh")
         assert code == 0 and "fetching" not in err

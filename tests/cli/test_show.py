@@ -38,7 +38,7 @@ def kept(tmp_path: Path) -> Path:
 
 def test_show_says_everything(dentbench: Run, kept: Path) -> None:
     code, out, _ = dentbench("show", "ab")
-    told = " ".join(out.split())
+    text = " ".join(out.split())
     assert code == 0
     for words in (
         "Record ab99887766554433",
@@ -50,7 +50,7 @@ def test_show_says_everything(dentbench: Run, kept: Path) -> None:
         "model_sha256",
         "The command that repeats it: dentbench evaluate --model Carmon2019Unlabeled",
     ):
-        assert words in told, words
+        assert words in text, words
 
 
 @pytest.mark.parametrize("key", ["latest", "ab9", "AB9", "results/ab", "ab99887766554433"])

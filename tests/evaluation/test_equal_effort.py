@@ -82,9 +82,9 @@ def test_the_static_record_is_of_its_own_attack_whatever_ran_beside(tmp_path: Pa
     many, defended = run(tmp_path / "many", spec)
     assert few.robust_correct == many.robust_correct and few.passes == many.passes
     assert few.static_correct is None and few.static_by_protocol is None
-    told = json.loads(defended.passes or "")
-    assert all(told[f"static {name}"] > 0 for name in COUNTERPARTS)
-    assert sum(told.values()) == defended.forwards + defended.backwards
+    passes = json.loads(defended.passes or "")
+    assert all(passes[f"static {name}"] > 0 for name in COUNTERPARTS)
+    assert sum(passes.values()) == defended.forwards + defended.backwards
 
 
 def test_only_what_was_tried_on_the_defense_counts_for_the_static_model(tmp_path: Path) -> None:

@@ -215,10 +215,10 @@ def test_a_time_limit_ends_before_a_round_that_would_not_fit(
 
 
 def test_after_every_round_the_progress_says_where_the_comparison_stands() -> None:
-    told: list[Event] = []
-    world = World(dict.fromkeys(ALL, 2), {"transfer": 2}, progress=told.append)
+    events: list[Event] = []
+    world = World(dict.fromkeys(ALL, 2), {"transfer": 2}, progress=events.append)
     world.rounds(until=DECIDED).carry_out()
-    rounds = [item for item in told if isinstance(item, RoundDone)]
+    rounds = [item for item in events if isinstance(item, RoundDone)]
     assert [item.images for item in rounds] == [SIZE * (at + 1) for at in range(len(rounds))]
     assert "after 100 of 1,000 images: static 50.0%" in str(rounds[0])
     assert "undecided: about" in str(rounds[0]) and "no gain" in str(rounds[-1])
@@ -226,18 +226,18 @@ def test_after_every_round_the_progress_says_where_the_comparison_stands() -> No
 
 
 def test_a_protocol_that_a_gain_calls_for_is_named_before_it_begins() -> None:
-    told: list[Event | str] = []
+    events: list[Event | str] = []
     gained = {**dict.fromkeys(ALL, 30), "bpda": 0}
-    world = World(gained, progress=told.append, on_stage=told.append)
+    world = World(gained, progress=events.append, on_stage=events.append)
     world.rounds(until=DECIDED).carry_out()
     named = [
         (after, event.next_protocol)
-        for event, after in pairwise(told)
+        for event, after in pairwise(events)
         if isinstance(event, RoundDone) and event.next_protocol
     ]
     order = cheap_first(ALL)
     assert named == [(name, name) for name in order[1 : order.index("bpda") + 1]]
-    line = next(str(event) for event in told if isinstance(event, RoundDone))
+    line = next(str(event) for event in events if isinstance(event, RoundDone))
     assert line.endswith("a gain so far; 5 protocols not yet run, next warm")
 
 

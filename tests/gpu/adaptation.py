@@ -170,9 +170,9 @@ def compared(case: Case, seconds: dict[str, list[float]]) -> dict[str, float]:
     for way in ours:
         result[f"{way} over floor"] = ratio(seconds[f"{way}, attack gradient"], floor)
         if "released" in case.ways:
-            for what in ("attack gradient", "logits"):
-                pair = (seconds[f"{item}, {what}"] for item in ("released", way))
-                result[f"released over {way}, {what}"] = ratio(*pair)
+            for work in ("attack gradient", "logits"):
+                pair = (seconds[f"{item}, {work}"] for item in ("released", way))
+                result[f"released over {way}, {work}"] = ratio(*pair)
     return {name: round(item, 3) for name, item in result.items()}
 
 

@@ -63,7 +63,7 @@ def numbers(values: Any) -> str:
     return " ".join(f"{value:.2f}".replace("-0.00", "0.00") for value in np.ravel(values))
 
 
-def told(chart: Chart) -> Iterator[str]:
+def lines_of(chart: Chart) -> Iterator[str]:
     """What a figure holds, in the units of its axes, one thing a line."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_hex
@@ -94,7 +94,10 @@ def told(chart: Chart) -> Iterator[str]:
 
 def test_golden_figures(records: list[Record]) -> None:
     pytest.importorskip("matplotlib")
-    check("figures.txt", "\n".join(line for chart in drawn(records) for line in told(chart)) + "\n")
+    check(
+        "figures.txt",
+        "\n".join(line for chart in drawn(records) for line in lines_of(chart)) + "\n",
+    )
 
 
 def test_texts_are_whole_and_apart(records: list[Record]) -> None:

@@ -149,8 +149,8 @@ def check_latex(text: str) -> None:
     """Check braces, environments, cells per row and that no raw special character is left."""
     assert brace_depth(text) == 0
     stack = []
-    for what, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
-        if what == "begin":
+    for kind, name in re.findall(r"\\(begin|end)\{(\w+)\}", text):
+        if kind == "begin":
             stack.append(name)
         else:
             assert stack.pop() == name

@@ -48,7 +48,7 @@ def soak(
 ) -> dict[str, Any]:
     """Fill disks of some sizes (KiB); each run says so, and goes on elsewhere to the same end."""
     evaluate(folder / "whole", names)
-    expected, kinds, told = left(folder / "whole"), set(), 0
+    expected, kinds, refusals = left(folder / "whole"), set(), 0
     for number, kib in enumerate(sizes):
         small, kept = folder / f"small{number}", folder / f"kept{number}"
         with small_disk(small, kib) as how:
@@ -57,12 +57,12 @@ def soak(
                 evaluate(small, names)
             except StoreError as error:
                 assert str(small) in str(error)
-                told += 1
+                refusals += 1
             subprocess.run(["cp", "-r", str(small), str(kept)], check=True)
         evaluate(kept, names)
         assert left(kept) == expected, kib
     return {
         "disks": ", ".join(sorted(kinds)),
-        "runs that filled one": told,
+        "runs that filled one": refusals,
         "resumed to the same end": len(sizes),
     }

@@ -38,9 +38,9 @@ NASTY: Final = (
 
 
 @contextmanager
-def limited(what: object) -> Iterator[None]:
+def limited(case: object) -> Iterator[None]:
     def hang(*_: object) -> None:
-        raise AssertionError(f"hangs: {what!r}")
+        raise AssertionError(f"hangs: {case!r}")
 
     before = signal.signal(signal.SIGALRM, hang)
     signal.alarm(SECONDS)

@@ -70,8 +70,8 @@ def test_points_that_differ_in_nothing_that_matters_are_one() -> None:
 
 
 def test_contradictions_are_left_out_and_told_or_refused() -> None:
-    told = notes(steps=[0, 1], blur=["static", "dynamic"])
-    assert len(told) == 1 and "left out" in told[0] and "sigma would never move" in told[0]
+    remarks = notes(steps=[0, 1], blur=["static", "dynamic"])
+    assert len(remarks) == 1 and "left out" in remarks[0] and "sigma would never move" in remarks[0]
     kept = defenses(steps=[0, 1], blur=["static", "dynamic"])
     assert [(d.steps, d.blur) for d in kept if d] == [(0, "static"), (1, "static"), (1, "dynamic")]
     with pytest.raises(SpecError, match="sigma would never move"):

@@ -89,14 +89,14 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
         path, images=x.numpy(), labels=y.numpy(), right=right, points=np.stack(points)
     )
     passes = json.loads(record.passes or "{}")
-    told = {
+    facts = {
         "attack": attack,
         "right under each protocol": record.protocol_counts,
         "right in the worst case per image": record.robust_correct,
         "passes over those of published": round(sum(passes.values()) / passes["published"], 3),
     }
-    path.with_suffix(".json").write_text(json.dumps(told) + "\n")
-    print(case.name, told)
+    path.with_suffix(".json").write_text(json.dumps(facts) + "\n")
+    print(case.name, facts)
     return path
 
 

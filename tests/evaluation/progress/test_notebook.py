@@ -25,7 +25,7 @@ from tests.reference import tiny_network
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(2, 255), iterations=2)
 
 
-class Told:
+class Recorder:
     """Stands in for IPython's display: the outputs, each with all that was ever written to it."""
 
     def __init__(self) -> None:
@@ -42,19 +42,19 @@ class Told:
 
 
 @pytest.fixture
-def notebook(monkeypatch: pytest.MonkeyPatch) -> Told:
+def notebook(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """A notebook's kernel, as far as progress knows it."""
-    told, module = Told(), ModuleType("IPython.display")
-    monkeypatch.setattr(module, "display", told.display, raising=False)
+    recorder, module = Recorder(), ModuleType("IPython.display")
+    monkeypatch.setattr(module, "display", recorder.display, raising=False)
     monkeypatch.setitem(sys.modules, "IPython", ModuleType("IPython"))
     monkeypatch.setitem(sys.modules, "IPython.display", module)
     shell = type("ZMQInteractiveShell", (), {})  # by this name a notebook's kernel is known
     monkeypatch.setattr(builtins, "get_ipython", shell, raising=False)
-    return told
+    return recorder
 
 
 def test_progress_is_one_output_and_does_not_flood(
-    notebook: Told, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    notebook: Recorder, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(events.time, "perf_counter", lambda: 1000.0)
     with shown_progress(Display.AUTO) as shown:
@@ -75,7 +75,7 @@ def test_progress_is_one_output_and_does_not_flood(
 
 
 def test_an_evaluation_tells_a_notebook_how_it_goes_and_shows_its_verdict(
-    notebook: Told, tmp_path: Path
+    notebook: Recorder, tmp_path: Path
 ) -> None:
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     actual = dentbench.evaluate(

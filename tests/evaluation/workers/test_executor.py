@@ -70,8 +70,8 @@ def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.Mon
         actual.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
     assert actual[0] == actual[1]
     assert shared.passes.keys() == alone.passes.keys()
-    for title, told in shared.passes.items():
-        assert told == sorted(told) and told[-1] == alone.passes[title][-1]
+    for title, counts in shared.passes.items():
+        assert counts == sorted(counts) and counts[-1] == alone.passes[title][-1]
     assert len(shared.passes["net instance published"]) > 2 * BATCHES
     assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
 

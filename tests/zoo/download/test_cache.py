@@ -146,10 +146,10 @@ def test_a_verified_file_is_not_fetched_again(server: Loopback, tmp_path: Path) 
 
 
 def test_progress_is_told(server: Loopback, tmp_path: Path) -> None:
-    told: list[tuple[str, int, int | None]] = []
-    bring(server, tmp_path, progress=lambda *values: told.append(values))
-    assert told[-1] == ("net.pt", len(CONTENT), len(CONTENT))
-    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    progress: list[tuple[str, int, int | None]] = []
+    bring(server, tmp_path, progress=lambda *values: progress.append(values))
+    assert progress[-1] == ("net.pt", len(CONTENT), len(CONTENT))
+    assert [done for _, done, _ in progress] == sorted(done for _, done, _ in progress)
 
 
 # ------------------------------------------------------------------ cases that end in a sentence
