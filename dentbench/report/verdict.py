@@ -103,6 +103,8 @@ def verdict(static: Record, defended: Record) -> Verdict:
         natural = [Share(record.natural_correct, record.n) for record in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
         sentence += _rests_on(defended)
+    if kind == "no gain" and paired.interval.low > 0:
+        sentence += f"; a gain of {GAIN_POINTS:g} points is excluded, a smaller gain is not"
     goes_on = early is not None and early.images < early.of and not doubts
     changes: tuple[tuple[str, ...], ...] = ()
     if kind == "undecided":

@@ -47,6 +47,23 @@ def test_no_gain(make_record: Make) -> None:
     )
 
 
+def test_no_gain_beside_an_interval_above_zero_says_which_gain_is_excluded(
+    make_record: Make,
+) -> None:
+    level = levels([64] * 15 + [40])[7]
+    stop = Stopped(rule="decided", images=448, of=1000, level=level).to_json()
+    counts = {"transfer": 153, "bpda": 142}
+    actual = verdict(*pair(make_record, 134, counts, 8, 0, 448, stopped=stop))
+    assert (actual.kind, actual.gain_low > 0, actual.gain_high < 5) == ("no gain", True, True)
+    assert actual.sentence.endswith(
+        "the gain is +1.8 (+0.1 to +4.5) points, every look allowed for); a gain of 5 points is "
+        "excluded, a smaller gain is not."
+    )
+    counts = {"transfer": 153, "bpda": 135}
+    actual = verdict(*pair(make_record, 134, counts, 1, 0, 448, stopped=stop))
+    assert actual.kind == "no gain" and "excluded" not in actual.sentence
+
+
 def test_holds(make_record: Make) -> None:
     actual = verdict(*pair(make_record, 300, ALL, 90, 10, 512, **SOUND))
     assert actual.kind == "holds" and actual.p_value < 0.001 and not actual.doubts
