@@ -162,6 +162,32 @@ def _torch_settings() -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """Set back what code of a user sets for all of torch while it answers; torch is imported.
+
+    Gradient mode, default type, anomaly detection, deterministic algorithms and the number of
+    threads; not the default device, which takes longer to ask for than a short answer.
+    """
+    torch: Any = sys.modules["torch"]
+    gradients, kind = torch.is_grad_enabled(), torch.get_default_dtype()
+    anomaly, threads = torch.is_anomaly_enabled(), torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    try:
+        yield
+    finally:
+        if torch.is_grad_enabled() != gradients:
+            torch.set_grad_enabled(gradients)
+        if torch.get_default_dtype() != kind:
+            torch.set_default_dtype(kind)
+        if torch.is_anomaly_enabled() != anomaly:
+            torch.autograd.set_detect_anomaly(anomaly)
+        if torch.are_deterministic_algorithms_enabled() != deterministic:
+            torch.use_deterministic_algorithms(deterministic)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+
+
+@contextlib.contextmanager
 def staying() -> Iterator[None]:
     """Turn ``sys.exit`` in code of a user into :class:`UserExitError`."""
     try:

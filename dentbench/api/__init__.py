@@ -27,7 +27,7 @@ from dentbench.api.arguments import (
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
 from dentbench.defenses.build import identified
-from dentbench.errors import SpecError, staying
+from dentbench.errors import SpecError, staying, torch_settings_kept
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress
@@ -209,6 +209,7 @@ def _plain_torch() -> Iterator[None]:
     """Give the same answer whatever gradient mode, autocast, default dtype or device is set."""
     dtype = torch.get_default_dtype()
     with ExitStack() as stack:
+        stack.enter_context(torch_settings_kept())
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import OFFERS
 from dentbench.attacks.differentiable import Path, attackable
+from dentbench.attacks.no_answer import NoAnswers
+from dentbench.errors import torch_settings_kept
 
 
 def _nothing() -> None:
@@ -71,6 +73,7 @@ class CountedNetwork(nn.Module):
     """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
 
     ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
+    ``no_answers``: what becomes of errors that it raises; by default they are raised.
     ``own``: whose layers and methods a defense may use by name, the network itself by default;
     passes through these alone are not counted.
     """
@@ -84,12 +87,14 @@ class CountedNetwork(nn.Module):
         counter: CallCounter,
         path: Path = "whole",
         own: nn.Module | None = None,
+        no_answers: NoAnswers | None = None,
     ) -> None:
         super().__init__()
         self.__dict__["_own"] = network if own is None else own
         self.network = network
         self.counter = counter
         self.path = path
+        self._no_answers = no_answers
 
     def __getattr__(self, name: str) -> Any:
         """Return the network's attribute of that name, but for those that make a defense."""
@@ -103,10 +108,18 @@ class CountedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the network's logits."""
-        logits = attackable(self.network, x, self.path)
+        logits = attackable(self.answers, x, self.path)
         images = len(x)
         self.counter.forward(images)
         if logits.requires_grad:
             counter = self.counter
             logits.register_hook(lambda _: counter.backward(images))
         return logits
+
+    def answers(self, x: Tensor) -> Tensor:
+        """Return the logits of images, and leave the settings of torch as they were."""
+        with torch_settings_kept():
+            if self._no_answers is None:
+                logits: Tensor = self.network(x)
+                return logits
+            return self._no_answers(self.network, x)

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import Classifier
+from dentbench.attacks.no_answer import mentions_memory
+from dentbench.errors import torch_settings_kept
 
 Path: TypeAlias = Literal["whole", "missing", "broken"]
 """Whether logits lead back to the images: they do, they do not, or asking for it raises."""
@@ -26,14 +28,14 @@ def gradient_path(forward: Classifier, images: Tensor) -> Path:
     devices = [images.device] if images.is_cuda else []
     leaf = images.detach().clone().requires_grad_()
     try:
-        with torch.random.fork_rng(devices), torch.enable_grad():
+        with torch_settings_kept(), torch.random.fork_rng(devices), torch.enable_grad():
             logits = forward(leaf.view_as(leaf))  # an attack's images are no leaf either
             if not logits.requires_grad:
                 return "missing"
             (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)
     except Exception as error:  # its type depends on the network's own code
         # Out of memory says nothing of the graph: the next larger request reports it.
-        return "whole" if "memory" in str(error).lower() else "broken"
+        return "whole" if mentions_memory(error) else "broken"
     return "missing" if gradient is None else "whole"
 
 

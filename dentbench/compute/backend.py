@@ -12,7 +12,7 @@ from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
-from dentbench.errors import ModelError, first_line
+from dentbench.errors import ModelError, first_line, torch_settings_kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,8 @@ class Engine:
         gpu = device.type == "cuda"
         full_float32()  # time exactly the work that will be run
         network = _ready(network, device)
-        last = is_channels_last_faster(network, device, images, cache)
+        with torch_settings_kept():
+            last = is_channels_last_faster(network, device, images, cache)
         return cls(
             channels_last=last,
             captured=compiling != "off" and gpu,

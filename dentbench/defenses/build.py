@@ -15,16 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import answered
-from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
+from dentbench.defenses.checked import Own, errors_in_words
 from dentbench.defenses.user_defined import imported_twice, load_factory
 from dentbench.errors import DentBenchError, ModelError, contained, first_line
 from dentbench.identity.imported_state import state_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 from dentbench.spec.evaluation import digest
-
-_PARTS = ("adapt", "unroll", "trajectory", "preprocess")
 
 
 def build(
@@ -59,6 +57,7 @@ def build(
     defense = Own(spec.name, made, classes)
     if tried:
         _try(defense, trial)
+    defense.no_answers.natural = trial
     return defense
 
 
@@ -132,102 +131,6 @@ def _copied(defense: Any, device: torch.device) -> Any:
         raise ModelError(f"the defense cannot be copied: {first_line(error)}") from error
 
 
-class Own:
-    """A user's defense, every answer checked: logits (B, classes) for B images.
-
-    It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
-    ``adapt`` and ``predict`` is their composition, whatever else calling it would do. Where
-    its answers do not lead back to the images their gradient is zero. What it is handed are
-    copies of images, which it may change.
-    """
-
-    def __init__(self, name: str, inner: Any, classes: int) -> None:
-        self._name = name
-        self._inner = inner
-        self._classes = classes
-        self._path: Path = "whole"
-        self._part: Path = "whole"  # of predict alone
-        self._composed = all(
-            callable(getattr(inner, method, None)) for method in ("adapt", "predict")
-        )
-        if not (self._composed or callable(inner)):
-            raise ModelError(
-                f"defense {name} is a {type(inner).__name__}; it must be callable with images, or "
-                "have adapt(x) and predict(x, adaptation)"
-            )
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images (B, C, H, W) in [0, 1]."""
-        return attackable(self._answer, x, self._path)
-
-    def find_path(self, images: Tensor) -> tuple[Path, Path]:
-        """Return whether its logits, and those of ``predict`` alone, lead back to the images."""
-        whole = gradient_path(self._answer, images)
-        if not self._composed:
-            return whole, whole
-        adaptation = self._inner.adapt(images.clone())
-        return whole, gradient_path(
-            lambda x: self._checked(x, self._inner.predict(x.clone(), adaptation)), images
-        )
-
-    def adopt_path(self, paths: tuple[Path, Path]) -> None:
-        """Answer from here on as :meth:`find_path` says."""
-        self._path, self._part = paths
-
-    def _answer(self, x: Tensor) -> Tensor:
-        with _errors_in_words(self._name, x):
-            if self._composed:
-                adaptation = self._inner.adapt(x.clone())
-                return self._checked(x, self._inner.predict(x.clone(), adaptation))
-            return self._checked(x, self._inner(x.clone()))
-
-    def __getattr__(self, name: str) -> Any:
-        if name in _PARTS and self._composed:
-            return self._part_of(name, getattr(self._inner, name))
-        if name == "predict" and self._composed:
-            return self._predict
-        if name == "surrogate" and callable(getattr(self._inner, name, None)):
-            return self._surrogate
-        raise AttributeError(name)
-
-    def _part_of(self, name: str, part: Any) -> Any:
-        """Return a part whose errors are raised in words."""
-        if not callable(part):
-            return part
-
-        def refused(x: Tensor, *args: Any, **kwargs: Any) -> Any:
-            with _errors_in_words(f"{self._name} ({name})", x):
-                return part(x.clone(), *args, **kwargs)
-
-        return refused
-
-    def _surrogate(self, x: Tensor) -> Tensor:
-        with _errors_in_words(self._name, x):
-            return self._checked(x, self._inner.surrogate(x.clone()))
-
-    def _predict(self, x: Tensor, adaptation: Any) -> Tensor:
-        def forward(x: Tensor) -> Tensor:
-            with _errors_in_words(self._name, x):
-                return self._checked(x, self._inner.predict(x.clone(), adaptation))
-
-        return attackable(forward, x, self._part)
-
-    def _checked(self, x: Tensor, logits: Any) -> Tensor:
-        """Return logits if they are real numbers of the right shape."""
-        shape = (len(x), self._classes)
-        if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
-            actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-            raise ModelError(
-                f"defense {self._name} answered {len(x)} images with {actual}, not with logits of "
-                f"shape {shape}"
-            )
-        if logits.is_complex():
-            raise ModelError(
-                f"defense {self._name} answered with numbers of type {logits.dtype}, not logits"
-            )
-        return logits
-
-
 def _try(defense: Own, images: Tensor) -> None:
     """Ask a defense about a few images, torch's random numbers kept, so that errors come early.
 
@@ -237,40 +140,12 @@ def _try(defense: Own, images: Tensor) -> None:
     asked = defense
     with contextlib.suppress(Exception):  # what is raised depends on what it holds
         asked = copy.deepcopy(defense)
-    with _errors_in_words(defense._name, images), torch.random.fork_rng(devices), torch.no_grad():
+    with errors_in_words(defense.name, images), torch.random.fork_rng(devices), torch.no_grad():
         odd = int((~answered(asked(images))).sum())
         if odd:  # of adversarial points it counts as a wrong answer
             raise ModelError(
-                f"defense {defense._name} answered {odd} of {len(images)} images with NaN or "
+                f"defense {defense.name} answered {odd} of {len(images)} images with NaN or "
                 "infinite logits; return finite numbers where it diverges, such as "
                 "logits.nan_to_num(0, 1e4, -1e4)"
             )
         defense.adopt_path(asked.find_path(images))
-
-
-@contextlib.contextmanager
-def _errors_in_words(name: str, images: Tensor) -> Iterator[None]:
-    """Raise in one sentence that a user's defense fails; but not for a lack of memory.
-
-    ``images``: those that it was shown.
-    """
-    enabled = torch.is_grad_enabled()
-    try:
-        yield
-        if torch.is_grad_enabled() != enabled:
-            raise ModelError(
-                f"defense {name} switches gradients off, or on, and leaves them so; write a "
-                "block, with torch.no_grad(), in place of torch.set_grad_enabled"
-            )
-    except DentBenchError:
-        raise
-    except Exception as error:  # whatever a user's defense raises
-        if isinstance(error, MemoryError) or "memory" in str(error).lower():
-            raise
-        shape = tuple(images.shape) if isinstance(images, Tensor) else "?"
-        raise ModelError(
-            f"defense {name} fails on images of shape {shape}: {first_line(error)}"
-        ) from error
-    finally:
-        if torch.is_grad_enabled() != enabled:
-            torch.set_grad_enabled(enabled)

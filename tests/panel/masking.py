@@ -44,6 +44,39 @@ class NoAnswerToAttacks(Around):
         return torch.where(off[:, None], torch.nan, logits)
 
 
+class ErrorNearby(Around):
+    """The static model, which raises an error about an image near its boundary."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        best = logits.detach().topk(2, 1).values
+        if bool(((best[:, 0] - best[:, 1]) < 0.05).any()):
+            raise RuntimeError("the matrix is singular")
+        return logits
+
+
+class RowsMissing(Around):
+    """The static model, which leaves out the answers to images off the grid of natural images."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits[((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) <= 1e-3]
+
+
+class NoAdaptationNearby(ErrorNearby):
+    """In parts, of which it is the adaptation that fails."""
+
+    def adapt(self, x: Tensor) -> Tensor:
+        return 0 * super().forward(x).detach()
+
+    def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
+        logits: Tensor = self.network(x)
+        return logits + adaptation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.predict(x, self.adapt(x))
+
+
 class OtherPlateau(Around):
     """Honest near its boundary; flat beyond a small margin, with another network's gradient."""
 

@@ -186,6 +186,26 @@ MASKING: Final = (
         fails=frozenset({"finite"}),
     ),
     Plant(
+        defense=masking.ErrorNearby,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"finite"}),
+    ),
+    Plant(
+        defense=masking.RowsMissing,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"finite"}),
+        like="ErrorNearby",
+    ),
+    Plant(
+        defense=masking.NoAdaptationNearby,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"finite"}),
+        like="ErrorNearby",
+    ),
+    Plant(
         defense=masking.OtherPlateau,
         truth="none",
         robust=STATIC,

@@ -138,13 +138,14 @@ def same_verdict(stages: Stages, excused: str = "") -> Check:
 
 
 def finite(stages: Stages) -> Check:
-    """Count answers that are no numbers, at natural images and at final points."""
+    """Count natural images and final points without an answer: NaN, infinite, or an error."""
     odd = {name: sum(sum(outcome.unanswered) for outcome in stages[name]) for name in stages}
     count, total = sum(odd.values()), sum(len(_right(outcomes)) for outcomes in stages.values())
     if not count:
         return Check(checks.FINITE, True, 0.0, "every answer to an image is of finite numbers")
     worst = max(odd, key=lambda name: odd[name])
-    text = f"{count} of {total} natural images and final points get NaN or infinite logits, "
+    text = f"{count} of {total} natural images and final points get NaN or infinite logits, or an "
+    text += "error in their place, "
     text += f"{odd[worst]} of them under {worst}: each counts as wrong"
     return Check(checks.FINITE, False, count / total, text)
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import Classifier
 from dentbench.compute.backend import in_eval_mode
-from dentbench.errors import DentBenchError, ModelError, first_line
+from dentbench.errors import DentBenchError, ModelError, first_line, torch_settings_kept
 from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.spec.dent import ALTERNATIVES
 
@@ -73,9 +73,11 @@ def logits_of(network: Classifier, images: Tensor, *, classes: int | None = None
     Raises :class:`~dentbench.errors.ModelError` for a network that fails, or answers with anything
     else: another type or shape, one class, NaN, complex numbers.
     """
-    enabled = torch.is_grad_enabled()
     try:
-        logits: Any = network(images)
+        with torch_settings_kept():
+            enabled = torch.is_grad_enabled()
+            logits: Any = network(images)
+            left = torch.is_grad_enabled()
     except DentBenchError:
         raise
     except Exception as error:  # a network may raise anything
@@ -83,8 +85,7 @@ def logits_of(network: Classifier, images: Tensor, *, classes: int | None = None
             raise
         text = f"the model does not take {_images(images)}: {first_line(error)}"
         raise ModelError(text + advice(network, error)) from error
-    if torch.is_grad_enabled() != enabled:
-        torch.set_grad_enabled(enabled)
+    if left != enabled:
         raise ModelError(
             "the model switches gradients off, or on, and leaves them so; write a block, "
             "with torch.no_grad(), in place of torch.set_grad_enabled"

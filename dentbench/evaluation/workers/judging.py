@@ -36,8 +36,9 @@ def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:
     whole = not bool(answers.any())
     if (natural and (whole or (static and not bool(answers.all())))) or (static and whole):
         raise ModelError(
-            f"the {'model' if static else 'defense'} answered with NaN or infinite logits for "
-            f"{int((~answers).sum())} of {len(answers)} {'natural images' if natural else 'points'}"
+            f"the {'model' if static else 'defense'} answered with NaN or infinite logits, or "
+            f"raised an error, for {int((~answers).sum())} of {len(answers)} "
+            f"{'natural images' if natural else 'points'}"
             "; nothing was recorded for this batch"
         )
 

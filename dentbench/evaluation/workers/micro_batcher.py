@@ -19,6 +19,7 @@ from dentbench.attacks.chunked import Chunked
 from dentbench.compute.cuda_graphs import stop_recording
 from dentbench.compute.malloc import hand_back_memory
 from dentbench.errors import DeviceMemoryError
+from dentbench.evaluation.input_checks.user_errors import errors_in_words
 from dentbench.evaluation.memory.footprint import HEAVY, free, in_words, there
 from dentbench.evaluation.memory.out_of_memory import (
     SCRATCH,
@@ -61,7 +62,8 @@ class MicroBatcher:
 
         It is to show classifiers as :meth:`shown` returns them. Passes of a try that failed are
         not counted. Raises :class:`~dentbench.errors.DeviceMemoryError` where the batch cannot be
-        cut without changing an answer, or not further.
+        cut without changing an answer, or not further, and :class:`~dentbench.errors.ModelError`
+        where the model fails or has no gradient.
         """
         self._shrink_preemptively(spec, stage)
         counter = self.model.counter
@@ -71,7 +73,7 @@ class MicroBatcher:
                 return work()
             except Exception as error:  # that of a CPU's allocator is a plain RuntimeError
                 if not is_out_of_memory(error):
-                    raise
+                    raise errors_in_words(self.model.network, error) from error
                 asked = asked_for(error)
             # Out here, where the error no longer holds the tensors that filled the memory.
             counter.forwards, counter.backwards = before

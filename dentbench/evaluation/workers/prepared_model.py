@@ -11,10 +11,11 @@ from torch import Tensor, nn
 
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.attacks.differentiable import gradient_path
+from dentbench.attacks.no_answer import NoAnswers
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16
-from dentbench.errors import DataError, SpecError
+from dentbench.errors import DataError, SpecError, torch_settings_kept
 from dentbench.evaluation.input_checks import first_answers
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory
@@ -47,12 +48,17 @@ class PreparedModel:
         self.inputs = inputs
         self.device = torch.device(device)
         self.counter = CallCounter()
-        with out_of_memory.raise_on_oom("the model", device):
+        with out_of_memory.raise_on_oom("the model", device), torch_settings_kept():
             network = engine.prepare(inputs.network, self.device, inputs.images[:2])
             self.classes = _count_classes(network, inputs, self.device)
-        path = gradient_path(network, inputs.images[:1].to(self.device))
-        self.network = CountedNetwork(network, self.counter, path)
-        low = CountedNetwork(Bfloat16(network), self.counter, path, own=network)
+        natural = inputs.images[:2].to(self.device)
+        path = gradient_path(network, natural[:1])
+        no_answers = NoAnswers("the model", self.classes, apart=True)
+        no_answers.natural = natural
+        self.network = CountedNetwork(network, self.counter, path, no_answers=no_answers)
+        low = CountedNetwork(
+            Bfloat16(network), self.counter, path, own=network, no_answers=no_answers
+        )
         self.adaptations = AdaptationCache()
         self.defense_cache, self._low = (
             DefenseCache(

@@ -23,7 +23,7 @@ from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.rng import SeededDefense
 from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
-from dentbench.errors import ModelError
+from dentbench.errors import ModelError, torch_settings_kept
 from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
@@ -136,7 +136,8 @@ class Worker:
         size = spec.batches.size if spec.batches.batching == "declared" else FEW
         if size not in self._references:
             images = self.inputs.images[:size].to(self.device)
-            self._references[size] = Reference.of(self.inputs.network, images)
+            with torch_settings_kept():
+                self._references[size] = Reference.of(self.inputs.network, images)
         reference, dent = self._references[size], dent_of(spec.defense)
         if reference is not None and dent is None:
             same_network.require_same_network(reference, self.network.network)
