@@ -11,7 +11,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
-from functools import cache
+from functools import cache, lru_cache
 from importlib.machinery import PathFinder
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +147,7 @@ def source_files(path: Path) -> tuple[Path, ...]:
     from elsewhere, or by other means than an import statement, is not followed.
     """
     files: set[Path] = set()
+    packages: set[Path] = set()
     waiting = [path.resolve()]
     while waiting:
         file = waiting.pop()
@@ -154,9 +155,12 @@ def source_files(path: Path) -> tuple[Path, ...]:
             continue
         files.add(file)
         if (file.parent / "__init__.py").is_file():
-            waiting += (file.parent.parent if _inside(file.parent) else file.parent).rglob("*.py")
+            package = file.parent.parent if _inside(file.parent) else file.parent
+            if package not in packages:
+                packages.add(package)
+                waiting += package.rglob("*.py")
             continue
-        for name in _imports(file) - _ALWAYS:
+        for name in _imports(file.read_bytes()) - _ALWAYS:
             waiting += [file.parent / f"{name}.py", file.parent / name / "__init__.py"]
     return tuple(sorted(files))
 
@@ -165,19 +169,20 @@ def _inside(folder: Path) -> bool:
     return (folder.parent / "__init__.py").is_file()
 
 
-def _imports(file: Path) -> set[str]:
-    """Return the outermost names that a file imports; none where it is no Python."""
+@lru_cache(maxsize=1 << 12)
+def _imports(source: bytes) -> frozenset[str]:
+    """Return the outermost names that a source imports; none where it is no Python."""
     try:
-        tree = ast.parse(file.read_bytes())
+        tree = ast.parse(source)
     except (SyntaxError, ValueError):
-        return set()
+        return frozenset()
     names: set[str] = set()
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module.partition(".")[0])
-    return names
+    return frozenset(names)
 
 
 def sha256_of(files: Iterable[Path]) -> str:
