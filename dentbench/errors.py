@@ -29,7 +29,7 @@ class SpecError(DentBenchError, ValueError):
 
 
 class UnknownNameError(SpecError):
-    """A name that no registry knows; the message suggests the nearest ones."""
+    """A name that no registry knows; the message suggests the nearest names."""
 
 
 class ModelError(DentBenchError):
@@ -45,7 +45,7 @@ class DeviceMemoryError(DentBenchError):
 
 
 class DataError(DentBenchError):
-    """A data set or data file that cannot be read or does not hold what it should."""
+    """A data set or data file that cannot be read or lacks its parts."""
 
 
 class FetchError(DentBenchError):
@@ -79,7 +79,7 @@ _REASONS: Final = {
     errno.ENAMETOOLONG: "the name is too long",
     errno.ELOOP: "its symbolic links lead in a circle",
 }
-"""What is wrong with a file or folder, by the operating system's number."""
+"""The fault of a file or folder, by the operating system's number."""
 
 
 def os_reason(error: OSError) -> str:
@@ -88,7 +88,7 @@ def os_reason(error: OSError) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of what an error says, or its type where it says nothing."""
+    """Return the first line of an error's text, or its type where it has none."""
     said = str(error).strip()
     if isinstance(error, KeyError) or not said:  # a key alone explains nothing
         said = f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -123,7 +123,7 @@ def _settings_kept() -> Iterator[None]:
         os.chdir(folder)
         warnings.filters[:] = filters  # type: ignore[index]  # it is a list
         if signal.getsignal(signal.SIGINT) is not stop and stop is not None:
-            with contextlib.suppress(ValueError):  # in another thread than the main one
+            with contextlib.suppress(ValueError):  # in another thread than the main thread
                 signal.signal(signal.SIGINT, stop)
         for name, value in _torch_settings().items():
             was = before.get(name, _AS_TORCH_BEGINS.get(name, value))
@@ -136,7 +136,7 @@ _AS_TORCH_BEGINS: Final[dict[str, Any]] = {
     "anomaly": False,
     "deterministic": False,
 }
-"""What torch's settings are where code of a user is the first to import it."""
+"""Torch's settings where code of a user is the first to import it."""
 
 _SETTERS: Final[dict[str, Callable[[Any, Any], None]]] = {
     "gradients": lambda torch, value: torch._C._set_grad_enabled(value),

@@ -19,7 +19,7 @@ def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Return "; did you mean ...?" with the names nearest to one, or "" where none is near."""
+    """Return "; did you mean ...?" with the names nearest to a name, or "" where none is near."""
     near = difflib.get_close_matches(
         name.lower(), {choice.lower(): choice for choice in known}, 3, 0.5
     )

@@ -132,7 +132,7 @@ class AdaptiveNorm:
         self.plain = self.own is None and type(layer).forward is type(self).original
 
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the layer's answer, with the active pair where there is one."""
+        """Return the layer's answer, with the active pair, if any."""
         prefix_cache.passed()
         current = self._current()
         if current is None:
@@ -237,7 +237,7 @@ class AdaptiveBatchNorm(AdaptiveNorm):
         return scaled(x, scale, shift)
 
     def _statistics(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return mean and variance (C,): the running ones, mixed with those of ``x`` if need be.
+        """Return mean and variance (C,): running statistics, mixed with those of ``x`` if need be.
 
         The mixture is of the moments (Schneider et al. 2020). The batch's variance is the biased
         one and is differentiated, so that a share of 1 would be the batch statistics exactly.
@@ -256,7 +256,7 @@ class AdaptiveBatchNorm(AdaptiveNorm):
 
 
 class _ReplaceNorm(TorchFunctionMode):
-    """Inside the block, every call of the normalization is answered by a layer's adaptive one."""
+    """Inside the block, every call of the normalization is answered by the adaptive layer."""
 
     def __init__(self, forward: AdaptiveNorm) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ class AdaptedParameters(nn.Module):
     ``layers``: the converted layers by name. In one tensor the scales of all layers come first,
     then their shifts, if they adapt; sigma comes last, if it does. The tensor is (P,) batch-wise
     and (B, P) instance-wise. ``initial`` (P,): scales and shifts as the layers have them.
-    ``sigma``: () that the blur begins with; None without one. ``rates``: the learning rate of
+    ``sigma``: () that the blur begins with; None without a blur. ``rates``: the learning rate of
     every parameter.
     """
 

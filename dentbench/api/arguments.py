@@ -61,7 +61,7 @@ def plain_number(value: Any) -> Any:
 
 
 def protocols_listed(protocols: Any) -> Sequence[str | Callable[..., Any]]:
-    """Return protocols one by one: of a text, a function, or several of them."""
+    """Yield protocols: of a text, a function, or several of them."""
     if protocols is None:
         return ()
     if isinstance(protocols, str):
@@ -118,7 +118,9 @@ def defense_spec_of(defense: Any) -> DentSpec | DefenseSpec:
         return spec_of_object(defense)
     ((spec, _),) = choose_defenses([defense or "dent"], None, {}, None)
     if spec is None:
-        raise SpecError(f"defense is {defense!r}; name one, for the static model is always run")
+        raise SpecError(
+            f"defense is {defense!r}; name a defense, for the static model is always run"
+        )
     return spec
 
 

@@ -36,7 +36,7 @@ class Evaluated(NamedTuple):
 
     @property
     def verdict(self) -> Verdict:
-        """What the evaluation says of the defense; without an attack there is none: SpecError."""
+        """The verdict on the defense; without an attack there is none: SpecError."""
         return verdict(self.static, self.defended)
 
     def to_pandas(self) -> DataFrame:

@@ -37,7 +37,7 @@ class LossAndGrad:
 
 
 GradientFn: TypeAlias = Callable[[Tensor, Loss], LossAndGrad]
-"""Maps points (n, C, H, W) and a loss to both; the gradient need not be the true one."""
+"""Maps points (n, C, H, W) and a loss to both; the gradient need not be true."""
 
 OnIterate: TypeAlias = Callable[[Tensor, Tensor | None], object]
 """A callback on every iterate (n, C, H, W), with the defense's logits where they are there."""

@@ -111,7 +111,7 @@ def _seeding_of(device: torch.device) -> Iterator[None]:
 
 
 def _attack_rows(view: BatchView, attack: Any, rows: Tensor) -> list[int]:
-    """Attack the images of ``rows``, put the broken ones' points in place and return their rows."""
+    """Attack the images of ``rows``, put points of broken images in place and return their rows."""
     view.focus(rows)
     perturbed = attack.perturb(view.clean[rows].clone(), view.labels[rows].clone()).detach()
     view.focus(rows)  # the attack may have gone on with fewer

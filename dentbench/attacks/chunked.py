@@ -85,7 +85,7 @@ class Chunked:
         return self._answer(lambda x, seen: answer(x, unroll(seen)), part, adaptation.images)
 
     def _answer(self, answer: Answer, *images: Tensor) -> Tensor:
-        """Return an answer whose graph, if it has one, is not kept but made again when needed."""
+        """Return an answer whose graph, if any, is not kept but made again when needed."""
         if torch.is_grad_enabled() and any(part.requires_grad for part in images):
             result: Tensor = Recompute.apply(answer, self.counter, *images)
             return result

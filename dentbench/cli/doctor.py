@@ -15,7 +15,7 @@ def doctor(
     offline: fetching.Offline = False,
     as_json: output.AsJson = False,
 ) -> None:
-    """List what is installed and works, and how to mend the rest.
+    """List the parts that are installed and work, and how to mend the rest.
 
     Made to be pasted into bug reports. Fetches and changes nothing, but asks the hosts that files
     come from whether they answer; ends with exit code 2 if

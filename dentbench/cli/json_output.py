@@ -43,7 +43,7 @@ def add(**parts: list[Any]) -> None:
 def alone(arguments: Sequence[str]) -> Iterator[None]:
     """Leave standard output to the document that a run hands in: all else goes to standard error.
 
-    So does what a user's code writes by another way than print, or processes that it starts.
+    So do writings of a user's code by another way than print, or processes that it starts.
     """
     stream, runs = sys.stdout, arguments[:1] and arguments[0] in RUNS
     if not runs or "--json" not in arguments or stream is not sys.__stdout__ or stream is None:

@@ -1,4 +1,4 @@
-"""Keys of records on the command line: any beginning of one, "latest", and their completion."""
+"""Keys of records on the command line: any beginning of a key, "latest", and their completion."""
 
 from __future__ import annotations
 

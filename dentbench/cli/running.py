@@ -133,7 +133,7 @@ def _check_writable(results: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise StoreError(
-            f"results folder {results} cannot be written ({os_reason(error)}); choose another one "
+            f"results folder {results} cannot be written ({os_reason(error)}); choose another "
             "with --results"
         ) from error
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dentbench.study.study import Request
 
 OWN_BEFORE: Final = "norm"
-"""In the help a command's own options stand before this one."""
+"""In the help a command's own options stand before this option."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -61,7 +61,7 @@ def list_records(
     results: Annotated[Path, _RESULTS] = Path("results"),
     as_json: output.AsJson = False,
 ) -> None:
-    """List the records of a results folder, the newest last: key, what was run, what was found.
+    """List the records of a results folder, the newest last: key, settings, results.
 
     A WORD keeps the records that have it in their key, model, data set, attack or defense, or as
     their verdict.

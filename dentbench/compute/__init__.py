@@ -1,1 +1,1 @@
-"""How networks are computed: memory, its layout, precision, compilation; not what they compute."""
+"""How networks are computed: memory, its layout, precision, compilation; their answers stay."""

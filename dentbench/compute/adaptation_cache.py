@@ -3,8 +3,8 @@
 Attacks ask about the same points more than once: each of APGD's targets begins with the natural
 images, FAB asks for labels and then for gradients, Square goes back to where it was, and what an
 attack hands back is judged afresh. On 64 of the embedded digits these were one adaptation in six to
-eight in runs of all protocols, and one in nine to eleven in the published one (the quick attack,
-and AutoAttack standard with 20 iterations).
+eight in runs of all protocols, and one in nine to eleven in the published protocol (the quick
+attack, and AutoAttack standard with 20 iterations).
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class CachedAdaptation:
         if known is not None:
             self._repeatable = all(map(torch.equal, results, known.results))
             if not self._repeatable:
-                _log.debug("adaptations are always done: the same images gave another one")
+                _log.debug("adaptations are always done: the same images gave another adaptation")
         self.adaptations.keep(key, _Entry(x.detach().clone(), results, passes))
         return results
 

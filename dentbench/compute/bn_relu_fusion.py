@@ -31,7 +31,7 @@ _SUMS: Final = (operator.add, operator.iadd, torch.add)
 
 
 def rectified(norm: nn.Module, x: Tensor, other: Tensor | None = None) -> Tensor:
-    """Return ReLU(``norm(x)`` + ``other``), by the layer's own way of doing that, if it has one.
+    """Return ReLU(``norm(x)`` + ``other``), by the layer's own way of doing that, if any.
 
     ``x`` and ``other`` (B, C, H, W). The layer's way is an attribute ``rectified`` of its forward;
     a layer with hooks is called, such that they are.
@@ -116,7 +116,7 @@ def _traced(network: nn.Module) -> tuple[fx.Graph, int]:
         # A number drawn or counted would be the same for ever, and so would its decisions.
         if _standing(network) != before:
             return graphs[0], 0
-    # So would a branch on what a call finds around it.
+    # So would a branch on the state around a call.
     graph = graphs[0]
     if len({*map(str, graphs)}) > 1:
         return graph, 0

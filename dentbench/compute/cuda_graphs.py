@@ -142,7 +142,7 @@ class Recordings(Generic[R]):
         self._empty()
 
     def find(self, kind: Hashable) -> tuple[R, tuple[int, int]] | None:
-        """Return the recording of a kind and its forward and backward passes, if there is one."""
+        """Return the recording of a kind and its forward and backward passes, if there."""
         if self._kept and not (self._weights and self._weights.same()):
             self.forget()
         if kind not in self._kept:

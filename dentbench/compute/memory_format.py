@@ -1,7 +1,7 @@
 """A network's layout in memory: which is faster on this machine, timed once and remembered.
 
 Remembered, because the layouts differ in the last bits: a run that is resumed, and all workers of
-a run, are to compute in the same one. Where nothing can be remembered, a rule decides.
+a run, are to compute in the same layout. Where nothing can be remembered, a rule decides.
 """
 
 from __future__ import annotations

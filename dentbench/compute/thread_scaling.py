@@ -41,7 +41,7 @@ def seconds_by_workers(
 
     By the number of workers that the cores are enough for: 1, 2, ... , as many as there are cores.
     ``images`` (B, C, H, W): a batch, on a CPU. ``cache``: where the timings are remembered;
-    empty without one, or where nothing can be written.
+    empty without a cache, or where nothing can be written.
     """
     if cache is None:
         return {}

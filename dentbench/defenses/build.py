@@ -134,11 +134,11 @@ def _copied(defense: Any, device: torch.device) -> Any:
 def _try(defense: Own, images: Tensor) -> None:
     """Ask a defense about a few images, torch's random numbers kept, so that errors come early.
 
-    A copy is asked where there can be one, so that a memory holds nothing of it.
+    A copy is asked where possible, so that a memory holds nothing of it.
     """
     devices = [images.device] if images.is_cuda else []
     asked = defense
-    with contextlib.suppress(Exception):  # what is raised depends on what it holds
+    with contextlib.suppress(Exception):  # the error depends on its attributes
         asked = copy.deepcopy(defense)
     with errors_in_words(defense.name, images), torch.random.fork_rng(devices), torch.no_grad():
         odd = int((~answered(asked(images))).sum())

@@ -1,4 +1,4 @@
-"""What defenses that adapt nothing have in common: their adaptation is empty."""
+"""The base of defenses that adapt nothing: their adaptation is empty."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class Fixed:
-    """A defense whose answer is one function of the images, its gradient the exact one.
+    """A defense whose answer is one function of the images, its gradient exact.
 
     ``network`` maps images (B, C, H, W) to logits (B, classes); it is used as it is, not copied.
     ``adapt``, ``unroll`` and ``predict`` are there, so that every protocol can be run.

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dentbench.defenses.features import Classified
 
 SHARPNESS = 100.0
-"""What logits are times before their softmax chooses the mask, as in the released code."""
+"""The factor of logits before their softmax chooses the mask, as in the released code."""
 
 
 class Masking:

@@ -1,4 +1,4 @@
-"""What defenses that change the image have in common: the change is their adaptation."""
+"""The base of defenses that change the image: the change is their adaptation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ class Preprocessing:
     """A defense that shows its network another image in place of each.
 
     ``network`` maps images (B, C, H, W) to logits (B, classes); it is used as it is, not copied.
-    What is added to the images is the adaptation, a constant, so that the gradient of an answer is
+    The difference to the images is the adaptation, a constant, so that the gradient of an answer is
     the network's at the image that it is shown, as under BPDA (arXiv 1802.00420). That of
-    :meth:`unroll` goes through the change too, smooth stand-ins taking the place of what has none.
+    :meth:`unroll` goes through the change too, smooth stand-ins taking the place of steps without a
+    gradient.
     """
 
     separable = True

@@ -23,7 +23,7 @@ class Sar(Dent):
 
     ``model`` maps images (B, C, H, W) to logits (B, classes), and has normalization layers of any
     kind; it is copied. ``rho``: how far, in L2, that point is. ``margin``: reliable entropies are
-    below so much of ln(classes), at the point itself and at the worst one. The prediction is one
+    below so much of ln(classes), at the point itself and at the worst point. The prediction is one
     more forward, after the last update. Raises :class:`~dentbench.errors.ModelError` for a model
     without such layers.
     """

@@ -1,4 +1,4 @@
-"""What defenses that move the image have in common: the shift is their adaptation, a constant."""
+"""The base of defenses that move the image: the shift is their adaptation, a constant."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Shifting(Preprocessing):
     def unroll(self, x: Tensor, last: int | None = None) -> Tensor:
         """Return the same as a function of ``x`` with a gradient, through the last so many steps.
 
-        Forward it is :meth:`adapt`; backward every sign is a smooth one, see
+        Forward it is :meth:`adapt`; backward every sign is smooth, see
         :func:`~dentbench.defenses.stand_ins.smooth_sign`. Takes the memory of one step.
         """
         with torch.inference_mode(False), torch.enable_grad():

@@ -30,7 +30,7 @@ from dentbench.stats import CONFIDENCE
 from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
-"""Makes the record of the batches reached, unwritten; with all of its checks, or cheap ones."""
+"""Makes the record of the batches reached, unwritten; with all of its checks, or cheap checks."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Rounds:
     """The rounds of a record.
 
     ``protocols``: those that can attack the defense; ``draft``: makes a record of the batches
-    reached. ``seconds``: how much of the time limit is this record's; None without one.
+    reached. ``seconds``: how much of the time limit is this record's; None without a limit.
     """
 
     stages: StageOutcomes

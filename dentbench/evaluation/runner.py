@@ -208,7 +208,7 @@ class Evaluation:
         return sum(flag for outcome in outcomes for flag in outcome.correct)
 
     def outcomes(self, spec: EvalSpec, stage: str) -> list[BatchOutcome]:
-        """Return a stage's outcomes on all batches, computing and storing missing ones."""
+        """Return a stage's outcomes on all batches, computing and storing those missing."""
         return self.stages.outcomes(spec, stage)
 
     def classifier(self, spec: EvalSpec) -> Classifier:

@@ -69,7 +69,7 @@ class StageOutcomes:
         self._planned = specs, protocols
 
     def outcomes(self, spec: EvalSpec, stage: str, first: int | None = None) -> list[BatchOutcome]:
-        """Return a stage's outcomes on its first batches, computing and storing missing ones.
+        """Return a stage's outcomes on its first batches, computing and storing those missing.
 
         ``first``: how many batches; None for all.
         """

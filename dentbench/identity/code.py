@@ -43,7 +43,7 @@ def members(kind: type) -> list[tuple[str, Any]]:
 
 
 def instructions(code: CodeType, doc: str | None = None) -> tuple[list[str], list[Any]]:
-    """Return what a function's code does as texts, and its constants.
+    """Return a function's instructions as texts, and its constants.
 
     The lines it stands on are left out, and so is ``doc``, its docstring.
     """

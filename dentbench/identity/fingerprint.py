@@ -173,7 +173,7 @@ class _Writer:
     # --- objects ----------------------------------------------------------------------------------
 
     def _object(self, value: Any, where: str) -> bytes:
-        """Write an object by what its class says how to copy it, else by its attributes."""
+        """Write an object as its class says to copy it, else by its attributes."""
         try:
             registered = copyreg.dispatch_table.get(type(value))
             reduced = value.__reduce_ex__(4) if registered is None else registered(value)

@@ -143,8 +143,8 @@ def files_of(module: ModuleType) -> tuple[Path, ...]:
 def source_files(path: Path) -> tuple[Path, ...]:
     """Return a module's file and the files that it imports from beside it, and they in turn.
 
-    For a package, or a module inside one, all modules of the outermost package. What is imported
-    from elsewhere, or by other means than an import statement, is not followed.
+    For a package, or a module inside a package, all modules of the outermost package. What is
+    imported from elsewhere, or by other means than an import statement, is not followed.
     """
     files: set[Path] = set()
     packages: set[Path] = set()
@@ -215,7 +215,7 @@ def _moved(top: str) -> bool:
 
 
 def _reimport(name: str) -> ModuleType:
-    """Import a module and what lies beside it, forgetting what was imported before."""
+    """Import a module and the modules beside it, forgetting earlier imports."""
     if not is_library(name):
         there = PathFinder.find_spec(name.partition(".")[0])
         files = source_files(Path(there.origin)) if there is not None and there.origin else ()

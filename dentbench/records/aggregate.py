@@ -198,7 +198,7 @@ def _flags(outcomes: Sequence[BatchOutcome]) -> list[bool]:
 def _comparison(
     worst: Sequence[bool], cases: Mapping[str, Sequence[bool]] | None
 ) -> dict[str, int | str | None]:
-    """Return the columns that compare the worst case with the static model's, if there is one."""
+    """Return the columns that compare the worst case with the static model's, if any."""
     if cases is None:
         return dict.fromkeys(("static_correct", "static_by_protocol", "gained", "lost"))
     static = [all(flags) for flags in zip(*cases.values(), strict=True)]

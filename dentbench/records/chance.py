@@ -28,8 +28,8 @@ _Flags: TypeAlias = "NDArray[np.float64]"
 def expected(stages: Mapping[str, Draws]) -> _Flags:
     """Return, image by image, the share of draws that are right under the worst of the stages.
 
-    Values in [0, 1]. The stage is picked for each image and draw by the other draws; of equal ones
-    it is the stage that leaves the fewest images right. A single draw is its own judge.
+    Values in [0, 1]. The stage is picked for each image and draw by the other draws; of equal
+    stages it is the stage that leaves the fewest images right. A single draw is its own judge.
     """
     flags = [np.asarray(draws, dtype=np.float64) for draws in stages.values()]
     flags.sort(key=lambda draw: float(draw.mean()))

@@ -76,7 +76,7 @@ def stored_outcomes(results: Path, key: str, stage: str) -> list[BatchOutcome]:
 
 
 Stamp: TypeAlias = tuple[str, int, int, int]
-"""What tells one file from another: path, inode, bytes, and nanoseconds of its last change."""
+"""The identity of a file: path, inode, bytes, and nanoseconds of its last change."""
 
 
 class RunFolder:

@@ -162,7 +162,7 @@ _IN_WORDS: Final = {
 
 
 def _allowed(column: Field[Any]) -> str:
-    """Return in words what a column's cells may hold."""
+    """Return in words the values that a column's cells may hold."""
     base = str(column.type).removesuffix(" | None")
     words = "a JSON object as dentbench writes it" if _is_json(column) else _IN_WORDS[base]
     if column.name in CHOICES:
@@ -191,7 +191,7 @@ def _converters(column: Field[Any]) -> tuple[Callable[[str], Any], Callable[[Any
 
 
 ALLOWED: Final = {column.name: _allowed(column) for column in fields(Record)}
-"""What the cells of each column may hold, in words."""
+"""The values that the cells of each column may hold, in words."""
 
 TYPES: Final = {column.name: str(column.type) for column in fields(Record)}
 READERS: Final = {column.name: _converters(column)[0] for column in fields(Record)}

@@ -32,7 +32,7 @@ Pictures = NDArray[np.uint8]
 class Gallery:
     """K images of a run.
 
-    ``index`` (K,): each one's place in the run; ``label`` (K,) its class. ``protocol`` (K,): the
+    ``index`` (K,): each image's place in the run; ``label`` (K,) its class. ``protocol`` (K,): the
     first protocol that broke it, or the one whose points are shown; ``survives`` (K,): whether no
     protocol broke it. ``clean``, ``adversarial``, ``difference`` (of the two, around gray, at full
     contrast for an eps), ``blurred_clean``, ``blurred`` (the network's input for the

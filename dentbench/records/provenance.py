@@ -60,7 +60,7 @@ def device_name(device: str) -> str:
 
 
 def provenance(device: str) -> dict[str, Any]:
-    """Return the columns of a record that say when, where and with what it was made."""
+    """Return the columns of a record that say when, where and with which versions it was made."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device_name(device),

@@ -35,7 +35,7 @@ def _write_into(path: Path, data: bytes) -> None:
 
 
 def write_atomic(path: str | Path, content: str | bytes) -> None:
-    """Write a file so that a crash leaves either its old content or the new one, never a part.
+    """Write a file so that a crash leaves either its old or its new content, never a part.
 
     Text is written as UTF-8 with its line ends as they are. A symbolic link is followed and the
     file's permissions are kept. What is no regular file (see :func:`is_stream`) is never replaced:

@@ -10,7 +10,7 @@ from typing import Literal
 from dentbench.records.outcome import Record
 
 Rule = Literal["decided", "time limit", "pass limit"]
-"""By what a run was stopped, or would have been: one told to stop when decided says so always."""
+"""The reason why a run stopped, or would have: a run until decided always has it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,5 +50,5 @@ def stopped(record: Record) -> Stopped | None:
 
 @lru_cache(maxsize=1 << 12)
 def parsed(text: str) -> Stopped:
-    """Return what the text of the column says."""
+    """Return the content of the column."""
     return Stopped(**json.loads(text))

@@ -112,7 +112,7 @@ def independent(record: Record) -> bool:
 
 @dataclass(frozen=True)
 class _Sharing:
-    """How a record's images share batches: what the functions here ask many times of a record.
+    """How a record's images share batches, which the functions here ask many times.
 
     ``sizes``: of the batches that images share. ``level``: see :func:`level_of`. ``missing``: see
     :func:`missing_batches`.

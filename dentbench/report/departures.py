@@ -207,13 +207,13 @@ def threat_text(norm: str, eps: Fraction) -> str:
 
 
 def threat_departures(record: Record, norm: str, eps: Fraction) -> tuple[str, ...]:
-    """Describe a threat model other than the given one; nothing when it is equal."""
+    """Describe a threat model other than the given threat model; nothing when it is equal."""
     own = parse_eps(record.eps)
     return () if record.norm == norm and own == eps else (threat_text(record.norm, own),)
 
 
 def model_departures(record: Record, *, slot: bool = False) -> tuple[str, ...]:
-    """Describe a data set and settings of dent that are not the published ones.
+    """Describe a data set and settings of dent that differ from the published.
 
     ``slot``: except Delta and the kind of blur, which a row of Table 2 names itself.
     """
@@ -254,7 +254,7 @@ def _joined(*parts: str) -> tuple[str, ...]:
 def comparable(record: Record, norm: str, eps: Fraction) -> bool:
     """Return whether a record's numbers may stand beside published ones of this threat model.
 
-    The data set, the attack, the threat model and dent's settings must be the published ones;
+    The data set, the attack, the threat model and dent's settings must be as published;
     the number of images may be smaller and is then marked.
     """
     return not (

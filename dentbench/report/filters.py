@@ -1,4 +1,4 @@
-"""Choose the records of a report: models by name, and the static records of defended ones."""
+"""Choose the records of a report: models by name, and the static records of defended records."""
 
 from __future__ import annotations
 

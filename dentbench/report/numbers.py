@@ -255,7 +255,7 @@ class PairedMeans(Paired):
 
 
 def _counts(number: Share | Paired) -> dict[str, Any]:
-    """Return the fields of a number, the design effect only where there is one.
+    """Return the fields of a number, the design effect only where it was measured.
 
     It is None where there are too few batches for any.
     """

@@ -116,7 +116,7 @@ class AttackSpec:
 
     @property
     def resolved(self) -> dict[str, Any]:
-        """What the name and the overrides come to: parts, version, iterations, targets, queries.
+        """The plan of the name and the overrides: parts, version, iterations, targets, queries.
 
         Of a name that no registry has, as that of an attack of a user, the overrides alone.
         """

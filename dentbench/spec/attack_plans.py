@@ -1,4 +1,4 @@
-"""Name -> attack: what every attack that has a name runs; the one place to add one."""
+"""Name -> attack: the parts of every attack that has a name; the place to add another."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NO_ATTACK: Final = "none"
 
 @dataclass(frozen=True, kw_only=True)
 class AttackPlan:
-    """What a named attack runs: AutoAttack's parts in order, and their budget.
+    """A named attack: AutoAttack's parts in order, and their budget.
 
     ``parts``: names of single attacks, each run on the images that are still right.
     ``version``: AutoAttack's own preset whose settings the parts take. ``official``: whether the

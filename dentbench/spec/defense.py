@@ -1,4 +1,4 @@
-"""The spec of a defense that is not dent: its name, its settings and what it is made of."""
+"""The spec of a defense that is not dent: its name, its settings and its source."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ ALTERNATIVES: Final = (
     "run --defense hedge, anti-adversary or one of your own, or the static model alone "
     "(--mode static)"
 )
-"""What can be evaluated of a model that dent cannot adapt."""
+"""The modes of a model that dent cannot adapt."""
 
 BY_MODE: Any = None
 """Placeholder of a :class:`DentSpec` field whose default depends on the mode."""
@@ -31,8 +31,8 @@ BY_BLUR: Any = None
 """Placeholder of a :class:`DentSpec` field whose default depends on the kind of blur."""
 
 # Instance-wise is the released configuration. Batch-wise: 30 steps are the paper's; the loss and
-# the statistics follow the paper's text (2.2); the learning rate is the released instance-wise one.
-# That these three do well together was measured: results/calibration.md.
+# the statistics follow the paper's text (2.2); the learning rate is that of the released
+# instance-wise dent. That these three do well together was measured: results/calibration.md.
 MODE_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType(
     {
         "instance": {"steps": 6, "loss": "shot", "statistics": "running", "lr": 6e-3},
@@ -75,20 +75,20 @@ LOSSES.add("entropy", LossCard(function="dentbench.adapt.losses:entropy", separa
 
 @dataclass(frozen=True, kw_only=True)
 class DentSpec:
-    """One configuration of dent; the defaults are the released one (dent, revision 263b6b1).
+    """One configuration of dent; the defaults are the released (dent, revision 263b6b1).
 
-    ``mode``: "instance" adapts parameters of its own to every image, "batch" shared ones.
+    ``mode``: "instance" adapts parameters of its own to every image, "batch" shared parameters.
     ``steps`` >= 0 updates are made per batch; with 0 nothing adapts, the layers' statistics are
     the model's and ``delta`` is "none". ``delta``: "affine" adapts the scale gamma and shift beta
     of the normalization layers, "none" leaves them. ``layers``: whose: "batchnorm" (BatchNorm2d,
     the paper's), "groupnorm", "layernorm" or "all" of them, which is ours. ``loss`` is
     "shot" (entropy minus the entropy of the batch-mean prediction) or "entropy".
 
-    ``statistics``: "running" (the training ones, frozen), "batch" (re-estimated at every forward),
+    ``statistics``: "running" (of training, frozen), "batch" (re-estimated at every forward),
     "median" (the batch's medians, and mean squared distances from them: MedBN, arXiv 2403.19326) or
-    "mix:ALPHA", ALPHA in [0, 1] of the batch's mean and variance and the rest of the running ones
-    (Schneider et al. 2020); mix:0 and mix:1 are kept as "running" and "batch". They are of
-    BatchNorm alone: with "groupnorm" or "layernorm" all BatchNorm layers are as trained, and the
+    "mix:ALPHA", ALPHA in [0, 1] of the batch's mean and variance and the rest of the running
+    statistics (Schneider et al. 2020); mix:0 and mix:1 are kept as "running" and "batch". They are
+    of BatchNorm alone: with "groupnorm" or "layernorm" all BatchNorm layers are as trained, and the
     statistics are "running".
 
     ``blur`` of the images: "none", "static" (Gaussian of ``sigma`` >= 0 pixels) or "dynamic"
@@ -261,7 +261,7 @@ class DentSpec:
 
 
 def _one_writing(statistics: object) -> str:
-    """Return the one writing of statistics that are the same; raises SpecError for bad ones."""
+    """Return the canonical writing of statistics; raises SpecError for bad statistics."""
     if statistics in ("running", "batch", "median"):
         return str(statistics)
     kind, _, share = str(statistics).partition(":")

@@ -71,7 +71,7 @@ class DataSpec:
     """A slice of a data set: ``count`` images from number ``first`` on, and their SHA-256.
 
     ``order`` in which they are cut into batches: "given", or "label-windows:N" for the images
-    sorted by label within windows of N >= 2 consecutive ones, which takes the balance of classes
+    sorted by label within windows of N >= 2 consecutive images, which takes the balance of classes
     from a batch (Chen et al., ICLR 2022, with 256). The hash is over the images in this order.
     """
 
@@ -158,7 +158,7 @@ class EvalSpec:
 
     @property
     def label(self) -> str:
-        """What to call it in few words: the mode, or the name of a defense that is not dent."""
+        """A short name: the mode, or the name of a defense that is not dent."""
         if isinstance(self.defense, DefenseSpec):
             return self.defense.title or self.defense.name
         return self.mode

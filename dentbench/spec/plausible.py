@@ -32,7 +32,7 @@ def require_plausible(norm: str, eps: Fraction, pixels: int | None = None) -> No
         hint = f"did you mean {_text(eps)}/255? " if norm == "L2" else ""
         raise SpecError(
             f"eps is {_text(eps)} in {norm}, where {most:.3g} make plain gray of any image of "
-            f"these {pixels:,} pixels in [0, 1]; {hint}Give a smaller one, {GO_ON}"
+            f"these {pixels:,} pixels in [0, 1]; {hint}Give a smaller eps, {GO_ON}"
         )
 
 

@@ -1,4 +1,4 @@
-"""The spec of the protocols: what they do beyond the attack's own budget, checked; no torch."""
+"""The spec of the protocols: their settings beside the attack's budget, checked; no torch."""
 
 from __future__ import annotations
 

@@ -218,7 +218,7 @@ class DesignEffect:
 def share_design_effect(counts: Sequence[int], sizes: Sequence[int]) -> DesignEffect:
     """Return the design effect of a share, from the count right and the size of every batch.
 
-    The variance of the ratio of both sums, from the batches' residuals, over the binomial one.
+    The variance of the ratio of both sums, from the batches' residuals, over the binomial variance.
     Source: Rao and Scott 1992 (Biometrics 48, 577-585), section 2, after Kish 1965; t in place of
     the normal quantile, squared, for few batches (Cameron and Miller 2015). Never below 1.
     """

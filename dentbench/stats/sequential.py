@@ -178,7 +178,7 @@ def repeated_interval(
 ) -> tuple[float, float]:
     """Return the ends of a paired difference at a look of this one-sided level, in [-1, 1].
 
-    Counts as in :func:`score`, divided by the design effect where there is one. Raises
+    Counts as in :func:`score`, divided by the design effect, if any. Raises
     ``ValueError`` for counts that cannot be.
     """
     if min(gained, lost) < 0 or gained + lost > total * (1 + 1e-12) or not 0 < level < 0.5:

@@ -105,9 +105,9 @@ def choose_protocols(
     settings: ProtocolSpec,
     defenses: Sequence[DentSpec | DefenseSpec | None] = (),
 ) -> tuple[str, ...]:
-    """Return the protocols named, in the catalogue's order; "all" names every one.
+    """Return the protocols named, in the catalogue's order; "all" names every protocol.
 
-    Where none is named they are the default ones. Those that ``defenses`` were published with come
+    Where none is named they are the defaults. Those that ``defenses`` were published with come
     too, named or not: they give the published accuracy. Raises
     :class:`~dentbench.errors.SpecError` for a setting that none of them heeds.
     """

@@ -1,4 +1,4 @@
-"""Turn the defenses that a user names into specs: dent, built-in ones and user-defined ones."""
+"""Turn the defenses that a user names into specs: dent, built-in and user-defined."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ CHANNELS: Final = (1, 3)
 
 @dataclass(frozen=True, kw_only=True)
 class OwnModel:
-    """What a user says of a model beyond its name.
+    """A user's settings of a model beyond its name.
 
     ``arch``: the network of a checkpoint file, a card's name or ``module:callable``.
     ``normalize``: mean and standard deviation, in front of a user's model of normalized images.

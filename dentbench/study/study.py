@@ -56,7 +56,7 @@ class Study:
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a user asks of every model, as written; None takes the default.
+    """A user's request for every model, as written; None takes the default.
 
     ``eps_grid``: values in place of ``eps``. ``threats``: such as "Linf:1.5/255", in place of
     ``norm`` and ``eps``. ``budget``: AttackSpec's ``iterations``, ``targets`` and ``queries``.

@@ -1,4 +1,4 @@
-"""What ``evaluate --table 1`` runs: the cells of the paper's Table 1, and nothing else."""
+"""The runs of ``evaluate --table 1``: the cells of the paper's Table 1, and nothing else."""
 
 from __future__ import annotations
 

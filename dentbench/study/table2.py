@@ -1,4 +1,4 @@
-"""What an ablation runs: the rows of the paper's Table 2, or a grid of settings. Torch-free."""
+"""The runs of an ablation: rows of the paper's Table 2, or a grid of settings. Torch-free."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def choose_defenses(axes: Axes, card: ModelCard | None) -> list[Chosen]:
     if is_table2(axes):
         wanted = axes.get("blur") or tuple(BLUR_DEFAULTS)
         for kind in wanted:
-            DentSpec(mode="batch", blur=kind)  # refuses an unknown one
+            DentSpec(mode="batch", blur=kind)  # refuses an unknown name
         rows = [row for row in TABLE2 if row.sigma in wanted]
         points = [
             {"mode": "batch", "delta": "affine" if row.delta else "none"}

@@ -61,7 +61,7 @@ def read_checkpoint(path: Path) -> Any:
     """Return the content of a ``.pt``/``.pth`` or ``.safetensors`` file, tensors on the CPU.
 
     Nothing in the file is executed. Raises :class:`~dentbench.errors.ModelError` for a file that is
-    missing, damaged, foreign, or asks for a class that is not on the list of harmless ones.
+    missing, damaged, foreign, or asks for a class that is not on the list of harmless classes.
     """
     require_file(path)
     name = path.name.removesuffix(".part")

@@ -97,7 +97,7 @@ def read_cifar10(path: Path) -> Split:
 def trained(recipe: Recipe, data: Split, out: Path) -> tuple[Path, nn.Module]:
     """Train a network where the data are and write its weights; return their file, and it.
 
-    A checkpoint in ``out`` lets a killed run continue. The file says with what they were made.
+    A checkpoint in ``out`` lets a killed run continue. The file names the settings of the training.
     """
     checkpoint = out / f"{recipe.name}.checkpoint"
     model, _ = fit(recipe, data, checkpoint, lambda line: print(line, flush=True))

@@ -30,8 +30,8 @@ class TrainingData:
     """A card's facts of the data, the measurements on it, and the DentSpec fields that suit it.
 
     ``published`` tells whether the figures may fill the card's ``clean`` and ``autoattack``, which
-    are shown beside published ones; figures on an altered data set may not. ``robust`` holds pairs
-    of an attack and the number of test images that it is run on.
+    are shown beside published figures; figures on an altered data set may not. ``robust`` holds
+    pairs of an attack and the number of test images that it is run on.
     """
 
     dataset: str

@@ -29,7 +29,7 @@ _MANY: Final = 0.25
 
 
 def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
-    """Return the state dict under the prefix rule that makes most of its names wanted ones.
+    """Return the state dict under the prefix rule that makes most of its names wanted names.
 
     One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
     "attacker.model." or any other), or a prefix of the wanted names is put in front of all. Of

@@ -1,7 +1,7 @@
 """Probes of whether an answer is a function of the image: asked again, in other company and modes.
 
 Each asks about natural and perturbed images, for a defense may tell them apart. For a batch
-of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and the perturbed ones 2 B.
+of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and perturbed images 2 B.
 """
 
 from __future__ import annotations
@@ -190,7 +190,7 @@ def stateless(probe: Probe, *, random: bool = False) -> Check:
     x, _ = probe.few
     near = probe.random_points(x, 0)
     if random and not _is_seeded(probe):
-        text = f"random answers hide whether they depend on earlier ones{_OWN_NUMBERS}"
+        text = f"random answers hide whether they depend on earlier questions{_OWN_NUMBERS}"
         return Check(checks.STATELESS, None, None, text)
     used = probe.make()
     used(x)

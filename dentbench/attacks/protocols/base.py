@@ -40,7 +40,7 @@ class AttackContext:
     units. ``random``: whether the defense answers by chance, so that a single answer means little.
     ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
     far in all; None when it has no fewer. ``stream``: of a defense that goes on from batch to
-    batch, how it was a few batches before this one, and the natural images of these. ``surrogate``:
+    batch, how it was a few batches before, and the natural images of these. ``surrogate``:
     a network that the defense itself declares near to it, to be attacked in its place.
     """
 

@@ -77,5 +77,5 @@ def judged_in(
 
 
 def judged_alone(context: AttackContext, points: Tensor) -> Tensor:
-    """Return the defense's logits (B, classes) for points shown one by one."""
+    """Return the defense's logits (B, classes) for points that are each shown alone."""
     return torch.cat([context.defense(point[None]) for point in points])

@@ -160,7 +160,7 @@ def natural_accuracy(
 
 
 def other_batches(batch_mates: str | None, n: int) -> Check:
-    """Compare natural accuracy in other batches of full size with that in the declared ones.
+    """Compare natural accuracy in other batches of full size with that in declared batches.
 
     ``batch_mates``: the column; ``n``: images judged. It fails where significantly more images
     are lost than won, unperturbed, in a composition (exact McNemar test, level 0.05). An image
@@ -178,7 +178,7 @@ def other_batches(batch_mates: str | None, n: int) -> Check:
     passed = lost <= won or mcnemar(won, lost) >= 0.05
     share = (declared - natural) / max(n, 1)
     text = f"of {n} images {natural} are right unperturbed in {worst} batches, {declared} in the "
-    text += "declared ones"
+    text += "declared batches"
     return Check(name, passed, share, text if passed else f"{text}: it holds in those alone")
 
 

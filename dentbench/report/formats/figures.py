@@ -36,7 +36,7 @@ _MARKS: Final[dict[Role, str]] = {
     "other": "D",
     "worst": "v",
 }
-_STYLE: Final[Any] = {  # matplotlib types the names of settings one by one
+_STYLE: Final[Any] = {  # matplotlib types the name of each setting
     "font.size": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,

@@ -30,7 +30,7 @@ from dentbench.report.tables.cells import NOT_ROBUSTBENCH, WORST
 from dentbench.report.verdict import Kind, Verdict
 
 SECTIONS: Final = 60
-"""The most evaluations that have sections of their own: the last ones."""
+"""The most evaluations that have sections of their own: the last evaluations."""
 
 
 @dataclass(frozen=True)

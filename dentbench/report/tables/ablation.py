@@ -150,7 +150,7 @@ def _defense(record: Record) -> tuple[object, ...]:
 
 
 def _pick(records: Sequence[Record], row: AblationRow) -> Record | None:
-    """Return the record of a row: with the default settings if there is one, else the best."""
+    """Return the record of a row: with the default settings if there, else the best."""
     fitting = [record for record in records if slot_of(record) == (row.delta, row.sigma, row.steps)]
     plain = [record for record in fitting if not departures.slot_text(record)]
     return best(plain or fitting)

@@ -95,7 +95,7 @@ def fetch_model_files(
     relatives = model_paths(card)
     if request.by_hand is not None and len(relatives) > 1:
         raise FetchError(
-            f"{card.id} consists of {len(relatives)} files, so it cannot be imported from one; "
+            f"{card.id} consists of {len(relatives)} files, so a single file cannot be imported; "
             f"place them in {(request.folder / relatives[0]).parent} as "
             f"{', '.join(Path(path).name for path in relatives)}"
         )
