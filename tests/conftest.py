@@ -1,6 +1,6 @@
 """One thread per test process: the tensors are tiny, and threads would only wait for each other.
 
-And no cache, unless a test makes one: what is faster is not timed, and a rule says it.
+And no cache, unless a test makes it: a rule chooses, and nothing is timed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CHECKS, RECORDS = ASKING = (
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
-    """Take shortcuts in every test; yield what they replace, for those that are marked.
+    """Take shortcuts in every test; yield the originals, for tests that are marked.
 
     Set once, not for each of thousands of tests, and in force when fixtures of modules are made.
     """
@@ -62,7 +62,7 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
         # Final points are judged anew in this process: new ones take long.
         (judge.JudgeRequest, "ask"): ask,
         (SERVER, "start"): lambda: None,
-        # What a killed process wrote is read, not what is left when the power goes.
+        # Tests read what a killed process wrote, not what survives a loss of power.
         (os, "fsync"): lambda _: None,
     }
     for module, constants in FEW.items():

@@ -1,4 +1,4 @@
-"""What several test modules share: specs, subjects and runs of tiny networks, and records."""
+"""Helpers of several test modules: specs, subjects and runs of tiny networks, and records."""
 
 from __future__ import annotations
 

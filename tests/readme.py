@@ -25,7 +25,7 @@ MAIN_COLUMNS: Final = (
 """The columns of results.csv that README.md lists; results/README.md lists all."""
 
 _OFFERS: Final = {"with_steps": "steps", "after": "state carried between batches"}
-"""What a protocol needs, where its name in the catalogue is not that of a method."""
+"""The needs of protocols whose name in the catalogue is not that of a method."""
 
 
 def protocol_table() -> str:

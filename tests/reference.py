@@ -1,4 +1,4 @@
-"""Slow, obviously right versions of what DentBench computes, and small networks to try them on."""
+"""Slow, obviously right versions of DentBench's functions, and small networks to try them on."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def _followed(result: list[tuple[str, str]]) -> list[tuple[str, str]]:
 
 @cache
 def _module(name: str) -> tuple[dict[str, list[ast.stmt]], dict[str, tuple[str, str]]]:
-    """Return what a module defines, by name, and what it imports: module and name, "" for all."""
+    """Return a module's definitions, by name, and its imports: module and name, "" for all."""
     path = PACKAGE.parent / f"{name.replace('.', '/')}.py"
     if not path.exists():
         path = path.with_suffix("") / "__init__.py"
@@ -103,7 +103,7 @@ def _names(node: ast.AST) -> set[str]:
 
 
 def _imported(node: ast.AST, imports: dict[str, tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return what a definition uses of other modules: names of them, or what it takes from them."""
+    """Return a definition's uses of other modules: their names, or the names taken from them."""
     result = [imports[name] for name in _names(node) if name in imports]
     for item in ast.walk(node):
         if isinstance(item, ast.ImportFrom) and item.module:

@@ -31,7 +31,7 @@ FOUNDATION: Final = MappingProxyType(
         "validation": {"errors"},
     }
 )
-"""The top-level modules that every folder may import, and what they import themselves."""
+"""The top-level modules that every folder may import, and their own imports."""
 
 FOLDERS: Final = MappingProxyType(
     {
@@ -56,7 +56,7 @@ FOLDERS: Final = MappingProxyType(
         },
     }
 )
-"""What each folder may import beside the foundation and itself."""
+"""The folders that each folder may import beside the foundation and itself."""
 
 PARTS: Final = MappingProxyType(
     {
@@ -126,7 +126,7 @@ TORCH_FREE: Final = (
     "dentbench.zoo.cards",
     "dentbench.cli.app",
 )
-"""What ``--help`` and a bad option load: it must not load the heavy ones."""
+"""The imports of ``--help`` and of a bad option, which must not be heavy."""
 
 MODULE_LINES: Final = 330
 FUNCTION_LINES: Final = 42
@@ -154,7 +154,7 @@ def is_for_types_only(node: ast.AST) -> bool:
 
 
 class Module(NamedTuple):
-    """What is read of a module, once for all tests: what it imports, for types only or not."""
+    """A module as read, once for all tests: its imports, for types only or not."""
 
     at_run: frozenset[str]
     for_types: frozenset[str]

@@ -35,7 +35,7 @@ def test_every_public_name_is_there() -> None:
 
 
 def copied_to(source: Path) -> Path:
-    """Copy what a build needs; it leaves files behind."""
+    """Copy the files that a build needs; it leaves files behind."""
     caches = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "dentbench", source / "dentbench", ignore=caches)
     for name in ("pyproject.toml", "README.md", "LICENSE"):

@@ -1,4 +1,4 @@
-"""The diagnosis of an adaptation, against what it should be in cases that can be told."""
+"""The diagnosis of an adaptation, against cases that can be computed by hand."""
 
 from __future__ import annotations
 

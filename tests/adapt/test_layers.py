@@ -33,7 +33,7 @@ def slow(images: Tensor, layers: str, steps: int, lr: float) -> nn.Module:
     network = mixed()
     for layer in network.modules():
         if isinstance(layer, KINDS[layers]):
-            if layer.bias is None:  # dent has one, which begins at zero
+            if layer.bias is None:  # dent has a shift, which begins at zero
                 layer.bias = nn.Parameter(torch.zeros_like(layer.weight))
             layer.requires_grad_(True)
     chosen = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -161,7 +161,7 @@ def test_random_starts_are_on_the_surface_and_seeded(norm: str) -> None:
 
 
 def test_it_goes_where_the_gradient_fn_points_and_keeps_what_the_gradient_fn_likes() -> None:
-    """Gradient and judge are apart: what the callback sees changes nothing."""
+    """Gradient and judge are apart: the callback's answers change nothing."""
     x = torch.full((3, 1, 5, 5), 0.5)
     threat = ThreatModel("Linf", 0.1)
 

@@ -1,4 +1,4 @@
-"""Our outer loop against pyautoattack's own, and what it promises beyond: batches, survivors."""
+"""Our outer loop against pyautoattack's own, and its own promises: batches, survivors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The names of the attacks and protocols, and what they are called in words."""
+"""The names of the attacks and protocols, and their descriptions."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_random_answers_are_told_from_a_memory() -> None:
 
 @pytest.mark.parametrize("library", ["numpy", "random", "none"])
 def test_random_answers_of_other_libraries_are_no_memory(library: str) -> None:
-    """Their streams are kept apart as torch's is; numbers of its own hide what is asked."""
+    """Their streams are kept apart as torch's is; numbers of its own hide the questions."""
     network = small_network()
 
     def make() -> Classifier:

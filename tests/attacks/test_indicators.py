@@ -92,7 +92,7 @@ def test_answers_that_differ_where_a_gradient_is_wanted() -> None:
 
 
 def attacked(x: Tensor) -> Tensor:
-    """Whether each image is none of the natural ones."""
+    """Whether each image is none of the natural images."""
     known = tiny_images(20)
     return (x[:, None] != known[None]).flatten(2).any(2).all(1)
 

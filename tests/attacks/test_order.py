@@ -57,7 +57,7 @@ def remembering(store: Store, asked: list[int], used_after: int = 0) -> Callable
 
 
 def recalled(store: Store, x: Tensor, labels: Tensor) -> Tensor:
-    """What the store says, near-duplicates being within 1.2 times eps in Linf."""
+    """The store's answer, near-duplicates being within 1.2 times eps in Linf."""
     if store.images is None or store.answers is None:
         store.images, store.answers = x.detach().clone(), labels.clone()
         return labels

@@ -126,7 +126,7 @@ def test_a_gain_needs_an_own_gradient_that_finds_them() -> None:
     assert single.shares == {"published": 1 / 8, "unrolled": 7 / 8, "transfer": 0}
     assert "published 1, unrolled 7, transfer 0 (5,000 passes); " in single.sentence
     assert single.sentence.endswith("do not count on published, transfer")
-    # What follows the static model's gradient says nothing of the defense's own.
+    # An attack along the static model's gradient says nothing of the defense's own.
     none = check_of(8, {"published": 1, "warm": 5, "surrogate": 8, "transfer": 8, "bpda": 8})
     assert none.passed is False
     assert "no protocol that follows the defense's own gradient (published, warm)" in none.sentence

@@ -1,4 +1,4 @@
-"""The table of least budgets against the defaults, and what is short of it."""
+"""The table of least budgets against the defaults, and budgets short of it."""
 
 from __future__ import annotations
 

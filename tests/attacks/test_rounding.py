@@ -1,4 +1,4 @@
-"""The check "separable" beside rounding: what it explains, and what it does not."""
+"""The check "separable" beside rounding: differences that it explains, and others."""
 
 from __future__ import annotations
 

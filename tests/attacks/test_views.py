@@ -1,4 +1,4 @@
-"""What an attack is shown instead of the defense, and the counting of passes."""
+"""The views of a defense that an attack is shown, and the counting of passes."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What takes how long: run by ``make bench``, never by the tests, and no test depends on it."""
+"""Timings: run by ``make bench``, never by the tests, and no test depends on it."""

@@ -54,7 +54,7 @@ def measured(part: str) -> Any:
 
 
 def as_it_comes(part: str) -> Iterator[Any]:
-    """Yield what was measured so far: a part that takes long is kept before its end."""
+    """Yield the measurements so far: a part that takes long is kept before its end."""
     if part == "adaptation":
         yield from adaptation.configurations()
     else:

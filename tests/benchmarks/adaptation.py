@@ -1,6 +1,6 @@
 """Adaptation on a CPU against its floor, and against the released algorithm in plain PyTorch.
 
-What is timed is what an attack asks for at every iterate: logits, and the images' gradient. The
+Times what an attack asks for at every iterate: logits, and the images' gradient. The
 floor of N steps is arithmetic: N + 1 times that of the static network, in the memory layout that
 ours uses. The released algorithm runs in a process of its own, as PyTorch comes, and in ours, which
 keeps the memory that it frees. Every instruction set and number of threads has new processes,
@@ -37,7 +37,7 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Subject:
-    """What is timed on a network; see :func:`tests.benchmarks.pairs.times`."""
+    """The works timed on a network; see :func:`tests.benchmarks.pairs.times`."""
 
     batch: int
     shape: tuple[int, int, int]
@@ -66,7 +66,7 @@ def configurations(
     threads: Sequence[int] = (1, 2),
     dry: bool = False,
 ) -> Iterator[list[dict[str, Any]]]:
-    """Yield what was measured so far, after every instruction set with every number of threads.
+    """Yield the measurements so far, after every instruction set with every number of threads.
 
     An instruction set is left out where the CPU has no other. ``dry``: tiny, to see that it runs.
     """
@@ -121,7 +121,7 @@ def onednn_instructions() -> str:
 
 
 def attack_gradient(classify: nn.Module, x: Tensor) -> None:
-    """What an attack asks for at every iterate: logits, and the images' gradient of a loss."""
+    """The works of an attack at every iterate: logits, and the images' gradient of a loss."""
     x = x.clone().requires_grad_()
     logits = classify(x)
     torch.autograd.grad(logits.logsumexp(1).sum(), x)
@@ -135,7 +135,7 @@ def network_and_noise(name: str, subject: Subject) -> tuple[nn.Module, Tensor]:
 
 
 def released_works(name: str, subject: Subject) -> dict[str, Work]:
-    """Return what the released algorithm is timed at."""
+    """Return the times of the released algorithm."""
     network, x = network_and_noise(name, subject)
     released = ReleasedDent(network, subject.steps)
     return {"released alone": lambda: attack_gradient(released, x)}

@@ -19,7 +19,7 @@ import torch
 from tests.benchmarks.pairs import Work
 
 CLOCK = "CPU seconds"
-"""What is asked for in place of a work: how much CPU time the process has used so far."""
+"""A request in place of a work: how much CPU time the process has used so far."""
 
 
 @dataclass(frozen=True)

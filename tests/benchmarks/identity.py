@@ -25,7 +25,7 @@ class CoupledIdentity(Identity):
 
 
 def measure() -> dict[str, Any]:
-    """Return what is said of either, and the images right on both sides."""
+    """Return the verdict on either, and the images right on both sides."""
     return {kind.__name__: _measured(kind) for kind in (Identity, CoupledIdentity)}
 
 

@@ -115,7 +115,7 @@ def shares(kinds: Sequence[str]) -> dict[str, float]:
 
 
 def simulated() -> dict[str, Any]:
-    """Return the shares of verdicts in every world, and what the plain test would have said."""
+    """Return the shares of verdicts in every world, and those of the plain test."""
     result = {}
     for number, (name, world) in enumerate(WORLDS.items()):
         generator = random.Random(SEED + number)
@@ -183,7 +183,7 @@ FULL_IMAGES, FULL_SECONDS = 24, 500
 
 
 def real(runs: int = REAL) -> dict[str, Any]:
-    """Return what is said of the identity on slices of the digits, under a shortened standard.
+    """Return the verdicts on the identity on slices of the digits, under a shortened standard.
 
     Every run has a seed of its own and begins 8 images after the one before.
     """
@@ -227,7 +227,7 @@ def run_once(number: int, images: int, attack: AttackSpec, settings: ProtocolSpe
 
 
 def summed(result: Sequence[Evaluated]) -> dict[str, Any]:
-    """Return the verdicts of real runs, and what the counts and checks were."""
+    """Return the verdicts of real runs, with the counts and checks."""
     records = [pair.defended for pair in result]
     broken = Counter(check.name for record in records for check in failed(record.checks))
     return {

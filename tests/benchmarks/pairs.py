@@ -1,4 +1,4 @@
-"""Paired timing: the things compared take turns, so that what slows one slows the others."""
+"""Paired timing: the works compared take turns, so that a slow moment slows all of them."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def times(
 
 
 def ratio(first: list[float], other: list[float]) -> float:
-    """Return the median over the rounds of one's seconds over the other's."""
+    """Return the median over the rounds of the first work's seconds over the other's."""
     return median(a / b for a, b in zip(first, other, strict=True))

@@ -1,4 +1,4 @@
-"""What each protocol breaks per pass through the network, of dent in both modes on the digits."""
+"""The images that each protocol breaks per pass, of dent in both modes on the digits."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def of_record(record: Record) -> dict[str, dict[str, int]]:
 
 
 def ordered(result: dict[str, dict[str, dict[str, int]]]) -> list[str]:
-    """Return the protocols of all records by what they break per pass, the best first."""
+    """Return the protocols of all records by images broken per pass, the best first."""
     broken, passes = Counter[str](), Counter[str]()
     for item in result.values():
         for name, row in item.items():

@@ -167,7 +167,7 @@ def shares(said: NDArray[Any]) -> dict[str, float]:
 
 
 def false(gain: int, said: dict[str, Any]) -> dict[str, float]:
-    """Return how often a verdict was wrong: what the rule is held to."""
+    """Return how often a verdict was wrong, which is bounded."""
     return {
         "false holds": said.get("holds", 0.0) if gain <= 0 else 0.0,
         "false weaker than static": said.get("weaker than static", 0.0) if gain >= 0 else 0.0,

@@ -65,7 +65,7 @@ class Elsewhere:
         self.used += 2
 
     def cpu_seconds(self) -> float:
-        """Return what was used."""
+        """Return the use so far."""
         return self.used
 
 

@@ -59,7 +59,7 @@ def test_rows_are_all_defenses_on_a_model_then_the_next(study: Path) -> None:
 
 
 class Commands:
-    """Stands for the command line: remembers what it is called with, and ends as it is told."""
+    """Stands for the command line: keeps its arguments, and ends as asked."""
 
     def __init__(self, *codes: int) -> None:
         self.codes = list(codes)

@@ -1,4 +1,4 @@
-"""Faults of the command line: what is refused before anything runs, and what is found again."""
+"""Faults of the command line, refused before anything runs, and records addressed again."""
 
 from __future__ import annotations
 

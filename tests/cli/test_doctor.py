@@ -1,4 +1,4 @@
-"""``dentbench doctor``: true versions, advice for what is wrong, and nothing private."""
+"""``dentbench doctor``: true versions, advice for faults, and nothing private."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``dentbench fetch``: what it prints, what it leaves in the cache, and what it refuses."""
+"""``dentbench fetch``: its output, the cache after it, and its refusals."""
 
 import json
 import subprocess
@@ -42,7 +42,7 @@ def environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def run(*arguments: str) -> str:
-    """What the command prints; its error, where it ends in one."""
+    """The command's output, or the error that it ends in."""
     result = CliRunner().invoke(app, ["fetch", *arguments])
     if result.exception is not None:
         raise result.exception
@@ -165,7 +165,7 @@ def test_import_by_hand(mirror: Loopback, environment: Path, checkpoint: Path, s
     assert checkpoint.exists()
 
 
-# ------------------------------------------------------------------ what is refused
+# ------------------------------------------------------------------ refusals
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_autoattack_is_the_standard_one() -> None:
 
 
 def test_the_first_help_loads_little() -> None:
-    """What takes time: torch, NumPy, pandas, rich's tables, records and package metadata."""
+    """Slow imports: torch, NumPy, pandas, rich's tables, records and package metadata."""
     code = (
         "import sys\nfrom dentbench.cli import app\nsys.argv = ['dentbench', '--help']\n"
         "try:\n    app.main()\nexcept SystemExit:\n    pass\n"

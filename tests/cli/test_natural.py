@@ -1,4 +1,4 @@
-"""Runs without an attack, of corruption sets above all: records, table, and what is refused."""
+"""Runs without an attack, of corruption sets above all: records, table, and refusals."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ SHORT += ["--data-name", "small", "--batch-size", "2"]
 def right(
     network: torch.nn.Module, corruption: str, severity: int, *, defended: bool
 ) -> dict[str, int]:
-    """Images right under each defense, counted here: batches of two, then one."""
+    """Images right under each defense, counted here: batches of two, then a single image."""
     array = np.load(f"sets/CIFAR-10-C/{corruption}.npy")[(severity - 1) * ROWS : severity * ROWS]
     x = torch.from_numpy(array).movedim(3, 1) / 255
     y = torch.arange(ROWS)

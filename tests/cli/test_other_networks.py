@@ -72,7 +72,7 @@ def test_an_edited_wrapper_is_evaluated_anew(command: Run, edit: str) -> None:
     args = ["evaluate", *SHORT, *STATIC, "--model", "wrapped:make"]
     assert command(*args)[0] == 0
     assert command(*args)[0] == 0
-    (first,) = command.rows()  # unchanged code goes on from what is there
+    (first,) = command.rows()  # unchanged code goes on from the stored outcomes
     path = Path("wrapped.py")
     path.write_text(path.read_text().replace(*EDITS[edit]))
     assert command(*args)[0] == 0

@@ -1,4 +1,4 @@
-"""Models of one's own on the command line, and what is said and refused before anything is run."""
+"""Own models on the command line: announcements and refusals before anything is run."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def dentbench(
 
 
 NEEDED = ("published", "transfer", "warm", "bpda", "scores", "decision")
-"""What ``holds`` wants of a defense that answers each image on its own."""
+"""The protocols that ``holds`` needs of a defense that answers each image on its own."""
 
 
 def command(defense: str, *more: str) -> tuple[str, ...]:

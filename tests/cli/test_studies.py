@@ -120,7 +120,7 @@ LATER = (
     ('eps = "8"', "did you mean 8/255?"),
     ('mode = "instance"\nlayers = "groupnorm"', "has no GroupNorm layer"),
 )
-"""What is refused at once, from its name to what the loaded network has, and the words."""
+"""Refusals at once, from a name to a part that the loaded network lacks, and their words."""
 
 
 @pytest.mark.parametrize(("wrong", "words"), LATER)

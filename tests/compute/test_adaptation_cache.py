@@ -23,7 +23,7 @@ from tests.helpers import compared
 
 
 class Work:
-    """Doubles what it is shown, which takes two passes, and tells how often it did so."""
+    """Doubles its input, which takes two passes, and counts how often it did so."""
 
     def __init__(self) -> None:
         self.counter = CallCounter()
@@ -106,7 +106,7 @@ def test_outside_the_block_all_work_is_done(work: Work, once: CachedAdaptation) 
     assert work.done == 4
     with once.adaptations:
         once(images())
-    assert work.done == 4  # what was found lasts from one batch to the next
+    assert work.done == 4  # the finding lasts from one batch to the next
 
 
 def test_what_was_not_asked_for_longest_goes_where_there_is_no_room(

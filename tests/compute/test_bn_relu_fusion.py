@@ -1,4 +1,4 @@
-"""Networks whose normalizations are joined with what follows, against the networks themselves."""
+"""Networks whose normalizations are joined with the next layer, against the networks themselves."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def iadd(net: Made, x: Tensor) -> Tensor:
 
 
 def sum_in_place_of_another(net: Made, x: Tensor) -> Tensor:
-    """What is added to is looked at again, so the sum must stay in place."""
+    """The first summand is read again, so the sum must stay in place."""
     kept = net.conv2(x)
     kept += net.bn1(net.conv1(x))
     return F.relu(kept) + kept

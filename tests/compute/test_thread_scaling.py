@@ -18,7 +18,7 @@ IMAGES = torch.rand(5, 3, 6, 6)
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Let torch have four threads; return what is set of them."""
+    """Let torch have four threads; return the numbers that are set."""
     result = [4]
     monkeypatch.setattr(torch, "get_num_threads", lambda: result[-1])
     monkeypatch.setattr(torch, "set_num_threads", result.append)

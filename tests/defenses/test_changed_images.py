@@ -48,7 +48,7 @@ def gradient(value: Tensor, leaf: Tensor) -> Tensor:
 def slow_et3(
     network: nn.Module, image: Tensor, steps: int, alpha: float, radius: float, graph: bool
 ) -> Tensor:
-    """What is added to one image (C, H, W), as the released wrapper does it."""
+    """The difference to an image (C, H, W), as the released wrapper computes it."""
     scale = math.sqrt(image.numel() / (3 * 224 * 224))
     delta = torch.zeros_like(image).requires_grad_()
     for _ in range(steps):
@@ -172,7 +172,7 @@ def test_ttc_unrolled(network: nn.Module, x: Tensor) -> None:
 
 
 def slow_masked(network: nn.Module, x: Tensor, keep: int, sigma: float) -> Tensor:
-    """Both passes, image by image: the first one's softmax mixes the masks of the classes."""
+    """Both passes, image by image: the first pass's softmax mixes the masks of the classes."""
     head = network[-1]  # type: ignore[index]
     noise = sigma * torch.randn_like(x)
     rows = []
@@ -219,7 +219,7 @@ def test_networks_without_a_linear_layer_are_refused_in_words(x: Tensor) -> None
         build(built_in("ttc"), words.double(), x)(x)
 
 
-# --- what the others are compared with -----------------------------------------------------------
+# --- references ----------------------------------------------------------------------------------
 
 
 def test_smoothing(network: nn.Module, x: Tensor) -> None:
@@ -296,7 +296,7 @@ def test_settings_of_these_are_checked() -> None:
             built_in(name, settings)
 
 
-# --- what they cost ------------------------------------------------------------------------------
+# --- costs ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["tte", "ttc", "ig-defense", "smoothing", "sar", "eata", "et3"])

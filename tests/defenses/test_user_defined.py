@@ -1,4 +1,4 @@
-"""Defenses of one's own: what runs, what is skipped, what is refused, and when a cache is stale."""
+"""Own defenses: protocols that run or are skipped, refusals, and stale caches."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def run(defense: Any, folder: Path, *protocols: str, model: nn.Module | None = N
 
 
 class Counter(Shrunk):
-    """Declares what it was published with, and is else the same."""
+    """Declares its published protocol, and is else the same."""
 
     published_protocol = "BPDA"
 
@@ -290,7 +290,7 @@ def test_a_wrong_defense_is_one_sentence(
 def test_what_it_reads_when_it_is_imported_is_another_spec(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """But for what is another at every import."""
+    """But for state that differs at every import."""
     monkeypatch.chdir(tmp_path)
     source = "import os, time\nBY = {}\ndef make(network):\n    return lambda x: network(x) * BY\n"
 

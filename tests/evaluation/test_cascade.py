@@ -98,7 +98,7 @@ def test_a_cascade_starts_from_what_came_before(defense: DentSpec, tmp_path: Pat
         outcome = folder.load(name, 0, with_points=True)
         assert outcome is not None, "the points are kept for those that start from them"
         now = list(outcome.correct)
-        # What an earlier stage broke stays broken, and keeps its points.
+        # An image that an earlier stage broke stays broken, and keeps its points.
         assert all(was or not still for was, still in zip(before, now, strict=True))
         before = now
     assert sum(flags) <= sum(before) < 12

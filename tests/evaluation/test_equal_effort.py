@@ -1,4 +1,4 @@
-"""The static model faces what a defense faces: on a defense that does nothing nothing differs."""
+"""The static model faces the same as a defense: a defense that does nothing makes no difference."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ FOUR = 4
 """A batch, and one of a single image."""
 
 WITHOUT_STATE = {"poisoned-stream"}
-"""What skips a defense that carries nothing from batch to batch."""
+"""The protocol that skips a defense without state from batch to batch."""
 
 STAGES = (NATURAL, *cheap_first([name for name in PROTOCOLS if name not in WITHOUT_STATE]))
 """In the order in which a round runs them, so that each is still to be run when its turn comes."""

@@ -195,7 +195,7 @@ def test_the_same_checks_are_made_again(tmp_path: Path) -> None:
 
 
 def test_one_and_two_threads_agree(tmp_path: Path) -> None:
-    """The flags are the same; points may differ by what the order of a sum leaves."""
+    """The flags are the same; points may differ by the rounding of sums in another order."""
     threads = torch.get_num_threads()
     attack = replace(ATTACK, name="apgd-ce", targets=None)
     specs = [replace(spec, attack=attack) for spec in all_specs()]

@@ -280,7 +280,7 @@ def test_a_bad_schedule_is_refused(how: dict[str, Any], text: str) -> None:
 
 
 class Stop(Exception):
-    """What a run is killed with."""
+    """The error that kills a run."""
 
 
 @pytest.fixture(scope="module")

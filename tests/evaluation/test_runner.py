@@ -136,7 +136,7 @@ def test_the_counts_are_those_of_the_outcomes(tmp_path: Path) -> None:
         theirs = flags[0, NATURAL][image] and flags[0, "published"][image]
         right[0] += theirs
         right[1] += ours
-        # What was found on the defense is shown to the static model as well.
+        # The defense's adversarial points are shown to the static model as well.
         theirs = theirs and all(back[1, stage][image] for stage in ("published", "transfer"))
         static_right += theirs
         gained += ours and not theirs

@@ -1,1 +1,1 @@
-"""What a GPU does differently, run on one: ``make gpu``, or ``python -m tests.gpu``."""
+"""Tests of what a GPU does differently: ``make gpu``, or ``python -m tests.gpu``."""

@@ -1,4 +1,4 @@
-"""``python -m tests.gpu``: check and time on one GPU what a CPU cannot, within so many minutes.
+"""``python -m tests.gpu``: the checks and timings that need a GPU, within so many minutes.
 
 Every part runs in a process of its own, and is ended when its time is over; every figure is written
 when it is there. See ``requirements.txt`` beside this file for what it needs.
@@ -68,7 +68,7 @@ LEAST = 10.0
 """Seconds: a part that has less is skipped."""
 
 CLOSING = 6.0
-"""Seconds to pack what the evaluations left on disk."""
+"""Seconds to pack the evaluations' files."""
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

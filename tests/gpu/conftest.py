@@ -1,4 +1,4 @@
-"""These tests need a GPU, and are skipped without one."""
+"""These tests need a GPU, and are skipped on other machines."""
 
 from __future__ import annotations
 

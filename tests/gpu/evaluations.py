@@ -40,7 +40,7 @@ DRY += ("--iterations", "1", "--targets", "1", "--steps", "1", "--protocol", "pu
 
 
 def keep_records(setting: Setting) -> None:
-    """Pack what the runs left on disk into one file of the folder that is kept."""
+    """Pack the runs' files into a single file of the folder that is kept."""
     results = setting.scratch / "results"
     if results.exists():
         with tarfile.open(setting.out / "results.tar.gz", "w:gz") as packed:

@@ -14,7 +14,7 @@ from dentbench.records.provenance import git_revision, versions
 
 
 class Figures:
-    """A JSON file of figures; what was in it before stays, so that a part can go on."""
+    """A JSON file of figures; earlier figures stay, so that a part can go on."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -32,7 +32,7 @@ class Figures:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Return what figures depend on: the device, its driver, and the versions of what ran."""
+    """Return the surroundings of figures: the device, its driver, and the versions."""
     facts: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": json.loads(versions()),

@@ -25,7 +25,7 @@ GRACE = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the parts are given: where to write, what to run on, and until when.
+    """The setting of the parts: where to write, the device, and until when.
 
     ``out``: the folder of what is kept. ``scratch``: that of what is not. ``device``: "cuda", or
     "cpu" for the dry form, which is ``dry``: everything is tiny. ``data`` and ``train_data``:

@@ -34,7 +34,7 @@ NETWORKS: Final[dict[str, Callable[[], nn.Module]]] = {
     "ResNet-18": lambda: load_model("AutoAttackResNet18").network,
     "WRN-28-10": WideResNet,
 }
-"""What was timed, with weights or without."""
+"""The networks timed, with weights or without."""
 
 PRECISIONS: Final = ("fp32", "tf32", "bf16")
 

@@ -1,4 +1,4 @@
-"""What a GPU computes, in each precision, against float64 on the CPU."""
+"""Numbers of a GPU, in each precision, against float64 on the CPU."""
 
 from __future__ import annotations
 

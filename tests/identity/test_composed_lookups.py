@@ -1,4 +1,4 @@
-"""What code looks up by a text that is put together, or comes from elsewhere, counts too."""
+"""Lookups by a text that is put together, or comes from elsewhere, count too."""
 
 from __future__ import annotations
 

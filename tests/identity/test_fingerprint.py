@@ -158,7 +158,7 @@ def test_it_is_the_same_in_other_processes_and_folders(
 
 
 class Settings:
-    """What a network may hold beside tensors."""
+    """Attributes of a network beside tensors."""
 
     def __init__(self, **values: Any) -> None:
         vars(self).update(values)

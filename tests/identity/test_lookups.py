@@ -1,4 +1,4 @@
-"""What code looks up elsewhere counts: names in texts, files, the environment, patches."""
+"""Lookups of code elsewhere count: names in texts, files, the environment, patches."""
 
 from __future__ import annotations
 

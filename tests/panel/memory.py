@@ -54,7 +54,7 @@ class Store:
 
 
 PROCESS = Store()
-"""What every instance of this process shares."""
+"""The state that every instance of this process shares."""
 
 
 class ProcessMemory(Around):
@@ -240,7 +240,7 @@ class SharedMean(Around):
 
 
 def forget() -> None:
-    """Empty what the process and the classes remember."""
+    """Empty the memories of the process and the classes."""
     PROCESS.__init__()  # type: ignore[misc]
     ClassMemory.shared.__init__()  # type: ignore[misc]
     SharedMean.shared.clear()

@@ -28,7 +28,7 @@ MAY_SAY: Final[dict[Truth, frozenset[str]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What a defense is planted around and how it is attacked."""
+    """The network that a defense is planted around, and its attack."""
 
     data: Callable[[], tuple[nn.Module, Tensor, Tensor]] = planted
     count: int = COUNT

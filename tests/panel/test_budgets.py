@@ -1,4 +1,4 @@
-"""What ``holds`` requires are budgets; and what was found of a key is never hidden again."""
+"""``holds`` requires budgets; and a result of a key is never hidden again."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ from dentbench.spec.evaluation import AttackSpec, DataSpec, DentSpec, EvalSpec, 
 pytestmark = pytest.mark.whole_checks
 
 OFFERED = frozenset({"adapt", "predict", "unroll", "trajectory", "preprocess", "with_steps"})
-"""What dent has beside logits."""
+"""The methods of dent beside logits."""
 
 
 def spec_of(defense: DentSpec, norm: str = "Linf") -> EvalSpec:

@@ -51,7 +51,7 @@ whole = pytest.mark.whole_checks
 QUICK = AttackSpec(name="quick", eps=EPS, iterations=10)
 SHORT = ProtocolSpec(rounds=2, queries=60, fractions=(0.05,))
 COMPOSED = ("published", "transfer", "warm", "batch-mates")
-"""What composes batches in other ways, and what it starts from."""
+"""The protocol of other batches, and those that it starts from."""
 
 NOT_BETTER = ("no gain", "weaker than static")
 

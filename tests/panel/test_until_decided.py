@@ -19,7 +19,7 @@ LOOKS = Setting(batch=12)
 """So many looks at the planted images that a verdict can be decided before the last."""
 
 NEEDED = ("published", "transfer", "warm", "scores", "decision")
-"""What ``holds`` wants of a defense that answers each image on its own."""
+"""The protocols that ``holds`` needs of a defense that answers each image on its own."""
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Every planted defense is evaluated; what is said of it must be allowed by its truth."""
+"""Every planted defense is evaluated; its truth must allow the verdict."""
 
 from __future__ import annotations
 

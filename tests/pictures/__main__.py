@@ -23,13 +23,13 @@ REPORT: Final = (
     f"{_DIGITS} --eps 0.2 --steps-grid 1,3,12",
     "report --format html --out report.html",
 )
-"""What the page in the picture was made by: curves over eps and steps, and images."""
+"""The command of the page in the picture: curves over eps and steps, and images."""
 
 SIZE: Final = "1280,1560"
 
 
 def terminal(folder: Path, out: Path) -> None:
-    """Draw what a command leaves on a terminal."""
+    """Draw a command's output on a terminal."""
     lines = screen(typed(shlex.split(TERMINAL), folder))
     out.write_text(picture(f"dentbench {TERMINAL}", lines), encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""A picture of what a command leaves on a terminal of 80 columns."""
+"""A picture of a command's output on a terminal of 80 columns."""
 
 from __future__ import annotations
 

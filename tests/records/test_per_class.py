@@ -1,4 +1,4 @@
-"""Counts by class and by what broke an image, against counting by hand; images kept."""
+"""Counts by class and by the first attack to break, against counting by hand; images kept."""
 
 from __future__ import annotations
 

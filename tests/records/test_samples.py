@@ -28,7 +28,7 @@ from dentbench.zoo.arrays import label_windows
 from tests.helpers import ROOT, record, spec_of
 
 OLD = ROOT / "tests" / "golden" / "results-0.1"
-"""What version 0.1 left of a static model and a defense, outcomes as JSON."""
+"""Files of version 0.1 of a static model and a defense, outcomes as JSON."""
 
 FLAGS = np.random.default_rng(5).random((4, 3, 6)) < 0.6
 
@@ -72,7 +72,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def judged(folder: RunFolder, stage: str, draws: int, spread: float = 0.0) -> None:
-    """Leave the note of what a new process said."""
+    """Leave the note of a judgement in a new process."""
     batches = [
         {
             "sha256": f"{stage} {unit}",

@@ -98,7 +98,7 @@ def evenly(count: int, parts: int) -> list[int]:
 
 
 def fixed_records() -> list[Record]:
-    """Return what a user may have run: full, short, quick, other data, ablation, hostile names."""
+    """Return records of many kinds: full, short, quick, other data, ablation, hostile names."""
     digits = {**DIGITS, **QUICK, "model": "digits-robust", "model_sha256": "e" * 64}
     ding = {"model": "Ding2020MMA", "model_sha256": "9" * 64, "count": 128, "n": 128}
     jpeg = {"dataset": "CIFAR-10 (JPEG copy)", "data_sha256": "f" * 64, "count": 256, "n": 256}

@@ -1,4 +1,4 @@
-"""The board's table: verdicts corrected for their number, costs, and what is committed."""
+"""The board's table: verdicts corrected for their number, costs, and the committed board."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Figures: every chart in every format, equal for equal records, whatever the names are.
 
-The golden file tells what is in the figures, read back from matplotlib, since the bytes change
+The golden file has the content of the figures, read back from matplotlib, since the bytes change
 with its version; the figures were looked at when it was written.
 """
 
@@ -64,7 +64,7 @@ def numbers(values: Any) -> str:
 
 
 def lines_of(chart: Chart) -> Iterator[str]:
-    """What a figure holds, in the units of its axes, one thing a line."""
+    """The content of a figure, in the units of its axes, line by line."""
     from matplotlib.collections import LineCollection
     from matplotlib.colors import to_hex
 

@@ -219,7 +219,7 @@ HTML_TAGS = {
 
 
 class Tags(html.parser.HTMLParser):
-    """Collects what a browser would see and fails on unbalanced elements."""
+    """Collects the elements that a browser would see and fails on unbalanced elements."""
 
     def __init__(self, text: str) -> None:
         super().__init__()

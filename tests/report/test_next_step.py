@@ -1,4 +1,4 @@
-"""What a reader is told beside the numbers: the next command, new breaks and failed checks."""
+"""The lines beside the numbers: the next command, new breaks and failed checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: self-contained, escaped, whole; and what a real browser makes of it."""
+"""The page: self-contained, escaped, whole; and its layout in a real browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHROMIUM = next(
 
 
 class Page(HTMLParser):
-    """What a browser would see: elements, their attributes, and the texts."""
+    """A page as a browser sees it: elements, their attributes, and the texts."""
 
     EMPTY = {"meta", "img", "br", "link", "i"}
 
@@ -65,7 +65,7 @@ class Page(HTMLParser):
 
 @pytest.fixture
 def results(tmp_path: Path, records: list[Record]) -> Path:
-    """A folder with what the run of the seventh record kept: three classes, two images."""
+    """A folder with the files of the seventh record's run: three classes, two images."""
     defended = records[6]
     run = tmp_path / "runs" / defended.key
     run.mkdir(parents=True)
@@ -298,7 +298,7 @@ def test_long_names_in_a_browser(tmp_path: Path) -> None:
 
 
 def in_a_browser(text: str, tmp_path: Path, width: int) -> dict[str, Any]:
-    """What a browser finds on a page of a width; PROBE says what it looks for."""
+    """A browser's answers to PROBE on a page of a width."""
     path = tmp_path / "probe.html"
     path.write_text(PROBE % (width, html.escape(text)), encoding="utf-8")
     command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--dump-dom"]
@@ -339,7 +339,7 @@ PHONE = 390
 
 
 def test_nothing_is_wider_than_a_phone_but_what_scrolls(text: str) -> None:
-    """What a browser measures, by the page's structure and its style alone."""
+    """A browser's measurements, by the page's structure and its style alone."""
     nesting = Nesting()
     nesting.feed(text)
     assert nesting.around_tables

@@ -1,4 +1,4 @@
-"""The verdict's rule: every kind, what decides, and what it refuses to judge."""
+"""The verdict's rule: every kind, its reasons, and the records that it refuses to judge."""
 
 from __future__ import annotations
 

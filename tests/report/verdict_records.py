@@ -43,7 +43,7 @@ SOUND: dict[str, Any] = {
     "static_checks": CHECKS,
     "budgets": json.dumps(BUDGETS),
 }
-"""What a record has whose evaluation leaves no doubt."""
+"""The columns of a record whose evaluation leaves no doubt."""
 
 
 def pair(

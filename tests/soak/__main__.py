@@ -28,7 +28,7 @@ FOUND: Final = (
     "SIGTERM ended a run without a word; it ends as Ctrl-C does, with 143.",
     "NaN logits and diverging adaptations did not name the batch, the step and the loss.",
 )
-"""What these and their short forms found, and was mended."""
+"""The faults that these and their short forms found, all mended."""
 
 
 def _record(folder: Path) -> Record:

@@ -19,11 +19,11 @@ from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, ProtocolS
 from tests.helpers import compared, evaluated, outcomes, spec_of
 
 DEFENSES = (DentSpec(steps=2, lr=0.05, loss="entropy"), DentSpec(mode="batch", steps=2, lr=0.05))
-"""A separable and a coupled one."""
+"""A separable and a coupled defense."""
 
 
 def evaluate(results: Path, names: Sequence[str] = tuple(PROTOCOLS)) -> None:
-    """Run protocols on both defenses; what it leaves is compared."""
+    """Run protocols on both defenses; the files that it leaves are compared."""
     attack = AttackSpec(name="quick", eps=Fraction(1, 50), iterations=2, targets=1)
     settings = ProtocolSpec(rounds=1, restarts=1)
     static = spec_of(None, attack=attack, batches=BatchPlan(size=4), protocols=settings)
@@ -67,7 +67,7 @@ def killed_and_resumed(
 def soak(
     folder: Path, instants: int, seed: int = 0, names: Sequence[str] = tuple(PROTOCOLS)
 ) -> dict[str, Any]:
-    """Kill at so many instants in all; return what was done, or raise for a difference."""
+    """Kill at so many instants in all; return the counts, or raise for a difference."""
     evaluate(folder / "whole", names)
     expected = left(folder / "whole")
     rng, killed, runs = random.Random(seed), 0, 0

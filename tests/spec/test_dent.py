@@ -1,4 +1,4 @@
-"""The spec of dent: defaults, one writing for what is the same, and every refusal."""
+"""The spec of dent: defaults, canonical writings, and every refusal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Specs are values: what is refused, how eps is written, and what the key depends on."""
+"""Specs are values: refusals, the writing of eps, and the parts of the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""results/claims.md: the paper's claims, what was run for each, what was found, and the verdict."""
+"""results/claims.md: the paper's claims, the runs for each, their results, and the verdict."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def read(results: Path) -> dict[str, Row]:
 
 
 def claims(rows: dict[str, Row]) -> list[tuple[str, str, str, str]]:
-    """Return the rows of the page: claim, what was run, what was found, verdict."""
+    """Return the rows of the page: claim, runs, results, verdict."""
     static, shot, entropy = rows[STATIC], rows[SHOT], rows[ENTROPY]
     record, ten, dynamic = rows[ONE_STEP], rows[BLURRED_TEN], rows[DYNAMIC]
     nominal, blurred = rows[NOMINAL], rows[BLURRED]

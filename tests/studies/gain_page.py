@@ -18,7 +18,7 @@ SIZE: Final = 128
 MODEL, DATA, COUNT = "cifar10-resnet20-robust", "CIFAR-10 (JPEG copy)", 256
 
 SETTINGS: Final = ("loss", "statistics", "order", "batch_size")
-"""What the study varies."""
+"""The columns that the study varies."""
 
 
 def rows(results: Path) -> pd.DataFrame:

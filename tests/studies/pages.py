@@ -24,7 +24,7 @@ PAGES: Final = {
 """By file name, the options of the report."""
 
 READINGS: Final = (gain_page, blur_page, claims_page, decided_page)
-"""The pages that say in words what the records of a study show."""
+"""The pages that report the records of a study in words."""
 
 
 def render(name: str, out: Path, results: Path = RESULTS) -> None:

@@ -1,4 +1,4 @@
-"""What the pages in words share: the records as a table, and a count beside its percentage."""
+"""Helpers of the pages in words: the records as a table, and a count beside its percentage."""
 
 from __future__ import annotations
 

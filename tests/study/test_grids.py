@@ -1,4 +1,4 @@
-"""Grids of eps and of steps: what they name, and what robust accuracy is at eps 0."""
+"""Grids of eps and of steps: their values, and robust accuracy at eps 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an ablation runs: Table 2's rows, grids, and combinations that contradict themselves."""
+"""The runs of an ablation: Table 2's rows, grids, and combinations that contradict themselves."""
 
 from __future__ import annotations
 

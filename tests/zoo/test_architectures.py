@@ -1,6 +1,6 @@
 """Every card's architecture is built, and dent adapts it or refuses it with the reason.
 
-On torch's meta device, where shapes are computed and nothing else: what is shown is that the
+On torch's meta device, where shapes are computed and nothing else: the tests show that the
 network is built, converted, and adapted by one step. One card of each architecture is part of the
 suite; ``pytest -m sweep`` takes every card, and those that need values on the processor (minutes).
 """

@@ -33,7 +33,7 @@ def with_alpha(mode: str, alpha: Any) -> Any:
 
 
 def png_of_16_bits(channels: int) -> bytes:
-    """A PNG file by its specification: PIL writes none of 16 bits but gray ones."""
+    """A PNG file by its specification: PIL writes none of 16 bits but gray."""
     pixels = (RNG.random((6, 8, channels)) * 65535).astype(">u2")
     rows = b"".join(b"\0" + row.tobytes() for row in pixels)
 

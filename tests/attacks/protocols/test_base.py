@@ -37,7 +37,7 @@ def context(
     batching: str = "declared",
     **other: Any,
 ) -> AttackContext:
-    """Six images that the defense gets right, in units of six; ``spec`` says what it is."""
+    """Six images that the defense gets right, in units of six; ``spec`` declares it."""
     x = tiny_images(6)
     y = labels_of(defense, x)
     return AttackContext(

@@ -1,4 +1,4 @@
-"""Batch mates: what is counted of other batches, image by image."""
+"""Batch mates: the counts of other batches, image by image."""
 
 from __future__ import annotations
 

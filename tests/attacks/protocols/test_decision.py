@@ -21,7 +21,7 @@ SHAPE, CLASSES, COUNT = (1, 6, 6), 4, 24
 
 
 class Linear(nn.Module):
-    """Logits W x + b, and the closed form of what they withstand away from the box."""
+    """Logits W x + b, and the closed form of their robustness away from the box."""
 
     def __init__(self) -> None:
         super().__init__()

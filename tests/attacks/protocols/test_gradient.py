@@ -124,7 +124,7 @@ def test_masked_gradients_do_not_help() -> None:
 
 
 def test_bpda_differs_from_the_surrogate_where_the_images_are_prepared() -> None:
-    """It takes the gradient where the network looks: at what the defense shows it."""
+    """It takes the gradient where the network looks: at the images that the defense shows it."""
     network = small_network()
 
     class Shifted(torch.nn.Module):

@@ -34,7 +34,7 @@ OWN = [name for name, card in PROTOCOLS.items() if card.own_attack]
 
 
 def trace(stage: str, **settings: Any) -> tuple[Any, ...]:
-    """What a protocol found and what it asked, on a few images and from a given start."""
+    """A protocol's result and its questions, on a few images and from a given start."""
     norm = "L2" if stage == "eot" else "Linf"  # signs of gradients hide most of their weights
     spec = spec_of(6, COUPLED, norm=norm, iterations=4, targets=2)
     attack = replace(spec.attack, queries=5)

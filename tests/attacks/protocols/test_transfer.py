@@ -1,4 +1,4 @@
-"""What a defense declares to be near to it is attacked in its place, beside the static model."""
+"""A declared surrogate is attacked in the defense's place, beside the static model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Away(Linear):
 
 
 class Rounded(nn.Module):
-    """A linear model on rounded pixels, so without a gradient; its surrogate is the plain one."""
+    """A linear model on rounded pixels, so without a gradient; its surrogate is the plain model."""
 
     separable = True
 

@@ -32,7 +32,7 @@ def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
         if not (target.right & ~known).any():
             continue
         starts = target.starts()
-        # What is stored must have been judged rightly, before anything new is tried.
+        # Stored points must have been judged rightly, before anything new is tried.
         state = State(0, target.images, target.images, torch.zeros_like(target.right), 0.0)
         for stored in starts:
             state.broken |= (target.judge(stored) > 0) & target.right
@@ -71,7 +71,7 @@ def broken_by_others(folder: Path, first: int, right: Tensor) -> Tensor:
 
 
 def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
-    """Return what the restarts of a case found, or None for one that was not attacked."""
+    """Return the results of a case's restarts, or None for a case that was not attacked."""
     if not (folder / case.name).is_dir():
         return None
     with np.load(folder / f"{case.name}.npz") as result:
@@ -100,7 +100,7 @@ def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
 
 
 def main(words: list[str] | None = None) -> None:
-    """Run what the command line says."""
+    """Run the command line."""
     parser = argparse.ArgumentParser(description=(long_attack.__doc__ or "").split("\n")[0])
     parser.add_argument("what", choices=("prepare", "attack", "report"))
     parser.add_argument("--case", choices=tuple(CASES), action="append")
@@ -126,7 +126,7 @@ def main(words: list[str] | None = None) -> None:
 
 
 def report(options: argparse.Namespace) -> None:
-    """Write what was found of every case that was attacked; those known before stay."""
+    """Write the result of every case that was attacked; earlier results stay."""
     from dentbench.records.provenance import device_name, git_revision, versions
 
     known = json.loads(options.report.read_text()) if options.report.exists() else {}

@@ -30,7 +30,7 @@ class Target:
     """One declared batch: the defense, the images (B, C, H, W), and which are to be broken.
 
     ``dent``: what answers for a batch, with ``predict`` and ``unroll`` for restarts through its
-    steps; ``network``: the static one. ``right`` (B,): in the worst case of the evaluation;
+    steps; ``network``: the static model. ``right`` (B,): in the worst case of the evaluation;
     ``stored`` (protocols, B, C, H, W): its final points.
     """
 
@@ -46,7 +46,7 @@ class Target:
 
     @classmethod
     def of(cls, case: Case, arrays: dict[str, Any], batch: slice, device: str) -> Target:
-        """Return a batch of a case, from what ``prepare`` wrote."""
+        """Return a batch of a case, from the file of ``prepare``."""
         spec = case.defense
         network = load_model(case.model).network.to(device).eval()
         size = BATCH if spec.separable else None
@@ -111,7 +111,7 @@ def _recorded(device: str) -> dict[str, Any]:
 
 
 def margin(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the best wrong logit minus the right one (B,)."""
+    """Return the best wrong logit minus the right logit (B,)."""
     own = F.one_hot(labels, logits.shape[1]).bool()
     return logits.masked_fill(own, -torch.inf).amax(1) - logits[own]
 
@@ -129,7 +129,7 @@ class Restart:
 
     @property
     def gradient(self) -> str:
-        """Through every step, or the published one, in turn."""
+        """Through every step, or the published gradient, in turn."""
         return ("unrolled", "published")[self.number // 4 % 2]
 
     @property
@@ -154,7 +154,7 @@ class Restart:
 
 @dataclass
 class State:
-    """How far a restart is on one batch: step, points, momentum, and what it broke."""
+    """How far a restart is on one batch: step, points, momentum, and images broken."""
 
     step: int
     points: Tensor

@@ -1,4 +1,4 @@
-"""What is attacked, and what an evaluation by every protocol says of it."""
+"""The cases to attack, and the result of an evaluation by every protocol."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What files and options call it."""
+        """Its name in files and options."""
         return f"{self.model}-{self.mode}"
 
     @property

@@ -1,4 +1,4 @@
-"""What is foreseen of a run: its stages, their passes, and what is left of them."""
+"""The forecast of a run: its stages, their passes, and those that are left."""
 
 from __future__ import annotations
 

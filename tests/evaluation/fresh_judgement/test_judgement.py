@@ -1,4 +1,4 @@
-"""What is right only in the process that was attacked does not count, whatever remembers."""
+"""An image right only in the process that was attacked does not count, whatever remembers."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class ModuleMemory(ClassMemory):
 
 
 class CountedCalls(nn.Module):
-    """Answers as the network for 30 calls, and then, to all, with what it said first."""
+    """Answers as the network for 30 calls, and then, to all, with its first answer."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -161,7 +161,9 @@ def test_a_memory_gains_nothing(kind: type[Memory], tmp_path: Path) -> None:
     assert static.robust_correct < IMAGES / 2, "the network is easily broken"
     assert fresh(defended).passed is False, fresh(defended)
     assert defended.robust_correct <= static.robust_correct + 1
-    again = evaluated(tmp_path, Honest)[1]  # nothing is left to do: what is stored says the same
+    again = evaluated(tmp_path, Honest)[
+        1
+    ]  # nothing is left to do: the stored judgement says the same
     assert again.robust_correct == defended.robust_correct and again.checks == defended.checks
 
 

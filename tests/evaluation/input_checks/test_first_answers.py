@@ -1,4 +1,4 @@
-"""What a network or a defense cannot do is told in a sentence, before the first attack."""
+"""A fault of a network or a defense is reported in a sentence, before the first attack."""
 
 from __future__ import annotations
 

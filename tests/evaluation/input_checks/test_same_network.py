@@ -181,7 +181,9 @@ def named(network: nn.Module, x: Tensor) -> Tensor:
 def of_another_network() -> nn.Module:
     network = tiny_network()
     former = network.forward
-    vars(network)["forward"] = lambda x: 2 * former(x)  # a copy of it has the forward of this one
+    vars(network)["forward"] = lambda x: (
+        2 * former(x)
+    )  # a copy of it has the forward of this network
     return network
 
 

@@ -1,4 +1,4 @@
-"""Diagnostics against a direct computation, the given order, and what is kept of both."""
+"""Diagnostics against a direct computation, the given order, and the notes of both."""
 
 from __future__ import annotations
 

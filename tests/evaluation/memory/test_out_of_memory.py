@@ -1,6 +1,6 @@
 """Out of memory: the same answers from parts of a batch, and a clear refusal where there are none.
 
-A network that refuses more than so many images at a time, as a full GPU does, stands in for one.
+A network that refuses more than so many images at a time, as a full GPU does, stands in for a GPU.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def run(
 def require_same(ours: Path, theirs: Path) -> None:
     """Compare all that is stored of every batch, passes too, but seconds.
 
-    Points to 1e-5, and so each norm of what was added to an image.
+    Points to 1e-5, and so each norm of a perturbation.
     """
     result, expected = outcomes(ours), outcomes(theirs)
     assert result.keys() == expected.keys()
@@ -408,7 +408,7 @@ def test_the_command_line_says_it_in_one_sentence(
     assert "Traceback" not in said
 
 
-# --- what is out of memory, and what is needed ----------------------------------------------------
+# --- errors of memory, and the bytes that are needed ----------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -498,7 +498,7 @@ if limit:
     resource.setrlimit(resource.RLIMIT_AS, (size + limit * 2**20,) * 2)
 evaluation.run([spec], ["published"])
 """
-"""A network whose activations of a batch are 64 MiB a layer, and what it is run with."""
+"""A network whose activations of a batch are 64 MiB a layer, and its run."""
 
 
 def limited(folder: Path, mode: str, limit: int) -> subprocess.CompletedProcess[str]:
@@ -524,4 +524,4 @@ def test_with_a_real_limit_a_coupled_batch_is_refused(tmp_path: Path) -> None:
     cramped = limited(tmp_path, "batch", 120)
     assert cramped.returncode == 1
     assert "DeviceMemoryError: batch checks: out of memory with a batch of 64" in cramped.stderr
-    # What it needs is told where there is memory enough to find that out.
+    # The bytes that it needs are reported where memory suffices to measure them.

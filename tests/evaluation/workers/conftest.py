@@ -1,4 +1,4 @@
-"""What several ways of carrying a run out are compared with."""
+"""The run that several ways of carrying it out are compared with."""
 
 from __future__ import annotations
 

@@ -121,7 +121,7 @@ def runs(pid: int) -> bool:
 
 
 def until(result: Callable[[], Any]) -> Any:
-    """Return what is found once it is anything; fail if that takes a minute."""
+    """Return the first result; fail if that takes a minute."""
     limit = time.monotonic() + 60
     while not (it := result()):
         assert time.monotonic() < limit

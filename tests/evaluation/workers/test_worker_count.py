@@ -34,7 +34,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def worker(need: int | None = 2**20) -> Any:
-    """What is asked of a worker, for 3 images of each batch."""
+    """The questions to a worker, for 3 images of each batch."""
     return SimpleNamespace(
         inputs=SimpleNamespace(images=torch.zeros(9, 3, 6, 6)),
         network=None,
