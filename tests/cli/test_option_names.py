@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from typing import get_type_hints
 
 import pytest
 import typer
 from typer.models import OptionInfo
 
+import dentbench as package
 from dentbench.cli import app
+from dentbench.cli.shared import SharedOptions
+from dentbench.report import commands as repeated
+from dentbench.spec.evaluation import BatchPlan
 from tests.helpers import Run
 
 
@@ -89,3 +94,14 @@ def test_a_line_that_cannot_be_parsed_is_refused_in_one_sentence(dentbench: Run,
 
 def test_help_is_a_command_too(dentbench: Run) -> None:
     assert dentbench("help", "report") == dentbench("report", "--help")
+
+
+def test_defaults_are_the_same_on_the_command_line_and_elsewhere() -> None:
+    """From Python, in a spec, and where the command that repeats a record leaves them out."""
+    shared = {field.name: field.default for field in fields(SharedOptions)}
+    for name in ("batch_size", "seed", "precision", "compiling", "device"):
+        assert inspect.signature(package.evaluate).parameters[name].default == shared[name]
+    assert BatchPlan() == BatchPlan(size=shared["batch_size"], batching=shared["batching"])
+    left_out = {option.lstrip("-").replace("-", "_"): value for option, value in repeated._DEFAULTS}
+    own = {"attack": "standard", "mode": "instance"}  # chosen by the model and the data set
+    assert left_out == own | {name: str(shared[name]) for name in left_out.keys() - own.keys()}
