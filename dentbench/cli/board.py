@@ -62,7 +62,15 @@ def board(
 def _write(results: Path, study: Path) -> None:
     from dentbench.report.board import write_board
 
-    write_board(results, study.as_posix())
+    write_board(results, study.as_posix(), command_of(study, results))
+
+
+def command_of(study: Path, results: Path) -> str:
+    """Return the command that goes on with a board: defaults are left out."""
+    words = ["dentbench", "board"]
+    words += [] if study == STUDY else ["--study", study.as_posix()]
+    words += [] if results == RESULTS else ["--results", results.as_posix()]
+    return shlex.join(words)
 
 
 def rows(study: Path) -> list[list[str]]:

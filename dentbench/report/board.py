@@ -16,7 +16,7 @@ from dentbench.report.chart import Bar, BarChart
 from dentbench.report.formats.render import render
 from dentbench.report.numbers import Share
 from dentbench.report.pairing import Pair, pair_up
-from dentbench.report.tables.board import board, by_model
+from dentbench.report.tables.board import board, by_model, largest_static
 
 PAGE: Final = "README.md"
 TABLE: Final = "board.csv"
@@ -27,11 +27,11 @@ _INTRODUCTION: Final = """\
 Built-in defenses on the embedded models, as far as they were run: by the protocol of its own
 paper, in the worst case, and DentBench's verdict. One command runs the rest and writes this page:
 
-    dentbench board
+    {command}
 
 It reads `{study}`: a table `[[model]]` for each model, a table `[[defense]]` for each defense, and
 options of `dentbench evaluate` for all. Another defense is a file in `dentbench/defenses/`, its
-card in `catalogue.py`, and a table there. `dentbench board --render` writes the page from the
+card in `catalogue.py`, and a table there. With `--render` it writes the page from the
 records alone; any option of `dentbench evaluate` may be added, such as `--examples 32`.
 """
 
@@ -47,10 +47,14 @@ def board_pairs(results: Path) -> list[Pair]:
     return pairs
 
 
-def page(pairs: Sequence[Pair], study: str) -> str:
-    """Return the page of Markdown; ``study``: how to call the file that was run."""
+def page(pairs: Sequence[Pair], study: str, command: str) -> str:
+    """Return the page of Markdown; ``study``: how to call the file that ``command`` runs."""
     pictures = [f"![{chart.title}]({file_of(chart)})" for chart in board_charts(pairs)]
-    parts = [_INTRODUCTION.format(study=study), render(board(pairs), "markdown"), *pictures]
+    parts = [
+        _INTRODUCTION.format(command=command, study=study),
+        render(board(pairs), "markdown"),
+        *pictures,
+    ]
     return "\n".join(part.rstrip("\n") + "\n" for part in parts)
 
 
@@ -58,7 +62,7 @@ def board_charts(pairs: Sequence[Pair]) -> list[BarChart]:
     """Return a chart for each model: published and worst accuracies, static as the reference."""
     made = []
     for group in by_model(pairs):
-        static = group[0].static
+        static = largest_static(group)
         bars = [bar for pair in group for bar in _bars(pair.defended)]
         made.append(
             BarChart(
@@ -86,15 +90,15 @@ def file_of(chart: BarChart) -> str:
     return f"{chart.name}.svg"
 
 
-def write_board(results: Path, study: str) -> list[Path]:
+def write_board(results: Path, study: str, command: str) -> list[Path]:
     """Write the page, the table and, where matplotlib is there, the charts; return the files.
 
-    They go into the results folder. Raises :class:`~dentbench.errors.StoreError` where there is
-    nothing to show.
+    They go into the results folder; ``study`` and ``command`` as of :func:`page`. Raises
+    :class:`~dentbench.errors.StoreError` where there is nothing to show.
     """
     pairs = board_pairs(results)
     written = [results / PAGE, results / TABLE]
-    write_atomic(written[0], page(pairs, study))
+    write_atomic(written[0], page(pairs, study, command))
     write_atomic(written[1], render(board(pairs), "csv"))
     from dentbench.report.formats.figures import chart_as_svg
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import typer
 
-from dentbench.cli.board import board, rows
+from dentbench.cli.board import board, command_of, rows
 from dentbench.defenses.catalogue import DEFENSES, NONE
 from dentbench.errors import NOT_GAINED, SpecError
 from dentbench.report import board as page
@@ -94,7 +94,9 @@ def test_render_runs_nothing(study: Path, tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(page, "write_board", lambda *own: written.append(own))
     commands = Commands()
     board(context(commands), study, tmp_path, render=True)
-    assert not commands.seen and written == [(tmp_path, study.as_posix())]
+    assert not commands.seen and written == [
+        (tmp_path, study.as_posix(), command_of(study, tmp_path))
+    ]
     with pytest.raises(SpecError, match="--examples 8 given beside --render"):
         board(context(commands, "--examples", "8"), study, tmp_path, render=True)
 

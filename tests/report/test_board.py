@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dentbench.cli.board import RESULTS, STUDY, command_of
 from dentbench.errors import StoreError
 from dentbench.records.stopping import Stopped
 from dentbench.report import board as page
@@ -129,15 +130,19 @@ def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:
     assert [chart.reference.count for chart in charts if chart.reference] == [
         group[0].static.robust_correct for group in board.by_model(pairs)
     ]
-    text = page.page(pairs, "results/board/board.toml")
+    study, folder = Path("my study.toml"), Path("mine")
+    text = page.page(pairs, study.as_posix(), command_of(study, folder))
+    assert "\n    dentbench board --study 'my study.toml' --results mine\n" in text
+    assert command_of(STUDY, RESULTS) == "dentbench board"
     assert render(board.board(pairs), "markdown") in text
     assert all(f"]({page.file_of(chart)})" in text for chart in charts)
 
 
-def test_the_committed_board_is_what_its_records_give() -> None:
-    pairs = page.board_pairs(COMMITTED)
-    study = "results/board/board.toml"
-    assert (COMMITTED / page.PAGE).read_text() == page.page(pairs, study), (
-        "dentbench board --render"
-    )
-    assert (COMMITTED / page.TABLE).read_text() == render(board.board(pairs), "csv")
+@pytest.mark.parametrize("study", sorted(COMMITTED.rglob("*.toml")), ids=lambda path: path.stem)
+def test_the_committed_boards_are_what_their_records_give(study: Path) -> None:
+    folder, top = study.parent, COMMITTED.parents[1]
+    pairs = page.board_pairs(folder)
+    command = command_of(study.relative_to(top), folder.relative_to(top))
+    expected = page.page(pairs, study.relative_to(top).as_posix(), command)
+    assert (folder / page.PAGE).read_text() == expected, f"{command} --render"
+    assert (folder / page.TABLE).read_text() == render(board.board(pairs), "csv")

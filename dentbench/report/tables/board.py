@@ -97,12 +97,17 @@ def by_model(pairs: Sequence[Pair]) -> list[list[Pair]]:
     return list(groups.values())
 
 
+def largest_static(group: Sequence[Pair]) -> Record:
+    """Return the static record of most images: runs that stop early judge fewer."""
+    return max((pair.static for pair in group), key=lambda record: record.n)
+
+
 def board(pairs: Sequence[Pair]) -> Table:
     """Return one row per defense, the static model's first, of each model and attack."""
     rows: list[list[object]] = []
     captions: list[str] = []
     for group in by_model(pairs):
-        static = group[0].static
+        static = largest_static(group)
         captions.append(_caption(static))
         rows.append(_static_row(static))
         rows += [_row(entry) for entry in entries(group)]
