@@ -134,13 +134,13 @@ class Rounds:
             wanted = {"holds"} if not self._deferred else set()
         elif paired.significant:
             wanted = {"weaker than static", "no gain"}  # a loss may be in doubt, and is no gain
-        elif paired.interval.high < GAIN_POINTS and not self._will_lose(end, paired):
+        elif paired.interval.high < GAIN_POINTS and not self._will_lose(paired):
             wanted = {"no gain"}
         else:
             wanted = set()
         return bool(wanted) and kind_of(self.draft(self._reached(end, DECIDED), True)) in wanted
 
-    def _will_lose(self, end: int, paired: Paired) -> bool:
+    def _will_lose(self, paired: Paired) -> bool:
         by_images = {look.images: look.level for look in self.looks.values()}
         counts = (paired.gained, paired.lost, paired.total)
         return bool(will_lose(*counts, paired.effect, by_images))
