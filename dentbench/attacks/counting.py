@@ -73,7 +73,7 @@ class CountedNetwork(nn.Module):
     """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
 
     ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
-    ``no_answers``: what becomes of errors that it raises; by default they are raised.
+    ``no_answers``: takes errors that it raises; by default they are raised.
     ``own``: whose layers and methods a defense may use by name, the network itself by default;
     passes through these alone are not counted.
     """

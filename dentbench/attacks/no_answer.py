@@ -67,8 +67,8 @@ class NoAnswers:
         if self.who not in _warned:
             _warned.add(self.who)
             said = first_line(error)
-            what = said if self.who in said else f"{self.who} fails: {said}"
-            _log.warning("%s; natural images are answered, so such points count as wrong", what)
+            sentence = said if self.who in said else f"{self.who} fails: {said}"
+            _log.warning("%s; natural images are answered, so such points count as wrong", sentence)
 
     def none(self, x: Tensor) -> Tensor:
         """Return NaN logits (B, classes) for images, with a gradient of zero."""

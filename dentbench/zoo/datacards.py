@@ -93,8 +93,8 @@ for _card in (
         license="CC-BY-4.0",
         source="embedded",
         url="https://doi.org/10.24432/C50P49",
-        # They leave digits-nominal 9 and 12 of 128 images right under PGD of 20 steps: about what
-        # the paper's leave its nominal model (8.8% and 9.2%).
+        # They leave digits-nominal 9 and 12 of 128 images right under PGD of 20 steps: about as
+        # many as the paper's leave of its nominal model (8.8% and 9.2%).
         ablation_threats=("Linf:0.15", "L2:0.7"),
     ),
     DatasetCard(

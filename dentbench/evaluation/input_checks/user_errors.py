@@ -1,4 +1,4 @@
-"""Report in words what a model raises in the middle of a run."""
+"""Report in words the errors of a model in the middle of a run."""
 
 from __future__ import annotations
 
