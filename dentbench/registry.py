@@ -17,7 +17,7 @@ SHOWN = 20
 class Registry(Mapping[str, T], Generic[T]):
     """A mapping of canonical names to values, with case-insensitive names and aliases.
 
-    ``kind`` ("model", "attack", ...) is what the error messages call an entry. Registering a name
+    ``kind`` ("model", "attack", ...) is an entry's name in error messages. Registering a name
     or an alias twice raises ``ValueError``; looking up an unknown one raises
     :class:`~dentbench.errors.UnknownNameError` with the nearest names.
     """

@@ -30,7 +30,7 @@ from dentbench.errors import (
 
 TRACEBACK: Final = "--traceback"
 UNUSABLE_PATH: Final = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP)
-"""What no path that a user names may be, wherever it is used first."""
+"""The errors of a path that a user names, wherever it is used first."""
 
 app = typer.Typer(
     name="dentbench",

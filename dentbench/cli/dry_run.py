@@ -57,9 +57,9 @@ def show_estimates(
         f"Dry run: {'; '.join(labels)}",
         columns,
         [*map(_row, costs), total],
-        caption="At most, of what is not stored yet: every image surviving every attack; time "
+        caption="At most, for batches not stored yet: every image surviving every attack; time "
         f"{'; '.join(sources)}. "
-        "Memory: what the tensors of a batch take at least, beside the model, from four images.",
+        "Memory: the least that a batch's tensors take, beside the model, from four images.",
         stub=3,
     )
     print_table(table)

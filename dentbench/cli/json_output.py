@@ -68,7 +68,7 @@ def clear() -> None:
 
 
 def deliver() -> None:
-    """Print the output handed in, if any, as one JSON object."""
+    """Print the output handed in, if any, as a JSON object."""
     if _parts:
         document = dict(_parts)
         _parts.clear()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from dentbench.report.table import Table
 
 STANDARD_OUTPUT = Path("-")
-"""What ``--out`` is for standard output, as if it were left out."""
+"""The value of ``--out`` for standard output, as if it were left out."""
 
 TERMINAL_ROWS = 200
 """Rows that a terminal shows at most; the newest are kept."""

@@ -12,7 +12,7 @@ from dentbench.errors import SpecError
 from dentbench.validation import suggestion
 
 _UsageError: Final[Any] = typer.BadParameter.__mro__[1]
-"""What the parser of any version of Typer raises for a command line that it refuses."""
+"""The errors of the parser of any version of Typer for a command line that it refuses."""
 
 
 def call(commands: Any, arguments: Sequence[str], number: int, source: str = "") -> int:

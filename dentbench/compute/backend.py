@@ -17,7 +17,7 @@ from dentbench.errors import ModelError, first_line, torch_settings_kept
 
 @dataclass(frozen=True, kw_only=True)
 class Engine:
-    """How networks are computed; it changes the last bits of what they compute, and no more.
+    """How networks are computed; it changes the last bits of their answers, and no more.
 
     ``channels_last``: the layout of convolutions. ``captured``: whole adaptations, and answers with
     their gradients, are recorded as CUDA graphs (:mod:`dentbench.compute.cuda_graphs`).

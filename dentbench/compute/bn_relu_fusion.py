@@ -150,7 +150,7 @@ def _attributes(module: nn.Module) -> dict[str, bytes | str]:
 
 
 def _join(graph: fx.Graph, node: fx.Node, layers: dict[str, nn.Module]) -> bool:
-    """Replace a ReLU of a normalization, or of its sum with something; tell whether it was one."""
+    """Replace a ReLU of a normalization, or of its sum with something; return whether it was."""
     before = _rectifies(node, layers)
     if before is None or len(before.users) > 1:
         return False

@@ -1,4 +1,4 @@
-"""Whole adaptations as CUDA graphs: thousands of small launches become one.
+"""Whole adaptations as CUDA graphs: thousands of small launches become a single launch.
 
 A graph repeats its recording, in the same memory, without Python: so the images must have one
 shape, nothing may depend on a value, and passes are counted as they were when it was recorded.

@@ -70,7 +70,7 @@ def nested(code: CodeType) -> Iterator[CodeType]:
 
 @dataclass(frozen=True)
 class LookedUp:
-    """What a function looks up outside itself.
+    """The names that a function looks up outside itself.
 
     ``globals``: names of its module; ``names``: all names that it has or may look up by a text;
     ``environment``: variables with their values; ``imports``: a user's modules that it imports when

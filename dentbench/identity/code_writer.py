@@ -1,4 +1,4 @@
-"""Code as hashes: a user's by what it does, a library's by its names."""
+"""Code as hashes: a user's by its instructions, a library's by its names."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class CodeWriter:
         )
 
     def _named(self, value: Any, names: Collection[str], where: str) -> bytes:
-        """Write what a function looks up: of a module, what it may take from it."""
+        """Write a function's lookups: of a module, the names that it may take from it."""
         if not isinstance(value, ModuleType):
             return self.write(value, where)
         parts: list[Any] = [value.__name__.rpartition(".")[2]]

@@ -194,7 +194,7 @@ def sha256_of(files: Iterable[Path]) -> str:
 
 
 def _fresh(name: str) -> ModuleType:
-    """Import a module, anew if its source is not what it was imported from in this process."""
+    """Import a module, anew if its source changed since its import in this process."""
     importlib.invalidate_caches()
     module = sys.modules.get(name)
     if module is None or _moved(name.partition(".")[0]):

@@ -46,7 +46,7 @@ def exact_eps(value: object) -> Fraction:
     """Return eps as an exact fraction: a text as on the command line, or a number as it is.
 
     A float that is a whole or half number of 255ths to its precision, such as ``8 / 255``, is that
-    fraction. Raises :class:`SpecError` for what is no finite number from 0.
+    fraction. Raises :class:`SpecError` unless it is a finite number from 0.
     """
     if isinstance(value, str):
         return parse_eps(value)

@@ -185,7 +185,7 @@ class EvalSpec:
                 "published_protocol",
                 "views",
                 "source",
-            ):  # what is said of it changes no number
+            ):  # its description changes no number
                 del determined["defense"][name]
             if not self.defense.random:
                 del determined["defense"]["random"]  # a key of before it could be said stays

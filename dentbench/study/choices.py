@@ -71,7 +71,7 @@ def choose_defense(mode: str, settings: Mapping[str, Any], card: ModelCard | Non
     """Return the defense asked for, None for static, and remarks for the user on the choice.
 
     ``settings``: DentSpec fields by name, None where the default is to be taken. A card's
-    recommended settings fill in what is left out, and a note says so.
+    recommended settings fill in the rest, and a note says so.
     """
     require_choice("mode", mode, MODES)
     given = {name: value for name, value in settings.items() if value is not None}

@@ -50,7 +50,7 @@ def choose_defenses(card: ModelCard | None) -> list[Chosen]:
 
 
 def check(table: int, given: Collection[str], request: Request) -> None:
-    """Raise :class:`~dentbench.errors.SpecError` for another table or for what it decides itself.
+    """Raise :class:`~dentbench.errors.SpecError` for another table or a setting of its own.
 
     ``given``: the options given beside the ``request`` that decide the specs.
     """
