@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import operator
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, get_args
 
 import pandas as pd
 
@@ -16,7 +17,7 @@ from dentbench.records.frame import by_record
 from dentbench.records.outcome import Record, column_names
 from dentbench.registry import SHOWN, Registry
 from dentbench.report.filters import APART
-from dentbench.report.verdict import kind_of
+from dentbench.report.verdict import Kind, kind_of
 from dentbench.spec.evaluation import parse_eps
 
 VERDICT: Final = "verdict"
@@ -27,6 +28,12 @@ COLUMNS: Final[Registry[str]] = Registry("column")
 
 for _name in (*column_names(), VERDICT):
     COLUMNS.add(_name, _name)
+
+VERDICTS: Final[Registry[str]] = Registry("verdict")
+"""The kinds of verdicts that ``--where`` takes, written with spaces, hyphens or underscores."""
+
+for _name in get_args(Kind):
+    VERDICTS.add(_name, _name)
 
 COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     "<=": operator.le,
@@ -56,8 +63,12 @@ class Condition:
                 f"--where {text!r}: write COLUMN=VALUE, such as mode=instance, or a range such as "
                 "n>=1000; comparisons: " + ", ".join(COMPARISONS)
             )
-        column = COLUMNS.canonical(parts[1].replace("-", "_"))
-        return cls(column, parts[2], APART.sub("", parts[3]) if column == "model" else parts[3])
+        column, value = COLUMNS.canonical(parts[1].replace("-", "_")), parts[3]
+        if column == "model":
+            value = APART.sub("", value)
+        elif column == VERDICT and value:
+            value = VERDICTS.canonical(re.sub(r"[-_\s]+", " ", value))
+        return cls(column, parts[2], value)
 
     def holds(self, column: pd.Series[Any]) -> pd.Series[Any]:
         """Return, row by row, whether a typed column fulfils the condition."""
@@ -122,11 +133,18 @@ def _column(name: str, records: Sequence[Record]) -> pd.Series[Any]:
 
 
 def _none_left(name: str, conditions: Sequence[Condition], column: pd.Series[Any]) -> str:
-    signs = {condition.comparison for condition in conditions} - {"="}
-    wanted = sorted(
-        f"{condition.comparison if signs else ''}{condition.value}" for condition in conditions
+    """Say what was asked for, which values the records have, and what to do."""
+    asked = " or ".join(
+        dict.fromkeys(f"{name}{condition.comparison}{condition.value}" for condition in conditions)
     )
-    values = sorted({"nothing" if pd.isna(value) else str(value).lower() for value in column})
-    more = f" and {len(values) - SHOWN} more" if len(values) > SHOWN else ""
-    there = ", ".join(values[:SHOWN]) + more
-    return f"no result has {name} {' or '.join(wanted)}; there are: {there}"
+    known = Counter("" if pd.isna(value) else str(value).lower() for value in column)
+    if name == VERDICT and set(known) == {""}:
+        return (
+            f"no record has {asked}: of the {len(column)} here none has a verdict, which compares "
+            "an attacked defense with its static model; run dentbench evaluate without --mode "
+            "static, or leave out this --where"
+        )
+    empty = "no verdict (static models, natural images)" if name == VERDICT else "no value"
+    there = [f"{value or empty} ({count})" for value, count in sorted(known.items())]
+    more = [f"and {len(there) - SHOWN} more"] if len(there) > SHOWN else []
+    return f"no record has {asked}; there are: {', '.join(there[:SHOWN] + more)}"

@@ -22,11 +22,15 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Column:
-    """A column: its title, the alignment of its cells, and the heading that it shares."""
+    """A column: its title, the alignment of its cells, and the heading that it shares.
+
+    ``remark``: its sentences explain a row; a narrow terminal shows them below the table.
+    """
 
     title: str
     align: Literal["left", "right", "center"] = "left"
     group: str = ""
+    remark: bool = False
 
     @property
     def full_title(self) -> str:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from dentbench.errors import StoreError
 from dentbench.report.conditions import where
 from dentbench.report.filters import distinguished
-from tests.report.fixed_records import make
+from tests.report.fixed_records import DENT, make
 
 
 def test_models_of_one_name_are_distinguished() -> None:
@@ -26,6 +29,15 @@ def test_models_of_one_name_are_distinguished() -> None:
     records = distinguished([first, edited, replace(first, key="5", model="mine:make2")])
     assert where(records, ["model=mine:make"]) == records[:2]
     assert records[2].model == "mine:make2"
+
+
+def test_a_verdict_that_no_record_has_is_refused_with_those_there_are() -> None:
+    static, defended = make(1, 60, {"published": 60}), make(2, 61, {"published": 61}, **DENT)
+    defended = replace(defended, gained=1, lost=0, n=100)
+    with pytest.raises(StoreError, match=r"no record has verdict=holds; .*no verdict \(static mod"):
+        where([static, defended], ["verdict=holds"])
+    assert where([static, defended], ["verdict=undecided"]) == [defended]
+    assert where([static, defended], ["verdict="]) == [static]
 
 
 def test_models_with_a_card_have_the_code_that_it_names() -> None:

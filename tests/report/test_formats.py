@@ -292,6 +292,17 @@ def test_terminal_width(records: list[Record], name: str, width: int) -> None:
     assert "Carmon2019Unlabeled" in text or name == "table2"
 
 
+@pytest.mark.parametrize(("width", "beside"), [(60, False), (100, False), (160, True)])
+def test_terminal_remarks_without_room_stand_below_once(width: int, beside: bool) -> None:
+    about = "the newest adapted network is attacked as a fixed one, again and again, in rounds"
+    columns = Column("model"), Column("protocol"), Column("right"), Column("done", remark=True)
+    rows = [[model, "fpa", "88.6% (443/500)", about] for model in ("first", "second")]
+    lines = in_terminal(Table.of("Protocols", columns, rows, stub=1), width).split("\n")
+    assert sum("fpa" in line and "443" in line for line in lines) == 2
+    assert any("443" in line and "newest" in line for line in lines) is beside
+    assert sum(line.startswith("fpa: the newest") for line in lines) == (not beside)
+
+
 def test_terminal_limit(records: list[Record]) -> None:
     text = StringIO()
     console = Console(file=text, width=80, no_color=True)

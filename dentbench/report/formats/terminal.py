@@ -23,6 +23,9 @@ WIDTH = 80
 
 _GAP = 2
 
+_LEAST_REMARK = 30
+"""Columns that a remark needs beside its row to be read easily."""
+
 
 def print_table(table: Table, console: Console | None = None, limit: int | None = None) -> None:
     """Print a table on a console (by default standard output), within the console's width.
@@ -55,8 +58,9 @@ def print_prose(text: str, console: Console, style: str = "") -> None:
 def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> RenderableType:
     """Return a table as a rich renderable of at most ``width`` columns.
 
-    Rows are headed by their stub. A table whose words do not fit side by side is turned: a line
-    per column, rows side by side. ``limit``: show only the last so many rows and say so.
+    Rows are headed by their stub. Where remarks have no room, they stand below the rows. A table
+    whose words do not fit side by side is turned: a line per column, rows side by side.
+    ``limit``: show only the last so many rows and say so.
     """
     notes = list(table.notes)
     if limit is not None and len(table.rows) > limit:
@@ -66,6 +70,9 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
     parts: list[RenderableType] = [Text(printable(table.title), style="bold")]
     if table.caption:
         parts.append(Text(_filled(printable(table.caption), width), style="dim"))
+    remarks: list[str] = []
+    if _cramped(table, width):
+        table, remarks = _without_remarks(table)
     widths = _widths(table, width)
     for number, (stub, rows) in enumerate(table.groups()):
         if stub:
@@ -80,9 +87,9 @@ def to_rich(table: Table, width: int = WIDTH, limit: int | None = None) -> Rende
         else:
             parts.append(_grid(table, rows, widths, show_header=number == 0))
     marked = [f"[{mark}] {printable(note)}" for note, mark in table.footnotes.items()]
-    parts.extend([Text("")] if marked or notes else [])
-    lines = (*marked, *map(printable, notes))
-    parts.extend(Text(_filled(line, width), style="dim") for line in lines)
+    for lines in (remarks, [*marked, *map(printable, notes)]):
+        parts.extend([Text("")] if lines else [])
+        parts.extend(Text(_filled(line, width), style="dim") for line in lines)
     return Group(*parts)
 
 
@@ -91,6 +98,32 @@ def _filled(sentence: str, width: int) -> str:
     if width <= WIDTH:
         return sentence
     return textwrap.fill(sentence, WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _cramped(table: Table, width: int) -> bool:
+    """Return whether a remark would have no room to be read beside its row."""
+    if not any(column.remark for column in table.columns):
+        return False
+    widths = _widths(table, width)
+    return widths is None or any(
+        room < min(_LEAST_REMARK, max(cell_len(_shown(row[place], table)) for row in table.rows))
+        for place, room in enumerate(widths, table.stub)
+        if table.columns[place].remark and table.rows
+    )
+
+
+def _without_remarks(table: Table) -> tuple[Table, list[str]]:
+    """Return a table without its remarks, and each remark once behind the name of its row."""
+    kept = [place for place, column in enumerate(table.columns) if not column.remark]
+    rows = [tuple(row[place] for place in kept) for row in table.rows]
+    remarks: dict[str, None] = {}
+    for row in table.rows:
+        texts = [_shown(cell, table) for cell in row]
+        said = [text for text, column in zip(texts, table.columns, strict=True) if column.remark]
+        if any(said):
+            remarks[f"{texts[table.stub]}: {'; '.join(filter(None, said))}"] = None
+    columns = tuple(table.columns[place] for place in kept)
+    return replace(table, columns=columns, rows=tuple(rows)), list(remarks)
 
 
 def _shown(cell: Cell, table: Table) -> str:

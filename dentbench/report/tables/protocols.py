@@ -31,8 +31,8 @@ COLUMNS = (
     INTERVAL_COLUMN,
     Column(NEWLY_BROKEN, "right"),
     Column("minus static", "right"),
-    Column("method"),
-    Column("source"),
+    Column("method", remark=True),
+    Column("source", remark=True),
 )
 
 
@@ -77,6 +77,12 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         about = "the static model itself is attacked"
         right = Cell(base, departures.check_notes(static))
         rows.append([*stub, "static model", right, base.interval, None, None, about, None])
+        if record.static_correct not in (None, static.robust_correct):
+            share = Share(record.static_correct, record.n)
+            about = "the static model at the points found against the defense too"
+            minus = Points(share.percent - base.percent)
+            cells = [share, share.interval, None, minus]
+            rows.append([*stub, "static model, worst case", *cells, about, None])
     newly = newly_broken(record)
     for name in record.protocol_counts:
         card, share = PROTOCOLS[name], coupling.share(record, name)
