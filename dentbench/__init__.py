@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import random
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -57,7 +58,11 @@ def __getattr__(name: str) -> Any:
         return metadata.version("dentbench")
     if name not in _HOMES:
         raise AttributeError(f"module 'dentbench' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    state = random.getstate()
+    try:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    finally:
+        random.setstate(state)  # rich draws a number when it is imported
 
 
 def __dir__() -> list[str]:

@@ -105,15 +105,16 @@ def contained() -> Iterator[None]:
     """Run code of a user as :func:`staying` does; what it prints goes to standard error.
 
     What it sets for the whole process is set back: the working folder, filters of warnings, what
-    Ctrl-C does, and torch's gradient mode, default type and device, anomaly detection and
-    deterministic algorithms.
+    Ctrl-C does, and torch's gradient mode, default type and device, anomaly detection,
+    deterministic algorithms, count of threads and arithmetic of GPUs.
     """
-    with contextlib.redirect_stdout(sys.stderr), staying(), _settings_kept():
+    with contextlib.redirect_stdout(sys.stderr), staying(), settings_kept():
         yield
 
 
 @contextlib.contextmanager
-def _settings_kept() -> Iterator[None]:
+def settings_kept() -> Iterator[None]:
+    """Set back what the block sets for the whole process."""
     folder, filters = os.getcwd(), warnings.filters[:]  # noqa: PTH109 (a text is enough)
     stop = signal.getsignal(signal.SIGINT)
     before = _torch_settings()
@@ -144,6 +145,8 @@ _SETTERS: Final[dict[str, Callable[[Any, Any], None]]] = {
     "device": lambda torch, value: torch.set_default_device(value),
     "anomaly": lambda torch, value: torch.autograd.set_detect_anomaly(value),
     "deterministic": lambda torch, value: torch.use_deterministic_algorithms(value),
+    "threads": lambda torch, value: torch.set_num_threads(value),
+    "arithmetic": lambda torch, value: _set_arithmetic(torch.backends, value),
 }
 
 
@@ -158,7 +161,18 @@ def _torch_settings() -> dict[str, Any]:
         "device": torch.get_default_device(),
         "anomaly": torch.is_anomaly_enabled(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "threads": torch.get_num_threads(),
+        "arithmetic": (
+            torch.backends.cudnn.allow_tf32,
+            torch.backends.cuda.matmul.allow_tf32,
+            torch.backends.cudnn.deterministic,
+        ),
     }
+
+
+def _set_arithmetic(backends: Any, value: tuple[bool, bool, bool]) -> None:
+    backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = value[:2]
+    backends.cudnn.deterministic = value[2]
 
 
 @contextlib.contextmanager

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+import random
+import signal
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +18,7 @@ import torch
 from torch import nn
 
 import dentbench
+from dentbench import api
 from dentbench.errors import DentBenchError
 from dentbench.spec.evaluation import AttackSpec, DentSpec, exact_eps
 
@@ -72,6 +77,47 @@ def test_surroundings_change_nothing(
     with surroundings:
         assert counts(tmp_path) == plain
     assert torch.get_default_dtype() is torch.float32
+
+
+class Drawing(nn.Module):
+    """A network that draws random numbers of every kind, and changes nothing by them."""
+
+    threads: ClassVar[set[int]] = set()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return the logits."""
+        drawn = random.random() + np.random.rand() + float(torch.rand(()))
+        torch.backends.cudnn.deterministic = True
+        self.threads.add(torch.get_num_threads())
+        logits: torch.Tensor = self.net(x) + 0 * drawn
+        return logits
+
+
+def test_what_is_set_for_the_whole_process_is_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def state() -> tuple[Any, ...]:
+        numbers = random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist()
+        flags = torch.backends.cudnn.deterministic, torch.backends.cudnn.allow_tf32
+        settings = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_default_dtype()
+        log = logging.getLogger("dentbench")
+        handlers = log.level, [*log.handlers], [*logging.getLogger().handlers]
+        stops = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        return numbers, flags, settings, handlers, stops, [*warnings.filters], Path.cwd()
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    before = state()
+    # As in a fork, which has none of its parent's threads and would wait for them.
+    monkeypatch.setattr(api, "_PROCESS", -1)
+    found(tmp_path, model=Drawing(), attack="none")
+    assert state() == before
+    torch.set_num_threads(threads)
+    assert Drawing.threads == {1}
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,7 +30,7 @@ from dentbench.api.arguments import (
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
 from dentbench.defenses.build import identified
-from dentbench.errors import SpecError, staying, torch_settings_kept
+from dentbench.errors import SpecError, settings_kept, staying
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress
@@ -53,6 +56,9 @@ from dentbench.zoo.models import code_of, normalized
 from dentbench.zoo.weights import weights_sha256
 
 __all__ = ["Evaluated", "evaluate"]
+
+_PROCESS: Final = os.getpid()
+"""The process that imported this module."""
 
 
 def evaluate(
@@ -206,17 +212,23 @@ def _evaluated(
 
 @contextmanager
 def _plain_torch() -> Iterator[None]:
-    """Give the same answer whatever gradient mode, autocast, default dtype or device is set."""
-    dtype = torch.get_default_dtype()
+    """Give the same answer whatever gradient mode, autocast, default dtype or device is set.
+
+    What is set for the whole process, and its random numbers, are as before in the end.
+    """
     with ExitStack() as stack:
-        stack.enter_context(torch_settings_kept())
+        stack.enter_context(settings_kept())
+        stack.callback(random.setstate, random.getstate())
+        stack.callback(np.random.set_state, np.random.get_state())
+        stack.callback(torch.set_rng_state, torch.get_rng_state())
+        if os.getpid() != _PROCESS:  # a fork has none of its parent's threads, and waits for them
+            torch.set_num_threads(1)
         stack.enter_context(torch.inference_mode(False))
         stack.enter_context(torch.enable_grad())
         for kind in ("cpu", "cuda"):
             stack.enter_context(torch.autocast(kind, enabled=False))
         if torch.get_default_device().type != "cpu":
             stack.enter_context(torch.device("cpu"))
-        stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
         stack.enter_context(staying())
         yield

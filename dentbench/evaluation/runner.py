@@ -235,7 +235,10 @@ def _prepared(
     placement = options.placement
     device = placement.devices[0]
     with out_of_memory.raise_on_oom("the model", device):
-        first_answers.require_network(inputs.network, inputs.images, device)
+        tried = first_answers.require_network(inputs.network, inputs.images, device)
+        if not (options.force or inputs.known_hard):
+            natural_accuracy.require_above_chance(tried, inputs, device)
+        del tried
         engine = Engine.chosen(
             inputs.network,
             torch.device(device),

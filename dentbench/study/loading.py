@@ -47,6 +47,7 @@ def prepare(
     model = _model_of(study, options.fetch, untrained=untrained)
     dataset = _dataset_of(study, options.fetch, untrained=untrained)
     inputs, data = _inputs_of(study, model.network, dataset)
+    inputs = replace(inputs, known_hard=inputs.known_hard or untrained)
     static = EvalSpec(
         model=ModelSpec(name=model.name, sha256=model.sha256, code=model.code),
         data=data,

@@ -205,7 +205,28 @@ def data_default(study: Study) -> str:
 
 
 def check_names(study: Study) -> None:
-    """Raise for an unknown data set, without loading anything."""
+    """Raise for a data set that is unknown, or of other images or classes than the model's card.
+
+    Nothing is loaded.
+    """
     name = data_default(study)
     if name not in DATASETS and not ("/" in name or Path(name).suffix or Path(name).exists()):
         DATASETS.canonical(name)
+    if study.card is not None and name in DATASETS and study.card.dataset in DATASETS:
+        _require_same_kind(study.card, DATASETS[study.card.dataset], DATASETS[name])
+
+
+def _require_same_kind(card: ModelCard, own: DatasetCard, given: DatasetCard) -> None:
+    if (own.shape[0], own.classes) == (given.shape[0], given.classes):
+        return
+    known = [model.id for model in MODELS.values() if model.dataset == given.id]
+    those = f"a model of {given.name} (such as {known[0]})" if known else "another model"
+    raise ModelError(
+        f"{card.id} classifies {_described(own)}, and {_described(given)} were asked for; choose "
+        f"{those}, or leave out --dataset"
+    )
+
+
+def _described(card: DatasetCard) -> str:
+    shape = " x ".join(map(str, card.shape))
+    return f"images of {card.name} ({shape}, {card.classes} classes)"

@@ -11,16 +11,24 @@ import importlib
 import importlib.util
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from dentbench.errors import ModelError
-from dentbench.zoo.file_kinds import TORCH, ZIP_OF, is_safetensors, kind_of
+from dentbench.zoo.file_kinds import (
+    TORCH,
+    ZIP_OF,
+    is_plain_pickle,
+    is_safetensors,
+    kind_of,
+)
 
 StateDict = dict[str, Tensor]
 
@@ -40,8 +48,6 @@ SAVE: Final = (
 
 def _harmless() -> list[Any]:
     """Return the harmless classes: argparse's Namespace, NumPy's scalars and arrays."""
-    import numpy as np
-
     new = importlib.util.find_spec("numpy._core") is not None  # since NumPy 2
     core = importlib.import_module("numpy._core.multiarray" if new else "numpy.core.multiarray")
     scalars = (np.float64, np.float32, np.int64, np.int32, np.bool_)
@@ -71,7 +77,8 @@ def read_checkpoint(path: Path) -> Any:
 
             return load_file(path)
         _refuse_compressed(path)
-        with torch.serialization.safe_globals(_harmless()):
+        with torch.serialization.safe_globals(_harmless()), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # a plain pickle
             content = torch.load(path, map_location="cpu", weights_only=True)
         _refuse_undersized(content, path)
         return content
@@ -105,6 +112,8 @@ def _refused(path: Path, error: Exception) -> str:
     kind, ours = kind_of(path), isinstance(error, ValueError | MemoryError)
     if kind and kind != TORCH and not (ours and kind.startswith(ZIP_OF)):
         return f"is not a checkpoint that can be read: it is {kind}"
+    if isinstance(error, pickle.UnpicklingError) and is_plain_pickle(path):
+        return "is a plain pickle, not a file of torch.save, and was not unpickled"
     if isinstance(error, pickle.UnpicklingError):
         return (
             "is damaged or asks for code, which a checkpoint of weights has no need for; it was "
@@ -153,7 +162,7 @@ def _is_state(value: object) -> bool:
         isinstance(value, Mapping)
         and len(value) > 0
         and all(isinstance(key, str) for key in value)
-        and all(isinstance(item, Tensor) for item in value.values())
+        and all(isinstance(item, Tensor | np.ndarray) for item in value.values())
     )
 
 
@@ -165,7 +174,7 @@ def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS
     seen = checkpoint
     for _ in range(4):
         if _is_state(seen):
-            return dict(seen)
+            return {name: torch.as_tensor(item) for name, item in seen.items()}
         inner = _unwrap(seen, wrappers)
         if inner is None:
             break

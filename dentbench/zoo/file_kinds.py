@@ -72,6 +72,16 @@ def kind_of_bytes(content: bytes) -> str:
     return ""
 
 
+def is_plain_pickle(path: Path) -> bool:
+    """Return whether a file is a pickle, and not that of torch.save's older format.
+
+    That begins, in protocol 2, with torch's magic number of ten bytes.
+    """
+    with path.open("rb") as file:
+        head = file.read(4)
+    return head[:1] == b"\x80" and head != b"\x80\x02\x8a\x0a"
+
+
 def is_safetensors(path: Path) -> bool:
     """Return whether a file begins as safetensors does: the size of a JSON header, then it."""
     with path.open("rb") as file:

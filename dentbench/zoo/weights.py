@@ -21,8 +21,14 @@ CONSTANTS: Final = frozenset({"mu", "sigma", "mean", "std", "new_mean", "new_std
 
 _COUNTERS: Final = frozenset(
     {"total_ops", "total_params", "n_averaged", "num_updates", "num_averaged", "decay"}
+    | {"step", "steps", "global_step", "epoch", "ema_decay", "initted"}
 )
 """Last parts of the names of numbers that profilers and averages of weights leave behind."""
+
+_OF_TRAINING: Final = re.compile(
+    r"(criterion|loss|loss_\w+|\w+_loss|(\w+_)?(acc|accuracy|metrics?))\."
+)
+"""How names begin of the losses and counts of correct images that Lightning keeps."""
 
 _MANY: Final = 0.25
 """The least share of the names that begin with a prefix for it to be taken off."""
@@ -33,20 +39,28 @@ def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
 
     One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
     "attacker.model." or any other), or a prefix of the wanted names is put in front of all. Of
-    the best the first wins: the names as they are. Counters of profilers and averages go, and so
-    do tensors that the chosen names have already, under another prefix.
+    the best the first wins: the names as they are. Counters of profilers and averages and what
+    belongs to the training go, and so do tensors that the chosen names have already, under
+    another prefix. A wanted name that is still missing is that of the only tensor whose name ends
+    in it: a network may be in two parts, such as "backbone." and "head.".
     """
     state = {
         name: tensor
         for name, tensor in state.items()
-        if name in wanted or name.rpartition(".")[2] not in _COUNTERS
+        if name in wanted or not (name.rpartition(".")[2] in _COUNTERS or _OF_TRAINING.match(name))
     }
     candidates = [
         {f"{front}{name}": tensor for name, tensor in named.items()}
         for named in (_without(state, prefix) for prefix in ("", *_prefixes(state)))
         for front in ("", *_prefixes(wanted))
     ]
-    return max(candidates, key=lambda named: len(named.keys() & wanted))
+    best = max(candidates, key=lambda named: len(named.keys() & wanted))
+    missing = [name for name in wanted if name not in best]
+    for name in missing:
+        ends = [known for known in best if known not in wanted and known.endswith(f".{name}")]
+        if len(ends) == 1:
+            best[name] = best.pop(ends[0])
+    return best
 
 
 def _prefixes(names: Collection[str]) -> list[str]:
@@ -111,7 +125,7 @@ def load_state(
     missing = [key for key in missing if not key.endswith("_extra_state")]
     if constants_may_lack:
         missing = [key for key in missing if key.rpartition(".")[2] not in CONSTANTS]
-    constants = [key for key in unexpected if key.rpartition(".")[2] in CONSTANTS]
+    constants = {key: state[key] for key in unexpected if key.rpartition(".")[2] in CONSTANTS}
     if constants_elsewhere:
         unexpected = [key for key in unexpected if key not in constants]
     if surplus_allowed:
@@ -120,16 +134,30 @@ def load_state(
 
 
 def _refuse_names(
-    missing: Sequence[str], unexpected: Sequence[str], constants: Sequence[str], name: str
+    missing: Sequence[str], unexpected: Sequence[str], constants: StateDict, name: str
 ) -> None:
     """Refuse tensors that the network lacks, or that the file does; ``constants``: to normalize."""
     kinds = (("missing", missing), ("unexpected", unexpected))
     problems = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in kinds if keys]
     if problems:
         text = f"{name} does not fit the network: {', '.join(problems)}"
-        if unexpected and unexpected == constants:
-            text += "; give the normalization with --normalize MEAN STD"
+        if unexpected and unexpected == [*constants]:
+            text += f"; give the normalization with --normalize {_normalization(constants)}"
+        else:
+            text += "; name the network that was trained, by --arch, or save its weights alone"
         raise ModelError(text)
+
+
+def _normalization(constants: StateDict) -> str:
+    """Return mean and standard deviation as --normalize takes them; words where not both are."""
+    numbers = [
+        ",".join(f"{float(value):.8g}" for value in tensor.flatten())
+        for kinds in (("mean", "mu", "new_mean"), ("std", "sigma", "new_std"))
+        for tensor in [*(constants[key] for key in constants if key.rpartition(".")[2] in kinds)][
+            :1
+        ]
+    ]
+    return " ".join(numbers) if len(numbers) == 2 else "MEAN STD"
 
 
 def _some(names: Iterable[str], limit: int = 4) -> str:

@@ -136,7 +136,8 @@ def test_mistakes_are_told(dentbench_command: Run) -> None:
             "--defense",
             "hedge",
             *digits,
-        ): "offline mode allows no connection",
+        ): "classifies images of ImageNet",
+        ("--model", "Carmon2019", "--offline"): "offline mode allows no connection",
     }
     for arguments, words in mistakes.items():
         code, out, err = dentbench_command("evaluate", *SHORT, *arguments)

@@ -123,7 +123,11 @@ def test_model_by_name_or_beginning(results: Path, name: str) -> None:
         (["--table", "protocols"], StoreError, "no results of a defense for table protocols"),
         (["--where", "mode"], SpecError, "write COLUMN=VALUE, such as mode=instance"),
         (["--where", "mde=static"], UnknownNameError, "did you mean mode"),
-        (["--where", "mode=batch"], StoreError, r"no record has mode=batch; there are: static \(2\)"),
+        (
+            ["--where", "mode=batch"],
+            StoreError,
+            r"no record has mode=batch; there are: static \(2\)",
+        ),
         (["--where", "eps=x"], SpecError, "eps is 'x'"),
         (["--where", "n>=many"], SpecError, "n is 'many'; write a number"),
         (["--where", "time>=soon"], SpecError, "write a time such as 2026-11-22"),

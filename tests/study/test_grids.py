@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from dentbench.cli.running import by_attack, each_steps
-from dentbench.errors import SpecError
+from dentbench.errors import ModelError, SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
@@ -25,6 +25,7 @@ from dentbench.spec.evaluation import (
 )
 from dentbench.study.parsing import parse_eps_grid, parse_steps_grid
 from dentbench.study.study import Request, make_studies
+from dentbench.zoo.data_choice import DataChoice
 from tests.reference import tiny_network
 
 
@@ -72,6 +73,22 @@ def test_a_grid_is_one_study_of_several_attacks() -> None:
     assert [attack.eps for attack in study.attacks] == [0, Fraction(1, 10), Fraction(1, 5)]
     assert {attack.norm for attack in study.attacks} == {"Linf"}
     assert by_attack(study, [1, 2, 3, 4, 5, 6]) == [[1, 2], [3, 4], [5, 6]]  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("model", "dataset", "words"),
+    [
+        ("cifar10-resnet20-robust", "digits", r"\(1 x 8 x 8, 10 classes\) were .* digits-"),
+        ("digits-robust", "CIFAR-10", r"classifies images of UCI digits.*such as cifar10-.*--data"),
+        ("Carmon2019", "cifar100", r"10 classes\), and images of CIFAR-100"),
+    ],
+)
+def test_a_model_of_other_images_is_refused_before_it_is_loaded(
+    model: str, dataset: str, words: str
+) -> None:
+    request = Request(models=(model,), data=DataChoice(dataset=dataset))
+    with pytest.raises(ModelError, match=words):
+        make_studies(request, lambda card: [(None, ())])
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])

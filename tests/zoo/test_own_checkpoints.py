@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,21 @@ CHECKPOINTS: Mapping[str, Any] = {
     "deep.pth.tar": {"state_dict": under("module.net."), "losses": np.array([1.0, 2.0])},
     "no_ending": STATE,
     "nested.pt": {"state": {"run": {"state_dict": under("module.")}}, "epoch": 3},
+    "lightning.ckpt": {
+        "state_dict": {
+            **under("net."),
+            "criterion.weight": torch.ones(5),
+            "train_acc.correct": torch.tensor(3),
+        }
+    },
+    "two_parts.pth": {  # as of mmcls
+        "state_dict": {
+            f"{'head' if name.startswith('3.') else 'backbone'}.{name}": tensor
+            for name, tensor in STATE.items()
+        }
+    },
+    "steps.pt": {**under("_orig_mod.module."), "step": torch.tensor(9)},
+    "arrays.pt": {name: tensor.numpy() for name, tensor in STATE.items()},
 }
 
 
@@ -88,6 +104,27 @@ def test_constants_of_a_normalization_are_told(folder: Path) -> None:
     with pytest.raises(ModelError, match=r"normalizer.new_mean\); give the normalization with"):
         load_model("a.pth", arch="code/my-net.py:make")
     load_model("a.pth", arch="code/my-net.py:make", normalize=([0.5] * 3, [0.5] * 3))
+    both = {"mu": torch.full((1, 3, 1, 1), 0.5), "sigma": torch.full((1, 3, 1, 1), 0.25)}
+    torch.save({**STATE, **both}, "b.pth")
+    with pytest.raises(ModelError, match=r"with --normalize 0.5,0.5,0.5 0.25,0.25,0.25"):
+        load_model("b.pth", arch="code/my-net.py:make")
+
+
+def test_what_misses_or_is_too_much_says_what_to_do(folder: Path) -> None:
+    torch.save({name: STATE[name] for name in [*STATE][:-1]}, "cut.pth")
+    with pytest.raises(
+        ModelError, match=r"1 missing \(3.bias\); name the network that was trained"
+    ):
+        load_model("cut.pth", arch="code/my-net.py:make")
+
+
+def test_a_plain_pickle_is_called_so(folder: Path, recwarn: pytest.WarningsRecorder) -> None:
+    Path("w.pkl").write_bytes(pickle.dumps(dict(STATE)))
+    with pytest.raises(ModelError, match="is a plain pickle, not a file of"):
+        load_model("w.pkl", arch="code/my-net.py:make")
+    assert not recwarn.list
+    torch.save(STATE, "old.pth", _use_new_zipfile_serialization=False)
+    load_model("old.pth", arch="code/my-net.py:make")
 
 
 def test_a_refused_class_is_named_with_what_to_do(folder: Path) -> None:

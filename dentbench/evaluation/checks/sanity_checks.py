@@ -241,10 +241,7 @@ def _remedy(context: RunContext, spec: EvalSpec) -> plausibility.Remedy | None:
 def require_natural(check: Check, *, force: bool) -> None:
     """Raise :class:`~dentbench.errors.ModelError` when natural accuracy is off, unless forced."""
     if check.passed is False and not force:
-        raise ModelError(
-            f"{check.sentence}; look at the weights, the preprocessing and the data, or go on "
-            "with --force (force=True)"
-        )
+        raise ModelError(f"{check.sentence}; {plausibility.GO_ON}")
 
 
 def column(

@@ -24,12 +24,12 @@ FEW: Final = 2
 """On how many images a network and a defense are tried."""
 
 
-def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> None:
-    """Raise :class:`~dentbench.errors.ModelError` for a network that attacks could not use.
+def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> nn.Module:
+    """Return a copy on ``device``; raise ModelError for a network that attacks could not use.
 
-    ``images`` (N, C, H, W) in [0, 1]. A copy is asked on ``device``: about two images and about
-    alone, for attacks go on with the images that are left, with and without gradients. Where there
-    is no memory for two images it is asked about a single image.
+    ``images`` (N, C, H, W) in [0, 1]. The copy is asked about two images and about one alone, for
+    attacks go on with the images that are left, with and without gradients. Where there is no
+    memory for two images it is asked about a single image.
     """
     images = images[:FEW].to(device)
     try:
@@ -49,6 +49,7 @@ def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> 
 
     with _as_before(images):
         _with_room(ask, images)
+    return tried
 
 
 def _with_room(ask: Callable[[Tensor], None], images: Tensor) -> None:

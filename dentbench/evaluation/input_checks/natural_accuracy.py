@@ -12,14 +12,19 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dentbench.attacks.base import Classifier
+from dentbench.errors import ModelError
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.stats import more_often_than, percent_text, wilson
 
 LEAST: Final = 16
 """The fewest images that say something of natural accuracy."""
+
+MOST_ASKED: Final = 1024
+"""The most images asked about before anything else is done."""
 
 TRIED: Final = 64
 """On how many images, at most, the usual mistakes are tried."""
@@ -46,6 +51,11 @@ USUAL: Final = (
     "the usual causes: labels that begin at 1 or are of another order of the classes, images that "
     "the model wants normalized (--normalize), in BGR or of another range, weights of another model"
 )
+
+GO_ON: Final = (
+    "look at the weights, the preprocessing and the data, or go on with --force (force=True)"
+)
+"""What to do about a natural accuracy that stops a run."""
 
 _IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _CIFAR10: Final = ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))
@@ -81,6 +91,43 @@ def is_chance(correct: int, n: int, classes: int) -> bool:
     return n >= LEAST and more_often_than(correct, n, 1 / classes) > LEVEL
 
 
+def require_above_chance(network: nn.Module, inputs: RunInputs, device: str) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` for a network no better than chance.
+
+    ``network`` is on ``device``, as it is evaluated. A few images are asked about, and up to
+    :data:`MOST_ASKED` where these are not above chance. It comes before anything is timed.
+    """
+    images, labels = inputs.images, inputs.labels
+    if len(images) < LEAST:
+        return
+    try:
+        for count in (LEAST, MOST_ASKED):
+            x, y = _spread(images, count), _spread(labels, count)
+            with torch.no_grad(), torch.random.fork_rng([device] if "cuda" in device else []):
+                logits = torch.cat([network(part.to(device)) for part in x.split(LEAST)])
+            correct, classes = int((logits.argmax(1).cpu() == y).sum()), logits.shape[1]
+            if not is_chance(correct, len(y), classes):
+                return
+        best = remedy(network, images, labels, device)
+    except Exception:  # a network may raise anything; the evaluation itself says so in words
+        return
+    text = chance_text(correct, len(y), classes)
+    if inputs.expected_natural is not None:
+        text += f", and {inputs.expected_natural:g}% was expected"
+    raise ModelError(f"{text}; {USUAL if best is None else best.sentence}; {GO_ON}")
+
+
+def _spread(values: Tensor, count: int) -> Tensor:
+    """Return up to so many values, from the first to the last."""
+    return values[torch.linspace(0, len(values) - 1, min(count, len(values))).long().unique()]
+
+
+def chance_text(correct: int, n: int, classes: int) -> str:
+    """Say that natural accuracy is no better than chance."""
+    share = f"natural accuracy is {percent_text(correct, n)} ({correct} of {n})"
+    return f"{share}, no better than chance among {classes} classes"
+
+
 def allowed(dataset: str) -> float | None:
     """Return the highest natural accuracy, in [0, 1], published on a data set; None: unknown."""
     from dentbench.zoo.cards import DATASETS, MODELS
@@ -105,8 +152,7 @@ def remedy(
     on ``device``. None too where none raises it clearly. Torch's random numbers are kept. An error
     of ``classify`` that says that memory ran out is raised; any other on changed images is not.
     """
-    places = torch.linspace(0, len(images) - 1, min(TRIED, len(images))).long().unique()
-    x, y = images[places].to(device), labels[places].to(device)
+    x, y = _spread(images, TRIED).to(device), _spread(labels, TRIED).to(device)
     with torch.random.fork_rng([x.device] if x.is_cuda else []):
         logits = classify(x)
         predicted = logits.argmax(1)

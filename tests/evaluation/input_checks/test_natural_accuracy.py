@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 import dentbench
+from dentbench.compute.backend import Engine
 from dentbench.errors import DentBenchError, ModelError, SpecError
 from dentbench.evaluation.input_checks.natural_accuracy import (
     allowed,
@@ -115,6 +116,37 @@ def test_a_clear_mistake_stops_a_run_of_few_images(tmp_path: Path, shift: int, s
         with pytest.raises(ModelError, match="with the labels shifted by"):
             few()
     assert few(force=True)[0].natural_correct == (0 if stops else 8)
+
+
+class Colored(nn.Module):
+    """An untrained network, whose constants make three channels of a gray image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten())
+        self.classify = nn.Linear(4 * 36, 10)
+        nn.init.zeros_(self.classify.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return logits of images normalized by channel."""
+        answers: Tensor = self.classify(self.layers(x - torch.full((3, 1, 1), 0.5)))
+        return answers
+
+
+def test_chance_is_refused_before_anything_is_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def timed(*values: Any) -> None:
+        raise AssertionError("an engine was chosen")
+
+    monkeypatch.setattr(Engine, "chosen", timed)
+    with pytest.raises(ModelError, match="no better than chance among 10 classes; the usual"):
+        dentbench.evaluate(Colored(), X, Y, attack="none", results=tmp_path, progress="none")
+    with pytest.raises(AssertionError):
+        evaluated(tmp_path, Y)
+    with pytest.raises(AssertionError):
+        evaluated(tmp_path, (Y + 1) % 10, force=True)
 
 
 class Least(nn.Module):
