@@ -80,8 +80,7 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         if record.static_correct not in (None, static.robust_correct):
             share = Share(record.static_correct, record.n)
             about = "the static model at the points found against the defense too"
-            minus = Points(share.percent - base.percent)
-            cells = [share, share.interval, None, minus]
+            cells = [share, share.interval, None, Points(share.percent - base.percent)]
             rows.append([*stub, "static model, worst case", *cells, about, None])
     newly = newly_broken(record)
     for name in record.protocol_counts:
