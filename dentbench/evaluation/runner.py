@@ -237,7 +237,8 @@ def _prepared(
     with out_of_memory.raise_on_oom("the model", device):
         tried = first_answers.require_network(inputs.network, inputs.images, device)
         if not (options.force or inputs.known_hard):
-            natural_accuracy.require_above_chance(tried, inputs, device)
+            shown = (inputs.images, inputs.labels, device, inputs.expected_natural)
+            natural_accuracy.require_above_chance(tried, *shown)
         del tried
         engine = Engine.chosen(
             inputs.network,

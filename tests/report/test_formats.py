@@ -292,7 +292,7 @@ def test_terminal_width(records: list[Record], name: str, width: int) -> None:
     assert "Carmon2019Unlabeled" in text or name == "table2"
 
 
-@pytest.mark.parametrize(("width", "beside"), [(60, False), (100, False), (160, True)])
+@pytest.mark.parametrize(("width", "beside"), [(40, False), (50, False), (60, True), (160, True)])
 def test_terminal_remarks_without_room_stand_below_once(width: int, beside: bool) -> None:
     about = "the newest adapted network is attacked as a fixed one, again and again, in rounds"
     columns = Column("model"), Column("protocol"), Column("right"), Column("done", remark=True)

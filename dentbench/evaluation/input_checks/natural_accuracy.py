@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import Classifier
 from dentbench.errors import ModelError
-from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.stats import more_often_than, percent_text, wilson
 
@@ -91,13 +90,16 @@ def is_chance(correct: int, n: int, classes: int) -> bool:
     return n >= LEAST and more_often_than(correct, n, 1 / classes) > LEVEL
 
 
-def require_above_chance(network: nn.Module, inputs: RunInputs, device: str) -> None:
+def require_above_chance(
+    network: nn.Module, images: Tensor, labels: Tensor, device: str, expected: float | None = None
+) -> None:
     """Raise :class:`~dentbench.errors.ModelError` for a network no better than chance.
 
-    ``network`` is on ``device``, as it is evaluated. A few images are asked about, and up to
-    :data:`MOST_ASKED` where these are not above chance. It comes before anything is timed.
+    ``network`` is on ``device``, as it is evaluated; ``images`` (N, C, H, W) in [0, 1], ``labels``
+    (N,), ``expected``: the natural accuracy, in percent, that its owner expects. A few images are
+    asked about, and up to :data:`MOST_ASKED` where these are not above chance. It comes before
+    anything is timed.
     """
-    images, labels = inputs.images, inputs.labels
     if len(images) < LEAST:
         return
     try:
@@ -112,8 +114,8 @@ def require_above_chance(network: nn.Module, inputs: RunInputs, device: str) -> 
     except Exception:  # a network may raise anything; the evaluation itself says so in words
         return
     text = chance_text(correct, len(y), classes)
-    if inputs.expected_natural is not None:
-        text += f", and {inputs.expected_natural:g}% was expected"
+    if expected is not None:
+        text += f", and {expected:g}% was expected"
     raise ModelError(f"{text}; {USUAL if best is None else best.sentence}; {GO_ON}")
 
 
