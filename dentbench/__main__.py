@@ -1,5 +1,17 @@
-"""``python -m dentbench``."""
+"""The command ``dentbench``, and ``python -m dentbench``."""
 
-from dentbench.cli.app import main
+from __future__ import annotations
 
-main()
+from dentbench.cli import stopping
+
+
+def main() -> None:
+    """Load the command line and run it."""
+    stopping.at_once()
+    from dentbench.cli import app  # late: it loads libraries
+
+    app.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -111,10 +111,11 @@ def test_what_is_set_for_the_whole_process_is_as_before(
 
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
+    model = Drawing()
     before = state()
     # As in a fork, which has none of its parent's threads and would wait for them.
     monkeypatch.setattr(api, "_PROCESS", -1)
-    found(tmp_path, model=Drawing(), attack="none")
+    found(tmp_path, model=model, attack="none")
     assert state() == before
     torch.set_num_threads(threads)
     assert Drawing.threads == {1}

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config, repeat, surroundings, usage, words
+from dentbench.cli import config, repeat, stopping, surroundings, usage, words
 from dentbench.cli.ablate import ablate
 from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
@@ -89,6 +89,17 @@ def _commands() -> Any:
 
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
+    try:
+        with stopping.raised():
+            _answered()
+    except KeyboardInterrupt:  # between the parts of a command
+        error = stopping.error()
+        typer.echo(f"dentbench: {error}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _answered() -> None:
+    """Run the command line and end the process with its exit code."""
     surroundings.mend()
     surroundings.write_any_character()
     arguments = [words.expanded(argument) for argument in sys.argv[1:] if argument != TRACEBACK]

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import signal
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -14,14 +11,12 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import typer
 
-from dentbench.cli import json_output
+from dentbench.cli import json_output, stopping
 from dentbench.cli.dry_run import Refusal, show_estimates
 from dentbench.errors import (
     NOT_GAINED,
-    InterruptedRunError,
     SpecError,
     StoreError,
-    TerminatedRunError,
     contained,
     os_reason,
 )
@@ -172,29 +167,14 @@ def _workers(text: str) -> int | Literal["auto"]:
     return int(text)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a run as Ctrl-C does."""
-
-
-def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
-
-
 @contextmanager
 def resumable(results: Path) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into a message: finished batches are kept, and how to go on."""
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        yield
-    except KeyboardInterrupt as stopped:
-        command = shlex.join(["dentbench", *sys.argv[1:]])
-        kind = TerminatedRunError if isinstance(stopped, _Terminated) else InterruptedRunError
-        raise kind(
-            f"stopped; every finished batch is in {results / 'runs'}. "
-            f"The same command goes on from there: {command}"
-        ) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
+        with stopping.raised():
+            yield
+    except KeyboardInterrupt:
+        raise stopping.error(f"stopped; every finished batch is in {results / 'runs'}") from None
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import typer
 
+from dentbench.cli import stopping
 from dentbench.errors import SpecError
 from dentbench.validation import suggestion
 
@@ -20,19 +21,21 @@ def call(commands: Any, arguments: Sequence[str], number: int, source: str = "")
 
     ``number``: of the run of its config file. ``source``: the config file, named in refusals of
     values that stand there. Raises :class:`~dentbench.errors.SpecError` for a command line that
-    cannot be parsed.
+    cannot be parsed, and :class:`~dentbench.errors.InterruptedRunError` for Ctrl-C and SIGTERM.
     """
     try:
         code = commands(args=[*arguments], prog_name="dentbench", obj=number, standalone_mode=False)
     except SystemExit as stopped:
         code = stopped.code
-    except typer.Abort:  # how older versions tell Ctrl-C
-        return 130
+    except (typer.Abort, KeyboardInterrupt):  # a version of Typer tells Ctrl-C by any of these
+        code = stopping.INTERRUPTED
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return int(error.exit_code)
         raise SpecError(_sentence(error, commands, arguments, source)) from None
+    if code == stopping.INTERRUPTED:
+        raise stopping.error()
     return int(code or 0)
 
 
