@@ -44,13 +44,13 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
     Set once, not for each of thousands of tests, and in force when fixtures of modules are made.
     """
     from dentbench.attacks.checks import ORDER, PLANTED, Check
-    from dentbench.evaluation.fresh_judgement import judge, pristine
+    from dentbench.evaluation.fresh_judgement import judge_process, pristine
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 
-    def ask(asked: judge.JudgeRequest) -> dict[str, list[judge.Judged]]:
+    def ask(asked: judge_process.JudgeRequest) -> dict[str, list[judge_process.Judged]]:
         network, given = pickle.loads(asked.pristine)
         with pristine._random_numbers_kept():
-            return judge.judged(asked, network, given, isolated=False)
+            return judge_process.judged(asked, network, given, isolated=False)
 
     # A test of something else learns nothing from two thirds of a small run: its checks.
     unasked = {name: Check(name, None, None, "not asked in this test") for name in (ORDER, PLANTED)}
@@ -60,7 +60,7 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
         (modules[CHECKS], "order"): lambda _: unasked[ORDER],
         (modules[RECORDS], "planted"): lambda *_: unasked[PLANTED],
         # Final points are judged anew in this process: new ones take long.
-        (judge.JudgeRequest, "ask"): ask,
+        (judge_process.JudgeRequest, "ask"): ask,
         (SERVER, "start"): lambda: None,
         # Tests read what a killed process wrote, not what survives a loss of power.
         (os, "fsync"): lambda _: None,

@@ -338,6 +338,18 @@ def test_no_class_name_is_used_twice() -> None:
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
 
 
+SHARED_NAMES = {
+    *("board", "defenses", "dent", "dry_run", "models", "diagnostics", "batch_mates"),
+    *("base", "catalogue", "losses", "transfer"),
+}
+"""File names that several folders have: of one thing and its parts, or of the same role."""
+
+
+def test_no_file_name_is_used_for_two_things() -> None:
+    names = [path.stem for path in modules().values() if path.stem != "__init__"]
+    assert {name for name in names if names.count(name) > 1} <= SHARED_NAMES
+
+
 def test_the_check_sees_imports_wherever_they_are(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(

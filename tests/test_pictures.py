@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 from rich.progress import Progress
 
-from dentbench.attacks.events import AttackBegan
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.evaluation.progress.bars import Bars, columns
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan, Whole
 from dentbench.records import results_csv

@@ -34,8 +34,8 @@ from dentbench.errors import SpecError, settings_kept, staying
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.display_names import DISPLAYS
 from dentbench.evaluation.progress.events import Progress
-from dentbench.evaluation.progress.names import DISPLAYS
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.placement import Placement, device_named

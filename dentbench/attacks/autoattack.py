@@ -18,8 +18,8 @@ import torch
 from pyautoattack import AutoAttack
 from torch import Tensor
 
+from dentbench.attacks.attack_events import announce
 from dentbench.attacks.base import ThreatModel
-from dentbench.attacks.events import announce
 from dentbench.attacks.user_attack import UserAttack
 from dentbench.attacks.views import BatchView
 from dentbench.errors import DataError, ModelError

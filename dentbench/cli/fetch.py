@@ -101,8 +101,8 @@ def _listed(
     Raises :class:`~dentbench.errors.SpecError` where nothing is left.
     """
     from dentbench.errors import SpecError
+    from dentbench.zoo.card_tables import matches
     from dentbench.zoo.cards import DATASETS, MODELS
-    from dentbench.zoo.listing import matches
 
     words = [name for name in names if name not in DATASETS and name not in MODELS]
     exact = [name for name in names if name not in words]
@@ -149,8 +149,8 @@ def _print_json(value: object) -> None:
 
 
 def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
+    from dentbench.zoo.card_tables import facts, tables
     from dentbench.zoo.download.sources import links
-    from dentbench.zoo.listing import facts, tables
 
     if as_json:
         _print_json([facts(card, folder) for card in cards])
@@ -204,7 +204,7 @@ def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
     """Fetch every card's files; where some fail, go on and raise in the end."""
     from dentbench.cli.downloads import blocked, bring
     from dentbench.errors import FetchError, SpecError
-    from dentbench.zoo.listing import facts
+    from dentbench.zoo.card_tables import facts
 
     if request.by_hand is not None and len(cards) > 1:
         raise SpecError("--from imports one file; name one model or data set")

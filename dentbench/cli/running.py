@@ -20,7 +20,7 @@ from dentbench.errors import (
     contained,
     os_reason,
 )
-from dentbench.evaluation.progress.names import Display
+from dentbench.evaluation.progress.display_names import Display
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, get_type_hints
 from dentbench.cli.options import attacks, defenses, fetching, models, output, runs
 from dentbench.cli.panels import HelpAll
 from dentbench.errors import SpecError
-from dentbench.evaluation.progress.names import Display
+from dentbench.evaluation.progress.display_names import Display
 
 if TYPE_CHECKING:
     from dentbench.evaluation.context import RunOptions

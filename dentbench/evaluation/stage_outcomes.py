@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 
+from dentbench.attacks.attack_events import listening
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
-from dentbench.attacks.events import listening
 from dentbench.attacks.protocol_cards import claim_name
 from dentbench.evaluation import cascade
 from dentbench.evaluation.checks.sanity_checks import found_random

@@ -14,6 +14,7 @@ from dentbench.cli import running
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.progress import events
+from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import (
     BatchDone,
     PassesDone,
@@ -22,7 +23,6 @@ from dentbench.evaluation.progress.events import (
     Stage,
     StageBegan,
 )
-from dentbench.evaluation.progress.names import Display
 from dentbench.study import loading
 from dentbench.study.study import Request, Study, make_studies
 

@@ -20,15 +20,15 @@ from rich.console import Console
 from rich.progress import Progress
 from typer.testing import CliRunner
 
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.events import AttackBegan
 from dentbench.cli import app
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation.progress import events as progress
 from dentbench.evaluation.progress.bars import Bars, columns
 from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan, Whole
-from dentbench.evaluation.progress.names import Display
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
 from tests.helpers import ROOT, Forked, record

@@ -16,10 +16,10 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from dentbench.attacks.attack_events import announce
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, or_wrong
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.events import announce
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search
 from dentbench.spec.evaluation import derive_seed

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random_start
+from dentbench.attacks.attack_events import announce
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
 from dentbench.attacks.budget import Ascent
-from dentbench.attacks.events import announce
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.spec.evaluation import derive_seed

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from dentbench.cli.names import number_option, one_of
-from dentbench.evaluation.progress.names import Display
+from dentbench.evaluation.progress.display_names import Display
 
 Results = Annotated[Path, typer.Option("--results", metavar="DIR", help="Results folder.")]
 Quiet = Annotated[

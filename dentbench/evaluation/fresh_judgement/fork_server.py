@@ -35,7 +35,7 @@ _CODE: Final = (
 )
 
 _LOADED: Final = (
-    "dentbench.evaluation.fresh_judgement.judge",
+    "dentbench.evaluation.fresh_judgement.judge_process",
     "dentbench.defenses.user_defined",
     LOADED_LATE,
 )

@@ -19,7 +19,7 @@ from torch.fx import GraphModule
 from dentbench.compute.bn_relu_fusion import has_hooks
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.context import RunContext
-from dentbench.evaluation.fresh_judgement.judge import JudgeRequest, judged
+from dentbench.evaluation.fresh_judgement.judge_process import JudgeRequest, judged
 from dentbench.evaluation.fresh_judgement.judgement import Judgement
 from dentbench.identity.user_code import is_library
 from dentbench.records.judged import Judged

@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dentbench.attacks.events import AttackBegan
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.evaluation.progress.events import (
     BatchDone,
     Event,

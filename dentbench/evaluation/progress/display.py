@@ -13,8 +13,9 @@ from typing import Any, Final
 from rich.console import Console
 from rich.progress import Progress as RichProgress
 
-from dentbench.attacks.events import AttackBegan
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.evaluation.progress.bars import Bars, Notebook, columns, short
+from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import (
     BatchDone,
     Event,
@@ -28,7 +29,6 @@ from dentbench.evaluation.progress.events import (
     Whole,
     duration_text,
 )
-from dentbench.evaluation.progress.names import Display
 from dentbench.records.outcome import NATURAL
 from dentbench.stats import percent_text
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from dentbench.attacks.events import AttackBegan
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.stats import percent_text
 
 

@@ -22,7 +22,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from dentbench.attacks.events import AttackBegan, announce, listen
+from dentbench.attacks.attack_events import AttackBegan, announce, listen
 from dentbench.errors import WorkerError, first_line
 from dentbench.identity.user_code import working_folder_first
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Final
 
 from dentbench.records.csv_codec import escape
-from dentbench.report.formats.frame import to_frame
+from dentbench.report.formats.text_frame import to_frame
 from dentbench.report.numbers import Number
 from dentbench.report.table import Cell, Table
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dentbench.report.formats.escape import markdown
-from dentbench.report.formats.frame import to_frame
+from dentbench.report.formats.text_frame import to_frame
 from dentbench.report.table import Cell, Table
 
 

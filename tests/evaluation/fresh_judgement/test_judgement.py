@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check, from_json
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.fresh_judgement.judge import JudgeRequest, judge_one_by_one
+from dentbench.evaluation.fresh_judgement.judge_process import JudgeRequest, judge_one_by_one
 from dentbench.evaluation.fresh_judgement.pristine import is_library_code
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation

@@ -17,8 +17,8 @@ from dentbench import AttackSpec, DentSpec
 from dentbench.errors import UnknownNameError
 from dentbench.evaluation.progress import events
 from dentbench.evaluation.progress.display import shown_progress
+from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan
-from dentbench.evaluation.progress.names import Display
 from dentbench.report.table import Column, Table
 from tests.reference import tiny_network
 

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import nn
 
+from dentbench.attacks.attack_events import AttackBegan
 from dentbench.attacks.counting import CallCounter
-from dentbench.attacks.events import AttackBegan
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation.inputs import RunInputs
