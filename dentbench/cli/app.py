@@ -154,6 +154,7 @@ def _run(commands: Any, chosen: Any, arguments: list[str]) -> list[int]:
     if chosen is not None:
         arguments = words.understood(arguments, chosen)
         words.require_values(arguments, chosen)
+        words.tell_repeated(arguments, chosen)
         # Commands with positional names already take several values after an option.
         if all(param.param_type_name == "option" for param in chosen.params):
             arguments = [arguments[0], *words.spread(arguments[1:], words.repeatable(chosen))]

@@ -88,6 +88,31 @@ def understood(arguments: Sequence[str], command: Any) -> list[str]:
     return completed
 
 
+def tell_repeated(arguments: Sequence[str], command: Any) -> None:
+    """Say on the error stream which value counts of an option that takes one and is given more."""
+    single = {
+        name: parameter.opts[0]
+        for parameter in command.params
+        for name in parameter.opts
+        if name.startswith("-")
+        and not getattr(parameter, "multiple", False)
+        and not getattr(parameter, "is_flag", False)
+        and parameter.nargs == 1
+    }
+    values: dict[str, list[str]] = {}
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        name, equals, value = argument.partition("=")
+        if name in single:
+            values.setdefault(single[name], []).append(value if equals else following)
+    for name, given in values.items():
+        if len(set(given)) > 1:
+            typer.echo(
+                f"dentbench: {name} is given {len(given)} times, and takes one value: the last, "
+                f"{given[-1]}, counts",
+                err=True,
+            )
+
+
 def require_values(arguments: Sequence[str], command: Any) -> None:
     """Refuse an option without its value: an empty text, or the next option in its place.
 

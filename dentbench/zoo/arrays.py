@@ -102,13 +102,14 @@ def checked(raw: RawData, file: str, name: str, classes: int | None = None) -> D
 
 
 def _images(array: Any, file: str) -> Tensor:
-    if array.ndim != 4 or 0 in array.shape:
-        held = "no images," if 0 in array.shape else "images"
+    if 0 in array.shape:
+        raise DataError(f"{file} has no images: their shape is {tuple(array.shape)}")
+    if array.ndim != 4:
         hint = ""
         if array.ndim == 3:
             hint = "; gray images get a channel by images[:, None], a single image is images[None]"
         raise DataError(
-            f"{file} has {held} of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
+            f"{file} has images of shape {tuple(array.shape)}, not (N, C, H, W) or (N, H, W, C)"
             f"{hint}"
         )
     array = _channels_first(array, file)
@@ -148,4 +149,6 @@ def _labels(array: Any, file: str) -> Tensor:
         if array.dtype.kind not in "fb":
             hint = " from 0, in the order of the model's outputs; give each class its number"
         raise DataError(f"{file} has labels of type {array.dtype}; whole numbers are wanted{hint}")
+    if int(array.max()) > np.iinfo(np.int64).max:
+        raise DataError(f"{file} has labels up to {array.max()}; they must be whole numbers from 0")
     return torch.from_numpy(np.array(array, dtype=np.int64))

@@ -129,6 +129,8 @@ def _looks_like_path(text: str) -> bool:
 def _from_path(path: Path, choice: DataChoice) -> Dataset:
     if choice.folder is not None:
         raise DataError("--data-dir is for imagenet and the corruption sets; a path needs none")
+    if path.parts and path.parts[0] in ("http:", "https:", "s3:", "gs:", "hf:"):
+        raise DataError(f"{path} is an address; download the data and name the file")
     if not path.exists():
         raise DataError(f"there is no data file {path}")
     official = _cifar_at(path)

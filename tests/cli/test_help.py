@@ -73,6 +73,13 @@ def test_what_is_taken_is_said(dentbench: Run) -> None:
     assert code == 2 and "--n is called --examples here" in err and "examples is 0" in err
 
 
+def test_an_option_given_twice_says_which_value_counts(dentbench: Run) -> None:
+    twice = ("--eps", "8/255", "--examples=0", "--eps=4/255", "--examples", "0")
+    code, _, err = dentbench("evaluate", *twice, "--dry-run")
+    assert code == 2 and "--eps is given 2 times, and takes one value: the last, 4/255" in err
+    assert "--examples is given" not in err, "both values are the same"
+
+
 def test_autoattack_is_the_standard_one() -> None:
     for name in ("autoattack", "AutoAttack", "auto-attack", "AA"):
         assert ATTACKS.canonical(name) == "standard"

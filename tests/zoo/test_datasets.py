@@ -169,6 +169,7 @@ HOSTILE = np.array([None], dtype=object)
     ("make", "words"),
     [
         pytest.param(lambda f: f / "no.npz", "there is no data file", id="missing"),
+        pytest.param(lambda f: Path("https://x.org/a.npz"), "is an address; download", id="URL"),
         pytest.param(content("bad.txt", b"x"), "not data that can be read", id="foreign"),
         pytest.param(content("bad.npz", b""), "not an npz", id="empty npz"),
         pytest.param(content("bad.npz", b"hello"), "it is plain text", id="text npz"),
@@ -181,12 +182,19 @@ HOSTILE = np.array([None], dtype=object)
         pytest.param(arrays(images=HOSTILE), "it holds Python objects", id="pickled objects"),
         pytest.param(arrays(labels=LABELS - 1), "labels out of range, from -1", id="negative"),
         pytest.param(arrays(labels=LABELS + 100_000), "out of range", id="huge labels"),
+        pytest.param(
+            arrays(labels=LABELS.astype(np.uint64) + np.uint64(2**63)),
+            "labels up to 92233720368547758",
+            id="labels beyond int64",
+        ),
         pytest.param(arrays(classes=5), "out of range, from 0 to 9; .* 0 to 4", id="classes"),
         pytest.param(arrays(labels=LABELS * 1.5), "labels of type float64", id="float labels"),
         pytest.param(arrays(labels=LABELS[:5]), "12 images but 5 labels", id="lengths"),
         pytest.param(arrays(labels=LABELS[:, None]), r"\(12, 1\).*labels\[:, 0\]", id="2-d labels"),
         pytest.param(arrays(images=PIXELS[..., 0]), r"images of shape \(12, 32, 32\)", id="3-d"),
-        pytest.param(arrays(images=PIXELS[:0], labels=LABELS[:0]), "shape .0, 32", id="empty"),
+        pytest.param(
+            arrays(images=PIXELS[:0], labels=LABELS[:0]), r"no images: .* \(0, 32", id="empty"
+        ),
         pytest.param(arrays(images=PIXELS[..., :2]), "neither the second nor the last", id="two"),
         pytest.param(arrays(images=PIXELS[:, :3]), "both the second and the last", id="unclear"),
         pytest.param(arrays(images=FLOATS * 2 - 1), r"must be in \[0, 1\]", id="normalized"),
