@@ -169,6 +169,10 @@ def _inside(folder: Path) -> bool:
     return (folder.parent / "__init__.py").is_file()
 
 
+_STATEMENTS: Final = (ast.stmt, ast.excepthandler, ast.match_case)
+"""What holds statements; an expression holds none, so no import either."""
+
+
 @lru_cache(maxsize=1 << 12)
 def _imports(source: bytes) -> frozenset[str]:
     """Return the outermost names that a source imports; none where it is no Python."""
@@ -177,7 +181,9 @@ def _imports(source: bytes) -> frozenset[str]:
     except (SyntaxError, ValueError):
         return frozenset()
     names: set[str] = set()
-    for node in ast.walk(tree):
+    nodes: list[ast.AST] = [tree]
+    for node in nodes:
+        nodes += [child for child in ast.iter_child_nodes(node) if isinstance(child, _STATEMENTS)]
         if isinstance(node, ast.Import):
             names |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
