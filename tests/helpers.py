@@ -196,6 +196,19 @@ def all_stored(
 
 # --- the command line -----------------------------------------------------------------------------
 
+UNCHECKED = """
+from dentbench.attacks.checks import ORDER, PLANTED, Check
+from dentbench.compute import memory_format
+from dentbench.evaluation import record_maker
+from dentbench.evaluation.checks import sanity_checks
+
+sanity_checks.probe = lambda _: ()
+sanity_checks.order = lambda _: Check(ORDER, None, None, "not asked in this test")
+record_maker.planted = lambda *_: Check(PLANTED, None, None, "not asked in this test")
+memory_format.ROUNDS = memory_format.TIMES = 1
+"""
+"""What a new process runs before the command: no checks, as in this one, and short timings."""
+
 
 class Run:
     """Runs ``dentbench`` in this process and returns (exit code, standard output, errors)."""

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from dentbench.zoo.cards import MODELS
+from tests.helpers import UNCHECKED
 
 SCRIPT = """
 import sys
@@ -26,6 +27,7 @@ def refuse(event, arguments):
         raise RuntimeError(f"{event} in offline mode")
 
 sys.addaudithook(refuse)
+UNCHECKED
 from dentbench.cli.app import main
 
 for line in sys.stdin.read().splitlines():
@@ -36,13 +38,13 @@ for line in sys.stdin.read().splitlines():
     except SystemExit as stopped:
         code = stopped.code or 0
     print("ENDED", code, line, flush=True)
-"""
+""".replace("UNCHECKED", UNCHECKED)
 
 COMMANDS = {
     "evaluate --attack apgd-ce --iterations 1 --examples 4 --steps 1 --protocol transfer": 0,
     "evaluate --model Wong2020 --data few.npz --mode static --attack none": 0,
     "evaluate --model Carmon2019": 2,
-    "evaluate --model Wong2020 --examples 2 --mirror http://127.0.0.1:9/m --dry-run": 0,
+    "evaluate --model cifar10-resnet20-robust --examples 2 --mirror http://127.0.0.1:9/m --dry-run": 0,
     "evaluate --model Wong2020": 2,
     "ablate --model Carmon2019 --examples 2": 2,
     "fetch --paper --mirror http://127.0.0.1:9/m": 2,
