@@ -67,7 +67,14 @@ def double(network: nn.Module, x: Tensor) -> Tensor:
     return logits
 
 
-BLIND = (without_grad, in_inference, one_hot, detached, used_up, forbidding, through_numpy)
+BLIND = {
+    "missing": (without_grad, in_inference, one_hot, detached, through_numpy),
+    "broken": (used_up, forbidding),
+}
+"""Answers without an input gradient, by the path that is found; each is its own kind of tensor."""
+
+WHOLE = (in_inference, one_hot, used_up, forbidding)
+"""Those that differ to a whole run too: in inference mode, of whole numbers, raising errors."""
 
 
 class Answering(nn.Module):
@@ -97,14 +104,14 @@ def evaluated(model: nn.Module, defense: Any, results: Path, *protocols: str) ->
     )
 
 
-@pytest.mark.parametrize("answer", BLIND)
+@pytest.mark.parametrize("answer", WHOLE)
 def test_a_defense_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
     actual = evaluated(tiny_network(), Answering(answer).eval(), tmp_path, "warm", "bpda")
     assert "gradient" in {check.name for check in failed(actual.defended.checks)}
     assert "gradient" not in {check.name for check in failed(actual.static.checks)}
 
 
-@pytest.mark.parametrize("answer", [in_inference, one_hot, used_up, forbidding])
+@pytest.mark.parametrize("answer", WHOLE)
 def test_a_model_without_a_gradient_fails_the_check(answer: Any, tmp_path: Path) -> None:
     actual = evaluated(Answering(answer).eval(), "hedge,steps=2", tmp_path)
     assert "gradient" in {check.name for check in failed(actual.static.checks)}
@@ -123,6 +130,18 @@ def test_logits_of_another_type_are_attacked_as_the_images_are(tmp_path: Path) -
     wide = evaluated(tiny_network(), Answering(double).eval(), tmp_path / "b")
     assert plain.defended.by_protocol == wide.defended.by_protocol
     assert not failed(wide.defended.checks)
+
+
+@pytest.mark.parametrize("path", BLIND)
+def test_paths_of_what_is_blind(path: Any) -> None:
+    for answer in BLIND[path]:
+        forward = Answering(answer).eval()
+        assert gradient_path(forward, IMAGES) == path, answer
+        leaf = IMAGES.clone().requires_grad_()
+        logits = attackable(forward, leaf, path)
+        assert torch.equal(logits, answer(forward.inner, IMAGES.clone()))
+        (gradient,) = torch.autograd.grad(logits.sum(), leaf)
+        assert logits.is_floating_point() and not gradient.any()
 
 
 def test_paths_and_the_answers_that_they_lead_to() -> None:

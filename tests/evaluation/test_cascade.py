@@ -235,8 +235,12 @@ def test_the_verdict_costs_at_most_half_of_published(defense: DentSpec) -> None:
     assert total(spec, names) <= 0.5 * total(spec, ["published"])
 
 
+@pytest.mark.sweep
 def test_and_so_it_is_counted(tmp_path: Path) -> None:
-    """AutoAttack standard at a fifth of its iterations and queries, with three steps."""
+    """AutoAttack standard at a fifth of its iterations and queries, with three steps.
+
+    The long form: that the bounds are what is counted, stands above.
+    """
     spec = spec_of(
         2,
         replace(SEPARABLE, steps=3),
