@@ -44,7 +44,7 @@ COMMANDS = {
     "evaluate --attack apgd-ce --iterations 1 --examples 4 --steps 1 --protocol transfer": 0,
     "evaluate --model Wong2020 --data few.npz --mode static --attack none": 0,
     "evaluate --model Carmon2019": 2,
-    "evaluate --model cifar10-resnet20-robust --examples 2 --mirror http://127.0.0.1:9/m --dry-run": 0,
+    "evaluate --model cifar10-resnet20-robust --examples 2 --mirror http://127.0.0.1 --dry-run": 0,
     "evaluate --model Wong2020": 2,
     "ablate --model Carmon2019 --examples 2": 2,
     "fetch --paper --mirror http://127.0.0.1:9/m": 2,
