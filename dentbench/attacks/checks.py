@@ -32,6 +32,8 @@ CONVERGED: Final = "converged"
 PLANTED: Final = "planted"
 BLACK_BOX: Final = "black-box"
 SAME_VERDICT: Final = "same-verdict"
+SAME_ANSWERS: Final = "same-answers"
+SAME_ASCENT: Final = "same-ascent"
 TRANSFER: Final = "transfer"
 OTHER_BATCHES: Final = "other-batches"
 NATURAL_ACCURACY: Final = "natural-accuracy"
@@ -42,12 +44,12 @@ PASSES: Final = "passes"
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
     *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, PLANTED, BLACK_BOX),
-    *(TRANSFER, SAME_VERDICT, FINITE, OTHER_BATCHES, NATURAL_ACCURACY, FRESH_PROCESS, ORDER),
-    PASSES,
+    *(TRANSFER, SAME_VERDICT, SAME_ANSWERS, SAME_ASCENT, FINITE, OTHER_BATCHES, NATURAL_ACCURACY),
+    *(FRESH_PROCESS, ORDER, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 
-CLIMBING: Final = (ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED)
+CLIMBING: Final = (ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, SAME_ASCENT)
 """The checks that climb along the published gradient."""
 
 BLACK_BOX_PROTOCOLS: Final = frozenset({"scores", "decision"})
@@ -71,7 +73,7 @@ class Check:
     """A check: whether it passed (None: it could not be made), its value, and a sentence.
 
     ``value``: the measurement, or None; the sentence explains it and its consequence. ``shares``:
-    the value of each protocol by name, where the check has them.
+    the value of each protocol by name, or of each image by its number, where the check has them.
     """
 
     name: str

@@ -46,6 +46,8 @@ class BatchOutcome:
     In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
     many images a lower precision, where the attack computed in one, judges otherwise.
+    ``asked_again``: about how many images the defense was asked again what the attack had asked,
+    ``unlike``: how many got other logits then; None where it was not asked.
     ``static_correct[i]``: whether the static model is right at the final points that a protocol
     found on a defense, ``points_sha256`` their SHA-256. ``rights[i]``: how often a random defense
     was right there, in as many draws as the spec says. ``unanswered[i]``: whether the answer there
@@ -65,6 +67,8 @@ class BatchOutcome:
     seconds: float
     judged: tuple[bool, ...] = ()
     changed: int | None = None
+    asked_again: int | None = None
+    unlike: int | None = None
     static_correct: tuple[bool, ...] = ()
     points_sha256: str = ""
     rights: tuple[int, ...] = ()

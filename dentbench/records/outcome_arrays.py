@@ -37,7 +37,9 @@ IMAGE_FIELDS: Final[Mapping[str, tuple[str, type]]] = {
 """The fields of ``images``: the field of an outcome that each holds, and its type."""
 
 _BATCH_FIELDS: Final = ("stage", "index", "forwards", "backwards", "seconds", "points_sha256")
-_OPTIONAL: Final = "changed"  # left out where the attack had no lower precision
+_OPTIONAL: Final = ("changed", "asked_again", "unlike")
+"""Counts that are left out where there are none."""
+
 _PLACE: Final = "/"  # between the names of a path in details
 
 
@@ -49,8 +51,8 @@ def to_arrays(outcome: BatchOutcome) -> dict[str, NDArray[Any]]:
         if getattr(outcome, field) or name == "correct"
     }
     batch = {name: np.array([getattr(outcome, name)]) for name in _BATCH_FIELDS}
-    if outcome.changed is not None:
-        batch[_OPTIONAL] = np.array([outcome.changed])
+    known = {name: getattr(outcome, name) for name in _OPTIONAL}
+    batch |= {name: np.array([count]) for name, count in known.items() if count is not None}
     details = dict(_paths(outcome.details))
     return {
         "images": _table(columns),

@@ -39,7 +39,8 @@ LEAST_IMAGES: Final = 20
 _ANSWERS: Final = frozenset(
     {
         *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
-        *(soundness.MODES, soundness.SAME_VERDICT, soundness.FINITE, soundness.ORDER),
+        *(soundness.MODES, soundness.SAME_VERDICT, soundness.SAME_ANSWERS, soundness.FINITE),
+        soundness.ORDER,
         *soundness.INDISPENSABLE,
     }
 )

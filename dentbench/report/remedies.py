@@ -45,6 +45,8 @@ _REMEDIES: Final = {
     soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",
     soundness.TRANSFER: "find why the static model's points do more than its own gradient",
     soundness.SAME_VERDICT: "find how the defense tells judge from attack; evaluate without that",
+    soundness.SAME_ANSWERS: "find what tells the judge from the attack, and evaluate it without",
+    soundness.SAME_ASCENT: "find what tells an attack from a check, and evaluate it without",
     soundness.OTHER_BATCHES: "mix the batches, or say for which batches it is meant",
     soundness.NATURAL_ACCURACY: "use the model and the data of the card",
 }

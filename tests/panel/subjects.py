@@ -101,6 +101,15 @@ def roughened(model: Linear) -> Linear:
 
 
 @cache
+def otherwise_rough() -> Linear:
+    """A linear model with other rough weights, as weak: the planted model's points are not its."""
+    low = smooth(planted()[0].weight.detach().view(CLASSES, 1, SIDE, SIDE))
+    rough = torch.randn(low.shape, generator=torch.Generator().manual_seed(5))
+    weight = (low + 1.5 * (rough - smooth(rough))).flatten(1)
+    return Linear(weight, -weight.sum(1) / 2)
+
+
+@cache
 def wavy() -> Wavy:
     """The planted model with its rough weights replaced by waves, which attacks turn over."""
     model = projected(planted()[0])

@@ -91,6 +91,12 @@ def as_projected(count: int = COUNT) -> Callable[[], tuple[int, int]]:
 STATIC = as_static()
 
 
+def as_weak() -> tuple[int, int]:
+    """As many as the network with other rough weights, which no attack may be shown."""
+    count = robust_count(subjects.otherwise_rough(), 48)
+    return count, count
+
+
 def remembering() -> tuple[int, int]:
     """No more than static; an attacker may make a memory keep a wrong label first."""
     return 0, STATIC()[1]
@@ -302,6 +308,28 @@ TELLING: Final = (
             telling.ByCaller,
             telling.ByLabelOrder,
         )
+    ),
+    Plant(
+        defense=telling.DecoyToAttacks,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"same-answers", "same-ascent"}),
+    ),
+    Plant(
+        defense=telling.DecoyToGradients,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"same-answers", "same-ascent"}),
+        like="DecoyToAttacks",
+    ),
+    Plant(
+        defense=telling.MisleadingAttacks,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"same-ascent"}),
     ),
     Plant(defense=telling.AfterFewCalls, truth="none", robust=STATIC, like="ByCallNumber"),
     Plant(defense=telling.ByLabelOrderDeclared, truth="none", robust=STATIC, like="ByLabelOrder"),

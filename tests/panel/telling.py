@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.panel.masking import other_network, with_gradient_of
 from tests.panel.memory import Around
+from tests.panel.subjects import otherwise_rough, planted, projected
 
 
 class Telling(Around):
@@ -89,6 +90,37 @@ class ByCaller(Telling):
 
     def attacked(self, x: Tensor, logits: Tensor) -> bool:
         return not any("judge" in frame.f_code.co_name for frame, _ in traceback.walk_stack(None))
+
+
+class DecoyToAttacks(Around):
+    """Another network, as weak; an attack, by the call stack, is shown a robust one, honestly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        network = projected(planted()[0]) if self.attacked(x) else otherwise_rough()
+        logits: Tensor = network(x)
+        return logits
+
+    def attacked(self, x: Tensor) -> bool:
+        frames = {frame.f_code.co_filename for frame, _ in traceback.walk_stack(None)}
+        asks = ("judg", "probes", "/checks/", "input_checks", "build.py")
+        return not any(word in file for file in frames for word in asks)
+
+
+class DecoyToGradients(DecoyToAttacks):
+    """The same, to questions of an attack that want a gradient alone: the labels are honest."""
+
+    def attacked(self, x: Tensor) -> bool:
+        return x.requires_grad and super().attacked(x)
+
+
+class MisleadingAttacks(DecoyToAttacks):
+    """Another network, as weak; an attack is handed a gradient of no use, and true logits."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = otherwise_rough()(x)
+        if not self.attacked(x):
+            return logits
+        return with_gradient_of(logits, other_network(x, logits.shape[1]))
 
 
 class ByLabelOrder(Around):

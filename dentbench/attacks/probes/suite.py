@@ -40,4 +40,10 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         text = f"not made in {probe.threat.norm} with eps {probe.threat.eps:g}"
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
     climbs = climb_all(probe)
-    return (ascent(climbs.short, climbs.chance), *indicate(climbs, random=random))
+    broken = climbs.full.broken  # what protocols leave of them is counted when they were run
+    text = f"{climbs.full.steps} steps along the gradient break {len(broken)} images"
+    return (
+        ascent(climbs.short, climbs.chance),
+        *indicate(climbs, random=random),
+        Check(checks.SAME_ASCENT, None, None, text, broken),
+    )

@@ -40,6 +40,7 @@ def flag_checks(stages: Stages, parts: Collection[str], *, excused: str = "") ->
         black_box(stages, parts),
         transfer(stages),
         same_verdict(stages, excused),
+        same_answers(stages),
         finite(stages),
     )
 
@@ -135,6 +136,55 @@ def same_verdict(stages: Stages, excused: str = "") -> Check:
     if not passed:
         text += f" ({p_text(p_value)}): the defense tells the attack from the judge"
     return Check(checks.SAME_VERDICT, passed, share, text)
+
+
+def same_answers(stages: Stages) -> Check:
+    """Compare answers that attacks were given with those to the same questions after them.
+
+    It fails where more than :data:`CHANCE` of them differ (exact binomial test).
+    """
+    asked = {
+        name: (sum(outcome.asked_again or 0 for outcome in stage), _unlike(stage))
+        for name, stage in stages.items()
+    }
+    total, count = (sum(both[place] for both in asked.values()) for place in (0, 1))
+    if not total:
+        return Check(checks.SAME_ANSWERS, None, None, "no attack's question was asked again")
+    text = f"of {total} answers that attacks were given {count} are others when asked for again"
+    p_value = more_often_than(count, total, CHANCE)
+    passed = p_value >= LEVEL
+    if not passed:
+        worst = max(asked, key=lambda name: asked[name][1])
+        text += f", {asked[worst][1]} of them under {worst} ({p_text(p_value)}): the defense tells "
+        text += "an attack from a judge, or remembers"
+    return Check(checks.SAME_ANSWERS, passed, count / total, text)
+
+
+def _unlike(outcomes: Sequence[BatchOutcome]) -> int:
+    return sum(outcome.unlike or 0 for outcome in outcomes)
+
+
+def same_ascent(climbed: Check, stages: Stages, excused: str = "") -> Check:
+    """Compare images that the checks' own ascent broke with those that attacks leave right.
+
+    ``climbed``: the check as it was made first, the images broken among its shares. An attack that
+    follows the same gradient, and at least as far, leaves hardly any of them. It fails where they
+    leave more than :data:`CHANCE` of the images that were broken (exact binomial test).
+    """
+    followed = {name for name in stages if name not in checks.GRADIENT_FREE | {NATURAL}}
+    if climbed.shares is None or excused or not followed:
+        text = excused or "no attack with gradients was run"
+        return Check(checks.SAME_ASCENT, None, None, f"{climbed.sentence}; {text}")
+    each = [_right(stages[name]) for name in (NATURAL, *followed)]
+    right = [all(flags) for flags in zip(*each, strict=True)]
+    broken = [row for row in map(int, climbed.shares) if row < len(right)]
+    left, total = sum(right[row] for row in broken), len(broken)
+    text = f"{climbed.sentence}, of which the attacks with gradients leave {left}"
+    p_value = more_often_than(left, total, CHANCE)
+    passed = p_value >= LEVEL
+    if not passed:
+        text += f" ({p_text(p_value)}): attacks were misled where checks were not"
+    return Check(checks.SAME_ASCENT, passed, left / max(total, 1), text)
 
 
 def finite(stages: Stages) -> Check:

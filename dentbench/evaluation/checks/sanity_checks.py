@@ -26,7 +26,7 @@ from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
-from dentbench.evaluation.checks.flag_checks import Stages, flag_checks
+from dentbench.evaluation.checks.flag_checks import Stages, flag_checks, same_ascent
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.input_checks import natural_accuracy as plausibility
 from dentbench.records.checkpoint import RunFolder
@@ -250,6 +250,12 @@ def column(
     """Return the column ``checks`` of a record: those made before, and those of its outcomes."""
     random = any(check.name == soundness.REPEATABLE and check.passed is False for check in checks)
     excused = _excused(spec, random=random)
+    checks = [
+        same_ascent(check, stages, _excused_ascent(spec, checks, random=random))
+        if check.name == soundness.SAME_ASCENT
+        else check
+        for check in checks
+    ]
     counted = flag_checks(stages, ATTACKS[spec.attack.name].parts, excused=excused)
     judged = sum(len(outcome.correct) for outcome in stages[NATURAL])
     others = other_batches(batch_mates, judged)
@@ -265,6 +271,15 @@ def static_column(checks: str) -> str:
     return soundness.to_json(
         check for check in own if check.passed is False or check.name in soundness.INDISPENSABLE
     )
+
+
+def _excused_ascent(spec: EvalSpec, checks: Sequence[Check], *, random: bool) -> str:
+    """Return why attacks need not break what the ascent of a few images in a batch broke, or ""."""
+    if random:
+        return "its answers are random"
+    moved = {check.name: check.value for check in checks}.get(soundness.SEPARABLE)
+    apart = spec.separable or (moved is not None and moved <= soundness.SAME)
+    return "" if apart else "an answer depends on batch mates, which were others"
 
 
 def _excused(spec: EvalSpec, *, random: bool) -> str:

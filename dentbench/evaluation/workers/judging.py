@@ -14,6 +14,12 @@ from dentbench.zoo.arrays import label_windows
 
 
 @torch.no_grad()
+def judged_logits(classify: Classifier, points: Tensor, size: int) -> Tensor:
+    """Return the logits (B, classes) of points as they are judged, in batches of ``size``."""
+    return torch.cat([classify(x) for x in points.split(size)])
+
+
+@torch.no_grad()
 def judge_in_batches(
     classify: Classifier, points: Tensor, labels: Tensor, size: int
 ) -> tuple[Tensor, Tensor]:
@@ -21,7 +27,7 @@ def judge_in_batches(
 
     It is shown batches of ``size`` in order. NaN and infinite logits are no answer, and wrong.
     """
-    logits = torch.cat([classify(x) for x in points.split(size)])
+    logits = judged_logits(classify, points, size)
     right: Tensor = or_wrong(logits, labels).argmax(1) == labels
     return right, answered(logits)
 

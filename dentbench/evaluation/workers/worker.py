@@ -21,6 +21,7 @@ from dentbench.attacks.budget import POISONED
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.rng import SeededDefense
+from dentbench.attacks.sampled import Sampled
 from dentbench.compute.precision import tensor_float32
 from dentbench.defenses.build import dent_of
 from dentbench.errors import ModelError, torch_settings_kept
@@ -29,6 +30,7 @@ from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
 from dentbench.evaluation.workers.judging import (
     judge_in_batches,
+    judged_logits,
     norms,
     places,
     require_answers,
@@ -71,7 +73,8 @@ class _Attacked:
     ``points`` (B, C, H, W): projected into the ball. ``judged`` (B,): whether the defense is right
     at them; ``correct`` (B,): in the earlier stages too. ``answers`` (B,): whether it answers with
     finite numbers. ``changed``: how many judgements lower precision changed, where the attack was
-    computed in it.
+    computed in it. ``again``: of how many images the defense was asked again,
+    after the attack, and how many answers were others then.
     """
 
     result: AttackResult
@@ -80,6 +83,7 @@ class _Attacked:
     correct: Tensor
     answers: Tensor
     changed: int | None = None
+    again: tuple[int, int] | None = None
 
 
 class Worker:
@@ -192,11 +196,7 @@ class Worker:
         defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
         attacked = self._attacked(task, x, y, defense, seed)
         points, size = attacked.points, spec.batches.size
-        static_correct: tuple[bool, ...] = ()
-        if spec.defense is not None and task.stage != NATURAL:
-            self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
-            static = self.classifier(spec.counterpart)
-            static_correct = tuple(judge_in_batches(static, points, y, size)[0].tolist())
+        static_correct = self._static_correct(task, points, y)
         rights: tuple[int, ...] = ()
         if task.random and cascade.keeps_points(spec, task.stage):
             draws = range(spec.protocols.draws_judged)
@@ -213,6 +213,8 @@ class Worker:
             seconds=time.perf_counter() - started,
             judged=tuple(attacked.judged.tolist()),
             changed=attacked.changed,
+            asked_again=attacked.again and attacked.again[0],
+            unlike=attacked.again and attacked.again[1],
             static_correct=static_correct,
             rights=rights,
             unanswered=() if bool(attacked.answers.all()) else tuple((~attacked.answers).tolist()),
@@ -245,7 +247,8 @@ class Worker:
         if spec.precision != "fp32":
             low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
             attacked = SeededDefense(low, seed, self.device)
-        context = self._attack_context(task, x, y, attacked)
+        sampled = Sampled(attacked, seed)
+        context = self._attack_context(task, x, y, sampled)
         with tensor_float32(spec.precision == "tf32"):
             result = load_protocol(task.stage)(context)
             points = ThreatModel.of(spec.attack).project(result.points, x)
@@ -264,7 +267,24 @@ class Worker:
             correct=correct,
             answers=answers,
             changed=changed,
+            again=self._asked_again(task, sampled),
         )
+
+    def _static_correct(self, task: Task, points: Tensor, labels: Tensor) -> tuple[bool, ...]:
+        """Return whether the static model is right at points found on a defense; () of others."""
+        spec = task.spec
+        if spec.defense is None or task.stage == NATURAL:
+            return ()
+        self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
+        static = self.classifier(spec.counterpart)
+        return tuple(judge_in_batches(static, points, labels, spec.batches.size)[0].tolist())
+
+    def _asked_again(self, task: Task, sampled: Sampled) -> tuple[int, int] | None:
+        """Ask some of the attack's questions again, unless answers are random; it costs nothing."""
+        if task.random:
+            return None
+        with tensor_float32(task.spec.precision == "tf32"), self.counter.uncounted():
+            return sampled.asked_again(lambda ask, x: judged_logits(ask, x, len(x)))
 
     def _attack_context(
         self, task: Task, x: Tensor, y: Tensor, defense: Classifier

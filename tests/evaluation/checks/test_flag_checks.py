@@ -7,11 +7,13 @@ from dataclasses import replace
 
 import pytest
 
-from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
+from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS, SAME_ASCENT, Check
 from dentbench.evaluation.checks.flag_checks import (
     Stages,
     black_box,
     finite,
+    same_answers,
+    same_ascent,
     same_verdict,
     transfer,
 )
@@ -146,3 +148,28 @@ def test_answers_that_are_no_numbers_are_counted_and_named() -> None:
     check = finite({**actual, "transfer": [first, some]})
     assert check.passed is False and check.value == 2 / (3 * N)
     assert f"2 of {3 * N}" in check.sentence and "2 of them under transfer" in check.sentence
+
+
+@pytest.mark.parametrize(("odd", "passed"), [(0, True), (4, True), (5, False)])
+def test_answers_that_are_others_when_asked_again(odd: int, passed: bool) -> None:
+    (first, second), natural = stages(warm={})["warm"], stages()[NATURAL]
+    asked = [replace(first, asked_again=48, unlike=odd), replace(second, asked_again=48, unlike=0)]
+    check = same_answers({NATURAL: natural, "warm": asked})
+    assert check.passed is passed and check.value == pytest.approx(odd / N)
+    assert passed or f"{odd} of them under warm" in check.sentence
+    assert same_answers({NATURAL: natural, "warm": [first, second]}).passed is None
+
+
+@pytest.mark.parametrize(
+    ("broken", "passed"), [(range(16), True), (range(15), True), (range(14), False)]
+)
+def test_images_that_the_checks_break_and_attacks_leave(broken: range, passed: bool) -> None:
+    """P(X >= 1) = .28 and P(X >= 2) = .04 for 16 images at 2%."""
+    climbed = Check(SAME_ASCENT, None, None, "20 steps", {str(row): 0.1 for row in range(16)})
+    actual = stages(published=dict.fromkeys(broken, "apgd-ce"), transfer=by("transfer", 0, 20))
+    check = same_ascent(climbed, actual)
+    assert check.passed is passed and check.value == pytest.approx((16 - len(broken)) / 16)
+    assert same_ascent(climbed, actual, "its answers are random").passed is None
+    assert same_ascent(climbed, stages(transfer={})).passed is None
+    wrong = {**actual, NATURAL: outcome(NATURAL, by("natural", 14, 2))}
+    assert same_ascent(climbed, wrong).passed is True
