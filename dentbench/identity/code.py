@@ -7,7 +7,7 @@ import dis
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from importlib.machinery import PathFinder
@@ -15,7 +15,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any, Final
 
-from dentbench.identity.lookups import environment_in, names_in, texts_in
+from dentbench.identity.lookups import environment_in, is_composed, names_in, texts_in
 from dentbench.identity.user_code import is_installed, is_library, sha256_of, source_files
 
 _LOADS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
@@ -102,6 +102,7 @@ def looked_up_by(function: FunctionType) -> LookedUp:
     by_text = names_in(texts, names)
     if not _IMPORTS.isdisjoint(names):
         imports |= {text for text in texts if _MODULE.fullmatch(text)}
+        imports |= _composed(texts, str(Path(held.get("__file__") or "").parent))
     package = held.get("__package__") or ""
     folder = str(Path(held.get("__file__") or "").parent)
     return LookedUp(
@@ -114,6 +115,12 @@ def looked_up_by(function: FunctionType) -> LookedUp:
             if not is_library(name)
         ),
     )
+
+
+def _composed(texts: Collection[str], folder: str) -> set[str]:
+    """Return the modules beside a user's code whose names its texts put together."""
+    beside = Path(folder).glob("*.py") if folder != "." else ()
+    return {file.stem for file in beside if is_composed(file.stem, texts)} - {*texts}
 
 
 def _hash_of(name: str, package: str, folder: str) -> str:

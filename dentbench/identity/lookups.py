@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
@@ -44,6 +45,9 @@ _MOST: Final = 64
 _WRITTEN: Final = frozenset({".log", ".pyc"})
 """The suffixes of files that running code writes, not reads."""
 
+_TOO_WIDE: Final = re.compile(r"\W*$|.*\*\*|.*\.py$")
+"""Patterns of files that match about everything, or code."""
+
 _NAME: Final = re.compile(r"[^\W\d]\w*")
 
 
@@ -73,10 +77,35 @@ def environment_in(texts: Iterable[str], names: Collection[str]) -> list[str]:
 
 
 def environment_named(texts: Collection[str]) -> list[str]:
-    """Return the variables of the environment that texts name, or begin up to a "_", by value."""
+    """Return the variables of the environment that texts name, with their values.
+
+    A text names a variable as it is, begins it up to a "_", or is a part of it beside other texts
+    and numbers, as code puts names together.
+    """
     begins = tuple(text for text in texts if len(text) > 2 and text.endswith("_"))
-    named = (name for name in os.environ if name in texts or (begins and name.startswith(begins)))
+    parts = frozenset(text for text in texts if 1 < len(text) < _LONGEST_NAME or text == "_")
+    named = (
+        name
+        for name in os.environ
+        if name in texts or (begins and name.startswith(begins)) or is_composed(name, parts)
+    )
     return [f"{name}={os.environ[name]!r}" for name in sorted(named)]
+
+
+def is_composed(name: str, parts: Collection[str]) -> bool:
+    """Return whether a name is parts and numbers, one after the other, with a part of three."""
+    if len(name) >= _LONGEST_NAME:
+        return False
+    reached: dict[int, bool] = {0: False}  # how far, and whether by a part of three or more
+    for end in range(1, len(name) + 1):
+        ways = [
+            long or (len(piece) > 2 and not piece.isdigit())
+            for start, long in reached.items()
+            if (piece := name[start:end]) in parts or piece.isdigit()
+        ]
+        if ways:
+            reached[end] = any(ways)
+    return reached.get(len(name), False)
 
 
 class Folders:
@@ -112,21 +141,22 @@ class Folders:
         if path.suffix not in _DATA:
             return (shown,)
         for folder in (*folders, Path.cwd()):
-            file = folder / path
-            if file.is_file():
-                return shown, hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in (folder / path, folder / text.lstrip("/")):  # code may put a folder before
+                if file.is_file():
+                    return shown, hashlib.sha256(file.read_bytes()).hexdigest()
         return (shown,)
 
     def data(self) -> Iterator[str]:
         """Yield the files that several texts name together, and their hashes.
 
-        A folder and a name in it, a name and its suffix; a name without any suffix too. They are
-        looked for beside a user's code and in the working folder, where there is such code.
+        A folder and a name in it, a name and its suffix; a name without any suffix too, and those
+        that a pattern matches. They are looked for beside a user's code and in the working folder,
+        where there is such code.
         """
         folders = [*dict.fromkeys(filter(None, self._seen.values()))]
         if not folders:
             return
-        texts = sorted(text for text in self.texts if _is_name(text))
+        texts = sorted({text.lstrip("/") for text in self.texts if _is_name(text)} - {""})
         places = [*folders, Path.cwd()]
         for place in places:  # which grows: a folder may be in a folder
             inside = (place / text for text in texts if text.strip("./"))
@@ -135,14 +165,22 @@ class Folders:
                 break
         suffixes = [text for text in texts if text[0] == "." and len(text) < _LONGEST_SUFFIX]
         names = [*texts, *(text + suffix for suffix in suffixes for text in texts)]
+        patterns = [text for text in texts if "*" in text and not _TOO_WIDE.match(text)]
         seen: set[Path] = set()
         for place in places[:_MOST]:
-            for name in names:
+            for name in (*names, *_matching(place, patterns)):
                 file = place / name
                 if file.suffix not in _WRITTEN and file not in seen and _is(file, Path.is_file):
                     seen.add(file)
                     yield name
                     yield hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _matching(place: Path, patterns: Iterable[str]) -> Iterator[str]:
+    """Yield the names of files in a folder that patterns match."""
+    for pattern in patterns:
+        with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it is no pattern
+            yield from sorted(str(file.relative_to(place)) for file in place.glob(pattern))
 
 
 def _is_name(text: str) -> bool:

@@ -13,6 +13,7 @@ from dentbench.identity.user_code import load
 from tests.helpers import forget_modules
 
 SOURCE = """
+import importlib
 import os
 import pathlib
 import sys
@@ -24,6 +25,7 @@ from torch import nn
 
 import composed_helper
 
+HELPS = "helper"
 KEYS = ["COMPOSED_LEVEL"]
 LEVEL_LOW = 2.0
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -72,6 +74,9 @@ FILES = (
     ("x * float(np.loadtxt(os.path.join(HERE, 'levels.dat')))", "levels.dat"),
     ("x * float(np.loadtxt(os.path.join(HERE, self.stem + '.txt')))", "levels.txt"),
     ("x * float(np.loadtxt(f'{HERE}/{self.stem}.txt'))", "levels.txt"),
+    ("x * float(np.loadtxt(HERE + '/levels.dat'))", "levels.dat"),
+    ("x * float(np.loadtxt(HERE + '/inner/levels'))", "inner/levels"),
+    ("x * float(np.loadtxt(next(pathlib.Path(HERE).glob('lev*.dat'))))", "levels.dat"),
     ("snippet()(x)", "snippet.py"),
 )
 MODULES = (
@@ -80,6 +85,7 @@ MODULES = (
     "x * composed_helper.__dict__[self.which]",
     "x * sys.modules['composed_helper'].STRENGTH",
     "x * composed_helper.DYNAMIC",
+    "x * importlib.import_module(f'composed_{HELPS}').STRENGTH",
 )
 GLOBALS = ("x * globals()['LEVEL_' + self.kind]", "x * eval('LEVEL_' + self.kind)")
 
@@ -151,3 +157,24 @@ def test_a_patch_below_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = fingerprint(network, network.state_dict().keys())
     monkeypatch.setattr(torch.special, "expit", lambda x: 2 * x)
     assert fingerprint(network, network.state_dict().keys()) != plain
+
+
+PARTS = {
+    "x * float(os.environ[f'{self.which}LEVEL'])": "STRENGTHLEVEL",
+    "x * float(os.environ['SET' + self.which])": "SETSTRENGTH",
+    "x * float(os.environ[f'{self.kind}{2}{self.which}'])": "LOW2STRENGTH",
+    "x * float(os.environ['_'.join([self.which, self.kind])])": "STRENGTH_LOW",
+}
+
+
+@pytest.mark.parametrize("call", PARTS)
+def test_a_variable_named_in_parts_counts(
+    call: str, identity_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(PARTS[call], "2")
+    first = identity_of(call)
+    for other in ("STRENGTHS", "XLOW", "22", "HOST_OF_THIS"):  # no text of its code
+        monkeypatch.setenv(other, "2")
+    assert identity_of(call) == first
+    monkeypatch.setenv(PARTS[call], "3")
+    assert identity_of(call) != first

@@ -246,7 +246,8 @@ def test_weaker_than_static(make_record: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["repeatable", "stateless", "separable", "in-range", "same-verdict"]
+    "name",
+    ["repeatable", "stateless", "separable", "in-range", "same-verdict", "same-answers"],
 )
 def test_a_loss_needs_a_judge_that_can_be_trusted(make_record: Make, name: str) -> None:
     settings = SOUND | {"checks": with_failed(name), "static_correct": 300}
