@@ -29,7 +29,7 @@ class CallCounter:
         return self  # A copied network is still counted by the same counter.
 
     def uncounted(self) -> Uncounted:
-        """Forget the passes that are made inside a ``with`` block; it may be entered again."""
+        """Forget the passes that are made inside a ``with`` block, and tell nobody of them."""
         return Uncounted(self)
 
     def forward(self, images: int) -> None:
@@ -54,13 +54,16 @@ class Uncounted:
 
     def __init__(self, counter: CallCounter) -> None:
         self.counter = counter
-        self._before: list[tuple[int, int]] = []
+        self._before: list[tuple[int, int, Callable[[], None]]] = []
 
     def __enter__(self) -> None:
-        self._before.append((self.counter.forwards, self.counter.backwards))
+        counter = self.counter
+        self._before.append((counter.forwards, counter.backwards, counter.listen))
+        counter.listen = _nothing
 
     def __exit__(self, *error: object) -> None:
-        self.counter.forwards, self.counter.backwards = self._before.pop()
+        counter = self.counter
+        counter.forwards, counter.backwards, counter.listen = self._before.pop()
 
 
 _OF_DEFENSES: Final = frozenset(
