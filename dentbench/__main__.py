@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dentbench.cli import stopping
+from dentbench.cli import signals
 
 
 def main() -> None:
     """Load the command line and run it."""
-    stopping.at_once()
+    signals.at_once()
     from dentbench.cli import app  # late: it loads libraries
 
     app.main()

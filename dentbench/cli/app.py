@@ -11,7 +11,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli import config, repeat, stopping, surroundings, usage, words
+from dentbench.cli import config, repeat, signals, surroundings, usage, words
 from dentbench.cli.ablate import ablate
 from dentbench.cli.board import board
 from dentbench.cli.doctor import doctor
@@ -90,10 +90,10 @@ def _commands() -> Any:
 def main() -> None:
     """Run the command line; every error that a user can fix is one sentence and an exit code."""
     try:
-        with stopping.raised():
+        with signals.raised():
             _answered()
     except KeyboardInterrupt:  # between the parts of a command
-        error = stopping.error()
+        error = signals.error()
         typer.echo(f"dentbench: {error}", err=True)
         sys.exit(error.exit_code)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import typer
 
-from dentbench.cli import json_output, stopping
+from dentbench.cli import json_output, signals
 from dentbench.cli.dry_run import Refusal, show_estimates
 from dentbench.errors import (
     NOT_GAINED,
@@ -171,10 +171,10 @@ def _workers(text: str) -> int | Literal["auto"]:
 def resumable(results: Path) -> Iterator[None]:
     """Turn Ctrl-C and SIGTERM into a message: finished batches are kept, and how to go on."""
     try:
-        with stopping.raised():
+        with signals.raised():
             yield
     except KeyboardInterrupt:
-        raise stopping.error(f"stopped; every finished batch is in {results / 'runs'}") from None
+        raise signals.error(f"stopped; every finished batch is in {results / 'runs'}") from None
 
 
 def by_attack(study: Study, records: Sequence[Record]) -> list[list[Record]]:

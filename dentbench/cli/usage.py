@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import typer
 
-from dentbench.cli import stopping
+from dentbench.cli import signals
 from dentbench.errors import SpecError
 from dentbench.validation import suggestion
 
@@ -28,14 +28,14 @@ def call(commands: Any, arguments: Sequence[str], number: int, source: str = "")
     except SystemExit as stopped:
         code = stopped.code
     except (typer.Abort, KeyboardInterrupt):  # a version of Typer tells Ctrl-C by any of these
-        code = stopping.INTERRUPTED
+        code = signals.INTERRUPTED
     except _UsageError as error:
         if type(error).__name__ == "NoArgsIsHelpError":
             error.show()
             return int(error.exit_code)
         raise SpecError(_sentence(error, commands, arguments, source)) from None
-    if code == stopping.INTERRUPTED:
-        raise stopping.error()
+    if code == signals.INTERRUPTED:
+        raise signals.error()
     return int(code or 0)
 
 

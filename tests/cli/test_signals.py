@@ -1,0 +1,60 @@
+"""Ctrl-C and SIGTERM at any moment of any command: one sentence, and the exit code that says so."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from dentbench.cli import signals
+from dentbench.errors import InterruptedRunError
+
+STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+
+
+@pytest.mark.parametrize(("sent", "code"), STOPS)
+def test_a_command_that_is_stopped_ends_in_a_sentence(sent: signal.Signals, code: int) -> None:
+    script = (
+        "import os; from dentbench.cli import app; from dentbench.records import results_csv; "
+        f"results_csv.read = lambda *values: os.kill(os.getpid(), {int(sent)}); app.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "report"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("dentbench: stopped; what was finished is kept.")
+    assert done.stderr.endswith("dentbench report\n") and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(("sent", "code"), STOPS)
+def test_it_may_be_stopped_while_libraries_are_loaded(sent: signal.Signals, code: int) -> None:
+    script = (
+        "import os; from dentbench.cli import signals; signals.at_once(); "
+        f"os.kill(os.getpid(), {int(sent)}); print('went on')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, "report"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr == "dentbench: stopped before anything was done: dentbench report\n"
+
+
+def test_an_ignored_signal_is_ignored() -> None:
+    """As of a command that a shell without job control runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals.raised():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_the_signal_that_came_first_counts() -> None:
+    with pytest.raises(KeyboardInterrupt), signals.raised():
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signals.error().exit_code == 143
+    with signals.raised():
+        assert type(signals.error()) is InterruptedRunError
