@@ -48,16 +48,25 @@ class NoAnswers:
         try:
             return ask(x)
         except Exception as error:  # code of a user may raise anything
+            if self.raises(error):
+                raise
             self.require_at_points_alone(ask, x, error)
         return self._in_parts(ask, x)
+
+    def raises(self, error: Exception) -> bool:
+        """Return whether an error says nothing of the images, so that it is to be raised again.
+
+        By ``raise`` alone: a frame that held an error of memory would keep the tensors that
+        filled it.
+        """
+        return self.natural is None or mentions_memory(error) or isinstance(error, UserExitError)
 
     def require_at_points_alone(self, ask: Callable[[Tensor], Any], x: Tensor, error: Any) -> None:
         """Raise an error again unless ``ask`` takes as many natural images as there are in ``x``.
 
-        Else warn of it, once.
+        Else warn of it, once. It is an error that :meth:`raises` leaves.
         """
-        if self.natural is None or mentions_memory(error) or isinstance(error, UserExitError):
-            raise error
+        assert self.natural is not None
         rows = torch.arange(len(x), device=x.device) % len(self.natural)
         images = self.natural.to(x)[rows].requires_grad_(x.requires_grad)
         try:

@@ -94,6 +94,8 @@ class Own:
             try:
                 return ask(x)
             except ModelError as error:
+                if self.no_answers.raises(error):
+                    raise
                 self.no_answers.require_at_points_alone(ask, x, error)
             return [NoAdaptation()] if name == "trajectory" else NoAdaptation()
 
@@ -125,6 +127,8 @@ class Own:
             try:
                 return ask(x)
             except ModelError as error:  # an adaptation is of a whole batch, so it is not cut
+                if self.no_answers.raises(error):
+                    raise
                 self.no_answers.require_at_points_alone(self._answer, x, error)
             return self.no_answers.none(x)
 

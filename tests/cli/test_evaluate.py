@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ import pytest
 from dentbench.cli.words import spread
 from tests.helpers import Forked, Run
 
-SHORT = ["--attack", "apgd-ce", "--iterations", "3", "--examples", "6", "--batch-size", "4"]
+OPTIONS = {"--attack": "apgd-ce", "--iterations": "3", "--examples": "6", "--batch-size": "4"}
+SHORT = [*chain.from_iterable(OPTIONS.items())]
 
 
 def test_static_and_dent_side_by_side(dentbench: Run) -> None:
@@ -161,7 +163,10 @@ def test_every_mistake_is_one_sentence(dentbench: Run, tmp_path: Path) -> None:
     }
     for arguments, words in mistakes.items():
         data = () if "--data" not in arguments else ("--data-name", "mine")
-        code, out, err = dentbench("evaluate", *SHORT, *arguments, *data)
+        others = {name: value for name, value in OPTIONS.items() if name not in arguments}
+        code, out, err = dentbench(
+            "evaluate", *chain.from_iterable(others.items()), *arguments, *data
+        )
         assert code == 2, (arguments, out, err)
         assert words in err, (arguments, err)
         assert err.startswith("dentbench: ") and err.count("\n") == 1, err

@@ -513,7 +513,7 @@ def test_with_a_real_limit_a_static_model_is_shown_parts(
     monkeypatch.setattr(sanity_checks, "probe", lambda _: ())
     monkeypatch.setattr(sys, "argv", ["-c", str(tmp_path / "roomy"), "static", "0"])
     exec(LIMITED, {})
-    cramped = limited(tmp_path / "cramped", "static", 120)
+    cramped = limited(tmp_path / "cramped", "static", 200)
     assert cramped.returncode == 0, cramped.stderr
     assert "static: out of memory with 64 images at a time; going on with 32" in cramped.stderr
     require_same(tmp_path / "cramped", tmp_path / "roomy")
