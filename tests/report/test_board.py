@@ -138,7 +138,10 @@ def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:
     assert all(f"]({page.file_of(chart)})" in text for chart in charts)
 
 
-@pytest.mark.parametrize("study", sorted(COMMITTED.rglob("*.toml")), ids=lambda path: path.parent.name)
+STUDIES = sorted(COMMITTED.rglob("*.toml"))
+
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda path: path.parent.name)
 def test_the_committed_boards_are_what_their_records_give(study: Path) -> None:
     folder, top = study.parent, COMMITTED.parents[1]
     pairs = page.board_pairs(folder)
