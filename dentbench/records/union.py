@@ -16,7 +16,8 @@ def united(records: Sequence[Record]) -> list[Record]:
 
     It is the row that leaves the fewest images right, of equal ones the last of most protocols,
     with the protocols of all rows: under each the fewest images that a row has. A row that other
-    code computed than the last one is no longer of this run. Its worst case is of single rows;
+    code computed than the last one is no longer of this run, and of a run that stopped early and
+    went on only the rows of most images count. Its worst case is of single rows;
     where the outcomes are stored, a record has the worst case per image anyway.
     """
     keys = pd.Series([record.key for record in records], dtype="object")
@@ -24,7 +25,8 @@ def united(records: Sequence[Record]) -> list[Record]:
         return list(records)
     places = keys.groupby(keys).indices
     last = keys[~keys.duplicated(keep="last")]
-    return [_united(_of_present_code([records[at] for at in places[key]])) for key in last]
+    present = (_of_present_code([records[at] for at in places[key]]) for key in last)
+    return [_united(_of_most_images(rows)) for rows in present]
 
 
 def _of_present_code(rows: Sequence[Record]) -> list[Record]:
@@ -39,6 +41,12 @@ def _of_present_code(rows: Sequence[Record]) -> list[Record]:
         if bool(versions) == bool(present)
         and all(present.get(name, number) == number for name, number in versions.items())
     ]
+
+
+def _of_most_images(rows: Sequence[Record]) -> list[Record]:
+    """Return the rows that judged as many images as any: counts of fewer cannot be compared."""
+    most = max(row.n for row in rows)
+    return [row for row in rows if row.n == most]
 
 
 def _united(rows: Sequence[Record]) -> Record:

@@ -42,8 +42,7 @@ def matches(records: Sequence[Record]) -> pd.DataFrame:
     """Return every defended record beside the static records of its images and attack.
 
     One row per pair: ``defended`` and ``static`` are places in ``records``, ``packed``: whether
-    both have the same batches and seed; ``same``: whether both judged as many images, as they may
-    not where a run stopped early. Of static records equal in every comparison the last
+    both have the same batches and seed. Of static records equal in every comparison the last
     stands for all. Rows of one defended record are in ascending order of preference.
     """
     frame = by_record(records, {*IMAGES, *_PACKING, *_COMPARED, "mode", "protocol"})
@@ -59,11 +58,10 @@ def matches(records: Sequence[Record]) -> pd.DataFrame:
             "defended": pairs["place"],
             "static": pairs["place_static"],
             "packed": np.logical_and.reduce(equal),
-            "same": pairs["n"] == pairs["n_static"],
             "n": pairs["n_static"],
             "protocols": pairs["protocols_static"],
         }
-    ).sort_values(["defended", "packed", "same", "static"])
+    ).sort_values(["defended", "packed", "static"])
 
 
 def best_statics(records: Sequence[Record]) -> dict[int, Record]:

@@ -46,6 +46,16 @@ def test_of_equal_rows_the_last_of_most_protocols_counts() -> None:
     assert united([later, fewer]) == [later]
 
 
+def test_of_a_run_that_went_on_the_rows_of_most_images_count() -> None:
+    few = [
+        make(1, 30, {"transfer": 15, "warm": 9}, **DENT, n=60, count=200),
+        make(1, 25, {"transfer": 12}, **DENT, n=50, count=200),
+    ]
+    many = make(1, 60, {"transfer": 31}, **DENT, n=120, count=200)
+    for rows in ([*few, many], [many, *few]):
+        assert united(rows) == [many]
+
+
 def test_a_row_of_other_code_does_not_count() -> None:
     old = replace(STRONG, stage_versions='{"natural": 1, "published": 1, "transfer": 1}')
     new = replace(WEAK, stage_versions='{"natural": 1, "published": 2}')

@@ -121,6 +121,13 @@ def test_a_row_says_what_was_published_what_is_left_and_what_it_costs(pairs: lis
     assert row["worst protocol"] == "transfer"
     assert "arXiv 2603.26984" in row["claim"]
     assert board.cost(replace(defended, passes=None)) == ""
+    # A run that stopped early stands beside what the static model has of its images.
+    early = replace(defended, n=100, static_by_protocol='{"published": 77}')
+    table = board.board([replace(pair, defended=early)])
+    assert table.rows[1][titles.index("published minus static")].text == "+3.0"
+    assert board.EARLY not in table.notes
+    stop = Stopped(rule="decided", images=100, of=500, level=0.005).to_json()
+    assert board.EARLY in board.board([replace(pair, defended=replace(early, stopped=stop))]).notes
 
 
 def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:

@@ -11,13 +11,10 @@ import pytest
 
 from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
-from dentbench.records.stopping import Stopped
 from dentbench.report.pairing import IMAGES, best_statics, pair_up
-from dentbench.report.tables.board import largest_static
 from dentbench.report.tables.cells import best
 from dentbench.report.tables.compare import IDENTITY, compare
 from dentbench.report.verdict import verdict
-from dentbench.stats.sequential import levels
 from tests.report.fixed_records import DENT, make
 
 
@@ -38,8 +35,7 @@ def slow_pairs(records: Sequence[Record]) -> list[tuple[Record, Record]]:
             if record.mode == "static" != defended.mode and of_images(record) == of_images(defended)
         ]
         same = [item for item in alike if packing(item) == packing(defended)]
-        sized = [item for item in same if item.n == defended.n]
-        for static in reversed([*alike, *same, *sized]):
+        for static in reversed([*alike, *same]):
             try:
                 verdict(static, defended)
             except SpecError:
@@ -80,20 +76,6 @@ def test_pairs_are_those_of_a_loop(seed: int) -> None:
     assert [(record.key, two.key) for record, two in actual] == [
         (a.key, b.key) for a, b in expected
     ]
-
-
-def test_a_run_that_stopped_early_stands_beside_the_static_record_of_its_images() -> None:
-    level = levels([20] * 5)[3]
-    stop = Stopped(rule="decided", images=60, of=100, level=level).to_json()
-    gains = {"static_by_protocol": '{"published": 40}', "static_correct": 40, **DENT}
-    run = {"count": 100, "stopped": stop}
-    defended = make(1, 60, {"transfer": 40}, n=60, gained=3, lost=3, **gains, **run)
-    few = make(2, 60, {"published": 40}, n=60, **run)
-    many = make(3, 100, {"published": 66}, n=100, **run)
-    for records in ([few, many, defended], [many, few, defended], [defended, few, many]):
-        (pair,) = pair_up(records)
-        assert pair.static.n == 60
-    assert largest_static([pair, replace(pair, static=many)]) == many
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -10,6 +10,7 @@ from typing import Final
 
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.records.outcome import NATURAL, PUBLISHED, WORST, Record, eps_of
+from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
 from dentbench.report.numbers import LEVEL, Points, Share
 from dentbench.report.pairing import Pair
@@ -41,6 +42,12 @@ NOTES: Final = (
     "count if they are significant among all of the model's (Holm 1979), and are undecided else.",
     "Cost: passes through the network, forward and backward, for an image's answer; the static "
     "model's is 1.",
+)
+
+
+EARLY: Final = (
+    "A run that stops as soon as its verdict is decided runs cheap protocols first: the protocol "
+    "of the paper is missing where no gain called for it, and so may be the last images."
 )
 
 
@@ -116,7 +123,7 @@ def board(pairs: Sequence[Pair]) -> Table:
         COLUMNS,
         rows,
         caption=" ".join(("Accuracy in percent.", *captions)),
-        notes=NOTES,
+        notes=(*NOTES, *([EARLY] if any(stopped(pair.defended) for pair in pairs) else [])),
         stub=1,
     )
 
@@ -136,13 +143,13 @@ def _static_row(static: Record) -> list[object]:
 
 
 def _row(entry: Entry) -> list[object]:
-    static, defended = entry.pair.static, entry.pair.defended
+    defended = entry.pair.defended
     own = departures.published_protocol(defended)
     published: Share | None = None
     minus: Points | None = None
     if own in defended.protocol_counts:
         published = coupling.share(defended, own)
-        minus = Points(published.percent - Share(static.robust_correct, static.n).percent)
+        minus = Points(published.percent - _static_published(entry.pair).percent)
     notes = departures.attack_notes(defended)
     return [
         defended.model,
@@ -158,6 +165,18 @@ def _row(entry: Entry) -> list[object]:
         cost(defended),
         claim(defended),
     ]
+
+
+def _static_published(pair: Pair) -> Share:
+    """Return what the static model's own attack leaves right of the images of the defense.
+
+    The static record may have more: a run that stops early judges the first of them.
+    """
+    static, defended = pair.static, pair.defended
+    faced = json.loads(defended.static_by_protocol or "{}")
+    if PUBLISHED in faced:
+        return Share(faced[PUBLISHED], defended.n)
+    return Share(static.robust_correct, static.n)
 
 
 def _title(record: Record) -> str:
