@@ -45,12 +45,14 @@ def load_or_judge(
             for stage in missing:
                 if stage in made.stages:
                     _require_stored(spec, stage, outcomes[stage], made.stages[stage])
-                batches = [asdict(batch) for batch in made.stages.get(stage, ())]
-                folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
                 needed = keep_points or stage == NATURAL or cascade.keeps_points(spec, stage)
                 if note == NOTE and not needed:
+                    # Before the note: a run killed in between redoes these batches, and one killed
+                    # after it would keep points, and diagnose them, that no other run has.
                     for outcome in outcomes[stage]:
                         folder.drop_points(outcome)
+                batches = [asdict(batch) for batch in made.stages.get(stage, ())]
+                folder.save_note(f"{stage}/{note}", {"batches": batches, "reason": made.reason})
             judgements = _all_stored(folder, note, outcomes, draws)
     reasons = [judgement.reason for judgement in judgements.values() if judgement.reason]
     stages = {

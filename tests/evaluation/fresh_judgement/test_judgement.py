@@ -23,7 +23,7 @@ from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder, sha256_of
 from dentbench.records.judged import NOTE
-from dentbench.records.outcome import Record
+from dentbench.records.outcome import BatchOutcome, Record
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
@@ -216,6 +216,25 @@ def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
     actual = [evaluated(tmp_path / name, Memory, protocols)[1] for name in ("resumed", "whole")]
     assert compared(actual[0]) == compared(actual[1])
     assert fresh(actual[0]).passed is False
+    assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("dropped", [False, True])
+def test_a_run_that_ends_where_points_are_dropped_ends_in_the_same_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: bool
+) -> None:
+    def interrupted(folder: RunFolder, outcome: BatchOutcome) -> None:
+        if dropped:
+            folder.save(outcome, None)
+        raise KeyboardInterrupt
+
+    protocols = ("published", "transfer")
+    with monkeypatch.context() as patched:
+        patched.setattr(RunFolder, "drop_points", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(tmp_path / "resumed", Honest, protocols)
+    actual = [evaluated(tmp_path / name, Honest, protocols)[1] for name in ("resumed", "whole")]
+    assert compared(actual[0]) == compared(actual[1])
     assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
 
 
