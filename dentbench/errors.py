@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
 NOT_GAINED: Final = 3
@@ -117,7 +117,7 @@ def settings_kept() -> Iterator[None]:
     """Set back what the block sets for the whole process."""
     folder, filters = os.getcwd(), warnings.filters[:]  # noqa: PTH109 (a text is enough)
     stop = signal.getsignal(signal.SIGINT)
-    before = _torch_settings()
+    before = _torch_settings(_TORCH)
     try:
         yield
     finally:
@@ -126,10 +126,21 @@ def settings_kept() -> Iterator[None]:
         if signal.getsignal(signal.SIGINT) is not stop and stop is not None:
             with contextlib.suppress(ValueError):  # in another thread than the main thread
                 signal.signal(signal.SIGINT, stop)
-        for name, value in _torch_settings().items():
-            was = before.get(name, _AS_TORCH_BEGINS.get(name, value))
-            if value != was:
-                _SETTERS[name](sys.modules["torch"], was)
+        _set_torch_back(before, _TORCH)
+
+
+@contextlib.contextmanager
+def torch_settings_kept() -> Iterator[None]:
+    """Set back what code of a user sets for all of torch while it answers.
+
+    Gradient mode, default type, anomaly detection, deterministic algorithms and the number of
+    threads; the other settings take longer to ask for than a short answer.
+    """
+    before = _torch_settings(_QUICK)
+    try:
+        yield
+    finally:
+        _set_torch_back(before, _QUICK)
 
 
 _AS_TORCH_BEGINS: Final[dict[str, Any]] = {
@@ -139,66 +150,65 @@ _AS_TORCH_BEGINS: Final[dict[str, Any]] = {
 }
 """Torch's settings where code of a user is the first to import it."""
 
-_SETTERS: Final[dict[str, Callable[[Any, Any], None]]] = {
-    "gradients": lambda torch, value: torch._C._set_grad_enabled(value),
-    "dtype": lambda torch, value: torch.set_default_dtype(value),
-    "device": lambda torch, value: torch.set_default_device(value),
-    "anomaly": lambda torch, value: torch.autograd.set_detect_anomaly(value),
-    "deterministic": lambda torch, value: torch.use_deterministic_algorithms(value),
-    "threads": lambda torch, value: torch.set_num_threads(value),
-    "arithmetic": lambda torch, value: _set_arithmetic(torch.backends, value),
+_TORCH: Final[dict[str, tuple[Callable[[Any], Any], Callable[[Any, Any], None]]]] = {
+    "gradients": (
+        lambda torch: torch.is_grad_enabled(),
+        lambda torch, value: torch._C._set_grad_enabled(value),
+    ),
+    "dtype": (
+        lambda torch: torch.get_default_dtype(),
+        lambda torch, value: torch.set_default_dtype(value),
+    ),
+    "anomaly": (
+        lambda torch: torch.is_anomaly_enabled(),
+        lambda torch, value: torch.autograd.set_detect_anomaly(value),
+    ),
+    "deterministic": (
+        lambda torch: torch.are_deterministic_algorithms_enabled(),
+        lambda torch, value: torch.use_deterministic_algorithms(value),
+    ),
+    "threads": (
+        lambda torch: torch.get_num_threads(),
+        lambda torch, value: torch.set_num_threads(value),
+    ),
+    "device": (
+        lambda torch: torch.get_default_device(),
+        lambda torch, value: torch.set_default_device(value),
+    ),
+    "arithmetic": (
+        lambda torch: _arithmetic(torch.backends),
+        lambda torch, value: _set_arithmetic(torch.backends, value),
+    ),
 }
+"""How each of torch's settings for the whole process is read, and how it is set."""
+
+_QUICK: Final = ("gradients", "dtype", "anomaly", "deterministic", "threads")
+"""The settings that are read at once."""
 
 
-def _torch_settings() -> dict[str, Any]:
-    """Return torch's settings for the whole process by name; none where it is not imported."""
+def _torch_settings(names: Iterable[str]) -> dict[str, Any]:
+    """Return settings of torch by name; none where it is not imported."""
     torch: Any = sys.modules.get("torch")
     if not hasattr(torch, "use_deterministic_algorithms"):  # not, or not wholly, imported
         return {}
-    return {
-        "gradients": torch.is_grad_enabled(),
-        "dtype": torch.get_default_dtype(),
-        "device": torch.get_default_device(),
-        "anomaly": torch.is_anomaly_enabled(),
-        "deterministic": torch.are_deterministic_algorithms_enabled(),
-        "threads": torch.get_num_threads(),
-        "arithmetic": (
-            torch.backends.cudnn.allow_tf32,
-            torch.backends.cuda.matmul.allow_tf32,
-            torch.backends.cudnn.deterministic,
-        ),
-    }
+    return {name: _TORCH[name][0](torch) for name in names}
+
+
+def _set_torch_back(before: Mapping[str, Any], names: Iterable[str]) -> None:
+    for name, value in _torch_settings(names).items():
+        was = before.get(name, _AS_TORCH_BEGINS.get(name, value))
+        if value != was:
+            _TORCH[name][1](sys.modules["torch"], was)
+
+
+def _arithmetic(backends: Any) -> tuple[bool, bool, bool]:
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    return cudnn.allow_tf32, matmul.allow_tf32, cudnn.deterministic
 
 
 def _set_arithmetic(backends: Any, value: tuple[bool, bool, bool]) -> None:
     backends.cudnn.allow_tf32, backends.cuda.matmul.allow_tf32 = value[:2]
     backends.cudnn.deterministic = value[2]
-
-
-@contextlib.contextmanager
-def torch_settings_kept() -> Iterator[None]:
-    """Set back what code of a user sets for all of torch while it answers; torch is imported.
-
-    Gradient mode, default type, anomaly detection, deterministic algorithms and the number of
-    threads; not the default device, which takes longer to ask for than a short answer.
-    """
-    torch: Any = sys.modules["torch"]
-    gradients, kind = torch.is_grad_enabled(), torch.get_default_dtype()
-    anomaly, threads = torch.is_anomaly_enabled(), torch.get_num_threads()
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    try:
-        yield
-    finally:
-        if torch.is_grad_enabled() != gradients:
-            torch.set_grad_enabled(gradients)
-        if torch.get_default_dtype() != kind:
-            torch.set_default_dtype(kind)
-        if torch.is_anomaly_enabled() != anomaly:
-            torch.autograd.set_detect_anomaly(anomaly)
-        if torch.are_deterministic_algorithms_enabled() != deterministic:
-            torch.use_deterministic_algorithms(deterministic)
-        if torch.get_num_threads() != threads:
-            torch.set_num_threads(threads)
 
 
 @contextlib.contextmanager

@@ -45,10 +45,9 @@ class Stopped:
 
 def stopped(record: Record) -> Stopped | None:
     """Return how a record's run stopped; None for one of a fixed size."""
-    return None if record.stopped is None else parsed(record.stopped)
+    return None if record.stopped is None else _parsed(record.stopped)
 
 
 @lru_cache(maxsize=1 << 12)
-def parsed(text: str) -> Stopped:
-    """Return the content of the column."""
+def _parsed(text: str) -> Stopped:
     return Stopped(**json.loads(text))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-import operator
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
 
 from dentbench.attacks import checks
 from dentbench.records.outcome import NATURAL, WORST, Record
-from dentbench.records.stopping import parsed, stopped
+from dentbench.records.stopping import stopped
 from dentbench.report.numbers import LEVEL, Paired, PairedMeans, RepeatedPaired, Share
 from dentbench.stats import (
     DesignEffect,
@@ -70,7 +67,8 @@ def paired(record: Record) -> Paired | None:
 
 def level_of(record: Record) -> float:
     """Return the one-sided level of a record's comparison: that of its look where it may stop."""
-    return _sharing(record).level
+    early = stopped(record)
+    return LEVEL / 2 if early is None or early.level is None else early.level
 
 
 def paired_effect(record: Record) -> float:
@@ -92,12 +90,14 @@ def paired_effect(record: Record) -> float:
 
 def batches(record: Record) -> int:
     """Return the number of batches that a record's images were judged in."""
-    return len(_sharing(record).sizes)
+    return len(_sizes(record))
 
 
 def missing_batches(record: Record) -> int:
     """Return how many batches a verdict lacks; 0 for independent images."""
-    return _sharing(record).missing
+    if independent(record):
+        return 0
+    return max(0, least_batches(level_of(record)) - batches(record))
 
 
 def has_counts(record: Record) -> bool:
@@ -107,42 +107,7 @@ def has_counts(record: Record) -> bool:
 
 def independent(record: Record) -> bool:
     """Return whether images are, or were measured to be, independent of their batch mates."""
-    return _sharing(record).independent
-
-
-@dataclass(frozen=True)
-class _Sharing:
-    """How a record's images share batches, which the functions here ask many times.
-
-    ``sizes``: of the batches that images share. ``level``: see :func:`level_of`. ``missing``: see
-    :func:`missing_batches`.
-    """
-
-    independent: bool
-    sizes: tuple[int, ...]
-    level: float
-    missing: int
-
-
-_columns: Final = operator.attrgetter(
-    "separable", "checks", "stopped", "n", "batching", "batch_size"
-)
-
-
-def _sharing(record: Record) -> _Sharing:
-    return _sharing_of(*_columns(record))
-
-
-@lru_cache(maxsize=1 << 12)
-def _sharing_of(
-    separable: bool, checks: str | None, early: str | None, n: int, batching: str, batch_size: int
-) -> _Sharing:
-    independent = separable or _measured_independent(checks)
-    look = None if early is None else parsed(early)
-    level = LEVEL / 2 if look is None or look.level is None else look.level
-    sizes = _batch_sizes(n, batch_size) if batching == "declared" else (n,)
-    missing = 0 if independent else max(0, least_batches(level) - len(sizes))
-    return _Sharing(independent, sizes, level, missing)
+    return record.separable or measured_independent(record)
 
 
 @lru_cache(maxsize=1 << 12)
@@ -243,9 +208,12 @@ def _fitting(text: str, batches: int) -> Mapping[str, list[int]]:
 
 def _sizes(record: Record) -> tuple[int, ...]:
     """Return the sizes of the batches that images share."""
-    return _sharing(record).sizes
+    if record.batching != "declared":
+        return (record.n,)
+    return _batch_sizes(record.n, record.batch_size)
 
 
+@lru_cache
 def _batch_sizes(images: int, size: int) -> tuple[int, ...]:
     whole, rest = divmod(images, size)
     return (size,) * whole + (rest,) * bool(rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final
@@ -58,8 +58,8 @@ def _defaults(mode: str, steps: int, blur: str) -> dict[str, Any]:
 
 
 @lru_cache
-def _getter(mode: str, steps: int, blur: str) -> Callable[[Record], tuple[Any, ...]]:
-    return operator.attrgetter(*_defaults(mode, steps, blur))
+def _values_of(names: tuple[str, ...]) -> Callable[[Record], tuple[Any, ...]]:
+    return operator.attrgetter(*names)
 
 
 def defense_name(record: Record) -> str:
@@ -103,29 +103,26 @@ def named_protocol(record: Record, name: str) -> str:
     return f"{name} ({PUBLISHED})" if marked else name
 
 
-def _odd_settings(record: Record) -> tuple[str, ...]:
+def _odd_settings(record: Record) -> list[str]:
     """Return dent's settings that are not the default, or all settings of another defense."""
     if record.mode == OTHER:
-        return _settings(json.loads(record.defense_settings or "{}"))
-    kind = record.mode, record.steps or 0, record.blur or "none"
-    return _odd_of_dent(*kind, *_getter(*kind)(record))
-
-
-def _settings(values: Mapping[str, object]) -> tuple[str, ...]:
-    return tuple(f"{name.replace('_', ' ')} {value}" for name, value in values.items())
-
-
-@lru_cache(maxsize=1 << 12, typed=True)  # 1.0 and True are equal to 1, and read otherwise
-def _odd_of_dent(mode: str, steps: int, blur: str, *values: object) -> tuple[str, ...]:
-    pairs = zip(_defaults(mode, steps, blur).items(), values, strict=True)
-    return _settings({name: value for (name, default), value in pairs if value != default})
+        settings = json.loads(record.defense_settings or "{}")
+    else:
+        defaults = _defaults(record.mode, record.steps or 0, record.blur or "none")
+        values = _values_of(tuple(defaults))(record)
+        settings = {
+            name: value
+            for (name, default), value in zip(defaults.items(), values, strict=True)
+            if value != default
+        }
+    return [f"{name.replace('_', ' ')} {value}" for name, value in settings.items()]
 
 
 def slot_text(record: Record) -> str:
     """Return a run's settings that are not the default of its mode, steps and blur, or ""."""
-    odd: list[str] = []
+    odd = []
     if record.mode != "static":
-        odd += _odd_settings(record)
+        odd = _odd_settings(record)
         if record.batch_size != BatchPlan.size:
             odd.append(f"batches of {record.batch_size}")
         if (record.order or "given") != "given":

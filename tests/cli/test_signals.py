@@ -15,18 +15,24 @@ from dentbench.errors import InterruptedRunError
 STOPS = [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 
 
+def ended(script: str, code: int) -> str:
+    """Return the error stream of a process that ends with an exit code, having printed nothing."""
+    done = subprocess.run(
+        [sys.executable, "-c", script, "report"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (code, "")
+    return done.stderr
+
+
 @pytest.mark.parametrize(("sent", "code"), STOPS)
 def test_a_command_that_is_stopped_ends_in_a_sentence(sent: signal.Signals, code: int) -> None:
     script = (
         "import os; from dentbench.cli import app; from dentbench.records import results_csv; "
         f"results_csv.read = lambda *values: os.kill(os.getpid(), {int(sent)}); app.main()"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "report"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("dentbench: stopped; what was finished is kept.")
-    assert done.stderr.endswith("dentbench report\n") and done.stderr.count("\n") == 1
+    err = ended(script, code)
+    assert err.startswith("dentbench: stopped; what was finished is kept.")
+    assert err.endswith("dentbench report\n") and err.count("\n") == 1
 
 
 @pytest.mark.parametrize(("sent", "code"), STOPS)
@@ -35,11 +41,8 @@ def test_it_may_be_stopped_while_libraries_are_loaded(sent: signal.Signals, code
         "import os; from dentbench.cli import signals; signals.at_once(); "
         f"os.kill(os.getpid(), {int(sent)}); print('went on')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, "report"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr == "dentbench: stopped before anything was done: dentbench report\n"
+    err = ended(script, code)
+    assert err == "dentbench: stopped before anything was done: dentbench report\n"
 
 
 def test_an_ignored_signal_is_ignored() -> None:

@@ -202,40 +202,42 @@ def test_points_that_are_not_those_that_were_found_are_refused(tmp_path: Path) -
     assert evaluated(tmp_path, Honest)[1].robust_correct == first.robust_correct
 
 
-def test_a_run_that_ends_before_the_judgement_goes_on_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def resumed_beside_whole(
+    tmp_path: Path,
+    make: Callable[[nn.Module], Any],
+    interrupt: tuple[type, str],
+    by: Callable[..., None],
+) -> Record:
+    """Return the record of a run that a method interrupted, required to be that of a whole run."""
+    protocols = ("published", "transfer")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(*interrupt, by)
+        with pytest.raises(KeyboardInterrupt):
+            evaluated(tmp_path / "resumed", make, protocols)
+    actual = [evaluated(tmp_path / name, make, protocols)[1] for name in ("resumed", "whole")]
+    assert compared(actual[0]) == compared(actual[1])
+    assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
+    return actual[0]
+
+
+def test_a_run_that_ends_before_the_judgement_goes_on_with_it(tmp_path: Path) -> None:
     def interrupted(_: JudgeRequest) -> None:
         raise KeyboardInterrupt
 
-    protocols = ("published", "transfer")
-    with monkeypatch.context() as patched:
-        patched.setattr(JudgeRequest, "ask", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            evaluated(tmp_path / "resumed", Memory, protocols)
-    actual = [evaluated(tmp_path / name, Memory, protocols)[1] for name in ("resumed", "whole")]
-    assert compared(actual[0]) == compared(actual[1])
-    assert fresh(actual[0]).passed is False
-    assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
+    actual = resumed_beside_whole(tmp_path, Memory, (JudgeRequest, "ask"), interrupted)
+    assert fresh(actual).passed is False
 
 
 @pytest.mark.parametrize("dropped", [False, True])
 def test_a_run_that_ends_where_points_are_dropped_ends_in_the_same_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dropped: bool
+    tmp_path: Path, dropped: bool
 ) -> None:
     def interrupted(folder: RunFolder, outcome: BatchOutcome) -> None:
         if dropped:
             folder.save(outcome, None)
         raise KeyboardInterrupt
 
-    protocols = ("published", "transfer")
-    with monkeypatch.context() as patched:
-        patched.setattr(RunFolder, "drop_points", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            evaluated(tmp_path / "resumed", Honest, protocols)
-    actual = [evaluated(tmp_path / name, Honest, protocols)[1] for name in ("resumed", "whole")]
-    assert compared(actual[0]) == compared(actual[1])
-    assert outcomes(tmp_path / "resumed") == outcomes(tmp_path / "whole")
+    resumed_beside_whole(tmp_path, Honest, (RunFolder, "drop_points"), interrupted)
 
 
 class InstanceMemory(Memory):
