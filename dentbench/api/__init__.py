@@ -51,7 +51,7 @@ from dentbench.spec.evaluation import (
 )
 from dentbench.study.choices import choose_protocols
 from dentbench.study.parsing import OwnModel, require_channels
-from dentbench.zoo.arrays import Dataset, slice_of
+from dentbench.zoo.images.arrays import Dataset, slice_of
 from dentbench.zoo.models import code_of, normalized
 from dentbench.zoo.weights import weights_sha256
 

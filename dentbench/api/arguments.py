@@ -24,9 +24,9 @@ from dentbench.study.choices import choose_attack
 from dentbench.study.defenses import choose_defenses
 from dentbench.study.limits import parse_duration, parse_passes
 from dentbench.study.parsing import Normalization
-from dentbench.zoo.arrays import Dataset, checked
-from dentbench.zoo.datafiles import RawData
 from dentbench.zoo.datasets import own_name
+from dentbench.zoo.images.arrays import Dataset, checked
+from dentbench.zoo.images.datafiles import RawData
 
 
 def schedule_of(until: Any, time_limit: Any, pass_limit: Any) -> Schedule:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from dentbench.errors import FetchError
-from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 from dentbench.zoo.download.cache import is_offline
 from dentbench.zoo.download.cached_files import cached_paths, is_cached, size_of
 from dentbench.zoo.download.sources import (

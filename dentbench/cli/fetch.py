@@ -69,7 +69,8 @@ def fetch(
 
 
 def _everything() -> list[Any]:
-    from dentbench.zoo.cards import DATASETS, MODELS
+    from dentbench.zoo.cards.dataset_cards import DATASETS
+    from dentbench.zoo.cards.model_cards import MODELS
 
     return [*DATASETS.values(), *MODELS.values()]
 
@@ -78,7 +79,8 @@ def _chosen(
     names: Sequence[str], models: Sequence[str], datasets: Sequence[str], paper: bool
 ) -> list[Any]:
     """The cards that were named, each once; a bare name may be a model's or a data set's."""
-    from dentbench.zoo.cards import DATASETS, MODELS, PAPER_DATASETS, PAPER_MODELS
+    from dentbench.zoo.cards.dataset_cards import DATASETS
+    from dentbench.zoo.cards.model_cards import MODELS, PAPER_DATASETS, PAPER_MODELS
 
     cards: list[Any] = [DATASETS[name] for name in datasets]
     cards += [DATASETS[name] if name in DATASETS else MODELS[name] for name in names]
@@ -102,7 +104,8 @@ def _listed(
     """
     from dentbench.errors import SpecError
     from dentbench.zoo.card_tables import matches
-    from dentbench.zoo.cards import DATASETS, MODELS
+    from dentbench.zoo.cards.dataset_cards import DATASETS
+    from dentbench.zoo.cards.model_cards import MODELS
 
     words = [name for name in names if name not in DATASETS and name not in MODELS]
     exact = [name for name in names if name not in words]

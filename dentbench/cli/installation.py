@@ -16,7 +16,8 @@ from typing import Final
 
 from dentbench.errors import DentBenchError, joined_lines
 from dentbench.records.provenance import git_revision, version_of
-from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, is_offline, shown
 from dentbench.zoo.download.cached_files import cached_paths, is_cached, size_of
 from dentbench.zoo.download.transfer import plain_reason
@@ -107,7 +108,7 @@ def _library(name: str, module: str, advice: str, *, required: bool) -> Finding:
         )
     try:
         if name == "robustbench":  # it cannot be imported without help
-            from dentbench.zoo.robustbench_shim import model_dicts
+            from dentbench.zoo.robustbench.architectures import model_dicts
 
             model_dicts()
         elif name != "foolbox":  # its files are read, it is never imported

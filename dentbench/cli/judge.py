@@ -40,7 +40,7 @@ def judge(points: Path, **options: Any) -> None:
     from dentbench.attacks.protocol_cards import CLAIMED
     from dentbench.errors import SpecError
     from dentbench.records.claims import save_claim
-    from dentbench.zoo.points_files import read_points
+    from dentbench.zoo.images.points_files import read_points
 
     if options.get("mode") == "static":
         raise SpecError("there is no defense to judge points on; leave --mode static out")

@@ -21,8 +21,9 @@ from dentbench.spec.evaluation import (
     parse_eps,
 )
 from dentbench.spec.plausible import require_plausible
-from dentbench.zoo.cards import DATASETS, MODELS
-from dentbench.zoo.corruptions import parse_title
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS
+from dentbench.zoo.images.corruptions import parse_title
 
 SHOWN_KEY: Final = 8
 """The digits of a key that are shown; any unique beginning of a key is accepted."""

@@ -11,7 +11,7 @@ from dentbench.paper import README, TABLE1
 from dentbench.records.outcome import Record
 from dentbench.registry import Registry
 from dentbench.report.pairing import pair_up
-from dentbench.zoo.cards import MODELS
+from dentbench.zoo.cards.model_cards import MODELS
 
 APART: Final = re.compile(r"(, (weights|code) ([0-9a-f]{6}|unknown))+$")
 """The suffixes that :func:`distinguished` puts after a model's name."""

@@ -9,7 +9,7 @@ from dentbench.records.outcome import Record
 from dentbench.report.commands import Words, next_command
 from dentbench.report.formats.escape import printable
 from dentbench.report.verdict import Verdict
-from dentbench.zoo.image_counts import images_there
+from dentbench.zoo.images.image_counts import images_there
 
 EXAMPLES = "--examples"
 

@@ -27,7 +27,8 @@ from dentbench.spec.evaluation import (
     parse_eps,
     require_choice,
 )
-from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
+from dentbench.zoo.cards.model_cards import ModelCard
 
 _log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dentbench.errors import SpecError
 from dentbench.spec.evaluation import DefenseSpec
 from dentbench.study.choices import Chosen, choose_defense
 from dentbench.study.parsing import parse_dent
-from dentbench.zoo.cards import ModelCard
+from dentbench.zoo.cards.model_cards import ModelCard
 
 CORRUPTED: Final = ("norm", "tent", DENT)
 """The defenses evaluated on a corruption set where none is named."""

@@ -21,13 +21,14 @@ from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import DataSpec, EvalSpec, ModelSpec
 from dentbench.study.parsing import require_channels
 from dentbench.study.study import Study, check_names, data_default
-from dentbench.zoo.arrays import Dataset, slice_of
-from dentbench.zoo.cards import DATASETS, DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
+from dentbench.zoo.cards.model_cards import ModelCard
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.download.cached_files import is_cached
 from dentbench.zoo.download.sources import FetchOptions
+from dentbench.zoo.images.arrays import Dataset, slice_of
+from dentbench.zoo.images.pictures import Pictures
 from dentbench.zoo.models import LoadedModel, load_model, untrained_model
-from dentbench.zoo.pictures import Pictures
 
 
 def prepare(

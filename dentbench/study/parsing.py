@@ -21,9 +21,9 @@ from dentbench.spec.evaluation import (
     parse_eps,
 )
 from dentbench.validation import require_number, suggestion
-from dentbench.zoo import corruptions
-from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.cards.dataset_cards import DATASETS
 from dentbench.zoo.data_choice import DataChoice
+from dentbench.zoo.images import corruptions
 
 
 def parse_threat(text: str) -> tuple[str, str]:

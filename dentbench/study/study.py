@@ -26,7 +26,8 @@ from dentbench.spec.evaluation import (
 from dentbench.spec.plausible import require_plausible
 from dentbench.study.choices import Chosen, choose_attack, choose_protocols
 from dentbench.study.parsing import OwnModel, is_corrupted, parse_threat, parts_of
-from dentbench.zoo.cards import DATASETS, MODELS, DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.model_names import card_named, is_checkpoint
 

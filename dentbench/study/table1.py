@@ -11,7 +11,7 @@ from dentbench.paper import TABLE1
 from dentbench.spec.evaluation import NO_ATTACK, DentSpec
 from dentbench.study.choices import Chosen
 from dentbench.study.study import Request, find_card
-from dentbench.zoo.cards import ModelCard
+from dentbench.zoo.cards.model_cards import ModelCard
 
 MODELS: Final = tuple(dict.fromkeys(row.model for row in TABLE1.rows))
 """The models of the table."""

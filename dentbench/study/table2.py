@@ -11,7 +11,8 @@ from dentbench.paper import ABLATION_THREATS, TABLE2
 from dentbench.spec.dent import BLUR_DEFAULTS
 from dentbench.spec.evaluation import DentSpec, format_eps
 from dentbench.study.choices import Chosen, choose_defense
-from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 
 DEFAULT_MODEL: Final = "digits-nominal"
 CIFAR10_MODEL: Final = "cifar10-resnet20-nominal"

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 from rich import box
 from rich.table import Table
 
-from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
+from dentbench.zoo.cards.model_cards import ModelCard
 from dentbench.zoo.download.cached_files import is_cached, size_of
 from dentbench.zoo.download.sources import expected_bytes, links
 

@@ -16,11 +16,14 @@ import torch
 
 from dentbench.errors import DataError
 from dentbench.paths import expanded
-from dentbench.zoo import corruptions, picture_folders, pictures
-from dentbench.zoo.arrays import Dataset, checked
-from dentbench.zoo.cards import ASSETS, DATASETS, DatasetCard
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
+from dentbench.zoo.cards.model_cards import ASSETS
 from dentbench.zoo.data_choice import DataChoice
-from dentbench.zoo.datafiles import (
+from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
+from dentbench.zoo.download.verify import Expected, problem_with
+from dentbench.zoo.images import corruptions, picture_folders, pictures
+from dentbench.zoo.images.arrays import Dataset, checked
+from dentbench.zoo.images.datafiles import (
     SAVE,
     RawData,
     read_cifar,
@@ -28,8 +31,6 @@ from dentbench.zoo.datafiles import (
     read_parquet,
     read_pictures,
 )
-from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
-from dentbench.zoo.download.verify import Expected, problem_with
 
 _READERS: Final = {".npz": read_npz, ".parquet": read_parquet}
 

@@ -20,9 +20,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dentbench.errors import ModelError
-from dentbench.zoo.training import Split
+from dentbench.zoo.cards.model_cards import ASSETS
+from dentbench.zoo.training.seeded_training import Split
 
-ASSETS: Final = Path(__file__).parent / "assets"
 LATEST: Final = 0.25
 _BETAS: Final = (0.1, 20.0)
 

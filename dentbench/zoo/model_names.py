@@ -6,7 +6,7 @@ from typing import Final
 
 from dentbench.errors import UnknownNameError
 from dentbench.paths import expanded
-from dentbench.zoo.cards import MODELS, ModelCard
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 
 SUFFIXES: Final = frozenset(
     {

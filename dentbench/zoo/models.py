@@ -1,6 +1,6 @@
 """From a name to a network with its weights: embedded, pyautoattack's, RobustBench's or your own.
 
-RobustBench's constructors are used (through :mod:`dentbench.zoo.robustbench_shim`), never its code
+RobustBench's constructors are used (:mod:`dentbench.zoo.robustbench.architectures`), never its code
 for downloading and loading.
 """
 
@@ -22,14 +22,14 @@ from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
 from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
-from dentbench.zoo import robustbench_shim
-from dentbench.zoo.cards import ASSETS, ModelCard
+from dentbench.zoo.cards.model_cards import ASSETS, ModelCard
 from dentbench.zoo.checkpoints import read_checkpoint, require_file, state_dict_of
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
 from dentbench.zoo.model_names import card_named, is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
-from dentbench.zoo.robustbench_weights import load_part
+from dentbench.zoo.robustbench import architectures
+from dentbench.zoo.robustbench.checkpoint_parts import load_part
 from dentbench.zoo.timm_networks import TIMM, from_timm
 from dentbench.zoo.weights import load_state, require_values, weights_sha256
 
@@ -162,7 +162,7 @@ def _finish(network: nn.Module, name: str, identity: ModelCard | str) -> LoadedM
 def build(card: ModelCard) -> nn.Module:
     """Return a card's network, freshly initialized; torch's random state is kept."""
     if card.source == "robustbench":
-        return robustbench_shim.build(card.dataset, card.threat_model, card.source_id)
+        return architectures.build(card.dataset, card.threat_model, card.source_id)
     with torch.random.fork_rng(devices=[]):
         if card.source == "pyautoattack":
             network: nn.Module = _pyautoattack_example().ResNet18()

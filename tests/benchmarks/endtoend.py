@@ -25,8 +25,8 @@ from dentbench.evaluation.workers.placement import Placement
 from dentbench.records.outcome import Record
 from dentbench.records.results_csv import append, read
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ModelSpec
-from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.images.arrays import slice_of
 from dentbench.zoo.models import load_model
 from tests.benchmarks.elsewhere import elsewhere
 from tests.benchmarks.pairs import Work, ratio, timed

@@ -33,8 +33,8 @@ def _measured(kind: type) -> dict[str, Any]:
     from dentbench.api import evaluate
     from dentbench.attacks.catalogue import PROTOCOLS
     from dentbench.spec.evaluation import AttackSpec
-    from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset
+    from dentbench.zoo.images.arrays import slice_of
     from dentbench.zoo.models import load_model
 
     x, y, _ = slice_of(load_dataset("digits"), 0, COUNT)

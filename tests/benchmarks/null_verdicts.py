@@ -206,8 +206,8 @@ def run_once(number: int, images: int, attack: AttackSpec, settings: ProtocolSpe
     """Evaluate the identity on one slice, with one seed."""
     from dentbench.api import evaluate
     from dentbench.attacks.catalogue import PROTOCOLS
-    from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset
+    from dentbench.zoo.images.arrays import slice_of
     from dentbench.zoo.models import load_model
 
     x, y, _ = slice_of(load_dataset("digits"), 8 * number, images)

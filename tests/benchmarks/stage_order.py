@@ -11,8 +11,8 @@ from dentbench.api import evaluate
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import DentSpec
-from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.images.arrays import slice_of
 from dentbench.zoo.models import load_model
 
 IMAGES: Final = 96

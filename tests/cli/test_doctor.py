@@ -33,9 +33,9 @@ def main() -> None:
 @pytest.fixture(autouse=True)
 def no_robustbench(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Spare its import, which is tested elsewhere, and look at a cache of the test's own."""
-    from dentbench.zoo import robustbench_shim
+    from dentbench.zoo.robustbench import architectures
 
-    monkeypatch.setattr(robustbench_shim, "model_dicts", dict)
+    monkeypatch.setattr(architectures, "model_dicts", dict)
     monkeypatch.setattr(installation, "unreachable", lambda host: "")
     monkeypatch.setenv("DENTBENCH_CACHE", str(tmp_path / "cache"))
     for name in ("DENTBENCH_OFFLINE", "DENTBENCH_MIRRORS"):

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 from dentbench.cli.fetch import fetch
 from dentbench.errors import DentBenchError, FetchError, SpecError, UnknownNameError
-from dentbench.zoo.cards import DATASETS, MODELS
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS
 from dentbench.zoo.download import transfer
 from tests.zoo.download.loopback import Loopback, page, status
 
@@ -101,7 +102,7 @@ def test_the_list_and_the_command_load_nothing_heavy() -> None:
         "from dentbench.cli import fetch\n"
         "heavy = {'torch', 'robustbench', 'pandas', 'numpy', 'timm', 'gdown', 'requests'}\n"
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
-        "assert 'dentbench.zoo.cards' not in sys.modules\n"
+        "assert 'dentbench.zoo.cards.model_cards' not in sys.modules\n"
         "from typer.testing import CliRunner\n"
         "app = typer.Typer()\n"
         "app.command()(fetch.fetch)\n"

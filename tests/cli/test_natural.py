@@ -21,7 +21,7 @@ from dentbench.defenses.tent import tent
 from dentbench.errors import SpecError
 from dentbench.records.results_csv import read
 from dentbench.spec.evaluation import AttackSpec, DentSpec
-from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.cards.dataset_cards import DATASETS
 from dentbench.zoo.models import load_model
 from tests.helpers import Run
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from dentbench.zoo.cards import MODELS
+from dentbench.zoo.cards.model_cards import MODELS
 from tests.helpers import UNCHECKED
 
 SCRIPT = """

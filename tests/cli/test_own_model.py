@@ -13,7 +13,7 @@ import torch
 
 import dentbench
 from dentbench.spec.evaluation import AttackSpec, DentSpec
-from dentbench.zoo.cards import MODELS
+from dentbench.zoo.cards.model_cards import MODELS
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from dentbench.zoo.networks import DigitsResNet, Normalize

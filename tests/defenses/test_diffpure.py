@@ -17,8 +17,8 @@ from dentbench.defenses.naming import built_in
 from dentbench.errors import ModelError, SpecError
 from dentbench.zoo import denoisers
 from dentbench.zoo.denoisers import DENOISERS, fit_denoiser, load_denoiser, signal
-from dentbench.zoo.train import read_digits, train_denoiser
-from dentbench.zoo.training import Split
+from dentbench.zoo.training.seeded_training import Split
+from dentbench.zoo.training.train import read_digits, train_denoiser
 from tests.reference import tiny_network
 
 IMAGES = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double()
@@ -120,7 +120,7 @@ def test_training_repeats_and_its_file_is_what_is_loaded(
     for ours, theirs in zip(first.parameters(), again.parameters(), strict=True):
         assert torch.equal(ours, theirs)
     monkeypatch.setattr(denoisers, "DENOISERS", {(1, 8, 8): recipe})
-    monkeypatch.setattr("dentbench.zoo.train.DENOISERS", {(1, 8, 8): recipe})
+    monkeypatch.setattr("dentbench.zoo.training.train.DENOISERS", {(1, 8, 8): recipe})
     path = train_denoiser(None, tmp_path)
     loaded = load_denoiser((1, 8, 8), tmp_path)
     assert path.name == "denoiser-digits.safetensors" and not loaded.training

@@ -1,4 +1,4 @@
-"""The nominal ResNet-20 trained on the GPU, as ``python -m dentbench.zoo.train`` would."""
+"""The nominal ResNet-20 trained on the GPU, as ``python -m dentbench.zoo.training.train`` would."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import torch
 
-from dentbench.zoo import train, training_cards
-from dentbench.zoo.training import Split, nominal
+from dentbench.zoo.training import train, training_cards
+from dentbench.zoo.training.seeded_training import Split, nominal
 from tests.gpu.figures import machine
 from tests.gpu.parts import Setting
 

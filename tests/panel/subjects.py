@@ -189,8 +189,8 @@ def robust_count_in_l2(eps: Fraction) -> int:
 
 def digits(count: int) -> tuple[nn.Module, Tensor, Tensor]:
     """The embedded robust digits network, and the first images and labels of its data set."""
-    from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset
+    from dentbench.zoo.images.arrays import slice_of
     from dentbench.zoo.models import load_model
 
     images, labels, _ = slice_of(load_dataset("digits"), 0, count)

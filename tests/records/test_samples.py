@@ -24,7 +24,7 @@ from dentbench.records.outcome import BatchOutcome, Record
 from dentbench.records.results_csv import append, read
 from dentbench.records.samples import COLUMNS, read_samples, samples, write_samples
 from dentbench.spec.evaluation import DataSpec
-from dentbench.zoo.arrays import label_windows
+from dentbench.zoo.images.arrays import label_windows
 from tests.helpers import ROOT, record, spec_of
 
 OLD = ROOT / "tests" / "golden" / "results-0.1"

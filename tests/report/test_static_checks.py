@@ -13,8 +13,8 @@ from dentbench.report.formats.page import to_page
 from dentbench.report.formats.render import render
 from dentbench.report.tables.records import all_records
 from dentbench.spec.evaluation import AttackSpec
-from dentbench.zoo.arrays import slice_of
 from dentbench.zoo.datasets import load_dataset
+from dentbench.zoo.images.arrays import slice_of
 from dentbench.zoo.models import load_model
 
 COUNT = 24

@@ -12,7 +12,8 @@ from dentbench.spec.evaluation import DentSpec, parse_eps
 from dentbench.study import table1, table2
 from dentbench.study.parsing import parse_settings, parse_threat
 from dentbench.study.study import Request, find_card, make_studies
-from dentbench.zoo.cards import DATASETS, MODELS
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS
 
 
 def defenses(**axes: list[Any]) -> list[DentSpec | None]:

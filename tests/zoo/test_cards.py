@@ -8,16 +8,10 @@ import pytest
 
 from dentbench.errors import UnknownNameError
 from dentbench.spec.evaluation import NORMS, parse_eps
-from dentbench.zoo.cards import (
-    DATASETS,
-    HERE,
-    MODELS,
-    PAPER_DATASETS,
-    PAPER_MODELS,
-    ModelCard,
-)
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import ASSETS, MODELS, PAPER_DATASETS, PAPER_MODELS, ModelCard
 
-ROWS = json.loads((HERE / "card_data" / "robustbench.json").read_text(encoding="utf-8"))
+ROWS = json.loads((ASSETS.parent / "cards" / "robustbench.json").read_text(encoding="utf-8"))
 
 # Natural accuracy and AutoAttack as the released README of dent lists them, in percent.
 README = {
@@ -103,7 +97,7 @@ def test_licenses_that_are_not_free_are_told() -> None:
 
 def test_cards_load_nothing_heavy() -> None:
     code = (
-        "import sys, dentbench.zoo.cards, dentbench.zoo.download.sources\n"
+        "import sys, dentbench.zoo.cards.model_cards, dentbench.zoo.download.sources\n"
         "heavy = {'torch', 'robustbench', 'pandas', 'numpy', 'timm', 'gdown', 'requests'}\n"
         "print(*sorted(heavy & set(sys.modules)))"
     )

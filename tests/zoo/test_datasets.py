@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 
 from dentbench.errors import DataError, FetchError, UnknownNameError
-from dentbench.zoo import cards, datafiles, datasets
-from dentbench.zoo.arrays import Dataset, slice_of
-from dentbench.zoo.cards import DATASETS, DatasetCard
+from dentbench.zoo import datasets
+from dentbench.zoo.cards import dataset_cards
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.download.cached_files import is_cached, problems, remove
 from dentbench.zoo.download.transfer import Policy
+from dentbench.zoo.images import datafiles
+from dentbench.zoo.images.arrays import Dataset, slice_of
 from tests.zoo.download.loopback import Loopback
 
 RNG = np.random.default_rng(0)
@@ -288,7 +290,7 @@ def official(monkeypatch: pytest.MonkeyPatch) -> DatasetCard:
     md5 = hashlib.md5(batch()).hexdigest()
     nowhere = {"archive_url": "http://127.0.0.1:9/", "parquet_url": ""}
     card = dataclasses.replace(DATASETS["cifar10"], file_md5=md5, **nowhere)
-    monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
+    monkeypatch.setitem(dataset_cards.DATASETS._values, "cifar10", card)
     return card
 
 
@@ -342,7 +344,7 @@ def test_cifar10_is_fetched_from_a_mirror(
     with Loopback() as server:
         url = server.url("/source/cifar-10-python.tar.gz")
         changed = dataclasses.replace(official, archive_url=url)
-        monkeypatch.setitem(cards.DATASETS._values, "cifar10", changed)
+        monkeypatch.setitem(dataset_cards.DATASETS._values, "cifar10", changed)
         if form == "archive":
             server.files["/m/cifar-10-python.tar.gz"] = archive(batch())
         else:
@@ -406,7 +408,7 @@ def small(official: DatasetCard, monkeypatch: pytest.MonkeyPatch) -> DatasetCard
         head_sha256=hashlib.sha256(pixels + bytes(labels)).hexdigest(),
         archive_url="http://127.0.0.1:9/cifar-10-python.tar.gz",
     )
-    monkeypatch.setitem(cards.DATASETS._values, "cifar10", changed)
+    monkeypatch.setitem(dataset_cards.DATASETS._values, "cifar10", changed)
     return changed
 
 
@@ -424,7 +426,7 @@ def test_cifar10_from_the_public_parquet(
         server.files[path] = content
         url = server.url(path) if how == "source" else "http://127.0.0.1:9/x.parquet"
         card = dataclasses.replace(small, parquet_url=url)
-        monkeypatch.setitem(cards.DATASETS._values, "cifar10", card)
+        monkeypatch.setitem(dataset_cards.DATASETS._values, "cifar10", card)
         request = datasets.FetchOptions(
             cache=tmp_path / "c",
             mirrors=(server.url("/m"),) if how == "mirror" else (),

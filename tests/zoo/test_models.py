@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.errors import FetchError, ModelError, UnknownNameError
-from dentbench.zoo import models, robustbench_shim
-from dentbench.zoo.cards import MODELS, ModelCard
+from dentbench.zoo import models
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 from dentbench.zoo.checkpoints import read_checkpoint, state_dict_of
 from dentbench.zoo.models import build, load_model
+from dentbench.zoo.robustbench import architectures
 from dentbench.zoo.weights import fit_names, load_state, weights_sha256
 from tests.zoo.download.loopback import Loopback
 
@@ -191,16 +192,16 @@ def test_a_foreign_checkpoint_is_not_accepted(wong: nn.Module, tmp_path: Path) -
 
 def test_an_unknown_id_is_told(wong: nn.Module) -> None:
     with pytest.raises(ModelError, match="no model Nobody2020 for cifar10 Linf"):
-        robustbench_shim.build("cifar10", "Linf", "Nobody2020")
+        architectures.build("cifar10", "Linf", "Nobody2020")
     with pytest.raises(ModelError, match="no models for mnist"):
-        robustbench_shim.zoo("mnist", "Linf")
+        architectures.zoo("mnist", "Linf")
 
 
 def test_cards_and_the_installed_robustbench_agree(wong: nn.Module) -> None:
     """Every card's id is there with the same weights; a sample of the layers is counted again."""
     for card in MODELS.values():
         if card.source == "robustbench":
-            entry = robustbench_shim.zoo(card.dataset, card.threat_model)[card.source_id]
+            entry = architectures.zoo(card.dataset, card.threat_model)[card.source_id]
             drive = entry["gdrive_id"]
             if drive:
                 listed = drive if isinstance(drive, list) else [drive]

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from dentbench.spec.evaluation import DentSpec
 from dentbench.zoo.denoisers import DENOISERS, DenoiserRecipe, load_denoiser
 from dentbench.zoo.networks import NETWORKS, Normalize, _EveryNth
-from dentbench.zoo.train import ASSETS, DIGITS_ROBUST, read_digits
-from dentbench.zoo.training import perturb
-from dentbench.zoo.training_cards import DIGITS as DIGITS_SOURCE
-from dentbench.zoo.training_cards import count_natural
+from dentbench.zoo.training.seeded_training import perturb
+from dentbench.zoo.training.train import ASSETS, DIGITS_ROBUST, read_digits
+from dentbench.zoo.training.training_cards import DIGITS as DIGITS_SOURCE
+from dentbench.zoo.training.training_cards import count_natural
 
 SHAPES = {"DigitsResNet": (1, 8, 8), "ResNet-20": (3, 32, 32)}
 WEIGHTS = sorted(ASSETS.glob("*.safetensors"))

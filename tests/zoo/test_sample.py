@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from dentbench.errors import DataError
-from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.cards.dataset_cards import DATASETS
 from dentbench.zoo.datasets import load_dataset
 
 NAME = "CIFAR-10 (first 20 test images)"

@@ -14,7 +14,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         metavar="NAME",
-        autocompletion=names_of("dentbench.zoo.cards", "MODELS"),
+        autocompletion=names_of("dentbench.zoo.cards.model_cards", "MODELS"),
         help="Model by id or alias (see fetch --list), module:callable, or a checkpoint; "
         "repeatable. Default: the embedded digits-robust; ablate: digits-nominal, on CIFAR-10 "
         "cifar10-resnet20-nominal.",
@@ -52,7 +52,7 @@ Dataset = Annotated[
         "--dataset",
         "--data",
         metavar="NAME|FILE",
-        autocompletion=names_of("dentbench.zoo.cards", "DATASETS"),
+        autocompletion=names_of("dentbench.zoo.cards.dataset_cards", "DATASETS"),
         help="Data set by name, a .parquet, .npz or CIFAR file, or a folder of pictures with one "
         "folder per class. Default: the model's own.",
     ),

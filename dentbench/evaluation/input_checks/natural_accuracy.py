@@ -132,7 +132,8 @@ def chance_text(correct: int, n: int, classes: int) -> str:
 
 def allowed(dataset: str) -> float | None:
     """Return the highest natural accuracy, in [0, 1], published on a data set; None: unknown."""
-    from dentbench.zoo.cards import DATASETS, MODELS
+    from dentbench.zoo.cards.dataset_cards import DATASETS
+    from dentbench.zoo.cards.model_cards import MODELS
 
     published = [
         card.clean

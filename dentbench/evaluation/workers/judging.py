@@ -10,7 +10,7 @@ from dentbench.errors import ModelError
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
-from dentbench.zoo.arrays import label_windows
+from dentbench.zoo.images.arrays import label_windows
 
 
 @torch.no_grad()

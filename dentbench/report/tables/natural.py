@@ -11,7 +11,7 @@ from dentbench.report.numbers import Percent, Share
 from dentbench.report.table import Column, Table
 from dentbench.spec.evaluation import NO_ATTACK
 from dentbench.stats import wilson
-from dentbench.zoo.corruptions import CORRUPTIONS, parse_title
+from dentbench.zoo.images.corruptions import CORRUPTIONS, parse_title
 
 STATIC = "static model"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
+from dentbench.zoo.cards.model_cards import ModelCard
 from dentbench.zoo.download.transfer import discard
 from dentbench.zoo.download.verify import Expected, HashFile, problem_with
 

@@ -12,7 +12,8 @@ from typing import Any, Final
 
 from dentbench.errors import FetchError
 from dentbench.paths import expanded
-from dentbench.zoo.cards import DatasetCard, ModelCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
+from dentbench.zoo.cards.model_cards import ModelCard
 from dentbench.zoo.download.cache import all_mirrors, default_cache, fetch_file, is_offline
 from dentbench.zoo.download.cached_files import dataset_paths, model_paths
 from dentbench.zoo.download.transfer import Policy, Progress
@@ -168,7 +169,7 @@ def _fetch_test_file(card: DatasetCard, request: FetchOptions, path: Path) -> Pa
 
 
 def _fetch_parquet(card: DatasetCard, request: FetchOptions, path: Path) -> Path:
-    from dentbench.zoo.datafiles import check_pictures
+    from dentbench.zoo.images.datafiles import check_pictures
 
     relative = path.relative_to(request.folder / "data").as_posix()
     return fetch_file(

@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec
-from dentbench.zoo.cards import MODELS
+from dentbench.zoo.cards.model_cards import MODELS
 from dentbench.zoo.models import load_model
 
 BATCH: Final = 128
@@ -56,8 +56,8 @@ def prepare(case: Case, folder: Path, images: int, attack: str, device: str) -> 
     from dentbench.evaluation.runner import Evaluation
     from dentbench.evaluation.workers.placement import Placement
     from dentbench.spec.evaluation import BatchPlan, ModelSpec
-    from dentbench.zoo.arrays import slice_of
     from dentbench.zoo.datasets import load_dataset
+    from dentbench.zoo.images.arrays import slice_of
 
     model = load_model(case.model)
     dataset = load_dataset(case.dataset)

@@ -21,7 +21,7 @@ from dentbench.evaluation.measurements.measurements import balance, summarized
 from dentbench.evaluation.runner import Evaluation
 from dentbench.records.outcome import Record
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec, ModelSpec
-from dentbench.zoo.arrays import Dataset, label_windows, slice_of
+from dentbench.zoo.images.arrays import Dataset, label_windows, slice_of
 from tests.reference import tiny_network
 
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)

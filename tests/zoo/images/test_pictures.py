@@ -12,14 +12,15 @@ import torch
 from PIL import Image
 
 from dentbench.errors import DataError, FetchError
-from dentbench.zoo import picture_folders
-from dentbench.zoo.arrays import slice_of
-from dentbench.zoo.cards import DATASETS, MODELS
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS
 from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
-from dentbench.zoo.picture_folders import robustbench_list
-from dentbench.zoo.pictures import PREPROCESSINGS, Pictures
+from dentbench.zoo.images import picture_folders
+from dentbench.zoo.images.arrays import slice_of
+from dentbench.zoo.images.picture_folders import robustbench_list
+from dentbench.zoo.images.pictures import PREPROCESSINGS, Pictures
 
 RNG = np.random.default_rng(0)
 
@@ -192,7 +193,7 @@ def test_every_imagenet_card_names_its_preprocessing() -> None:
 
 def test_robustbench_and_timm_name_the_same() -> None:
     pytest.importorskip("timm")
-    from dentbench.zoo.robustbench_shim import model_dicts
+    from dentbench.zoo.robustbench.architectures import model_dicts
 
     model_dicts()
     data = sys.modules["robustbench.data"]

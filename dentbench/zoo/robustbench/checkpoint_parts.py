@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from torch import nn
 
-from dentbench.zoo.cards import ModelCard
+from dentbench.zoo.cards.model_cards import ModelCard
 from dentbench.zoo.checkpoints import StateDict, read_checkpoint, state_dict_of
 from dentbench.zoo.weights import load_state
 

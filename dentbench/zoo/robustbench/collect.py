@@ -1,8 +1,8 @@
-"""Collect RobustBench's models into a table: ``python -m dentbench.zoo.collect CLONE``.
+"""Collect RobustBench's models into a table: ``python -m dentbench.zoo.robustbench.collect CLONE``.
 
 CLONE is a checkout of github.com/RobustBench/robustbench, whose ``model_info`` folder holds the
 published numbers; ids and weights' addresses come from the installed robustbench, and layers and
-parameters are counted on its networks. Facts only. Rewrites ``card_data/robustbench.json``.
+parameters are counted on its networks. Facts only. Rewrites ``zoo/cards/robustbench.json``.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import torch
 from torch import nn
 
 from dentbench.errors import ModelError
-from dentbench.zoo.robustbench_shim import build, zoo
+from dentbench.zoo.robustbench.architectures import build, zoo
 
 LISTS = (("cifar10", "Linf"), ("cifar10", "L2"), ("cifar100", "Linf"), ("imagenet", "Linf"))
-TABLE = Path(__file__).parent / "card_data" / "robustbench.json"
+TABLE = Path(__file__).parents[1] / "cards" / "robustbench.json"
 
 # RobustBench's LICENSE file: MIT unless listed. (data sets, threat models, id prefix, license)
 LICENSES = (

@@ -1,7 +1,7 @@
 """Seeded training of the embedded models, nominal or adversarial; tensors in, a network out.
 
 On a CPU the same torch, seed and thread count give the same weights, on a GPU the same torch, seed
-and kind of GPU; random draws are the same on both. ``dentbench.zoo.train`` is the command
+and kind of GPU; random draws are the same on both. ``dentbench.zoo.training.train`` is the command
 that runs it on the data sets, measures the result and writes the model cards.
 """
 

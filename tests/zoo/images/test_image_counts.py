@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dentbench.zoo.cards import DATASETS
+from dentbench.zoo.cards.dataset_cards import DATASETS
 from dentbench.zoo.datasets import load_dataset
-from dentbench.zoo.image_counts import images_there
+from dentbench.zoo.images.image_counts import images_there
 
 
 @pytest.mark.parametrize("name", ["digits", "cifar10-sample"])

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from dentbench.errors import DataError
 from dentbench.validation import suggestion
-from dentbench.zoo import picture_modes
 from dentbench.zoo.file_kinds import HEAD
+from dentbench.zoo.images import picture_modes
 
 
 @dataclass(frozen=True, kw_only=True)

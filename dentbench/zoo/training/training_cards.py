@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from dentbench.zoo.networks import NETWORKS
-from dentbench.zoo.training import Recipe, Split
+from dentbench.zoo.training.seeded_training import Recipe, Split
 
 APGD: Final = ("apgd-ce", "apgd-t")
 

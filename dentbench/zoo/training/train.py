@@ -1,9 +1,9 @@
-"""Make the embedded models: ``python -m dentbench.zoo.train COMMAND``.
+"""Make the embedded models: ``python -m dentbench.zoo.training.train COMMAND``.
 
 ``digits-data`` embeds the digits data set, ``digits`` trains a robust and a nominal network on it,
 and ``cifar10`` trains a ResNet-20 on the JPEG copy of CIFAR-10; ``denoisers`` trains those that
 purify digits and, with ``--data``, 32x32 images. Each model becomes a safetensors
-file and a JSON card (:mod:`dentbench.zoo.training_cards`).
+file and a JSON card (:mod:`dentbench.zoo.training.training_cards`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from dentbench.errors import DataError
-from dentbench.zoo.datafiles import read_parquet
+from dentbench.zoo.cards.model_cards import ASSETS
 from dentbench.zoo.denoisers import DENOISERS, fit_denoiser
-from dentbench.zoo.training import Recipe, Split, fit, nominal
-from dentbench.zoo.training_cards import CIFAR10_JPEG, DIGITS, describe
+from dentbench.zoo.images.datafiles import read_parquet
+from dentbench.zoo.training.seeded_training import Recipe, Split, fit, nominal
+from dentbench.zoo.training.training_cards import CIFAR10_JPEG, DIGITS, describe
 
-ASSETS: Final = Path(__file__).parent / "assets"
 DIGITS_TRAIN: Final = 1297
 CALIBRATION: Final = 2000
 """The last images of the CIFAR-10 (JPEG copy) training file, reserved for calibration."""
@@ -138,7 +138,9 @@ def calibrated(data: Split) -> tuple[Split, Split]:
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line's options."""
-    parser = argparse.ArgumentParser(prog="python -m dentbench.zoo.train", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m dentbench.zoo.training.train", description=__doc__
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--out", type=Path, default=ASSETS, help="folder to write to")

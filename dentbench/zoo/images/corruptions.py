@@ -15,10 +15,10 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 from dentbench.errors import DataError, SpecError
 from dentbench.registry import Registry
-from dentbench.zoo.cards import DatasetCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
 
 if TYPE_CHECKING:
-    from dentbench.zoo.datafiles import RawData
+    from dentbench.zoo.images.datafiles import RawData
 
 CORRUPTIONS: Final[Registry[str]] = Registry("corruption")
 """Each corruption and its kind; "extra" ones are not among the fifteen that are averaged."""
@@ -81,7 +81,7 @@ def read(
     Every file must be official by its MD5, unless ``trusted``. Images (N, 32, 32, 3) uint8,
     a fifth of the file; nothing else is read. Raises :class:`~dentbench.errors.DataError`.
     """
-    from dentbench.zoo.datafiles import RawData
+    from dentbench.zoo.images.datafiles import RawData
 
     arrays = []
     for stem in (corruption, LABELS):

@@ -11,8 +11,6 @@ from typing import Final
 
 from dentbench.registry import Registry
 
-HERE: Final = Path(__file__).parent
-
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetCard:
@@ -55,7 +53,7 @@ _CIFAR = "not stated; made for research"
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"
 _PARQUET_URL = "https://huggingface.co/datasets/uoft-cs/{}/test-00000-of-00001.parquet"
 _ZENODO_URL = "https://zenodo.org/records/{}"
-_CORRUPTED = json.loads((HERE / "card_data" / "corruptions.json").read_text(encoding="utf-8"))
+_CORRUPTED = json.loads(Path(__file__).with_name("corruptions.json").read_text(encoding="utf-8"))
 
 
 def _corrupted(number: str, name: str, classes: int, md5: str, size: int) -> DatasetCard:

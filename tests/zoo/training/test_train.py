@@ -11,8 +11,16 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.errors import DataError
-from dentbench.zoo import train, training_cards
-from dentbench.zoo.training import Recipe, Split, Training, augment, fit, nominal, perturb
+from dentbench.zoo.training import train, training_cards
+from dentbench.zoo.training.seeded_training import (
+    Recipe,
+    Split,
+    Training,
+    augment,
+    fit,
+    nominal,
+    perturb,
+)
 
 TINY = replace(train.DIGITS_ROBUST, epochs=2, batch=32, steps=2, crop=1, flip=True)
 

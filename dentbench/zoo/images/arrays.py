@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dentbench.errors import DataError
 from dentbench.spec.evaluation import DataSpec
-from dentbench.zoo.datafiles import RawData
+from dentbench.zoo.images.datafiles import RawData
 
 MOST_CLASSES: Final = 100_000
 

@@ -16,10 +16,11 @@ from dentbench.adapt import dent as dent_module
 from dentbench.adapt.dent import Dent
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
-from dentbench.zoo.cards import DATASETS, MODELS, ModelCard
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.cards.model_cards import MODELS, ModelCard
+from dentbench.zoo.images.pictures import PREPROCESSINGS
 from dentbench.zoo.models import build, load_model
-from dentbench.zoo.pictures import PREPROCESSINGS
-from dentbench.zoo.robustbench_shim import model_dicts
+from dentbench.zoo.robustbench.architectures import model_dicts
 
 # Looked for, not imported: that takes seconds in every process that collects the tests.
 pytestmark = pytest.mark.skipif(find_spec("timm") is None, reason="timm is not installed")

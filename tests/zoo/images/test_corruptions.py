@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from dentbench.errors import DataError, FetchError, SpecError, UnknownNameError
-from dentbench.zoo import cards
-from dentbench.zoo.cards import DATASETS, DatasetCard
-from dentbench.zoo.corruptions import CORRUPTIONS, FIFTEEN, chosen, parse_title, title
+from dentbench.zoo.cards import dataset_cards
+from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
 from dentbench.zoo.data_choice import DataChoice
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.download.sources import FetchOptions, fetch_dataset_file
+from dentbench.zoo.images.corruptions import CORRUPTIONS, FIFTEEN, chosen, parse_title, title
 from tests.zoo.download.loopback import Loopback
 
 RNG = np.random.default_rng(0)
@@ -64,7 +64,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> DatasetCard:
         archive_size=len(tar(FILES)),
         archive_url="http://127.0.0.1:9/CIFAR-10-C.tar",
     )
-    monkeypatch.setitem(cards.DATASETS._values, "cifar10-c", changed)
+    monkeypatch.setitem(dataset_cards.DATASETS._values, "cifar10-c", changed)
     return changed
 
 
@@ -188,7 +188,7 @@ def test_names() -> None:
 
 def test_the_fifteen_are_robustbenchs() -> None:
     pytest.importorskip("timm")
-    from dentbench.zoo.robustbench_shim import model_dicts
+    from dentbench.zoo.robustbench.architectures import model_dicts
 
     model_dicts()
     import sys

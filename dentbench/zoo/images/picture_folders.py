@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from dentbench.errors import DataError
-from dentbench.zoo.cards import DatasetCard
-from dentbench.zoo.picture_modes import SUFFIXES
+from dentbench.zoo.cards.dataset_cards import DatasetCard
+from dentbench.zoo.images.picture_modes import SUFFIXES
 
 _NOT_READ: Final = frozenset(
     {

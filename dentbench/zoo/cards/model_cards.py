@@ -1,7 +1,7 @@
 """Model cards: the facts of every model that can be named. Torch-free.
 
-RobustBench's rows are in ``card_data/robustbench.json`` (written by ``dentbench.zoo.collect``), the
-embedded models' facts in the JSON files beside their weights.
+RobustBench's rows are in ``robustbench.json`` (written by ``dentbench.zoo.robustbench.collect``),
+the embedded models' facts in the JSON files beside their weights.
 """
 
 from __future__ import annotations
@@ -11,15 +11,14 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
 from dentbench.registry import Registry
-from dentbench.zoo.datacards import DATASETS, HERE, DatasetCard
 
-__all__ = ["ASSETS", "DATASETS", "HERE", "MODELS", "DatasetCard", "ModelCard"]
-
-ASSETS: Final = HERE / "assets"
+ASSETS: Final = Path(__file__).parents[1] / "assets"
+"""The folder of the embedded models, data and denoisers."""
 
 ROBUSTBENCH_INPUT: Final = "images in [0, 1]; the network has the normalization that it needs"
 
@@ -33,8 +32,8 @@ class ModelCard:
     percentages: ``clean`` and ``autoattack`` as published for the whole test set (embedded models:
     as we measured them, see ``details``), ``external`` a lower value by others.
     ``batchnorm_layers`` counts BatchNorm2d modules, used or not. ``resize``: how pictures of
-    ImageNet are resized, a name of :data:`dentbench.zoo.pictures.PREPROCESSINGS`. ``recommended``
-    holds DentSpec fields that suit the model better than the defaults.
+    ImageNet are resized, a name of :data:`dentbench.zoo.images.pictures.PREPROCESSINGS`.
+    ``recommended`` holds DentSpec fields that suit the model better than the defaults.
     """
 
     id: str
@@ -138,7 +137,7 @@ def _robustbench() -> list[ModelCard]:
     CIFAR-10 Linf models keep RobustBench's id as their name; others get a suffix. The bare id and
     AuthorYear become aliases where they mean one model only.
     """
-    rows = json.loads((HERE / "card_data" / "robustbench.json").read_text(encoding="utf-8"))
+    rows = json.loads(Path(__file__).with_name("robustbench.json").read_text(encoding="utf-8"))
     ids = Counter(row["id"].lower() for row in rows)
     shorts = Counter((_short(row) + _suffix(row)).lower() for row in rows)
     bare = Counter(_short(row).lower() for row in rows)

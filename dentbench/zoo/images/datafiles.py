@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 
 from dentbench.errors import DataError, joined_lines
-from dentbench.zoo import picture_modes
-from dentbench.zoo.cards import DatasetCard
+from dentbench.zoo.cards.dataset_cards import DatasetCard
 from dentbench.zoo.file_kinds import kind_of
+from dentbench.zoo.images import picture_modes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 
 from dentbench.paths import expanded
-from dentbench.zoo.cards import DATASETS
-from dentbench.zoo.corruptions import parse_title
-from dentbench.zoo.picture_modes import SUFFIXES
+from dentbench.zoo.cards.dataset_cards import DATASETS
+from dentbench.zoo.images.corruptions import parse_title
+from dentbench.zoo.images.picture_modes import SUFFIXES
 
 _LABELS = ("labels.npy", "y.npy")
 

@@ -1,0 +1,1 @@
+"""RobustBench's networks: their architectures, checkpoints, and the table of them."""
