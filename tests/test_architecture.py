@@ -24,6 +24,7 @@ PACKAGE: Final = Path(dentbench.__file__).parent
 FOUNDATION: Final = MappingProxyType(
     {
         "errors": set(),
+        "containment": {"errors"},
         "stats": set(),
         "paper": set(),
         "paths": set(),

@@ -29,8 +29,9 @@ from dentbench.api.arguments import (
 )
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
+from dentbench.containment import settings_kept, staying
 from dentbench.defenses.build import identified
-from dentbench.errors import SpecError, settings_kept, staying
+from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.display import shown_progress

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dentbench.attacks.base import OFFERS
 from dentbench.attacks.differentiable import Path, attackable
 from dentbench.attacks.no_answer import NoAnswers
-from dentbench.errors import torch_settings_kept
+from dentbench.containment import torch_settings_kept
 
 
 def _nothing() -> None:

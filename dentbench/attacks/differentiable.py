@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.no_answer import mentions_memory
-from dentbench.errors import torch_settings_kept
+from dentbench.containment import torch_settings_kept
 
 Path: TypeAlias = Literal["whole", "missing", "broken"]
 """Whether logits lead back to the images: they do, they do not, or asking for it raises."""

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.errors import DentBenchError, ModelError, SpecError, contained, first_line
+from dentbench.containment import contained
+from dentbench.errors import DentBenchError, ModelError, SpecError, first_line
 from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, sha256_of
 

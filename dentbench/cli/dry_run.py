@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
-from dentbench.errors import contained
+from dentbench.containment import contained
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
 if TYPE_CHECKING:

@@ -13,13 +13,8 @@ import typer
 
 from dentbench.cli import json_output, signals
 from dentbench.cli.dry_run import Refusal, show_estimates
-from dentbench.errors import (
-    NOT_GAINED,
-    SpecError,
-    StoreError,
-    contained,
-    os_reason,
-)
+from dentbench.containment import contained
+from dentbench.errors import NOT_GAINED, SpecError, StoreError, os_reason
 from dentbench.evaluation.progress.display_names import Display
 
 if TYPE_CHECKING:

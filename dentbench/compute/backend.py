@@ -12,7 +12,8 @@ from dentbench.compute.bn_relu_fusion import joined_if_same
 from dentbench.compute.malloc import keep_freed_memory
 from dentbench.compute.memory_format import is_channels_last_faster
 from dentbench.compute.precision import full_float32
-from dentbench.errors import ModelError, first_line, torch_settings_kept
+from dentbench.containment import torch_settings_kept
+from dentbench.errors import ModelError, first_line
 
 
 @dataclass(frozen=True, kw_only=True)

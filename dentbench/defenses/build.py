@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import answered
+from dentbench.containment import contained
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.checked import Own, errors_in_words
 from dentbench.defenses.user_defined import imported_twice, load_factory
-from dentbench.errors import DentBenchError, ModelError, contained, first_line
+from dentbench.errors import DentBenchError, ModelError, first_line
 from dentbench.identity.imported_state import state_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec

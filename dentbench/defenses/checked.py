@@ -11,7 +11,8 @@ from torch import Tensor
 
 from dentbench.attacks.differentiable import Path, attackable, gradient_path
 from dentbench.attacks.no_answer import NoAdaptation, NoAnswers, mentions_memory
-from dentbench.errors import DentBenchError, ModelError, first_line, torch_settings_kept
+from dentbench.containment import torch_settings_kept
+from dentbench.errors import DentBenchError, ModelError, first_line
 
 _ADAPTATIONS: Final = ("adapt", "unroll", "trajectory")
 """The parts that return adaptations to images."""

@@ -17,7 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
 
-from dentbench.errors import SpecError, contained
+from dentbench.containment import contained
+from dentbench.errors import SpecError
 from dentbench.paths import expanded
 
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})

@@ -17,7 +17,8 @@ from types import ModuleType
 import torch
 from torch import Tensor, nn
 
-from dentbench.errors import ModelError, UnknownNameError, contained, first_line
+from dentbench.containment import contained
+from dentbench.errors import ModelError, UnknownNameError, first_line
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load, sha256_of
 from dentbench.paths import expanded

@@ -12,7 +12,7 @@ from torch import Tensor
 from dentbench.attacks import no_answer
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.attacks.no_answer import NoAnswers
-from dentbench.errors import torch_settings_kept
+from dentbench.containment import torch_settings_kept
 
 NATURAL = torch.full((2, 1, 2, 2), 0.95)
 POINTS = torch.arange(7.0).view(7, 1, 1, 1).expand(7, 1, 2, 2) / 10

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from dentbench.attacks.base import Classifier
 from dentbench.compute.backend import in_eval_mode
-from dentbench.errors import DentBenchError, ModelError, first_line, torch_settings_kept
+from dentbench.containment import torch_settings_kept
+from dentbench.errors import DentBenchError, ModelError, first_line
 from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.spec.dent import ALTERNATIVES
 

@@ -15,7 +15,8 @@ from dentbench.attacks.no_answer import NoAnswers
 from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.compute.backend import Engine
 from dentbench.compute.precision import Bfloat16
-from dentbench.errors import DataError, SpecError, torch_settings_kept
+from dentbench.containment import torch_settings_kept
+from dentbench.errors import DataError, SpecError
 from dentbench.evaluation.input_checks import first_answers
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory

@@ -23,8 +23,9 @@ from dentbench.attacks.protocols.base import AttackContext, load_protocol
 from dentbench.attacks.rng import SeededDefense
 from dentbench.attacks.sampled import Sampled
 from dentbench.compute.precision import tensor_float32
+from dentbench.containment import torch_settings_kept
 from dentbench.defenses.build import dent_of
-from dentbench.errors import ModelError, torch_settings_kept
+from dentbench.errors import ModelError
 from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
