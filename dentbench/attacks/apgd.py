@@ -44,7 +44,7 @@ OnIterate: TypeAlias = Callable[[Tensor, Tensor | None], object]
 
 
 def ignore(points: Tensor, logits: Tensor | None) -> None:
-    """Look away."""
+    """Ignore an iterate."""
     del points, logits
 
 
@@ -62,7 +62,7 @@ def apgd(
     ``start`` and ``clean`` (n, C, H, W) in [0, 1]; the start is projected, and every iterate lies
     in the ball and in the box. Each image has a step size of its own: 2 eps at first, halved, and
     the image put back to its best point, at every checkpoint since which its loss rose too rarely
-    or its best did not improve. Costs ``iterations`` + 1 looks. Raises
+    or its best did not improve. Costs ``iterations`` + 1 gradients. Raises
     :class:`~dentbench.errors.SpecError` for a norm that it does not know.
     """
     if threat.norm not in OWN_NORMS:
@@ -117,7 +117,7 @@ class _Progress:
         return _where(stuck, self.best, points), _where(stuck, self.gradient, current.gradient)
 
     def _checkpoint(self) -> Tensor:
-        """Halve the step sizes that no longer help; return whose they are."""
+        """Halve the step sizes that no longer help; return which images have them."""
         stuck = self._rises <= RISING * self._taken
         stuck |= ~self._halved & (self._at_checkpoint >= self.loss)
         self.step = torch.where(stuck[:, None, None, None], self.step / 2, self.step)

@@ -41,8 +41,8 @@ class AttackResult:
     ``points``: the adversarial image where the attack has one, otherwise the point of the highest
     margin. ``robust`` (B,): the attack's own flags. ``broken_by``: one name per image, "" for
     survivors and "natural" for images that were wrong from the start. ``elsewhere`` (B,): which
-    the other batches that a protocol judged them in leave unbroken; None where there are none.
-    ``details``: further numbers of the protocol, of plain types.
+    images stay right in every other batch that a protocol judged them in; None where it judged no
+    other batch. ``details``: further numbers of the protocol, as plain Python values.
     """
 
     points: Tensor
@@ -97,8 +97,8 @@ def run_attack(
 def _seeding_of(device: torch.device) -> Iterator[None]:
     """Seed CPUs alone, on a CPU, where AutoAttack seeds.
 
-    PyTorch otherwise notes for each kind of GPU which call is to be made once it is there, with
-    the whole stack: longer than a short answer, and never forgotten.
+    Otherwise PyTorch queues a call for each kind of GPU, with its stack trace: that takes longer
+    than a short answer, and the queue is never emptied.
     """
     if device.type != "cpu":
         yield
@@ -191,7 +191,7 @@ def _margin_to(logits: Tensor, labels: Tensor, target: Tensor) -> Tensor:
 
 
 def _declare_runs(attack: Any, view: BatchView, shrink: str) -> None:
-    """Tell the view which images each single run of ``attack`` is on."""
+    """Declare to the view which images each single run of ``attack`` is on."""
     inner = attack.attack_single_run
 
     def attack_single_run(x: Tensor, y: Tensor, *args: Any, **kwargs: Any) -> Any:

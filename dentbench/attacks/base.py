@@ -44,7 +44,7 @@ def offers(defense: object) -> frozenset[str]:
 
 
 LEADS: Final = 30.0
-"""The largest range of ordinary logits, in leads of the best over the second class."""
+"""The largest usual range of logits, in usual leads of the best class over the second."""
 
 # A point counts as inside the ball when rounding alone explains the excess.
 TOLERANCE: Final = 1e-5
@@ -77,7 +77,7 @@ class ThreatModel:
         return inside & (flat.amin(1) >= 0) & (flat.amax(1) <= 1)
 
     def project(self, points: Tensor, clean: Tensor) -> Tensor:
-        """Return points (B, C, H, W) of the ball and the box; those that are in both stay.
+        """Return points (B, C, H, W) moved into the ball and the box; points that lie in both stay.
 
         Linf: the nearest points. L2 and L1: pulled straight towards the clean image.
         """
@@ -98,7 +98,7 @@ def margins(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def scale_of(logits: Tensor) -> float:
-    """Return the size of logits (B, classes) that differences are shares of, above 0.
+    """Return the scale of logits (B, classes), above 0, which their differences are divided by.
 
     It is their range, or :data:`LEADS` usual leads of the largest over the second logit where that
     is less: a class that is masked by a large negative number must not make all others look alike.
@@ -118,7 +118,7 @@ def answered(logits: Tensor) -> Tensor:
 
 
 def or_wrong(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return logits (B, classes) in which an answer that is none is a wrong answer.
+    """Return logits (B, classes) with a wrong answer in the place of every missing answer.
 
     A row with NaN or infinite numbers, at an adversarial point, is a success of the attack; there
     the logits are 1 for another class than the label and 0 for the others, without a gradient.

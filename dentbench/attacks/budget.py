@@ -36,7 +36,7 @@ def targets_of(spec: EvalSpec, classes: int) -> int:
 
 
 def queries_of(spec: EvalSpec) -> int:
-    """Return the queries of the scores protocol, and of decision.
+    """Return the queries of the protocols scores and decision.
 
     Alone they are twice Square's own (5,000 in AutoAttack standard). In a cascade that would cost
     more than all other protocols together, so they are 5 for each iteration of the attack (500 in
@@ -56,10 +56,10 @@ MOST_LARGER_STEPS = 3
 """The most steps of a surrogate process, whose purpose is to be cheap."""
 
 POISONED = 4
-"""How many batches before a unit are poisoned at most."""
+"""The most batches before a unit that are poisoned."""
 
 NATURAL_PARTS = 8
-"""In how many parts a unit is judged among natural images."""
+"""The number of parts in which a unit is judged among natural images."""
 
 
 def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:

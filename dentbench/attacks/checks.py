@@ -1,7 +1,7 @@
 """Name the checks of whether an evaluation can be trusted, and store their results.
 
 Torch-free, so that a report can read them. The checks that ask the defense itself are in
-``probes.py``, those that the outcomes decide in ``evaluation/flag_checks.py``. They are ours;
+``attacks/probes``, those that follow from outcomes in ``evaluation/checks``. They are ours;
 AutoAttack's own are another set, and its tracer is not used.
 """
 

@@ -1,4 +1,4 @@
-"""A defense shown a few images at a time: for less memory, where it answers each on its own."""
+"""Show a defense a few images at a time, to save memory, where it answers each on its own."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer: TypeAlias = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class LazyUnroll:
-    """The unrolled adaptation to some images, made when it is needed: it carries a graph."""
+    """The unrolled adaptation to some images, computed when needed, because it carries a graph."""
 
     unroll: Callable[..., Any]
     images: Tensor

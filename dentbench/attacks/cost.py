@@ -51,7 +51,7 @@ def attack_passes(spec: AttackSpec, classes: int) -> Passes:
 def _part_passes(name: str, spec: AttackSpec, classes: int) -> Passes:
     plan = ATTACKS[spec.name]
     iterations = spec.iterations or plan.iterations or 100
-    if is_users(name):  # nobody knows; a guess for the progress display
+    if is_users(name):  # a guess for the progress display: the number is unknown
         return Passes(1 + iterations, iterations)
     # In L1, AutoAttack standard runs APGD in three stages, each with a first gradient of its own.
     starts = 3 if spec.norm == "L1" and plan.version == "standard" else 1
@@ -90,7 +90,7 @@ def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
 
 
 def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
-    """Return the passes where a defense asks the network as often as its steps say."""
+    """Return a stage's passes for a defense that asks the network about one view of an image."""
     judged = adapted(Passes(1, 0), spec.defense)
     if stage == "natural":
         return judged

@@ -29,7 +29,7 @@ class CallCounter:
         return self  # A copied network is still counted by the same counter.
 
     def uncounted(self) -> Uncounted:
-        """Forget the passes that are made inside a ``with`` block, and tell nobody of them."""
+        """Leave the passes that are made inside a ``with`` block out of the count."""
         return Uncounted(self)
 
     def forward(self, images: int) -> None:
@@ -82,7 +82,7 @@ class CountedNetwork(nn.Module):
     """
 
     prepared = True
-    """An evaluation has prepared the network: dent need not, and its trials would be counted."""
+    """An evaluation has prepared the network; dent's own trials would be counted as passes."""
 
     def __init__(
         self,

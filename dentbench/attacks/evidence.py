@@ -18,7 +18,7 @@ ADAPTIVE: Final = ("bpda", "fpa", "gmsa-avg", "gmsa-min", "unrolled")
 """Protocols made against a defense that adapts; a gain must have withstood at least one."""
 
 IN_PARTS: Final = ("fpa", "gmsa-avg", "gmsa-min", "unrolled")
-"""Those of them that need the parts of a defense, and see its adaptation so."""
+"""Those of them that need the parts of a defense, and so see its adaptation."""
 
 OWN_GRADIENT: Final = ("published", "warm", "unrolled")
 """Protocols that follow the gradient of the defense itself."""
@@ -46,7 +46,7 @@ def lacking(shares: Mapping[str, float], *, in_parts: bool) -> tuple[str, ...]:
     A gain must rest on a protocol that follows the defense's own gradient and, where the defense is
     handed in as ``in_parts``, on a protocol made against its adaptation: the published gradient
     takes that for a constant. A defense in one piece has the gradient of the whole, or fails the
-    first. A kind of which no protocol was run is left out: that it is missing is said elsewhere.
+    first. A kind of which no protocol was run is left out; another doubt names it.
     """
     kinds: list[tuple[str, tuple[str, ...]]] = [
         ("follows the defense's own gradient", OWN_GRADIENT)

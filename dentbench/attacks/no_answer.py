@@ -1,8 +1,8 @@
-"""Images that code of a user does not answer: an error raised there is no answer, which is wrong.
+"""Count an error that a user's code raises at an adversarial point as a wrong answer.
 
-A defense may refuse a point, fail to invert a matrix there, or answer with nothing. Like NaN logits
-that is a success of the attack, not the end of a run. An error that natural images raise too,
-as many of them and in the same gradient mode, is a fault of the code and is raised.
+A defense may refuse a point, fail to invert a matrix there, or return nothing. Like NaN logits that
+is a success of the attack, not the end of a run. An error that as many natural images raise too, in
+the same gradient mode, is a fault of the code and is raised.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dentbench.errors import UserExitError, first_line
 _log = logging.getLogger(__name__)
 
 _warned: Final[set[str]] = set()
-"""Whose errors this process has warned of."""
+"""The defenses and networks whose errors this process has warned of."""
 
 Ask = Callable[[Tensor], Tensor]
 """Maps images (B, C, H, W) to logits (B, classes), or raises."""
@@ -54,7 +54,7 @@ class NoAnswers:
         return self._in_parts(ask, x)
 
     def raises(self, error: Exception) -> bool:
-        """Return whether an error says nothing of the images, so that it is to be raised again.
+        """Return whether an error says nothing of the images, and so must be raised again.
 
         By ``raise`` alone: a frame that held an error of memory would keep the tensors that
         filled it.
@@ -62,9 +62,9 @@ class NoAnswers:
         return self.natural is None or mentions_memory(error) or isinstance(error, UserExitError)
 
     def require_at_points_alone(self, ask: Callable[[Tensor], Any], x: Tensor, error: Any) -> None:
-        """Raise an error again unless ``ask`` takes as many natural images as there are in ``x``.
+        """Raise an error again unless ``ask`` answers as many natural images as ``x`` has.
 
-        Else warn of it, once. It is an error that :meth:`raises` leaves.
+        Else warn of it, once. ``error``: one for which :meth:`raises` is false.
         """
         assert self.natural is not None
         rows = torch.arange(len(x), device=x.device) % len(self.natural)

@@ -59,7 +59,7 @@ class ProtocolCard:
 
 
 _IN_WORDS: Final = {"after": "state that it carries from batch to batch"}
-"""Descriptions of a protocol's needs, where the name is not enough."""
+"""Descriptions of a protocol's needs, where the name alone does not say enough."""
 
 OWN_NORMS: Final = ("Linf", "L2")
 """The norms of our own APGD; in L1 it would need sparse steps of its own."""
@@ -69,7 +69,7 @@ CLAIMED: Final = "claimed"
 
 
 def is_given(name: str) -> bool:
-    """Return whether a protocol is no entry of the catalogue: a user's, or points handed in."""
+    """Return whether a protocol is outside the catalogue: a user's, or points handed in."""
     return "@" in name or ":" in name
 
 

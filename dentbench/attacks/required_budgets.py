@@ -1,6 +1,6 @@
 """The least budget that each attack must have spent before a gain counts.
 
-The numbers are those of AutoAttack standard and of the protocols as they come. A test keeps them
+The numbers are those of AutoAttack standard and of the protocols by default. A test keeps them
 equal, so that a default that becomes cheaper does not make a verdict cheaper. Torch-free.
 """
 
@@ -69,8 +69,10 @@ _MANY: Final = 10**6
 
 
 LEAST_ASCENT: Final = 40
-"""The least iterations of ascents on the static model before finding no gain counts: those of the
-attack "quick". Images that less leaves right are no evidence, and could hide a gain."""
+"""The least iterations of ascents on the static model for `no gain` to count: those of "quick".
+
+Images that a shorter ascent leaves right are no evidence, and could hide a gain.
+"""
 
 
 def ascent_iterations(budget: Budget) -> float:

@@ -33,7 +33,7 @@ class SeededDefense:
         with self._forked():
             if self._on_gpu:
                 torch.manual_seed(seed)
-            else:  # without a note to every kind of GPU, which takes longer than a short answer
+            else:  # without queuing a call for every kind of GPU, which takes long
                 torch.default_generator.manual_seed(seed)
             self._states = self._get()
 

@@ -1,7 +1,7 @@
 """Keep some of the answers that an attack is given, and ask the same questions again after it.
 
-Of a defense that answers each question in one way both are the same, whoever asks, in whatever mode
-and when. A defense that knows its attacker answers the judge otherwise.
+A deterministic defense gives the same answer to both, whoever asks, in any mode and at any time. A
+defense that recognizes its attacker gives the judge another answer.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class Sampled:
     def asked_again(self, judge: Callable[[Classifier, Tensor], Tensor]) -> tuple[int, int]:
         """Ask the questions kept again; return of how many images, and how many answers differ.
 
-        They do by more than rounding, or by being none. ``judge``: asks a classifier as the judge
-        of final points does.
+        Two answers differ if they are further apart than rounding explains, or if only one of them
+        is finite. ``judge``: asks a classifier as the judge of final points does.
         """
         images = differ = 0
         for x, before in self._kept:

@@ -28,7 +28,7 @@ def attack_name_of(text: str) -> str:
 
 
 class UserAttack:
-    """A user's attack as AutoAttack's are: an object with ``perturb``."""
+    """A user's attack with the interface of AutoAttack's: an object with ``perturb``."""
 
     def __init__(self, name: str, classify: Classifier, threat: ThreatModel, seed: int) -> None:
         self.function = _imported(name)

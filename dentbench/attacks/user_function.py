@@ -1,4 +1,4 @@
-"""A function of a user, ``module:callable``, that returns points: had, called and believed once."""
+"""Import and call a user's function ``module:callable`` that returns points, and check these."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, sha256_of
 
 FAR: Final = 1.05
-"""How many eps a point may be away from its image before that is said."""
+"""Points further away from their image than this many eps are warned of."""
 
 _SOURCE: Final = 12
 _STATE: Final = 8
-"""How many digits of a name are of the hash of the source, and of the function's state."""
+"""How many digits of the source's hash, and of the function's state, a name has."""
 
 _log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
 
 
 def _usable(gradient: Tensor) -> Tensor:
-    """Return a gradient that attacks can follow: some call view on it, and none looks for NaN."""
+    """Return a gradient that attacks can follow: some call ``view`` on it, none checks for NaN."""
     return torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0).contiguous()
 
 

@@ -1,4 +1,4 @@
-"""Probes of whether an answer is a function of the image: asked again, in other company and modes.
+"""Probe whether an answer depends on the image alone: ask again, in other batches and modes.
 
 Each asks about natural and perturbed images, for a defense may tell them apart. For a batch
 of B images: asking twice costs 4 B, the modes 4 B, mates B + 16, and perturbed images 2 B.
@@ -24,12 +24,12 @@ ALONE: Final = 8
 
 
 UNSEEN: Final = 0.02
-"""The share of images that rounding may move in other company and in no draw of it."""
+"""The share of images that may move in another batch although no draw of rounding moves them."""
 
 
 @dataclass(frozen=True)
 class Answers:
-    """Points (B, C, H, W) and the logits (B, classes) of two questions about them; ``kind``."""
+    """Points (B, C, H, W) of a ``kind``, and the logits (B, classes) of two answers to them."""
 
     kind: str
     points: Tensor
@@ -181,7 +181,7 @@ def _mode_change(probe: Probe, points: Tensor) -> float:
 
 @torch.no_grad()
 def stateless(probe: Probe, *, random: bool = False) -> Check:
-    """Ask about nearby points before and after the clean images, each a defense as if new.
+    """Ask about nearby points before and after the clean images, each time a defense as if new.
 
     ``random``: whether its answers are; new ones must then draw the same numbers.
     """

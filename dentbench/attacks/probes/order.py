@@ -38,19 +38,19 @@ LEAST: Final = 14
 """The fewest points that distinguish memory from chance at :data:`LEVEL`."""
 
 APART: Final = 3
-"""How many radii of the ball lie at least between any two images."""
+"""The least distance between two images, in radii of the ball."""
 
 LEVEL: Final = 1e-3
 """The one-sided p-value of Fisher's exact test below which the order matters."""
 
 MIRRORED: Final = ((-1,), (-2,), (-1, -2))
-"""Along which axes an image is mirrored."""
+"""The axes along which images are mirrored."""
 
 MOST_VALUES: Final = 1 << 12
-"""The most values of pixels that natural images are taken to be drawn from."""
+"""The most different pixel values that natural images are taken to have."""
 
 SHIFTED: Final = ((1, -1), (-1, -1), (1, -2), (-1, -2))
-"""By how many pixels, and along which axis, an image is shifted."""
+"""By how many pixels, and along which axis, images are shifted."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def pairs_of(probe: Probe) -> Pairs | None:
 
 
 def _broken(candidates: Tensor, probe: Probe) -> Pairs:
-    """Return the pairs of candidates (b, C, H, W) apart whose points the static model breaks at."""
+    """Return pairs of candidates (b, C, H, W) that lie apart and are broken on the static model."""
     assert probe.network is not None
     images = _apart(candidates, probe.images, probe)
     if not len(images):
@@ -132,7 +132,7 @@ def ask_first(probe: Probe) -> None:
 
 
 def order(probe: Probe) -> Check:
-    """Ask about all points, which :func:`ask_first` must have come before; compare the halves."""
+    """Ask about all points, some time after :func:`ask_first`, and compare the halves."""
     pairs = pairs_of(probe)
     if pairs is None:
         text = f"the static model has no {LEAST} adversarial points on moved images apart"

@@ -20,7 +20,7 @@ from dentbench.attacks.base import OFFERS, Classifier, ThreatModel
 from dentbench.attacks.probes.base import Probe
 
 IMAGES: Final = 8
-"""At how many images a point is planted."""
+"""The number of images at which a point is planted."""
 
 DRAWS: Final = 40
 """The random points that a readout is fitted on."""

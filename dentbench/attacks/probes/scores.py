@@ -29,7 +29,7 @@ DRAWS: Final = 8
 """How many answers a random defense's margin is the mean of."""
 
 PAIRS: Final = 3
-"""The fewest segments that say something."""
+"""The fewest segments that decide the check."""
 
 RISING: Final = 0.5
 """The least share of the way to the boundary along which the margin must rise."""

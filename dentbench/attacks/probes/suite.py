@@ -40,7 +40,7 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         text = f"not made in {probe.threat.norm} with eps {probe.threat.eps:g}"
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
     climbs = climb_all(probe)
-    broken = climbs.full.broken  # what protocols leave of them is counted when they were run
+    broken = climbs.full.broken  # how many of them the protocols leave is counted after their runs
     text = f"{climbs.full.steps} steps along the gradient break {len(broken)} images"
     return (
         ascent(climbs.short, climbs.chance),

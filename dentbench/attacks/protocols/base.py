@@ -33,14 +33,14 @@ class AttackContext:
     W), where they are judged.
 
     ``network``: the static model. ``counterpart``: its final points (B, C, H, W) under the same
-    protocol, where it has that and there is a cascade: they count for the defense too.
-    ``starts``: the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by``
-    (B names): the earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W)
-    its points there. ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other
-    units. ``random``: whether the defense answers by chance, so that a single answer means little.
-    ``with_steps`` returns the defense with so many adaptation steps, which with ``larger`` go as
-    far in all; None when it has no fewer. ``stream``: of a defense that goes on from batch to
-    batch, how it was a few batches before, and the natural images of these. ``surrogate``:
+    protocol, where it has that and there is a cascade: they count for the defense too. ``starts``:
+    the final points (B, C, H, W) of each earlier stage of a cascade. ``settled_by`` (B names): the
+    earlier stage that broke an image, or "", and ``settled_points`` (B, C, H, W) its points there.
+    ``others`` (M, C, H, W) and ``other_labels`` (M,): natural images of other units. ``random``:
+    whether the defense answers by chance, so that a single answer means little. ``with_steps``
+    returns the defense with so many adaptation steps, with ``larger`` each so much longer that all
+    go as far as before; None when it has no fewer. ``stream``: of a defense that carries state from
+    batch to batch, its state a few batches before, and the natural images of these. ``surrogate``:
     a network that the defense itself declares near to it, to be attacked in its place.
     """
 

@@ -87,7 +87,7 @@ class Rays:
         self.radius = self.clean.new_full((len(rows),), self.far)
         self.low, self.high = torch.zeros_like(self.radius), self.radius
         self.phase = torch.full_like(rows, TEST)
-        self.tried = torch.zeros_like(rows)  # how many of the first rays an image has behind it
+        self.tried = torch.zeros_like(rows)  # how many of the first rays of an image were tried
 
     def first_rays(self) -> list[Tensor]:
         """Return the rays (B, C, H, W), of any length, that are tried before all others."""

@@ -74,9 +74,9 @@ def expected(gradient_fn: GradientFn, draws: int, threat: ThreatModel | None) ->
 def selective(losses: Tensor, gradients: Tensor, threat: ThreatModel) -> Tensor:
     """Return the gradient (n, C, H, W) for draws of ``losses`` (N, n) and ``gradients``.
 
-    A draw counts by how high its loss would be a step of eps away along the direction that all
-    follow. That begins as the gradient of the draw that helps the most of them, and goes on as
-    the weighted mean. (N, n, C, H, W) are the gradients.
+    A draw counts by how high its loss would be a step of eps away along the common direction. The
+    direction begins as the gradient of the draw that helps most of the draws, and goes on as the
+    weighted mean. ``gradients``: (N, n, C, H, W).
     """
     flat = gradients.flatten(2)
     others = torch.einsum("ind,jnd->ijn", _unit(flat, threat), flat)

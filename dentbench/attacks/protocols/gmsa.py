@@ -44,7 +44,7 @@ def gmsa_min(context: AttackContext) -> AttackResult:
 
 
 def _rounds(context: AttackContext, stage: str, join: Join, newest: bool = False) -> AttackResult:
-    """Carry out all rounds; ``newest``: only the newest network is attacked, the others go."""
+    """Carry out all rounds; ``newest``: only the newest network is attacked and kept."""
     search = Search(context, stage)
     networks = _Networks(search, newest=newest)
     settings = context.spec.protocols

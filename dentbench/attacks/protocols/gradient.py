@@ -75,7 +75,7 @@ def _takes_last(unroll: Any) -> bool:
 
 
 def bpda(context: AttackContext) -> AttackResult:
-    """Take the defense's logits, and the static model's gradient for theirs.
+    """Take the defense's logits, and the static model's gradient in place of theirs.
 
     Backward, the adaptation and the blur count as the identity: the gradient is the static
     model's at the images that the defense's network is shown, for the loss at the defense's own

@@ -1,7 +1,7 @@
 """Perturb batches of a stream so that later batches break, where a defense carries state.
 
 Ours, in the threat model of every other protocol: the attacker moves the images of a few batches
-before the unit within eps; he knows the defense and the unit that comes. Sources of poisoned
+before the unit within eps, and knows the defense and the unit that comes. Sources of poisoned
 state: arXiv 2308.08505 and arXiv 2410.04682.
 """
 
