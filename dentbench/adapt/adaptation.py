@@ -26,7 +26,7 @@ class Adaptation:
 
 
 def require_finite(losses: Tensor) -> None:
-    """Raise for an adaptation that diverged; once at its end, for asking makes a GPU wait."""
+    """Raise for an adaptation that diverged; once, at its end, because asking makes a GPU wait."""
     bad = torch.isfinite(losses).logical_not().nonzero()
     if len(bad):
         step = int(bad[0])

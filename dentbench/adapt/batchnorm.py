@@ -39,15 +39,15 @@ _active: ContextVar[_Active | None] = ContextVar("active affine parameters", def
 
 @dataclass(eq=False)
 class Calls:
-    """The calls of one converted network that are being answered, for threads that it starts.
+    """The calls of one converted network that are under way, for threads that the network starts.
 
-    A thread of its own has no context of its caller, so its layers look here.
+    Such a thread lacks its caller's context, so its layers look here.
     """
 
     running: list[_Active] = field(default_factory=list)
 
     def only(self) -> _Active | None:
-        """Return the active pairs of the call that is being answered, None where there are none.
+        """Return the active pairs of the call that is under way, None where there are none.
 
         Raises :class:`~dentbench.errors.ModelError` where there are several.
         """
@@ -115,9 +115,9 @@ class AdaptiveNorm:
     """The forward of a converted layer; ``index`` is its place in the active pairs.
 
     ``calls``: of the network that the layer is in. A forward of the layer's own, on the instance or
-    in its class, is called, and only the normalization inside it is replaced. ``original``: what
-    normalizes in every layer of the kind without a forward of its own, unless it was patched;
-    ``functions``: those that it replaces; errors name the last.
+    in its class, is called, and only the normalization inside it is replaced. ``original``: the
+    forward that layers of the kind have unless they or a patch define another; ``functions``: the
+    functions that are replaced; errors name the last.
     """
 
     original: ClassVar[Callable[..., Tensor]]
@@ -139,7 +139,7 @@ class AdaptiveNorm:
             return self._undisturbed(*args, **kwargs)
         if self.plain:
             return self.normalize(*args, **kwargs)
-        # One of its own may do more than normalize: let it, and replace only its normalization.
+        # A forward of its own may do more than normalize: run it, and replace its normalization.
         with _ReplaceNorm(self) as mode:
             output = self._undisturbed(*args, **kwargs)
         if not mode.replaced:

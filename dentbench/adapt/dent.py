@@ -26,7 +26,7 @@ from dentbench.spec.dent import ALTERNATIVES
 from dentbench.spec.evaluation import DentSpec
 
 TRIED: Final = 2
-"""How many images another way of computing the network is tried on."""
+"""The number of images on which another way of computing the network is tried."""
 
 Memory: TypeAlias = tuple[Tensor, OptimizerState]
 """The state carried from batch to batch: the parameters that adapt, and the optimizer's state."""
@@ -35,14 +35,14 @@ Memory: TypeAlias = tuple[Tensor, OptimizerState]
 class Dent(nn.Module):
     """A classifier that adapts to every batch by minimizing the entropy of its predictions.
 
-    ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched.
-    It runs in eval mode always. ``batch_size``: the number of images that the mean of a separable
-    loss is over, when an image is to get the same answer in batches of any size; by default, as
-    in the released code, the images given. ``loss``: replaces the spec's. ``prepare``: the
-    copy is computed as in an evaluation, from the first images on: faster, the same but for the
-    last bits; on a CPU this process keeps the memory that it frees. ``recorded`` and ``answered``:
-    what makes something faster of the work of :meth:`adapt` and of :meth:`predict` in this module,
-    such as :class:`~dentbench.compute.cuda_graphs.Captured` and
+    ``model`` maps images (B, C, H, W) to logits (B, classes); it is copied, and never touched. It
+    runs in eval mode always. ``batch_size``: the number of images that the mean of a separable loss
+    is over, when an image is to get the same answer in batches of any size; by default, as in the
+    released code, the images given. ``loss``: replaces the spec's. ``prepare``: the copy is
+    computed as in an evaluation, from the first images on: faster, the same but for the last bits;
+    on a CPU this process keeps the memory that it frees. ``recorded`` and ``answered``: these make
+    faster functions of the work of :meth:`adapt` and of :meth:`predict`, such as
+    :class:`~dentbench.compute.cuda_graphs.Captured` and
     :class:`~dentbench.compute.answer_graphs.CapturedAnswer`. Raises
     :class:`~dentbench.errors.ModelError` for a model without the layers that it is to adapt.
     Source: the paper (arXiv 2105.08714) and its released code, which has no blur and knows

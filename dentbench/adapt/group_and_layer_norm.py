@@ -1,7 +1,7 @@
 """Group and layer normalization whose scale and shift are handed in from outside.
 
-They know no batch: an image's own mean and variance are all that they use. That dent adapts them is
-ours; the released code has BatchNorm alone.
+They do not depend on the batch: they use an image's own mean and variance alone. That dent adapts
+them is ours; the released code has BatchNorm alone.
 """
 
 from __future__ import annotations

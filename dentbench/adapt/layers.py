@@ -1,4 +1,4 @@
-"""Which layers of a network dent adapts, and how they are taught to use active pairs."""
+"""Choose the layers of a network that dent adapts, and make them use active pairs."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def adapted_layers(network: nn.Module, layers: str) -> list[tuple[str, nn.Module
 
 
 def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str, nn.Module]]:
-    """Teach the layers that a spec names to use active pairs; return them by name.
+    """Make the layers that a spec names use active pairs; return them by name.
 
     ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
     parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no

@@ -80,9 +80,9 @@ def _same(first: Tensor, second: Tensor) -> bool:
 
 
 def convert(network: nn.Module) -> None:
-    """Teach the convolutions of ``network`` to remember; hand in a copy.
+    """Make the convolutions of ``network`` remember; hand in a copy.
 
-    No other layer is: one that draws random numbers must go on doing so.
+    No other layer remembers: a layer that draws random numbers must draw new ones at every call.
     """
     for module in network.modules():
         if type(module).forward is nn.Conv2d.forward and "forward" not in module.__dict__:

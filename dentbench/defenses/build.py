@@ -76,16 +76,16 @@ def identified(
 ) -> DentSpec | DefenseSpec:
     """Return the spec of a user's defense with the state that it holds once it is made.
 
-    Variables of the environment and files that it reads then are seen by nothing else. ``given``:
-    the class that makes it, where it has no name. State that differs each time it is made, as
-    times and names of temporary files do, and state without a stable writing say nothing.
+    Nothing else sees which variables of the environment and files it reads then. ``given``: the
+    class that makes it, where it has no name. State that differs each time it is made, as times and
+    names of temporary files do, and state without a stable writing say nothing.
     """
     if not (isinstance(spec, DefenseSpec) and spec.sha256 and (spec.source or given)):
         return spec
     try:
         factories = (given, given) if given is not None else imported_twice(spec)
         states = [state_of(_made(spec, factory, network)) for factory in factories]
-    except DentBenchError:  # said where it is to be attacked
+    except DentBenchError:  # reported when it is attacked
         return spec
     if states[0] != states[1] or not states[0]:
         return spec

@@ -25,10 +25,10 @@ class DefenseCard:
     ``function``: "module:name" of its factory, called with the network and the settings.
     ``version``: the number of its code, raised when its answers change. ``settings``: names and
     defaults; a given value is of the default's type; a number is positive, and a share or a rate at
-    most 1 unless it is one of ``above_one``. ``claim``: its paper's, in few words.
-    ``separable`` and ``random``: as of a spec. ``published_protocol``: that of its own paper, which
-    attacked it; that of dent's paper where it attacked nothing. ``views``: those of a spec, of
-    the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
+    most 1 unless it is one of ``above_one``. ``claim``: its paper's claim, in few words.
+    ``separable`` and ``random``: as in a spec. ``published_protocol``: the protocol by which its
+    own paper attacked it; dent's where that paper attacked nothing. ``views``: a spec's ``views``,
+    from the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
 
     function: str

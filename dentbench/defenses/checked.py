@@ -21,10 +21,10 @@ _ADAPTATIONS: Final = ("adapt", "unroll", "trajectory")
 class Own:
     """A user's defense, every answer checked: logits (B, classes) for B images.
 
-    It has of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` what ``inner`` has; one with
-    ``adapt`` and ``predict`` is their composition, whatever else calling it would do. Where
-    its answers do not lead back to the images their gradient is zero. What it is handed are
-    copies of images, which it may change. ``no_answers``: what becomes of its errors.
+    It has those of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` that ``inner`` has; with
+    ``adapt`` and ``predict`` it is their composition, whatever calling ``inner`` would do. Where
+    its answers do not lead back to the images their gradient is zero. It gets copies of the images,
+    which it may change. ``no_answers``: handles its errors.
     """
 
     def __init__(self, name: str, inner: Any, classes: int) -> None:
@@ -155,7 +155,7 @@ class Own:
 def errors_in_words(name: str, images: Tensor) -> Iterator[None]:
     """Raise in one sentence that a user's defense fails; but not for a lack of memory.
 
-    ``images``: those that it was shown. What it sets for all of torch is set back.
+    ``images``: those that it was shown. Settings of torch that it changes are set back.
     """
     with torch_settings_kept():
         enabled = torch.is_grad_enabled()

@@ -15,7 +15,7 @@ from torch import Tensor
 from dentbench.defenses.shifting import Shifting
 
 REFERENCE = 3 * 224 * 224
-"""How many numbers an image has at which alpha and the radius are given."""
+"""The numbers of an image for which alpha and the radius are given."""
 
 
 class ET3(Shifting):

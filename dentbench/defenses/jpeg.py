@@ -1,4 +1,4 @@
-"""JPEG compression: blocks of each image lose what their cosine transform quantizes away.
+"""JPEG compression: the cosine transform of each block of an image is quantized.
 
 Source: the tables and the scaling by quality are those of the standard (ITU-T T.81, annex K) and of
 libjpeg; as a defense, quality 75 and the protocol of transfer are those of Guo et al., ICLR 2018
@@ -68,7 +68,7 @@ class Jpeg(Preprocessing):
         return rounded(pixels).clamp(0, 255) / 255
 
     def _quantized(self, planes: Tensor) -> Tensor:
-        """Return planes (B, C, H, W), each block of 8 x 8 without what quantization loses."""
+        """Return planes (B, C, H, W) with the spectrum of each block of 8 x 8 quantized."""
         height, width = planes.shape[2:]
         spare = (-width % BLOCK, -height % BLOCK)
         padded = F.pad(planes, (0, spare[0], 0, spare[1]), mode="replicate")

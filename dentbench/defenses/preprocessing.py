@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class Preprocessing:
-    """A defense that shows its network another image in place of each.
+    """A defense that shows its network a changed image in place of each image.
 
     ``network`` maps images (B, C, H, W) to logits (B, classes); it is used as it is, not copied.
     The difference to the images is the adaptation, a constant, so that the gradient of an answer is
@@ -41,7 +41,7 @@ class Preprocessing:
         return x + adaptation
 
     def predict(self, x: Tensor, adaptation: Tensor) -> Tensor:
-        """Return the logits (B, classes) of images with so much added."""
+        """Return the logits (B, classes) of images plus ``adaptation``."""
         logits: Tensor = self.network(self.preprocess(x, adaptation))
         return logits
 

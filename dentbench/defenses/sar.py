@@ -19,7 +19,7 @@ from dentbench.defenses.eata import entropies, mean_over, online_spec
 
 
 class Sar(Dent):
-    """Dent's engine with another step: the gradient is that at the worst point close by.
+    """Dent's engine with another step: the gradient is taken at the worst point close by.
 
     ``model`` maps images (B, C, H, W) to logits (B, classes), and has normalization layers of any
     kind; it is copied. ``rho``: how far, in L2, that point is. ``margin``: reliable entropies are

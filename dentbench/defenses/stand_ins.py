@@ -7,7 +7,7 @@ from typing import Final
 from torch import Tensor
 
 WIDTH: Final = 0.1
-"""How wide the slope of a stand-in for the sign is, in mean absolute values of its argument.
+"""The width of the slope of a stand-in for the sign, in mean absolute values of its argument.
 
 Of 0.1 to 10, this left the fewest images right when anti-adversary was attacked from random starts.
 """

@@ -32,8 +32,8 @@ def tent_spec(steps: int = 1, lr: float = 1e-3) -> DentSpec:
 def tent(model: nn.Module, *, steps: int = 1, lr: float = 1e-3) -> Dent:
     """Return episodic tent: scales, shifts and optimizer are made afresh for every batch.
 
-    Ours: the prediction is another forward, after the last update, as in dent. The released
-    code answers from before it, and with one episodic step that is no more than ``norm``.
+    Ours: the prediction is another forward, after the last update, as in dent. The released code
+    answers before the update, which with one episodic step is the same as ``norm``.
     """
     return Dent(model, tent_spec(steps, lr), prepare=False)
 

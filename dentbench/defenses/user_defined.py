@@ -23,10 +23,10 @@ def spec_of_factory(
     """Return the spec of ``module:callable``, which is imported: the working folder comes first.
 
     ``settings`` are handed to the callable by name; texts that are numbers, or true or false,
-    become so. The callable's attribute ``separable = True`` says that its defense answers each
-    image on its own, ``random = True`` that it draws answers by chance, its attribute ``name`` what
-    tables call it, unless ``title`` does, and ``published_protocol`` by which protocol its paper
-    attacked it. Raises :class:`~dentbench.errors.SpecError` for a callable that cannot be had.
+    become so. The callable may have attributes: ``separable = True`` says that its defense answers
+    each image on its own, ``random = True`` that its answers are random, ``name`` how tables call
+    it, unless ``title`` does, and ``published_protocol`` by which protocol its paper attacked it.
+    Raises :class:`~dentbench.errors.SpecError` for a callable that cannot be imported.
     """
     factory, files = _load(text)
     values = {name: _plain(value) for name, value in (settings or {}).items()}

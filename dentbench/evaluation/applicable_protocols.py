@@ -12,7 +12,7 @@ from dentbench.spec.evaluation import EvalSpec
 
 
 def offered(context: RunContext, spec: EvalSpec) -> frozenset[str]:
-    """Return the methods of a spec's defense beside logits, as protocols name them."""
+    """Return the methods that a spec's defense has beside logits, as protocols name them."""
     classify = context.worker.classifier(spec)
     names = set(offers(classify))
     if found_random(context.folder(spec)):

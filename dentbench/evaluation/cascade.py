@@ -43,7 +43,7 @@ def keeps_points(spec: EvalSpec, stage: str) -> bool:
 def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
     """Return the numbers of the code that decides a stage's outcomes, by name.
 
-    It is the stage itself, those that it goes on from, and the defense where it is built in.
+    They are of the stage itself, of the stages that it goes on from, and of a built-in defense.
     """
     numbers = {NATURAL: NATURAL_VERSION}
     if spec.defense is not None:
@@ -109,7 +109,7 @@ def inheritance(
 
 
 def _broken(spec: EvalSpec, natural: BatchOutcome, outcome: BatchOutcome) -> list[bool]:
-    """Return which images a stage broke: of a random defense those right once in ten or less."""
+    """Return which images a stage broke; by a random defense, those right in <= 10% of draws."""
     if outcome.rights:
         return [10 * right <= spec.protocols.draws_judged for right in outcome.rights]
     return [
@@ -128,7 +128,7 @@ def corrected(judged: Tensor, settled_by: tuple[str, ...], elsewhere: Tensor | N
 
 
 def neighbours(spec: EvalSpec, unit: int) -> list[int]:
-    """Return which images a unit's images may be shown beside: those of the next four units."""
+    """Return the images that may be shown beside a unit's images: those of the next four units."""
     total = spec.data.count
     unit_rows = spec.batches.ranges(total)[unit]
     count = min(4 * spec.batches.size, total - len(unit_rows))

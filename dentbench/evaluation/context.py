@@ -25,9 +25,9 @@ class RunOptions:
     ``save_adversarial``: keep the final points of every batch and protocol. ``measure_time``: time
     every defense against the static model. ``diagnostics``: keep the diagnosis of every adaptation.
     ``force``: go on where natural accuracy or eps is implausible. ``source``: options that say
-    where a user's model and data come from, for the record. ``schedule``: in which rounds,
-    and when it may stop. ``untimed``: take the network as it comes, where timing the engines
-    would take longer than the run.
+    where a user's model and data come from, for the record. ``schedule``: in which rounds, and when
+    it may stop. ``untimed``: compute the network without timing engines, which would take longer
+    than the run.
     """
 
     results: Path

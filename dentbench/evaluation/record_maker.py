@@ -104,7 +104,7 @@ class RecordMaker:
     def _completed(self, spec: EvalSpec, reached: Reached) -> list[str]:
         """Return the protocols that were reached and those that earlier runs completed so far.
 
-        In the catalogue's order, and those that are not in it last.
+        In the catalogue's order; protocols outside of it come last.
         """
         run = reached.protocols
         if spec.defense is None:

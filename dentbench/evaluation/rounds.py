@@ -30,7 +30,7 @@ from dentbench.stats import CONFIDENCE
 from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
-"""Makes the record of the batches reached, unwritten; with all of its checks, or cheap checks."""
+"""Makes the record of the batches reached, without storing it; with all checks, or cheap ones."""
 
 
 @dataclass(frozen=True)
@@ -179,7 +179,7 @@ class Rounds:
     # --- how far ----------------------------------------------------------------------------------
 
     def _ends(self) -> Iterator[int]:
-        """Yield after how many batches each round ends: a look each, the last batch last."""
+        """Yield after how many batches each round ends, the last batch last."""
         looks = [*self.looks]
         wanted = self.schedule.rounds or self.stages.batches_at_a_time
         for end in looks:

@@ -43,7 +43,7 @@ from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 _log = logging.getLogger(__name__)
 
 SAMPLE: Final = 32
-"""How many images the choice of an engine is timed on."""
+"""The number of images on which engines are timed."""
 
 
 class Evaluation:

@@ -1,7 +1,6 @@
-"""The checks that the flags of all images decide, by exact tests at a stated level.
+"""Decide checks by the flags of all images, with exact tests at a stated level.
 
-A single image is chance; a check counts images, and fails where so many are
-rare by chance.
+A single image may be chance; a check counts images, and fails where chance rarely makes so many.
 """
 
 from __future__ import annotations
@@ -50,8 +49,8 @@ def black_box(stages: Stages, parts: Collection[str]) -> Check:
 
     An image counts for the black boxes where Square, alone or as a part of AutoAttack, or another
     of the protocols that see no gradient broke it, and nothing that follows a gradient did. It
-    fails where there are more of them than of images that gradients alone break (exact one-sided
-    sign test), or more than :data:`CHANCE` of the images right (exact binomial test).
+    fails where these are more than the images that gradients alone break (exact one-sided sign
+    test), or more than :data:`CHANCE` of the images right (exact binomial test).
     """
     boxes = {name for name in stages if name in checks.BLACK_BOX_PROTOCOLS}
     followed = {name for name in stages if name not in checks.GRADIENT_FREE | {NATURAL}}
@@ -106,7 +105,7 @@ def transfer(stages: Stages) -> Check:
 def same_verdict(stages: Stages, excused: str = "") -> Check:
     """Compare the attacks' own flags with the judgement afresh of the points that they left.
 
-    Of an answer that depends on the image alone both are the same. It fails where, under any
+    Both are the same for an answer that depends on the image alone. It fails where, under any
     protocol, they differ on more than :data:`CHANCE` of the images (exact binomial test).
     """
     right = _right(stages[NATURAL])

@@ -32,13 +32,13 @@ ITERATIONS: Final = (12, 20)
 """The fewest and the most iterations of the attack on planted points; between them its own."""
 
 LEAST: Final = 4
-"""The fewest planted points that say something."""
+"""The fewest planted points that decide the check."""
 
 
 def planted(
     context: RunContext, spec: EvalSpec, protocols: Sequence[str], offers: Collection[str]
 ) -> Check:
-    """Return the check of ``protocols``, those that were run; make missing counts now.
+    """Return the check of ``protocols``, which were run; make missing counts now.
 
     ``offers``: the defense's methods beside logits. The check passes where a gain has protocols to
     rest on, see :mod:`dentbench.attacks.evidence`.

@@ -1,7 +1,7 @@
 """The checks of a run: made once, kept beside its outcomes, and put into its record.
 
-Those that ask the defense are made before it is shown anything else, on a copy of it where it
-can be copied, and their passes are counted in a check of their own, not in the record's.
+Checks that ask the defense come before it is shown anything else, and ask a copy where it can be
+copied. Their passes are counted in a check of their own, not in the record's.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ STAGE: Final = "checks"
 """The name of the stage that makes the checks which ask the defense."""
 
 NOTE: Final = f"{STAGE}-{CHECKS_VERSION}"
-"""The name of the note, beside the outcomes, that keeps them: of their present code alone."""
+"""The name of the note, beside the outcomes, that keeps the checks of their present code."""
 
 CAUSES: Final = "natural-causes-1"
-"""The name of the note that keeps which usual mistake explains natural accuracy."""
+"""The name of the note on the usual mistake that explains natural accuracy."""
 
 POINT = 0.01
 """How far, beyond its interval, natural accuracy may be from the card's."""
@@ -126,7 +126,7 @@ def ordered(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> Ch
 
 
 def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
-    """Return the defense as it is before it is asked anything; None where that cannot be had."""
+    """Return the defense as it is before it is asked anything; None where it cannot be made."""
     try:
         if spec.defense is None:
             return copy.deepcopy(context.worker.network)
@@ -187,10 +187,11 @@ def plausible(
 ) -> tuple[Check, bool]:
     """Return the check of natural accuracy with its explanation, and whether it stops the run.
 
-    ``correct`` of ``n`` natural images are right. Chance, and a usual mistake whose mending raises
-    it (looked for once, beside the outcomes), fail the check; chance, another accuracy than
-    published or expected, and a mistake that explains clearly why no more are right than by
-    guessing stop the run, however few images there are.
+    ``correct`` of ``n`` natural images are right. The check fails at the accuracy of guessing, and
+    where mending a usual mistake raises the accuracy (searched once, and kept beside the outcomes).
+    The run stops, however few images there are, at the accuracy of guessing, at another accuracy
+    than published or expected, and at a mistake that clearly explains an accuracy like that of
+    guessing.
     """
     share, allows = correct / max(n, 1), plausibility.allowed(spec.data.name)
     chance = plausibility.is_chance(correct, n, context.worker.classes)
@@ -274,7 +275,7 @@ def static_column(checks: str) -> str:
 
 
 def _excused_ascent(spec: EvalSpec, checks: Sequence[Check], *, random: bool) -> str:
-    """Return why attacks need not break what the ascent of a few images in a batch broke, or ""."""
+    """Return why attacks need not break the images that the checks' ascent broke, or ""."""
     if random:
         return "its answers are random"
     moved = {check.name: check.value for check in checks}.get(soundness.SEPARABLE)

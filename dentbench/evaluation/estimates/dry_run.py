@@ -18,12 +18,12 @@ MEMORY_SECONDS: Final = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class StageEstimate:
-    """The most that is left of a stage: every image surviving every attack.
+    """The most work that is left of a stage, where every image survives every attack.
 
-    ``spec``: whose stage it is, the static model's counterparts among them. ``images``: that are
-    not stored yet. ``forwards`` and ``backwards``: single-image passes; ``seconds``: extrapolated.
-    ``memory``: bytes for one batch, beside the model; None where they cannot be measured, or not
-    soon.
+    ``spec``: whose stage it is, the static model's counterparts among them. ``images``: those that
+    are not stored yet. ``forwards`` and ``backwards``: single-image passes; ``seconds``:
+    extrapolated. ``memory``: bytes for one batch, beside the model; None where they cannot be
+    measured, or not soon.
     """
 
     spec: EvalSpec

@@ -27,22 +27,22 @@ from dentbench.spec.evaluation import AttackSpec, EvalSpec
 from dentbench.stats.sequential import images_needed, looks_of
 
 LONG: Final = 60.0
-"""Seconds from which on a run is long enough to say before it begins how long it will take."""
+"""Runs of at least so many seconds say before they begin how long they will take."""
 
 SHORT: Final = 50_000
-"""Passes up to which a run is not timed before it begins."""
+"""Runs of at most so many passes are not timed before they begin."""
 
 DIFFERING: Final = (5.0, 5.0, 100.0)
-"""Images gained and lost of 100 that a run until decided is foreseen with."""
+"""Images gained and lost of 100 that the forecast of a run until decided assumes."""
 
 BROKEN: Final = 0.05
-"""The share of a full attack that an image costs that breaks early."""
+"""The cost of an image that breaks early, as a share of a full attack."""
 
 UNKNOWN: Final = 0.5
 """The share of images that survive, where no card says it."""
 
 REPEATS: Final = 3
-"""How often a batch is timed: on a machine that others use too, the quickest says most."""
+"""How often a batch is timed: on a busy machine the quickest timing is the most reliable."""
 
 TIMED_SECONDS: Final = 1.0
 """About how long timing may take, once."""
@@ -205,7 +205,7 @@ class TimeForecast:
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is to be foreseen.
+    """A run whose time is to be forecast.
 
     ``protocols``: those that can attack each spec's defense; ``left``: the images of a stage that
     are not stored yet; ``robust``: the published robust accuracy, in percent, if any.

@@ -1,11 +1,11 @@
-"""Judge final points again by a defense that was never asked before: its first answers count.
+"""Judge final points again by a defense that was never asked before.
 
 Every stage has a process of its own with an instance of its own, made from the defense as it was
 before this run asked it anything. On a GPU, where a process takes seconds to start, the stages of a
 defense that is this package's, around a network of a listed library, share a process: no code there
 keeps anything beside the instance. It is shown the points as they are stored, in the declared
-batches, the last batch first. An image that is right only where the attack ran is not right: a
-defense that remembers, counts its calls or knows its attacker answers otherwise there.
+batches, the last batch first. An image that is right only where the attack ran is not right: there
+a defense that remembers, counts its calls or recognizes its attacker answers otherwise.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class JudgeRequest:
     def ask(self) -> dict[str, list[Judged]]:
         """Return the answers of new processes by stage and batch.
 
-        Raises :class:`~dentbench.errors.WorkerError` where they cannot say it.
+        Raises :class:`~dentbench.errors.WorkerError` where they cannot answer.
         """
         data = pickle.dumps(self)
         try:

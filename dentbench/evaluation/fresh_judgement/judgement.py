@@ -1,4 +1,4 @@
-"""The judgement of final points by new defenses, and how it changes outcomes and a check."""
+"""Apply the judgement of final points by new defenses to outcomes, and make a check of it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dentbench.records.outcome import NATURAL, BatchOutcome
 
 @dataclass(frozen=True)
 class Judgement:
-    """New answers by stage and batch; ``reason``: why not of new processes, or "".
+    """New answers by stage and batch; ``reason``: why they are not of new processes, or "".
 
     ``declared_random``: whether the defense is declared to draw its answers.
     """
@@ -98,7 +98,7 @@ def _differing(outcome: BatchOutcome, new: Judged, before: bool) -> int:
 
 
 def _check_of_chances(name: str, pairs: Sequence[tuple[BatchOutcome, Judged]], total: int) -> Check:
-    """Compare how many were right where the attack ran with how many are by chance.
+    """Compare how many images were right where the attack ran with how many are expected by chance.
 
     It fails beyond four standard deviations of a sum of independent answers.
     """

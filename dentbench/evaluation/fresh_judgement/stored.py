@@ -1,4 +1,4 @@
-"""Judgements of final points on disk: made once, kept beside the outcomes.
+"""Make each judgement of final points once, and keep it beside the outcomes.
 
 The final points are kept until they are judged.
 """

@@ -12,7 +12,7 @@ from dentbench.errors import DataError
 from dentbench.records.checkpoint import Points
 
 SLACK: Final = 1.05
-"""How much of eps a point may be away; rounding to 8 bits is forgiven beside it."""
+"""How far a point may lie away, in shares of eps; rounding to 8 bits is allowed beside it."""
 
 
 def require_fitting(points: Points, images: Tensor, threat: ThreatModel) -> None:

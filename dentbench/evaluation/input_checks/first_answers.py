@@ -1,7 +1,7 @@
-"""Ask a network and a defense once, on two images, all that an attack will ask of them.
+"""Ask a network and a defense once, on two images, for all that an attack will ask for.
 
-An answer, a gradient, an adaptation with its update. A failure is reported in one sentence now,
-not after hours in the words of a library.
+That is an answer, a gradient, and an adaptation with its update. A failure is reported in one
+sentence now, not after hours in the words of a library.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.spec.dent import ALTERNATIVES
 
 FEW: Final = 2
-"""On how many images a network and a defense are tried."""
+"""The number of images on which a network and a defense are tried."""
 
 
 def require_network(network: nn.Module, images: Tensor, device: str = "cpu") -> nn.Module:

@@ -23,11 +23,11 @@ from dentbench.evaluation.input_checks.reference import (
 )
 
 MOVED: Final = 0.1
-"""The part of themselves by which scales and shifts are moved, to see that answers follow."""
+"""The share of themselves by which scales and shifts are moved, to see that answers follow."""
 
 
 def difference_moved(reference: Reference, dent: Dent) -> str:
-    """Return in words how dent's answers to moved values are not the network's, or ""."""
+    """Return in words how dent's answers differ from the network's at moved values, or ""."""
     start = dent.start().affine
     assert start is not None
     generator = torch.Generator().manual_seed(0)
@@ -62,7 +62,7 @@ def difference_moved(reference: Reference, dent: Dent) -> str:
 
 
 def _rows(moved: Sequence[Tensor], count: int, *, instance: bool) -> Tensor:
-    """Return the values of so many images in turn, or those of all, as dent takes them."""
+    """Return the values of so many images in turn, or of all, laid out as dent takes them."""
     rows = [moved[row % len(moved)] for row in range(count)]
     return torch.stack(rows) if instance else moved[0]
 
@@ -177,7 +177,7 @@ def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[
 
 
 def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:
-    """Return the normalizations that a function on a layer speaks of: copies keep the former."""
+    """Return the normalizations that a function on a layer names: copies name the former."""
     if isinstance(forward, nn.Module) and isinstance(forward, tuple(KINDS.values())):
         return [forward]
     cells = getattr(forward, "__closure__", None) or ()

@@ -20,13 +20,13 @@ from dentbench.evaluation.memory.out_of_memory import is_out_of_memory
 from dentbench.stats import more_often_than, percent_text, wilson
 
 LEAST: Final = 16
-"""The fewest images that say something of natural accuracy."""
+"""The fewest images from which natural accuracy is judged."""
 
 MOST_ASKED: Final = 1024
-"""The most images asked about before anything else is done."""
+"""The most images that are classified before anything else is done."""
 
 TRIED: Final = 64
-"""On how many images, at most, the usual mistakes are tried."""
+"""The most images on which the usual mistakes are tried."""
 
 LEVEL: Final = 0.05
 """Accuracy that guessing reaches with this probability is no better than chance."""
@@ -35,7 +35,7 @@ MENDED: Final = 0.1
 """By how much accuracy must rise, its interval's lower end, for a mistake to explain it."""
 
 MOST: Final = 0.5
-"""The share of images right beyond which a mistake explains an accuracy of few images."""
+"""A mistake explains the accuracy of few images only if more than this share is right with it."""
 
 GOOD: Final = 0.9
 """The share of the possible accuracy, or of all images, below which mistakes are searched."""
@@ -44,7 +44,7 @@ FAR: Final = 0.5
 """The share of the possible accuracy below which the run warns, whatever the cause."""
 
 ONE_TO_ONE: Final = 0.8
-"""How many images must have the label that most of their predicted class have, in another order."""
+"""How many images must share the commonest label of a predicted class, for an order of classes."""
 
 USUAL: Final = (
     "the usual causes: labels that begin at 1 or are of another order of the classes, images that "

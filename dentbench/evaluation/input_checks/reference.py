@@ -1,4 +1,4 @@
-"""Trials: a network's answers and gradients on a few images, to compare others with."""
+"""Compare a network's answers and gradients on a few images with another network's."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ GRADIENTS: Final = 2e-2
 
 
 ROUNDINGS: Final = 8
-"""How many roundings of a network's numbers may come together in half precision.
+"""How many roundings of a network's numbers may add up in half precision.
 
 In a gradient, where ReLUs turn, three times as many.
 """
@@ -34,8 +34,8 @@ In a gradient, where ReLUs turn, three times as many.
 class Reference:
     """A network and images to compare others with it on.
 
-    ``pure``: whether a second call of the network answers as the first. ``whole`` (B, C, H, W): the
-    first declared batch, of which ``images`` may be a part.
+    ``pure``: whether a second call of the network gives the same answer. ``whole`` (B, C, H, W):
+    the first declared batch, of which ``images`` may be a part.
     """
 
     network: nn.Module
@@ -91,7 +91,7 @@ class Reference:
 
 
 def _off_kinks(images: Tensor) -> Tensor:
-    """Return images a little beside these: black images may lie at the kinks of all ReLUs.
+    """Return images a little beside these: black images may lie on the kinks of all ReLUs.
 
     There the smallest step may turn the gradient.
     """

@@ -1,8 +1,8 @@
 """Check before a run that the evaluated network, also inside dent, is the network handed in.
 
-A network is computed in a faster way, and dent computes it with other scales and shifts. Either is
-compared with the network itself: where nothing has moved, where scales and shifts have, and where
-the gradient comes from. A difference is refused.
+A network is computed in a faster way, and dent computes it with other scales and shifts. Both are
+compared with the network itself: with its own scales and shifts, with moved ones, and in the path
+of the gradient. A difference is refused.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dentbench.evaluation.input_checks.reference import Reference
 from dentbench.spec.evaluation import DentSpec
 
 STILL: Final = 1e-12
-"""A learning rate by which nothing moves."""
+"""A learning rate at which nothing moves."""
 
 _ADVICE: Final = (
     "its code asks for something that a copy of it answers otherwise, such as a forward put onto a "
@@ -32,7 +32,7 @@ _ADVICE: Final = (
 
 
 def require_same_network(reference: Reference, prepared: nn.Module) -> None:
-    """Raise :class:`~dentbench.errors.ModelError` unless the network is computed as it is.
+    """Raise :class:`~dentbench.errors.ModelError` unless the prepared network equals the one given.
 
     ``reference``: of the network handed in. ``prepared``: as it is computed.
     """
@@ -67,7 +67,7 @@ def require_same_in_dent(reference: Reference, prepared: nn.Module, spec: DentSp
 
 
 def _difference_in_dent(reference: Reference, prepared: nn.Module, spec: DentSpec) -> str:
-    """Return in words how dent is another network, or ""."""
+    """Return in words how dent differs from the network, or ""."""
     norms = _batchnorms(reference.network, spec.layers)
     running = all(layer.running_mean is not None for layer in norms)
     own = reference

@@ -17,7 +17,7 @@ from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, derive_seed
 
 EACH: Final = 4
-"""How many images are kept at most of each fate: fell to published, fell to others, survived."""
+"""The most images kept of each fate: fell to published, fell to other protocols, survived."""
 
 
 def keep_gallery(

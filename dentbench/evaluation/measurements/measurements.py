@@ -1,4 +1,4 @@
-"""Measure for a record, beside its outcomes: relative time, diagnostics, the given order.
+"""Measure a record's relative time, diagnostics and accuracy in the given order.
 
 Each measurement is kept beside the outcomes, so that a run that is resumed or repeated has
 nothing left to do; a record carries all that are there.

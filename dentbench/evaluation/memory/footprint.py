@@ -73,7 +73,7 @@ def look_of(spec: EvalSpec, stage: str, defense: Any, network: Classifier) -> Cl
 
 
 def peak(look: Classifier, images: Tensor, gradient: bool = True) -> int:
-    """Return the most bytes that a look at images takes at a time, its gradient taken or not."""
+    """Return the most bytes that ``look`` takes at a time, with or without its gradient."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         if not images.is_cuda:
             with _Live() as live:
@@ -138,7 +138,7 @@ _GROUP: Final = Path("/sys/fs/cgroup")
 
 
 def there(device: str | torch.device) -> str:
-    """Describe a device's memory."""
+    """Describe a device's memory in words."""
     device = torch.device(device)
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)

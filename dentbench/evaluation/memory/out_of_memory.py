@@ -27,10 +27,10 @@ _SAID: Final = (
     "could not create a primitive",
 )
 """Messages, in lower case, of errors that have no type of their own: of the CPU's allocator,
-of C++, cuDNN and cuBLAS, and of oneDNN, which says no more than that."""
+of C++, cuDNN and cuBLAS, and of oneDNN, which gives no other reason."""
 
 _SUSPECT: Final = 30_000
-"""See :func:`suspected`."""
+"""The bytes per byte of tensors that :func:`suspected` takes."""
 
 SCRATCH: Final = 2
 """The most bytes that a CPU's libraries take for each byte of tensors kept."""
@@ -59,7 +59,7 @@ def raise_on_oom(part: str, device: str | torch.device) -> Iterator[None]:
 
 
 def suspected(image: Tensor, count: int) -> int:
-    """Return far more bytes than most networks take of a processor's memory for so many images."""
+    """Return more bytes of a CPU's memory than most networks take for so many images."""
     return _SUSPECT * count * image.nbytes
 
 
@@ -82,9 +82,9 @@ FEW: Final = 4
 def why_whole(spec: EvalSpec, classify: Classifier, images: Tensor) -> str:
     """Return why a spec's batch cannot be cut without changing answers, or "" if it can.
 
-    A defense that is not separable is taken at its word. A separable defense is tried on the first
-    of ``images`` (N, C, H, W): together and alone they must get the same answers, and no random
-    number may be drawn.
+    A defense that is declared not to be separable is believed. A separable defense is tried on the
+    first of ``images`` (N, C, H, W): together and alone they must get the same answers, and no
+    random number may be drawn.
     """
     coupled = "answers depend on batch mates, so the batch is not cut, and a smaller --batch-size "
     coupled += "would be another defense"

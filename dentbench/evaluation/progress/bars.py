@@ -158,7 +158,7 @@ class Notebook(Bars):
         self._written = 0.0
 
     def __call__(self, event: Event) -> None:
-        """Show an event: passes now and then, stages and batches at once."""
+        """Show an event: passes from time to time, stages and batches at once."""
         super().__call__(event)
         often = isinstance(event, PassesDone)
         if isinstance(event, StageBegan | BatchDone | RoundDone) or (

@@ -72,9 +72,9 @@ class RoundDone:
 
     ``static`` and ``right``: how many are right in the worst case, for the static model and the
     defense. ``points``, ``low`` and ``high``: their difference in points and the interval that
-    allows for every look. ``state``: its decision so far; ``more``: about how many more images
-    would decide, None where no number would or nothing is open; ``pending``: how many protocols
-    are still to be run on them; ``next_protocol``: which of these begins now, "" for none.
+    allows for every look. ``state``: the decision so far; ``more``: about how many more images
+    would decide, None where none would or it is decided; ``pending``: how many protocols are still
+    to be run on them; ``next_protocol``: which of these begins now, "" for none.
     """
 
     images: int

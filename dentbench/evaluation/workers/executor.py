@@ -58,7 +58,7 @@ def make_executor(placement: Placement, worker: Worker, *, fall_back: bool = Fal
 
 
 class Serial:
-    """Carry out tasks in turn, in this process."""
+    """Carries out tasks in turn, in this process."""
 
     def __init__(self, worker: Worker) -> None:
         self.worker = worker

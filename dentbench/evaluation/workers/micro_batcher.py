@@ -1,4 +1,4 @@
-"""Fit the number of images at a time to memory: by running out of it, or beforehand.
+"""Fit the number of images at a time to memory, after running out of it or beforehand.
 
 Where each image is answered on its own, a task is done again with half as many images shown to
 the defense at a time. Where the answers depend on the batch it is not cut: an error says so, with
@@ -81,11 +81,11 @@ class MicroBatcher:
             self._halve(spec, stage, asked)
 
     def _shrink_preemptively(self, spec: EvalSpec, stage: str) -> None:
-        """Cut a batch beforehand where a CPU's memory would not do, or warn.
+        """Cut a batch beforehand where a CPU's memory would not suffice, or warn.
 
-        A full GPU says so; a full machine ends the process. Only stages that are large beside
-        free memory are measured, once each, and no user's defense, which may remember
-        that it was asked.
+        A full GPU raises an error; a full machine ends the process. Only stages that are large
+        beside free memory are measured, once each, and no user's defense, which may remember that
+        it was asked.
         """
         work = (_kind(spec), stage)
         own = isinstance(spec.defense, DefenseSpec) and spec.defense.sha256

@@ -1,8 +1,8 @@
 """Carry out tasks in processes of this machine, which report progress and end with their parent.
 
-A worker process has a place in memory that is shared: it writes there how many passes it has made
-and which attack it is at; the process that waits for its outcomes reads that. Nobody waits for a
-lock, so a process that is killed holds up no other.
+Each worker process has a place in shared memory: it writes there how many passes it has made and
+which attack runs, and the process that waits for its outcomes reads it. There is no lock, so a
+process that is killed holds up no other.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ RETRIES: Final = 3
 """How often work goes on after a worker process has died."""
 
 LOADED_LATE: Final = "torch.fx.experimental.symbolic_shapes"
-"""Torch loads it, in a second, at dent's first step: a process that forks others does so before."""
+"""Torch loads this, in a second, at dent's first step: whoever forks processes loads it first."""
 
 AHEAD: Final = 2
 """Tasks per worker that are handed out at a time: the next is there when a task is done."""
 
 POLL_SECONDS: Final = 0.25
-"""How often, in seconds, it is looked how far the workers are."""
+"""The seconds between two readings of the workers' progress."""
 
 _HOME: Final = os.getpid()
 """The process that this module was loaded by."""
@@ -238,7 +238,7 @@ def worker_of(name: str, blueprint: bytes, device: str, threads: int | None) -> 
 def _begin(
     blueprint: Any, numbers: Any, threads: int | None, places: Any, environment: Mapping[str, str]
 ) -> None:
-    """Make this process's worker, on the next device, and let it tell how far it is.
+    """Make this process's worker, on the next device, and let it report its progress.
 
     ``environment``: of the process that asks, which may have changed since the first process began.
     """
@@ -272,7 +272,7 @@ def _end_with_parent() -> None:
 
 
 def _write_attack(place: Place, event: AttackBegan) -> None:
-    """Write to a worker's place which attack it is at."""
+    """Write to a worker's place which attack runs."""
     place.version += 1
     place.attack = event.attack.encode()[:31]
     place.left, place.images = event.left, event.images

@@ -74,8 +74,8 @@ class _Attacked:
     ``points`` (B, C, H, W): projected into the ball. ``judged`` (B,): whether the defense is right
     at them; ``correct`` (B,): in the earlier stages too. ``answers`` (B,): whether it answers with
     finite numbers. ``changed``: how many judgements lower precision changed, where the attack was
-    computed in it. ``again``: of how many images the defense was asked again,
-    after the attack, and how many answers were others then.
+    computed in it. ``again``: how many images the defense was asked about again, after the attack,
+    and how many answers had changed.
     """
 
     result: AttackResult
