@@ -75,7 +75,7 @@ class RememberingForward:
 
 
 def _same(first: Tensor, second: Tensor) -> bool:
-    # Comparing values would make a processor wait for its GPU.
+    # Comparing values would make the CPU wait for its GPU.
     return first is second or (not second.is_cuda and torch.equal(first, second))
 
 

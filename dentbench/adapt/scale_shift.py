@@ -124,7 +124,7 @@ def _let_through(grad: Tensor, y: Tensor | None) -> Tensor:
 
 
 def _part(x: Tensor) -> int:
-    """Return how many images to take at a time: all where there is no processor's cache."""
+    """Return how many images to take at a time: all where there is no CPU cache."""
     return max(1, PART // max(1, 4 * x.shape[1:].numel())) if x.is_cpu else len(x)
 
 

@@ -142,7 +142,7 @@ def _devices() -> Finding:
 
 
 def _cache(folder: Path) -> Iterator[Finding]:
-    """Report where the cache is, whether it can be used, and its content."""
+    """Report where the cache is, whether it can be used, and which files it holds."""
     there = folder
     while not there.exists() and there != there.parent:
         there = there.parent

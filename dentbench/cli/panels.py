@@ -1,4 +1,4 @@
-"""Show help in panels: related options together, and options for experts on request."""
+"""Show help in panels: related options together, options for experts on request."""
 
 from __future__ import annotations
 

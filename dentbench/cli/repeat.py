@@ -57,7 +57,7 @@ def _value_of(option: str, arguments: Sequence[str]) -> str | None:
 
 
 def check(specs: Sequence[EvalSpec], recorded: Record) -> None:
-    """Raise :class:`~dentbench.errors.SpecError` unless the record is what specs will run.
+    """Raise :class:`~dentbench.errors.SpecError` unless specs will run the record's settings.
 
     ``specs``: of the run, before it. The settings that differ are named.
     """

@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 from dentbench.errors import InterruptedRunError, TerminatedRunError
 
 INTERRUPTED: Final = InterruptedRunError.exit_code
-"""What a parser returns for Ctrl-C."""
+"""The exit code that a parser returns for Ctrl-C."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -42,7 +42,7 @@ def _end(number: int, frame: FrameType | None) -> NoReturn:
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """Let signals raise KeyboardInterrupt in the block, which stops whatever is done there."""
+    """Let signals raise KeyboardInterrupt in the block, which stops the work there."""
     _last.clear()
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     if before[0] is not signal.SIG_IGN:

@@ -1,4 +1,4 @@
-"""Make streams, folders and variables around a command do no harm."""
+"""Keep a command's streams, folders and variables from doing harm."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dentbench.errors import StoreError, os_reason
 
 
 def mend() -> None:
-    """Let a terminal without a width, and a standard output that was closed, do no harm."""
+    """Mend a terminal without a width, and a standard output that was closed."""
     for name in ("COLUMNS", "LINES"):  # libraries expect numbers from 1 there
         value = os.environ.get(name, "1")
         if not (value.isdecimal() and int(value)):

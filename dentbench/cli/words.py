@@ -1,4 +1,4 @@
-"""Understand the words of a command line: other names, several values, the home folder."""
+"""Read the words of a command line: other names, several values, the home folder."""
 
 from __future__ import annotations
 

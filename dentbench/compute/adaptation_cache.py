@@ -1,10 +1,10 @@
-"""Adaptations to images that were adapted to before: found once, and handed out again.
+"""Keep adaptations to recent images, and hand them out again for the same images.
 
 Attacks ask about the same points more than once: each of APGD's targets begins with the natural
-images, FAB asks for labels and then for gradients, Square goes back to where it was, and what an
-attack hands back is judged afresh. On 64 of the embedded digits these were one adaptation in six to
-eight in runs of all protocols, and one in nine to eleven in the published protocol (the quick
-attack, and AutoAttack standard with 20 iterations).
+images, FAB asks for labels and then for gradients, Square goes back to where it was, and the points
+that an attack returns are judged afresh. On 64 of the embedded digits these were one adaptation in
+six to eight in runs of all protocols, and one in nine to eleven in the published protocol (the
+quick attack, and AutoAttack standard with 20 iterations).
 """
 
 from __future__ import annotations
@@ -77,9 +77,9 @@ class AdaptationCache:
 class CachedAdaptation:
     """Does ``work``; for images that it was shown before it returns the result of that time.
 
-    Passes are counted as if it were done again: the cost of an attack does not depend on what is
-    still known. The first repetition is done nonetheless: work that finds something else then,
-    as that of a network that draws random numbers, is always done.
+    Passes are counted as if it were done again: the cost of an attack does not depend on the cache.
+    The first repetition is done nonetheless: work with another result then, as that of a network
+    that draws random numbers, is always done.
     """
 
     def __init__(self, work: Work, counter: Counts, adaptations: AdaptationCache) -> None:

@@ -1,10 +1,10 @@
 """Compute normalizations together with the operations after them: a sum, and a ReLU.
 
-Work between convolutions costs time by its reading and writing of memory, so the fewer
-operations the better: on two processor cores, by PyTorch's operations, dent's attack gradient took
-0.96 of its time on the embedded ResNet-20, 0.98 on a ResNet-18, and as long as before on the
-digits. A network is traced (torch.fx) to learn which operation follows which; its layers stay its
-own, under their names.
+Work between convolutions costs time by its reading and writing of memory, so the fewer operations
+the better: on two CPU cores, by PyTorch's operations, dent's attack gradient took 0.96 of its time
+on the embedded ResNet-20, 0.98 on a ResNet-18, and as long as before on the digits. A network is
+traced (torch.fx) to learn which operation follows which; its layers stay its own, under their
+names.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def joined_if_same(network: nn.Module, images: Tensor) -> nn.Module:
             traced = type(fx.GraphModule(trial, graph)).forward
             if not _is_same(_joined(trial, traced, steps), trial, images):
                 return network
-    except Exception as error:  # whatever it is: the network itself tells it in its own place
+    except Exception as error:  # any error: the network itself raises it in its own place
         _log.debug("the steps of the network are not joined: %s", error)
         return network
     return _joined(network, traced, steps)

@@ -232,7 +232,7 @@ def kind_of(x: Tensor | None) -> Hashable:
 
 
 def require_close(results: tuple[Tensor, ...], right: tuple[Tensor, ...]) -> None:
-    """Raise for a recording that finds something else than the work itself."""
+    """Raise for a recording whose results are not those of the work itself."""
     # On average: an optimizer's step turns on the sign of gradients that are nearly zero.
     for tensor, other in zip(results, right, strict=True):
         if not (tensor - other).abs().mean() <= TOLERANCE * other.abs().mean() + 1e-6:

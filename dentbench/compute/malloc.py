@@ -17,8 +17,8 @@ def keep_freed_memory() -> bool:
     """Let this process keep the memory that it frees, and use it again; return whether it can.
 
     By default glibc hands large blocks back to the system at once, and every activation of every
-    forward pays for fresh pages: up to a fifth of the time on two cores. What a run takes at most
-    grows by less than a tenth. Only glibc has this setting.
+    forward pays for fresh pages: up to a fifth of the time on two cores. The most memory that a run
+    takes grows by less than a tenth. Only glibc has this setting.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -39,8 +39,8 @@ def is_channels_last_faster(
     """Return whether a network's forward and gradient are faster in channels_last.
 
     ``images`` (B, C, H, W): some to time it on. ``cache``: the folder where the choice is
-    remembered; without one nothing is timed, and the rule is: on processors, where the network
-    can be run so. Never true of a network that has no convolution, or that cannot be run so.
+    remembered; without one nothing is timed, and the rule is: on CPUs, where the network can be run
+    so. Never true of a network that has no convolution, or that cannot be run so.
     """
     rule = device.type == "cpu"
     laid_out = _laid_out(network, images.to(device))
@@ -77,7 +77,7 @@ def _laid_out(network: nn.Module, images: Tensor) -> nn.Module | None:
         trial = copy.deepcopy(network).to(memory_format=torch.channels_last)
         with torch.random.fork_rng():
             work_on(trial, images[:1])()
-    except Exception:  # whatever it is: the plain layout tells it in its own place
+    except Exception:  # any error: the plain layout raises it in its own place
         return None
     return trial
 

@@ -91,5 +91,5 @@ def tensor_float32(allowed: bool) -> Iterator[None]:
 
 
 def arithmetic() -> tuple[bool, bool]:
-    """Return what :func:`tensor_float32` allows now: kept results were computed in one of these."""
+    """Return the arithmetic that :func:`tensor_float32` set, in which results were computed."""
     return torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32

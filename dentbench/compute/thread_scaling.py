@@ -1,4 +1,4 @@
-"""How fast a processor computes a network with its cores shared out: timed once and remembered.
+"""Time how fast a CPU computes a network with its cores shared out; remember it.
 
 The cores work on one batch together, or each on a batch of its own: small operations gain little
 from many threads, and the work between them gains nothing.

@@ -1,7 +1,6 @@
 """Keep timings of this machine in the cache folder, so that each is taken once.
 
-They are kept because a choice by them changes the last bits: a run that is resumed is to compute
-as before.
+They are kept because a choice by them changes the last bits: a resumed run must compute as before.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _BOOKKEEPING: Final = frozenset(
         "__slotnames__",  # what copy.deepcopy and pickle keep in a class once they met it
     }
 )
-"""Names in a class that say nothing of its behavior."""
+"""Names in a class that do not change its behavior."""
 
 
 def members(kind: type) -> list[tuple[str, Any]]:

@@ -51,7 +51,7 @@ _EMPTY: Final = (
         weakref.WeakSet,
     ),
 )
-"""Types that hold nothing that says how a number is computed."""
+"""Types whose content does not change how a number is computed."""
 
 _TENSORS: Final = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -69,7 +69,7 @@ _UNTOLD: Final = frozenset(
         *("_load_state_dict_pre_hooks", "_load_state_dict_post_hooks"),
     }
 )
-"""Attributes of modules that say nothing of how they answer."""
+"""Attributes of modules that do not change their answers."""
 
 
 def fingerprint(thing: object, hashed: Collection[str] = ()) -> str:

@@ -10,9 +10,9 @@ from dentbench.identity.user_code import loaded_again
 def imported_state(thing: object, text: str) -> str:
     """Return the fingerprint of the object ``module:name``, right after its import.
 
-    Variables of the environment and files of data that it reads are part of it; what it changed
-    since, as counters do, is not. "" where every import holds other values, such as a time or
-    the name of a new folder, or a value without a stable writing.
+    Variables of the environment and files of data that it reads are part of it; later changes, as
+    of counters, are not. "" where every import holds other values, such as a time or the name of a
+    new folder, or a value without a stable writing.
     """
     state = state_of(thing)
     if not state:

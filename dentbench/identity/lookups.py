@@ -33,14 +33,14 @@ _DATA: Final = frozenset(
 """The suffixes of files whose contents count where a single text names them."""
 
 _LONGEST: Final = 1024
-"""The length from which on a text names nothing."""
+"""A text of at least this length names nothing."""
 
 _LONGEST_NAME: Final = 200
 _LONGEST_SUFFIX: Final = 12
-"""The lengths from which on a text is no part of a file's name."""
+"""Texts of at least these lengths are no part of a file's name."""
 
 _MOST: Final = 64
-"""In how many folders files are looked for."""
+"""The number of folders in which files are searched."""
 
 _WRITTEN: Final = frozenset({".log", ".pyc"})
 """The suffixes of files that running code writes, not reads."""
@@ -109,7 +109,7 @@ def is_composed(name: str, parts: Collection[str]) -> bool:
 
 
 class Folders:
-    """The folders of a user's code: where it lies is no part of what it does, its data are.
+    """The folders of a user's code: its place does not change its answers, its data do.
 
     ``texts``: all that were written.
     """

@@ -1,4 +1,4 @@
-"""Where code of a user is put in the place of a library's, or runs beside each of its layers."""
+"""Find a user's code in the place of a library's, or run beside each of its layers."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def module_of(held: Any) -> str:
 
 
 def patchable() -> Iterator[tuple[str, Any]]:
-    """Yield what networks call in torch and in Python, by name, and the hooks of every layer."""
+    """Yield functions of torch and Python that networks call, by name, and hooks of every layer."""
     layers = [kind for kind in vars(torch.nn).values() if isinstance(kind, type)]
     owners: list[Any] = [builtins, torch, torch.nn.functional, torch.Tensor, *layers]
     owners += [torch.linalg, torch.special, torch.fft, torch.nn.init]

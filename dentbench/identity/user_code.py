@@ -76,9 +76,9 @@ def _stdlib() -> Path:
 def load(text: str) -> tuple[Any, tuple[Path, ...]]:
     """Return the object at ``module:name`` or ``path/to/file.py:name``, and its source files.
 
-    The working folder comes first, or the file's own. What was imported from other sources than
-    those that are there now is imported anew. Raises whatever the module raises; its ``sys.exit``
-    is ``UserExitError``.
+    The working folder comes first, or the file's own. A module that was imported from other sources
+    than those that are there now is imported anew. Raises whatever the module raises; its
+    ``sys.exit`` is ``UserExitError``.
     """
     module_name, _, attribute = text.rpartition(":")
     folder = Path.cwd()
@@ -118,8 +118,8 @@ def loaded_again(text: str) -> Any:
 def load_callable(kind: str, text: str, wanted: str) -> tuple[Callable[..., Any], tuple[Path, ...]]:
     """Return the callable that ``module:name`` stands for, and the source files of its module.
 
-    ``kind``: of object, such as "defense"; ``wanted``: the advice in an error, in words.
-    Raises :class:`~dentbench.errors.SpecError` for a callable that cannot be had.
+    ``kind``: of object, such as "defense"; ``wanted``: the advice in an error, in words. Raises
+    :class:`~dentbench.errors.SpecError` for a callable that cannot be imported.
     """
     try:
         target, files = load(text)
@@ -144,8 +144,8 @@ def files_of(module: ModuleType) -> tuple[Path, ...]:
 def source_files(path: Path) -> tuple[Path, ...]:
     """Return a module's file and the files that it imports from beside it, and they in turn.
 
-    For a package, or a module inside a package, all modules of the outermost package. What is
-    imported from elsewhere, or by other means than an import statement, is not followed.
+    For a package, or a module inside a package, all modules of the outermost package. Imports from
+    elsewhere, or by other means than an import statement, are not followed.
     """
     files: set[Path] = set()
     packages: set[Path] = set()
@@ -171,7 +171,7 @@ def _inside(folder: Path) -> bool:
 
 
 _STATEMENTS: Final = (ast.stmt, ast.excepthandler, ast.match_case)
-"""What holds statements; an expression holds none, so no import either."""
+"""The nodes that hold statements; an expression holds none, so no import either."""
 
 
 @lru_cache(maxsize=1 << 12)
@@ -226,7 +226,7 @@ def _reimport(name: str) -> ModuleType:
     if not is_library(name):
         there = PathFinder.find_spec(name.partition(".")[0])
         files = source_files(Path(there.origin)) if there is not None and there.origin else ()
-        # By name too: what another folder has under the same name is not what is imported here.
+        # By name too: a module of the same name in another folder is another module.
         beside = {name.partition(".")[0], *(file.stem for file in files)}
         inodes = {_inode(file) for file in files} - {None}
         for other, loaded in list(sys.modules.items()):

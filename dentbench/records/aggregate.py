@@ -138,7 +138,7 @@ def _rights(stages: Mapping[str, Sequence[BatchOutcome]]) -> dict[str, int]:
 
 
 def _published(outcomes: Sequence[BatchOutcome]) -> dict[str, Any]:
-    """Return the columns of the published protocol: the attack's own flags, what broke images."""
+    """Return the columns of the published protocol: its own flags, and broken images by attack."""
     broken = Counter(name for outcome in outcomes for name in outcome.broken_by if name)
     flags = [flag for outcome in outcomes for flag in outcome.attack_correct]
     return {

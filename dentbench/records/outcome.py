@@ -46,15 +46,15 @@ class BatchOutcome:
     In a cascade an image that an earlier stage broke is not ``correct``, whatever this stage's
     judgement; ``judged[i]`` is that judgement, of all final points in one batch. ``changed``: how
     many images a lower precision, where the attack computed in one, judges otherwise.
-    ``asked_again``: about how many images the defense was asked again what the attack had asked,
-    ``unlike``: how many got other logits then; None where it was not asked.
-    ``static_correct[i]``: whether the static model is right at the final points that a protocol
-    found on a defense, ``points_sha256`` their SHA-256. ``rights[i]``: how often a random defense
-    was right there, in as many draws as the spec says. ``unanswered[i]``: whether the answer there
-    was NaN or infinite, which is wrong; empty where none was. ``details``: further numbers of the
-    protocol. ``versions``: the number of the code of this stage, and of what it goes on from, by
-    name. ``indexes``: the numbers of the images in the data set. ``linf``, ``l2``, ``l1``: the
-    norms of the final perturbations. Outcomes of version 0.1 have neither these nor ``labels``.
+    ``asked_again``: about how many images the attack's questions were asked again, ``unlike``: how
+    many got other logits then; None where it was not asked. ``static_correct[i]``: whether the
+    static model is right at the final points that a protocol found on a defense, ``points_sha256``
+    their SHA-256. ``rights[i]``: how often a random defense was right there, in as many draws as
+    the spec says. ``unanswered[i]``: whether the answer there was NaN or infinite, which is wrong;
+    empty where none was. ``details``: further numbers of the protocol. ``versions``: the number of
+    the code of this stage, and of those that it starts from, by name. ``indexes``: the numbers of
+    the images in the data set. ``linf``, ``l2``, ``l1``: the norms of the final perturbations.
+    Outcomes of version 0.1 have neither these nor ``labels``.
     """
 
     stage: str

@@ -38,9 +38,9 @@ def write_atomic(path: str | Path, content: str | bytes) -> None:
     """Write a file so that a crash leaves either its old or its new content, never a part.
 
     Text is written as UTF-8 with its line ends as they are. A symbolic link is followed and the
-    file's permissions are kept. What is no regular file (see :func:`is_stream`) is never replaced:
-    the content is written into it. Raises :class:`~dentbench.errors.StoreError` when it cannot be
-    written, for one because its folder does not exist.
+    file's permissions are kept. A path that is no regular file (see :func:`is_stream`) is never
+    replaced: the content is written into it. Raises :class:`~dentbench.errors.StoreError` when it
+    cannot be written, for one because its folder does not exist.
     """
     data = content.encode() if isinstance(content, str) else content
     if is_stream(path):

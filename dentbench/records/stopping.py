@@ -15,7 +15,7 @@ Rule = Literal["decided", "time limit", "pass limit"]
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped:
-    """By which rule a run stopped, and what holds there.
+    """The rule by which a run stopped, and the interval that is valid there.
 
     ``images``: judged, ``of``: chosen. ``level``: the one-sided level of the look at which it
     stopped, in (0, 0.5), of which :mod:`dentbench.stats.sequential` makes intervals that allow for

@@ -1,4 +1,4 @@
-"""Join the rows of one run: every finding counts, and a later, weaker row hides nothing."""
+"""Join the rows of one run: every result counts, and a later, weaker row hides none."""
 
 from __future__ import annotations
 

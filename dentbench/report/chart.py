@@ -1,4 +1,4 @@
-"""A chart as a value: bars or lines of shares; how it looks is the renderers' business."""
+"""A chart as a value: bars or lines of shares; the renderers decide how it looks."""
 
 from __future__ import annotations
 

@@ -104,8 +104,8 @@ def where(records: Sequence[Record], texts: Sequence[str]) -> list[Record]:
 
     Of one column given by "=" more than once any value will do. Numbers, times and eps, an exact
     fraction, are compared by value; other columns as they are written, letters of either case. A
-    column may be empty: "defense_sha256=". Raises :class:`~dentbench.errors.SpecError` for what is
-    no condition and :class:`~dentbench.errors.StoreError` where no record is left.
+    column may be empty: "defense_sha256=". Raises :class:`~dentbench.errors.SpecError` for a
+    malformed condition and :class:`~dentbench.errors.StoreError` where no record is left.
     """
     kept = list(records)
     groups: dict[str, list[Condition]] = {}
@@ -133,7 +133,7 @@ def _column(name: str, records: Sequence[Record]) -> pd.Series[Any]:
 
 
 def _none_left(name: str, conditions: Sequence[Condition], column: pd.Series[Any]) -> str:
-    """Say what was asked for, which values the records have, and what to do."""
+    """Say which condition failed, which values the records have, and how to go on."""
     asked = " or ".join(
         dict.fromkeys(f"{name}{condition.comparison}{condition.value}" for condition in conditions)
     )

@@ -46,7 +46,7 @@ PUBLISHED: Final = "published"
 
 
 _USED_BY_NO_STEPS: Final = ("padding", "sigma")
-"""The settings that dent has a use for in 0 steps, beside the kind of blur."""
+"""The settings that matter to dent in 0 steps, beside the kind of blur."""
 
 
 @lru_cache
@@ -81,7 +81,7 @@ def published_protocol(record: Record) -> str:
 
 
 def published_text(record: Record) -> str:
-    """Return how to call a defense's accuracy under it: published, and by which if another's."""
+    """Return the name of a defense's published accuracy, with its protocol if not dent's."""
     own = published_protocol(record)
     return PUBLISHED if own == PUBLISHED else f"{PUBLISHED} ({own})"
 

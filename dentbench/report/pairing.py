@@ -92,7 +92,7 @@ def pair_up(records: Sequence[Record]) -> list[Pair]:
 
 
 def _chosen() -> frozenset[str]:
-    """Return the columns that were chosen for a run; all others are its results."""
+    """Return the columns that the user chose for a run; all others are its results."""
     model, data = ModelSpec(name="", sha256=""), DataSpec(name="", sha256="", first=0, count=1)
     columns = {*spec_columns(EvalSpec(model=model, data=data, defense=DentSpec()))}
     chosen = columns - {"key", "defense_title", "published_protocol"}

@@ -1,4 +1,4 @@
-"""A table as a value: columns, rows and notes; how it looks is the renderers' business."""
+"""A table as a value: columns, rows and notes; the renderers decide how it looks."""
 
 from __future__ import annotations
 

@@ -23,14 +23,14 @@ class DefenseSpec:
 
     ``name``: a built-in's, ``module:callable``, or the type of an object given from Python.
     ``settings``: names and plain values, in alphabetical order. ``sha256``: of the source of a
-    user's defense and of the state it holds, "" for a built-in. ``separable``:
-    whether an image's answer is independent of its batch mates; a user's defense is taken at
-    its word, and is not without one. ``random``: whether its answers are known to be drawn, be it
-    for few images alone; what is not declared is found where answers differ. ``title``: what tables
-    call it, "" for its name; ``published_protocol``: the protocol that its own paper attacked it
-    by; ``views``: how often at most it asks the network where one that moves images in as many
-    steps asks it once; ``source``: the SHA-256 of its source files alone. The last four are no part
-    of its identity. Raises :class:`~dentbench.errors.SpecError`.
+    user's defense and of the state it holds, "" for a built-in. ``separable``: whether an image's
+    answer is independent of its batch mates; false for a user's defense that does not declare it.
+    ``random``: whether its answers are declared to be drawn, be it for few images alone; without a
+    declaration differing answers show it. ``title``: its name in tables, "" for ``name``;
+    ``published_protocol``: the protocol that its own paper attacked it by; ``views``: the most
+    calls of the network in the place of each call by a defense that moves images in as many steps;
+    ``source``: the SHA-256 of its source files alone. The last four are no part of its identity.
+    Raises :class:`~dentbench.errors.SpecError`.
     """
 
     name: str
@@ -68,7 +68,7 @@ class DefenseSpec:
         return replace(self, settings=tuple({**dict(self.settings), "steps": steps}.items()))
 
     def with_larger_steps(self, steps: int) -> DefenseSpec:
-        """Return it with so many updates that go as far, where a setting is known as their length.
+        """Return it with so many updates that go as far, where a setting is their length.
 
         Those are lr, alpha and step_size.
         """

@@ -57,8 +57,8 @@ ORDERS: Final = ("given", "label-windows:N")
 class ModelSpec:
     """A model: its canonical name, the SHA-256 of its weights, and that of its code.
 
-    ``code``: whatever decides its answers beside the weights, such as the source of its classes,
-    its settings and its architecture.
+    ``code``: of everything that decides its answers beside the weights, such as the source of its
+    classes, its settings and its architecture.
     """
 
     name: str
@@ -133,9 +133,9 @@ class BatchPlan:
 class EvalSpec:
     """Everything that determines one record; ``defense`` is None for the static model.
 
-    Beside dent's spec it may be another defense's: both have ``mode``, ``steps`` and
-    ``separable``. ``precision``: what attacks compute in, one of :data:`PRECISIONS`; their points
-    are judged in fp32 always.
+    Beside dent's spec it may be another defense's: both have ``mode``, ``steps`` and ``separable``.
+    ``precision``: of the attacks, one of :data:`PRECISIONS`; their points are always judged in
+    fp32.
     """
 
     model: ModelSpec
@@ -171,8 +171,8 @@ class EvalSpec:
     def key(self) -> str:
         """Return the run's identity: 16 hexadecimal digits of a hash of all that determines it.
 
-        That is every field, and what the attack's name stands for. The settings of the protocols
-        are no part of the static model's: see :attr:`static`.
+        These are all fields, and the plan that the attack's name stands for. The settings of the
+        protocols are no part of the static model's: see :attr:`static`.
         """
         return self._key
 
@@ -188,9 +188,9 @@ class EvalSpec:
             ):  # its description changes no number
                 del determined["defense"][name]
             if not self.defense.random:
-                del determined["defense"]["random"]  # a key of before it could be said stays
+                del determined["defense"]["random"]  # keys from before this field existed stay
         elif self.defense is not None and self.defense.layers == DentSpec.layers:
-            del determined["defense"]["layers"]  # a key of before there was a choice stays
+            del determined["defense"]["layers"]  # keys from before there was a choice stay
         return digest({**determined, "plan": self.attack.resolved})[:16]
 
     @cached_property

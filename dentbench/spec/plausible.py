@@ -1,4 +1,4 @@
-"""Whether a threat model is plausible: an eps that is to be divided by 255 is not."""
+"""Refuse threat models that are not plausible, such as an eps that was not divided by 255."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from dentbench.errors import SpecError
 
 MOST: Final = {"Linf": 1, "L2": 16}
-"""From which eps on a threat model is refused, whatever the size of the images."""
+"""The least eps that is refused, whatever the size of the images."""
 
 GO_ON: Final = "or go on with --force (force=True)"
 

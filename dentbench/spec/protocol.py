@@ -21,19 +21,18 @@ class ProtocolSpec:
     images that they broke count as broken and are not attacked again. False: every protocol
     stands alone, cold and on all images, for a table of attacks.
 
-    ``iterations`` and ``targets`` >= 1 of their attacks, None for those of the attack (100 and 9
-    in AutoAttack standard); in a cascade some take a share of them. ``rounds`` >= 1 of FPA and
-    GMSA, and ``restarts`` >= 0, their random starts, beside the best points in a cascade. None:
-    no more than those in a cascade, else 5 with 100 iterations as in the code of arXiv
-    2110.14735 (which has 3 rounds), fewer with fewer. ``last``: the unrolled gradient goes
-    through the last so many adaptation steps, None for all. ``every``: a view whose gradient is
-    not the defense's asks the defense at every so-many-th iterate. ``draws``: random divisions of
-    a batch per gradient of EOT, which ``eot`` joins: "weighted" towards those that can be broken,
-    or "mean". ``queries`` of scores and of decision; None for what
-    :func:`dentbench.attacks.budget.queries_of` says. ``fractions`` in (0, 1]: malicious
-    shares of the batch for the distribution-invading attack. ``draws_judged`` >= 2: how often every
-    final point of a random defense is judged.
-    Raises :class:`~dentbench.errors.SpecError` for bad values.
+    ``iterations`` and ``targets`` >= 1 of their attacks, None for those of the attack (100 and 9 in
+    AutoAttack standard); in a cascade some take a share of them. ``rounds`` >= 1 of FPA and GMSA,
+    and ``restarts`` >= 0, their random starts, beside the best points in a cascade. None: no more
+    than those in a cascade, else 5 with 100 iterations as in the code of arXiv 2110.14735 (which
+    has 3 rounds), fewer with fewer. ``last``: the unrolled gradient goes through the last so many
+    adaptation steps, None for all. ``every``: a view whose gradient is not the defense's asks the
+    defense at every so-many-th iterate. ``draws``: random divisions of a batch per gradient of EOT,
+    which ``eot`` joins: "weighted" towards those that can be broken, or "mean". ``queries`` of
+    scores and of decision; None for those of :func:`dentbench.attacks.budget.queries_of`.
+    ``fractions`` in (0, 1]: malicious shares of the batch for the distribution-invading attack.
+    ``draws_judged`` >= 2: how often every final point of a random defense is judged. Raises
+    :class:`~dentbench.errors.SpecError` for bad values.
     """
 
     cascade: bool = True

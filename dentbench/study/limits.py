@@ -1,4 +1,4 @@
-"""Limits of a run that are written as texts: a duration, a number of passes. Torch-free."""
+"""Parse the limits of a run: a duration, a number of passes. Torch-free."""
 
 from __future__ import annotations
 

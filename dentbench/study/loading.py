@@ -40,9 +40,9 @@ def prepare(
 ) -> tuple[Evaluation, list[EvalSpec]]:
     """Load a study's model and data; return its evaluation and its specs.
 
-    For each attack the static spec comes first. ``untrained``: take what would have to be fetched
-    as its card has it: the network untrained, the images random, as many as were asked for or
-    :data:`UNKNOWN_COUNT`; what that costs is the same.
+    For each attack the static spec comes first. ``untrained``: fetch nothing: networks are
+    untrained and images random, as their cards describe them, as many as were asked for or
+    :data:`UNKNOWN_COUNT`; a run of them costs the same.
     """
     check_names(study)
     model = _model_of(study, options.fetch, untrained=untrained)
@@ -147,7 +147,7 @@ LARGE: Final = 2_000_000
 """Parameters from which on a dry run does not time the layouts of a network's memory."""
 
 UNKNOWN_COUNT: Final = 10_000
-"""How many images a data set is taken to have before it is fetched: as CIFAR-10's test set."""
+"""The number of images that a data set is taken to have before it is fetched: CIFAR-10's."""
 
 
 def random_images(card: DatasetCard, count: int) -> Dataset:

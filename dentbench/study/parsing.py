@@ -1,4 +1,4 @@
-"""Choices that are written as texts: a threat model, a setting of dent, a user's model.
+"""Parse choices written as texts: a threat model, a setting of dent, a user's model.
 
 Torch-free.
 """

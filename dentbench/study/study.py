@@ -95,7 +95,7 @@ class Request:
         return attack_name_of(name)
 
     def attacks(self, card: ModelCard | None) -> tuple[AttackSpec, ...]:
-        """Return the attacks on one model: one for each threat model, the same but for that.
+        """Return the attacks on one model: one for each threat model, otherwise the same.
 
         Values left out are the model card's, for a user's model the data set's.
         """

@@ -47,11 +47,11 @@ def is_table2(axes: Axes) -> bool:
 def choose_defenses(axes: Axes, card: ModelCard | None) -> list[Chosen]:
     """Return the defenses of an ablation: the rows of Table 2, or a grid of the settings given.
 
-    With no setting they are Table 2's six, of which ``blur`` alone chooses some. With others it
-    is every combination of the values given; what is left out takes the mode's default, the mode
-    is "batch". A combination that contradicts itself is left out and noted, and refused when
-    nothing else remains. What a point of the grid has no use for is left off it, and points that
-    are equal then are one.
+    With no setting they are Table 2's six, of which ``blur`` alone chooses some. With others it is
+    every combination of the values given; a setting that is left out takes the mode's default, and
+    the mode is "batch". A combination that contradicts itself is left out and noted, and refused
+    when nothing else remains. Settings that a point of the grid has no use for are dropped from it,
+    and points that are equal then are merged.
     """
     if is_table2(axes):
         wanted = axes.get("blur") or tuple(BLUR_DEFAULTS)

@@ -61,7 +61,7 @@ def _table(title: str) -> Table:
 
 
 _ROOMY: Final = 110
-"""The width of a terminal that has room for all that is said of a data set."""
+"""The width of a terminal that has room for all columns of a data set."""
 _NARROW: Final = ("name", "is", "threat model", "MB", "cached")
 
 

@@ -37,7 +37,7 @@ WRAPPERS: Final = (
     *("net_state_dict", "params", "weights", "parameters", "module", "classifier", "backbone"),
     *("ema", "ema_state_dict", "state_dict_ema", "params_ema", "model_ema"),
 )
-"""Keys under which checkpoints keep the state dict beside other things, in order of preference."""
+"""Keys under which checkpoints keep the state dict, in order of preference."""
 
 SAVE: Final = (
     "save the weights alone where they were made: torch.save(model.state_dict(), FILE), or as "
@@ -183,7 +183,7 @@ def state_dict_of(checkpoint: Any, name: str, wrappers: Sequence[str] = WRAPPERS
 
 
 def _no_state(value: object) -> str:
-    """Return what a value holds in place of a state dict, or which of several state dicts."""
+    """Describe the content of a value that holds no state dict, or several state dicts."""
     if not isinstance(value, Mapping):
         return f"holds no state dict but a {type(value).__name__}"
     states = [str(key) for key, item in value.items() if _holds_state(item)]

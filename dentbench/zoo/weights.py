@@ -28,7 +28,7 @@ _COUNTERS: Final = frozenset(
 _OF_TRAINING: Final = re.compile(
     r"(criterion|loss|loss_\w+|\w+_loss|(\w+_)?(acc|accuracy|metrics?))\."
 )
-"""How names begin of the losses and counts of correct images that Lightning keeps."""
+"""The beginnings of the names of losses and counts of correct images that Lightning keeps."""
 
 _MANY: Final = 0.25
 """The least share of the names that begin with a prefix for it to be taken off."""
@@ -38,11 +38,11 @@ def fit_names(state: StateDict, wanted: Collection[str]) -> StateDict:
     """Return the state dict under the prefix rule that makes most of its names wanted names.
 
     One prefix is removed from the names that have it ("module.", "model.", "net.", "backbone.",
-    "attacker.model." or any other), or a prefix of the wanted names is put in front of all. Of
-    the best the first wins: the names as they are. Counters of profilers and averages and what
-    belongs to the training go, and so do tensors that the chosen names have already, under
-    another prefix. A wanted name that is still missing is that of the only tensor whose name ends
-    in it: a network may be in two parts, such as "backbone." and "head.".
+    "attacker.model." or any other), or a prefix of the wanted names is put in front of all. Of the
+    best the first wins: the names as they are. Counters of profilers and averages and leftovers of
+    the training are dropped, and so are tensors that the chosen names have already, under another
+    prefix. A wanted name that is still missing is that of the only tensor whose name ends in it: a
+    network may be in two parts, such as "backbone." and "head.".
     """
     state = {
         name: tensor

@@ -39,10 +39,10 @@ def memory_kind(stage: str) -> str:
 def needed(spec: EvalSpec, stage: str, defense: Any, network: Classifier, images: Tensor) -> int:
     """Return about how many bytes a stage's tensors take for a batch, beside the model.
 
-    Measured with two and with four of ``images`` (N, C, H, W), on their device, and drawn out in
-    a straight line to the batch's size. ``defense`` and ``network``: those of the spec. On a
-    processor the scratch space of libraries comes on top: on a ResNet-18 the resident memory
-    grew by 1.1 to 1.9 times as much.
+    Measured with two and with four of ``images`` (N, C, H, W), on their device, and drawn out in a
+    straight line to the batch's size. ``defense`` and ``network``: those of the spec. On a CPU the
+    scratch space of libraries comes on top: on a ResNet-18 the resident memory grew by 1.1 to 1.9
+    times as much.
     """
     count = min(spec.batches.size, spec.data.count)
     look = look_of(spec, stage, defense, network)

@@ -135,7 +135,7 @@ class RayCluster:
 
     def map(self, tasks: Iterator[Task]) -> Iterator[Finished]:
         """Yield the result of each task; Ray itself repeats tasks that a death lost."""
-        # No task ahead: a cluster with more processors would start it at once.
+        # No task ahead: a cluster with more CPUs would start it at once.
         pending = [self._handed_out(task) for task in islice(tasks, self.placement.count)]
         while pending:
             following = next(tasks, None)

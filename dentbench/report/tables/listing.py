@@ -27,11 +27,11 @@ SAID: Final = frozenset(
         *("batch_mates", "diagnostics", "by_batch", "budgets", "passes", "stage_versions"),
     }
 )
-"""Columns that other tables of :func:`~dentbench.cli.show.show` tell, or that are for programs."""
+"""Columns that other tables of :func:`~dentbench.cli.show.show` have, or that are for programs."""
 
 
 NOTHING: Final = frozenset({"", "None", "{}"})
-"""How a column is written that holds nothing."""
+"""How an empty column is written."""
 
 
 def title_of(record: Record) -> str:

@@ -34,7 +34,7 @@ _QUOTA: Final = ("quota", "too many users", "download limit")
 
 @dataclass(frozen=True, kw_only=True)
 class Policy:
-    """How stubborn a download is: tries without any progress, seconds between them and per read."""
+    """How often a download is tried without any progress; seconds between tries, and per read."""
 
     tries: int = 5
     delay: float = 1.0
@@ -184,7 +184,7 @@ _CAUSES: Final = (
 
 
 def plain_reason(error: object) -> str:
-    """Return why a connection failed, in words of ours in place of a library's."""
+    """Return why a connection failed, in our words in place of a library's."""
     text = re.sub(r"\s+", " ", str(error)).strip().rstrip(".")
     for pattern, words in _CAUSES:
         if re.search(pattern, text, re.I):

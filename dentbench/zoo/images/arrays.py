@@ -46,7 +46,7 @@ class Dataset:
 def slice_of(
     dataset: Dataset, first: int = 0, count: int | None = None, *, order: str = "given"
 ) -> tuple[Tensor, Tensor, DataSpec]:
-    """Return ``count`` images and labels from number ``first`` on (all that follow by default).
+    """Return ``count`` images and labels from number ``first`` on (by default, all the rest).
 
     They come in ``order`` (see :class:`~dentbench.spec.evaluation.DataSpec`). The third value is
     the slice's spec; its hash is over the slice's shape, images and labels. Raises

@@ -1,4 +1,4 @@
-"""Readers of data files: arrays in, no judgement on them. Nothing in a file is ever executed."""
+"""Read data files as arrays, unchecked. Nothing in a file is ever executed."""
 
 from __future__ import annotations
 

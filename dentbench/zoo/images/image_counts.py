@@ -1,4 +1,4 @@
-"""How many images a data set has, from its card or the head of its file, before it is loaded."""
+"""Count a data set's images, by its card or the head of its file, before it is loaded."""
 
 from __future__ import annotations
 

@@ -69,9 +69,9 @@ def classes_in(folder: Path) -> tuple[list[Path], list[int], int]:
 
 
 def _require_no_parts(folder: Path, pictures: Mapping[Path, Sequence[Path]]) -> None:
-    """Refuse folders in the place of classes whose own folders are the classes.
+    """Refuse folders that lie where classes should, and whose own folders are the classes.
 
-    Such have no picture beside these; there is a single folder, or all have several of the same
+    They hold no picture beside these; there is a single folder, or all hold several of the same
     names.
     """
     inner = {

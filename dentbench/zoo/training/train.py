@@ -163,7 +163,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def repeatably(threads: int) -> None:
-    """Let this process train the same network every time: to be said before a GPU is used."""
+    """Let this process train the same network every time; call it before a GPU is used."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as PyTorch asks for there
     torch.use_deterministic_algorithms(True)

@@ -94,8 +94,8 @@ def count_natural(model: nn.Module, data: Split) -> int:
 def count_robust(model: nn.Module, x: Tensor, labels: Tensor, eps: float, attacks: Any) -> int:
     """How many of the images are still classified correctly after AutoAttack's ``attacks``.
 
-    The attacks run as AutoAttack's standard version sets them, Linf, seed 0, batches of 500. What
-    they return is projected to the ball and judged afresh.
+    The attacks run as AutoAttack's standard version sets them, Linf, seed 0, batches of 500. Their
+    points are projected to the ball and judged afresh.
     """
     # Imported here, not from dentbench.attacks: this command is no part of an evaluation, and the
     # zoo must not depend on the attacks that are pointed at it.
