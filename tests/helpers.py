@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from fractions import Fraction
 from pathlib import Path
@@ -114,12 +114,25 @@ def outcomes(results: Path) -> dict[str, tuple[dict[str, Any], bytes]]:
 BATCHES = 3
 
 
+def until(result: Callable[[], Any]) -> Any:
+    """Return the first result; fail if that takes a minute."""
+    limit = time.monotonic() + 60
+    while not (it := result()):
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+    return it
+
+
 class Net(nn.Module):
     """A small network; where ``dies`` names a file that is not there, it makes it and dies.
 
     ``born``: a folder in which every process that shows it a batch leaves a file. ``seconds``: how
-    long it takes at least in other processes.
+    long it takes at least in other processes. ``gate``: a folder; once it has ``closed``, other
+    processes stop in the middle of a batch until it has ``open``.
     """
+
+    STOPS_AT = 8
+    """The call after which a process waits at the gate: an attack has begun by then."""
 
     def __init__(
         self,
@@ -127,6 +140,7 @@ class Net(nn.Module):
         always: bool = False,
         born: Path | None = None,
         seconds: float = 0,
+        gate: Path | None = None,
     ) -> None:
         super().__init__()
         torch.manual_seed(0)
@@ -142,12 +156,18 @@ class Net(nn.Module):
         self.always = always
         self.born = born
         self.seconds = seconds
+        self.gate = gate
+        self.calls = 0
         self.home = os.getpid()
 
     def forward(self, x: Tensor) -> Tensor:
         away = os.getpid() != self.home and len(x) > 1
         if away:
             time.sleep(self.seconds)
+        if away and self.gate and (self.gate / "closed").exists():
+            self.calls += 1
+            if self.calls == self.STOPS_AT:
+                until((self.gate / "open").exists)
         if away and self.born:
             (self.born / str(os.getpid())).touch()
         mortal = self.dies and away

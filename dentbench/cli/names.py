@@ -1,8 +1,9 @@
-"""Names on the command line: complete them in the shell, and suggest the nearest for a typo."""
+"""Names on the command line: list them in help, complete them, suggest the nearest for a typo."""
 
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, TypeVar
@@ -48,6 +49,20 @@ def number_option(kind: type[int] | type[float], name: str, example: float, **mo
             ) from None
 
     return typer.Option(name, parser=parse, **more)
+
+
+def listed(module: str, registry: str) -> str:
+    """Return a place in a help text for the names of a registry, which :func:`filled` fills."""
+    return f"{{{module}:{registry}}}"
+
+
+def filled(text: str) -> str:
+    """Return a help text with the names in its places; only now are their registries loaded."""
+
+    def names(place: re.Match[str]) -> str:
+        return ", ".join(getattr(importlib.import_module(place[1]), place[2]))
+
+    return re.sub(r"\{([\w.]+):(\w+)\}", names, text)
 
 
 def names_of(module: str, registry: str) -> Callable[[str], list[str]]:

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from dentbench.cli.names import filled
+
 PANELS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
     {
         "Model and data": (
@@ -29,7 +31,7 @@ PANELS: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
             *("--config", "--from-record", "--table", "--batch-size", "--dry-run", "--until"),
             *("--time-limit", "--pass-limit", "--rounds"),
             *("--device", "--workers", "--threads", "--executor", "--address", "--compile"),
-            *("--kernels", "--fresh", "--time"),
+            *("--fresh", "--time"),
         ),
         "Output": (
             *("--results", "--quiet", "--json", "--progress", "--require-gain"),
@@ -46,7 +48,7 @@ EXPERT: Final = frozenset(
         *("--statistics", "--delta", "--layers", "--sigma", "--padding", "--optimizer"),
         *("--sigma-lr", "--set", "--iterations", "--targets", "--queries", "--protocol-set"),
         *("--no-cascade", "--batching", "--precision", "--threads", "--executor", "--address"),
-        *("--compile", "--kernels", "--force", "--diagnostics", "--mirror", "--corruption"),
+        *("--compile", "--force", "--diagnostics", "--mirror", "--corruption"),
         *("--severity", "--steps-grid", "--fresh", "--rounds"),
     }
 )
@@ -102,4 +104,6 @@ def _write(ctx: Any, formatter: Any, title: str, params: list[Any]) -> None:
 
 
 def _rows(ctx: Any, params: list[Any]) -> Iterator[tuple[str, str] | None]:
-    return (param.get_help_record(ctx) for param in params)
+    for param in params:
+        record = param.get_help_record(ctx)
+        yield None if record is None else (record[0], filled(record[1]))

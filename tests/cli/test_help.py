@@ -34,6 +34,11 @@ def test_every_option_has_a_panel(command: str) -> None:
     assert known >= EXPERT
 
 
+def test_every_option_of_a_panel_is_there() -> None:
+    there = {param.opts[0] for command in LARGE for param in COMMANDS[command].params}
+    assert {name for names in PANELS.values() for name in names} <= there
+
+
 @pytest.mark.parametrize("command", LARGE)
 def test_common_options_come_first_and_the_others_on_request(command: str) -> None:
     short, whole = help_of(command, "--help"), help_of(command, "--help-all")

@@ -31,6 +31,8 @@ from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import BatchDone, PassesDone, Stage, StageBegan, Whole
 from dentbench.records import results_csv
 from dentbench.spec.attack_plans import ATTACKS
+from dentbench.spec.dent import LOSSES, OPTIMIZERS
+from dentbench.study.parsing import PROTOCOL_SETTINGS, SET_NAMES
 from tests.helpers import ROOT, Forked, record
 from tests.pictures.terminal import typed
 
@@ -67,10 +69,11 @@ def test_the_help_documents_exit_codes_and_completion() -> None:
     assert CliRunner().invoke(app.app, ["--version"]).stdout.startswith("dentbench 0.")
 
 
-def test_the_help_lists_every_attack_protocol_and_defense() -> None:
-    text = "".join(CliRunner().invoke(app.app, ["evaluate", "--help"]).stdout.split())
-    for registry in (ATTACKS, PROTOCOLS, DEFENSES):
-        assert [name for name in registry if name not in text] == []
+def test_the_help_lists_every_name_that_an_option_takes() -> None:
+    text = "".join(CliRunner().invoke(app.app, ["evaluate", "--help-all"]).stdout.split())
+    for registry in (ATTACKS, PROTOCOLS, DEFENSES, LOSSES, OPTIMIZERS, SET_NAMES):
+        assert ",".join(registry) in text
+    assert [name for name in PROTOCOL_SETTINGS if name not in text] == []
 
 
 # --- progress -------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from dentbench.cli.names import names_of, number_option
+from dentbench.cli.names import listed, names_of, number_option
 
 Attack = Annotated[
     str | None,
@@ -14,10 +14,10 @@ Attack = Annotated[
         "--attack",
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "ATTACKS"),
-        help="standard, plus or rand (AutoAttack); apgd-ce, apgd-dlr, apgd-t, fab, fab-t, square; "
-        "quick (short, not AutoAttack); none (natural accuracy alone); or module:function that "
-        "takes a classifier, images, labels and a threat model, and returns points. Default: "
-        "standard; on corruption sets none.",
+        help=f"{listed('dentbench.spec.attack_plans', 'ATTACKS')}, or module:function that takes a "
+        "classifier, images, labels and a threat model, and returns points. The first three are "
+        "AutoAttack's; quick is short; none counts natural accuracy alone. Default: standard; on "
+        "corruption sets none.",
     ),
 ]
 Protocols = Annotated[
@@ -26,10 +26,9 @@ Protocols = Annotated[
         "--protocol",
         metavar="NAME",
         autocompletion=names_of("dentbench.attacks.catalogue", "PROTOCOLS"),
-        help="How the defense is attacked: published, transfer, surrogate, warm, few-steps, bpda, "
-        "surrogate-process, trajectory, "
-        "fpa, gmsa-avg, gmsa-min, unrolled, eot, scores, decision, batch-mates, "
-        "poisoned-stream, or all; repeatable. Default: published, transfer.",
+        help="How the defense is attacked: "
+        f"{listed('dentbench.attacks.catalogue', 'PROTOCOLS')}, all, or module:function that takes "
+        "an attack context and returns points; repeatable. Default: published, transfer.",
     ),
 ]
 Norm = Annotated[
@@ -82,8 +81,8 @@ ProtocolSettings = Annotated[
         metavar="NAME=VALUE",
         help="A setting of the protocols: iterations, targets, rounds, restarts (fpa, gmsa), "
         "last (unrolled: steps that the gradient goes through), draws and eot=mean (eot), queries "
-        "(scores, decision), fractions (batch-mates, such as 0.01,0.05) or every (judged "
-        "iterates); repeatable.",
+        "(scores, decision), fractions (batch-mates, such as 0.01,0.05), every (judged iterates) "
+        "or draws_judged (random defenses); repeatable.",
     ),
 ]
 NoCascade = Annotated[

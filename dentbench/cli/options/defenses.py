@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from dentbench.cli.names import names_of, number_option
+from dentbench.cli.names import listed, names_of, number_option
 
 Defenses = Annotated[
     list[str] | None,
@@ -17,10 +17,9 @@ Defenses = Annotated[
         "--defense",
         metavar="NAME|MODULE:CALLABLE",
         autocompletion=names_of("dentbench.defenses.catalogue", "DEFENSES"),
-        help="dent (default), none, norm, medbn, tent, tent-online, eata, sar, anti-adversary, "
-        "hedge, et3, tte, ttc, ig-defense, diffpure, smoothing, jpeg, bit-depth, or "
-        "module:callable that makes a defense from the network; settings after commas, as in "
-        "tent,steps=10; a title before it, as in ours=my_defense:make; repeatable.",
+        help=f"{listed('dentbench.defenses.catalogue', 'DEFENSES')}, or module:callable that makes "
+        "a defense from the network; settings after commas, as in tent,steps=10; a title before "
+        "it, as in ours=my_defense:make; repeatable. Default: dent.",
     ),
 ]
 DENT: Final[Mapping[str, tuple[type, Any]]] = {
@@ -45,7 +44,14 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
             "groupnorm, layernorm or all.",
         ),
     ),
-    "loss": (str, typer.Option("--loss", metavar="NAME", help="shot or entropy.")),
+    "loss": (
+        str,
+        typer.Option(
+            "--loss",
+            metavar="NAME",
+            help=f"The loss that dent minimizes: {listed('dentbench.spec.dent', 'LOSSES')}.",
+        ),
+    ),
     "statistics": (
         str,
         typer.Option(
@@ -77,7 +83,11 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
     ),
     "optimizer": (
         str,
-        typer.Option("--optimizer", metavar="NAME", help="adamod, adamod-paper, adam or sgd."),
+        typer.Option(
+            "--optimizer",
+            metavar="NAME",
+            help=f"Dent's optimizer: {listed('dentbench.spec.dent', 'OPTIMIZERS')}.",
+        ),
     ),
     "lr": (
         float,
@@ -129,8 +139,8 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="NAME=VALUE",
-        help="Another setting of dent: beta1, beta2, beta3, optimizer_eps, momentum, nesterov, "
-        "gamma_lr or beta_lr; repeatable.",
+        help="Another setting of dent: "
+        f"{listed('dentbench.study.parsing', 'SET_NAMES')}; repeatable.",
     ),
 ]
 Mode = Annotated[

@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -503,7 +504,9 @@ evaluation.run([spec], ["published"])
 
 def limited(folder: Path, mode: str, limit: int) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", LIMITED, str(folder), mode, str(limit)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    # A second heap would take 64 MiB of the address space, whenever a thread happens to start.
+    environment = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import pickle
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +21,22 @@ from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Event, PassesDone, StageBegan
 from dentbench.evaluation.workers import process_pool
 from dentbench.evaluation.workers.placement import Placement
-from tests.helpers import BATCHES, Net, all_stored
+from tests.helpers import Net, all_stored, until
 
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
 
 
 class Recorder:
-    """Keeps the events of a run: the passes of each stage over its rounds, and the attacks."""
+    """Keeps the events of a run: the passes of each stage over its rounds, and the attacks.
 
-    def __init__(self) -> None:
+    ``gate``: of a network. It is closed when stage ``at`` begins, and opened once passes and an
+    attack of that stage are told.
+    """
+
+    def __init__(self, gate: Path | None = None, at: str = "") -> None:
+        self.gate = gate
+        self.at = at
         self.stage = ""
         self.before = 0
         self.passes: dict[str, list[int]] = {}
@@ -42,10 +47,14 @@ class Recorder:
             case StageBegan(stage=stage):
                 self.stage = str(stage)
                 self.before = self.passes.get(self.stage, [0])[-1]
+                if self.gate and self.stage == self.at:
+                    (self.gate / "closed").touch()
             case PassesDone(passes=passes):
                 self.passes.setdefault(self.stage, []).append(self.before + passes)
             case AttackBegan():
                 self.attacks.append((self.stage, event))
+        if self.gate and self.at in self.passes and self.at in dict(self.attacks):
+            (self.gate / "open").touch()
 
 
 @pytest.fixture(scope="module")
@@ -61,19 +70,23 @@ def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_pa
 
 
 def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between batches too, and by the end of a stage every pass, as where there is one process."""
-    monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-3)
-    alone, shared = Recorder(), Recorder()
+    """Between batches too, and by the end of a stage every pass, as where there is one process.
+
+    The processes stop in the middle of their first batch until passes and an attack are told.
+    """
+    monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-2)
+    stage = "net instance published"
+    alone, shared = Recorder(), Recorder(tmp_path, stage)
     actual = []
     for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
         folder = tmp_path / str(placement.count)
-        actual.append(all_stored(folder, placement, Net(seconds=0.002), recorder))
+        actual.append(all_stored(folder, placement, Net(gate=tmp_path), recorder))
     assert actual[0] == actual[1]
+    assert (tmp_path / "open").exists()
     assert shared.passes.keys() == alone.passes.keys()
     for title, counts in shared.passes.items():
         assert counts == sorted(counts) and counts[-1] == alone.passes[title][-1]
-    assert len(shared.passes["net instance published"]) > 2 * BATCHES
-    assert shared.attacks and set(shared.attacks) <= set(alone.attacks)
+    assert stage in dict(shared.attacks) and set(shared.attacks) <= set(alone.attacks)
 
 
 def test_what_is_sent_with_a_process_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,15 +131,6 @@ def runs(pid: int) -> bool:
         return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
-
-
-def until(result: Callable[[], Any]) -> Any:
-    """Return the first result; fail if that takes a minute."""
-    limit = time.monotonic() + 60
-    while not (it := result()):
-        assert time.monotonic() < limit
-        time.sleep(0.05)
-    return it
 
 
 @pytest.mark.parametrize("placement", [LOCAL, RAY])
