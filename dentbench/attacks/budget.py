@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import EvalSpec
 
@@ -115,10 +116,7 @@ _WARM = {
     "eot": (0.5, (("dlr", 0, "best"),)),
 }
 
-BLACK_BOX = ("scores", "decision")
-"""The protocols that look at answers alone: from scratch, with queries for a budget."""
-
-BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOX, "batch-mates", "poisoned-stream")
+BUDGETED = (*_WARM, "fpa", "gmsa-avg", "gmsa-min", *BLACK_BOXES, "batch-mates", "poisoned-stream")
 """The protocols whose cost is known before they are run, published and transfer aside."""
 
 

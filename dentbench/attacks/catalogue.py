@@ -71,6 +71,7 @@ PROTOCOLS.add(
         source=_CARE,
         needs_static=True,
         own_attack=False,
+        follows="points",
     ),
 )
 PROTOCOLS.add(
@@ -211,6 +212,7 @@ PROTOCOLS.add(
         source="arXiv 1912.00049",
         after=_CHEAP,
         counterpart=True,
+        follows="answers",
         settings=("iterations", "queries"),
     ),
 )
@@ -224,6 +226,7 @@ PROTOCOLS.add(
         source="arXiv 2006.12792, arXiv 1904.02144",
         after=_CHEAP,
         counterpart=True,
+        follows="answers",
         settings=("iterations", "queries"),
     ),
 )
@@ -236,6 +239,7 @@ PROTOCOLS.add(
         source="arXiv 2301.12576 for the distribution-invading attack",
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",
+        follows="points",
         settings=("iterations", "fractions", "last"),
     ),
 )
@@ -253,6 +257,12 @@ PROTOCOLS.add(
 
 COUNTERPARTS: Final = tuple(name for name, card in PROTOCOLS.items() if card.counterpart)
 """The protocols that are run on the static model too."""
+
+BLACK_BOXES: Final = tuple(name for name, card in PROTOCOLS.items() if card.follows == "answers")
+"""The protocols that attack the defense by its answers alone: from scratch, by so many queries."""
+
+GRADIENT_FREE: Final = tuple(name for name, card in PROTOCOLS.items() if card.follows != "gradient")
+"""The protocols that follow no gradient of the defense or in its place."""
 
 DEFAULT_PROTOCOLS: Final = (PUBLISHED, "transfer")
 

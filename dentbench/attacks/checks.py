@@ -52,12 +52,6 @@ NAMES: Final = (
 CLIMBING: Final = (ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, SAME_ASCENT)
 """The checks that climb along the published gradient."""
 
-BLACK_BOX_PROTOCOLS: Final = frozenset({"scores", "decision"})
-"""The protocols that attack the defense by its answers alone."""
-
-GRADIENT_FREE: Final = BLACK_BOX_PROTOCOLS | {"transfer", "batch-mates"}
-"""The protocols that follow no gradient of the defense or in its place."""
-
 SAME: Final = 1e-3
 """Answers differ when a logit does by more than this share of the logits' range (tf32 passes)."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import (
-    BLACK_BOX,
     BUDGETED,
     NATURAL_PARTS,
     POISONED,
@@ -17,7 +16,7 @@ from dentbench.attacks.budget import (
     poisoning_iterations,
     queries_of,
 )
-from dentbench.attacks.catalogue import COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.catalogue import BLACK_BOXES, COUNTERPARTS, PROTOCOLS
 from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
@@ -101,7 +100,7 @@ def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
     if stage not in BUDGETED:
         return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
-    starts = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOX else 1
+    starts = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOXES else 1
     starts += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
     overhead = judged * (starts + (not spec.separable)) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from dentbench.registry import Registry
 from dentbench.spec.evaluation import EvalSpec
@@ -23,7 +23,9 @@ class ProtocolCard:
     runs our own attack, which knows declared batches and the norms of ``OWN_NORMS`` only.
     ``coupled_only``: why a separable defense has no use for it, or "". ``counterpart``: whether it
     is run on the static model too, with the same ascents and queries, so that both face the same.
-    ``settings``: the fields of the ProtocolSpec, beside ``cascade``, that it heeds.
+    ``follows``: "gradient", of the defense or in its place; "answers", scores or labels alone; or
+    "points", of others, which it judges. ``settings``: the fields of the ProtocolSpec, beside
+    ``cascade``, that it heeds.
     """
 
     function: str
@@ -36,6 +38,7 @@ class ProtocolCard:
     own_attack: bool = True
     coupled_only: str = ""
     counterpart: bool = False
+    follows: Literal["gradient", "answers", "points"] = "gradient"
     settings: tuple[str, ...] = ()
 
     def reason_to_skip(self, spec: EvalSpec, offers: Collection[str]) -> str:

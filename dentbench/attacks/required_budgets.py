@@ -15,7 +15,7 @@ from dentbench.attacks.budget import (
     poisoning_iterations,
     queries_of,
 )
-from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
+from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, EvalSpec
 
@@ -91,7 +91,7 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
     """Return the budget that a spec gives a protocol; empty where none is required."""
     if stage == "published":
         return attack_budget(spec.attack)
-    if stage in BLACK_BOX_PROTOCOLS:
+    if stage in BLACK_BOXES:
         return {"queries": queries_of(spec)}
     if stage == "batch-mates":
         shares = spec.protocols.fractions

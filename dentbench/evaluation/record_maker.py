@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from dentbench.attacks.budget import queries_of
-from dentbench.attacks.catalogue import PROTOCOLS, attack_label
+from dentbench.attacks.catalogue import BLACK_BOXES, PROTOCOLS, attack_label
 from dentbench.attacks.checks import Check
 from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.required_budgets import spent
@@ -81,7 +81,7 @@ class RecordMaker:
             **spec_columns(spec),
             **summary,
             skipped=_json(ready.skipped),
-            decision_queries=queries_of(spec) if {"scores", "decision"} & {*run} else None,
+            decision_queries=queries_of(spec) if {*BLACK_BOXES} & {*run} else None,
             budgets=_budgets(spec, run) if attacked else None,
             checks=sanity_checks.column(checks, outcomes, mates, spec, natural),
             static_checks=(

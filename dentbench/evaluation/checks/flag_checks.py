@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Final
 
 from dentbench.attacks import checks
-from dentbench.attacks.catalogue import LARGEST_MARGIN
+from dentbench.attacks.catalogue import BLACK_BOXES, GRADIENT_FREE, LARGEST_MARGIN
 from dentbench.attacks.checks import Check
 from dentbench.records.outcome import NATURAL, BatchOutcome
 from dentbench.stats import more_often_than, p_text
@@ -52,8 +52,8 @@ def black_box(stages: Stages, parts: Collection[str]) -> Check:
     fails where these are more than the images that gradients alone break (exact one-sided sign
     test), or more than :data:`CHANCE` of the images right (exact binomial test).
     """
-    boxes = {name for name in stages if name in checks.BLACK_BOX_PROTOCOLS}
-    followed = {name for name in stages if name not in checks.GRADIENT_FREE | {NATURAL}}
+    boxes = {name for name in stages if name in BLACK_BOXES}
+    followed = {name for name in stages if name not in (*GRADIENT_FREE, NATURAL)}
     published = _PUBLISHED in stages
     if not (followed - {_PUBLISHED} or (published and set(parts) - {_SQUARE})) or not (
         boxes or (published and _SQUARE in parts)
@@ -170,7 +170,7 @@ def same_ascent(climbed: Check, stages: Stages, excused: str = "") -> Check:
     follows the same gradient, and at least as far, leaves hardly any of them. It fails where they
     leave more than :data:`CHANCE` of the images that were broken (exact binomial test).
     """
-    followed = {name for name in stages if name not in checks.GRADIENT_FREE | {NATURAL}}
+    followed = {name for name in stages if name not in (*GRADIENT_FREE, NATURAL)}
     if climbed.shares is None or excused or not followed:
         text = excused or "no attack with gradients was run"
         return Check(checks.SAME_ASCENT, None, None, f"{climbed.sentence}; {text}")

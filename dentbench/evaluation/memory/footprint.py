@@ -16,11 +16,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from dentbench.attacks.base import Classifier, offers
+from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.evaluation import EvalSpec
 
-_FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", "scores", "decision")
+_FORWARD_ONLY: Final = (NATURAL, "transfer", "surrogate", "bpda", *BLACK_BOXES)
 """The stages that ask the defense for answers, and for no gradient."""
 
 HEAVY: Final = ("gmsa-avg", "gmsa-min", "unrolled", "surrogate-process", "batch-mates")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Sequence
 
-from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS
+from dentbench.attacks.catalogue import BLACK_BOXES, PROTOCOLS
 from dentbench.records.outcome import WORST as WORST_CASE
 from dentbench.records.outcome import Record, eps_of
 from dentbench.report import coupling, departures
@@ -87,7 +86,7 @@ def _rows(record: Record, static: Record | None) -> list[list[object]]:
         card, share = PROTOCOLS[name], coupling.share(record, name)
         minus = None if base is None else Points(share.percent - base.percent)
         about = card.summary
-        if name in BLACK_BOX_PROTOCOLS and record.decision_queries:
+        if name in BLACK_BOXES and record.decision_queries:
             about += f" ({record.decision_queries:,} queries)"
         called = departures.named_protocol(record, name)
         cells = [share, share.interval, newly.get(name), minus]

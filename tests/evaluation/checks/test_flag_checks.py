@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from dentbench.attacks.checks import BLACK_BOX_PROTOCOLS, SAME_ASCENT, Check
+from dentbench.attacks.catalogue import BLACK_BOXES
+from dentbench.attacks.checks import SAME_ASCENT, Check
 from dentbench.evaluation.checks.flag_checks import (
     Stages,
     black_box,
@@ -65,7 +66,7 @@ def test_a_black_box_that_breaks_few_more_is_chance(count: int, passed: bool) ->
     assert check.value == pytest.approx(count / N, abs=0.05)
 
 
-@pytest.mark.parametrize("box", sorted(BLACK_BOX_PROTOCOLS))
+@pytest.mark.parametrize("box", BLACK_BOXES)
 def test_what_another_attack_with_gradients_breaks_too_is_not_the_black_box_alone(box: str) -> None:
     alone = {**stages(published=by("apgd-ce", 0, 5)), box: outcome(box, by(box, 10, 20))}
     assert black_box(alone, GRADIENT).passed is False
