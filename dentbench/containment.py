@@ -15,11 +15,11 @@ from dentbench.errors import UserExitError
 
 @contextlib.contextmanager
 def contained() -> Iterator[None]:
-    """Run code of a user as :func:`staying` does; what it prints goes to standard error.
+    """Run code of a user as :func:`staying` does; its printed text goes to standard error.
 
-    What it sets for the whole process is set back: the working folder, filters of warnings, what
-    Ctrl-C does, and torch's gradient mode, default type and device, anomaly detection,
-    deterministic algorithms, count of threads and arithmetic of GPUs.
+    Settings of the whole process that it changes are set back: the working folder, filters of
+    warnings, the handler of Ctrl-C, and torch's gradient mode, default type and device, anomaly
+    detection, deterministic algorithms, count of threads and arithmetic of GPUs.
     """
     with contextlib.redirect_stdout(sys.stderr), staying(), settings_kept():
         yield
@@ -39,7 +39,7 @@ def staying() -> Iterator[None]:
 
 @contextlib.contextmanager
 def settings_kept() -> Iterator[None]:
-    """Set back what the block sets for the whole process."""
+    """Set back the settings of the whole process that the block changes."""
     folder, filters = os.getcwd(), warnings.filters[:]  # noqa: PTH109 (a text is enough)
     stop = signal.getsignal(signal.SIGINT)
     before = _torch_settings(_TORCH)
@@ -56,7 +56,7 @@ def settings_kept() -> Iterator[None]:
 
 @contextlib.contextmanager
 def torch_settings_kept() -> Iterator[None]:
-    """Set back what code of a user sets for all of torch while it answers.
+    """Set back the settings of torch that code of a user changes while it answers.
 
     Gradient mode, default type, anomaly detection, deterministic algorithms and the number of
     threads; the other settings take longer to ask for than a short answer.

@@ -104,21 +104,22 @@ def evaluate(
     that take an attack context and return points, as text "module:callable" or themselves;
     ``protocol_settings``: how they attack.
 
-    A ``defense`` may be a spec; what ``--defense`` takes, such as "tent,steps=10"; anything that
-    maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a class
-    that makes such a thing of the network. Protocols that need more than it offers are skipped,
-    and the record says so. Passes are counted where they go through the network handed in, not
-    through another. Unless it has ``separable = True`` its answers are taken to depend on the
+    A ``defense`` may be a spec; a text as ``--defense`` takes it, such as "tent,steps=10"; anything
+    that maps images to logits; an object with ``adapt(x)`` and ``predict(x, adaptation)``; or a
+    class that makes such a thing of the network. Protocols that need more than it offers are
+    skipped, and the record says so. Passes are counted where they go through the network handed in,
+    not through another. Unless it has ``separable = True`` its answers are taken to depend on the
     batch. A defense that holds a value without a stable writing is refused.
 
-    ``precision`` and ``compiling`` are what ``--precision`` and ``--compile`` take. ``progress`` is
-    what ``--progress`` takes: "auto" shows bars on a terminal, a single output in a notebook and
-    lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a callback, called with
-    every event of :mod:`dentbench.evaluation.progress.events`. Records and per-image flags are
-    written to the folder ``results``, from where a second call goes on. ``until`` "decided" stops
-    when the verdict is decided; ``time_limit`` (such as "2h") and ``pass_limit`` end after as many
-    rounds of batches as fit: see ``--until``, ``--time-limit`` and ``--pass-limit``. Raises
-    :class:`~dentbench.errors.DentBenchError` for a mistake that can be mended.
+    ``precision`` and ``compiling`` take the values of ``--precision`` and ``--compile``,
+    ``progress`` those of ``--progress``: "auto" shows bars on a terminal, a single output in a
+    notebook and lines elsewhere, "json" lines for schedulers, "none" or None nothing; or a
+    callback, called with every event of :mod:`dentbench.evaluation.progress.events`. Records and
+    per-image flags are written to the folder ``results``, from where a second call goes on.
+    ``until`` "decided" stops when the verdict is decided; ``time_limit`` (such as "2h") and
+    ``pass_limit`` end after as many rounds of batches as fit: see ``--until``, ``--time-limit`` and
+    ``--pass-limit``. Raises :class:`~dentbench.errors.DentBenchError` for a mistake that can be
+    mended.
 
     >>> import tempfile, torch
     >>> from fractions import Fraction
@@ -128,14 +129,14 @@ def evaluate(
     >>> labels = network(images).argmax(1)
     >>> attack = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     found = evaluate(network, images, labels, defense=DentSpec(steps=1),
-    ...                             attack=attack, results=folder, progress="none")
-    >>> static, dent = found
+    ...     records = evaluate(network, images, labels, defense=DentSpec(steps=1),
+    ...                        attack=attack, results=folder, progress="none")
+    >>> static, dent = records
     >>> static.natural_correct, dent.n, sorted(dent.protocol_counts)
     (6, 6, ['published', 'transfer'])
-    >>> found.table.title  # a notebook shows the table itself
+    >>> records.table.title  # a notebook shows the table itself
     'my model on my data, Linf 1/255, instance-wise dent, 1 step'
-    >>> found.verdict.kind
+    >>> records.verdict.kind
     'undecided'
     """
     with _plain_torch():
@@ -215,7 +216,7 @@ def _evaluated(
 def _plain_torch() -> Iterator[None]:
     """Give the same answer whatever gradient mode, autocast, default dtype or device is set.
 
-    What is set for the whole process, and its random numbers, are as before in the end.
+    Settings of the whole process, and its random numbers, are as before in the end.
     """
     with ExitStack() as stack:
         stack.enter_context(settings_kept())

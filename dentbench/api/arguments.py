@@ -150,7 +150,7 @@ def _array(values: Any, name: str) -> Any:
     try:
         if not isinstance(values, Tensor):
             array = np.asarray(values)
-            if not array.ndim:  # what NumPy does not understand is a single object
+            if not array.ndim:  # NumPy takes values that it does not understand for a single object
                 raise TypeError(f"they are of type {type(values).__name__}")
             return array
         plain = values.detach().cpu()

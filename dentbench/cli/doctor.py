@@ -17,9 +17,10 @@ def doctor(
 ) -> None:
     """List the parts that are installed and work, and how to mend the rest.
 
-    Made to be pasted into bug reports. Fetches and changes nothing, but asks the hosts that files
-    come from whether they answer; ends with exit code 2 if
-    something required does not work. Examples:
+    Made to be pasted into bug reports. It fetches and changes nothing, but asks the hosts that
+    files come from whether they answer. Exit code 2: something required does not work.
+
+    Examples:
 
     dentbench doctor
 

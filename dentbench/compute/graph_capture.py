@@ -26,7 +26,7 @@ _failed: list[Any] = []
 class GraphCapture:
     """Records work on one device: on a stream of its own, into a pool of memory of its own.
 
-    Use it as ``with capture: capture.rehearse(work); graph, found = capture.record(work)``.
+    Use it as ``with capture: capture.rehearse(work); graph, results = capture.record(work)``.
     """
 
     def __init__(self, device: torch.device) -> None:
