@@ -27,6 +27,18 @@ def suggestion(name: str, known: Collection[str]) -> str:
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
+def encoding_fault(content: bytes) -> str:
+    """Return what is wrong with a text file that is not UTF-8, and what to do; "" where it is."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "it is UTF-16 text, not UTF-8; save it as UTF-8"
+    try:
+        content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        return f"line {line} is not UTF-8 text; save the file as UTF-8"
+    return ""
+
+
 def require_number(
     name: str, value: object, low: float, high: float = math.inf, *, open_low: bool = False
 ) -> None:

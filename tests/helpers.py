@@ -251,8 +251,9 @@ class Run:
         printed = self.capsys.readouterr()
         return int(stopped.value.code or 0), printed.out, printed.err
 
-    def rows(self) -> list[dict[str, str]]:
-        with (self.results / "results.csv").open(newline="") as file:
+    def rows(self, results: str | Path | None = None) -> list[dict[str, str]]:
+        folder = self.results if results is None else Path(results)
+        with (folder / "results.csv").open(newline="") as file:
             return list(csv.DictReader(file))
 
 

@@ -65,7 +65,7 @@ _PROCESS: Final = os.getpid()
 def evaluate(
     model: nn.Module,
     images: Tensor | Any,
-    labels: Tensor | Any,
+    labels: Tensor | Any = None,
     *,
     defense: DentSpec | DefenseSpec | str | Defense | Callable[..., Any] | None = None,
     attack: AttackSpec | str | None = None,
@@ -198,7 +198,11 @@ def _evaluated(
         model=named, data=data[2], batches=plan, attack=attack, seed=seed, precision=precision
     )
     inputs = RunInputs(
-        network=network, images=data[0], labels=data[1], expected_natural=own.expect_clean
+        network=network,
+        images=data[0],
+        labels=data[1],
+        expected_natural=own.expect_clean,
+        available=len(data[1]),
     )
     chosen = defense_spec_of(defense)
     run = choose_protocols(names, settings, [chosen])

@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from dentbench.attacks.user_attack import attack_name_of
 from dentbench.defenses.user_defined import spec_of_object
-from dentbench.errors import DataError, ModelError, SpecError
+from dentbench.errors import DataError, ModelError, SpecError, first_line
 from dentbench.evaluation.schedule import Schedule
 from dentbench.spec.attack_plans import is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, exact_eps, format_eps
@@ -141,13 +142,32 @@ def normalization_of(
 
 def dataset_of(images: Any, labels: Any, name: str) -> Dataset:
     """Return tensors, arrays or lists as a data set, checked as a file's contents are."""
+    for kind, recipe in _RECIPES.items():
+        if isinstance(images, kind):
+            raise DataError(
+                f"images is a {type(images).__name__}; hand in its images and labels themselves: "
+                f"images, labels = {recipe}"
+            )
+    if labels is None:
+        raise DataError("labels are missing; call evaluate(model, images, labels)")
     raw = RawData(images=_array(images, "images"), labels=_array(labels, "labels"))
     return checked(raw, "the data given", own_name(name))
 
 
+_RECIPES: Final[Mapping[type, str]] = {
+    DataLoader: "map(torch.cat, zip(*loader))",
+    torch.utils.data.Dataset: (
+        "next(iter(torch.utils.data.DataLoader(dataset, batch_size=len(dataset))))"
+    ),
+}
+"""How images and labels come out of what holds both."""
+
+
 def _array(values: Any, name: str) -> Any:
-    """Return a tensor, an array or nested lists as a NumPy array."""
+    """Return a tensor, an array, nested lists or a list of tensors as a NumPy array."""
     try:
+        if isinstance(values, list | tuple) and values and isinstance(values[0], Tensor):
+            values = torch.stack([torch.as_tensor(value).detach() for value in values])
         if not isinstance(values, Tensor):
             array = np.asarray(values)
             if not array.ndim:  # NumPy takes values that it does not understand for a single object
@@ -157,8 +177,20 @@ def _array(values: Any, name: str) -> Any:
         return (plain.float() if plain.dtype == torch.bfloat16 else plain).numpy()
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            f"the {name} given are no tensor, NumPy array or list of equal sizes ({error})"
+            f"the {name} given are no tensor, NumPy array or list of equal sizes "
+            f"({_sizes(values) or first_line(error)})"
         ) from error
+
+
+def _sizes(values: Any) -> str:
+    """Say which sizes the parts of a list have, where they have several."""
+    if not isinstance(values, list | tuple):
+        return ""
+    with suppress(Exception):  # parts may be anything
+        shapes = list(dict.fromkeys(tuple(np.shape(value)) for value in values))
+        if len(shapes) > 1:
+            return f"their shapes are {', '.join(map(str, shapes[:3]))}"
+    return ""
 
 
 def copy_of(model: nn.Module) -> nn.Module:

@@ -57,6 +57,7 @@ def ablate(
         shared.display,
         dry_run=shared.dry_run,
         gpu=shared.gpu,
+        as_json=shared.as_json,
     )
     _show(finished, shared, is_table=table2.is_table2(axes))
 

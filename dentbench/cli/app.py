@@ -43,18 +43,25 @@ app = typer.Typer(
     "asks for; 130 stopped by Ctrl-C, 143 by SIGTERM, and the same command resumes. Completion of "
     "commands, options and names in your shell: dentbench --install-completion.",
 )
-app.command("fetch")(fetch)
-app.command("evaluate", cls=PanelCommand)(evaluate)
-app.command("ablate", cls=PanelCommand)(ablate)
+app.command("fetch", short_help="Bring models and data sets into the cache.")(fetch)
+app.command(
+    "evaluate",
+    cls=PanelCommand,
+    short_help="Attack a model and a defense of it, and print a verdict.",
+)(evaluate)
+app.command("ablate", cls=PanelCommand, short_help="Attack dent part by part: Table 2.")(ablate)
 app.command(
     "board",
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    short_help="Evaluate every defense of a study, in one table.",
 )(board)
-app.command("judge", cls=PanelCommand)(judge)
-app.command("report")(report)
-app.command("show")(show)
-app.command("list")(list_records)
-app.command("doctor")(doctor)
+app.command("judge", cls=PanelCommand, short_help="Judge points of any tool on a defense.")(judge)
+app.command("report", short_help="Lay out records as tables, charts or one page.")(report)
+app.command("show", short_help="Show everything about one record.")(show)
+app.command("list", short_help="List the records, one a line.")(list_records)
+app.command("doctor", short_help="Say what is installed and works, and how to mend the rest.")(
+    doctor
+)
 
 
 def _print_version(wanted: bool) -> None:

@@ -21,7 +21,7 @@ import typer
 
 from dentbench.errors import SpecError, os_reason
 from dentbench.paths import expanded
-from dentbench.validation import suggestion
+from dentbench.validation import encoding_fault, suggestion
 
 Values = dict[str, Any]
 """Options of a run by name, with underscores."""
@@ -45,10 +45,17 @@ def read(path: Path) -> Values:
     """Read a config file; raises :class:`~dentbench.errors.SpecError` for a bad file."""
     import tomllib
 
+    text = content(path)
+    if fault := encoding_fault(text):
+        raise SpecError(f"config file {path} cannot be read: {fault}")
     try:
-        values = tomllib.loads(content(path).decode("utf-8-sig"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise SpecError(f"config file {path} cannot be read: {error}") from error
+        values = tomllib.loads(text.decode("utf-8-sig"))
+    except tomllib.TOMLDecodeError as error:
+        said = str(error)
+        raise SpecError(
+            f"config file {path} is not TOML: {said[:1].lower()}{said[1:]}; write lines such as "
+            'examples = 64, texts in quotes: attack = "quick"'
+        ) from error
     if "tool" in values:
         if "dentbench" not in values["tool"]:
             raise SpecError(f"config file {path} has no table [tool.dentbench]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from dentbench.cli import json_output
 from dentbench.cli.options import fetching, output
 
 WRONG = 2
@@ -26,7 +27,6 @@ def doctor(
 
     dentbench doctor --cache /data/dentbench --json
     """
-    import json
     from dataclasses import asdict
 
     from dentbench.cli.installation import findings
@@ -42,6 +42,6 @@ def doctor(
             if part.advice:
                 typer.echo(f"{'':18} -> {part.advice}")
     if as_json:
-        typer.echo(json.dumps(parts, indent=1))
+        json_output.print_document(parts)
     if wrong:
         raise typer.Exit(WRONG)

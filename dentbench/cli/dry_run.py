@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from dentbench.cli import json_output
 from dentbench.containment import contained
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
 
@@ -27,17 +28,15 @@ def show_estimates(
     options: RunOptions,
     gpu: str | None = None,
     check: Refusal | None = None,
+    *,
+    as_json: bool = False,
 ) -> None:
     """Print the stages that would run and their cost at most; attack nothing, write nothing.
 
     ``gpu``: the kind of GPU to estimate times for; by default this machine. ``check``: what
-    the specs of the first study must pass.
+    the specs of the first study must pass. ``as_json``: hand them in for the document of
+    ``--json`` instead.
     """
-    from dentbench.attacks.catalogue import attack_label
-    from dentbench.evaluation.progress.events import duration_text
-    from dentbench.report.formats.terminal import print_table
-    from dentbench.report.table import Column, Table
-
     costs: list[StageEstimate] = []
     sources: dict[str, None] = {}
     for study in studies:
@@ -45,6 +44,20 @@ def show_estimates(
             parts, source = _estimated(study, options, gpu, check if study is studies[0] else None)
         costs += parts
         sources[source] = None
+    if as_json:
+        json_output.add(estimates=list(map(_as_json, costs)))
+    else:
+        _print(studies, costs, sources)
+
+
+def _print(
+    studies: Sequence[Study], costs: Sequence[StageEstimate], sources: Iterable[str]
+) -> None:
+    from dentbench.attacks.catalogue import attack_label
+    from dentbench.evaluation.progress.events import duration_text
+    from dentbench.report.formats.terminal import print_table
+    from dentbench.report.table import Column, Table
+
     passes = (sum(cost.forwards for cost in costs), sum(cost.backwards for cost in costs))
     whole = duration_text(sum(cost.seconds for cost in costs))
     total = ["all", "", "", "total", "", *(f"{count:,}" for count in passes), whole, ""]
@@ -105,6 +118,24 @@ def _speed(evaluation: Evaluation, precision: str, gpu: str | None) -> tuple[Spe
     with worker.counter.uncounted():
         estimate = forecast(gpu, precision, worker.model.network, worker.inputs.images[:1])
     return estimate.speed, f"on {estimate.source}"
+
+
+def _as_json(part: StageEstimate) -> dict[str, Any]:
+    from dentbench.spec.evaluation import format_eps
+
+    spec = part.spec
+    return {
+        "model": spec.model.name,
+        "norm": spec.attack.norm,
+        "eps": format_eps(spec.attack.eps),
+        "defense": _described(spec),
+        "stage": part.stage,
+        "images": part.images,
+        "forwards": part.forwards,
+        "backwards": part.backwards,
+        "seconds": part.seconds,
+        "memory_bytes": part.memory,
+    }
 
 
 def _row(part: StageEstimate) -> list[object]:

@@ -76,6 +76,7 @@ def evaluate(
         shared.display,
         dry_run=shared.dry_run,
         gpu=shared.gpu,
+        as_json=shared.as_json,
         check=repeat.checked(from_record, shared.results),
     )
     if shared.config is not None:

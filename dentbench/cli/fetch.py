@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from dentbench.cli import json_output
 from dentbench.cli.options import fetching, output, runs
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def fetch(
     elif verify:
         _verify(chosen or _everything(), request.folder, as_json)
     elif remove:
-        _remove(_required(chosen), request.folder)
+        _remove(_required(chosen), request.folder, as_json)
     else:
         _fetch(_required(chosen), request, as_json)
 
@@ -145,18 +146,12 @@ def _required(cards: list[Any]) -> list[Any]:
     return cards
 
 
-def _print_json(value: object) -> None:
-    import json
-
-    typer.echo(json.dumps(value, indent=1))
-
-
 def _list(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     from dentbench.zoo.card_tables import facts, tables
     from dentbench.zoo.download.sources import links
 
     if as_json:
-        _print_json([facts(card, folder) for card in cards])
+        json_output.print_document([facts(card, folder) for card in cards])
         return
     from rich.console import Console
 
@@ -181,7 +176,7 @@ def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     present = [card for card in cards if cached_paths(card) and is_cached(card, folder)]
     wrong = {card.id: problems(card, folder) for card in present}
     if as_json:
-        _print_json({card.id: wrong[card.id] or "right" for card in present})
+        json_output.print_document({card.id: wrong[card.id] or "right" for card in present})
     else:
         for card in present:
             typer.echo(f"{card.id}: {'; '.join(wrong[card.id]) or 'right'}")
@@ -195,12 +190,15 @@ def _verify(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
         )
 
 
-def _remove(cards: Sequence[Any], folder: Path) -> None:
+def _remove(cards: Sequence[Any], folder: Path, as_json: bool) -> None:
     from dentbench.zoo.download.cached_files import remove
 
-    for card in cards:
-        count = remove(card, folder)
-        typer.echo(f"{card.id}: {count or 'no'} file{'s' if count != 1 else ''} removed")
+    counts = {card.id: remove(card, folder) for card in cards}
+    if as_json:
+        json_output.print_document({"removed": counts})
+        return
+    for name, count in counts.items():
+        typer.echo(f"{name}: {count or 'no'} file{'s' if count != 1 else ''} removed")
 
 
 def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
@@ -224,7 +222,10 @@ def _fetch(cards: Sequence[Any], request: FetchOptions, as_json: bool) -> None:
             typer.echo(f"{card.id}: {error if by_hand else blocked([(card, error)])}", err=True)
             failed[card.id] = error
     if as_json:
-        _print_json([facts(card, request.folder) for card in cards if card.id not in failed])
+        errors = {name: {"error": str(error)} for name, error in failed.items()}
+        json_output.print_document(
+            [facts(card, request.folder) | errors.get(card.id, {}) for card in cards]
+        )
     if failed:
         raise FetchError(
             f"{len(failed)} of {len(cards)} could not be fetched ({', '.join(failed)}), each for "

@@ -1,9 +1,10 @@
-"""Print ``--json``: one document for a command, however many runs its config file has."""
+"""Print ``--json``: one document for a command, however many runs it has and however it ends."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,14 +12,22 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from dentbench.cli import signals
+from dentbench.errors import DentBenchError
+
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
 
-RUNS: Final = ("evaluate", "ablate")
+RUNS: Final = ("evaluate", "ablate", "judge", "board")
 """The commands that hand in their output, and may run code of a user."""
 
-_parts: Final[dict[str, list[Any]]] = {}
-"""The output of the runs so far, by name."""
+OPTION: Final = "--json"
+
+_parts: Final[dict[str, Any]] = {}
+"""The output of the runs so far, by name, and the error that ended them."""
+
+_printed: Final[list[bool]] = []
+"""Whether the command has printed its document: not empty."""
 
 
 def of_record(record: Record) -> dict[str, Any]:
@@ -39,6 +48,13 @@ def add(**parts: list[Any]) -> None:
         _parts.setdefault(name, []).extend(values)
 
 
+def add_error(arguments: Sequence[str], error: BaseException) -> None:
+    """Hand in the error that ends a command, unless the command has printed its document."""
+    if OPTION in arguments and not _printed:
+        error = signals.error() if isinstance(error, KeyboardInterrupt) else error
+        _parts["error"] = str(error) if isinstance(error, DentBenchError) else repr(error)
+
+
 @contextlib.contextmanager
 def alone(arguments: Sequence[str]) -> Iterator[None]:
     """Leave standard output to the document that a run hands in: all else goes to standard error.
@@ -46,7 +62,7 @@ def alone(arguments: Sequence[str]) -> Iterator[None]:
     So do writings of a user's code by another way than print, or processes that it starts.
     """
     stream, runs = sys.stdout, arguments[:1] and arguments[0] in RUNS
-    if not runs or "--json" not in arguments or stream is not sys.__stdout__ or stream is None:
+    if not runs or OPTION not in arguments or stream is not sys.__stdout__ or stream is None:
         yield
         return
     stream.flush()
@@ -65,6 +81,21 @@ def alone(arguments: Sequence[str]) -> Iterator[None]:
 def clear() -> None:
     """Forget the output handed in, before a command."""
     _parts.clear()
+    _printed.clear()
+
+
+def print_document(value: object) -> None:
+    """Print a command's document; numbers that JSON lacks, such as infinity, are null."""
+    typer.echo(json.dumps(_finite(value), indent=1, allow_nan=False))
+    _printed.append(True)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def deliver() -> None:
@@ -72,4 +103,4 @@ def deliver() -> None:
     if _parts:
         document = dict(_parts)
         _parts.clear()
-        typer.echo(json.dumps(document, indent=1))
+        print_document(document)

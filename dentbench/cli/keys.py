@@ -6,9 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from dentbench.errors import DentBenchError, StoreError
+from dentbench.validation import suggestion
 
 if TYPE_CHECKING:
     from dentbench.records.outcome import Record
+
+SHOWN: Final = 5
+"""How many of several keys a refusal names, the newest first."""
 
 LATEST: Final = "latest"
 """The name of the record that was written last."""
@@ -30,12 +34,14 @@ def find(folder: Path, key: str) -> Record:
     if not records:
         newest = ", ".join(dict.fromkeys(row.key for row in rows[:-4:-1]))
         known = f"the newest are {newest}; dentbench list names all" if newest else "it has none"
-        raise StoreError(f"no record in {folder} has the key {key!r}; {known}")
+        meant = suggestion(key, [LATEST]) if newest else ""
+        raise StoreError(f"no record in {folder} has the key {key!r}{meant}; {known}")
     if len(records) > 1:
-        keys = ", ".join(record.key for record in records)
+        shown = [record.key for record in records[: -SHOWN - 1 : -1]]
+        more = f" and {len(records) - SHOWN} more" if len(records) > SHOWN else ""
         raise StoreError(
-            f"several records in {folder} have keys that begin with {key!r}: {keys}; give more of "
-            "the key"
+            f"several records in {folder} have keys that begin with {key!r}: "
+            f"{', '.join(shown)}{more}; give more of the key"
         )
     return records[0]
 

@@ -39,18 +39,20 @@ def carry_out(
     dry_run: bool,
     gpu: str | None = None,
     check: Refusal | None = None,
+    as_json: bool = False,
 ) -> Finished:
     """Carry out studies in turn; a dry run prints their cost and ends the command.
 
     ``gpu``: the kind of GPU, such as "h100", that a dry run estimates times for; by default for
-    this machine. ``check``: a check of the specs of the first study.
+    this machine. ``check``: a check of the specs of the first study. ``as_json``: hand in the
+    estimates of a dry run for the command's document.
     """
     from dentbench.cli.downloads import bring_lacking
 
     if dry_run and _CHECKING.get():
         raise typer.Exit
     if dry_run:  # without the weights and the images too: the cards know their shapes
-        show_estimates(studies, options, gpu, check)
+        show_estimates(studies, options, gpu, check, as_json=as_json)
         raise typer.Exit
     bring_lacking(studies, options.fetch)
     _check_writable(options.results)

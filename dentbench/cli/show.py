@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from dentbench.cli import keys
+from dentbench.cli import json_output, keys
 from dentbench.cli.options import output
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def show(
     """
     record, folder = keys.named(key, results)
     if as_json:
-        typer.echo(json.dumps(_as_json(record, _static_of(record, folder), folder), indent=1))
+        json_output.print_document(_as_json(record, _static_of(record, folder), folder))
         return
     from rich.console import Console
 
@@ -81,7 +80,7 @@ def list_records(
         wanted = f"has {' and '.join(words)}" if words else "is there"
         raise StoreError(f"no record in {results} {wanted}; dentbench evaluate writes some")
     if as_json:
-        typer.echo(json.dumps([_as_json(record, None, results) for record in records], indent=1))
+        json_output.print_document([_as_json(record, None, results) for record in records])
         return
     from rich.console import Console
 
@@ -116,12 +115,14 @@ def _as_json(record: Record, static: Record | None, folder: Path) -> dict[str, A
     """Return a record with its columns as plain values, its verdict and its command."""
     from dataclasses import asdict
 
-    from dentbench.cli.json_output import of_record
     from dentbench.report.commands import command
     from dentbench.report.next_step import next_step
     from dentbench.report.verdict import kind_of, verdict
 
-    output: dict[str, Any] = {"record": of_record(record), "command": command(record, folder)}
+    output: dict[str, Any] = {
+        "record": json_output.of_record(record),
+        "command": command(record, folder),
+    }
     if record.mode != "static" and record.protocol:
         output["verdict"] = {"kind": kind_of(record)}
     if static is not None:

@@ -36,6 +36,8 @@ def at_once() -> None:
 
 
 def _end(number: int, frame: FrameType | None) -> NoReturn:
+    if "--json" in sys.argv:
+        os.write(1, b'{"error": "stopped before anything was done"}\n')
     os.write(2, f"dentbench: stopped before anything was done: {_command()}\n".encode())
     os._exit(128 + number)
 

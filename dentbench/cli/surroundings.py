@@ -38,6 +38,9 @@ def written_out(arguments: Sequence[str]) -> Iterator[None]:
         try:
             with json_output.alone(arguments):
                 yield
+        except BaseException as error:
+            json_output.add_error(arguments, error)
+            raise
         finally:
             json_output.deliver()
             sys.stdout.flush()

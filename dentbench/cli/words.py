@@ -67,11 +67,15 @@ OTHER_NAMES: Final = MappingProxyType(
 """Other tools' names for our options."""
 
 
+FORMATS: Final = ("--json", "--csv", "--html", "--latex", "--markdown")
+"""The formats of a report, as options by themselves."""
+
+
 def understood(arguments: Sequence[str], command: Any) -> list[str]:
     """Return the arguments with options by their names here, said on the error stream.
 
     Underscores are taken for dashes. Where a command has no file to write ("--out"), "--output" is
-    its results folder.
+    its results folder; where it has formats, "--json" is one of them.
     """
     known = {name for parameter in command.params for name in parameter.opts}
     completed = []
@@ -81,7 +85,11 @@ def understood(arguments: Sequence[str], command: Any) -> list[str]:
         meant = OTHER_NAMES.get(meant, meant)
         if meant == "--out" and meant not in known:
             meant = "--results"
-        if name.startswith("--") and name not in known and meant in known:
+        if meant in FORMATS and meant not in known and "--format" in known and not equals:
+            meant, equals, value = "--format", "=", meant.removeprefix("--")
+            typer.echo(f"dentbench: {name} is --format {value} here, and taken for it", err=True)
+            argument = meant + equals + value
+        elif name.startswith("--") and name not in known and meant in known:
             typer.echo(f"dentbench: {name} is called {meant} here, and taken for it", err=True)
             argument = meant + equals + value
         completed.append(argument)

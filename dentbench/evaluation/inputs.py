@@ -19,6 +19,7 @@ class RunInputs:
     set; ``expected_natural``: its owner's expectation, which counts instead.
     ``known_hard``: whether low natural accuracy is no mistake, as on corrupted images.
     ``class_folders``: how many folders of pictures the labels were inferred from, if any.
+    ``available``: how many images the data set has from the first one on, None where unknown.
     """
 
     network: nn.Module
@@ -30,3 +31,4 @@ class RunInputs:
     published_robust: float | None = None
     known_hard: bool = False
     class_folders: int | None = None
+    available: int | None = None

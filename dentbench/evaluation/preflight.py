@@ -40,8 +40,10 @@ class Preflight:
         """
         self._advise_class_folders(specs[0].data.name)
         self.advise_precision(specs)
-        for advice in dict.fromkeys(filter(None, map(_advice, specs))):
-            _log.warning("%s", advice)
+        there = self.context.inputs.available
+        advice = (_advice(spec, there) for spec in specs)
+        for text in dict.fromkeys(filter(None, advice)):
+            _log.warning("%s", text)
         for spec in specs:
             folder = self.context.folder(spec)
             self._require_sound(spec, protocols)
@@ -113,10 +115,10 @@ class Preflight:
         return note == self.context.worker.device.type
 
 
-def _advice(spec: EvalSpec) -> str:
+def _advice(spec: EvalSpec, there: int | None) -> str:
     """Say that a defense's images share batches that are too few for a verdict; "" where not."""
     batches, plan = len(spec.batches.ranges(spec.data.count)), spec.batches
     if spec.separable or spec.attack.is_none or batches >= least_batches():
         return ""
-    remedy, _ = coupling.more_batches(spec.data.count, plan.size, plan.batching)
+    remedy, _ = coupling.more_batches(spec.data.count, plan.size, plan.batching, there)
     return f"{coupling.too_few_text(batches, least_batches())}; {remedy}"

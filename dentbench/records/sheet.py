@@ -15,6 +15,7 @@ from dentbench.errors import StoreError
 from dentbench.records.counts import impossible
 from dentbench.records.csv_codec import ALLOWED, READERS
 from dentbench.records.outcome import SCHEMA, Record, column_names
+from dentbench.validation import encoding_fault
 
 _RENAMED: Final = ((4, "decision", "scores"),)
 """Protocols that rows below a schema know by another name: the schema, that name, the present."""
@@ -101,7 +102,7 @@ def parse(path: Path, whole: bytes) -> Sheet:
         lines = io.TextIOWrapper(io.BytesIO(whole), "utf-8-sig", newline="")
         header, *rows = csv.reader(lines, strict=True)
     except (UnicodeDecodeError, csv.Error, ValueError):
-        raise foreign(path) from None
+        raise foreign(path, encoding_fault(whole)) from None
     names, known = tuple(header), column_names()
     if not {"schema", "key", "protocol"} <= set(names):
         raise foreign(path)
@@ -128,10 +129,11 @@ def schema_of(row: Sequence[str], names: Sequence[str]) -> int:
     return int(row[at]) if len(row) > at and row[at].isdecimal() else 0
 
 
-def foreign(path: Path) -> StoreError:
-    """Return the error for a file that is no results file."""
+def foreign(path: Path, fault: str = "") -> StoreError:
+    """Return the error for a file that is no results file; ``fault``: what is wrong, if known."""
+    why = f" that can be read ({fault})" if fault else ""
     return StoreError(
-        f"{path} is not a results file of dentbench, so it is left as it is; "
+        f"{path} is not a results file of dentbench{why}, so it is left as it is; "
         "move it away or use another results folder"
     )
 

@@ -161,19 +161,28 @@ def too_few_text(there: int, needed: int) -> str:
     )
 
 
-def more_batches(images: int, size: int, batching: str) -> tuple[str, tuple[str, str]]:
+def more_batches(
+    images: int, size: int, batching: str, there: int | None
+) -> tuple[str, tuple[str, str]]:
     """Return the run to make where images are too few batches, in words and as an option.
 
+    ``there``: the images that the data set has from the first one on, None where that is unknown.
     Smaller batches are always possible, and more images may not be there.
     """
     if batching != "declared":
         return "run --batching declared", ("--batching", "declared")
     least = least_batches()
     more, smaller = least * size, images // least
+    lacking = there is not None and there < more
     if not smaller:
-        return f"run --examples {more} or more", ("--examples", str(more))
+        words = f"take {least} images or more" if lacking else f"run --examples {more} or more"
+        return words, ("--examples", str(more))
     option = ("--batch-size", str(1 << (smaller.bit_length() - 1)))
-    return f"run {' '.join(option)} if that suits it, or --examples {more} or more", option
+    words = f"run {' '.join(option)} if that suits it"
+    if not lacking:
+        words += f", or --examples {more} or more"
+        words += " if there are as many" if there is None else ""
+    return words, option
 
 
 def caption(record: Record) -> str:

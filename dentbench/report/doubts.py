@@ -32,6 +32,7 @@ from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, parse_eps
 from dentbench.spec.protocol import ProtocolSpec
 from dentbench.stats import least_batches
+from dentbench.zoo.image_counts import named_images
 
 LEAST_IMAGES: Final = 20
 """The fewest images of a gain: with fewer, checks that count images miss three of them."""
@@ -239,6 +240,12 @@ def _idle(record: Record) -> Iterator[Doubt]:
         yield Doubt(text, "run --examples 100 or more", (("--examples", "100"),))
 
 
+def images_from_first(record: Record) -> int | None:
+    """Return how many images a record's data set has from its first one on; None of users' data."""
+    whole = named_images(record.dataset)
+    return None if whole is None else whole - record.first
+
+
 def _coupled(record: Record) -> Iterator[Doubt]:
     """Images that share batches are no independent draws: batches must be there to compare."""
     if coupling.independent(record):
@@ -250,7 +257,8 @@ def _coupled(record: Record) -> Iterator[Doubt]:
             return
     if coupling.missing_batches(record):
         images = record.n if early is None else early.of
-        remedy, option = coupling.more_batches(images, record.batch_size, record.batching)
+        there = images_from_first(record)
+        remedy, option = coupling.more_batches(images, record.batch_size, record.batching, there)
         yield Doubt(coupling.text(record), remedy, (option,))
     elif not coupling.has_counts(record):
         yield Doubt(coupling.text(record), AGAIN)

@@ -37,7 +37,12 @@ from dentbench.errors import SpecError
 from dentbench.records.outcome import Record
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
-from dentbench.report.doubts import baseline_doubts, gain_doubts, loss_doubts
+from dentbench.report.doubts import (
+    baseline_doubts,
+    gain_doubts,
+    images_from_first,
+    loss_doubts,
+)
 from dentbench.report.numbers import Paired, Share, signed
 from dentbench.report.remedies import AGAIN, Doubt
 
@@ -111,7 +116,7 @@ def verdict(static: Record, defended: Record) -> Verdict:
         few = () if doubts or goes_on else (("--examples", str(_images_needed(paired))),)
         changes = (*_merged(doubt.changes for doubt in doubts), *few)
     if kind == "undecided" or doubts:
-        sentence += f"; {GOING_ON if goes_on else _would_decide(paired, doubts)}"
+        sentence += f"; {GOING_ON if goes_on else _would_decide(paired, doubts, defended)}"
     return Verdict(
         kind=kind,
         protocol=defended.worst_protocol,
@@ -248,7 +253,7 @@ def static_worst(static: Record, defended: Record) -> int:
     return static.robust_correct if compared is None else compared
 
 
-def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
+def _would_decide(paired: Paired, doubts: Sequence[Doubt], defended: Record) -> str:
     """Describe the next run: the remedies of the doubts, or about how many images."""
     more = f" ({len(doubts) - 1} more to settle)" if len(doubts) > 1 else ""
     if doubts and not paired.tested:
@@ -259,7 +264,10 @@ def _would_decide(paired: Paired, doubts: Sequence[Doubt]) -> str:
             effect = "the gain" if paired.points > 0 else "the loss"
         return f"{effect} is in doubt: {doubts[0]}{more}"
     needed = _images_needed(paired)
-    return f"about {needed:,} images would decide at this rate of change (--examples {needed})"
+    text = f"about {needed:,} images would decide at this rate of change"
+    there = images_from_first(defended)
+    lacking = there is not None and needed > there
+    return f"{text}, and {there:,} are there" if lacking else f"{text} (--examples {needed})"
 
 
 def _images_needed(paired: Paired) -> int:

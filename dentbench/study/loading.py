@@ -103,6 +103,7 @@ def _inputs_of(study: Study, network: nn.Module, dataset: Dataset) -> tuple[RunI
         expected_natural=study.own.expect_clean,
         published_robust=None if study.card is None else study.card.autoattack,
         known_hard=study.data.corruption is not None,
+        available=len(dataset) - study.data.first,
         class_folders=dataset.classes if isinstance(dataset.images, Pictures) else None,
     )
     if study.data.order == "given":

@@ -73,6 +73,11 @@ def test_output_of_a_report_is_its_file() -> None:
     assert understood(words, COMMANDS["report"]) == ["report", "--out", "table.tex"]
 
 
+def test_a_format_by_itself_is_the_format_of_a_report() -> None:
+    assert understood(["report", "--html"], COMMANDS["report"]) == ["report", "--format=html"]
+    assert understood(["show", "--json"], COMMANDS["show"]) == ["show", "--json"]
+
+
 def test_what_is_taken_is_said(dentbench: Run) -> None:
     code, _, err = dentbench("evaluate", "--n", "0", "--dry_run")
     assert code == 2 and "--n is called --examples here" in err and "examples is 0" in err

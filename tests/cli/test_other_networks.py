@@ -86,6 +86,26 @@ def test_an_edited_wrapper_is_evaluated_anew(command: Run, edit: str) -> None:
     assert first["model_code"] != second["model_code"]
 
 
+def test_an_edit_that_leaves_chance_is_refused_and_the_old_record_stays_alone(
+    command: Run,
+) -> None:
+    args = ["evaluate", *STATIC, "--model", "wrapped:make", "--examples", "64", "--attack", "none"]
+    assert command(*args)[0] == 0
+    before = command.rows()
+    path = Path("wrapped.py")
+    path.write_text(path.read_text().replace(*EDITS["forward"]))
+    code, out, err = command(*args)
+    assert code == 2 and "no better than chance" in err and "colors inverted" in err
+    assert not out and command.rows() == before
+    assert command(*args, "--force")[0] == 0
+    *kept, forced = command.rows()
+    data = load_dataset("digits")
+    with torch.no_grad():
+        answers = load_model("digits-robust").network(1 - data.images[0:64]).argmax(1)
+    assert kept == before and forced["key"] != before[0]["key"]
+    assert int(forced["natural_correct"]) == int((answers == data.labels[:64]).sum())
+
+
 def test_one_checkpoint_under_two_architectures(command: Run) -> None:
     torch.save(load_model("digits-robust").network.state_dict(), "mine.pt")
     for arch in ("wrapped:architecture", "wrapped:inverted", "digits-robust"):

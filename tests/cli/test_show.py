@@ -17,7 +17,7 @@ from dentbench.cli import keys, showing
 from dentbench.errors import StoreError
 from dentbench.records import results_csv
 from dentbench.report.commands import command
-from tests.helpers import Run
+from tests.helpers import Run, record
 from tests.report.fixed_records import DENT, make
 from tests.report.verdict_records import SOUND
 
@@ -65,11 +65,22 @@ def test_any_beginning_of_a_key_will_do(dentbench: Run, kept: Path, key: str) ->
 
 @pytest.mark.parametrize(
     ("key", "words"),
-    [("a", "several records .* begin with 'a'"), ("ff", "no record .* the newest are ab9988")],
+    [
+        ("a", "several records .* begin with 'a'"),
+        ("ff", "no record .* the newest are ab9988"),
+        ("lates", "has the key 'lates'; did you mean latest.*; the newest are ab9988"),
+    ],
 )
 def test_a_key_that_names_none_or_several(kept: Path, key: str, words: str) -> None:
     with pytest.raises(StoreError, match=words):
         keys.find(kept, key)
+
+
+def test_of_many_keys_that_begin_alike_a_few_are_named(tmp_path: Path) -> None:
+    for number in range(9):
+        results_csv.append(tmp_path, record(number, key=f"ab{number}"))
+    with pytest.raises(StoreError, match="with 'ab': ab8, ab7, ab6, ab5, ab4 and 4 more; give"):
+        keys.find(tmp_path, "ab")
 
 
 def test_list_is_a_line_each_and_filters(

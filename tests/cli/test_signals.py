@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -43,6 +44,15 @@ def test_it_may_be_stopped_while_libraries_are_loaded(sent: signal.Signals, code
     )
     err = ended(script, code)
     assert err == "dentbench: stopped before anything was done: dentbench report\n"
+
+
+def test_json_of_a_command_that_is_stopped_so_early_is_a_document() -> None:
+    script = (
+        "import os, sys; from dentbench.cli import signals; signals.at_once(); "
+        f"sys.argv.append('--json'); os.kill(os.getpid(), {int(signal.SIGINT)})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False)
+    assert done.returncode == 130 and "stopped" in json.loads(done.stdout)["error"]
 
 
 def test_an_ignored_signal_is_ignored() -> None:

@@ -47,12 +47,28 @@ def test_pyproject_has_a_table(tmp_path: Path) -> None:
     [
         ("mode = []", "nothing to run"),
         ("study = 3", r"each study as a table \[\[study\]\]"),
-        ("mode = [", "cannot be read"),
+        ("mode = [", "is not TOML: invalid"),
+        ("attack = quick", 'is not TOML: invalid value .* texts in quotes: attack = "quick"'),
     ],
 )
 def test_bad_studies(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message):
         config.runs(written(tmp_path, text), PARAMS)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("examples = 3".encode("utf-16"), "it is UTF-16 text, not UTF-8; save it as UTF-8"),
+        ("a = 1\nmodel = 'M\xfcller'".encode("latin-1"), "line 2 is not UTF-8 text; save"),
+    ],
+)
+def test_a_file_of_another_encoding(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "study.toml"
+    path.write_bytes(content)
+    with pytest.raises(SpecError, match=words) as caught:
+        config.read(path)
+    assert "codec" not in str(caught.value)
 
 
 def test_a_study_runs_whole_is_kept_and_resumes(

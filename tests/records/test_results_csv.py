@@ -284,6 +284,18 @@ def test_a_file_that_is_refused_is_left_as_it_is(
     assert path_in(tmp_path).read_bytes() == data
 
 
+def test_a_file_saved_in_another_encoding_is_refused_and_left(tmp_path: Path) -> None:
+    results_csv.append(tmp_path, record(1, model="M\xfcller"))
+    text = path_in(tmp_path).read_text(encoding="utf-8")
+    for encoding, words in (
+        ("latin-1", r"\(line 2 is not UTF-8 text; save the file as UTF-8\), so it is left"),
+        ("utf-16", "it is UTF-16 text, not UTF-8"),
+    ):
+        path_in(tmp_path).write_bytes(text.encode(encoding))
+        with pytest.raises(StoreError, match=words):
+            results_csv.read(tmp_path)
+
+
 @pytest.mark.parametrize("data", [b"\xff\xfe\x00", b"name;value\n1;2", b"\n\n", b'"open\n', b"x"])
 def test_foreign_bytes_are_refused_and_left(tmp_path: Path, data: bytes) -> None:
     path_in(tmp_path).write_bytes(data)

@@ -106,6 +106,15 @@ def test_golden_comparison(records: list[Record], make_record: Callable[..., Rec
     check("compare.md", render(actual, "markdown"))
 
 
+def test_of_many_runs_that_one_file_alone_has_the_newest_are_named(
+    make_record: Callable[..., Record],
+) -> None:
+    many = [make_record(number, 90, {"published": 50}, model=f"m{number}") for number in range(30)]
+    actual = compare(many, [], (Path("old.csv"), Path("new.csv")))
+    note = actual.notes[-1]
+    assert note.startswith("Only in old.csv: 10 more; m10, ") and note.count("; m") == 20
+
+
 def test_every_citation_has_an_entry(records: list[Record]) -> None:
     keys = set(re.findall(r"@\w+\{(\w+),", latex.bibliography()))
     assert set(latex_text._CITED.values()) == keys

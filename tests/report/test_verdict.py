@@ -26,6 +26,7 @@ from dentbench.records.stopping import Stopped
 from dentbench.report import coupling
 from dentbench.report.verdict import GOING_ON, kind_of, verdict
 from dentbench.stats.sequential import levels
+from dentbench.zoo.image_counts import named_images
 from tests.report.verdict_records import ALL, BUDGETS, MADE, SOUND, Make, pair
 
 
@@ -343,6 +344,23 @@ def test_five_batches_decide_nothing_and_six_do(make_record: Make, kind: str, ea
         )
         assert actual.changes == (("--batch-size", str(size)),)
         assert json.loads(json.dumps(coupling.paired(sides[1]).data()))["effect"] is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "words"),
+    [
+        ("CIFAR-10 (test)", "run --batch-size 2 if that suits it, or --examples 768 or more"),
+        ("CIFAR-10 (first 20 test images)", "run --batch-size 2 if that suits it"),
+        ("of my own", "run --batch-size 2 if that suits it, or --examples 768 or more if there"),
+    ],
+)
+def test_no_sentence_asks_for_images_that_are_not_there(dataset: str, words: str) -> None:
+    there = named_images(dataset)
+    said, option = coupling.more_batches(16, 128, "declared", there)
+    assert said.startswith(words) and option == ("--batch-size", "2")
+    assert ("768" in said) == (there != 20)
+    said, _ = coupling.more_batches(4, 128, "declared", 4)
+    assert said == "take 6 images or more"
 
 
 def test_images_measured_to_be_independent_need_no_batches(make_record: Make) -> None:

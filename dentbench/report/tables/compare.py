@@ -16,6 +16,9 @@ from dentbench.report.table import Column, Table
 from dentbench.report.tables.cells import INTERVAL_COLUMN
 from dentbench.stats import difference
 
+SHOWN = 20
+"""How many runs that only one file has are named, the newest."""
+
 _HASHES = {"model_sha256", "model_code", "data_sha256"}
 IDENTITY = CHOSEN - {"protocol", "seed", "first", "count"} - _HASHES
 """The columns that tell runs apart; in the others two may differ and be set beside each other."""
@@ -91,5 +94,7 @@ def _stub(record: Record) -> list[str]:
 
 def _alone(name: Path, records: Sequence[Record]) -> Iterator[str]:
     if records:
-        runs = "; ".join(", ".join(_stub(record)) for record in records)
-        yield f"Only in {name}: {runs}."
+        newest = records[-SHOWN:]
+        more = f"{len(records) - SHOWN} more; " if len(records) > SHOWN else ""
+        runs = "; ".join(", ".join(_stub(record)) for record in newest)
+        yield f"Only in {name}: {more}{runs}."

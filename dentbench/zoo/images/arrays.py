@@ -116,7 +116,12 @@ def _images(array: Any, file: str) -> Tensor:
     if array.dtype == np.uint8:
         return torch.from_numpy(np.array(array, order="C")).float().div_(255)
     if array.dtype.kind != "f":
-        raise DataError(f"{file} has images of type {array.dtype}; uint8 or floats are wanted")
+        hint = (
+            ": images.astype('uint8') of pixels from 0 to 255" if array.dtype.kind in "iu" else ""
+        )
+        raise DataError(
+            f"{file} has images of type {array.dtype}; uint8 or floats are wanted{hint}"
+        )
     images = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
     if not bool(torch.isfinite(images).all()):
         raise DataError(f"{file} has pixels that are not finite numbers")

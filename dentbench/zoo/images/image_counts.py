@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import zipfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,12 @@ def images_there(dataset: str, data: str | None = None) -> int | None:
 
     ``dataset``: its name; ``data``: the user's file or folder that it was read from, if any.
     """
-    if data is not None:
-        return _in_file(expanded(data))
+    return named_images(dataset) if data is None else _in_file(expanded(data))
+
+
+@lru_cache(maxsize=1 << 8)
+def named_images(dataset: str) -> int | None:
+    """Return how many images a data set of the catalogue has, by its name; None of any other."""
     title = parse_title(dataset)
     name = title[0] if title else dataset
     return next((card.count for card in DATASETS.values() if card.name == name), None)

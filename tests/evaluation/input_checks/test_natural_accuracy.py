@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from torch import Tensor, nn
 import dentbench
 from dentbench.compute.backend import Engine
 from dentbench.errors import DentBenchError, ModelError, SpecError
+from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.input_checks.natural_accuracy import (
+    Remedy,
     allowed,
     is_chance,
     remedy,
@@ -74,6 +77,57 @@ def test_what_is_right_or_hopeless_has_no_remedy() -> None:
     assert remedy(NET, X, noise) is None
     always = nn.functional.one_hot(torch.full((64,), 4), 10).float()
     assert remedy(lambda _: always, X, torch.zeros_like(Y)) is None, "one class has no order"
+
+
+@pytest.mark.parametrize(
+    ("correct", "published", "found", "words", "stops"),
+    [
+        (63, None, None, None, False),
+        (40, None, None, None, False),
+        (
+            25,
+            None,
+            None,
+            "far below the 99.* that is published of this data; the usual causes",
+            False,
+        ),
+        (25, None, "with the labels shifted by -1", "shifted by -1 it is 93.8%", False),
+        (
+            40,
+            98.0,
+            None,
+            "98% was published: this is another model or data; the usual causes",
+            True,
+        ),
+        (
+            40,
+            98.0,
+            "in BGR in place of RGB",
+            "another model or data; in BGR in place of RGB it",
+            True,
+        ),
+        (5, None, None, "no better than chance among 10 classes; the usual causes", True),
+    ],
+)
+def test_low_accuracy_is_a_warning_that_names_its_cause_and_chance_stops(
+    monkeypatch: pytest.MonkeyPatch,
+    correct: int,
+    published: float | None,
+    found: str | None,
+    words: str | None,
+    stops: bool,
+) -> None:
+    mended = None if found is None else Remedy(found, 60, 64)
+    monkeypatch.setattr(sanity_checks, "_remedy", lambda *_: mended)
+    context: Any = SimpleNamespace(worker=SimpleNamespace(classes=10))
+    spec: Any = SimpleNamespace(data=SimpleNamespace(name=DIGITS.name))
+    check = sanity_checks.natural_accuracy(correct, 64, published)
+    actual, stop = sanity_checks.plausible(context, spec, check, correct, 64)
+    assert stop == stops
+    if words is None:
+        assert actual == check
+    else:
+        assert re.search(words, actual.sentence), actual.sentence
 
 
 def evaluated(folder: Path, labels: Tensor, **more: Any) -> Any:

@@ -345,6 +345,28 @@ def test_a_layer_with_a_forward_of_its_own_keeps_it(tmp_path: Path) -> None:
     assert static.natural_correct == dent.natural_correct == len(labels)
 
 
+def test_a_forward_of_its_own_that_leaves_chance_is_refused_or_judged_as_it_is(
+    tmp_path: Path,
+) -> None:
+    """The digits network with a turned normalization: dent that does not move is that network."""
+    network, data = load_model("digits-nominal").network, load_dataset("digits")
+    layer = layer_of(network)
+    vars(layer)["forward"] = types.MethodType(turned, layer)
+    images, labels = data.images[0:64], data.labels[:64]
+    with torch.no_grad():
+        truth = int((network(images).argmax(1) == labels).sum())
+
+    def evaluated(**more: Any) -> Any:
+        attack, defense = AttackSpec(name="none", eps=Fraction(0)), DentSpec(steps=1, lr=1e-12)
+        how = {"attack": attack, "defense": defense, "results": tmp_path, "progress": "none"}
+        return dentbench.evaluate(network, images, labels, **how, **more)
+
+    with pytest.raises(ModelError, match="no better than chance"):
+        evaluated()
+    static, dent = evaluated(force=True)
+    assert static.natural_correct == dent.natural_correct == truth
+
+
 def test_an_evaluation_is_refused_before_it_begins(tmp_path: Path) -> None:
     network = Wrapped(named)
     with pytest.raises(ModelError, match="dent does not compute the network handed in"):
