@@ -181,27 +181,31 @@ def _title(column: Column) -> str:
 def _widths(table: Table, width: int) -> list[int] | None:
     """Return the width of every column past the stub, or None where words do not fit."""
     places = range(table.stub, len(table.columns))
-    return _share_out(
-        [
-            [_title(table.columns[place]), *(_shown(row[place], table) for row in table.rows)]
-            for place in places
-        ],
-        width,
-    )
+    titles = [_title(table.columns[place]) for place in places]
+    texts = [[_shown(row[place], table) for row in table.rows] for place in places]
+    return _share_out(texts, width, titles)
 
 
-def _share_out(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
-    """Return widths, gaps left between, that break no word, or None where there are none."""
-    longest = [max(map(cell_len, texts)) for texts in columns]
+def _share_out(
+    columns: Sequence[Sequence[str]], width: int, titles: Sequence[str] = ()
+) -> list[int] | None:
+    """Return widths, gaps left between, that break no word, or None where there are none.
+
+    Texts are kept in one line before the titles of their columns are.
+    """
+    headed = zip(titles or [""] * len(columns), columns, strict=True)
+    titled = [[title, *texts] for title, texts in headed]
     widths = [
-        max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in columns
+        max(cell_len(word) for text in texts for word in text.split() or [""]) for texts in titled
     ]
     spare = width - _GAP * (len(columns) - 1) - sum(widths)
     if spare < 0:
         return None
-    wants = [most - least for most, least in zip(longest, widths, strict=True)]
-    for place in sorted(range(len(columns)), key=wants.__getitem__):
-        given = min(spare, wants[place])
-        widths[place] += given
-        spare -= given
+    for wholes in (columns, titled):
+        longest = [max(map(cell_len, texts), default=0) for texts in wholes]
+        wants = [max(0, most - least) for most, least in zip(longest, widths, strict=True)]
+        for place in sorted(range(len(columns)), key=wants.__getitem__):
+            given = min(spare, wants[place])
+            widths[place] += given
+            spare -= given
     return widths
