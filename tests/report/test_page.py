@@ -12,7 +12,8 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any, ClassVar, get_args
 
 import numpy as np
 import pytest
@@ -23,10 +24,12 @@ from dentbench.records.outcome import Record, column_names
 from dentbench.records.per_class import Breakdown
 from dentbench.records.safe_files import write_atomic
 from dentbench.report import charts
+from dentbench.report.formats import page
 from dentbench.report.formats.page import to_page
 from dentbench.report.formats.svg import described, to_svg
 from dentbench.report.pairing import CHOSEN, pair_up
 from dentbench.report.tables import records as tables
+from dentbench.report.verdict import Kind
 from tests.report.fixed_records import grid, long_named
 
 CHROMIUM = next(
@@ -143,6 +146,32 @@ def test_headings_are_in_order_and_tables_have_heads(text: str) -> None:
 def test_the_verdicts_come_first_and_as_the_rule_says(text: str, records: list[Record]) -> None:
     first = html.unescape(text[: text.index("<svg viewBox")])
     assert all(pair.verdict.sentence in first for pair in pair_up(records))
+
+
+def test_the_first_line_says_how_many_hold() -> None:
+    def said(*kinds: Kind) -> str:
+        verdicts: list[Any] = [SimpleNamespace(kind=kind) for kind in kinds]
+        return page.answer(verdicts)
+
+    assert said() == "" and said("holds") == "1 of 1 holds."
+    assert said("holds", "holds") == "2 of 2 hold."
+    mixed = said("undecided", "no gain", "holds", "weaker than static", "no gain")
+    assert mixed == "1 of 5 hold: 1 weaker than static, 2 no gain, 1 undecided."
+
+
+def test_every_verdict_has_a_sign_a_color_and_a_border_of_its_own(text: str) -> None:
+    kinds = get_args(Kind)
+    assert {*page.SIGNS} == {*kinds} and len(set(page.SIGNS.values())) == len(kinds)
+    style = text[text.index("<style>") : text.index("</style>")]
+    light, dark = (
+        dict(re.findall(r"--(\w+): (#\w+);", part))
+        for part in re.findall(r":root \{(.*?)\}", style, re.S)
+    )
+    named = dict(re.findall(r"\.([a-z-]+) \.kind \{ color: var\(--(\w+)\); \}", style))
+    named["undecided"] = "doubt"  # the color of every verdict that has no other
+    assert {*named} == {kind.replace(" ", "-") for kind in kinds}
+    for colors in (light, dark):
+        assert len({colors[name] for name in named.values()}) == len(kinds)
 
 
 def test_several_failed_checks_are_folded_below_their_names(

@@ -7,12 +7,14 @@ from dataclasses import fields
 import pytest
 
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.defenses.naming import built_in
+from dentbench.defenses.naming import built_in, parse_defense
 from dentbench.errors import SpecError
+from dentbench.report import departures
 from dentbench.spec.evaluation import DentSpec, ProtocolSpec, field_names
 from dentbench.study.choices import choose_protocols
 from dentbench.study.defenses import choose_defenses
 from dentbench.study.parsing import PROTOCOL_SETTINGS, parse_dent, parse_protocol_settings
+from tests.helpers import record
 
 
 def test_the_protocols_settings_are_typed() -> None:
@@ -115,3 +117,13 @@ def test_every_setting_of_dent_is_read_as_its_type() -> None:
         kind = str(item.type).partition(" ")[0]
         (value,) = parse_dent({item.name: kinds[kind]}).values()
         assert type(value).__name__ == kind, item.name
+
+
+def test_a_short_title_before_a_defense_of_ones_own_is_what_tables_call_it() -> None:
+    name, settings, title = parse_defense("ours=a.very.long.module:make,share=0.2")
+    assert (name, settings, title) == ("a.very.long.module:make", {"share": "0.2"}, "ours")
+    titled = record(1, mode="other", defense=name, defense_title=title, defense_settings="{}")
+    assert departures.defense_title(titled) == departures.defense_name(titled) == "ours"
+    for wrong in ("ours=tent", "=my:make"):
+        with pytest.raises(SpecError, match="a title stands before a defense of your own"):
+            parse_defense(wrong)
