@@ -201,6 +201,7 @@ def copy_of(model: nn.Module) -> nn.Module:
             "the forward of one"
         )
     try:
-        return copy.deepcopy(model)
+        with torch.no_grad():  # else the tensors of a ScriptModule's copy are computed ones
+            return copy.deepcopy(model)
     except Exception as error:
         raise ModelError(f"the model cannot be copied: {error}") from error

@@ -37,7 +37,8 @@ def bring(card: Card, request: FetchOptions, say: Callable[[str], None]) -> None
     if not cached_paths(card) and card.source != "folder":
         say(f"{card.id}: comes with the installation; license: {card.license}")
         return
-    if not is_cached(card, request.folder):
+    comes = request.by_hand is not None or not is_offline(request.offline)
+    if comes and not is_cached(card, request.folder):
         say(f"{card.id}: fetching {amount(card)} into {request.folder}; license: {card.license}")
     with _progress() as progress:
         request = replace(request, progress=progress)

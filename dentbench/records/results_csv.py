@@ -99,9 +99,13 @@ def read(results_dir: str | Path) -> list[Record]:
     path = Path(results_dir) / RESULTS_FILE
     with explained("read", path):
         if path.parent.exists() and not path.parent.is_dir():
-            raise StoreError(f"{path.parent} is a file, and no results folder")
+            hint = f"; name {path.parent.parent}" if path.parent.name == RESULTS_FILE else ""
+            raise StoreError(f"{path.parent} is a file, and no results folder{hint}")
         if not path.parent.is_dir():
-            raise StoreError(f"there is no results folder {path.parent}")
+            raise StoreError(
+                f"there is no results folder {path.parent}; dentbench evaluate makes one, or name "
+                "another"
+            )
     return read_file(path)
 
 

@@ -17,7 +17,7 @@ from tests.helpers import Run, record
 REFUSED = {
     "evaluate --exmples 3": "option --exmples is unknown",
     "evaluate --examples x": "--examples is 'x'",
-    "evaluate --model no-such-model": "model 'no-such-model' is unknown",
+    "evaluate --model no-such-model": "unknown model 'no-such-model'",
     "evaluate --config gone.toml": "config file gone.toml is not there",
     "ablate --blur static --sigma -1": "sigma is -1.0",
     "judge gone.npz": "gone.npz",

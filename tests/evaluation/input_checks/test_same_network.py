@@ -350,7 +350,7 @@ def test_a_forward_of_its_own_that_leaves_chance_is_refused_or_judged_as_it_is(
 ) -> None:
     """The digits network with a turned normalization: dent that does not move is that network."""
     network, data = load_model("digits-nominal").network, load_dataset("digits")
-    layer = layer_of(network)
+    layer: Any = network.bn
     vars(layer)["forward"] = types.MethodType(turned, layer)
     images, labels = data.images[0:64], data.labels[:64]
     with torch.no_grad():
