@@ -32,7 +32,7 @@ from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, parse_eps
 from dentbench.spec.protocol import ProtocolSpec
 from dentbench.stats import least_batches
-from dentbench.zoo.image_counts import named_images
+from dentbench.zoo.images.image_counts import named_images
 
 LEAST_IMAGES: Final = 20
 """The fewest images of a gain: with fewer, checks that count images miss three of them."""

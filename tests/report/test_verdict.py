@@ -26,7 +26,7 @@ from dentbench.records.stopping import Stopped
 from dentbench.report import coupling
 from dentbench.report.verdict import GOING_ON, kind_of, verdict
 from dentbench.stats.sequential import levels
-from dentbench.zoo.image_counts import named_images
+from dentbench.zoo.images.image_counts import named_images
 from tests.report.verdict_records import ALL, BUDGETS, MADE, SOUND, Make, pair
 
 
