@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 SHOWN: Final = 5
 """How many of several keys a refusal names, the newest first."""
 
+HOW_TO_START: Final = "run dentbench evaluate first, or name another folder with --results"
+
 LATEST: Final = "latest"
 """The name of the record that was written last."""
 
@@ -28,14 +30,17 @@ def find(folder: Path, key: str) -> Record:
     from dentbench.records.union import united
 
     rows = read(folder)
-    if key == LATEST and rows:
+    if not rows:
+        raise StoreError(f"there are no records in {folder} yet; {HOW_TO_START}")
+    if key == LATEST:
         key = rows[-1].key
     records = united([row for row in rows if key and row.key.startswith(key.lower())])
     if not records:
         newest = ", ".join(dict.fromkeys(row.key for row in rows[:-4:-1]))
-        known = f"the newest are {newest}; dentbench list names all" if newest else "it has none"
-        meant = suggestion(key, [LATEST]) if newest else ""
-        raise StoreError(f"no record in {folder} has the key {key!r}{meant}; {known}")
+        raise StoreError(
+            f"no record in {folder} has the key {key!r}{suggestion(key, [LATEST])}; the newest are "
+            f"{newest}; dentbench list names all"
+        )
     if len(records) > 1:
         shown = [record.key for record in records[: -SHOWN - 1 : -1]]
         more = f" and {len(records) - SHOWN} more" if len(records) > SHOWN else ""

@@ -75,10 +75,13 @@ def list_records(
     from dentbench.records.results_csv import read
     from dentbench.records.union import united
 
-    records = [record for record in united(read(results)) if _has(record, words or ())]
+    rows = united(read(results))
+    if not rows:
+        raise StoreError(f"there are no records in {results} yet; {keys.HOW_TO_START}")
+    records = [record for record in rows if _has(record, words or ())]
     if not records:
-        wanted = f"has {' and '.join(words)}" if words else "is there"
-        raise StoreError(f"no record in {results} {wanted}; dentbench evaluate writes some")
+        wanted = " and ".join(words or ())
+        raise StoreError(f"no record in {results} has {wanted}; dentbench list lists all of them")
     if as_json:
         json_output.print_document([_as_json(record, None, results) for record in records])
         return

@@ -58,11 +58,13 @@ class RecordMaker:
     ) -> tuple[Record, Stages]:
         """Return the record of the batches reached, and the outcomes that it counts.
 
-        ``thorough``: with stages of earlier runs too, the final points judged anew, and points
-        planted where every protocol was run.
+        ``thorough``: the final points judged anew, and points planted where every protocol was run.
+        Stages of earlier runs and those that a cascade runs first count too, but for the looks of a
+        run that may stop.
         """
         attacked, first = not spec.attack.is_none, reached.batches
-        run = self._completed(spec, reached) if thorough else [*reached.protocols]
+        whole = thorough or not self.context.options.schedule.until
+        run = self._completed(spec, reached) if whole else [*reached.protocols]
         outcomes: dict[str, Sequence[BatchOutcome]] = {
             stage: self.stages.outcomes(spec, stage, first) for stage in (NATURAL, *run)
         }

@@ -76,6 +76,13 @@ def test_a_key_that_names_none_or_several(kept: Path, key: str, words: str) -> N
         keys.find(kept, key)
 
 
+@pytest.mark.parametrize("line", ["show latest", "show ab", "list", "list digits"])
+def test_an_empty_folder_says_how_to_start(dentbench: Run, tmp_path: Path, line: str) -> None:
+    (tmp_path / "results").mkdir()
+    code, _, err = dentbench(*line.split())
+    assert code == 2 and "no records in results yet; run dentbench evaluate first" in err
+
+
 def test_of_many_keys_that_begin_alike_a_few_are_named(tmp_path: Path) -> None:
     for number in range(9):
         results_csv.append(tmp_path, record(number, key=f"ab{number}"))

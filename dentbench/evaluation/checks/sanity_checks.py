@@ -21,9 +21,11 @@ from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
+from dentbench.attacks.probes import climbing
 from dentbench.attacks.probes.base import FiniteDefense, Probe
 from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
+from dentbench.attacks.required_budgets import ascent_iterations, attack_budget
 from dentbench.attacks.rng import SeededDefense
 from dentbench.errors import ModelError
 from dentbench.evaluation.checks.flag_checks import Stages, flag_checks, same_ascent
@@ -278,6 +280,11 @@ def _excused_ascent(spec: EvalSpec, checks: Sequence[Check], *, random: bool) ->
     """Return why attacks need not break the images that the checks' ascent broke, or ""."""
     if random:
         return "its answers are random"
+    steps = ascent_iterations(attack_budget(spec.attack))
+    if not steps:
+        return "the attack is a user's, of unknown effort, or follows no gradient"
+    if steps < climbing.STEPS:
+        return f"the attack makes {steps:g} steps along the gradient"
     moved = {check.name: check.value for check in checks}.get(soundness.SEPARABLE)
     apart = spec.separable or (moved is not None and moved <= soundness.SAME)
     return "" if apart else "an answer depends on batch mates, which were others"

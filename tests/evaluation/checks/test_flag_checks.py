@@ -9,6 +9,8 @@ import pytest
 
 from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.attacks.checks import SAME_ASCENT, Check
+from dentbench.attacks.probes import climbing
+from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.checks.flag_checks import (
     Stages,
     black_box,
@@ -19,6 +21,8 @@ from dentbench.evaluation.checks.flag_checks import (
     transfer,
 )
 from dentbench.records.outcome import NATURAL, BatchOutcome
+from dentbench.spec.evaluation import AttackSpec
+from tests.helpers import spec_of
 
 N = 96
 FULL = ("apgd-ce", "apgd-t", "fab-t", "square")
@@ -159,6 +163,24 @@ def test_answers_that_are_others_when_asked_again(odd: int, passed: bool) -> Non
     assert check.passed is passed and check.value == pytest.approx(odd / N)
     assert passed or f"{odd} of them under warm" in check.sentence
     assert same_answers({NATURAL: natural, "warm": [first, second]}).passed is None
+
+
+@pytest.mark.parametrize(
+    ("attack", "said"),
+    [
+        (AttackSpec(name="apgd-ce", iterations=2), "the attack makes 2 steps along the gradient"),
+        (AttackSpec(name="square"), "a user's, of unknown effort, or follows no gradient"),
+        (AttackSpec(name="quick"), ""),
+        (AttackSpec(name="standard"), ""),
+    ],
+)
+def test_attacks_need_not_break_what_a_longer_ascent_broke(
+    monkeypatch: pytest.MonkeyPatch, attack: AttackSpec, said: str
+) -> None:
+    monkeypatch.setattr(climbing, "STEPS", 20)  # as in a run
+    spec = replace(spec_of(None), attack=attack)
+    excused = sanity_checks._excused_ascent(spec, [], random=False)
+    assert said in excused and bool(said) == bool(excused)
 
 
 @pytest.mark.parametrize(
