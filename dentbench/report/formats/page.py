@@ -7,6 +7,7 @@ but those of our own renderers.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -109,6 +110,10 @@ def _versions(text: str) -> str:
     return ", ".join(f"{name} {value}" for name, value in json.loads(text).items())
 
 
+_OPTION: Final = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+"""An option in a sentence or command; a browser would break its line after the dashes."""
+
+
 def answer(verdicts: Sequence[Verdict]) -> str:
     """Return the first line of the page: how many defenses hold, and the verdicts on the others."""
     if not verdicts:
@@ -122,7 +127,7 @@ def answer(verdicts: Sequence[Verdict]) -> str:
 
 def _environment() -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
+    from markupsafe import Markup, escape
 
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -131,6 +136,9 @@ def _environment() -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
         finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters["whole_options"] = lambda text: Markup(
+        _OPTION.sub(r'<span class="option">\g<0></span>', str(escape(printable(text))))
     )
     environment.filters["svg"] = lambda chart: Markup(to_svg(chart))
     environment.filters["table"] = lambda table: Markup(to_html(table))
