@@ -47,7 +47,7 @@ def written_out(arguments: Sequence[str]) -> Iterator[None]:
     except BrokenPipeError:
         raise
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF):
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EBADF, errno.EFBIG):
             raise
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115 (Python flushes it at its end)
         raise StoreError(

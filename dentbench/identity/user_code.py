@@ -88,7 +88,15 @@ def load(text: str) -> tuple[Any, tuple[Path, ...]]:
             raise ImportError(f"there is no file {module_name}")
         folder, module_name = file.parent, file.stem
     with contained(), _first_on_path(folder):
-        module = _fresh(module_name)
+        try:
+            module = _fresh(module_name)
+        except ModuleNotFoundError as error:
+            if error.name != module_name.partition(".")[0]:
+                raise  # of a module that the user's imports
+            raise ImportError(
+                f"there is no module {error.name} in the working folder or installed; a file "
+                f"elsewhere is path/to/{error.name}.py:{attribute}"
+            ) from error
         target: Any = module
         for part in attribute.split("."):
             target = getattr(target, part)

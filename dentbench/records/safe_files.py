@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
 from dentbench.errors import StoreError, os_reason
 
@@ -85,6 +87,16 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
+_ROOM: Final = "; make room, and the same command goes on: what was finished is kept"
+_ELSEWHERE: Final = "; choose a folder that can be written"
+_REMEDIES: Final = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), _ROOM),
+    errno.EFBIG: "; raise the limit of a file's size (ulimit -f), and the same command goes on",
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), _ELSEWHERE),
+}
+"""What to do about a file that cannot be written, by the operating system's number."""
+
+
 @contextmanager
 def explained(action: str, path: Path) -> Iterator[None]:
     """Turn the operating system's errors into a StoreError that names the file."""
@@ -96,4 +108,5 @@ def explained(action: str, path: Path) -> Iterator[None]:
         reason = os_reason(error)
         if isinstance(error, FileNotFoundError) and not path.parent.exists():
             reason = f"there is no folder {path.parent}"
-        raise StoreError(f"cannot {action} {path}: {reason}") from error
+        remedy = _REMEDIES.get(error.errno or 0, "") if action == "write" else ""
+        raise StoreError(f"cannot {action} {path}: {reason}{remedy}") from error

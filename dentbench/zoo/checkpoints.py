@@ -93,7 +93,7 @@ def require_file(path: Path) -> None:
         held = f", such as {path / files[0]}" if files else ""
         raise ModelError(f"{path} is a folder; name the checkpoint file in it{held}")
     if not path.is_file():
-        raise ModelError(f"there is no file {path}")
+        raise ModelError(f"there is no file {path}; name one with --model")
 
 
 def _refused(path: Path, error: Exception) -> str:

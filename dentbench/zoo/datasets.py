@@ -133,7 +133,7 @@ def _from_path(path: Path, choice: DataChoice) -> Dataset:
     if path.parts and path.parts[0] in ("http:", "https:", "s3:", "gs:", "hf:"):
         raise DataError(f"{path} is an address; download the data and name the file")
     if not path.exists():
-        raise DataError(f"there is no data file {path}")
+        raise DataError(f"there is no data file {path}; name one with --data")
     official = _cifar_at(path)
     if official is not None:
         return _official(*official, choice.data_name)

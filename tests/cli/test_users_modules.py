@@ -65,6 +65,25 @@ def test_it_ends_in_words_and_code_2(command: Run, name: str, words: str, option
     assert not (command.results / "results.csv").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("ended_gone", "there is no module ended_gone in the working folder or installed; a file"),
+        ("ended_wants", "No module named 'a_library_of_others'"),
+        ("ended_wrong", "invalid syntax (ended_wrong.py, line 1)"),
+        ("ended_wrong.py", "invalid syntax (ended_wrong.py, line 1)"),
+        ("gone/net.py", "there is no file gone/net.py"),
+    ],
+)
+def test_a_module_that_cannot_be_imported_says_why(
+    command: Run, tmp_path: Path, name: str, words: str
+) -> None:
+    (tmp_path / "ended_wants.py").write_text("import a_library_of_others\n")
+    (tmp_path / "ended_wrong.py").write_text("def make(:\n    pass\n")
+    code, out, err = command("evaluate", "--model", f"{name}:make", "--data", "digits", *SHORT)
+    assert (code, out) == (2, "") and words in err and err.count("\n") == 1
+
+
 def test_what_it_prints_is_not_in_the_json(command: Run) -> None:
     code, out, err = command(
         *("evaluate", "--model", "ended_prints:make", "--data", "digits", *SHORT, *QUIET, "--json")

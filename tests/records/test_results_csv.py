@@ -422,6 +422,22 @@ def test_a_full_disk_leaves_the_file_as_it_was(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["results.csv", "results.csv.lock"]
 
 
+@pytest.mark.parametrize(
+    ("number", "words"),
+    [
+        (errno.ENOSPC, "make room, and the same command goes on: what was finished is kept"),
+        (errno.EFBIG, "raise the limit of a file's size"),
+        (errno.EROFS, "choose a folder that can be written"),
+    ],
+)
+def test_what_cannot_be_written_says_what_to_do(tmp_path: Path, number: int, words: str) -> None:
+    with pytest.raises(StoreError, match=words), safe_files.explained("write", tmp_path / "a"):
+        raise OSError(number, "no")
+    with pytest.raises(StoreError) as caught, safe_files.explained("read", tmp_path / "a"):
+        raise OSError(number, "no")
+    assert words not in str(caught.value)
+
+
 def test_write_atomic(tmp_path: Path) -> None:
     target, link = tmp_path / "target", tmp_path / "link"
     safe_files.write_atomic(target, "é\r\n")
