@@ -77,7 +77,8 @@ def peak(look: Classifier, images: Tensor, gradient: bool = True) -> int:
     """Return the most bytes that ``look`` takes at a time, with or without its gradient."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
         if not images.is_cuda:
-            with _Live() as live:
+            kind = _LiveUncompiled if "torch._dynamo" in sys.modules else _Live
+            with kind() as live:
                 _run(look, images, gradient)
             return int(live.most)
         _run(look, images, gradient)  # a library's first allocations are not counted
@@ -105,6 +106,11 @@ class _Live(TorchDispatchMode):
         self._now = 0
         self._known: set[int] = set()
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Do not load torch's compiler for this mode: that takes longer than most measurements."""
+        return False
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -126,6 +132,19 @@ class _Live(TorchDispatchMode):
     def _forget(self, name: int, size: int) -> None:
         self._known.discard(name)
         self._now -= size
+
+
+class _LiveUncompiled(_Live):
+    """The same where the compiler is loaded already: it compiles nothing of the mode."""
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return True
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        return super().__torch_dispatch__(func, types, args, kwargs)
 
 
 def _storages(values: Any) -> list[torch.UntypedStorage]:

@@ -455,6 +455,17 @@ def test_the_need_of_a_batch_is_what_it_takes(defense: DentSpec | None, stage: s
     assert actual > kept
 
 
+def test_a_compiled_network_is_measured_as_it_is() -> None:
+    x = tiny_images(4)
+    expected = peak(WIDE, x)
+    compiled = torch.compile(copy.deepcopy(WIDE), backend="eager")
+    compiled(x)
+    frames = torch._dynamo.utils.counters["frames"]
+    before = frames["total"]
+    assert peak(compiled, x) == expected
+    assert frames["total"] == before, "code of the measurement was compiled"
+
+
 def test_sizes_are_told_in_words() -> None:
     sizes = (512, 3 * 2**19, 5 * 2**30)
     assert list(map(in_words, sizes)) == ["0.5 KiB", "1.5 MiB", "5.0 GiB"]
@@ -498,6 +509,7 @@ if limit:
     size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (size + limit * 2**20,) * 2)
 evaluation.run([spec], ["published"])
+print("torch's compiler is loaded:", "torch._dynamo" in sys.modules)
 """
 """A network whose activations of a batch are 64 MiB a layer, and its run."""
 
@@ -519,6 +531,7 @@ def test_with_a_real_limit_a_static_model_is_shown_parts(
     cramped = limited(tmp_path / "cramped", "static", 200)
     assert cramped.returncode == 0, cramped.stderr
     assert "static: out of memory with 64 images at a time; going on with 32" in cramped.stderr
+    assert "loaded: False" in cramped.stdout, "memory is measured without it"
     require_same(tmp_path / "cramped", tmp_path / "roomy")
 
 
