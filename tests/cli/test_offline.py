@@ -8,9 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
-from dentbench.zoo.cards.model_cards import MODELS
 from tests.helpers import UNCHECKED
 
 SCRIPT = """
@@ -28,8 +26,13 @@ def refuse(event, arguments):
 
 sys.addaudithook(refuse)
 UNCHECKED
+import torch
 from dentbench.cli.app import main
+from dentbench.zoo.cards.model_cards import MODELS
+from dentbench.zoo.models import build
 
+# here, so that RobustBench, which takes seconds to import, is imported once
+torch.save(build(MODELS["Wong2020"]).state_dict(), "cache/models/cifar10/Linf/Wong2020Fast.pt")
 for line in sys.stdin.read().splitlines():
     sys.argv[1:] = line.split()
     try:
@@ -60,15 +63,11 @@ def test_no_command_makes_a_socket(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     import numpy as np
 
-    from dentbench.zoo.models import build
-
     rng = np.random.default_rng(0)
     np.savez(
         tmp_path / "few.npz", images=rng.random((2, 32, 32, 3)), labels=np.arange(2), classes=10
     )
-    checkpoint = tmp_path / "cache/models/cifar10/Linf/Wong2020Fast.pt"
-    checkpoint.parent.mkdir(parents=True)
-    torch.save(build(MODELS["Wong2020"]).state_dict(), checkpoint)
+    (tmp_path / "cache/models/cifar10/Linf").mkdir(parents=True)
     settings = {"DENTBENCH_OFFLINE": "1", "DENTBENCH_CACHE": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
