@@ -15,6 +15,18 @@ from torch import Tensor
 from dentbench.attacks.base import OFFERS, Classifier
 
 
+def seed_torch(seed: int, *, on_gpu: bool) -> None:
+    """Seed torch's random numbers: those of the CPU, and where asked those of the GPUs.
+
+    ``torch.manual_seed`` queues a call for each kind of GPU that is not there, with its stack
+    trace: that takes longer than a short answer, and the queue is never emptied.
+    """
+    if on_gpu:
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
+
+
 class SeededDefense:
     """A defense whose own random numbers are kept apart from the attack's.
 
@@ -31,10 +43,7 @@ class SeededDefense:
         self._draws_elsewhere: bool | None = None
         self._elsewhere: Any = None
         with self._forked():
-            if self._on_gpu:
-                torch.manual_seed(seed)
-            else:  # without queuing a call for every kind of GPU, which takes long
-                torch.default_generator.manual_seed(seed)
+            seed_torch(seed, on_gpu=self._on_gpu)
             self._states = self._get()
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import answered
+from dentbench.attacks.rng import seed_torch
 from dentbench.containment import contained
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.checked import Own, errors_in_words
@@ -113,7 +114,7 @@ def _same_random_numbers() -> Iterator[None]:
     python, numpy = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng():
-            torch.manual_seed(0)
+            seed_torch(0, on_gpu=torch.cuda.is_available())
             random.seed(0)
             np.random.seed(0)
             yield

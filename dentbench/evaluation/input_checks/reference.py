@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import Classifier, scale_of
+from dentbench.attacks.rng import seed_torch
 
 FEW: Final = 2
 """The number of images to compare networks on, where answers do not depend on the number."""
@@ -104,10 +105,7 @@ def _off_kinks(images: Tensor) -> Tensor:
 def seeded(images: Tensor) -> Iterator[None]:
     """Draw the same random numbers inside every block, and leave the stream as it was."""
     with torch.random.fork_rng([images.device] if images.is_cuda else []):
-        if images.is_cuda:
-            torch.manual_seed(0)
-        else:  # without a note to every kind of GPU, which takes longer than a short answer
-            torch.default_generator.manual_seed(0)
+        seed_torch(0, on_gpu=images.is_cuda)
         yield
 
 
