@@ -34,6 +34,9 @@ from tests.attacks.toys import labels_of, small_network, tiny_images
 
 ROOT = Path(__file__).parents[1]
 
+FUNCTION_LINES, MODULE_LINES = 42, 330
+"""The most lines of a function, without its signature and docstring, and of a module."""
+
 
 def forget_modules(prefix: str) -> None:
     """Drop every imported module whose name begins so; the next import reads its file again."""

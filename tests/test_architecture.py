@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 import pytest
 
 import dentbench
+from tests.helpers import FUNCTION_LINES, MODULE_LINES
 
 PACKAGE: Final = Path(dentbench.__file__).parent
 
@@ -138,10 +139,6 @@ TORCH_FREE: Final = (
     "dentbench.cli.app",
 )
 """The imports of ``--help`` and of a bad option, which must not be heavy."""
-
-MODULE_LINES: Final = 330
-FUNCTION_LINES: Final = 42
-"""The most lines of a module, and of a function without its signature and docstring."""
 
 HEAVY: Final = ("torch", "torchvision", "pandas", "pyautoattack", "robustbench", "matplotlib")
 

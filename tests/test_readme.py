@@ -17,9 +17,11 @@ from dentbench.cli import app
 from dentbench.records.outcome import Record
 from dentbench.report.verdict import Kind
 from tests import readme, renew
+from tests.helpers import FUNCTION_LINES, MODULE_LINES
 from tests.readme import ROOT, TABLES, renewed
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CONTRIBUTING = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 EXAMPLES = (ROOT / "examples/README.md").read_text(encoding="utf-8")
 ACTION = (ROOT / "examples/robustness.yml").read_text(encoding="utf-8")
 COMMANDS: dict[str, Any] = typer.main.get_command(app.app).commands  # type: ignore[attr-defined]
@@ -120,8 +122,18 @@ def test_files_that_are_named_or_linked_are_there(name: str) -> None:
     assert not missing
 
 
+def test_the_files_that_one_adds_to_are_there() -> None:
+    named = re.findall(r"`((?:[a-z_]+/)+(?:[a-z_]+\.\w+)?)`", CONTRIBUTING)
+    assert len(named) > 25
+    roots = (ROOT, ROOT / "dentbench")
+    assert not [name for name in named if not any((root / name).exists() for root in roots)]
+    assert {*re.findall(r"tests\.renew (\w+)", CONTRIBUTING)} == {"readme", "stages", "columns"}
+    limits = re.findall(r"at most (\d+) lines, modules (\d+);", CONTRIBUTING)
+    assert limits == [(str(FUNCTION_LINES), str(MODULE_LINES))]
+
+
 def test_links_to_sections_find_their_headings() -> None:
-    links = re.findall(r"\]\(([\w/.-]+)#([\w-]+)\)", README)
+    links = re.findall(r"\]\(([\w/.-]+)#([\w-]+)\)", README + CONTRIBUTING)
     assert links
     for name, anchor in links:
         heads = re.findall(r"^##+ (.+)$", (ROOT / name).read_text(encoding="utf-8"), re.MULTILINE)

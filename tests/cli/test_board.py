@@ -126,4 +126,4 @@ def test_the_committed_study_names_every_built_in_defense() -> None:
         run = {value for option, value in pairwise(row) if option == "--protocol"}
         assert DEFENSES[name].published_protocol in run, name
         named.add(name)
-    assert named == set(DEFENSES) - {NONE}
+    assert named == set(DEFENSES) - {NONE}, "give each a table [[defense]] in board.toml"
