@@ -38,14 +38,17 @@ def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str,
 
     ``network`` is changed: hand in a copy, with ``calls`` of its own. Layers without affine
     parameters keep none to adapt. Raises :class:`~dentbench.errors.ModelError` when there is no
-    layer to adapt, when a layer was converted before, shares its parameters with another or lacks
-    the running statistics that a batch share below 1 needs.
+    layer to adapt, when a layer was converted before, shares its parameters with another, lacks
+    the running statistics that a batch share below 1 needs, or would keep its own among layers that
+    take the batch's.
     """
     adapted = adapted_layers(network, spec.layers)
     if not adapted:
         raise ModelError(_missing(network, spec.layers))
     if spec.delta == "affine":
         _require_own_parameters(adapted)
+    if spec.estimates and spec.batch_share:
+        _require_scales(network)
     for index, (name, layer) in enumerate(adapted):
         if isinstance(layer.forward, AdaptiveNorm):
             raise ModelError(f"layer {name} is already converted; give Dent the original model")
@@ -56,20 +59,31 @@ def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str,
 
 def _require_own_parameters(layers: Sequence[tuple[str, nn.Module]]) -> None:
     """Refuse parameters that two layers have in common: they would move apart."""
-    owners: dict[int, str] = {}
+    owners: dict[int, tuple[str, Tensor]] = {}  # kept, so that no two have one address in turn
     for name, layer in layers:
         for own in (layer.weight, layer.bias):
             if not isinstance(own, Tensor) or not own.data_ptr():
                 continue
-            other = owners.get(own.data_ptr())
-            if other is not None:
+            if own.data_ptr() in owners:
+                other, _ = owners[own.data_ptr()]
                 who = f"layers {other} and {name} have" if other != name else f"layer {name} has"
                 raise ModelError(
                     f"{who} one parameter for two scales or shifts, which dent would move apart; "
                     "give each a parameter of its own (nn.Parameter(layer.weight.clone())), or "
                     f"{ALTERNATIVES}"
                 )
-            owners[own.data_ptr()] = name
+            owners[own.data_ptr()] = name, own
+
+
+def _require_scales(network: nn.Module) -> None:
+    """Refuse layers that would go on with running statistics where others take the batch's."""
+    for name, layer in network.named_modules():
+        if isinstance(layer, nn.BatchNorm2d) and layer.weight is None:
+            raise ModelError(
+                f"layer {name} has no scale and shift, so it would keep its running statistics "
+                "where others take the batch's; give it affine=True, whose scales of 1 and shifts "
+                f"of 0 change nothing, or {ALTERNATIVES}"
+            )
 
 
 def _adaptive(

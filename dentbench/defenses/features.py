@@ -39,8 +39,8 @@ class Classified:
             seen.append(inputs[0])
 
         with self._hooked(keep):
-            self.network(x)
-        return self._checked(seen, len(x))
+            logits = self.network(x)
+        return self._checked(seen, logits)
 
     def masked(self, x: Tensor, mask: Tensor) -> Tensor:
         """Return the logits (B, classes) of images whose features are times ``mask`` (B, D)."""
@@ -53,7 +53,7 @@ class Classified:
 
         with self._hooked(multiply):
             logits: Tensor = self.network(x)
-        self._checked(seen, len(x))
+        self._checked(seen, logits)
         return logits
 
     @contextmanager
@@ -64,11 +64,18 @@ class Classified:
         finally:
             handle.remove()
 
-    def _checked(self, seen: list[Tensor], images: int) -> Tensor:
+    def _checked(self, seen: list[Tensor], logits: Tensor) -> Tensor:
+        images, outputs = len(logits), self.layer.out_features
         if len(seen) != 1 or seen[0].ndim != 2 or len(seen[0]) != images:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in seen) or "nothing"
             raise ModelError(
                 f"{self.wanted_by} needs one row of features an image, but the last nn.Linear is "
                 f"shown {shapes} for {images} images; choose another network or defense"
+            )
+        if outputs != logits.shape[1]:
+            raise ModelError(
+                f"{self.wanted_by} needs the features that a linear layer classifies, but the last "
+                f"nn.Linear has {outputs} outputs for {logits.shape[1]} classes; choose a network "
+                "that ends in nn.Linear, or another defense"
             )
         return seen[0]

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from dentbench.adapt.dent import Dent
 from dentbench.errors import ModelError, SpecError
@@ -147,6 +148,25 @@ def test_parameters_that_two_have_in_common_are_refused(share: Any, who: str) ->
     with pytest.raises(ModelError, match=f"^{who} one parameter for two scales or shifts"):
         Dent(network, DentSpec(), prepare=False)
     Dent(network, DentSpec(delta="none", blur="dynamic", mode="batch"), prepare=False)
+
+
+class Doubled(nn.Module):
+    """A parametrization, so that a parameter is computed whenever it is asked for."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+def test_computed_parameters_are_not_taken_for_one() -> None:
+    norms = [nn.BatchNorm2d(4) for _ in range(6)]
+    for norm in norms:
+        parametrize.register_parametrization(norm, "weight", Doubled())
+        parametrize.register_parametrization(norm, "bias", Doubled())
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), *norms, nn.Flatten(), nn.Linear(144, 3)).eval()
+    dent = Dent(network, DentSpec(steps=1), prepare=False)
+    images = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(dent.predict(images, dent.start()), network(images))
+    assert torch.equal(dent.adapted.initial[:4], torch.full((4,), 2.0))
 
 
 def test_a_layer_that_is_called_twice_adapts_as_one() -> None:
