@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.adapt import batchnorm, prefix_cache
-from dentbench.adapt.adaptation import Adaptation, require_finite
+from dentbench.adapt.adaptation import Adaptation
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.checkpointed_unroll import unrolled
 from dentbench.adapt.layers import convert
@@ -106,7 +106,11 @@ class Dent(nn.Module):
         )
 
     def adapt(self, x: Tensor) -> Adaptation:
-        """Return the adaptation to a batch of images (B, C, H, W) in [0, 1], without a graph."""
+        """Return the adaptation to a batch of images (B, C, H, W) in [0, 1], without a graph.
+
+        Where it diverges it has no numbers, and no answer: see
+        :func:`~dentbench.adapt.adaptation.divergence`.
+        """
         with torch.inference_mode(False), torch.enable_grad():
             return self._adapt(x.clone() if x.is_inference() else x.detach(), differentiable=False)
 
@@ -140,7 +144,6 @@ class Dent(nn.Module):
             return [self.start()]
         with torch.inference_mode(False), torch.enable_grad():
             visited, losses = self._walk(x.clone() if x.is_inference() else x.detach())
-        require_finite(losses)
         states = enumerate(map(self.adapted.parts, visited))
         return [Adaptation(flat, losses[:count], sigma) for count, (flat, sigma) in states]
 
@@ -166,7 +169,6 @@ class Dent(nn.Module):
         work = self._unrolled if differentiable else self._descent
         parameters, losses = work(x)
         flat, sigma = self.adapted.parts(parameters)
-        require_finite(losses.detach())
         return Adaptation(affine=flat, losses=losses, sigma=sigma)
 
     def _descend(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
@@ -25,7 +26,8 @@ def diagnose(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> Diagnosi
     ``loss_before``, ``loss_after`` and the mean entropy (nats) ``entropy_before``,
     ``entropy_after``: before the first update (start parameters, but the blur and the statistics
     of the defense) and after the last. ``sigma``: mean over the images, in pixels; None without a
-    blur. ``gamma_moved``, ``beta_moved``: mean absolute change of the scales and shifts.
+    blur. ``gamma_moved``, ``beta_moved``: mean absolute change of the scales and shifts. None where
+    an adaptation diverged, so that there is no number.
     ``flips``: images whose predicted class is not the undefended model's. ``classes`` (one count
     per class): the predictions of the adapted model.
     """
@@ -36,19 +38,25 @@ def diagnose(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> Diagnosi
     sigmas = [adaptation.sigma.flatten() for _, adaptation in parts if adaptation.sigma is not None]
     gamma, beta = _moved(dent, parts)
     return {
-        "loss_before": dent.loss(before).item(),
-        "loss_after": dent.loss(after).item(),
-        "entropy_before": entropy(before, len(before)).item(),
-        "entropy_after": entropy(after, len(after)).item(),
-        "sigma": torch.cat(sigmas).mean().item() if sigmas else None,
-        "gamma_moved": gamma,
-        "beta_moved": beta,
+        "loss_before": _number(dent.loss(before)),
+        "loss_after": _number(dent.loss(after)),
+        "entropy_before": _number(entropy(before, len(before))),
+        "entropy_after": _number(entropy(after, len(after))),
+        "sigma": _number(torch.cat(sigmas).mean()) if sigmas else None,
+        "gamma_moved": _number(gamma),
+        "beta_moved": _number(beta),
         "flips": int((predicted != static.argmax(1)).sum()),
         "classes": torch.bincount(predicted, minlength=after.shape[1]).tolist(),
     }
 
 
-def _moved(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> tuple[float, float]:
+def _number(value: Tensor) -> float | None:
+    """Return the number in a tensor (); None for NaN and infinity."""
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+def _moved(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> tuple[Tensor, Tensor]:
     """Return the mean absolute change of all scales, and of all shifts."""
     initial = dent.affine_parameters(dent.start())
     changes: list[list[Tensor]] = [[], []]
@@ -57,4 +65,4 @@ def _moved(dent: Dent, parts: Sequence[tuple[Tensor, Adaptation]]) -> tuple[floa
             for change, new, old in zip(changes, pair, initial[name], strict=True):
                 change.append((new - old).abs().expand(len(x), -1))
     gamma, beta = (torch.cat([tensor.flatten() for tensor in change]).mean() for change in changes)
-    return gamma.item(), beta.item()
+    return gamma, beta

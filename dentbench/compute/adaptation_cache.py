@@ -101,7 +101,7 @@ class CachedAdaptation:
             return known.results
         results, passes = counted(self.work, x, self.counter)
         if known is not None:
-            self._repeatable = all(map(torch.equal, results, known.results))
+            self._repeatable = all(map(_is_same, results, known.results))
             if not self._repeatable:
                 _log.debug("adaptations are always done: the same images gave another adaptation")
         self.adaptations.keep(key, _Entry(x.detach().clone(), results, passes))
@@ -110,3 +110,10 @@ class CachedAdaptation:
     def __getstate__(self) -> dict[str, Any]:
         """Leave the kept results behind: they belong to this work."""
         return {**self.__dict__, "adaptations": AdaptationCache()}
+
+
+def _is_same(ours: Tensor, theirs: Tensor) -> bool:
+    """Return whether two tensors are equal, NaN in the same places included."""
+    return torch.equal(ours.isnan(), theirs.isnan()) and torch.equal(
+        ours.nan_to_num(), theirs.nan_to_num()
+    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+import json
+import re
 import threading
 from typing import Any
 
@@ -13,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import gradcheck
 
+from dentbench.adapt.adaptation import divergence
 from dentbench.adapt.blur import gaussian_blur
 from dentbench.adapt.dent import Dent
+from dentbench.adapt.diagnostics import diagnose
 from dentbench.adapt.optimizers import adamod, initial_state
+from dentbench.attacks.base import answered
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import DentSpec
 from tests.reference import golden_cases, golden_network, golden_tensors, slow_dent, tiny_network
@@ -326,11 +331,16 @@ class _Exotic(nn.Module):
 def test_subclasses_and_unused_layers(mode: str, statistics: str, images: Tensor) -> None:
     torch.manual_seed(0)
     model = _Exotic().eval()
+    if statistics == "batch":
+        with pytest.raises(ModelError, match=r"layer plain has no scale and shift.*affine=True"):
+            Dent(model, DentSpec(mode=mode, statistics=statistics))
+        model.plain = nn.BatchNorm2d(4).eval()
     spec = DentSpec(mode=mode, statistics=statistics, steps=3, lr=0.1)
     dent = Dent(model, spec)
     adaptation = dent.adapt(images)
     pairs = dent.affine_parameters(adaptation)
-    assert list(pairs) == ["norm", "unused"]
+    adapted = [name for name in ("norm", "unused", "plain") if getattr(model, name).affine]
+    assert list(pairs) == adapted
     assert torch.equal(pairs["unused"][0], torch.ones_like(pairs["unused"][0]))
     assert not torch.equal(pairs["norm"][0], torch.ones_like(pairs["norm"][0]))
     if statistics == "running":
@@ -420,10 +430,28 @@ def test_what_does_not_change_between_steps_is_computed_once(
         x = torch.rand(2, 3, 8, 8)
 
 
-def test_an_adaptation_that_diverges_is_told_with_its_step_and_loss() -> None:
+def test_an_adaptation_that_diverges_gives_no_answer_and_says_where() -> None:
     torch.manual_seed(0)
     layers = [layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    model, x = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), torch.rand(3, 3, 8, 8)
     dent = Dent(model, DentSpec(optimizer="sgd", lr=1e30, steps=5))
-    with pytest.raises(ModelError, match=r"loss is (nan|-?inf) before update [2-5] of 5; .*--lr"):
-        dent(torch.rand(3, 3, 8, 8))
+    said = divergence(dent.adapt(x))
+    assert re.search(r"loss is (nan|-?inf) before update [2-5] of 5; .*--lr", said)
+    assert not answered(dent(x)).any()
+    assert not divergence(Dent(model, DentSpec(steps=1)).adapt(x))
+
+
+def test_instance_wise_one_image_diverges_alone() -> None:
+    """Its parameters are its own: the answers to the others are as if it were not there."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(16, 3))
+    dent = Dent(model, DentSpec(loss="entropy", steps=2, optimizer="sgd", lr=0.1), batch_size=3)
+    x = torch.rand(3, 1, 4, 4)
+    others = dent(x)
+    x[1] = torch.inf
+    together = dent(x)
+    assert answered(together).tolist() == [True, False, True]
+    assert torch.equal(together[[0, 2]], others[[0, 2]])
+    diagnosis = diagnose(dent, [(x, dent.adapt(x))])
+    assert diagnosis["loss_after"] is None and diagnosis["gamma_moved"] is None
+    json.dumps(diagnosis, allow_nan=False)

@@ -14,7 +14,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import Classifier
+from dentbench.adapt.adaptation import divergence
+from dentbench.adapt.dent import Dent
+from dentbench.attacks.base import Classifier, answered
 from dentbench.compute.backend import in_eval_mode
 from dentbench.containment import torch_settings_kept
 from dentbench.errors import DentBenchError, ModelError, first_line
@@ -187,6 +189,23 @@ def require_defense(name: str, make: Callable[[], Any], images: Tensor, classes:
 
     with _as_before(images), _reported(name):
         _with_room(ask, images[:FEW])
+
+
+def require_adaptation(dent: Dent, images: Tensor) -> None:
+    """Raise :class:`~dentbench.errors.ModelError` where dent diverges on every natural image.
+
+    ``images`` (N, C, H, W) in [0, 1]: a few. Where memory is too small for all of them it adapts
+    to one.
+    """
+
+    def ask(images: Tensor) -> None:
+        adaptation = dent.adapt(images.clone())
+        said = divergence(adaptation)
+        if said and not bool(answered(dent.predict(images, adaptation)).any()):
+            raise ModelError(said)
+
+    with _as_before(images), _reported("dent"):
+        _with_room(ask, images)
 
 
 def _require_shape(name: str, logits: Any, shape: tuple[int, int]) -> None:

@@ -9,7 +9,7 @@ from dentbench.attacks.base import Classifier, answered, or_wrong
 from dentbench.errors import ModelError
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.records.outcome import NATURAL
-from dentbench.spec.evaluation import EvalSpec
+from dentbench.spec.evaluation import DentSpec, EvalSpec
 from dentbench.zoo.images.arrays import label_windows
 
 
@@ -41,11 +41,13 @@ def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:
     natural, static = stage == NATURAL, spec.defense is None
     whole = not bool(answers.any())
     if (natural and (whole or (static and not bool(answers.all())))) or (static and whole):
+        lower = isinstance(spec.defense, DentSpec) and spec.defense.steps
         raise ModelError(
             f"the {'model' if static else 'defense'} answered with NaN or infinite logits, or "
             f"raised an error, for {int((~answers).sum())} of {len(answers)} "
             f"{'natural images' if natural else 'points'}"
             "; nothing was recorded for this batch"
+            + ("; dent may diverge: try a lower learning rate (--lr)" if lower else "")
         )
 
 

@@ -40,7 +40,7 @@ from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
 from dentbench.records.checkpoint import Points, sha256_of
 from dentbench.records.outcome import NATURAL, BatchOutcome
-from dentbench.spec.evaluation import DefenseSpec, EvalSpec, derive_seed
+from dentbench.spec.evaluation import DefenseSpec, DentSpec, EvalSpec, derive_seed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,6 +130,8 @@ class Worker:
         few = self.inputs.images[: first_answers.FEW].to(self.device)
         with self.counter.uncounted():
             first_answers.require_defense(name, make, few, self.classes)
+            if isinstance(defense, DentSpec) and defense.mode == "instance":
+                first_answers.require_adaptation(self.model.defense_cache.make(spec), few)
 
     def require_same_network(self, spec: EvalSpec) -> None:
         """Raise :class:`~dentbench.errors.ModelError` unless a spec is of the network handed in.
@@ -170,9 +172,9 @@ class Worker:
     def carry_out(self, task: Task) -> tuple[BatchOutcome, Points | None]:
         """Return the outcome of a task: adapt, attack, project, clip, judge afresh; and points.
 
-        Raises :class:`~dentbench.errors.ModelError`, with the batch named, for logits that are
-        not finite and for an adaptation that diverges, and
-        :class:`~dentbench.errors.DeviceMemoryError` for a batch that does not fit into memory.
+        Raises :class:`~dentbench.errors.ModelError`, with the batch named, for natural images
+        without an answer, and :class:`~dentbench.errors.DeviceMemoryError` for a batch that does
+        not fit into memory.
         """
         spec, units = task.spec, task.spec.batches.ranges(task.spec.data.count)
         self.micro_batcher.learn(spec, task.at_a_time)
