@@ -51,7 +51,10 @@ FOLDERS: Final = MappingProxyType(
             "report",  # a run that stops when its verdict is decided asks for the verdict
         },
         "study": {"spec", "attacks", "zoo", "records", "defenses", "evaluation"},
-        "api": {"spec", "attacks", "zoo", "records", "defenses", "evaluation", "study", "report"},
+        "api": {
+            *("spec", "identity", "attacks", "zoo", "records", "defenses", "evaluation", "study"),
+            "report",
+        },
         "cli": {
             *("spec", "compute", "attacks", "zoo", "records", "evaluation", "study", "report"),
             "defenses",

@@ -26,6 +26,7 @@ from dentbench.api.arguments import (
     protocols_listed,
     require_kind,
     schedule_of,
+    untouched,
 )
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
@@ -40,6 +41,8 @@ from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation
 from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.placement import Placement, device_named
+from dentbench.identity.as_left import before_runs, known_again
+from dentbench.identity.fingerprint import fingerprint
 from dentbench.paths import expanded
 from dentbench.spec.evaluation import (
     AttackSpec,
@@ -192,7 +195,8 @@ def _evaluated(
     data = slice_of(dataset)
     require_channels(own.normalize, data[0].shape[1])
     network = normalized(copy_of(model), own.normalize)
-    named = ModelSpec(name=name, sha256=weights_sha256(network), code=code_of(network))
+    code = before_runs(model, code_of(network))
+    named = ModelSpec(name=name, sha256=weights_sha256(network), code=code)
     plan = BatchPlan(size=batch_size)
     static = EvalSpec(
         model=named, data=data[2], batches=plan, attack=attack, seed=seed, precision=precision
@@ -205,14 +209,23 @@ def _evaluated(
         available=len(data[1]),
     )
     chosen = defense_spec_of(defense)
+    before = chosen.sha256 if isinstance(chosen, DefenseSpec) else ""
     run = choose_protocols(names, settings, [chosen])
     chosen = identified(chosen, network, defense if isinstance(defense, type) else None)
     by_name = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
-    given = {} if by_name or not isinstance(chosen, DefenseSpec) else {chosen: defense}
+    given = {}
+    if isinstance(chosen, DefenseSpec) and not by_name:
+        given[chosen] = untouched(defense)
     placement = Placement(devices=(device,), compiling=compiling)
     options = RunOptions(results=results, placement=placement, force=force, schedule=schedule)
     specs = [static, replace(static, defense=chosen, protocols=settings)]
-    with _shown(progress) as shown:
+    with ExitStack() as stack:
+        shown = stack.enter_context(_shown(progress))
+        stack.enter_context(
+            known_again(model, code, lambda: code_of(normalized(model, own.normalize)))
+        )
+        if given:
+            stack.enter_context(known_again(defense, before, lambda: fingerprint(defense)))
         return Evaluated(*Evaluation(inputs, options, shown, given).run(specs, run))
 
 

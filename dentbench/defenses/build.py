@@ -19,6 +19,7 @@ from dentbench.attacks.rng import seed_torch
 from dentbench.containment import contained
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.checked import Own, errors_in_words
+from dentbench.defenses.copies import copied
 from dentbench.defenses.user_defined import imported_twice, load_factory
 from dentbench.errors import DentBenchError, ModelError, first_line
 from dentbench.identity.imported_state import state_of
@@ -128,7 +129,7 @@ def _copied(defense: Any, device: torch.device) -> Any:
     if not isinstance(defense, nn.Module):
         return defense
     try:
-        return copy.deepcopy(defense).to(device)
+        return copied(defense).to(device)
     except Exception as error:
         raise ModelError(f"the defense cannot be copied: {first_line(error)}") from error
 
@@ -141,7 +142,7 @@ def _try(defense: Own, images: Tensor) -> None:
     devices = [images.device] if images.is_cuda else []
     asked = defense
     with contextlib.suppress(Exception):  # the error depends on its attributes
-        asked = copy.deepcopy(defense)
+        asked = copied(defense)
     with errors_in_words(defense.name, images), torch.random.fork_rng(devices), torch.no_grad():
         odd = int((~answered(asked(images))).sum())
         if odd:  # of adversarial points it counts as a wrong answer

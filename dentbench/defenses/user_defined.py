@@ -10,6 +10,7 @@ from typing import Any
 from dentbench.attacks.catalogue import PROTOCOLS, PUBLISHED
 from dentbench.attacks.protocol_cards import is_given
 from dentbench.errors import SpecError
+from dentbench.identity.as_left import before_runs
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, loaded_again, sha256_of
@@ -53,7 +54,7 @@ def spec_of_object(defense: object) -> DefenseSpec:
     name = str(getattr(named, "__qualname__", kind.__qualname__))
     return DefenseSpec(
         name=name,
-        sha256=fingerprint(defense),
+        sha256=before_runs(defense, fingerprint(defense)),
         separable=getattr(defense, "separable", False) is True,
         random=getattr(defense, "random", False) is True,
         title=_title_of(defense),

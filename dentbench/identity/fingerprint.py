@@ -31,6 +31,7 @@ from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
 from dentbench.identity.code_writer import CodeWriter
+from dentbench.identity.computed_properties import without_computed
 from dentbench.identity.user_code import is_library
 from dentbench.identity.values import (
     PLAIN,
@@ -83,10 +84,15 @@ def fingerprint(thing: object, hashed: Collection[str] = ()) -> str:
 
 
 class _Writer:
-    """Writes objects as hashes, each once."""
+    """Writes objects as hashes, each once.
 
-    def __init__(self, hashed: frozenset[str]) -> None:
+    ``compared``: the ids of objects whose computed properties are being compared, so that these
+    are left out.
+    """
+
+    def __init__(self, hashed: frozenset[str], compared: frozenset[int] = frozenset()) -> None:
         self.hashed = hashed
+        self.compared = compared
         self.known: dict[int, bytes] = {}
         self.open: list[int] = []
         self.kept: list[Any] = []  # so that no two of them have the same id
@@ -181,6 +187,7 @@ class _Writer:
             own = getattr(value, "__dict__", None)
             if own is None or is_library(type(value).__module__):
                 raise unwritable(value, where) from error
+            own = self._without_computed(value, own)
             return hash_of("object", self.write(type(value), where), self._attributes(own, where))
         if isinstance(reduced, str):
             return hash_of("name", type(value).__module__, reduced)
@@ -188,7 +195,7 @@ class _Writer:
         state, items, pairs = (*rest, None, None, None)[:3]
         held = [self.write(make, where), self.write(arguments, where)]
         if isinstance(state, dict):
-            held.append(self._attributes(state, where))
+            held.append(self._attributes(self._without_computed(value, state), where))
         elif state is not None:
             held.append(self.write(state, where))
         if items is not None:
@@ -202,6 +209,14 @@ class _Writer:
         for name, attribute in sorted(held.items(), key=lambda item: str(item[0])):
             parts += [str(name), self.write(attribute, f"{where}.{name}".lstrip("."))]
         return hash_of("attributes", *parts)
+
+    def _without_computed(self, value: Any, held: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return the attributes of an object without those that its class computes and keeps."""
+
+        def identity(item: Any, compared: frozenset[int]) -> str:
+            return _Writer(self.hashed, compared).whole(item)
+
+        return without_computed(value, held, self.compared, identity)
 
     def _empty(self, value: Any, where: str) -> bytes:
         if value is os.environ:
@@ -226,7 +241,7 @@ class _Writer:
         parts: list[Any] = [self.code.kind(type(module), where)]
         if isinstance(module, GraphModule):
             parts += [module.code]
-        for field, held in sorted(vars(module).items()):
+        for field, held in sorted(self._without_computed(module, vars(module)).items()):
             if field in _UNTOLD or (isinstance(module, GraphModule) and field not in _OF_GRAPHS):
                 continue
             inside = f"{where}.{field}".lstrip(".")

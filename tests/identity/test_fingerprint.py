@@ -351,3 +351,45 @@ def test_cycles_end() -> None:
 def test_what_cannot_be_written_down_is_refused_in_words() -> None:
     with socket.socket() as connection, pytest.raises(ModelError, match=r"value\.by.*socket"):
         fingerprint(holding(Settings(by=connection)))
+
+
+class Computing(nn.Module):
+    """A network, or an object, that computes a value when it is first asked for it."""
+
+    def __init__(self, level: float) -> None:
+        super().__init__()
+        self.level = level
+
+    @functools.cached_property
+    def scale(self) -> Tensor:
+        return torch.full((2,), self.level)
+
+    @functools.cached_property
+    def itself(self) -> list[Any]:
+        return [self, self.scale]
+
+
+class ComputingObject:
+    def __init__(self, level: float) -> None:
+        self.level = level
+
+    @functools.cached_property
+    def scale(self) -> Tensor:
+        return torch.full((2,), self.level)
+
+    @functools.cached_property
+    def without_a_writing(self) -> socket.socket:
+        return socket.socket()
+
+
+@pytest.mark.parametrize("kind", [Computing, ComputingObject])
+def test_a_computed_property_counts_by_what_it_is_computed_of(kind: type[Any]) -> None:
+    unread, read, other, changed = kind(1.0), kind(1.0), kind(2.0), kind(1.0)
+    for name in ("scale", "itself", "without_a_writing"):
+        getattr(read, name, None)
+    assert len(vars(read)) >= len(vars(unread)) + 2
+    assert fingerprint(read) == fingerprint(unread) != fingerprint(other)
+    changed.__dict__["scale"] = torch.zeros(2)
+    assert fingerprint(changed) != fingerprint(unread), "put there by hand"
+    if kind is ComputingObject:
+        read.without_a_writing.close()

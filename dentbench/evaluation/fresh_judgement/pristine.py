@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import copy
+import io
 import pickle
 import random
+from collections import ChainMap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
@@ -17,6 +18,7 @@ from torch import nn
 from torch.fx import GraphModule
 
 from dentbench.compute.bn_relu_fusion import has_hooks
+from dentbench.defenses.copies import ANEW, copied
 from dentbench.errors import WorkerError, first_line
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.fresh_judgement.judge_process import JudgeRequest, judged
@@ -24,6 +26,18 @@ from dentbench.evaluation.fresh_judgement.judgement import Judgement
 from dentbench.identity.user_code import is_library
 from dentbench.records.judged import Judged
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Writes a user's objects down with their code; locks are made anew."""
+
+    dispatch_table: ClassVar[Any] = ChainMap(dict(ANEW), cloudpickle.Pickler.dispatch_table)
+
+
+def _pickled(thing: Any) -> bytes:
+    data = io.BytesIO()
+    _Pickler(data).dump(thing)
+    return data.getvalue()
 
 
 class Pristine:
@@ -38,11 +52,11 @@ class Pristine:
         self.data: bytes | None = None
         self.copied: tuple[nn.Module, Any] | None = None
         try:
-            self.data = cloudpickle.dumps((network, given))
+            self.data = _pickled((network, given))
         except Exception as error:  # they may raise anything
             self.reason = f"it cannot be sent to another process ({first_line(error)})"
             try:
-                self.copied = copy.deepcopy((network, given))
+                self.copied = copied((network, given))
             except Exception as again:
                 self.reason += f" and cannot be copied ({first_line(again)})"
 
@@ -84,7 +98,7 @@ def judge_anew(
             reason, made = str(error), pickle.loads(pristine.data)
     if made is None:
         return Judgement({}, reason)
-    network, given = copy.deepcopy(made)
+    network, given = copied(made)
     with _random_numbers_kept():
         return Judgement(judged(request, network, given, isolated=False), reason)
 
