@@ -286,8 +286,13 @@ def _short(attack: AttackSpec) -> AttackSpec:
 
 
 def _until_decided(spec: EvalSpec, left: int) -> int:
-    """Return how many images a run until decided is expected to judge, of those left at most."""
-    looks = looks_of([len(rows) for rows in spec.batches.ranges(spec.data.count)])
+    """Return how many images a run until decided is expected to judge yet, of those left at most.
+
+    Those judged before count; where they were more than foreseen, another batch is.
+    """
+    sizes = [len(rows) for rows in spec.batches.ranges(spec.data.count)]
     ratio = None if spec.separable and spec.defense is not None else 1.0
-    more = images_needed(DIFFERING, ratio, looks, GAIN_POINTS / 100)
-    return left if more is None else min(left, more + int(DIFFERING[2]))
+    more = images_needed(DIFFERING, ratio, looks_of(sizes), GAIN_POINTS / 100)
+    foreseen = sum(sizes) if more is None else more + int(DIFFERING[2])
+    yet = foreseen - (sum(sizes) - left)
+    return min(left, yet if yet > 0 else max(sizes))

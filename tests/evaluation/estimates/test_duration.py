@@ -86,6 +86,20 @@ def test_until_decided_is_foreseen_as_a_small_part() -> None:
     assert 0 < decided < whole / 10
 
 
+def test_images_judged_before_count_for_a_run_until_decided() -> None:
+    stage = Stage(model="small", defense=DENT.label, protocol="transfer")
+
+    def foreseen(left: int) -> float:
+        return run_of(lambda *_: left).plan(until_decided=True)[stage]
+
+    an_image = foreseen(1)
+    fresh = foreseen(1000) / an_image
+    assert 100 < fresh < 900
+    assert foreseen(900) / an_image == pytest.approx(fresh - 100)
+    beyond = foreseen(1000 - int(fresh) - 50) / an_image
+    assert beyond == pytest.approx(min(DENT.batches.size, 1000)), "undecided there: another batch"
+
+
 def test_long_runs_say_what_would_be_shorter(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
