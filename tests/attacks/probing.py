@@ -43,6 +43,7 @@ def probed(
         copies=copies,
         images=x,
         labels=labels_of(small_network(), x),
+        numbers=range(len(x)),
         threat=ThreatModel(norm, 0.05),
         separable=separable,
         random=declared,

@@ -35,6 +35,7 @@ def probe_of(defense: Callable[[], Classifier], norm: str = "Linf", count: int =
         copies=True,
         images=x,
         labels=labels_of(network, x),
+        numbers=range(len(x)),
         threat=ThreatModel(norm, EPS[norm]),
         separable=True,
         steps=None,

@@ -42,6 +42,7 @@ def planted_in(
         copies=True,
         images=x,
         labels=labels_of(small_network(), x),
+        numbers=range(len(x)),
         threat=ThreatModel(norm, 0.05 if norm == "Linf" else 0.5),
         separable=separable,
         steps=None,

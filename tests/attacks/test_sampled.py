@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import Counter
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -62,6 +64,52 @@ def test_rounding_and_no_answer_twice_are_no_difference() -> None:
     sampled = Sampled(rounding, seed=0)
     sampled(numbered(1))
     assert sampled.asked_again(judge) == (3, 0)
+
+
+@dataclass(frozen=True)
+class Kept:
+    factor: Tensor
+    losses: tuple[Tensor, ...] = ()
+
+
+class InParts:
+    """A defense whose ``predict`` lies while ``told``; its adaptation has a graph."""
+
+    def __init__(self) -> None:
+        self.told = False
+        self.weight = torch.tensor(2.0, requires_grad=True)
+
+    def unroll(self, x: Tensor) -> Kept:
+        return Kept(factor=self.weight * x.mean(), losses=(self.weight * 1,))
+
+    def predict(self, x: Tensor, adaptation: Kept) -> Tensor:
+        return honest(x) * adaptation.factor + self.told
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.predict(x, self.unroll(x))
+
+
+@pytest.mark.parametrize("lies", [False, True])
+def test_answers_under_a_kept_adaptation_are_asked_for_again(lies: bool) -> None:
+    defense = InParts()
+    sampled = Sampled(defense, seed=0)
+    defense.told = lies
+    for number in range(4):
+        adaptation = sampled.unroll(numbered(number + 1))
+        assert sampled.predict(numbered(number), adaptation).requires_grad
+    defense.told = False
+    assert sampled.asked_again(judge) == (3 * KEPT, 3 * KEPT * lies)
+
+
+def test_a_kept_adaptation_keeps_no_graph() -> None:
+    defense = InParts()
+    sampled = Sampled(defense, seed=0)
+    x = numbered(1).requires_grad_()
+    adaptation = sampled.unroll(x)
+    alive = weakref.ref(adaptation.factor)
+    sampled.predict(x, adaptation)
+    del adaptation
+    assert alive() is None
 
 
 def test_every_question_is_as_likely_to_be_kept() -> None:

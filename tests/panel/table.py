@@ -14,7 +14,15 @@ from typing import Final, Literal
 
 from torch import Tensor, nn
 
-from tests.panel import honest, masking, memory, random_answers, subjects, telling
+from tests.panel import (
+    elsewhere,
+    honest,
+    masking,
+    memory,
+    random_answers,
+    subjects,
+    telling,
+)
 from tests.panel.subjects import COUNT, EPS, planted, projected, robust_count
 
 Truth = Literal["gain", "none", "less"]
@@ -341,6 +349,40 @@ TELLING: Final = (
     ),
 )
 
+TWO_BATCHES: Final = Setting(count=48, batch=24)
+
+ELSEWHERE: Final = (
+    Plant(
+        defense=elsewhere.HonestFirstImages,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"true-gradient"}),
+    ),
+    Plant(
+        defense=elsewhere.HonestFirstPlaces,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"true-gradient"}),
+    ),
+    Plant(
+        defense=elsewhere.HonestFirstBatch,
+        truth="none",
+        robust=as_weak,
+        setting=TWO_BATCHES,
+        fails=frozenset({"true-gradient"}),
+    ),
+    Plant(
+        defense=elsewhere.HonestHalf,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"true-gradient"}),
+        like="HonestFirstImages",
+    ),
+)
+
 RANDOM: Final = (
     Plant(
         defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"}), setting=DEAR
@@ -528,4 +570,4 @@ def _rough(count: int) -> int:
     return robust_count(subjects.roughened(planted()[0]), count)
 
 
-PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *RANDOM, *HONEST)
+PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *RANDOM, *HONEST)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
@@ -55,7 +56,8 @@ class Probe:
 
     ``make()`` returns the defense as it was before any question, each time afresh if it can be
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
-    ``images`` (B, C, H, W) and ``labels`` (B,): the first declared batch; ``separable`` and
+    ``images`` (B, C, H, W), ``labels`` (B,) and ``numbers``, those of the images in the run: a
+    batch of the declared size, drawn from all images (see :func:`drawn`); ``separable`` and
     ``random``: as the spec declares; ``steps``: the adaptation steps of dent, None where there
     are none; ``iterations``: those of the attack; ``network``: the static model, where it is asked
     too.
@@ -65,6 +67,7 @@ class Probe:
     copies: bool
     images: Tensor
     labels: Tensor
+    numbers: Sequence[int]
     threat: ThreatModel
     separable: bool
     steps: int | None
@@ -97,6 +100,24 @@ class Probe:
             return self.threat.project(start + self.threat.eps * slope.sign(), self.images)
         length = slope.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
         return self.threat.project(start + self.threat.eps * slope / length, self.images)
+
+
+def drawn(count: int, size: int, seed: int) -> list[int]:
+    """Return which of ``count`` images are shown, as many as a batch of ``size`` has.
+
+    Half of them are of the first batch and half of all others, in an order drawn too: a defense
+    that is honest for the first images, for some batches or at some places in a batch alone would
+    pass every check that asks about the first images. All in their order where they are one batch.
+    """
+    if count <= size:
+        return [*range(count)]
+    draw = random.Random(seed)
+    rows = draw.sample(range(size), size - size // 2)
+    rows += draw.sample(range(size, count), min(size // 2, count - size))
+    left = [row for row in range(size) if row not in rows]
+    rows += left[: size - len(rows)]
+    draw.shuffle(rows)
+    return rows
 
 
 def gradient_of(forward: Classifier, x: Tensor, labels: Tensor) -> Tensor | None:

@@ -44,10 +44,10 @@ class Climb:
         return int((self.best[-1] <= 0).sum())
 
     @property
-    def broken(self) -> dict[str, float]:
-        """Return the margins, by number, of images that were right and that the ascent breaks."""
+    def broken(self) -> dict[int, float]:
+        """Return the margins, by row, of images that were right and that the ascent breaks."""
         rows = ((self.best[0] <= 0) & (self.best[-1] > 0)).nonzero().flatten().tolist()
-        return {str(row): float(self.best[-1, row]) for row in rows}
+        return {row: float(self.best[-1, row]) for row in rows}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """Probes of the published gradient: is it there, is it true, is it exact, does it climb?
 
-For b = min(B, 16) images of a batch they cost 4 b single-image calls; a gradient is exact where the
-defense unrolls; the ascent is in ``climbing.py``.
+A defense may be honest for some images or places of a batch alone, so all B are asked, by 4 B
+single-image calls; the exact gradient, where the defense unrolls, is that of b = min(B, 16) images.
+The ascent is in ``climbing.py``.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ from torch import Tensor
 from dentbench.attacks import checks
 from dentbench.attacks.base import Classifier, margins
 from dentbench.attacks.checks import Check
-from dentbench.attacks.probes.base import Probe, gradient_of
+from dentbench.attacks.probes.base import IMAGES, Probe, gradient_of
 from dentbench.attacks.probes.climbing import DRAWS, STEPS, Climb
+from dentbench.stats import more_often_than
 
 COSINE: Final = 0.9
 """The least mean cosine of the published with the exact gradient."""
@@ -24,12 +26,25 @@ COSINE: Final = 0.9
 KEPT: Final = 0.5
 """The least share of the rise that a gradient promises which a short step along it must bring."""
 
+POOR: Final = 0.2
+"""The share of images that a step may bring less: of those that share statistics, one in six."""
 
-def gradients(probe: Probe) -> tuple[Check, ...]:
-    """Look at the published gradient of the margin, which does not saturate."""
+FAINT: Final = 0.01
+"""A gradient shorter than this share of the median one promises too little to be measured."""
+
+LEVEL: Final = 0.01
+"""The p-value below which more images than :data:`POOR` are no chance."""
+
+
+def gradients(probe: Probe, *, random: bool) -> tuple[Check, ...]:
+    """Look at the published gradient of the margin, which does not saturate.
+
+    ``random``: whether answers are, which hides what a step brings on a single image.
+    """
     defense: Any = probe.make()
-    gradient = gradient_of(defense, *probe.few)
-    flat = torch.zeros_like(probe.few[0]).flatten(1) if gradient is None else gradient.flatten(1)
+    x = probe.images
+    gradient = gradient_of(defense, x, probe.labels)
+    flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
     useless = ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
     share = float(useless.double().mean())
     sentence = (
@@ -40,26 +55,34 @@ def gradients(probe: Probe) -> tuple[Check, ...]:
     )
     alive = Check(checks.GRADIENT, share == 0, share, sentence)
     flat = torch.nan_to_num(flat, nan=0.0, posinf=0.0, neginf=0.0)
-    return alive, _true_gradient(probe, defense, flat), _exact_gradient(probe, defense, flat)
+    exact = _exact_gradient(probe, defense, flat[:IMAGES])
+    return alive, _true_gradient(probe, defense, flat, random=random), exact
 
 
 @torch.no_grad()
-def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor) -> Check:
+def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor, *, random: bool) -> Check:
     """Take a short step along the gradient, both ways: does the margin rise as promised?"""
-    (x, y), length = probe.few, flat.norm(dim=1)
+    x, y, length = probe.images, probe.labels, flat.norm(dim=1)
     if not bool((length > 0).any()):
         return Check(checks.TRUE_GRADIENT, None, None, "there is no gradient to follow")
     size = probe.threat.eps * (flat.shape[1] ** 0.5 if probe.threat.norm == "Linf" else 1) / 20
     if not size:
         return Check(checks.TRUE_GRADIENT, None, None, "eps is zero")
     step = (size * flat / length.clamp_min(1e-12)[:, None]).view_as(x)
-    rise = (margins(defense(x + step), y) - margins(defense(x - step), y)).sum() / 2
-    kept = float(rise / (size * length.sum()))
-    passed = kept >= KEPT
+    rise = (margins(defense(x + step), y) - margins(defense(x - step), y)) / 2
+    kept = float(rise.sum() / (size * length.sum()))
+    plain = length > FAINT * length.median()
+    poor, total = int((plain & (rise < KEPT * size * length)).sum()), int(plain.sum())
+    many = not random and more_often_than(poor, total, POOR) < LEVEL
+    passed = kept >= KEPT and not many
     sentence = (
         f"a short step along the published gradient brings {100 * kept:.0f}% of the rise that it "
-        "promises" + ("" if passed else ": it is not the gradient of the answers that are judged")
+        "promises"
     )
+    if many:
+        sentence += f", and less than half of it on {poor} of {total} images"
+    if not passed:
+        sentence += ": it is not the gradient of the answers that are judged"
     return Check(checks.TRUE_GRADIENT, passed, kept, sentence)
 
 

@@ -1,4 +1,4 @@
-"""All checks that ask the defense itself, on its first declared batch; few calls, then no more."""
+"""All checks that ask the defense itself, about a batch of its images; few calls, then no more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def probe(probe: Probe) -> tuple[Check, ...]:
         scores(probe, random=random),
         consistency.stateless(probe, random=random),
         consistency.in_range(probe.images),
-        *gradients(probe),
+        *gradients(probe, random=random),
         *_climbing(probe, random),
     )
 
@@ -40,7 +40,8 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         text = f"not made in {probe.threat.norm} with eps {probe.threat.eps:g}"
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
     climbs = climb_all(probe)
-    broken = climbs.full.broken  # how many of them the protocols leave is counted after their runs
+    # What protocols leave of them is counted when they were run.
+    broken = {str(probe.numbers[row]): margin for row, margin in climbs.full.broken.items()}
     text = f"{climbs.full.steps} steps along the gradient break {len(broken)} images"
     return (
         ascent(climbs.short, climbs.chance),

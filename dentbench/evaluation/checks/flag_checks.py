@@ -177,6 +177,9 @@ def same_ascent(climbed: Check, stages: Stages, excused: str = "") -> Check:
     each = [_right(stages[name]) for name in (NATURAL, *followed)]
     right = [all(flags) for flags in zip(*each, strict=True)]
     broken = [row for row in map(int, climbed.shares) if row < len(right)]
+    if climbed.shares and not broken:
+        text = f"{climbed.sentence}; none of these was attacked"
+        return Check(checks.SAME_ASCENT, None, None, text)
     left, total = sum(right[row] for row in broken), len(broken)
     text = f"{climbed.sentence}, of which the attacks with gradients leave {left}"
     p_value = more_often_than(left, total, CHANCE)

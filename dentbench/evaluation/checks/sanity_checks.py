@@ -22,11 +22,12 @@ from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes import climbing
-from dentbench.attacks.probes.base import FiniteDefense, Probe
+from dentbench.attacks.probes.base import FiniteDefense, Probe, drawn
 from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.required_budgets import ascent_iterations, attack_budget
 from dentbench.attacks.rng import SeededDefense
+from dentbench.defenses.copies import copied
 from dentbench.errors import ModelError
 from dentbench.evaluation.checks.flag_checks import Stages, flag_checks, same_ascent
 from dentbench.evaluation.context import RunContext
@@ -85,9 +86,9 @@ def is_declared_random(spec: EvalSpec) -> bool:
 
 
 def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
-    """Return the probe of a spec: its defense on its first declared batch."""
-    first = context.inputs.images[: spec.batches.size].to(context.worker.device)
+    """Return the probe of a spec: its defense on a batch of the images."""
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
+    numbers = drawn(len(context.inputs.images), spec.batches.size, seed)
 
     def make(after: FiniteDefense | None = None) -> Classifier:
         new = _anew(context, spec)
@@ -100,8 +101,9 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     return Probe(
         make=make,
         copies=_anew(context, spec) is not None,
-        images=first,
-        labels=context.inputs.labels[: len(first)].to(context.worker.device),
+        images=context.inputs.images[numbers].to(worker.device),
+        labels=context.inputs.labels[numbers].to(worker.device),
+        numbers=numbers,
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
         random=is_declared_random(spec),
@@ -136,7 +138,7 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
         given = (context.worker.model.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
         if given is None or isinstance(given, (type, nn.Module)):
             return made
-        return copy.deepcopy(made)  # it is the very object that was given
+        return copied(made)  # it is the very object that was given
     except Exception as error:  # a model may raise anything
         _log.debug("the defense cannot be had anew: %s", error)
         return None
