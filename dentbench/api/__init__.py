@@ -26,7 +26,6 @@ from dentbench.api.arguments import (
     protocols_listed,
     require_kind,
     schedule_of,
-    untouched,
 )
 from dentbench.api.evaluated import Evaluated
 from dentbench.attacks.base import Defense
@@ -213,9 +212,7 @@ def _evaluated(
     run = choose_protocols(names, settings, [chosen])
     chosen = identified(chosen, network, defense if isinstance(defense, type) else None)
     by_name = defense is None or isinstance(defense, str | DentSpec | DefenseSpec)
-    given = {}
-    if isinstance(chosen, DefenseSpec) and not by_name:
-        given[chosen] = untouched(defense)
+    given = {} if by_name or not isinstance(chosen, DefenseSpec) else {chosen: defense}
     placement = Placement(devices=(device,), compiling=compiling)
     options = RunOptions(results=results, placement=placement, force=force, schedule=schedule)
     specs = [static, replace(static, defense=chosen, protocols=settings)]

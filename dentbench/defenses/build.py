@@ -8,6 +8,7 @@ import importlib
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def build(
     else:
         made = _copied(built, trial.device)
     defense = Own(spec.name, made, classes)
+    defense.is_shared = made is built and not isinstance(built, FunctionType)
     if tried:
         _try(defense, trial)
     defense.no_answers.natural = trial
@@ -125,12 +127,16 @@ def _same_random_numbers() -> Iterator[None]:
 
 
 def _copied(defense: Any, device: torch.device) -> Any:
-    """Return a module's copy on the device, so that it stays as it was; another object itself."""
-    if not isinstance(defense, nn.Module):
-        return defense
+    """Return a copy of a defense, so that it stays as it was; itself where it cannot be copied.
+
+    A module's is on the device, and must be.
+    """
     try:
-        return copied(defense).to(device)
+        made = copied(defense)
+        return made.to(device) if isinstance(made, nn.Module) else made
     except Exception as error:
+        if not isinstance(defense, nn.Module):
+            return defense
         raise ModelError(f"the defense cannot be copied: {first_line(error)}") from error
 
 

@@ -25,7 +25,10 @@ class Own:
     ``adapt`` and ``predict`` it is their composition, whatever calling ``inner`` would do. Where
     its answers do not lead back to the images their gradient is zero. It gets copies of the images,
     which it may change. ``no_answers``: handles its errors.
+    ``is_shared``: whether ``inner`` is an object that was handed in, for it cannot be copied.
     """
+
+    is_shared = False
 
     def __init__(self, name: str, inner: Any, classes: int) -> None:
         self.name = name

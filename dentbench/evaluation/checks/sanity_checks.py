@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Final
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dentbench.attacks import checks as soundness
 from dentbench.attacks.base import Classifier, ThreatModel
@@ -27,7 +27,7 @@ from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.required_budgets import ascent_iterations, attack_budget
 from dentbench.attacks.rng import SeededDefense
-from dentbench.defenses.copies import copied
+from dentbench.defenses.checked import Own
 from dentbench.errors import ModelError
 from dentbench.evaluation.checks.flag_checks import Stages, flag_checks, same_ascent
 from dentbench.evaluation.context import RunContext
@@ -135,10 +135,7 @@ def _anew(context: RunContext, spec: EvalSpec) -> Classifier | None:
         if spec.defense is None:
             return copy.deepcopy(context.worker.network)
         made: Classifier = context.worker.model.defense_cache.make(spec)
-        given = (context.worker.model.defense_cache.given or {}).get(spec.defense)  # type: ignore[arg-type]
-        if given is None or isinstance(given, (type, nn.Module)):
-            return made
-        return copied(made)  # it is the very object that was given
+        return None if isinstance(made, Own) and made.is_shared else made
     except Exception as error:  # a model may raise anything
         _log.debug("the defense cannot be had anew: %s", error)
         return None
