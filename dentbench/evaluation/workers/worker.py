@@ -113,11 +113,8 @@ class Worker:
         return self.micro_batcher.shown(spec, classify)
 
     def require_usable(self, spec: EvalSpec) -> None:
-        """Raise :class:`~dentbench.errors.ModelError` for a defense that fails on two images.
-
-        A user's defense was tried when it was made, before it can remember anything.
-        """
-        defense = spec.defense
+        """Raise :class:`~dentbench.errors.ModelError` for a defense that fails on two images."""
+        defense = spec.defense  # a user's was tried when it was made, before it can remember
         if defense is None or (isinstance(defense, DefenseSpec) and defense.sha256):
             return
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
@@ -119,12 +118,12 @@ def honest_lambda(network: nn.Module) -> Callable[[Tensor], Tensor]:
     return lambda x: network(x)
 
 
-class Locked:
+class Streaming:
     """It cannot be sent to another process, nor copied."""
 
     def __init__(self, network: nn.Module) -> None:
         self.network = network
-        self.lock = threading.Lock()
+        self.stream = (number for number in range(3))
 
     def __call__(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x)
@@ -185,7 +184,7 @@ def test_an_honest_defense_passes_and_its_points_are_forgotten(
 
 
 def test_a_defense_that_cannot_be_sent_is_told_of(tmp_path: Path) -> None:
-    _, defended, _ = evaluated(tmp_path, Locked, ("published",))
+    _, defended, _ = evaluated(tmp_path, Streaming, ("published",))
     assert fresh(defended).passed is None and "cannot be sent" in fresh(defended).sentence
 
 
