@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import reduce
 from typing import Any, Final
@@ -12,6 +13,7 @@ import torch
 from torch import nn
 
 from dentbench.defenses.build import identified
+from dentbench.errors import DataError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.estimates.duration import TimeForecast
 from dentbench.evaluation.inputs import RunInputs
@@ -82,12 +84,16 @@ def _model_of(study: Study, fetch: FetchOptions, *, untrained: bool) -> LoadedMo
 
 def _dataset_of(study: Study, fetch: FetchOptions, *, untrained: bool) -> Dataset:
     name = data_default(study)
-    missing = name in DATASETS and study.data.folder is None
-    if untrained and missing and not is_cached(DATASETS[name], fetch.folder):
-        count = study.data.first + (study.data.examples or UNKNOWN_COUNT)
-        return random_images(DATASETS[name], count)
     resize = study.card.resize if study.card is not None else ""
-    return load_dataset(name, replace(study.data, resize=resize), **_sources_of(fetch))
+    choice, sources = replace(study.data, resize=resize), _sources_of(fetch)
+    if not (untrained and name in DATASETS and study.data.folder is None):
+        return load_dataset(name, choice, **sources)
+    card = DATASETS[name]
+    absent = (DataError,) if card.source == "folder" else ()  # a user's own copy, not the cache's
+    with suppress(*absent):
+        if is_cached(card, fetch.folder):
+            return load_dataset(name, choice, **sources)
+    return random_images(card, study.data.first + (study.data.examples or UNKNOWN_COUNT))
 
 
 def _inputs_of(study: Study, network: nn.Module, dataset: Dataset) -> tuple[RunInputs, DataSpec]:
