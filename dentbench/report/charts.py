@@ -66,7 +66,11 @@ def protocols(pair: Pair) -> BarChart:
     static, defended = pair.static, pair.defended
     own = departures.published_protocol(defended)
     bars = [
-        Bar(name, share(defended, name), "published" if name == own else "other")
+        Bar(
+            departures.called_protocol(defended, name),
+            share(defended, name),
+            "published" if name == own else "other",
+        )
         for name in defended.protocol_counts
     ]
     bars.append(Bar("worst case", share(defended, WORST), "worst"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import re
 from collections.abc import Callable, Iterable
 from fractions import Fraction
 from functools import lru_cache
@@ -99,8 +100,28 @@ def publish_otherwise(records: Iterable[Record]) -> bool:
 
 def named_protocol(record: Record, name: str) -> str:
     """Return a protocol's name, marked where the defense was published with it, unlike dent."""
+    called = called_protocol(record, name)
     marked = name == published_protocol(record) != PUBLISHED
-    return f"{name} ({PUBLISHED})" if marked else name
+    return f"{called} ({PUBLISHED})" if marked else called
+
+
+def called_protocol(record: Record, name: str) -> str:
+    """Return a protocol's name as people call it: a user's without the hash of its source.
+
+    The hash stays where a record has two protocols of that name.
+    """
+    plain = without_hash(name)
+    alike = [other for other in record.protocol_counts if without_hash(other) == plain]
+    return name if len(alike) > 1 else plain
+
+
+def without_hash(text: str) -> str:
+    """Return a text with users' attacks and protocols named without the hash of their source."""
+    return _HASH.sub(r"\1", text)
+
+
+_HASH: Final = re.compile(r"(:[\w.]+)@[0-9a-f]{12}(?:[0-9a-f]{8})?\b")
+"""The name of a user's attack or protocol, "module:callable@hash"."""
 
 
 def _odd_settings(record: Record) -> list[str]:
@@ -170,7 +191,8 @@ def attack_departures(record: Record) -> tuple[str, ...]:
         return ()
     if NOT_AUTOATTACK not in record.attack_label:
         return (f"{record.attack_label}, {NOT_AUTOATTACK} {ATTACK}",)
-    return (f"{'shortened ' if shortened(record) else ''}{record.attack}, {NOT_AUTOATTACK}",)
+    attack = without_hash(record.attack)
+    return (f"{'shortened ' if shortened(record) else ''}{attack}, {NOT_AUTOATTACK}",)
 
 
 def attack_notes(record: Record) -> tuple[str, ...]:
@@ -181,7 +203,8 @@ def attack_notes(record: Record) -> tuple[str, ...]:
     """
     departures = attack_departures(record)
     short = NOT_AUTOATTACK in record.attack_label
-    return (*((record.attack_label,) if departures and short else departures), *check_notes(record))
+    label = (without_hash(record.attack_label),)
+    return (*(label if departures and short else departures), *check_notes(record))
 
 
 def check_notes(record: Record) -> tuple[str, ...]:

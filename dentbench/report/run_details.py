@@ -49,7 +49,8 @@ def first_to_break(pair: Pair, breakdown: Breakdown) -> BarChart:
     }
     bars = []
     for stage, counts in breakdown.first.items():
-        label = {NATURAL: "wrong before", SURVIVES: "survives all"}.get(stage, stage)
+        called = departures.called_protocol(pair.defended, stage)
+        label = {NATURAL: "wrong before", SURVIVES: "survives all"}.get(stage, called)
         bars.append(Bar(label, Share(sum(counts), total), roles.get(stage, "other")))
     name = name_of("broke", pair.defended)
     subtitle = "The first protocol to break each image, in the order in which they were run."

@@ -211,16 +211,17 @@ def _finding(static: Record, defended: Record) -> str:
     name = defended.worst_protocol
     who = departures.defense_name(defended)
     worst = Share(counts.get(name, defended.robust_correct), n)
+    by = departures.called_protocol(defended, name)
     own, called = departures.published_protocol(defended), departures.published_text(defended)
     published = Share(counts[own], n) if own in counts else None
     if name == own and len(counts) == 1:
         text = f"{who} has {worst} under the {departures.published_protocol_text(defended)} alone"
     elif published is None:
-        text = f"{who} has {worst} under {name}"
+        text = f"{who} has {worst} under {by}"
     elif published.count == worst.count:
         text = f"{who} has {published} under {called}, and under no other protocol fewer"
     else:
-        text = f"{who}'s {called} {published} falls to {worst} under {name}"
+        text = f"{who}'s {called} {published} falls to {worst} under {by}"
     if worst.count != defended.robust_correct:
         whole = Share(defended.robust_correct, n)
         if " falls to " in text:

@@ -106,6 +106,23 @@ def test_list_is_a_line_each_and_filters(
     assert code == 2 and "no record in results has nothing-like-it" in err
 
 
+def test_rows_that_would_look_alike_say_what_tells_them_apart(
+    dentbench: Run, tmp_path: Path
+) -> None:
+    runs = ({}, {"seed": 2}, {}, {"seed": 3, "attack": "quick", "lr": None}, {"model": "other"})
+    for number, changes in enumerate(runs):
+        results_csv.append(tmp_path / "results", record(number, **changes))
+    titles = [line.partition("0.15")[2][:60] for line in dentbench("list")[1].splitlines()[-5:]]
+    said = [" ".join(title.partition("  6")[0].split()) for title in titles]
+    assert said == [
+        "static model",
+        "static model, seed 2",
+        "static model",
+        "static model, attack quick, seed 3",
+        "static model",
+    ]
+
+
 def test_keys_are_completed_newest_first(kept: Path) -> None:
     class Context:
         params = {"results": kept}

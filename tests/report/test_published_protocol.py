@@ -8,6 +8,7 @@ from typing import Any
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.defenses.naming import built_in
 from dentbench.records.outcome import Record
+from dentbench.report import departures
 from dentbench.report.charts import accuracies, protocols
 from dentbench.report.numbers import Share
 from dentbench.report.pairing import Pair
@@ -78,3 +79,20 @@ def test_built_in_defenses_declare_theirs() -> None:
     assert declared["dent"] == "published" and declared["hedge"] == "transfer"
     assert built_in("hedge").published_protocol == "transfer"
     assert built_in("tent-online").published_protocol == "published"
+
+
+def test_a_users_attack_and_protocol_are_called_without_the_hash_of_their_source(
+    make_record: Make,
+) -> None:
+    first, second = (f"mine:halfway@{digit * 20}" for digit in "ab")
+    counts = {"published": 380, first: 340, "claimed@0123456789ab": 390}
+    fgsm = f"mine:fgsm@{'c' * 12}"
+    attack = {"attack": fgsm, "attack_label": f"{fgsm}, not AutoAttack"}
+    sides = pair(make_record, counts, published_protocol="published", **attack)
+    said = sides.verdict.sentence
+    assert "under mine:halfway (mine:fgsm, not AutoAttack)" in said and "@" not in said
+    labels = [bar.label for bar in protocols(sides).bars]
+    assert labels == ["published", "mine:halfway", "claimed@0123456789ab", "worst case"]
+    assert "hedge, mine:halfway" in words(tables.summary(sides.static, sides.defended))
+    both = pair(make_record, {**counts, second: 350}).defended
+    assert departures.called_protocol(both, first) == first, "two of one name are told apart"

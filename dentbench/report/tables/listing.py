@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -30,6 +31,12 @@ SAID: Final = frozenset(
 """Columns that other tables of :func:`~dentbench.cli.show.show` have, or that are for programs."""
 
 
+APART: Final = (
+    *("dataset", "count", "attack", "iterations", "seed", "batch_size", "lr", "loss", "statistics"),
+    *("blur", "sigma", "order", "precision", "layers", "optimizer"),
+)
+"""Columns that tell records apart whose model, threat model and defense are the same."""
+
 NOTHING: Final = frozenset({"", "None", "{}"})
 """How an empty column is written."""
 
@@ -43,18 +50,47 @@ def title_of(record: Record) -> str:
 def listing(records: Sequence[Record], title: str = "Records") -> Table:
     """Return one row per record, the newest last: its key, settings and results."""
     rows: list[list[object]] = []
-    for record in records:
+    for record, apart in zip(records, _told_apart(records), strict=True):
         attacked = bool(record.protocol)
         threat = departures.threat_text(record.norm, eps_of(record)) if attacked else "no attack"
         right = coupling.share(record, WORST if attacked else "natural")
         results = [right, "" if record.mode == "static" or not attacked else kind_of(record)]
-        rows.append([short_key(record), record.model, threat, title_of(record), *results])
+        rows.append([short_key(record), record.model, threat, title_of(record) + apart, *results])
     columns = (
         *(Column("key"), Column("model"), Column("threat model"), Column("defense")),
         *(Column("right", "right"), Column("verdict")),
     )
     caption = "Right: in the worst case of all protocols that were run; without an attack, natural."
     return Table.of(title, columns, rows, caption=caption)
+
+
+def _told_apart(records: Sequence[Record]) -> list[str]:
+    """Return what tells each record from most of those whose row is the same but for its results.
+
+    Such as ", seed 2, lr 0.05"; "" of a record that is as most are.
+    """
+    rows: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        rows.setdefault(_row_of(record), []).append(record)
+    usual = {
+        row: {name: Counter(getattr(record, name) for record in alike) for name in APART}
+        for row, alike in rows.items()
+        if len(alike) > 1
+    }
+    texts = []
+    for record in records:
+        counted = usual.get(_row_of(record), {})
+        odd = {
+            name: getattr(record, name)
+            for name, values in counted.items()
+            if getattr(record, name) not in (None, values.most_common(1)[0][0])
+        }
+        texts.append("".join(f", {name.replace('_', ' ')} {odd[name]}" for name in odd))
+    return texts
+
+
+def _row_of(record: Record) -> tuple[str, ...]:
+    return record.model, record.norm, record.eps, title_of(record)
 
 
 def checks(record: Record) -> Table:
