@@ -13,48 +13,17 @@ import pytest
 import torch
 from torch import nn
 
-from dentbench.attacks.attack_events import AttackBegan
 from dentbench.attacks.counting import CallCounter
 from dentbench.compute.backend import Engine
 from dentbench.errors import SpecError, WorkerError
 from dentbench.evaluation.inputs import RunInputs
-from dentbench.evaluation.progress.events import Event, PassesDone, StageBegan
 from dentbench.evaluation.workers import process_pool
 from dentbench.evaluation.workers.placement import Placement
+from tests.evaluation.workers.recorder import Recorder
 from tests.helpers import Net, all_stored, until
 
 RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
-
-
-class Recorder:
-    """Keeps the events of a run: the passes of each stage over its rounds, and the attacks.
-
-    ``gate``: of a network. It is closed when stage ``at`` begins, and opened once passes and an
-    attack of that stage are told.
-    """
-
-    def __init__(self, gate: Path | None = None, at: str = "") -> None:
-        self.gate = gate
-        self.at = at
-        self.stage = ""
-        self.before = 0
-        self.passes: dict[str, list[int]] = {}
-        self.attacks: list[tuple[str, AttackBegan]] = []
-
-    def __call__(self, event: Event) -> None:
-        match event:
-            case StageBegan(stage=stage):
-                self.stage = str(stage)
-                self.before = self.passes.get(self.stage, [0])[-1]
-                if self.gate and self.stage == self.at:
-                    (self.gate / "closed").touch()
-            case PassesDone(passes=passes):
-                self.passes.setdefault(self.stage, []).append(self.before + passes)
-            case AttackBegan():
-                self.attacks.append((self.stage, event))
-        if self.gate and self.at in self.passes and self.at in dict(self.attacks):
-            (self.gate / "open").touch()
 
 
 @pytest.fixture(scope="module")
@@ -64,24 +33,21 @@ def ray() -> Iterator[Any]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("placement", [LOCAL, Placement(devices=("cpu", "cpu", "cpu"), threads=1)])
-def test_processes_leave_the_same_bits(placement: Placement, serial: Any, tmp_path: Path) -> None:
-    assert all_stored(tmp_path, placement) == serial
+def test_a_process_for_each_device_leaves_the_same_bits(serial: Any, tmp_path: Path) -> None:
+    assert all_stored(tmp_path, Placement(devices=("cpu", "cpu", "cpu"), threads=1)) == serial
 
 
-def test_processes_tell_how_far_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_leave_the_same_bits_and_tell_how_far_they_are(
+    serial: Any, alone: Recorder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Between batches too, and by the end of a stage every pass, as where there is one process.
 
     The processes stop in the middle of their first batch until passes and an attack are told.
     """
     monkeypatch.setattr(process_pool, "POLL_SECONDS", 1e-2)
     stage = "net instance published"
-    alone, shared = Recorder(), Recorder(tmp_path, stage)
-    actual = []
-    for recorder, placement in ((alone, Placement(threads=1)), (shared, LOCAL)):
-        folder = tmp_path / str(placement.count)
-        actual.append(all_stored(folder, placement, Net(gate=tmp_path), recorder))
-    assert actual[0] == actual[1]
+    shared = Recorder(tmp_path, stage)
+    assert all_stored(tmp_path / "shared", LOCAL, Net(gate=tmp_path), shared) == serial
     assert (tmp_path / "open").exists()
     assert shared.passes.keys() == alone.passes.keys()
     for title, counts in shared.passes.items():
