@@ -30,6 +30,16 @@ class Classified:
         self.layer = layers[-1]
         self.wanted_by = wanted_by
 
+    def require_logits(self, logits: Tensor) -> None:
+        """Raise :class:`~dentbench.errors.ModelError` for logits that the layer cannot give."""
+        outputs = self.layer.out_features
+        if outputs != logits.shape[1]:
+            raise ModelError(
+                f"{self.wanted_by} needs the features that a linear layer classifies, but the last "
+                f"nn.Linear has {outputs} outputs for {logits.shape[1]} classes; choose a network "
+                "that ends in nn.Linear, or another defense"
+            )
+
     def features(self, x: Tensor) -> Tensor:
         """Return the features (B, D) of images (B, C, H, W)."""
         seen: list[Tensor] = []
@@ -65,17 +75,12 @@ class Classified:
             handle.remove()
 
     def _checked(self, seen: list[Tensor], logits: Tensor) -> Tensor:
-        images, outputs = len(logits), self.layer.out_features
+        self.require_logits(logits)
+        images = len(logits)
         if len(seen) != 1 or seen[0].ndim != 2 or len(seen[0]) != images:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in seen) or "nothing"
             raise ModelError(
                 f"{self.wanted_by} needs one row of features an image, but the last nn.Linear is "
                 f"shown {shapes} for {images} images; choose another network or defense"
-            )
-        if outputs != logits.shape[1]:
-            raise ModelError(
-                f"{self.wanted_by} needs the features that a linear layer classifies, but the last "
-                f"nn.Linear has {outputs} outputs for {logits.shape[1]} classes; choose a network "
-                "that ends in nn.Linear, or another defense"
             )
         return seen[0]

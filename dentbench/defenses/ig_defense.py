@@ -56,6 +56,7 @@ class Masking:
 
     def _mask(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(x + self.sigma * torch.randn_like(x))
+        self.classified.require_logits(logits)
         mask: Tensor = (SHARPNESS * logits).softmax(1) @ self.masks.to(logits)
         return mask
 

@@ -219,6 +219,14 @@ def test_networks_without_a_linear_layer_are_refused_in_words(x: Tensor) -> None
         build(built_in("ttc"), words.double(), x)(x)
 
 
+def test_a_linear_layer_inside_is_not_taken_for_the_classifier(x: Tensor) -> None:
+    inside = nn.Sequential(nn.Flatten(), nn.Linear(192, 6), nn.Unflatten(1, (6, 1)))
+    network = nn.Sequential(inside, nn.Conv1d(6, 10, 1), nn.Flatten()).double()
+    for name in ("ttc", "ig-defense"):
+        with pytest.raises(ModelError, match=rf"{name} needs .* has 6 outputs for 10 classes"):
+            build(built_in(name), network, x)(x)
+
+
 # --- references ----------------------------------------------------------------------------------
 
 

@@ -165,6 +165,7 @@ def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[
         for layer, others, part in zip(layers, named, parts, strict=True):
             for module in {layer, *others}:
                 if parametrize.is_parametrized(module, name):
+                    _give_own_class(module)
                     parametrize.remove_parametrizations(module, name)
                 changed.append((module, name, module._parameters.pop(name)))
                 module.__dict__[name] = part
@@ -174,6 +175,18 @@ def _holding(layers: Sequence[nn.Module], leaves: Sequence[Tensor]) -> Iterator[
         for module, name, former in reversed(changed):
             module.__dict__.pop(name, None)
             module._parameters[name] = former
+
+
+def _give_own_class(module: nn.Module) -> None:
+    """Give a parametrized module, a copy, a class that is not its original's too.
+
+    To take a parametrization away deletes its property from the class.
+    """
+    kind = type(module)
+    own = {
+        name: made for name, made in vars(kind).items() if name not in ("__dict__", "__weakref__")
+    }
+    module.__class__ = type(kind.__name__, kind.__bases__, own)
 
 
 def _named_by(forward: Any, depth: int = 4) -> list[nn.Module]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import types
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils.checkpoint import checkpoint
 
 import dentbench
@@ -374,3 +376,26 @@ def test_an_evaluation_is_refused_before_it_begins(tmp_path: Path) -> None:
             network, IMAGES, IMAGES.new_zeros(6).long(), results=tmp_path, progress="none"
         )
     assert not (tmp_path / "results.csv").exists()
+
+
+class Doubled(nn.Module):
+    """A parametrization."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * x
+
+
+@pytest.mark.parametrize("spec", SPECS, ids=str)
+def test_computed_parameters_stay_those_of_the_network(spec: DentSpec) -> None:
+    """All copies of a parametrized layer share a class, from which nothing may be taken."""
+    network = tiny_network()
+    for layer in network.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            parametrize.register_parametrization(layer, "weight", Doubled())
+    before = network(IMAGES)
+    require_same_in_dent(reference_of(network), network, spec)
+    assert torch.equal(network(IMAGES), before)
+    other = copy.deepcopy(network)
+    next(m for m in other.modules() if isinstance(m, nn.Conv2d)).weight.data *= 1.5
+    with pytest.raises(ModelError, match="with no step its logits"):
+        require_same_in_dent(reference_of(network), other, spec)
