@@ -75,7 +75,6 @@ class Classified:
             handle.remove()
 
     def _checked(self, seen: list[Tensor], logits: Tensor) -> Tensor:
-        self.require_logits(logits)
         images = len(logits)
         if len(seen) != 1 or seen[0].ndim != 2 or len(seen[0]) != images:
             shapes = ", ".join(str(tuple(tensor.shape)) for tensor in seen) or "nothing"
@@ -83,4 +82,5 @@ class Classified:
                 f"{self.wanted_by} needs one row of features an image, but the last nn.Linear is "
                 f"shown {shapes} for {images} images; choose another network or defense"
             )
+        self.require_logits(logits)
         return seen[0]
