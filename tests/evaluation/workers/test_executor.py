@@ -26,11 +26,22 @@ RAY = Placement(executor="ray", workers=2, threads=1)
 LOCAL = Placement(workers=2, threads=1)
 
 
+PATIENCE = {
+    "RAY_worker_register_timeout_seconds": "600",
+    "RAY_health_check_failure_threshold": "100",
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+"""Ray's settings by which a busy machine is not taken for a dead one, nor ends a worker."""
+
+
 @pytest.fixture(scope="module")
 def ray() -> Iterator[Any]:
     ray = pytest.importorskip("ray")
-    yield ray
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in PATIENCE.items():
+            monkeypatch.setenv(name, value)
+        yield ray
+        ray.shutdown()
 
 
 def test_a_process_for_each_device_leaves_the_same_bits(serial: Any, tmp_path: Path) -> None:
