@@ -179,7 +179,7 @@ def test_a_stopped_run_is_resumable(sent: signal.Signals, code: int, tmp_path: P
     command = ["evaluate", "--attack", "apgd-ce", "--workers", "1"]
     command += ["--examples", "500", "--batch-size", "5", "--steps", "1"]
     process = Forked(tmp_path, *command)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not list(tmp_path.glob("results/runs/*/published/*.npz")):
         assert process.running() and time.monotonic() < deadline
         time.sleep(0.05)

@@ -89,7 +89,7 @@ def command(shell: str, results: Path) -> subprocess.CompletedProcess[str]:
         shell=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         check=False,
     )

@@ -73,11 +73,11 @@ def setting(tmp_path: Path) -> Setting:
 
 
 def test_a_part_that_overruns_keeps_what_it_wrote(setting: Setting, tmp_path: Path) -> None:
-    own = replace(setting, until=time.monotonic() + 1)
+    own = replace(setting, until=time.monotonic() + 3)
     started = time.monotonic()
     ended = Running(replace(part("sleep"), file="sleeper", given=("kept",)), own).finish()
     assert ended.startswith("cut off")
-    assert time.monotonic() - started < 10
+    assert time.monotonic() - started < 45
     assert json.loads((tmp_path / "sleeper-cpu.json").read_text())["figure"] == "kept"
 
 

@@ -217,7 +217,7 @@ def test_two_processes_append_together(tmp_path: Path) -> None:
     for writer in writers:
         assert writer.stdout is not None and writer.stdout.readline() == "ready\n"
     for writer in writers:
-        writer.communicate("\n", timeout=60)
+        writer.communicate("\n", timeout=300)
         assert writer.returncode == 0
     keys = [int(item.key, 16) for item in results_csv.read(tmp_path / "out")]
     assert sorted(keys) == [*range(1000, 1050), *range(2000, 2050)]
