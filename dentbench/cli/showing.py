@@ -39,7 +39,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
     for static, *others in groups:
         _checks(static, console)
         for defended in others:
-            of = f"{heading(defended)}. " if len(records) > 2 else ""
+            of = f"{_about(defended)}. " if len(records) > 2 else ""
             sentence = verdict(static, defended).sentence
             print_prose(f"\n{of}{sentence}", console, "bold")
             _checks(defended, console)
@@ -56,7 +56,7 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
 def show_verdicts(finished: Finished) -> None:
     """Print the verdict on every defense, a line each, and nothing else."""
     for static, defended in compared(finished):
-        print(f"{heading(defended)}. {verdict(static, defended).sentence}")
+        print(f"{_about(defended)}. {verdict(static, defended).sentence}")
 
 
 def show_table1(finished: Finished, results: Path) -> None:
@@ -100,12 +100,16 @@ def _verdicts(finished: Finished, results: Path, console: Console) -> None:
         if static.key not in static_shown:
             _checks(static, console)
             static_shown.add(static.key)
-        settings = departures.settings_text(defended)
-        about = f"{heading(defended)}{f', {settings}' if settings else ''}"
         sentence = verdict(static, defended).sentence
-        print_prose(f"\n{about}. {sentence}", console, "bold")
+        print_prose(f"\n{_about(defended)}. {sentence}", console, "bold")
         _checks(defended, console)
         _next(static, defended, results, console)
+
+
+def _about(defended: Record) -> str:
+    """Return a defended record's heading with its settings: two may differ in these alone."""
+    settings = departures.settings_text(defended)
+    return f"{heading(defended)}{f', {settings}' if settings else ''}"
 
 
 def _next(static: Record, defended: Record, results: Path, console: Console) -> None:

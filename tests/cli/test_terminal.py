@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 from dentbench.attacks.attack_events import AttackBegan
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.cli import app
+from dentbench.cli.showing import _about
 from dentbench.defenses.catalogue import DEFENSES
 from dentbench.evaluation.progress import events as progress
 from dentbench.evaluation.progress.bars import Bars, columns
@@ -126,7 +127,16 @@ def test_evaluate_in_a_pipe_has_no_codes_and_its_json_lines_are_whole(tmp_path: 
     code, out, err = Forked(tmp_path, *EVALUATE, *options, "--quiet").ended()
     assert (code, len(out.splitlines())) == (0, 1)
     assert err in ("", f"{warning}\n")  # the process that was forked may have taken it
-    assert out.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps. Undec")
+    assert out.startswith("digits-robust, Linf 0.15, instance-wise dent, 6 steps, lr 0.05. Undec")
+
+
+def test_verdicts_on_two_settings_of_a_defense_are_told_apart() -> None:
+    """The sentence names the defense alone, which is the same."""
+    other = {"mode": "other", "defense": "bit-depth", "steps": 0}
+    two = [record(bits, **other, defense_settings=f'{{"bits": {bits}}}') for bits in (2, 3)]
+    assert [_about(defended) for defended in two] == [
+        f"digits-robust, Linf 0.15, bit-depth, bits {bits}" for bits in (2, 3)
+    ]
 
 
 def test_bars_fit_80_columns_and_say_everything(monkeypatch: pytest.MonkeyPatch) -> None:
