@@ -184,9 +184,8 @@ def test_what_a_card_recommends_is_a_dent_setting(weights: Path) -> None:
 
 
 def test_the_digits_networks_are_embedded() -> None:
-    assert {path.stem for path in DIGITS} == {"digits-robust", "digits-nominal"}
-    total = sum(path.stat().st_size for path in ASSETS.glob("digits*"))
-    assert total < 1_000_000
+    assert {path.stem for path in DIGITS} >= {"digits-robust", "digits-nominal"}
+    assert all(path.stat().st_size < 500_000 for path in ASSETS.glob("digits*"))
 
 
 @pytest.mark.parametrize("weights", DIGITS, ids=lambda path: path.stem)
