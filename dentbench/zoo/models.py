@@ -126,8 +126,10 @@ def code_of(network: nn.Module, source: str = "") -> str:
     """Return the SHA-256 of a network's code and of all its settings that are no weights.
 
     ``source``: whatever else identifies its code. The same in any process as long as the code is.
-    Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing.
+    Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing, and for
+    tensors without values.
     """
+    require_values(network)
     return digest([source, fingerprint(network, _told_by_state(network))])
 
 
