@@ -14,13 +14,14 @@ demo: $(STAMP)
 
 # Files stay whole, for what their tests share, until one process has nothing left to do. Bytecode
 # is kept, whatever the shell says: else each of many processes compiles all modules anew. Types
-# are checked beside them, for that takes one core.
+# are checked beside them, for that takes one core. Three processes keep two cores busy while a test
+# waits for processes of its own.
 test: export PYTHONDONTWRITEBYTECODE =
 test: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy & types=$$!; \
-		$(BIN)/pytest -n 2 --dist worksteal; tested=$$?; wait $$types && exit $$tested
+		$(BIN)/pytest -n 3 --dist worksteal; tested=$$?; wait $$types && exit $$tested
 
 # Planted defenses that are siblings of those that every test run tries, and planted defenses under
 # AutoAttack standard, which take hours (PANEL=tests/panel/test_verdicts.py leaves them out).

@@ -295,6 +295,7 @@ MASKING: Final = (
         robust=as_static(48),
         broken_by=frozenset({"transfer"}),
         setting=DEAR,
+        like="NoiseOffTheGrid",
     ),
     Plant(
         defense=masking.Reversed,
@@ -365,6 +366,7 @@ ELSEWHERE: Final = (
         robust=as_weak,
         setting=DEAR,
         fails=frozenset({"true-gradient"}),
+        like="HonestFirstImages",
     ),
     Plant(
         defense=elsewhere.HonestFirstBatch,
@@ -372,6 +374,7 @@ ELSEWHERE: Final = (
         robust=as_weak,
         setting=TWO_BATCHES,
         fails=frozenset({"true-gradient"}),
+        like="HonestFirstImages",
     ),
     Plant(
         defense=elsewhere.HonestHalf,
@@ -393,6 +396,7 @@ RANDOM: Final = (
         fails=frozenset({"repeatable"}),
         honest=True,
         setting=DEAR,
+        like="Noisy",
     ),
     Plant(
         defense=random_answers.NoiseOffTheGrid,
@@ -517,13 +521,19 @@ HONEST: Final = (
         honest=True,
         like="Identity-digits",
     ),
-    Plant(defense=masking.Saturated, truth="none", setting=DIGITS, name="Saturated-digits"),
+    Plant(
+        defense=masking.Saturated,
+        truth="none",
+        setting=DIGITS,
+        name="Saturated-digits",
+        like="Saturated",
+    ),
     Plant(
         defense=masking.Cooled,
         truth="none",
         setting=DIGITS,
         name="Cooled-digits",
-        like="Saturated-digits",
+        like="Saturated",
     ),
     Plant(defense=honest.Useless, truth="gain", robust=as_projected(), name="BringsOwnNetwork"),
     Plant(
