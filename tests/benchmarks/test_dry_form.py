@@ -9,6 +9,7 @@ from tests.benchmarks import adaptation
 from tests.benchmarks.pairs import times
 
 
+@pytest.mark.sweep  # in processes of its own: ten seconds of a core
 def test_a_configuration_is_measured_in_a_process_of_its_own() -> None:
     avx2 = {"AVX2": adaptation.INSTRUCTION_SETS["AVX2"]}
     ((actual,),) = adaptation.configurations(avx2, [1], dry=True)

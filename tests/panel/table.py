@@ -295,7 +295,7 @@ MASKING: Final = (
         robust=as_static(48),
         broken_by=frozenset({"transfer"}),
         setting=DEAR,
-        like="NoiseOffTheGrid",
+        like="Reversed",
     ),
     Plant(
         defense=masking.Reversed,
