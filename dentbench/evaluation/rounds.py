@@ -119,14 +119,35 @@ class Rounds:
                 self._tell(end, record, paired)
                 return DECIDED
             called_for = (paired.significant and paired.points > 0) or end == len(self.sizes)
-            if not (self._deferred and called_for) or self._limit(0, 0, self._passes(end)):
+            if not (self._deferred and called_for):
                 self._tell(end, record, paired)
                 return None
-            self._tell(end, record, paired, self._deferred[0])
-            stage, before = self._deferred.pop(0), self.stages.computed
-            self._active = [*self._active, stage]
-            self.stages.outcomes(self.spec, stage, end)
-            self._news |= self.stages.computed > before
+            limit = self._limit(0, 0, self._passes(end))
+            if limit is None:
+                self._tell(end, record, paired, self._deferred[0])
+                before = self.stages.computed
+                limit = self._carry_out_deferred(end)
+                self._news |= self.stages.computed > before
+            if limit is not None:
+                self._tell(end, record, paired)
+                return limit
+
+    def _carry_out_deferred(self, end: int) -> Rule | None:
+        """Run the next deferred protocol on the first batches; return the limit that ended it.
+
+        What a limit leaves of it stays stored, and counts nothing until the rest is there.
+        """
+        stage, active = self._deferred[0], self._active
+        self._active = [*active, stage]
+        step = self.stages.batches_at_a_time if self._is_limited else end
+        for last in (*range(step, end, step), end):
+            limit = self._limit(0, 0, self._passes(end))
+            if limit is not None:
+                self._active = active
+                return limit
+            self.stages.outcomes(self.spec, stage, last)
+        del self._deferred[0]
+        return None
 
     def _is_decided(self, end: int, paired: Paired) -> bool:
         """Return whether the verdict is decided; confirm it with all checks made."""
@@ -196,6 +217,10 @@ class Rounds:
         return Reached(
             end, active, Stopped(rule=rule, images=images, of=sum(self.sizes), level=level)
         )
+
+    @property
+    def _is_limited(self) -> bool:
+        return self.seconds is not None or self.schedule.pass_limit is not None
 
     def _limit(self, longest: float, dearest: float, spent: float) -> Rule | None:
         """Return the limit that another round like the longest and the dearest would break."""

@@ -214,6 +214,32 @@ def test_a_time_limit_ends_before_a_round_that_would_not_fit(
         assert reached.stopped is not None and reached.stopped.rule == "time limit"
 
 
+def test_a_limit_ends_a_protocol_that_a_gain_calls_for_between_batches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dentbench.evaluation.rounds.time.monotonic", lambda: now[0])
+
+    def slow(stage: str) -> None:
+        now[0] += 100.0 if stage == "warm" else 0.0
+
+    gained = {**dict.fromkeys(ALL, 30), "bpda": 0}
+    how: dict[str, Any] = {"rounds": BATCHES, "until": DECIDED}
+    passes = {"transfer": 1, "warm": 100}
+    whole = World(gained, passes=passes)
+    ended = whole.rounds(**how).carry_out()
+    for limit, rule in (({"pass_limit": 350}, "pass limit"), ({"seconds": 350.0}, "time limit")):
+        now[0] = 0.0
+        world = World(gained, passes=passes, on_stage=slow)
+        reached = world.rounds(**how, **limit).carry_out()
+        assert reached.protocols == ("transfer",) and reached.batches == BATCHES
+        assert reached.stopped is not None and reached.stopped.rule == rule
+        assert [last for stage, last in world.asked if stage == "warm"] == [1, 2, 3, 4]
+        assert world.rounds(**how, **limit).carry_out().protocols == ("transfer",)
+        assert world.rounds(**how).carry_out() == ended
+        assert world.reached == whole.reached
+
+
 def test_after_every_round_the_progress_says_where_the_comparison_stands() -> None:
     events: list[Event] = []
     world = World(dict.fromkeys(ALL, 2), {"transfer": 2}, progress=events.append)
