@@ -15,7 +15,7 @@ from tests.pictures.terminal import picture, screen, typed
 
 OUT: Final = Path("results")
 
-TERMINAL: Final = "evaluate --attack quick --eps 0.2 --lr 0.02 --examples 256 --batch-size 32"
+TERMINAL: Final = "evaluate --attack quick --eps 0.2 --lr 0.02 --examples 256"
 
 _DIGITS: Final = "evaluate --attack quick --lr 0.02 --examples 128"
 REPORT: Final = (
