@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tests.benchmarks import long_attack
 from tests.benchmarks.long_attack.ascent import Restart, State, Target, ascend
-from tests.benchmarks.long_attack.cases import BATCH, CASES, Case, prepare
+from tests.benchmarks.long_attack.cases import BATCH, CASES, Case, Choice, prepare
 
 FOLDER: Final = Path("results/runs/long-attack")
 REPORT: Final = Path("results/benchmarks/long-attack.json")
@@ -44,13 +44,15 @@ def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
             path = folder / case.name / f"{first:05d}-{number:03d}.npz"
             if path.exists():
                 state = State.load(path, target.images.device)
+                if state.step >= options.steps:
+                    continue
             else:
                 points = target.project(restart.start(target, starts, options.seed))
                 state = State(0, points, torch.zeros_like(points), known.clone(), 0.0)
             state.broken |= known
             ascend(target, restart, state, options.steps, until)
             known |= state.broken
-            state.save(path)
+            (state.at_the_end() if state.step >= options.steps else state).save(path)
             left = int((target.right & ~known).sum())
             print(
                 f"{case.name} batch {first // BATCH + 1}, restart {number} ({restart.loss}, "
@@ -106,7 +108,10 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--case", choices=tuple(CASES), action="append")
     parser.add_argument("--folder", type=Path, default=FOLDER)
     parser.add_argument("--images", type=int, default=BATCH)
+    parser.add_argument("--data", help="a file to take the images from")
+    parser.add_argument("--data-name", help="its name")
     parser.add_argument("--attack", default="standard", help="of the evaluation")
+    parser.add_argument("--without", action="append", default=[], help="a protocol to leave out")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--restarts", type=int, default=20)
@@ -118,11 +123,23 @@ def main(words: list[str] | None = None) -> None:
     options.folder.mkdir(parents=True, exist_ok=True)
     for name in options.case or CASES:
         if options.what == "prepare":
-            prepare(CASES[name], options.folder, options.images, options.attack, options.device)
+            prepare(CASES[name], options.folder, choice(options))
         elif options.what == "attack":
             attack(CASES[name], options.folder, options)
     if options.what == "report":
         report(options)
+
+
+def choice(options: argparse.Namespace) -> Choice:
+    """Return what to evaluate on."""
+    return Choice(
+        images=options.images,
+        data=options.data,
+        data_name=options.data_name,
+        attack=options.attack,
+        without=tuple(options.without),
+        device=options.device,
+    )
 
 
 def report(options: argparse.Namespace) -> None:

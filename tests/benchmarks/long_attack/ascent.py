@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,8 +88,17 @@ class Target:
         if gradient == "static":
             return self.network(x)
         if gradient == "unrolled":
-            return self.dent.predict(x, self.dent.unroll(x, last=self.steps))
+            return self._unrolled(x)
         return self.dent(x)
+
+    @cached_property
+    def _unrolled(self) -> Any:
+        """Maps images (B, C, H, W) to logits with a gradient through every step of dent."""
+        if self.images.is_cuda:  # recorded whole: its launches take most of the time
+            return CapturedAnswer(
+                lambda x: self.dent.predict(x, self.dent.unroll(x)), self.dent, CallCounter()
+            )
+        return lambda x: self.dent.predict(x, self.dent.unroll(x, last=self.steps))
 
     def starts(self) -> list[Tensor]:
         """Return the best stored points of every image together, then those of each protocol."""
@@ -172,6 +181,11 @@ class State:
         with path.with_suffix(".part").open("wb") as file:
             np.savez_compressed(file, **arrays)
         path.with_suffix(".part").replace(path)
+
+    def at_the_end(self) -> State:
+        """Return it without what only going on needs, so that its file is small."""
+        broken = self.broken[:, None, None, None]
+        return replace(self, points=self.points * broken, velocity=self.velocity[:0])
 
     @classmethod
     def load(cls, path: Path, device: torch.device) -> State:
