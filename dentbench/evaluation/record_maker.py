@@ -194,6 +194,8 @@ def _budgets(spec: EvalSpec, protocols: Sequence[str]) -> str:
 
 def _marked(record: Record, stop: Stopped) -> Record:
     """Return a record that says how its run stopped, with the interval that is valid there."""
+    left = tuple(name for name in stop.not_run if name not in record.protocol_counts)
+    stop = replace(stop, not_run=left)  # an earlier run may have been through with some
     marked = replace(record, stopped=stop.to_json())
     paired = coupling.paired(marked) if stop.level is not None else None
     if paired is None:

@@ -5,21 +5,26 @@ that a verdict can be given after each. A run that is to stop when its verdict i
 with the cheapest protocol alone: the others can only take a gain away, or make a loss larger. They
 are run, one after the other and on all batches so far, once there is a gain to take away, or
 nothing else is left; ``holds`` needs them all.
+
+A limit ends a run before the next batch of a stage. Its record is of the batches that every
+protocol has seen; where the first of them alone takes longer, of the protocols that have seen it.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation import cascade
 from dentbench.evaluation.progress.events import RoundDone
 from dentbench.evaluation.schedule import DECIDED, Schedule
-from dentbench.evaluation.stage_outcomes import StageOutcomes
+from dentbench.evaluation.stage_outcomes import LimitReachedError, StageOutcomes
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record
 from dentbench.records.stopping import Rule, Stopped
 from dentbench.report import coupling
@@ -27,7 +32,7 @@ from dentbench.report.numbers import Paired
 from dentbench.report.verdict import GAIN_POINTS, kind_of
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.stats import CONFIDENCE
-from dentbench.stats.sequential import Look, images_needed, looks_of, will_lose
+from dentbench.stats.sequential import images_needed, level_of_look, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
 """Makes the record of the batches reached, without storing it; with all checks, or cheap ones."""
@@ -83,13 +88,14 @@ class Rounds:
         interval must allow for the looks that it had.
         """
         longest = dearest = 0.0
-        spent = self._passes(0)
+        seen, spent = 0, self._passes(0)
         for end in self._ends():
             started, before = time.monotonic(), self.stages.computed
-            for stage in (NATURAL, *self._active):
-                self.stages.outcomes(self.spec, stage, end)
-            self._news = self.stages.computed > before
-            rule = self._after(end)
+            run, limit = self._carry_out_round(end, is_first=not seen)
+            if limit is not None:
+                return self._reached(seen, limit) if seen else self._reached(end, limit, run)
+            self._news, seen = self.stages.computed > before, end
+            rule = self._after(end) if end in self._looked_at else None
             if rule is not None:
                 return self._reached(end, rule)
             longest = max(longest, time.monotonic() - started)
@@ -102,6 +108,46 @@ class Rounds:
         return self._reached(len(self.sizes), rule)
 
     # --- a round --------------------------------------------------------------------------------
+
+    def _carry_out_round(self, end: int, *, is_first: bool) -> tuple[list[str], Rule | None]:
+        """Run every active protocol on the first batches; return those run, and the limit, if any.
+
+        Whatever the limit, the first round has the cheapest protocol: there is always a record.
+        """
+        run: list[str] = []
+        attacked = self.spec.defense is not None and bool(self._active)
+        base = [(self.spec, NATURAL), *([(self.spec.static, PUBLISHED)] if attacked else [])]
+        for spec, stage in base:
+            limit = self._carry_out(spec, stage, end, unlimited=is_first)
+            if limit is not None:
+                return run, limit
+        for stage in self._active:
+            limit = self._carry_out(self.spec, stage, end, unlimited=is_first and not run)
+            if limit is not None:
+                return run, limit
+            run.append(stage)
+        return run, None
+
+    def _carry_out(
+        self, spec: EvalSpec, stage: str, end: int, *, unlimited: bool = False
+    ) -> Rule | None:
+        """Run a stage on the first batches; return the limit that ended it between batches.
+
+        What is finished of it stays stored, and counts nothing until the rest is there.
+        """
+        limits: list[Rule] = []
+
+        def may_begin() -> bool:
+            limit = self._limit(0, 0, self._passes(end))
+            limits.extend([] if limit is None else [limit])
+            return limit is None
+
+        try:
+            with nullcontext() if unlimited else self.stages.asking(may_begin):
+                self.stages.outcomes(spec, stage, end)
+        except LimitReachedError:
+            return limits[-1]
+        return None
 
     def _after(self, end: int) -> Rule | None:
         """Look at the record after a round; run deferred protocols where they are called for."""
@@ -133,21 +179,15 @@ class Rounds:
                 return limit
 
     def _carry_out_deferred(self, end: int) -> Rule | None:
-        """Run the next deferred protocol on the first batches; return the limit that ended it.
-
-        What a limit leaves of it stays stored, and counts nothing until the rest is there.
-        """
+        """Run the next deferred protocol on the first batches; return the limit that ended it."""
         stage, active = self._deferred[0], self._active
-        self._active = [*active, stage]
-        step = self.stages.batches_at_a_time if self._is_limited else end
-        for last in (*range(step, end, step), end):
-            limit = self._limit(0, 0, self._passes(end))
-            if limit is not None:
-                self._active = active
-                return limit
-            self.stages.outcomes(self.spec, stage, last)
-        del self._deferred[0]
-        return None
+        self._active = [*active, stage]  # its passes count while it runs
+        limit = self._carry_out(self.spec, stage, end)
+        if limit is None:
+            del self._deferred[0]
+        else:
+            self._active = active
+        return limit
 
     def _is_decided(self, end: int, paired: Paired) -> bool:
         """Return whether the verdict is decided; confirm it with all checks made."""
@@ -199,24 +239,41 @@ class Rounds:
 
     # --- how far ----------------------------------------------------------------------------------
 
-    def _ends(self) -> Iterator[int]:
-        """Yield after how many batches each round ends, the last batch last."""
+    @cached_property
+    def _looked_at(self) -> list[int]:
+        """After how many batches each round ends that was asked for, the last batch last."""
         looks = [*self.looks]
         wanted = self.schedule.rounds or self.stages.batches_at_a_time
-        for end in looks:
-            if end % wanted < looks[0] or end == looks[-1]:
-                yield end
+        return [end for end in looks if end % wanted < looks[0] or end == looks[-1]]
 
-    def _reached(self, end: int, rule: Rule | None) -> Reached:
-        active = tuple(name for name in self.protocols if name in self._active)
+    def _ends(self) -> list[int]:
+        """Return after how many batches each round ends; under a limit they are short."""
+        if not self._is_limited:
+            return self._looked_at
+        step = self.stages.batches_at_a_time
+        return sorted({*self._looked_at, *range(step, len(self.sizes), step)})
+
+    def _reached(
+        self, end: int, rule: Rule | None, protocols: Sequence[str] | None = None
+    ) -> Reached:
+        """Return how far a run got whose first batches these protocols, or all active, have seen.
+
+        A limit may end it between two looks: the batches after the first are left out.
+        """
+        seen = self._active if protocols is None else protocols
+        run = tuple(name for name in self.protocols if name in seen)
         if rule is None:
-            return Reached(end, active)
-        look: Look | None = self.looks[end] if self.spec.defense is not None else None
-        images = sum(self.sizes[:end])
-        level = None if look is None else look.level
-        return Reached(
-            end, active, Stopped(rule=rule, images=images, of=sum(self.sizes), level=level)
+            return Reached(end, run)
+        left = tuple(name for name in self.protocols if name not in run)
+        end = max((look for look in self.looks if look <= end), default=end)
+        stop = Stopped(
+            rule=rule,
+            images=sum(self.sizes[:end]),
+            of=sum(self.sizes),
+            level=None if self.spec.defense is None else level_of_look(self.sizes, end),
+            not_run=() if rule == DECIDED else left,
         )
+        return Reached(end, run, stop)
 
     @property
     def _is_limited(self) -> bool:

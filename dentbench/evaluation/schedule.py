@@ -18,8 +18,9 @@ class Schedule:
 
     ``rounds``: batches of a round; None for as many as are worked on at a time. ``until``: "" or
     :data:`DECIDED`. ``time_limit``: seconds from ``began``, of the monotonic clock; ``pass_limit``:
-    single-image passes through the network for each record, its static model's included. Of every
-    record at least a round is carried out.
+    single-image passes through the network for each record, its static model's included. A limit
+    ends a run before the next batch of a stage; of every record at least the cheapest protocol is
+    run on the first batches.
     """
 
     rounds: int | None = None

@@ -5,7 +5,7 @@ An interrupted run goes on at the first missing batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -29,6 +29,13 @@ from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.spec.evaluation import EvalSpec
 
 
+class LimitReachedError(Exception):
+    """A stage ended between its batches, for the next was not to begin; finished ones are stored.
+
+    It never leaves the rounds of a record.
+    """
+
+
 class StageOutcomes:
     """The stages of specs on the same inputs; ``computed`` counts the batches that were not stored.
 
@@ -42,6 +49,7 @@ class StageOutcomes:
         self.progress = progress
         self.shared = SharedResults()
         self.computed = 0
+        self._may_begin: Callable[[], bool] = lambda: True
         # Every round asks for the outcomes of all rounds before it: a file is read once.
         self._read: dict[Stamp, tuple[BatchOutcome, bool]] = {}
         self._planned: tuple[Sequence[EvalSpec], Sequence[str]] = (), ()
@@ -89,6 +97,19 @@ class StageOutcomes:
         with self.folder(spec).exclusive():
             return self._completed(spec, stage, units)
 
+    @contextmanager
+    def asking(self, may_begin: Callable[[], bool]) -> Iterator[None]:
+        """Ask before each batch of the block that is to be computed whether it may begin.
+
+        Where it may not, :meth:`outcomes` raises :class:`LimitReachedError` once batches that have
+        begun are stored.
+        """
+        self._may_begin = may_begin
+        try:
+            yield
+        finally:
+            self._may_begin = lambda: True
+
     def is_complete(self, spec: EvalSpec, stage: str, first: int | None = None) -> bool:
         """Return whether the outcomes of the first batches, by default of all, are stored."""
         units = range(len(spec.batches.ranges(spec.data.count)[:first]))
@@ -135,6 +156,8 @@ class StageOutcomes:
                             images=len(right),
                         )
                     )
+        if len(outcomes) < len(units):
+            raise LimitReachedError
         return [outcomes[unit] for unit in stored]
 
     def _stored(self, spec: EvalSpec, stage: str, unit: int) -> BatchOutcome | None:
@@ -162,13 +185,20 @@ class StageOutcomes:
             else:
                 self.folder(spec).save(earlier, None)
                 yield earlier
-        tasks = (self._task(spec, stage, unit) for unit in left)
-        self.computed += len(left)
+        tasks = self._tasks(spec, stage, left)
         for outcome, points in self.executor.map(tasks) if left else ():
             self.folder(spec).save(outcome, points)
             if stage == NATURAL:
                 shared[natural, outcome.index] = outcome
             yield outcome
+
+    def _tasks(self, spec: EvalSpec, stage: str, units: Sequence[int]) -> Iterator[Task]:
+        """Yield the task of each batch, as an executor asks for them, while they may begin."""
+        for unit in units:
+            if not self._may_begin():
+                return
+            self.computed += 1
+            yield self._task(spec, stage, unit)
 
     def _task(self, spec: EvalSpec, stage: str, unit: int) -> Task:
         """Gather a stage's inheritance on a batch from the stages before it."""

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Final, Literal
 
 from dentbench.records.outcome import Record
+
+MOST_NAMED: Final = 4
+"""How many protocols a sentence names at most."""
 
 Rule = Literal["decided", "time limit", "pass limit"]
 """The reason why a run stopped, or would have: a run until decided always has it."""
@@ -20,7 +23,8 @@ class Stopped:
     ``images``: judged, ``of``: chosen. ``level``: the one-sided level of the look at which it
     stopped, in (0, 0.5), of which :mod:`dentbench.stats.sequential` makes intervals that allow for
     every look; ``low`` and ``high``: the ends of that interval of the gain, in points. They are
-    None for a static model, which is compared with nothing.
+    None for a static model, which is compared with nothing. ``not_run``: protocols that were asked
+    for, and that a limit left no time to run on these images.
     """
 
     rule: Rule
@@ -29,10 +33,19 @@ class Stopped:
     level: float | None = None
     low: float | None = None
     high: float | None = None
+    not_run: tuple[str, ...] = ()
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether the same command, without a limit, has images or protocols left to run."""
+        return self.images < self.of or bool(self.not_run)
 
     def to_json(self) -> str:
         """Return the text of the column."""
-        return json.dumps(asdict(self))
+        fields = asdict(self)
+        if not self.not_run:
+            del fields["not_run"]
+        return json.dumps(fields)
 
     def __str__(self) -> str:
         """Say it in few words."""
@@ -40,6 +53,11 @@ class Stopped:
             when = "looked at after every batch"
         else:
             when = f"stopped by the {self.rule}"
+        if self.not_run:
+            few = self.not_run
+            if len(few) > MOST_NAMED:
+                few = (*few[: MOST_NAMED - 1], f"{len(few) - MOST_NAMED + 1} more protocols")
+            when += f" before {', '.join(few)}"
         return f"{when}, {self.images:,} of {self.of:,} images judged"
 
 
@@ -50,4 +68,5 @@ def stopped(record: Record) -> Stopped | None:
 
 @lru_cache(maxsize=1 << 12)
 def _parsed(text: str) -> Stopped:
-    return Stopped(**json.loads(text))
+    fields = json.loads(text)
+    return Stopped(**{**fields, "not_run": tuple(fields.get("not_run", ()))})

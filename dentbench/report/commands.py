@@ -202,7 +202,9 @@ def _is_plain(record: Record, name: str, value: object) -> bool:
 
 
 def _protocols(record: Record) -> list[Words]:
-    chosen: list[Words] = [("--protocol", name) for name in record.protocol.split()]
+    early = stopped(record)
+    names = [*record.protocol.split(), *(() if early is None else early.not_run)]
+    chosen: list[Words] = [("--protocol", name) for name in names]
     changed = ProtocolSpec.from_json(record.protocol_settings or "{}").changed
     for name, value in changed.items():
         if name == "cascade":

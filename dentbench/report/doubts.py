@@ -27,7 +27,7 @@ from dentbench.attacks.required_budgets import (
 from dentbench.records.outcome import Record, eps_of
 from dentbench.records.stopping import stopped
 from dentbench.report import coupling, departures
-from dentbench.report.remedies import AGAIN, ALL, STANDARD, Doubt, of_check
+from dentbench.report.remedies import AGAIN, ALL, GOING_ON, STANDARD, Doubt, of_check
 from dentbench.spec.attack_plans import ATTACKS
 from dentbench.spec.evaluation import AttackSpec, parse_eps
 from dentbench.spec.protocol import ProtocolSpec
@@ -122,7 +122,9 @@ def _baseline(record: Record) -> Iterator[Doubt]:
 def _missing(record: Record) -> Iterator[Doubt]:
     """The protocols that must be withstood: none of them may be left out."""
     run = set(record.protocol_counts)
-    if run <= {departures.published_protocol(record)}:
+    early = stopped(record)
+    left = () if early is None else early.not_run
+    if run <= {departures.published_protocol(record)} and not left:
         text = f"only the {departures.published_protocol_text(record)} was run"
         yield Doubt(text, "run --protocol all", ALL)
         return
@@ -130,9 +132,12 @@ def _missing(record: Record) -> Iterator[Doubt]:
     for name in (*NEEDED, *([] if record.separable else ["batch-mates"])):
         if name not in run:
             why = f"cannot be run ({skipped[name]})" if name in skipped else "was not run"
+            if early is not None and name in left:
+                yield Doubt(f"{name} was not run before the {early.rule}", GOING_ON, ALL)
+                continue
             remedy = "run --protocol all in Linf or L2 on declared batches"
             yield Doubt(f"{name} {why}", remedy, () if name in skipped else ALL)
-    if not run & {*ADAPTIVE}:
+    if not {*run, *left} & {*ADAPTIVE}:
         yield Doubt("no adaptive protocol was run", f"run {', '.join(ADAPTIVE)}", ALL)
 
 

@@ -55,6 +55,9 @@ _REMEDIES: Final = {
 AGAIN: Final = "run it again"
 """The remedy where a record of an older version lacks a column."""
 
+GOING_ON: Final = "the same command without its limit goes on from there"
+"""The remedy where a limit stopped a run."""
+
 ALL: Final = (("--protocol", "all"),)
 """The options that run every protocol."""
 

@@ -44,12 +44,9 @@ from dentbench.report.doubts import (
     loss_doubts,
 )
 from dentbench.report.numbers import Paired, Share, signed
-from dentbench.report.remedies import AGAIN, Doubt
+from dentbench.report.remedies import AGAIN, GOING_ON, Doubt
 
 Kind = Literal["holds", "no gain", "weaker than static", "undecided"]
-
-GOING_ON: Final = "the same command without its limit goes on from there"
-"""The remedy where a limit stopped a run."""
 
 GAIN_POINTS: Final = 5.0
 """The gain, in percentage points, that must be excluded before "no gain" is said."""
@@ -110,7 +107,7 @@ def verdict(static: Record, defended: Record) -> Verdict:
         sentence += _rests_on(defended)
     if kind == "no gain" and paired.interval.low > 0:
         sentence += f"; a gain of {GAIN_POINTS:g} points is excluded, a smaller gain is not"
-    goes_on = early is not None and early.images < early.of and not doubts
+    goes_on = early is not None and early.goes_on and not doubts
     changes: tuple[tuple[str, ...], ...] = ()
     if kind == "undecided":
         few = () if doubts or goes_on else (("--examples", str(_images_needed(paired))),)

@@ -88,6 +88,16 @@ def looks_of(sizes: Sequence[int]) -> tuple[Look, ...]:
     return tuple(Look(at, int(ends[at - 1]), level) for at, level in levels(sizes).items())
 
 
+def level_of_look(sizes: Sequence[int], batches: int) -> float:
+    """Return the one-sided level of a look after the first batches of these sizes.
+
+    Before the first look of :func:`looks_of` it is what may be used up until then. Such a look is
+    taken where a limit ends a run of very many batches, and adds at most 6e-6 to the error.
+    """
+    planned = levels(sizes).get(batches)
+    return spent(sum(sizes[:batches]) / sum(sizes)) if planned is None else planned
+
+
 def spent(share: float) -> float:
     """Return the error of one side that may be used up until this share, in [0, 1], of images."""
     return float(ERROR * min(share, 1.0) ** POWER)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
@@ -20,16 +21,19 @@ from dentbench.errors import SpecError
 from dentbench.evaluation.progress.events import BatchDone, Event, RoundDone
 from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.schedule import DECIDED, Schedule
+from dentbench.evaluation.stage_outcomes import LimitReachedError
 from dentbench.records.outcome import NATURAL, BatchOutcome, Record
 from dentbench.records.stopping import stopped
 from dentbench.report.verdict import verdict
 from dentbench.spec.evaluation import BatchPlan, DataSpec, DentSpec
+from dentbench.stats.sequential import level_of_look, levels, look_batches, spent
 from tests.benchmarks import stage_order
 from tests.helpers import compared, evaluated, outcomes, spec_of
 from tests.report.fixed_records import make
 
 ALL = ("published", "transfer", "warm", "bpda", "scores", "decision")
 BATCHES, SIZE = 10, 100
+LEVELS = levels([SIZE] * BATCHES)
 SPEC = replace(
     spec_of(DentSpec(loss="entropy")),
     data=DataSpec(name="noise", sha256="0", first=0, count=BATCHES * SIZE),
@@ -55,14 +59,27 @@ class World:
     computed: int = 0
     asked: list[tuple[str, int]] = field(default_factory=list)
     reached: dict[str, int] = field(default_factory=dict)
+    may_begin: Callable[[], bool] = lambda: True
 
     def outcomes(self, spec: Any, stage: str, first: int) -> list[BatchOutcome]:
-        if self.reached.get(stage, 0) < first:
+        if spec.defense is None or self.reached.get(stage, 0) >= first:
+            return []
+        self.asked.append((stage, first))
+        for done in range(self.reached.get(stage, 0), first):
+            if not self.may_begin():
+                raise LimitReachedError
             self.on_stage(stage)
-            self.asked.append((stage, first))
             self.computed += 1
-            self.reached[stage] = first
+            self.reached[stage] = done + 1
         return []
+
+    @contextmanager
+    def asking(self, may_begin: Callable[[], bool]) -> Iterator[None]:
+        self.may_begin = may_begin
+        try:
+            yield
+        finally:
+            self.may_begin = lambda: True
 
     def stored(self, stages: Sequence[tuple[Any, str]], first: int) -> list[BatchOutcome]:
         return [
@@ -234,10 +251,54 @@ def test_a_limit_ends_a_protocol_that_a_gain_calls_for_between_batches(
         reached = world.rounds(**how, **limit).carry_out()
         assert reached.protocols == ("transfer",) and reached.batches == BATCHES
         assert reached.stopped is not None and reached.stopped.rule == rule
-        assert [last for stage, last in world.asked if stage == "warm"] == [1, 2, 3, 4]
+        assert world.reached["warm"] == 4
         assert world.rounds(**how, **limit).carry_out().protocols == ("transfer",)
         assert world.rounds(**how).carry_out() == ended
         assert world.reached == whole.reached
+
+
+@pytest.mark.parametrize("rounds", [None, 4, BATCHES])
+@pytest.mark.parametrize("until", ["", DECIDED])
+def test_a_limit_ends_a_round_between_its_stages(
+    monkeypatch: pytest.MonkeyPatch, rounds: int | None, until: str
+) -> None:
+    """A round of 10 s for each of 6 protocols is neither foreseen nor run to its end."""
+    now = [0.0]
+    monkeypatch.setattr("dentbench.evaluation.rounds.time.monotonic", lambda: now[0])
+
+    def slow(stage: str) -> None:
+        now[0] += 10.0 * (stage != NATURAL)
+
+    gained = {**dict.fromkeys(ALL, 9)}
+    lost = dict.fromkeys(ALL, 6)
+    first = 1 if until else len(ALL)
+    order = cheap_first(ALL)
+    for seconds, run, batches in ((5.0, 1, 1), (15.0, 2, 1), (95.0, 6, 1), (185.0, 6, 3)):
+        now[0] = 0.0
+        world = World(gained, lost, on_stage=slow)
+        reached = world.rounds(rounds=rounds, until=until, seconds=seconds).carry_out()
+        assert now[0] <= seconds + 10.0
+        stop = reached.stopped
+        assert stop is not None and stop.rule == "time limit" and stop.goes_on
+        assert stop.images == reached.batches * SIZE and stop.level == LEVELS[reached.batches]
+        if not until:
+            assert reached.batches == batches and {*reached.protocols} == {*order[:run]}
+        assert {*reached.protocols} >= {*order[: min(run, first)]}
+        assert {*stop.not_run} == {*ALL} - {*reached.protocols}
+        assert all(world.reached[name] >= reached.batches for name in reached.protocols)
+        world.on_stage = lambda _: None
+        whole = World(gained, lost)
+        ended = whole.rounds(rounds=rounds, until=until).carry_out()
+        assert world.rounds(rounds=rounds, until=until).carry_out() == ended
+        assert world.reached == whole.reached
+
+
+def test_a_limit_before_the_first_look_of_many_batches_excludes_next_to_nothing() -> None:
+    sizes = [2] * 200
+    first = look_batches(200)[0]
+    assert first == 4 and level_of_look(sizes, first) == levels(sizes)[first]
+    early = [level_of_look(sizes, batches) for batches in range(1, first)]
+    assert early == sorted(early) and early[-1] == spent((first - 1) / 200) < 6e-6
 
 
 def test_after_every_round_the_progress_says_where_the_comparison_stands() -> None:

@@ -15,6 +15,7 @@ import pytest
 
 from dentbench.attacks.checks import Check, to_json
 from dentbench.records.outcome import Record
+from dentbench.records.stopping import Stopped, stopped
 from dentbench.report.commands import command, next_command, options
 from dentbench.report.formats.page import to_page
 from dentbench.report.formats.render import FORMATS, render
@@ -50,6 +51,27 @@ def test_missing_protocols_are_run_on_the_same_record(make_record: Make) -> None
     step = next_step(verdict(static, defended), defended, "elsewhere")
     wanted = ["--from-record", defended.key[:8], "--protocol", "all", "--results", "elsewhere"]
     assert words_of(step) == ["dentbench", "evaluate", *wanted]
+
+
+def test_protocols_that_a_limit_left_no_time_for_are_named_and_run_next(make_record: Make) -> None:
+    left = ("published", "warm", "bpda", "scores", "decision")
+    stop = Stopped(rule="time limit", images=512, of=512, level=0.025, not_run=left)
+    held = {**SOUND, "stopped": stop.to_json()}
+    for lost, text in (
+        (0, "the gain is in doubt: published was not run before the time limit; the same command"),
+        (45, "every look allowed for); the same command without its limit goes on from there."),
+    ):
+        static, defended = pair(make_record, 340, {"transfer": 400}, 60, lost, 512, **held)
+        judged = verdict(static, defended)
+        assert judged.kind == "undecided" and text in judged.sentence
+        assert "stopped by the time limit before published, warm, bpda, 2 more" in judged.sentence
+        words = words_of(next_step(judged, defended))
+        asked = [words[at + 1] for at, word in enumerate(words) if word == "--protocol"]
+        assert asked == ([] if lost else ["all"]) and "--from-record" in words
+    words = options(defended)
+    asked = [words[at + 1] for at, word in enumerate(words) if word == "--protocol"]
+    assert asked == ["transfer", *left]
+    assert stopped(defended) == stop and "not_run" not in replace(stop, not_run=()).to_json()
 
 
 def test_too_few_images_are_more_images(make_record: Make) -> None:

@@ -24,7 +24,8 @@ from dentbench.attacks.required_budgets import REQUIRED
 from dentbench.errors import SpecError
 from dentbench.records.stopping import Stopped
 from dentbench.report import coupling
-from dentbench.report.verdict import GOING_ON, kind_of, verdict
+from dentbench.report.remedies import GOING_ON
+from dentbench.report.verdict import kind_of, verdict
 from dentbench.stats.sequential import levels
 from dentbench.zoo.images.image_counts import named_images
 from tests.report.verdict_records import ALL, BUDGETS, MADE, SOUND, Make, pair
