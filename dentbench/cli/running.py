@@ -87,8 +87,9 @@ def _in_turn(
     studies: Sequence[Study], options: RunOptions, display: Display, check: Refusal | None
 ) -> Iterator[tuple[Study, list[Record]]]:
     """Yield each study and its records; several are checked and planned together, first."""
+    from dentbench.evaluation.estimates.time_forecast import planned
     from dentbench.evaluation.progress.display import shown_progress
-    from dentbench.evaluation.progress.events import RunPlanned, Whole
+    from dentbench.evaluation.progress.events import Whole
     from dentbench.study.loading import forecast, require_runnable, run_study
 
     attacked = any(not attack.is_none for study in studies for attack in study.attacks)
@@ -100,7 +101,7 @@ def _in_turn(
                     require_runnable(studies, options)
                 else:
                     expected = forecast(studies, options)
-                    progress(RunPlanned(passes=expected.passes, text=expected.text))
+                    progress(planned(expected))
             shown = _without_plan(progress) if together and progress is not None else progress
             records = run_study(study, options, shown, None if number else check)
         yield study, records

@@ -22,7 +22,7 @@ from functools import cached_property
 from dentbench.attacks.protocol_cards import is_given
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation import cascade
-from dentbench.evaluation.progress.events import RoundDone
+from dentbench.evaluation.round_progress import RoundProgress
 from dentbench.evaluation.schedule import DECIDED, Schedule
 from dentbench.evaluation.stage_outcomes import LimitReachedError, StageOutcomes
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record
@@ -32,7 +32,7 @@ from dentbench.report.numbers import Paired
 from dentbench.report.verdict import GAIN_POINTS, kind_of
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.stats import CONFIDENCE
-from dentbench.stats.sequential import images_needed, level_of_look, looks_of, will_lose
+from dentbench.stats.sequential import level_of_look, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
 """Makes the record of the batches reached, without storing it; with all checks, or cheap ones."""
@@ -73,9 +73,9 @@ class Rounds:
     _began: float = field(default_factory=lambda: time.monotonic())
 
     def __post_init__(self) -> None:
-        self._news = True  # whether anything was computed in a round
         self.sizes = [len(rows) for rows in self.spec.batches.ranges(self.spec.data.count)]
         self.looks = {look.batches: look for look in looks_of(self.sizes)}
+        self._told = RoundProgress(self.stages.progress, self.spec, self.sizes, self.looks)
         ordered = cheap_first(self.protocols)
         self.until_decided = self.schedule.until == DECIDED and self.spec.defense is not None
         at_first = 1 + sum(map(is_given, ordered)) if self.until_decided else len(ordered)
@@ -94,7 +94,7 @@ class Rounds:
             run, limit = self._carry_out_round(end, is_first=not seen)
             if limit is not None:
                 return self._reached(seen, limit) if seen else self._reached(end, limit, run)
-            self._news, seen = self.stages.computed > before, end
+            self._told.news, seen = self.stages.computed > before, end
             rule = self._after(end) if end in self._looked_at else None
             if rule is not None:
                 return self._reached(end, rule)
@@ -104,6 +104,7 @@ class Rounds:
             limit = self._limit(longest, dearest, spent)
             if limit is not None and end < len(self.sizes):
                 return self._reached(end, limit)
+            self._expect(end, longest, dearest, spent)
         rule = DECIDED if self.until_decided else None
         return self._reached(len(self.sizes), rule)
 
@@ -153,7 +154,7 @@ class Rounds:
         """Look at the record after a round; run deferred protocols where they are called for."""
         if self.spec.defense is None or not self.protocols:
             return None
-        watched = self.stages.progress is not None and self._news
+        watched = self.stages.progress is not None and self._told.news
         if not (self.until_decided or watched):
             return None
         while True:
@@ -170,10 +171,11 @@ class Rounds:
                 return None
             limit = self._limit(0, 0, self._passes(end))
             if limit is None:
+                self._told.expect(end, self._deferred[:1])
                 self._tell(end, record, paired, self._deferred[0])
                 before = self.stages.computed
                 limit = self._carry_out_deferred(end)
-                self._news |= self.stages.computed > before
+                self._told.news |= self.stages.computed > before
             if limit is not None:
                 self._tell(end, record, paired)
                 return limit
@@ -208,34 +210,23 @@ class Rounds:
 
     def _tell(self, end: int, record: Record, paired: Paired, following: str = "") -> None:
         """Tell the progress where the comparison stands, and which protocol follows at once."""
-        if self.stages.progress is None or not self._news:
-            return
-        look = self.looks[end]
-        later = [other for other in self.looks.values() if other.batches > end]
-        ratio = None
-        if not (record.separable or coupling.measured_independent(record)):
-            # Before there are batches enough to tell, they are taken to share nothing.
-            ratio = 1.0 if math.isinf(paired.effect) else paired.effect / look.few_batches
-        needed = images_needed(
-            (paired.gained, paired.lost, paired.total), ratio, later, GAIN_POINTS / 100
-        )
-        state = _state(paired)
-        self.stages.progress(
-            RoundDone(
-                images=record.n,
-                of=sum(self.sizes),
-                static=record.static_correct or 0,
-                defense=self.spec.label,
-                right=record.robust_correct,
-                points=paired.points,
-                low=paired.interval.low,
-                high=paired.interval.high,
-                state=state,
-                more=None if state != "undecided" else needed,
-                pending=len(self._deferred),
-                next_protocol=following,
-            )
-        )
+        pending = len(self._deferred)
+        self._told.tell(end, record, paired, pending=pending, following=following)
+
+    def _expect(self, end: int, longest: float, dearest: float, spent: float) -> None:
+        """Tell on how many batches the active protocols are expected to be run.
+
+        A decision or a limit may end the run before the last.
+        """
+        rounds = math.inf
+        if self.seconds is not None and longest:
+            rounds = (self.seconds + self._began - time.monotonic()) // longest
+        if self.schedule.pass_limit is not None and dearest:
+            rounds = min(rounds, (self.schedule.pass_limit - spent) // dearest)
+        if self.until_decided or rounds < math.inf:
+            fitting = end + max(rounds, 0) * self.stages.batches_at_a_time
+            expected = self._told.foreseen if self.until_decided else len(self.sizes)
+            self._told.expect(int(min(fitting, expected, len(self.sizes))), self._active)
 
     # --- how far ----------------------------------------------------------------------------------
 
@@ -306,10 +297,3 @@ class Rounds:
 
 def _cost(outcome: BatchOutcome) -> int:
     return outcome.forwards + outcome.backwards
-
-
-def _state(paired: Paired) -> str:
-    """Return the decision of the difference so far, checks and missing protocols aside."""
-    if paired.significant:
-        return "a gain so far" if paired.points > 0 else "weaker than static"
-    return "no gain" if paired.interval.high < GAIN_POINTS else "undecided"

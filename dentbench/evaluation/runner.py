@@ -21,7 +21,7 @@ from dentbench.evaluation import applicable_protocols
 from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.context import RunContext, RunOptions
 from dentbench.evaluation.estimates import duration
-from dentbench.evaluation.estimates.duration import TimeForecast
+from dentbench.evaluation.estimates.time_forecast import TimeForecast, planned
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER
 from dentbench.evaluation.fresh_judgement.pristine import Pristine
 from dentbench.evaluation.fresh_judgement.stored import is_judged
@@ -29,7 +29,7 @@ from dentbench.evaluation.input_checks import first_answers, natural_accuracy
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.evaluation.preflight import Preflight
-from dentbench.evaluation.progress.events import Progress, RunPlanned
+from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.record_maker import Ready, RecordMaker
 from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.stage_outcomes import StageOutcomes
@@ -122,8 +122,8 @@ class Evaluation:
 
     def _forecast(self, protocols: Mapping[EvalSpec, Sequence[str]]) -> TimeForecast:
         left, robust = self.stages.images_left, self.inputs.published_robust
-        run = duration.Run(self.worker, [*protocols], protocols, left, robust)
-        return run.forecast(until_decided=bool(self.options.schedule.until))
+        schedule = self.options.schedule
+        return duration.Run(self.worker, [*protocols], protocols, left, robust, schedule).forecast()
 
     def _tell_plan(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> None:
         """Announce the plan of the run, and how long it will take."""
@@ -131,7 +131,7 @@ class Evaluation:
             return
         able = {spec: prepared.protocols for spec, prepared in zip(specs, ready, strict=True)}
         forecast = self._forecast(able)
-        self.stages.progress(RunPlanned(passes=forecast.passes, text=forecast.text))
+        self.stages.progress(planned(forecast))
 
     def _carried_out(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> list[Reached]:
         """Carry out the rounds of every spec; a static model goes as far as its defenses do."""

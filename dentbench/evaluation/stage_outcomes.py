@@ -17,8 +17,9 @@ from dentbench.attacks.protocol_cards import claim_name
 from dentbench.evaluation import cascade
 from dentbench.evaluation.checks.sanity_checks import found_random
 from dentbench.evaluation.context import RunOptions, SharedResults
+from dentbench.evaluation.estimates.duration import stage_of
 from dentbench.evaluation.fresh_judgement.stored import is_judged
-from dentbench.evaluation.progress.events import BatchDone, PassesDone, Progress, Stage, StageBegan
+from dentbench.evaluation.progress.events import BatchDone, PassesDone, Progress, StageBegan
 from dentbench.evaluation.workers.executor import Executor, make_executor
 from dentbench.evaluation.workers.placement import AUTO, Placement
 from dentbench.evaluation.workers.worker import Task, Worker
@@ -252,8 +253,7 @@ class StageOutcomes:
         progress, counter = self.progress, self.worker.counter
         passes = stage_passes(spec, stage, self.worker.classes)
         whole = (passes.forwards + passes.backwards) * sum(map(len, batches))
-        which = Stage(model=spec.model.name, defense=spec.label, protocol=stage)
-        progress(StageBegan(stage=which, passes=whole))
+        progress(StageBegan(stage=stage_of(spec, stage), passes=whole))
         start = counter.forwards + counter.backwards
         counter.listen = lambda: progress(
             PassesDone(passes=counter.forwards + counter.backwards - start)

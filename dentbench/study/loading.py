@@ -15,7 +15,7 @@ from torch import nn
 from dentbench.defenses.build import identified
 from dentbench.errors import DataError
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.estimates.duration import TimeForecast
+from dentbench.evaluation.estimates.time_forecast import TimeForecast
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.progress.events import Progress
 from dentbench.evaluation.runner import Evaluation

@@ -12,7 +12,7 @@ import pytest
 
 from dentbench.cli import running
 from dentbench.evaluation.context import RunOptions
-from dentbench.evaluation.estimates.duration import TimeForecast
+from dentbench.evaluation.estimates.time_forecast import TimeForecast
 from dentbench.evaluation.progress import events
 from dentbench.evaluation.progress.display_names import Display
 from dentbench.evaluation.progress.events import (
@@ -35,9 +35,11 @@ def stage_of(study: Study) -> Stage:
 
 def forecast(studies: Sequence[Study], options: Any) -> TimeForecast:
     del options
-    times = dict.fromkeys(("whole", "decided", "quick", "low", "high"), 3600.0 * len(studies))
+    times = dict.fromkeys(
+        ("whole", "decided", "quick", "low", "high", "within"), 3600.0 * len(studies)
+    )
     passes = {stage_of(study): 1000.0 for study in studies}
-    return TimeForecast(passes=passes, until_decided=False, **times)
+    return TimeForecast(passes=passes, batches={}, until_decided=False, **times)
 
 
 def run_study(study: Study, options: Any, progress: Progress | None, check: Any) -> list[Any]:

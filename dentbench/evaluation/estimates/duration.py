@@ -7,10 +7,13 @@ asked anything before its checks.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from itertools import accumulate
 from typing import Any, Final, TypeAlias
 
 import torch
@@ -19,15 +22,14 @@ from dentbench.attacks.catalogue import with_prerequisites
 from dentbench.attacks.cost import Passes, stage_passes
 from dentbench.attacks.stage_order import cheap_first
 from dentbench.evaluation.cascade import has_counterpart
-from dentbench.evaluation.progress.events import Stage, duration_text
+from dentbench.evaluation.estimates.time_forecast import TimeForecast
+from dentbench.evaluation.progress.events import Stage
+from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.worker import Worker
 from dentbench.records.outcome import NATURAL, PUBLISHED
 from dentbench.report.verdict import GAIN_POINTS
 from dentbench.spec.evaluation import AttackSpec, EvalSpec
 from dentbench.stats.sequential import images_needed, looks_of
-
-LONG: Final = 60.0
-"""Runs of at least so many seconds say before they begin how long they will take."""
 
 SHORT: Final = 50_000
 """Runs of at most so many passes are not timed before they begin."""
@@ -142,6 +144,11 @@ def stages_of(
     return [*stages.values()]
 
 
+def stage_of(spec: EvalSpec, stage: str) -> Stage:
+    """Return a stage of a spec as progress tells it."""
+    return Stage(model=spec.model.name, defense=spec.label, protocol=stage, run=spec.key())
+
+
 def bound(spec: EvalSpec, stage: str, classes: int) -> Passes:
     """Return the most passes of an image in a stage; nothing is attacked at eps 0."""
     if stage != NATURAL and spec.attack.eps == 0:
@@ -155,60 +162,13 @@ def surviving(robust: float | None) -> float:
     return min(1.0, share + BROKEN)
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimeForecast:
-    """How many seconds runs will take; those of several runs add up.
-
-    ``whole``: of the full evaluation; ``low`` and ``high``: its ends. ``decided``: of a run until
-    decided, which is ``whole`` where there is no defense to judge. ``quick``: of the attack
-    "quick". ``passes``: the passes that each stage is expected to take yet.
-    """
-
-    passes: Mapping[Stage, float]
-    until_decided: bool
-    whole: float
-    decided: float
-    quick: float
-    low: float
-    high: float
-
-    def __add__(self, other: TimeForecast) -> TimeForecast:
-        """Return the forecast of both runs, one after the other."""
-        passes = dict(self.passes)
-        for stage, more in other.passes.items():
-            passes[stage] = passes.get(stage, 0.0) + more
-        numbers = {
-            name: getattr(self, name) + getattr(other, name)
-            for name in ("whole", "decided", "quick", "low", "high")
-        }
-        return TimeForecast(passes=passes, until_decided=self.until_decided, **numbers)
-
-    @property
-    def text(self) -> str:
-        """How long the runs will take, and how to have them shorter; "" for short runs."""
-        stops = self.until_decided and self.decided < self.whole
-        shown = self.decided if stops else self.whole
-        if shown < LONG:
-            return ""
-        share = shown / self.whole
-        ends = f"({duration_text(self.low * share)} to {duration_text(self.high * share)})"
-        text = f"about {duration_text(shown)} on this machine {ends}"
-        if stops:
-            text = f"until decided {text} if the cheapest protocol decides"
-            return f"{text}; the full evaluation about {duration_text(self.whole)}"
-        if self.decided < self.whole / 2:
-            text += f"; `--until decided` about {duration_text(self.decided)}"
-        if self.quick < self.whole / 2:
-            text += f"; `--attack quick` about {duration_text(self.quick)}"
-        return text
-
-
 @dataclass(frozen=True)
 class Run:
     """A run whose time is to be forecast.
 
     ``protocols``: those that can attack each spec's defense; ``left``: the images of a stage that
-    are not stored yet; ``robust``: the published robust accuracy, in percent, if any.
+    are not stored yet; ``robust``: the published robust accuracy, in percent, if any;
+    ``schedule``: when it ends.
     """
 
     worker: Worker
@@ -216,21 +176,30 @@ class Run:
     protocols: Mapping[EvalSpec, Sequence[str]]
     left: Left
     robust: float | None
+    schedule: Schedule = field(default_factory=Schedule)
 
-    def plan(self, *, until_decided: bool) -> dict[Stage, float]:
+    def plan(self) -> dict[Stage, float]:
         """Return the passes that each stage is expected to take yet."""
-        expected_passes: dict[Stage, float] = {}
-        for spec, name, images in self._first() if until_decided else self._whole():
-            passes = bound(spec, name, self.worker.classes)
-            stage = Stage(model=spec.model.name, defense=spec.label, protocol=name)
-            expected = (passes.forwards + passes.backwards) * images * self._share(name)
-            expected_passes[stage] = expected_passes.get(stage, 0.0) + expected
-        return {stage: passes for stage, passes in expected_passes.items() if passes}
+        passes = {
+            stage_of(spec, name): self._passes(spec, name) * images
+            for spec, name, images in self._expected
+        }
+        return {stage: count for stage, count in passes.items() if count}
 
-    def forecast(self, *, until_decided: bool) -> TimeForecast:
+    def batches(self) -> dict[Stage, int]:
+        """Return how many batches of each stage are expected to be finished in the end."""
+        expected: dict[Stage, int] = {}
+        for spec, name, images in self._expected:
+            ends = accumulate(map(len, spec.batches.ranges(spec.data.count)))
+            wanted = spec.data.count - self.left(spec, name) + images
+            expected[stage_of(spec, name)] = 1 + sum(end < wanted for end in ends)
+        return expected
+
+    def forecast(self) -> TimeForecast:
         """Return how long the rest is expected to take, from timed batches if it is long."""
-        plan = self.plan(until_decided=until_decided)
-        if sum(plan.values()) <= SHORT:
+        plan = self.plan()
+        asked = (self._passes(spec, name) * images for spec, name, images in self._asked)
+        if sum(asked) <= SHORT:
             speed = Speed(0.0, 0.0)
         else:
             speed = speed_of(self.worker, self.specs[0].batches.size)
@@ -238,12 +207,15 @@ class Run:
         compares = any(map(_compares, self.specs))
         return TimeForecast(
             passes=plan,
-            until_decided=until_decided,
+            batches=self.batches(),
+            until_decided=bool(self.schedule.until),
             whole=whole,
             decided=self._seconds(self._first(), speed) if compares else whole,
             quick=self._seconds(self._quick(), speed),
             low=whole * min(max(0.4, share - 0.2) / share, 1.0),
             high=whole * max(min(1.0, 1.3 * share + 0.1) / share, 1.0),
+            within=self._seconds(self._expected, speed),
+            time_limit=self.schedule.seconds_left,
         )
 
     def _seconds(self, stages: Iterable[_Part], speed: Speed) -> float:
@@ -255,6 +227,36 @@ class Run:
 
     def _share(self, stage: str) -> float:
         return 1.0 if stage == NATURAL else surviving(self.robust)
+
+    def _passes(self, spec: EvalSpec, stage: str) -> float:
+        """Return the expected passes of an image."""
+        most = bound(spec, stage, self.worker.classes)
+        return (most.forwards + most.backwards) * self._share(stage)
+
+    @cached_property
+    def _asked(self) -> list[_Part]:
+        """The work of the run, whatever its limits."""
+        decides = self.schedule.until and any(map(_compares, self.specs))
+        return [*(self._first() if decides else self._whole())]
+
+    @cached_property
+    def _expected(self) -> list[_Part]:
+        """The work of the run that its pass limit leaves."""
+        most = self.schedule.pass_limit
+        return self._asked if most is None else [*self._within(most)]
+
+    def _within(self, most: int) -> Iterator[_Part]:
+        """Yield the work that so many passes of each record leave."""
+        costs: dict[EvalSpec, float] = {}
+        for spec, name, _ in self._asked:
+            costs[spec] = costs.get(spec, 0.0) + self._passes(spec, name) * spec.data.count
+        bases = {spec: costs.get(spec.static, 0.0) for spec in costs if spec.defense is not None}
+        shares = {spec: most / max(costs[spec] + base, most) for spec, base in bases.items()}
+        furthest = max(shares.values(), default=1.0)
+        for spec, name, images in self._asked:
+            count = spec.data.count
+            reached = math.ceil(shares.get(spec, furthest) * count)
+            yield spec, name, max(0, min(images, reached - (count - self.left(spec, name))))
 
     def _whole(self) -> Iterator[_Part]:
         for spec, name in stages_of(self.specs, self.protocols):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,11 +14,15 @@ from dentbench.stats import percent_text
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A protocol on a defense of a model; ``protocol`` is "natural" without an attack."""
+    """A protocol on a defense of a model; ``protocol`` is "natural" without an attack.
+
+    ``run``: the key of its spec, which tells apart stages of a grid that have the same names.
+    """
 
     model: str
     defense: str
     protocol: str
+    run: str = ""
 
     def __str__(self) -> str:
         return f"{self.model} {self.defense} {self.protocol}"
@@ -27,11 +32,23 @@ class Stage:
 class RunPlanned:
     """The plan of a run: the passes that each of its stages is still expected to take.
 
-    ``text``: how long that will take, and a shorter run; "" for a short run.
+    ``batches``: how many batches of a stage are expected to be finished in the end, those stored
+    before included; all where it says nothing. ``time_limit``: the seconds after which the run
+    ends, None without a limit. ``text``: how long it will take, and a shorter run; "" for a short
+    run.
     """
 
     passes: Mapping[Stage, float]
+    batches: Mapping[Stage, int] = field(default_factory=dict)
+    time_limit: float | None = None
     text: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanChanged:
+    """By a round's results, so many batches of some stages are expected to be finished."""
+
+    batches: Mapping[Stage, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +127,9 @@ class RoundDone:
         return text
 
 
-Event: TypeAlias = RunPlanned | StageBegan | PassesDone | AttackBegan | BatchDone | RoundDone
+Event: TypeAlias = (
+    RunPlanned | PlanChanged | StageBegan | PassesDone | AttackBegan | BatchDone | RoundDone
+)
 """An event: the plan; a stage, then attacks, passes and batches of it; rounds."""
 
 Progress: TypeAlias = Callable[[Event], Any]
@@ -155,7 +174,8 @@ class Whole:
 
     The rest of a stage is expected to cost as much as its finished batches, and as planned
     before there are any; of a stage that was not planned, such as a protocol that turns out to be
-    needed, its bound is expected.
+    needed, its bound is expected. A run that may stop is expected to work through as many batches
+    as the last round, or else the plan, makes likely, and to end by its time limit.
     """
 
     def __init__(self) -> None:
@@ -165,18 +185,28 @@ class Whole:
         self._stage: Stage | None = None
         self._passes = 0
         self._batches: dict[Stage, tuple[int, int]] = {}
+        self._finished: dict[Stage, int] = {}
+        self._expected: dict[Stage, int] = {}
+        self._time_limit = math.inf
         self._spent_before = 0
         self._began = time.perf_counter()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         match event:
-            case RunPlanned(passes=passes):
+            case RunPlanned(passes=passes, batches=batches, time_limit=limit):
                 self.planned = dict(passes)
                 self._left = dict(passes)
+                self._expected = dict(batches)
+                self._time_limit = math.inf if limit is None else limit
                 self._done = self._spent_before = 0
                 self._began = time.perf_counter()
                 self._batches.clear()
+                self._finished.clear()
+            case PlanChanged(batches=expected):
+                self._expected |= expected
+                for stage in expected.keys() & self._batches.keys():
+                    self._left[stage] = self._rest(stage)
             case StageBegan(stage=stage, passes=passes):
                 self._stage, self._passes = stage, 0
                 if self.planned:
@@ -185,31 +215,47 @@ class Whole:
                 self._done += passes - self._passes
                 self._passes = passes
             case BatchDone(done=done, batches=batches) if self._stage is not None:
-                self._learn(self._stage, done, batches)
+                self._expected.setdefault(self._stage, batches)
+                self._learn(self._stage, done)
 
-    def _learn(self, stage: Stage, done: int, batches: int) -> None:
+    def _learn(self, stage: Stage, done: int) -> None:
         """Expect the rest of a stage to cost as much as its batches of this run."""
         spent, count = self._batches.get(stage, (0, 0))
         self._batches[stage] = (spent + self._done - self._spent_before, count + 1)
         self._spent_before = self._done
+        self._finished[stage] = done
+        self._left[stage] = self._rest(stage)
+
+    def _rest(self, stage: Stage) -> float:
+        """Return the passes that the batches of a stage are expected to take yet."""
         spent, count = self._batches[stage]
-        self._left[stage] = spent / count * (batches - done)
+        return spent / count * max(self._expected[stage] - self._finished[stage], 0)
 
     @property
     def share(self) -> float:
         """The share of the passes that is done, in [0, 1]."""
         whole = self._done + sum(self._left.values())
+        if self.planned and self._done:
+            rate, in_time = self._pace
+            whole = min(whole, self._done + in_time * rate)
         return min(self._done / whole, 1.0) if whole else 0.0
+
+    @property
+    def _pace(self) -> tuple[float, float]:
+        """The passes per second so far, and the seconds until the time limit."""
+        gone = time.perf_counter() - self._began
+        return self._done / max(gone, 1e-9), max(self._time_limit - gone, 0.0)
 
     @property
     def seconds_left(self) -> float | None:
         """How long all the rest is expected to take; None without a plan or a first pass."""
         if not self.planned or not self._done:
             return None
-        rate = self._done / max(time.perf_counter() - self._began, 1e-9)
+        rate, in_time = self._pace
         current = self._left.get(self._stage, 0.0) if self._stage is not None else 0.0
         ahead = min(self._done - self._spent_before, current)
-        return max(sum(self._left.values()) - ahead, 0.0) / rate
+        rest = max(sum(self._left.values()) - ahead, 0.0) / rate
+        return min(rest, in_time)
 
 
 def duration_text(seconds: float) -> str:

@@ -26,13 +26,16 @@ from dentbench.evaluation.estimates.duration import (
 from dentbench.evaluation.progress.events import (
     BatchDone,
     PassesDone,
+    PlanChanged,
     RunPlanned,
     Stage,
     StageBegan,
     Whole,
+    duration_text,
 )
+from dentbench.evaluation.schedule import DECIDED, Schedule
 from dentbench.records.outcome import NATURAL
-from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DataSpec, DentSpec, EvalSpec
 from tests.helpers import spec_of
 
 STANDARD = AttackSpec(name="standard", eps=Fraction(8, 255))
@@ -49,8 +52,12 @@ PROTOCOLS |= dict.fromkeys((DENT, BATCH), ("published", "transfer", "surrogate",
 WORKER: Any = SimpleNamespace(classes=10)
 
 
-def run_of(left: Any = lambda spec, stage: 1000) -> Run:
-    return Run(WORKER, SPECS, PROTOCOLS, left, 50.0)
+def run_of(left: Any = lambda spec, stage: 1000, **how: Any) -> Run:
+    return Run(WORKER, SPECS, PROTOCOLS, left, 50.0, Schedule(**how))
+
+
+def stage(spec: EvalSpec, name: str) -> Stage:
+    return Stage(model="small", defense=spec.label, protocol=name, run=spec.key())
 
 
 def test_every_stage_is_counted_once_however_many_defenses_need_it() -> None:
@@ -70,27 +77,25 @@ def test_nothing_is_attacked_at_eps_0() -> None:
 
 
 def test_the_plan_is_the_bound_times_what_survives_of_what_is_left() -> None:
-    plan = run_of().plan(until_decided=False)
-    stage = Stage(model="small", defense=DENT.label, protocol="published")
+    plan = run_of().plan()
+    published = stage(DENT, "published")
     passes = stage_passes(DENT, "published", 10)
-    assert plan[stage] == pytest.approx(
+    assert plan[published] == pytest.approx(
         (passes.forwards + passes.backwards) * 1000 * surviving(50.0)
     )
     done = run_of(lambda spec, name: 0 if name == "published" else 1000)
-    assert stage not in done.plan(until_decided=False)
-    assert run_of(lambda spec, name: 0).plan(until_decided=False) == {}
+    assert published not in done.plan()
+    assert run_of(lambda spec, name: 0).plan() == {}
 
 
 def test_until_decided_is_foreseen_as_a_small_part() -> None:
-    whole, decided = (sum(run_of().plan(until_decided=flag).values()) for flag in (False, True))
+    whole, decided = (sum(run_of(until=until).plan().values()) for until in ("", DECIDED))
     assert 0 < decided < whole / 10
 
 
 def test_images_judged_before_count_for_a_run_until_decided() -> None:
-    stage = Stage(model="small", defense=DENT.label, protocol="transfer")
-
     def foreseen(left: int) -> float:
-        return run_of(lambda *_: left).plan(until_decided=True)[stage]
+        return run_of(lambda *_: left, until=DECIDED).plan()[stage(DENT, "transfer")]
 
     an_image = foreseen(1)
     fresh = foreseen(1000) / an_image
@@ -104,23 +109,23 @@ def test_long_runs_say_what_would_be_shorter(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
     )
-    text = run_of().forecast(until_decided=False).text
+    text = run_of().forecast().text
     assert text.startswith("about ") and " on this machine (" in text
     assert "`--until decided` about " in text and "`--attack quick` about " in text
-    text = run_of().forecast(until_decided=True).text
+    text = run_of(until=DECIDED).forecast().text
     assert " if the cheapest protocol decides; the full evaluation about " in text
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-9, 1e-9)
     )
-    assert run_of().forecast(until_decided=False).text == ""
+    assert run_of().forecast().text == ""
 
 
 def test_forecasts_of_several_runs_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "dentbench.evaluation.estimates.duration.speed_of", lambda *_: Speed(1e-4, 2e-4)
     )
-    single = run_of().forecast(until_decided=True)
-    half = run_of(lambda spec, stage: 500).forecast(until_decided=True)
+    single = run_of(until=DECIDED).forecast()
+    half = run_of(lambda spec, stage: 500, until=DECIDED).forecast()
     both = single + half
     assert both.whole == pytest.approx(1.5 * single.whole)
     assert both.decided == pytest.approx(single.decided + half.decided)
@@ -151,6 +156,63 @@ def test_all_of_a_run_is_told_as_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> 
     left = whole.seconds_left
     whole(StageBegan(stage=Stage(model="m", defense="d", protocol="c"), passes=2000))
     assert whole.seconds_left == pytest.approx(left + 2000 / 10)
+
+
+def test_a_limit_ends_the_plan() -> None:
+    an_image = sum(run_of(pass_limit=10**12).plan().values()) / 1000
+    whole = run_of().plan()
+    assert run_of(pass_limit=10**12).plan() == whole
+    assert {*run_of().batches().values()} == {10}
+    part = run_of(pass_limit=int(an_image * 100))  # of each record; batch-wise costs four times
+    costs = part.plan()
+    assert sum(costs.values()) == pytest.approx(2 * 100 * an_image, rel=0.05)
+    assert part.batches()[stage(BATCH, "transfer")] < part.batches()[stage(DENT, "transfer")] < 10
+    assert sum(costs[item] for item in costs if item.defense == BATCH.label) < an_image * 100
+    done = run_of(lambda *_: 0, pass_limit=1)
+    assert done.plan() == {} and {*done.batches().values()} == {10}
+
+
+def test_the_text_says_when_a_limit_ends_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    speed = "dentbench.evaluation.estimates.duration.speed_of"
+    monkeypatch.setattr(speed, lambda *_: Speed(1e-4, 2e-4))
+    whole = run_of().forecast()
+    assert "the limit" not in whole.text
+    assert "the limit" not in run_of(time_limit=2 * whole.whole).forecast().text
+    short = run_of(time_limit=90.5).forecast()
+    assert short.text.endswith("; the limit ends it after about 90 s")
+    assert (short + short).time_limit == short.time_limit, "models share the time"
+    passes = run_of(pass_limit=int(sum(whole.passes.values()) / 10)).forecast()
+    assert passes.within < 0.5 * whole.whole
+    assert passes.text.endswith(f"; the limit ends it after about {duration_text(passes.within)}")
+    assert "the limit" not in run_of(until=DECIDED, pass_limit=10**12).forecast().text
+
+
+def test_a_decision_or_a_limit_to_come_shortens_what_is_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("dentbench.evaluation.progress.events.time.perf_counter", lambda: now[0])
+    first, second = (Stage(model="m", defense="d", protocol="a", run=run) for run in "xy")
+    whole = Whole()
+    whole(RunPlanned(passes={first: 400.0, second: 400.0}, batches={first: 4, second: 4}))
+    whole(StageBegan(stage=first, passes=100))
+    now[0] = 10.0
+    whole(PassesDone(passes=100))
+    whole(BatchDone(done=1, batches=100, right=1, images=1))
+    assert whole.seconds_left == pytest.approx(70.0)  # not 99 batches more
+    whole(PlanChanged(batches={first: 2, second: 2}))
+    assert whole.seconds_left == pytest.approx(50.0)  # of the second nothing is known but its plan
+    assert whole.share == pytest.approx(1 / 6)
+    whole(StageBegan(stage=first, passes=100))
+    now[0] = 20.0
+    whole(PassesDone(passes=100))
+    whole(BatchDone(done=2, batches=100, right=1, images=1))
+    assert whole.seconds_left == pytest.approx(40.0)  # a grid's next value is ahead
+    whole(RunPlanned(passes={first: 400.0}, time_limit=15.0))
+    whole(StageBegan(stage=first, passes=400))
+    now[0] = 30.0
+    whole(PassesDone(passes=100))
+    assert whole.seconds_left == pytest.approx(5.0) and whole.share == pytest.approx(2 / 3)
 
 
 @pytest.mark.parametrize(
