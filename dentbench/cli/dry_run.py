@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from dentbench.cli import json_output
 from dentbench.containment import contained
-from dentbench.spec.evaluation import DefenseSpec, EvalSpec
+from dentbench.spec.evaluation import DefenseSpec, DentSpec, EvalSpec, field_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -158,12 +158,18 @@ def _row(part: StageEstimate) -> list[object]:
 
 
 def _described(spec: EvalSpec) -> str:
-    """Return a defense in few words: its mode, and dent's steps and blur."""
+    """Return a defense in few words: of dent its mode, its steps and what else is set."""
     if isinstance(spec.defense, DefenseSpec):
         settings = ", ".join(f"{name} {value}" for name, value in spec.defense.settings)
         return f"{spec.label}, {settings}" if settings else spec.label
     if spec.defense is None:
         return spec.label
-    blur = "" if spec.defense.blur == "none" else f", {spec.defense.blur} blur"
-    plural = "" if spec.defense.steps == 1 else "s"
-    return f"{spec.label}, {spec.defense.steps} step{plural}{blur}"
+    dent = spec.defense
+    plain = DentSpec(mode=dent.mode, steps=dent.steps, blur=dent.blur)
+    odd = (name for name in field_names(DentSpec) if getattr(dent, name) != getattr(plain, name))
+    parts = [
+        f"{spec.label}, {dent.steps} step{'' if dent.steps == 1 else 's'}",
+        *([] if dent.blur == "none" else [f"{dent.blur} blur"]),
+        *(f"{name.replace('_', ' ')} {getattr(dent, name)}" for name in odd),
+    ]
+    return ", ".join(parts)

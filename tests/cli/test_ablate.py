@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -103,6 +104,18 @@ def test_a_grid_of_settings(dentbench: Command) -> None:
     assert (
         "settings sigma 0.5, beta1 0.5" in out and "Linf 0.1" in out and "\npublished  " not in out
     )
+    key = next(row["key"] for row in rows() if (row["blur"], row["steps"]) == ("none", "1"))
+    (stored,) = Path("results/runs", key).glob("**/transfer/*.npz")
+    stored.unlink()
+    words = ("ablate", *SHORT, *grid, "--norm", "Linf", "--eps", "0.1", "--dry-run")
+    code, out, _ = dentbench(*words, "--json")
+    left = [part for part in json.loads(out)["estimates"] if part["images"]]
+    assert [(part["defense"], part["stage"]) for part in left] == [
+        ("batch, 1 step, beta1 0.5", "transfer")
+    ]
+    code, out, _ = dentbench(*words)
+    counts = f"{left[0]['forwards']} +{left[0]['backwards']}"
+    assert len(re.findall(rf"(?m)^(transfer +4|total) +{counts} ", out)) == 2
 
 
 def test_refusals(dentbench: Command) -> None:

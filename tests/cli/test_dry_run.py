@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 
 from tests.helpers import Run
@@ -26,3 +29,22 @@ def test_the_time_names_what_it_is_scaled_from(dentbench: Run) -> None:
 def test_other_gpus_are_refused(words: list[str], said: str, dentbench: Run) -> None:
     code, _, errors = dentbench("evaluate", *words)
     assert code == 2 and said in " ".join(errors.split()), errors
+
+
+def test_every_value_of_a_grid_has_its_block(dentbench: Run, tmp_path: Path) -> None:
+    grid = ("--mode", "instance", "--steps", "1", "--blur", "none", "static")
+    words = ("--lr", "0.01", "0.05", "--examples", "4", "--protocol", "transfer", "--dry-run")
+    threat = ("--norm", "Linf", "--eps", "0.1", "--attack", "quick", "--json")
+    code, printed, errors = dentbench(
+        *("ablate", "--model", "digits-robust", *grid, *words, *threat),
+        *("--results", str(tmp_path)),
+    )
+    assert code == 0, errors
+    rows = json.loads(printed)["estimates"]
+    names = [row["defense"] for row in rows if row["stage"] == "transfer"]
+    blurred = "instance, 1 step, static blur"
+    assert names == [
+        *("instance, 1 step, lr 0.01", "instance, 1 step, lr 0.05"),
+        *(f"{blurred}, lr 0.01", f"{blurred}, lr 0.05"),
+    ]
+    assert not [*tmp_path.iterdir()]

@@ -55,7 +55,7 @@ def test_a_limit_ends_cleanly_and_the_command_without_it_goes_on(dentbench: Run)
     command = ("evaluate", *SHORT, *sizes, "--steps", "1", "--iterations", "2", "--quiet")
     code, out, err = dentbench(*command, "--pass-limit", "1")
     assert code == 0, err
-    assert "stopped by the pass limit, 2 of 12 images judged" in out
+    assert "stopped by the pass limit before published, 2 of 12 images judged" in out
     assert "run --attack quick at least" in out  # which going on would not mend
     assert [row["n"] for row in dentbench.rows()] == ["2", "2"]
     code, out, err = dentbench(*command, "--until", "decided", "--time-limit", "1h")
