@@ -187,9 +187,9 @@ class Whole:
         self._batches: dict[Stage, tuple[int, int]] = {}
         self._finished: dict[Stage, int] = {}
         self._expected: dict[Stage, int] = {}
-        self._time_limit = math.inf
+        self._ends = math.inf
         self._spent_before = 0
-        self._began = time.perf_counter()
+        self._began: float | None = None  # the checks before the first stage are no pace
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
@@ -198,9 +198,9 @@ class Whole:
                 self.planned = dict(passes)
                 self._left = dict(passes)
                 self._expected = dict(batches)
-                self._time_limit = math.inf if limit is None else limit
+                self._ends = math.inf if limit is None else time.perf_counter() + limit
                 self._done = self._spent_before = 0
-                self._began = time.perf_counter()
+                self._began = None
                 self._batches.clear()
                 self._finished.clear()
             case PlanChanged(batches=expected):
@@ -209,6 +209,7 @@ class Whole:
                     self._left[stage] = self._rest(stage)
             case StageBegan(stage=stage, passes=passes):
                 self._stage, self._passes = stage, 0
+                self._began = time.perf_counter() if self._began is None else self._began
                 if self.planned:
                     self._left.setdefault(stage, float(passes))
             case PassesDone(passes=passes):
@@ -243,8 +244,9 @@ class Whole:
     @property
     def _pace(self) -> tuple[float, float]:
         """The passes per second so far, and the seconds until the time limit."""
-        gone = time.perf_counter() - self._began
-        return self._done / max(gone, 1e-9), max(self._time_limit - gone, 0.0)
+        now = time.perf_counter()
+        gone = 0.0 if self._began is None else now - self._began
+        return self._done / max(gone, 1e-9), max(self._ends - now, 0.0)
 
     @property
     def seconds_left(self) -> float | None:

@@ -208,11 +208,18 @@ def test_a_decision_or_a_limit_to_come_shortens_what_is_left(
     whole(PassesDone(passes=100))
     whole(BatchDone(done=2, batches=100, right=1, images=1))
     assert whole.seconds_left == pytest.approx(40.0)  # a grid's next value is ahead
-    whole(RunPlanned(passes={first: 400.0}, time_limit=15.0))
+    whole(RunPlanned(passes={first: 400.0}, time_limit=35.0))
+    now[0] = 40.0  # after checks, whose time says nothing of that of passes
     whole(StageBegan(stage=first, passes=400))
-    now[0] = 30.0
+    now[0] = 50.0
     whole(PassesDone(passes=100))
     assert whole.seconds_left == pytest.approx(5.0) and whole.share == pytest.approx(2 / 3)
+    whole(RunPlanned(passes={first: 400.0}))
+    now[0] = 900.0
+    whole(StageBegan(stage=first, passes=400))
+    now[0] = 910.0
+    whole(PassesDone(passes=100))
+    assert whole.seconds_left == pytest.approx(30.0)
 
 
 @pytest.mark.parametrize(
