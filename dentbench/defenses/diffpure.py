@@ -1,9 +1,16 @@
 """DiffPure: an image is diffused a little and denoised again before it is classified.
 
-Source: Nie et al., ICML 2022 (arXiv 2205.07460): AutoAttack with the gradient through the whole
-process is their protocol; time 0.1 is theirs for Linf 8/255 on CIFAR-10. Their score model is a
-large one; ours is a small denoiser that the package trains. The steps back are those of Ho et al.
-2020 (arXiv 2006.11239) between the times that are used (Song et al. 2021, arXiv 2010.02502, eta 1).
+Source: Nie et al., ICML 2022 (arXiv 2205.07460), and its code (NVlabs/DiffPure). Their protocol is
+AutoAttack with the gradient through the whole process, both "rand" with 20 draws and "standard";
+time 0.1 is theirs for Linf 8/255 on CIFAR-10.
+
+Images in [-1, 1], beta from 0.1 to 20, new noise for every question and no clipping of the purified
+image are those of the released code. It differs in these: the score model is a large one, ours a
+small denoiser that the package trains; it solves the reverse SDE by 100 Euler-Maruyama steps of
+0.001, ours takes few steps, those of Ho et al. 2020 (arXiv 2006.11239) between the times that are
+used (Song et al. 2021, arXiv 2010.02502, eta 1), which tend to the same as they become many; its
+last step adds noise, of 0.01, ours none; it diffuses by the product of the 100 discrete steps, ours
+by the integral that the product tends to; and its gradient is by the adjoint method, ours exact.
 """
 
 from __future__ import annotations

@@ -21,8 +21,12 @@ class Ensembling(Fixed):
 
     ``crops``: how many windows of the image's size, at places drawn once, of the image padded with
     zeros: by 4 pixels at 32, at other sizes in proportion. ``flip``: whether mirror images take
-    part. The released code pads normalized images, and by a slip of its loop crops all at the last
-    place; ours pads the pixels, and every crop has a place of its own.
+    part.
+
+    Views, zeros around the pixels (before normalization) and the mean of logits are those of the
+    released code. It differs in three things: by a slip of its loop it crops all at the last place
+    drawn, where every crop of ours has a place of its own, as the paper has it; it draws from 8 of
+    the 9 places along a side, ours from all; and it pads by 4 pixels at any size.
     """
 
     def __init__(self, network: nn.Module, *, crops: int = 4, flip: bool = True) -> None:

@@ -87,20 +87,22 @@ def test_et3_lowers_the_energy(network: nn.Module, x: Tensor) -> None:
 # --- TTE -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("flip", [True, False])
-def test_tte_averages_views(network: nn.Module, x: Tensor, flip: bool) -> None:
+@pytest.mark.parametrize(("flip", "side", "pad"), [(True, 8, 1), (False, 8, 1), (True, 32, 4)])
+def test_tte_averages_views(network: nn.Module, flip: bool, side: int, pad: int) -> None:
+    x = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(1)).double()
     defense = build(built_in("tte", {"crops": 3, "flip": flip}), network, x)
     total, views = torch.zeros(3, 10).double(), 0
     for mirrored in (False, True)[: 2 if flip else 1]:
         image = torch.stack(
-            [item[:, :, torch.arange(7, -1, -1)] if mirrored else item for item in x]
+            [item[:, :, torch.arange(side - 1, -1, -1)] if mirrored else item for item in x]
         )
         total, views = total + network(image), views + 1
         for place in defense.places:
-            top, left = (math.floor(3 * part) for part in place)  # 8 pixels are padded by one
-            window = torch.zeros(3, 3, 10, 10).double()
-            window[:, :, 1:9, 1:9] = image
-            total, views = total + network(window[:, :, top : top + 8, left : left + 8]), views + 1
+            top, left = (math.floor((2 * pad + 1) * part) for part in place)
+            window = torch.zeros(3, 3, side + 2 * pad, side + 2 * pad).double()
+            window[:, :, pad : pad + side, pad : pad + side] = image
+            crop = window[:, :, top : top + side, left : left + side]
+            total, views = total + network(crop), views + 1
     torch.testing.assert_close(defense(x), total / views)
     assert len({tuple(place) for place in defense.places}) == 3
     leaf = x.clone().requires_grad_()
