@@ -117,6 +117,7 @@ DENOISERS: Final[Mapping[tuple[int, ...], DenoiserRecipe]] = MappingProxyType(
 def load_denoiser(shape: tuple[int, ...], folder: Path = ASSETS) -> Denoiser:
     """Return the denoiser for images of a shape (C, H, W), in eval mode, on the CPU.
 
+    It is loaded when it is first needed, and takes no random numbers of those who ask.
     Raises :class:`~dentbench.errors.ModelError` where there is none.
     """
     from safetensors.torch import load_file
@@ -128,7 +129,8 @@ def load_denoiser(shape: tuple[int, ...], folder: Path = ASSETS) -> Denoiser:
             f"{'x'.join(map(str, shape))}; choose another defense"
         )
     recipe = DENOISERS[shape]
-    network = recipe.network()
+    with torch.random.fork_rng(devices=[]):  # its first question is no other than its second
+        network = recipe.network()
     state = load_file(folder / f"{recipe.name}.safetensors")
     network.load_state_dict({name: value.float() for name, value in state.items()})
     return network.requires_grad_(False).eval()

@@ -131,7 +131,11 @@ def test_the_embedded_denoiser_of_the_digits_denoises(network: nn.Module) -> Non
     assert (clean - test).square().mean() < 0.5 * (noisy / left**0.5 - test).square().mean()
     digits = tiny_network(channels=1)
     defense = build(built_in("diffpure", {"steps": 2}), digits, test[:2])
-    assert torch.isfinite(defense((test[:2] + 1) / 2)).all()
+    answers = []
+    for _ in range(2):  # it is loaded by the first question, which is answered like any other
+        torch.manual_seed(0)
+        answers.append(defense((test[:2] + 1) / 2))
+    assert torch.isfinite(answers[0]).all() and torch.equal(*answers)
     with pytest.raises(ModelError, match=r"denoisers for images of 1x8x8.*these are 3x8x8"):
         build(built_in("purification"), network, IMAGES)(IMAGES)
     with pytest.raises(SpecError, match=r"time of diffpure is 0\.3; it must be at most 0\.25"):
