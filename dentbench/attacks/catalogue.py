@@ -32,7 +32,7 @@ def attack_label(spec: AttackSpec) -> str:
 NATURAL_VERSION: Final = 1
 """The version of the code that judges natural images, raised as that of a protocol."""
 
-CHECKS_VERSION: Final = 9
+CHECKS_VERSION: Final = 10
 """The version of the checks of a defense before its attack, raised as that of a protocol."""
 
 

@@ -39,13 +39,14 @@ OTHER_BATCHES: Final = "other-batches"
 NATURAL_ACCURACY: Final = "natural-accuracy"
 FRESH_PROCESS: Final = "fresh-process"
 ORDER: Final = "order"
+GAINED_IMAGES: Final = "gained-images"
 PASSES: Final = "passes"
 
 NAMES: Final = (
     *(REPEATABLE, STATELESS, SEPARABLE, MODES, LOGITS, SCORES, IN_RANGE, GRADIENT, TRUE_GRADIENT),
     *(EXACT_GRADIENT, ASCENT, LARGE_EPS, MONOTONE, NOISE, CONVERGED, PLANTED, BLACK_BOX),
     *(TRANSFER, SAME_VERDICT, SAME_ANSWERS, SAME_ASCENT, FINITE, OTHER_BATCHES, NATURAL_ACCURACY),
-    *(FRESH_PROCESS, ORDER, PASSES),
+    *(FRESH_PROCESS, ORDER, GAINED_IMAGES, PASSES),
 )
 """Every check, in the order in which they are stored and shown."""
 

@@ -15,6 +15,7 @@ from dentbench.attacks.required_budgets import spent
 from dentbench.evaluation import applicable_protocols, cascade
 from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.checks.flag_checks import Stages
+from dentbench.evaluation.checks.gained_images import gained_images
 from dentbench.evaluation.checks.planted import planted
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.fresh_judgement.judgement import Judgement
@@ -25,7 +26,7 @@ from dentbench.evaluation.measurements.measurements import observations
 from dentbench.evaluation.rounds import Reached
 from dentbench.evaluation.stage_outcomes import StageOutcomes
 from dentbench.records import examples, per_class
-from dentbench.records.aggregate import static_cases, summarize
+from dentbench.records.aggregate import static_cases, summarize, worst_case
 from dentbench.records.chance import chance_columns
 from dentbench.records.judged import NOTE
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome, Record, spec_columns
@@ -76,7 +77,10 @@ class RecordMaker:
             again = self._judged_again(spec, outcomes)
             checks.append(again.check(outcomes))
             counted = again.applied(outcomes)
+            cases = static_cases(counted, static)
             chances = _chances(again, static_cases(outcomes, static), [*outcomes], reached)
+            if not again.random:
+                checks.append(gained_images(self.context, spec, worst_case(counted), cases))
         summary = summarize(counted, static, separable=spec.separable) | chances
         mates, natural = summary["batch_mates"], ready.natural
         record = Record(

@@ -29,6 +29,7 @@ _REMEDIES: Final = {
     soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
     soundness.STATELESS: "evaluate it with no memory of earlier questions",
     soundness.ORDER: "evaluate it with no memory of earlier questions, in files and servers too",
+    soundness.GAINED_IMAGES: "find what misleads attacks on these images, and evaluate without it",
     soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",

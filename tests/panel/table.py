@@ -384,6 +384,35 @@ ELSEWHERE: Final = (
         fails=frozenset({"true-gradient"}),
         like="HonestFirstImages",
     ),
+    Plant(
+        defense=elsewhere.HonestFirstImage,
+        truth="none",
+        setting=Setting(count=24, batch=1, iterations=5),
+        fails=frozenset({"true-gradient"}),
+        like="HonestFirstImages",
+    ),
+    Plant(
+        defense=elsewhere.DishonestAboutFew,
+        truth="none",
+        robust=STATIC,
+        fails=frozenset({"gained-images"}),
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="none",
+            robust=STATIC,
+            fails=frozenset({"gained-images"}),
+            like="DishonestAboutFew",
+        )
+        for kind in (elsewhere.FlatAboutFew, elsewhere.HidesLosses)
+    ),
+    Plant(
+        defense=elsewhere.DishonestOnTheWay,
+        truth="none",
+        robust=STATIC,
+        like="DishonestAboutFew",
+    ),
 )
 
 RANDOM: Final = (

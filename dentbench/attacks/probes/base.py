@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,13 @@ from dentbench.attacks.protocol_cards import OWN_NORMS
 
 IMAGES: Final = 16
 """How many images are asked for gradients."""
+
+LEAST_SHOWN: Final = 32
+"""The fewest images that checks ask about, where there are so many, in as many batches as it takes.
+
+A defense that lies about one image in ten would pass with a chance of 3%; about the first image of
+a batch of one alone, always.
+"""
 
 
 class FiniteDefense:
@@ -57,7 +65,8 @@ class Probe:
     ``make()`` returns the defense as it was before any question, each time afresh if it can be
     copied (``copies``), and ``make(other)`` with the random numbers that ``other`` draws next.
     ``images`` (B, C, H, W), ``labels`` (B,) and ``numbers``, those of the images in the run: a
-    batch of the declared size, drawn from all images (see :func:`drawn`); ``separable`` and
+    batch of the declared size, or several small ones, drawn from all images (see :func:`drawn`),
+    which the defense answers in batches of that size; ``separable`` and
     ``random``: as the spec declares; ``steps``: the adaptation steps of dent, None where there
     are none; ``iterations``: those of the attack; ``network``: the static model, where it is asked
     too.
@@ -103,12 +112,14 @@ class Probe:
 
 
 def drawn(count: int, size: int, seed: int) -> list[int]:
-    """Return which of ``count`` images are shown, as many as a batch of ``size`` has.
+    """Return which of ``count`` images are shown, as many as whole batches of ``size`` have.
 
-    Half of them are of the first batch and half of all others, in an order drawn too: a defense
-    that is honest for the first images, for some batches or at some places in a batch alone would
-    pass every check that asks about the first images. All in their order where they are one batch.
+    It is one batch, or several small ones with :data:`LEAST_SHOWN` images or more. Half of the
+    images are the first and half are of all others, in an order drawn too: a defense that is honest
+    for the first images, for some batches or at some places in a batch alone would pass every check
+    that asks about the first images. All in their order where there are no more.
     """
+    size *= math.ceil(LEAST_SHOWN / size)
     if count <= size:
         return [*range(count)]
     draw = random.Random(seed)

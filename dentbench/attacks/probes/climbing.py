@@ -67,28 +67,33 @@ class Climbs:
 
 def climb_all(probe: Probe) -> Climbs:
     """Make every ascent, each on a defense as it was before any question."""
-    x, _ = probe.few
+    few = probe.few
     norm, eps = probe.threat.norm, probe.threat.eps
-    everything = 1.0 if norm == "Linf" else float(x[0].numel()) ** 0.5
+    everything = 1.0 if norm == "Linf" else float(few[0][0].numel()) ** 0.5
     return Climbs(
-        chance=_chance(probe),
-        short=(short := _climb(probe, probe.threat, STEPS)),
-        full=short if probe.iterations <= STEPS else _climb(probe, probe.threat, probe.iterations),
-        half=_climb(probe, ThreatModel(norm, eps / 2), SHORT),
-        whole=_climb(probe, ThreatModel(norm, everything), SHORT),
+        chance=at_random_points(probe, *few),
+        short=(short := climb(probe, *few, probe.threat, STEPS)),
+        full=(
+            short
+            if probe.iterations <= STEPS
+            else climb(probe, *few, probe.threat, probe.iterations)
+        ),
+        half=climb(probe, *few, ThreatModel(norm, eps / 2), SHORT),
+        whole=climb(probe, *few, ThreatModel(norm, everything), SHORT),
     )
 
 
 @torch.no_grad()
-def _chance(probe: Probe) -> Tensor:
-    x, y = probe.few
+def at_random_points(probe: Probe, x: Tensor, y: Tensor) -> Tensor:
+    """Return the margins (draws, b) at random points of the balls of images (b, C, H, W)."""
     defense, loss = probe.make(), make_loss("margin", y)
     points = [probe.random_points(x, number) for number in range(1, 1 + DRAWS)]
     return torch.stack([loss(defense(point)) for point in points])
 
 
-def _climb(probe: Probe, threat: ThreatModel, steps: int) -> Climb:
-    (x, y), highs = probe.few, []
+def climb(probe: Probe, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Climb:
+    """Ascend from images (b, C, H, W) with labels (b,), on a defense as before any question."""
+    highs: list[Tensor] = []
     loss = make_loss("margin", y)
 
     def on_iterate(points: Tensor, logits: Tensor | None) -> None:

@@ -23,6 +23,9 @@ from dentbench.stats import more_often_than
 COSINE: Final = 0.9
 """The least mean cosine of the published with the exact gradient."""
 
+SHORT: Final = 0.05
+"""The length of a short step, as a share of eps."""
+
 KEPT: Final = 0.5
 """The least share of the rise that a gradient promises which a short step along it must bring."""
 
@@ -45,8 +48,7 @@ def gradients(probe: Probe, *, random: bool) -> tuple[Check, ...]:
     x = probe.images
     gradient = gradient_of(defense, x, probe.labels)
     flat = torch.zeros_like(x).flatten(1) if gradient is None else gradient.flatten(1)
-    useless = ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
-    share = float(useless.double().mean())
+    share = float(useless(flat).double().mean())
     sentence = (
         "the published gradient is finite and not zero"
         if not share
@@ -61,20 +63,40 @@ def gradients(probe: Probe, *, random: bool) -> tuple[Check, ...]:
     return alive, _true_gradient(probe, defense, flat, by_image=by_image), exact
 
 
+def useless(flat: Tensor) -> Tensor:
+    """Return which gradients (B, values) are zero or not finite."""
+    return ~torch.isfinite(flat).all(1) | (flat == 0).all(1)
+
+
+@torch.no_grad()
+def rises(
+    probe: Probe, defense: Classifier, points: Tensor, flat: Tensor, share: float = SHORT
+) -> tuple[Tensor, Tensor]:
+    """Take a step in the box along gradients (B, values), both ways, of a ``share`` of eps.
+
+    Return by how much the margins (B,) at ``points`` rise, and by how much they were to rise.
+    """
+    length = flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    size = share * probe.threat.eps * (flat.shape[1] ** 0.5 if probe.threat.norm == "Linf" else 1)
+    step = (size * flat / length).view_as(points)
+    ends = (points + step).clamp(0, 1), (points - step).clamp(0, 1)
+    ahead, behind = (margins(defense(end), probe.labels) for end in ends)
+    promised = (flat * (ends[0] - ends[1]).flatten(1)).sum(1)
+    return (ahead - behind) / 2, promised / 2
+
+
 @torch.no_grad()
 def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor, *, by_image: bool) -> Check:
     """Take a short step along the gradient, both ways: does the margin rise as promised?"""
-    x, y, length = probe.images, probe.labels, flat.norm(dim=1)
+    length = flat.norm(dim=1)
     if not bool((length > 0).any()):
         return Check(checks.TRUE_GRADIENT, None, None, "there is no gradient to follow")
-    size = probe.threat.eps * (flat.shape[1] ** 0.5 if probe.threat.norm == "Linf" else 1) / 20
-    if not size:
+    if not probe.threat.eps:
         return Check(checks.TRUE_GRADIENT, None, None, "eps is zero")
-    step = (size * flat / length.clamp_min(1e-12)[:, None]).view_as(x)
-    rise = (margins(defense(x + step), y) - margins(defense(x - step), y)) / 2
-    kept = float(rise.sum() / (size * length.sum()))
+    rise, promised = rises(probe, defense, probe.images, flat)
+    kept = float(rise.sum() / promised.sum().clamp_min(1e-12))
     plain = length > FAINT * length.median()
-    poor, total = int((plain & (rise < KEPT * size * length)).sum()), int(plain.sum())
+    poor, total = int((plain & (rise < KEPT * promised)).sum()), int(plain.sum())
     many = by_image and more_often_than(poor, total, POOR) < LEVEL
     passed = kept >= KEPT and not many
     sentence = (

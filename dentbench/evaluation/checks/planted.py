@@ -20,7 +20,12 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, plant
 from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.attacks.protocols.base import AttackContext, load_protocol, published
-from dentbench.evaluation.checks.sanity_checks import STAGE, found_random, probe_of
+from dentbench.evaluation.checks.sanity_checks import (
+    STAGE,
+    found_random,
+    in_batches,
+    probe_of,
+)
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import AttackSpec, BatchPlan, DefenseSpec, EvalSpec
 from dentbench.spec.protocol import ProtocolSpec
@@ -129,15 +134,12 @@ def _count(
     return planting.hits(defense, points)
 
 
-def _attack_context(
-    context: RunContext, spec: EvalSpec, planting: Planting, defense: Classifier
-) -> AttackContext:
-    """Return the context of an attack on the planted points: two classes, one whole batch."""
-    count = len(planting.images)
+def _short(spec: EvalSpec, count: int) -> EvalSpec:
+    """Return the spec of a short attack on ``count`` planted points, in one batch."""
     least, most = ITERATIONS
     iterations = min(max(iterations_of(spec), least), most)
     steps = getattr(spec.defense, "steps", 0)
-    short = replace(
+    return replace(
         spec,
         data=replace(spec.data, first=0, count=count, order="given"),
         batches=BatchPlan(size=count),
@@ -148,26 +150,38 @@ def _attack_context(
         ),
         protocols=ProtocolSpec(targets=1, rounds=2, last=spec.protocols.last),
     )
-    worker, readout = context.worker, planting.readout
+
+
+def _attack_context(
+    context: RunContext, spec: EvalSpec, planting: Planting, defense: Classifier
+) -> AttackContext:
+    """Return the context of an attack on the planted points: two classes, one whole batch."""
+    count = len(planting.images)
+    worker = context.worker
     with_steps = worker.with_steps(spec)
+
+    def read(classify: Classifier) -> Classifier:
+        if count > spec.batches.size:
+            classify = in_batches(context, spec, classify)
+        return ReadoutDefense(classify, planting.readout)
 
     def fewer(steps: int, **how: Any) -> Classifier:
         assert with_steps is not None
-        return ReadoutDefense(with_steps(steps, **how), readout)
+        return read(with_steps(steps, **how))
 
     surrogate = worker.surrogate_of(spec)
     zeros = torch.zeros(count, dtype=torch.long, device=planting.images.device)
     return AttackContext(
-        spec=short,
+        spec=_short(spec, count),
         unit=0,
         images=planting.images,
         labels=zeros,
         natural=zeros == 0,
         classes=2,
-        defense=ReadoutDefense(defense, readout),
-        network=ReadoutDefense(worker.shown(spec, worker.network), readout),
+        defense=ReadoutDefense(defense, planting.readout),  # the probe's, in batches already
+        network=read(worker.shown(spec, worker.network)),
         others=planting.images[:0],
         other_labels=zeros[:0],
         with_steps=with_steps and fewer,
-        surrogate=surrogate and ReadoutDefense(surrogate, readout),
+        surrogate=surrogate and read(surrogate),
     )

@@ -21,6 +21,7 @@ from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.budget import iterations_of
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
+from dentbench.attacks.chunked import Chunked
 from dentbench.attacks.probes import climbing
 from dentbench.attacks.probes.base import FiniteDefense, Probe, drawn
 from dentbench.attacks.probes.order import order
@@ -85,15 +86,28 @@ def is_declared_random(spec: EvalSpec) -> bool:
     return getattr(spec.defense, "random", False) is True
 
 
-def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
-    """Return the probe of a spec: its defense on a batch of the images."""
+def in_batches(context: RunContext, spec: EvalSpec, classify: Classifier) -> Classifier:
+    """Return a classifier that answers images in batches of the declared size."""
+    return Chunked(classify, spec.batches.size, context.worker.counter)
+
+
+def probe_of(context: RunContext, spec: EvalSpec, numbers: Sequence[int] | None = None) -> Probe:
+    """Return the probe of a spec: its defense, and images shown in batches of the declared size.
+
+    ``numbers``: those of the images; by default they are drawn from all.
+    """
     worker, seed = context.worker, derive_seed(spec.seed, "defense", "checks")
-    numbers = drawn(len(context.inputs.images), spec.batches.size, seed)
+    if numbers is None:
+        numbers = drawn(len(context.inputs.images), spec.batches.size, seed)
+    several = len(numbers) > spec.batches.size
+
+    def shown(classify: Classifier) -> Classifier:
+        return in_batches(context, spec, classify) if several else classify
 
     def make(after: FiniteDefense | None = None) -> Classifier:
         new = _anew(context, spec)
         defense = worker.classifier(spec) if new is None else worker.shown(spec, new)
-        fresh = SeededDefense(defense, seed, worker.device)
+        fresh = SeededDefense(shown(defense), seed, worker.device)
         if after is not None:
             fresh.draw_as(after.defense)
         return FiniteDefense(fresh)
@@ -101,8 +115,8 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
     return Probe(
         make=make,
         copies=_anew(context, spec) is not None,
-        images=context.inputs.images[numbers].to(worker.device),
-        labels=context.inputs.labels[numbers].to(worker.device),
+        images=context.inputs.images[[*numbers]].to(worker.device),
+        labels=context.inputs.labels[[*numbers]].to(worker.device),
         numbers=numbers,
         threat=ThreatModel.of(spec.attack),
         separable=spec.separable,
@@ -110,7 +124,7 @@ def probe_of(context: RunContext, spec: EvalSpec) -> Probe:
         steps=getattr(spec.defense, "steps", None),
         seed=seed,
         iterations=iterations_of(spec),
-        network=None if spec.defense is None else worker.shown(spec, worker.network),
+        network=None if spec.defense is None else shown(worker.shown(spec, worker.network)),
     )
 
 

@@ -1,0 +1,109 @@
+"""Images that attacks are misled about, in closed forms: linear networks with false gradients."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from dentbench.attacks.base import Classifier, ThreatModel
+from dentbench.attacks.probes.base import LEAST_SHOWN, Probe, drawn
+from dentbench.attacks.probes.single_images import (
+    BROKEN,
+    FALSE_GRADIENT,
+    NO_CLIMB,
+    NO_GRADIENT,
+    misled,
+)
+from tests.attacks.toys import labels_of, small_network, tiny_images
+
+COUNT = 12
+
+
+def probe_of(defense: Classifier, *, eps: float = 1e-3, separable: bool = True) -> Probe:
+    x = tiny_images(COUNT)
+    return Probe(
+        make=lambda: defense,
+        copies=True,
+        images=x,
+        labels=labels_of(small_network(), x),
+        numbers=range(COUNT),
+        threat=ThreatModel("Linf", eps),
+        separable=separable,
+        steps=None,
+        seed=1,
+    )
+
+
+def on_odd_rows(lie: Callable[[Tensor], Tensor]) -> Classifier:
+    """The network, whose answers to images at odd places of a batch are changed."""
+    network = small_network()
+
+    def answer(x: Tensor) -> Tensor:
+        logits = network(x)
+        odd = torch.arange(len(x)) % 2 == 1
+        return torch.where(odd[:, None], lie(logits), logits)
+
+    return answer
+
+
+def reversed_gradient(logits: Tensor) -> Tensor:
+    return 2 * logits.detach() - logits
+
+
+ODD = [*range(1, COUNT, 2)]
+
+
+@pytest.mark.parametrize("separable", [True, False])
+def test_an_honest_network_misleads_about_no_image(separable: bool) -> None:
+    groups = [[0, 1, 2], [*range(3, COUNT)]]
+    assert misled(probe_of(small_network(), separable=separable), groups) == [""] * COUNT
+
+
+@pytest.mark.parametrize(
+    ("lie", "reason"), [(reversed_gradient, FALSE_GRADIENT), (Tensor.detach, NO_GRADIENT)]
+)
+def test_the_images_that_it_misleads_about_are_named(
+    lie: Callable[[Tensor], Tensor], reason: str
+) -> None:
+    result = misled(probe_of(on_odd_rows(lie)), [])
+    assert result == [reason if row % 2 else "" for row in range(COUNT)]
+
+
+def test_of_images_that_share_an_answer_a_group_is_misled_about() -> None:
+    probe = probe_of(on_odd_rows(reversed_gradient), separable=False)
+    result = misled(probe, [ODD, [0, 2]])
+    assert [result[row] for row in ODD] == [FALSE_GRADIENT] * len(ODD)
+    assert not any(result[::2])
+
+
+def test_images_that_the_check_breaks_were_not_attacked() -> None:
+    result = misled(probe_of(small_network(), eps=0.5), [])
+    assert result.count(BROKEN) > COUNT / 2
+
+
+def test_a_gradient_that_leads_nowhere_is_told() -> None:
+    """Steps up and down a tent: the gradient is true, and every step ends lower."""
+    network = small_network()
+
+    def tent(x: Tensor) -> Tensor:
+        here = tiny_images(COUNT)[: len(x)]
+        low = (x - here).flatten(1).abs().sum(1, keepdim=True)
+        return network(here) * (1 + low) + 1e-6 * network(x)
+
+    result = misled(probe_of(tent), [])
+    assert set(result) <= {NO_CLIMB, FALSE_GRADIENT, NO_GRADIENT}
+    assert result.count(NO_CLIMB) + result.count(FALSE_GRADIENT) == COUNT
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 16, 32, 48])
+def test_checks_ask_about_enough_images_whatever_the_size_of_a_batch(size: int) -> None:
+    rows = drawn(200, size, seed=0)
+    assert len(rows) == len({*rows}) == size * math.ceil(LEAST_SHOWN / size)
+    assert not len(rows) % size
+    first = sum(row < len(rows) for row in rows)
+    assert first == len(rows) - len(rows) // 2
+    assert drawn(5, size, seed=0) == [*range(5)][: max(5, size)]

@@ -1,0 +1,76 @@
+"""The gain that is left without the images that attacks are misled about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dentbench.evaluation.checks import gained_images, sanity_checks
+from dentbench.evaluation.checks.gained_images import Asked, check_of
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.runner import Evaluation
+from dentbench.spec.evaluation import BatchPlan
+from tests.helpers import spec_of, subject
+
+
+def asked(are: int, wrong: int, of: int) -> Asked:
+    return Asked(are, ["have no gradient"] * wrong + [""] * (of - wrong))
+
+
+@pytest.mark.parametrize(
+    ("gained", "kept", "lost", "separable", "passed"),
+    [
+        (asked(20, 0, 20), asked(60, 0, 60), 4, True, True),
+        (asked(20, 9, 20), asked(60, 0, 60), 4, True, False),  # 11 gained, 4 lost: p = 0.12
+        (asked(20, 9, 20), asked(60, 0, 60), 1, True, True),  # 11 gained, 1 lost: p = 0.006
+        (asked(100, 32, 64), asked(60, 0, 60), 40, True, False),  # half of 64 is half of 100
+        (asked(20, 0, 20), asked(60, 12, 60), 2, True, False),  # 20 gained, 14 lost
+        (asked(20, 0, 20), asked(600, 2, 64), 2, True, True),  # 2 of 64 are chance
+        (asked(20, 6, 20), asked(60, 12, 60), 2, False, True),  # of coupled images a fifth is
+        (asked(20, 20, 20), asked(60, 0, 60), 0, False, False),
+        (asked(7, 1, 7), asked(0, 0, 0), 0, True, True),
+    ],
+)
+def test_a_gain_must_be_left(
+    gained: Asked, kept: Asked, lost: int, separable: bool, passed: bool
+) -> None:
+    check = check_of(gained, kept, lost, separable=separable)
+    assert check.passed is passed, check.sentence
+    wrong = sum(map(bool, (*gained.faults, *kept.faults)))
+    assert check.value == wrong / (len(gained.faults) + len(kept.faults))
+
+
+def made(path: Path, size: int = 3) -> Evaluation:
+    return Evaluation(subject(7), RunOptions(results=path))
+
+
+def test_batches_of_one_are_asked_about_one_by_one(tmp_path: Path) -> None:
+    spec = spec_of(None, batches=BatchPlan(size=1))
+    probe = sanity_checks.probe_of(made(tmp_path).context, spec)
+    assert len(probe.images) == 7
+    sizes = []
+    context = made(tmp_path).context
+    shown = sanity_checks.in_batches(context, spec, lambda x: sizes.append(len(x)) or x.flatten(1))
+    shown(probe.images)
+    assert sizes == [1] * 7
+
+
+def test_it_is_made_once_of_the_same_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context, spec, calls = made(tmp_path).context, spec_of(), []
+
+    def count(*arguments: object) -> tuple[Asked, Asked]:
+        calls.append(arguments)
+        return asked(7, 7, 7), asked(0, 0, 0)
+
+    monkeypatch.setattr(gained_images, "_asked", count)
+    worst = [True] * 7
+    for static in ([False] * 7, [False] * 7, [True, *[False] * 6]):
+        check = gained_images.gained_images(context, spec, worst, {"natural": static})
+        assert check.passed is False
+    assert len(calls) == 2
+    none = gained_images.gained_images(context, spec, worst, {"natural": [True] * 7})
+    assert none.passed is None
+    assert len(calls) == 2
