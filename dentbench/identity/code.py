@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import dis
 import importlib.util
@@ -21,6 +22,9 @@ from dentbench.identity.user_code import is_installed, is_library, sha256_of, so
 _LOADS: Final = ("LOAD_GLOBAL", "LOAD_NAME")
 
 _IMPORTS: Final = frozenset({"import_module", "__import__", "modules"})
+
+_BUILT_IN: Final = frozenset(vars(builtins))
+"""Python's own names, before a user's code could add any."""
 
 _MODULE: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 """A name that a module may have."""
@@ -106,7 +110,7 @@ def looked_up_by(function: FunctionType) -> LookedUp:
     package = held.get("__package__") or ""
     folder = str(Path(held.get("__file__") or "").parent)
     return LookedUp(
-        globals=tuple(sorted((loaded | by_text) & held.keys())),
+        globals=tuple(sorted((loaded | by_text) & (held.keys() | _added()))),
         names=tuple(sorted(names | by_text)),
         environment=tuple(environment_in(texts, names)),
         imports=tuple(
@@ -115,6 +119,11 @@ def looked_up_by(function: FunctionType) -> LookedUp:
             if not is_library(name)
         ),
     )
+
+
+def _added() -> set[str]:
+    """Return the names among Python's own that a user added."""
+    return {name for name in vars(builtins).keys() - _BUILT_IN if name != "_"}
 
 
 def _composed(texts: Collection[str], folder: str) -> set[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import functools
 import hashlib
 import os
@@ -26,6 +27,7 @@ from dentbench.identity.lookups import (
     BY_NAME,
     ENVIRONMENT,
     OWN_MODULE,
+    PLACES,
     Folders,
     environment_named,
 )
@@ -142,12 +144,13 @@ class CodeWriter:
             parts += [self.write(held, f"{where} (its {name})")]
         looked_up = code.looked_up_by(function)
         for name in looked_up.globals:
-            value = function.__globals__[name]
+            value = function.__globals__.get(name, vars(builtins).get(name))
             parts += [name, self._named(value, looked_up.names, f"{where} (its {name})")]
         for imported in looked_up.imports:
             parts += imported
         parts += looked_up.environment
         self.reads_environment |= not ENVIRONMENT.isdisjoint(looked_up.names)
+        self.folders.names |= PLACES.keys() & {*looked_up.names}
         parts += self._by_text(function, looked_up)
         parts += [self.write(op, where) for op in custom_operators(looked_up.names)]
         return hash_of("function", *parts)

@@ -7,21 +7,35 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
-from types import CodeType
+from types import CodeType, MappingProxyType
 from typing import Any, Final
 
 BY_NAME: Final = frozenset(
-    {"getattr", "globals", "vars", "eval", "exec", "attrgetter", "__dict__", "modules"}
+    {
+        *("getattr", "globals", "vars", "eval", "exec", "attrgetter", "__dict__", "modules"),
+        *("f_globals", "__globals__"),
+    }
 )
 """Names in code that may look up whatever a text names."""
 
-OWN_MODULE: Final = frozenset({"globals", "vars", "eval", "exec"})
+OWN_MODULE: Final = frozenset({"globals", "vars", "eval", "exec", "f_globals", "__globals__"})
 """Those of them that look in the module they are called in."""
 
 ENVIRONMENT: Final = frozenset({"environ", "environb", "getenv", "getenvb"})
 """Names in code that read the environment."""
+
+PLACES: Final[Mapping[str, Callable[[], str | Path]]] = MappingProxyType(
+    {
+        "home": Path.home,
+        "expanduser": Path.home,
+        "HOME": Path.home,
+        "gettempdir": tempfile.gettempdir,
+    }
+)
+"""Folders of the machine, by names and texts in code that ask for them."""
 
 _DATA: Final = frozenset(
     {
@@ -111,10 +125,11 @@ def is_composed(name: str, parts: Collection[str]) -> bool:
 class Folders:
     """The folders of a user's code: its place does not change its answers, its data do.
 
-    ``texts``: all that were written.
+    ``texts``: all that were written; ``names``: those of :data:`PLACES` that code has.
     """
 
     def __init__(self) -> None:
+        self.names: set[str] = set()
         self._seen: dict[str, Path | None] = {}
         self.texts: set[str] = set()
 
@@ -156,8 +171,10 @@ class Folders:
         folders = [*dict.fromkeys(filter(None, self._seen.values()))]
         if not folders:
             return
-        texts = sorted({text.lstrip("/") for text in self.texts if _is_name(text)} - {""})
+        named = [text for text in self.texts if _is_name(text)]
+        texts = sorted({text.lstrip("/") for text in named} - {""})
         places = [*folders, Path.cwd()]
+        places += [Path(PLACES[name]()) for name in sorted(PLACES.keys() & (self.names | {*named}))]
         for place in places:  # which grows: a folder may be in a folder
             inside = (place / text for text in texts if text.strip("./"))
             places += [one for one in inside if _is(one, Path.is_dir) and one not in places]
@@ -165,11 +182,13 @@ class Folders:
                 break
         suffixes = [text for text in texts if text[0] == "." and len(text) < _LONGEST_SUFFIX]
         names = [*texts, *(text + suffix for suffix in suffixes for text in texts)]
+        # In a place of their own; what is at home is so under the same name for every user.
+        elsewhere = {text: _expanded(text) for text in sorted(named) if text[0] in "/~$"}
         patterns = [text for text in texts if "*" in text and not _TOO_WIDE.match(text)]
         seen: set[Path] = set()
         for place in places[:_MOST]:
-            for name in (*names, *_matching(place, patterns)):
-                file = place / name
+            for name in (*names, *_matching(place, patterns), *elsewhere):
+                file = place / elsewhere.get(name, name)
                 if file.suffix not in _WRITTEN and file not in seen and _is(file, Path.is_file):
                     seen.add(file)
                     yield name
@@ -181,6 +200,14 @@ def _matching(place: Path, patterns: Iterable[str]) -> Iterator[str]:
     for pattern in patterns:
         with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it is no pattern
             yield from sorted(str(file.relative_to(place)) for file in place.glob(pattern))
+
+
+def _expanded(text: str) -> str:
+    """Return a file's name with the user's own folder, and variables, in their places."""
+    path = Path(os.path.expandvars(text))
+    with contextlib.suppress(RuntimeError):  # there is no such folder
+        path = path.expanduser()
+    return str(path)
 
 
 def _is_name(text: str) -> bool:

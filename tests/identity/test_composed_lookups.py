@@ -17,6 +17,7 @@ import importlib
 import os
 import pathlib
 import sys
+import tempfile
 from os import environ as settings, getenv as setting
 
 import numpy as np
@@ -87,7 +88,18 @@ MODULES = (
     "x * composed_helper.DYNAMIC",
     "x * importlib.import_module(f'composed_{HELPS}').STRENGTH",
 )
-GLOBALS = ("x * globals()['LEVEL_' + self.kind]", "x * eval('LEVEL_' + self.kind)")
+OUTSIDE = (
+    "x * float(np.loadtxt(os.path.expanduser('~/level.dat')))",
+    "x * float(np.loadtxt(pathlib.Path.home() / 'level.dat'))",
+    "x * float(np.loadtxt(os.path.expandvars('$HOME/level.dat')))",
+    "x * float(np.loadtxt(os.environ['HOME'] + '/level.dat'))",
+    "x * float(np.loadtxt(os.path.join(tempfile.gettempdir(), 'level.dat')))",
+)
+GLOBALS = (
+    "x * globals()['LEVEL_' + self.kind]",
+    "x * eval('LEVEL_' + self.kind)",
+    "x * sys._getframe().f_globals['LEVEL_' + self.kind]",
+)
 
 
 @pytest.fixture
@@ -150,6 +162,29 @@ def test_a_module_counts(call: str, identity_of: Callable[..., str]) -> None:
 @pytest.mark.parametrize("call", GLOBALS)
 def test_a_value_of_its_own_module_counts(call: str, identity_of: Callable[..., str]) -> None:
     assert identity_of(call) != identity_of(call, "LEVEL_LOW = 2.0", "LEVEL_LOW = 3.0")
+
+
+@pytest.mark.parametrize("call", OUTSIDE)
+def test_a_file_far_from_the_code_counts(
+    call: str, identity_of: Callable[..., str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    known = []
+    for level in ("2", "2", "3"):
+        (tmp_path / "level.dat").write_text(level)
+        known.append(identity_of(call))
+    assert known[0] == known[1] != known[2]
+
+
+def test_a_name_added_to_pythons_own_counts(
+    identity_of: Callable[..., str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = set()
+    for level in (2.0, 3.0):
+        monkeypatch.setattr("builtins.composed_level", level, raising=False)
+        known.add(identity_of("x * composed_level"))
+    assert len(known) == 2
 
 
 def test_a_patch_below_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import types
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -346,6 +347,40 @@ def test_cycles_end() -> None:
     vars(network)["value"].network = network
     vars(network)["itself"] = [network.value]
     assert fingerprint(network) == fingerprint(network)
+
+
+class Level:
+    """A value that can be held weakly."""
+
+    def __init__(self, number: float) -> None:
+        self.number = number
+
+
+@pytest.mark.parametrize(
+    "held",
+    [
+        lambda level: weakref.WeakValueDictionary({"a": level}),
+        lambda level: weakref.WeakKeyDictionary({level: 1}),
+        lambda level: weakref.WeakKeyDictionary({Level: level.number}),
+        lambda level: weakref.WeakSet([level]),
+    ],
+)
+def test_what_is_held_weakly_counts(held: Callable[[Level], Any]) -> None:
+    levels = [Level(2.0), Level(2.0), Level(3.0)]
+    first, same, other = (fingerprint(held(level)) for level in levels)
+    assert first == same != other
+
+
+class Faceless:
+    """Refuses to say even its class, as parts of an .npz file do."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise AttributeError(name)
+
+
+def test_an_object_without_attributes_is_refused_in_words() -> None:
+    with pytest.raises(ModelError, match=r"part is a .*Faceless"):
+        fingerprint(types.SimpleNamespace(part=Faceless()))
 
 
 def test_what_cannot_be_written_down_is_refused_in_words() -> None:
