@@ -36,6 +36,7 @@ from dentbench.identity.user_code import is_library
 from dentbench.identity.values import (
     PLAIN,
     hash_of,
+    is_a,
     order_of,
     script_hash,
     tensor_hash,
@@ -50,6 +51,8 @@ _EMPTY: Final = (
     ),
 )
 """Types whose content does not change how a number is computed."""
+
+_WEAK: Final = (weakref.WeakKeyDictionary, weakref.WeakValueDictionary, weakref.WeakSet)
 
 _TENSORS: Final = (Tensor, nn.Parameter, nn.Buffer)
 
@@ -128,7 +131,7 @@ class _Writer:
         if written is not None:
             return written
         for kinds, write in _WAYS:
-            if _is_a(value, kinds):
+            if is_a(value, kinds):
                 return write(self, value, where)
         write_exactly = _CONTAINERS.get(type(value), _Writer._object)
         return write_exactly(self, value, where)
@@ -170,13 +173,9 @@ class _Writer:
             parts += [self.write(key, where), self.write(item, f"{where}[{key!r:.40}]")]
         return hash_of("mapping", *parts)
 
-    def _weak_mapping(self, value: Mapping[Any, Any], where: str) -> bytes:
-        """Write what is still there, whatever the order, which is that of the additions."""
-        pairs = [self.write(pair, where) for pair in list(value.items())]
-        return hash_of("weak mapping", *sorted(pairs))
-
-    def _weak_set(self, value: Iterable[Any], where: str) -> bytes:
-        return hash_of("weak set", *sorted(self.write(item, where) for item in list(value)))
+    def _weak(self, value: Any, where: str) -> bytes:
+        held = [*(value.items() if isinstance(value, Mapping) else value)]
+        return hash_of("weak", *sorted(self.write(item, where) for item in held))
 
     def _path(self, value: PurePath, where: str) -> bytes:
         return hash_of("path", *self.code.folders.written(str(value)))
@@ -301,14 +300,6 @@ class _Writer:
         return hash_of("script", value.code)
 
 
-def _is_a(value: Any, kinds: Any) -> bool:
-    """Return whether a value is of some types, also if it refuses to say its class."""
-    try:
-        return isinstance(value, kinds)
-    except Exception:  # whatever a class of a user raises
-        return issubclass(type(value), kinds)
-
-
 _OF_GRAPHS: Final = ("_modules", "_parameters", "_buffers", *_HOOKS)
 
 _WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
@@ -318,8 +309,7 @@ _WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
     (logging.Logger, _Writer._logger),
     (Executor, _Writer._executor),
     (_EMPTY, _Writer._empty),
-    ((weakref.WeakKeyDictionary, weakref.WeakValueDictionary), _Writer._weak_mapping),
-    (weakref.WeakSet, _Writer._weak_set),
+    (_WEAK, _Writer._weak),
     (weakref.ReferenceType, _Writer._reference),
     (torch.Generator, _Writer._generator),
     (CustomOpDef, _Writer._operator),

@@ -20,6 +20,14 @@ PLAIN: Final = (
 """Types whose values ``repr`` writes in full and always in the same way."""
 
 
+def is_a(value: Any, kinds: Any) -> bool:
+    """Return whether a value is of some types, also if it refuses to say its class."""
+    try:
+        return isinstance(value, kinds)
+    except Exception:  # whatever a class of a user raises
+        return issubclass(type(value), kinds)
+
+
 def hash_of(*parts: str | bytes | memoryview) -> bytes:
     """Return the SHA-256 of several texts or bytes, each with its length."""
     whole = hashlib.sha256()
