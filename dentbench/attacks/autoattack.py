@@ -42,13 +42,16 @@ class AttackResult:
     margin. ``robust`` (B,): the attack's own flags. ``broken_by``: one name per image, "" for
     survivors and "natural" for images that were wrong from the start. ``elsewhere`` (B,): which
     images stay right in every other batch that a protocol judged them in; None where it judged no
-    other batch. ``details``: further numbers of the protocol, as plain Python values.
+    other batch. ``witnesses``: further batches (B, C, H, W), in each of which a coupled defense is
+    wrong on images that it is right on at ``points``. ``details``: further numbers of the
+    protocol, as plain Python values.
     """
 
     points: Tensor
     robust: Tensor
     broken_by: tuple[str, ...]
     elsewhere: Tensor | None = None
+    witnesses: tuple[Tensor, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

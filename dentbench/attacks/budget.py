@@ -56,6 +56,9 @@ WARM_TARGETS = 3
 MOST_LARGER_STEPS = 3
 """The most steps of a surrogate process, whose purpose is to be cheap."""
 
+WITNESSES = 8
+"""The most further batches in which a protocol's end shows images of a coupled batch broken."""
+
 POISONED = 4
 """The most batches before a unit that are poisoned."""
 

@@ -32,6 +32,9 @@ def attack_label(spec: AttackSpec) -> str:
 NATURAL_VERSION: Final = 1
 """The version of the code that judges natural images, raised as that of a protocol."""
 
+COUPLED_VERSION: Final = 1
+"""The version of how searches judge coupled images, raised as that of a protocol."""
+
 CHECKS_VERSION: Final = 10
 """The version of the checks of a defense before its attack, raised as that of a protocol."""
 

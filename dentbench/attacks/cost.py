@@ -8,6 +8,7 @@ from dentbench.attacks.budget import (
     BUDGETED,
     NATURAL_PARTS,
     POISONED,
+    WITNESSES,
     ascents_of,
     fewer_steps,
     invading_iterations,
@@ -102,7 +103,7 @@ def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
     card = PROTOCOLS[stage]
     starts = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOXES else 1
     starts += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
-    overhead = judged * (starts + (not spec.separable)) + final
+    overhead = judged * starts + _together(spec, judged) + final
     return overhead + _protocol_passes(spec, stage, classes, judged)
 
 
@@ -115,8 +116,18 @@ def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
         return Passes(0, 0)
     ascents = maximal_ascents(spec)
     gradients = sum(ascent.iterations + 1 for ascent in ascents)
-    seen = 1 + len(ascents) + (not spec.separable)  # coupled: the worst of all together
-    return Passes(1, 0) + Passes(1, 1) * gradients + judged * seen
+    seen = judged * (1 + len(ascents)) + _together(spec, judged)
+    return Passes(1, 0) + Passes(1, 1) * gradients + seen
+
+
+def _together(spec: EvalSpec, judged: Passes) -> Passes:
+    """Return the cost of coupled images' worst points together, and of the witnesses.
+
+    The static model is shown the witnesses too.
+    """
+    if spec.separable:
+        return Passes(0, 0)
+    return judged + (judged + Passes(1, 0)) * WITNESSES
 
 
 def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:

@@ -8,7 +8,12 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dentbench.attacks.catalogue import COUNTERPARTS, NATURAL_VERSION, PROTOCOLS
+from dentbench.attacks.catalogue import (
+    COUNTERPARTS,
+    COUPLED_VERSION,
+    NATURAL_VERSION,
+    PROTOCOLS,
+)
 from dentbench.defenses.catalogue import DEFENSES, DENT
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
@@ -43,7 +48,8 @@ def keeps_points(spec: EvalSpec, stage: str) -> bool:
 def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
     """Return the numbers of the code that decides a stage's outcomes, by name.
 
-    They are of the stage itself, of the stages that it goes on from, and of a built-in defense.
+    They are of the stage itself, of the stages that it goes on from, of a built-in defense, and of
+    how coupled images are judged.
     """
     numbers = {NATURAL: NATURAL_VERSION}
     if spec.defense is not None:
@@ -54,6 +60,8 @@ def versions(spec: EvalSpec, stage: str) -> dict[str, int]:
         numbers |= versions(spec, earlier)
     if stage in PROTOCOLS:
         numbers[stage] = PROTOCOLS[stage].version
+        if stage != PUBLISHED and not spec.separable:
+            numbers["coupled"] = COUPLED_VERSION
         if PROTOCOLS[stage].needs_static:
             numbers[PUBLISHED] = PROTOCOLS[PUBLISHED].version
         if has_counterpart(spec, stage):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import torch
@@ -78,9 +79,7 @@ def batch_mates(context: AttackContext) -> AttackResult:
         counts[name] = _counted(context, result.robust, right["natural"], right["attacked"])
         elsewhere &= right["attacked"] | ~right["natural"]
     details = {"compositions": counts, "invading": invade(context)}
-    return AttackResult(
-        result.points, result.robust & elsewhere, result.broken_by, elsewhere, details
-    )
+    return replace(result, robust=result.robust & elsewhere, elsewhere=elsewhere, details=details)
 
 
 def _counted(

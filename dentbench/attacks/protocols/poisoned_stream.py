@@ -7,6 +7,7 @@ state: arXiv 2308.08505 and arXiv 2410.04682.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -52,9 +53,8 @@ def poisoned_stream(context: AttackContext) -> AttackResult:
         "attacked_right": int(result.robust.sum()),
         "attacked_right_poisoned": int((result.robust & right["attacked"]).sum()),
     }
-    return AttackResult(
-        result.points, result.robust & unbroken, result.broken_by, unbroken, {"stream": counts}
-    )
+    robust = result.robust & unbroken
+    return replace(result, robust=robust, elsewhere=unbroken, details={"stream": counts})
 
 
 @torch.no_grad()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +12,20 @@ from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random
 from dentbench.attacks.attack_events import announce
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
-from dentbench.attacks.budget import Ascent
+from dentbench.attacks.budget import WITNESSES, Ascent
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.spec.evaluation import derive_seed
 
 LOOKS: Final = 8
 """How many answers of a random defense a point is judged by."""
+
+
+class Witness(NamedTuple):
+    """A whole batch of points (n, C, H, W) of the rows, and which of them (n,) are wrong in it."""
+
+    points: Tensor
+    wrong: Tensor
 
 
 class Search:
@@ -29,7 +36,8 @@ class Search:
     the gradient. For a separable defense an image that is wrong once is broken, and leaves ``rows``
     at :meth:`prune`. For a coupled defense all of ``rows`` are shown together, among the others
     (broken images at their adversarial points, naturally wrong images clean), and it keeps the
-    whole batch that most are wrong in. ``points``, ``margin`` and ``logits`` hold, for every image
+    whole batch that most are wrong in; of other batches, a few in which further images are wrong
+    are its witnesses. ``points``, ``margin`` and ``logits`` hold, for every image
     of the unit, the point of the highest margin and the defense's answer there. Of a defense that
     answers by chance it is the mean of :data:`LOOKS` answers, of the points that an ascent ends at:
     among many iterates the luckiest would win, and no image is left alone for one unlucky answer.
@@ -50,7 +58,8 @@ class Search:
         self.margin = images.new_full((len(images),), -torch.inf)
         self.logits = images.new_zeros(len(images), context.classes)
         self._batch: Tensor | None = None
-        self._batch_margin = self.margin
+        self._batch_margin = self.margin[self.rows]
+        self._witnesses: list[Witness] = []
         others = () if context.counterpart is None else (context.counterpart,)
         for start in (*(context.starts or (images,)), *others):
             self.see(self.threat.project(start, images)[self.rows])
@@ -103,8 +112,29 @@ class Search:
     def _see_batch(self, points: Tensor, margin: Tensor) -> None:
         wrong, before = (margin > 0).sum(), (self._batch_margin > 0).sum()
         tie = wrong == before and margin.mean() > self._batch_margin.mean()
+        other = points, margin
         if self._batch is None or wrong > before or tie:
+            if self._batch is not None:
+                other = self._batch, self._batch_margin
             self._batch, self._batch_margin = points.clone(), margin
+        if not self.context.random:
+            self._keep_witness(other[0], other[1] > 0)
+
+    def _keep_witness(self, points: Tensor, wrong: Tensor) -> None:
+        """Keep a batch if an image is wrong in it that is wrong in no other batch kept."""
+        if not (wrong & ~self._wrong_in(self._witnesses)).any():
+            return
+        self._witnesses.append(Witness(points.clone(), wrong))
+        if len(self._witnesses) > WITNESSES:
+            own = [int((item.wrong & ~self._wrong_without(item)).sum()) for item in self._witnesses]
+            del self._witnesses[own.index(min(own))]
+
+    def _wrong_without(self, witness: Witness) -> Tensor:
+        return self._wrong_in([other for other in self._witnesses if other is not witness])
+
+    def _wrong_in(self, witnesses: list[Witness]) -> Tensor:
+        """Return which rows (n,) are wrong in the best batch or in any of these."""
+        return torch.stack([self._batch_margin > 0, *(item.wrong for item in witnesses)]).any(0)
 
     def sparsely(self, every: int) -> Callable[[Tensor, Tensor | None], None]:
         """Return a callback that shows the defense every ``every``-th iterate it is given.
@@ -173,14 +203,20 @@ class Search:
             self.rows = self.rows[self.margin[self.rows] <= 0]
 
     def result(self) -> AttackResult:
-        """Return the result: for a coupled defense the batch in which most images are wrong."""
+        """Return the result: for a coupled defense the batch in which most images are wrong.
+
+        Its flags are of every image's own worst case, so they count the witnesses too.
+        """
         context = self.context
         wrong = self.margin > 0
+        witnesses: tuple[Tensor, ...] = ()
         if self.coupled and len(self.rows):
             self.see(self.points[self.rows])  # the best points of all, together
             assert self._batch is not None
             self.points = self.frame.index_put((self.rows,), self._batch)
-            wrong = torch.zeros_like(wrong).index_put((self.rows,), self._batch_margin > 0)
+            wrong_anywhere = self._wrong_in(self._witnesses)
+            wrong = torch.zeros_like(wrong).index_put((self.rows,), wrong_anywhere)
+            witnesses = self._further_batches()
         robust = context.natural & ~context.settled & ~wrong
         settled_by = context.settled_by or ("",) * len(wrong)
         broken_by = tuple(
@@ -189,7 +225,12 @@ class Search:
                 context.natural.tolist(), settled_by, robust.tolist(), strict=True
             )
         )
-        return AttackResult(self.points, robust, broken_by)
+        return AttackResult(self.points, robust, broken_by, witnesses=witnesses)
+
+    def _further_batches(self) -> tuple[Tensor, ...]:
+        """Return the witnesses, each a batch (B, C, H, W), in which further images are wrong."""
+        kept = [item for item in self._witnesses if (item.wrong & (self._batch_margin <= 0)).any()]
+        return tuple(self.frame.index_put((self.rows,), item.points) for item in kept)
 
 
 def through(forward: Classifier, *, judges: bool = False) -> GradientFn:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -30,6 +32,16 @@ def judge_in_batches(
     logits = judged_logits(classify, points, size)
     right: Tensor = or_wrong(logits, labels).argmax(1) == labels
     return right, answered(logits)
+
+
+def right_in_all(
+    classify: Classifier, batches: Sequence[Tensor], labels: Tensor, size: int
+) -> Tensor:
+    """Return which images (B,) ``classify`` is right on in each of some batches (B, C, H, W)."""
+    right = torch.ones_like(labels, dtype=torch.bool)
+    for batch in batches:
+        right &= judge_in_batches(classify, batch, labels, size)[0]
+    return right
 
 
 def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:

@@ -7,7 +7,7 @@ inheritance from the stages before it. Nothing is read or written here: that is 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ from dentbench.evaluation.workers.judging import (
     norms,
     places,
     require_answers,
+    right_in_all,
 )
 from dentbench.evaluation.workers.micro_batcher import MicroBatcher
 from dentbench.evaluation.workers.prepared_model import PreparedModel
@@ -67,19 +68,19 @@ class Task:
     at_a_time: int | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class _Attacked:
     """An attack on a batch, judged afresh.
 
-    ``points`` (B, C, H, W): projected into the ball. ``judged`` (B,): whether the defense is right
-    at them; ``correct`` (B,): in the earlier stages too. ``answers`` (B,): whether it answers with
-    finite numbers. ``changed``: how many judgements lower precision changed, where the attack was
-    computed in it. ``again``: how many images the defense was asked about again, after the attack,
-    and how many answers had changed.
+    ``batches`` (B, C, H, W): points and witnesses, in the ball. ``judged`` (B,): whether the
+    defense is right at the points; ``correct`` (B,): in earlier stages and witnesses too. Whether
+    it ``answers`` (B,) with finite numbers. ``changed``: how many judgements lower precision
+    changed, where the attack was computed in it. ``again``: how many images the defense was asked
+    about again, after the attack, and how many answers had changed.
     """
 
     result: AttackResult
-    points: Tensor
+    batches: Sequence[Tensor]
     judged: Tensor
     correct: Tensor
     answers: Tensor
@@ -195,8 +196,8 @@ class Worker:
         seed = derive_seed(spec.seed, "defense", task.stage, task.unit)
         defense = SeededDefense(self.classifier(spec, task.unit), seed, self.device)
         attacked = self._attacked(task, x, y, defense, seed)
-        points, size = attacked.points, spec.batches.size
-        static_correct = self._static_correct(task, points, y)
+        points, size = attacked.batches[0], spec.batches.size
+        static_correct = self._static_correct(task, attacked.batches, y)
         rights: tuple[int, ...] = ()
         if task.random and cascade.keeps_points(spec, task.stage):
             draws = range(spec.protocols.draws_judged)
@@ -239,30 +240,29 @@ class Worker:
             if task.stage == NATURAL:
                 judged, answers = judge_in_batches(defense, x, y, size)
                 require_answers(spec, task.stage, answers)
-            result = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
-            return _Attacked(
-                result=result, points=x, judged=judged, correct=judged, answers=answers
-            )
+            none = AttackResult(x, judged, tuple("" if c else NATURAL for c in judged.tolist()))
+            return _Attacked(none, batches=[x], judged=judged, correct=judged, answers=answers)
         attacked = defense
         if spec.precision != "fp32":
             low = self.shown(spec, self.model.attacked(spec).of(spec, task.unit))
             attacked = SeededDefense(low, seed, self.device)
-        sampled = Sampled(attacked, seed)
+        sampled, threat = Sampled(attacked, seed), ThreatModel.of(spec.attack)
         context = self._attack_context(task, x, y, sampled)
         with tensor_float32(spec.precision == "tf32"):
             result = load_protocol(task.stage)(context)
-            points = ThreatModel.of(spec.attack).project(result.points, x)
-            judged, answers = judge_in_batches(attacked, points, y, size)
+            batches = [threat.project(batch, x) for batch in (result.points, *result.witnesses)]
+            judged, answers = judge_in_batches(attacked, batches[0], y, size)
         changed = None
         if attacked is not defense:
             rounded = judged
-            judged, answers = judge_in_batches(defense, points, y, size)
+            judged, answers = judge_in_batches(defense, batches[0], y, size)
             changed = int((judged != rounded).sum())
         require_answers(spec, task.stage, answers)
         correct = cascade.corrected(judged, context.settled_by, result.elsewhere)
+        correct &= right_in_all(defense, batches[1:], y, size)
         return _Attacked(
-            result=result,
-            points=points,
+            result,
+            batches=batches,
             judged=judged,
             correct=correct,
             answers=answers,
@@ -270,14 +270,16 @@ class Worker:
             again=self._asked_again(task, sampled),
         )
 
-    def _static_correct(self, task: Task, points: Tensor, labels: Tensor) -> tuple[bool, ...]:
-        """Return whether the static model is right at points found on a defense; () of others."""
+    def _static_correct(
+        self, task: Task, batches: Sequence[Tensor], labels: Tensor
+    ) -> tuple[bool, ...]:
+        """Return whether the static model is right at all points found on a defense, or ()."""
         spec = task.spec
         if spec.defense is None or task.stage == NATURAL:
             return ()
         self.micro_batcher.learn(spec.counterpart, self.micro_batcher.size(spec))
         static = self.classifier(spec.counterpart)
-        return tuple(judge_in_batches(static, points, labels, spec.batches.size)[0].tolist())
+        return tuple(right_in_all(static, batches, labels, spec.batches.size).tolist())
 
     def _asked_again(self, task: Task, sampled: Sampled) -> tuple[int, int] | None:
         """Ask some of the attack's questions again, unless answers are random; it costs nothing."""

@@ -344,7 +344,7 @@ def test_settled_images_stay_where_they_were_broken() -> None:
 
 def test_a_coupled_search_keeps_the_batch_in_which_most_are_wrong() -> None:
     network = small_network()
-    x = tiny_images(4)
+    x = 0.9 * tiny_images(4)
     y = labels_of(network, x)
     context = context_of(network, network, x, y, spec_of(4, COUPLED))
     search = Search(context, "warm")
@@ -357,4 +357,29 @@ def test_a_coupled_search_keeps_the_batch_in_which_most_are_wrong() -> None:
     result = search.result()
     # All best points together break nobody, as the real network judges them: the second stays.
     assert torch.equal(result.points, batches[1])
-    assert result.robust.tolist() == [True, False, False, True]
+    # The other two are its witnesses: in each an image is wrong that is right in the second.
+    assert [batch.tolist() for batch in result.witnesses] == [
+        batches[0].tolist(),
+        batches[2].tolist(),
+    ]
+    assert result.robust.tolist() == [False] * 4
+
+
+def test_a_coupled_search_keeps_the_few_batches_that_break_most_together() -> None:
+    network = small_network()
+    x = 0.9 * tiny_images(16)
+    y = labels_of(network, x)
+    context = context_of(network, network, x, y, spec_of(16, COUPLED, batch=16))
+    search = Search(context, "warm")
+    right, wrong = torch.eye(5)[y], torch.eye(5)[(y + 1) % 5]
+    groups = [[0, 1, 2, 3], *([k] for k in range(4, 12)), [0, 1], [12, 13], []]
+    for number, broken in enumerate(groups):
+        logits = right.clone()
+        logits[broken] = wrong[broken]
+        search.see(x + 0.001 * number, logits)
+    result = search.result()
+    assert torch.equal(result.points, x)
+    # Eight are kept: that of 12 and 13 for two images, and seven of one image each.
+    assert len(result.witnesses) == 8
+    assert sum(result.robust.tolist()) == 16 - 4 - 2 - 7
+    assert not result.robust[[0, 1, 2, 3, 12, 13]].any()
