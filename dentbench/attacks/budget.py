@@ -56,7 +56,7 @@ WARM_TARGETS = 3
 MOST_LARGER_STEPS = 3
 """The most steps of a surrogate process, whose purpose is to be cheap."""
 
-WITNESSES = 8
+WITNESSES = 3
 """The most further batches in which a protocol's end shows images of a coupled batch broken."""
 
 POISONED = 4

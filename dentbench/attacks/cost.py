@@ -121,13 +121,16 @@ def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
 
 
 def _together(spec: EvalSpec, judged: Passes) -> Passes:
-    """Return the cost of coupled images' worst points together, and of the witnesses.
+    """Return the cost of coupled images' worst points together, and of their witnesses."""
+    return Passes(0, 0) if spec.separable else judged + witness_passes(spec)
 
-    The static model is shown the witnesses too.
+
+def witness_passes(spec: EvalSpec) -> Passes:
+    """Return the most passes of a coupled image for a stage's witnesses, which may be none.
+
+    The defense and the static model are asked about each.
     """
-    if spec.separable:
-        return Passes(0, 0)
-    return judged + (judged + Passes(1, 0)) * WITNESSES
+    return (adapted(Passes(1, 0), spec.defense) + Passes(1, 0)) * WITNESSES
 
 
 def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
-from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes
+from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes, witness_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
@@ -138,17 +137,20 @@ def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: P
         assert all(all(outcome.correct) for outcome in outcomes)
         passes = stage_passes(spec, stage, classes)
         if not spec.separable and stage not in (NATURAL, "published"):  # nothing breaks elsewhere
-            passes = replace(passes, **_less_witnesses(spec, passes))
+            passes += witness_passes(spec) * -1
         assert sum(outcome.forwards for outcome in outcomes) == passes.forwards * images, stage
         assert sum(outcome.backwards for outcome in outcomes) == passes.backwards * images, stage
 
 
-def _less_witnesses(spec: EvalSpec, passes: Passes) -> dict[str, int]:
-    witnesses = (adapted(Passes(1, 0), spec.defense) + Passes(1, 0)) * 8
-    return {
-        "forwards": passes.forwards - witnesses.forwards,
-        "backwards": passes.backwards - witnesses.backwards,
-    }
+def test_a_witness_is_shown_to_the_defense_and_to_the_static_model() -> None:
+    spec = EvalSpec(
+        model=ModelSpec(name="m", sha256="0"),
+        data=DataSpec(name="d", sha256="1", first=0, count=4),
+        attack=AttackSpec(name="quick"),
+        defense=DentSpec(mode="batch", steps=3),
+    )
+    # Three of them, each 3 + 1 forwards and 3 backwards of dent, and one forward.
+    assert witness_passes(spec) == Passes(3 * (3 + 1 + 1), 3 * 3)
 
 
 def test_a_protocol_of_ones_own_is_taken_to_cost_as_much_as_the_published() -> None:
