@@ -4,7 +4,7 @@ In a round every protocol has its turn on the same batches, the most effective p
 that a verdict can be given after each. A run that is to stop when its verdict is decided begins
 with the cheapest protocol alone: the others can only take a gain away, or make a loss larger. They
 are run, one after the other and on all batches so far, once there is a gain to take away, or
-nothing else is left; ``holds`` needs them all.
+nothing else is left, and end the run as soon as they decide it; ``holds`` needs them all.
 
 A limit ends a run before the next batch of a stage. Its record is of the batches that every
 protocol has seen; where the first of them alone takes longer, of the protocols that have seen it.
@@ -36,6 +36,9 @@ from dentbench.stats.sequential import level_of_look, looks_of, will_lose
 
 Draft = Callable[["Reached", bool], Record]
 """Makes the record of the batches reached, without storing it; with all checks, or cheap ones."""
+
+Ended = tuple[int, Rule]
+"""After how many batches a run ended, and by which rule."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +98,9 @@ class Rounds:
             if limit is not None:
                 return self._reached(seen, limit) if seen else self._reached(end, limit, run)
             self._told.news, seen = self.stages.computed > before, end
-            rule = self._after(end) if end in self._looked_at else None
-            if rule is not None:
-                return self._reached(end, rule)
+            ended = self._after(end) if end in self._looked_at else None
+            if ended is not None:
+                return self._reached(*ended)
             longest = max(longest, time.monotonic() - started)
             passes = self._passes(end)
             dearest, spent = max(dearest, passes - spent), passes
@@ -105,8 +108,7 @@ class Rounds:
             if limit is not None and end < len(self.sizes):
                 return self._reached(end, limit)
             self._expect(end, longest, dearest, spent)
-        rule = DECIDED if self.until_decided else None
-        return self._reached(len(self.sizes), rule)
+        return self._reached(len(self.sizes), DECIDED if self.until_decided else None)
 
     # --- a round --------------------------------------------------------------------------------
 
@@ -150,8 +152,11 @@ class Rounds:
             return limits[-1]
         return None
 
-    def _after(self, end: int) -> Rule | None:
-        """Look at the record after a round; run deferred protocols where they are called for."""
+    def _after(self, end: int) -> Ended | None:
+        """Look at the record after a round; run deferred protocols where they are called for.
+
+        Return after how many batches, and by which rule, the run ends, if it does.
+        """
         if self.spec.defense is None or not self.protocols:
             return None
         watched = self.stages.progress is not None and self._told.news
@@ -164,32 +169,49 @@ class Rounds:
                 return None
             if self.until_decided and self._is_decided(end, paired):
                 self._tell(end, record, paired)
-                return DECIDED
+                return end, DECIDED
             called_for = (paired.significant and paired.points > 0) or end == len(self.sizes)
             if not (self._deferred and called_for):
                 self._tell(end, record, paired)
                 return None
             limit = self._limit(0, 0, self._passes(end))
-            if limit is None:
+            ended: Ended | None = None if limit is None else (end, limit)
+            if ended is None:
                 self._told.expect(end, self._deferred[:1])
                 self._tell(end, record, paired, self._deferred[0])
                 before = self.stages.computed
-                limit = self._carry_out_deferred(end)
+                ended = self._carry_out_deferred(end)
                 self._told.news |= self.stages.computed > before
-            if limit is not None:
-                self._tell(end, record, paired)
-                return limit
+            if ended is not None:
+                if ended[1] != DECIDED:
+                    self._tell(end, record, paired)
+                return ended
 
-    def _carry_out_deferred(self, end: int) -> Rule | None:
-        """Run the next deferred protocol on the first batches; return the limit that ended it."""
+    def _carry_out_deferred(self, end: int) -> Ended | None:
+        """Run the next deferred protocol on the first batches, one look after the other.
+
+        It may decide the verdict of fewer batches than called for it.
+        """
         stage, active = self._deferred[0], self._active
         self._active = [*active, stage]  # its passes count while it runs
-        limit = self._carry_out(self.spec, stage, end)
-        if limit is None:
-            del self._deferred[0]
-        else:
-            self._active = active
-        return limit
+        for look in (look for look in self._looked_at if look <= end):
+            limit = self._carry_out(self.spec, stage, look)
+            if limit is not None:
+                self._active = active
+                return end, limit
+            if look < end and self._decides(look):
+                return look, DECIDED
+        del self._deferred[0]
+        return None
+
+    def _decides(self, look: int) -> bool:
+        """Return whether the verdict of fewer batches is decided now, and tell it."""
+        record = self.draft(self._reached(look, DECIDED), False)
+        paired = coupling.paired(record)
+        if paired is None or not self._is_decided(look, paired):
+            return False
+        self._tell(look, record, paired)
+        return True
 
     def _is_decided(self, end: int, paired: Paired) -> bool:
         """Return whether the verdict is decided; confirm it with all checks made."""

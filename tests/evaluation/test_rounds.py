@@ -189,6 +189,24 @@ def test_a_gain_that_a_later_protocol_takes_away_is_never_held(breaker: str) -> 
     assert not {*later} & {stage for stage, _ in world.asked}
 
 
+def test_a_protocol_that_takes_a_gain_away_may_decide_on_fewer_images_than_showed_the_gain() -> (
+    None
+):
+    events: list[Event] = []
+    world = World({**dict.fromkeys(ALL, 0), "transfer": 4}, {"transfer": 1}, progress=events.append)
+    reached = world.rounds(until=DECIDED).carry_out()
+    told = [event for event in events if isinstance(event, RoundDone)]
+    gain = next(event for event in told if event.next_protocol)
+    assert gain.next_protocol == "warm" and reached.protocols == ("transfer", "warm")
+    assert told[-1].images == reached.batches * SIZE < gain.images
+    assert world.reached["warm"] == reached.batches < world.reached["transfer"]
+    # As if it had been run with the first from the beginning.
+    at_once = World(world.gained, world.lost)
+    both = at_once.rounds(["transfer", "warm"], until=DECIDED)
+    both._active, both._deferred = ["transfer", "warm"], []
+    assert both.carry_out().batches == reached.batches
+
+
 def test_a_loss_is_waited_for() -> None:
     world = World(dict.fromkeys(ALL, 0), dict.fromkeys(ALL, 5))
     reached = world.rounds(until=DECIDED).carry_out()
