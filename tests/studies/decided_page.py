@@ -53,7 +53,8 @@ def _standard(records: list[Record], key: str) -> dict[str, Any]:
     stopped = json.loads(defended.stopped or "{}")
     passes = sum(item.forwards + item.backwards for item in (static, defended))
     image = passes_of_a_survivor(defended)
-    some = round(image * stopped["of"] * (defended.robust_correct or 0) / defended.n)
+    left = (defended.robust_correct or 0) / defended.n if defended.separable else 1
+    some = round(image * stopped["of"] * left)
     judged = verdict(static, defended)
     return {
         "run": f"{defended.model}, {defended.mode}",
@@ -130,7 +131,10 @@ CIFAR-10 (JPEG copy). `python -m tests.studies --render` makes this page of `res
 Dent in both modes, `--protocol all`. No complete run was made. *Of its bound*: the passes of a
 complete run if every image survived every attack, counted exactly. *Of a complete run*: if as large
 a share survived as did here, and no other image cost anything, which is less than it would cost.
-The difference is in points, in the interval that is valid where the run stopped.
+Where answers depend on batch mates, dent is asked about all images of a batch while one of them is
+left, so there it is the bound. The passes are those on the images judged: on the ResNet-20, batch-wise, the protocol that
+decided called for more images than it took, and those before it had seen up to all 1,000. The
+difference is in points, in the interval that is valid where the run stopped.
 
 {standard}
 
