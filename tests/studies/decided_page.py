@@ -132,9 +132,10 @@ Dent in both modes, `--protocol all`. No complete run was made. *Of its bound*: 
 complete run if every image survived every attack, counted exactly. *Of a complete run*: if as large
 a share survived as did here, and no other image cost anything, which is less than it would cost.
 Where answers depend on batch mates, dent is asked about all images of a batch while one of them is
-left, so there it is the bound. The passes are those on the images judged: on the ResNet-20, batch-wise, the protocol that
-decided called for more images than it took, and those before it had seen up to all 1,000. The
-difference is in points, in the interval that is valid where the run stopped.
+left, so there it is the bound. The passes are those on the images judged: on the ResNet-20,
+batch-wise, the protocol that decided called for more images than it took, and those before it had
+seen up to all 1,000. The difference is in points, in the interval that is valid where the run
+stopped.
 
 {standard}
 
