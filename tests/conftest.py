@@ -36,6 +36,9 @@ CHECKS, RECORDS = ASKING = (
 )
 """The modules by which a run asks the defense for its checks."""
 
+COMPARING = "Worker"
+"""The class by which a run compares the network that it computes with the one handed in."""
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
@@ -46,6 +49,7 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
     from dentbench.attacks.checks import ORDER, PLANTED, Check
     from dentbench.evaluation.fresh_judgement import judge_process, pristine
     from dentbench.evaluation.fresh_judgement.fork_server import SERVER
+    from dentbench.evaluation.workers.worker import Worker
 
     def ask(asked: judge_process.JudgeRequest) -> dict[str, list[judge_process.Judged]]:
         network, given = pickle.loads(asked.pristine)
@@ -59,6 +63,8 @@ def _as_in_a_run() -> Iterator[Mapping[tuple[Any, str], Any]]:
         (modules[CHECKS], "probe"): lambda _: (),
         (modules[CHECKS], "order"): lambda _: unasked[ORDER],
         (modules[RECORDS], "planted"): lambda *_: unasked[PLANTED],
+        # Small networks are computed as they are: one test module compares what may differ.
+        (Worker, "require_same_network"): lambda *_: None,
         # Final points are judged anew in this process: new ones take long.
         (judge_process.JudgeRequest, "ask"): ask,
         (SERVER, "start"): lambda: None,
@@ -85,10 +91,12 @@ def _undo(
 
     wholly = marked.get_closest_marker("whole_checks")
     checks = wholly or marked.get_closest_marker("checks")
+    compares = checks or marked.get_closest_marker("same_network")
     processes = marked.get_closest_marker("new_processes")
+    asked = dict.fromkeys(FEW, wholly) | dict.fromkeys(ASKING, checks)
+    asked[COMPARING] = compares
     for (owner, name), value in whole.items():
-        module = getattr(owner, "__name__", "")
-        wanted = wholly if module in FEW else checks if module in ASKING else processes
+        wanted = asked.get(getattr(owner, "__name__", ""), processes)
         if wanted and owner is not os:
             monkeypatch.setattr(owner, name, value)
     if processes:

@@ -44,12 +44,13 @@ def forget_modules(prefix: str) -> None:
         del sys.modules[name]
 
 
-def shorten_square(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let AutoAttack standard's Square ask 200 times: on a linear model it finds nothing more."""
+def shorten_standard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let AutoAttack standard's parts take 20 steps and 200 queries: enough for a linear model."""
     set_budget = autoattack._set_budget
 
-    def fewer(attack: Any, plan: Any, spec: Any, name: str, classes: int) -> None:
-        set_budget(attack, plan, spec, name, classes)
+    def fewer(attack: Any, plan: Any, spec: AttackSpec, name: str, classes: int) -> None:
+        steps = spec.iterations or plan.iterations or 20
+        set_budget(attack, plan, replace(spec, iterations=steps), name, classes)
         if name == "square":
             attack.n_queries = min(attack.n_queries, 200)
 

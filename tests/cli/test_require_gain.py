@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers import Run, shorten_square
+from tests.helpers import Run, shorten_standard
 from tests.panel.subjects import planted
 
 OWN = """
@@ -58,7 +58,7 @@ def test_a_gain_that_holds_is_met_or_too_small(
     dentbench: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Smoothing takes away what only the attacker uses: a gain with a closed form."""
-    shorten_square(monkeypatch)
+    shorten_standard(monkeypatch)
     needed = (item for name in NEEDED for item in ("--protocol", name))
     run = command("projecting", *needed, "--require-gain")
     code, out, err = dentbench(*run, "5")

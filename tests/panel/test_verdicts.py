@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dentbench.attacks.checks import failed
-from tests.helpers import shorten_square
+from tests.helpers import shorten_standard
 from tests.panel.running import run, said_of
 from tests.panel.table import HONEST, MASKING, MAY_SAY, PLANTS, RANDOM, Plant
 
@@ -34,7 +34,7 @@ def marks_of(plant: Plant) -> list[pytest.MarkDecorator]:
 def test_what_is_said_is_allowed_by_the_truth(
     plant: Plant, results: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shorten_square(monkeypatch)
+    shorten_standard(monkeypatch)
     actual = run(plant.defense, results, plant.setting)
     record, said, text = actual.defended, actual.verdict, said_of(actual)
     assert said.kind in plant.allowed, text

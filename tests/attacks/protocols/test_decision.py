@@ -73,10 +73,9 @@ def task(
     return context_of(defense, model, x, labels_of(model, x), spec, **more)
 
 
-@pytest.mark.parametrize("kind", [OneHot, Steep])
 @pytest.mark.parametrize(
-    ("norm", "eps", "queries", "slack"),
-    [("Linf", Fraction(1, 80), 600, 0), ("L2", Fraction(1, 16), 600, 2)],
+    ("kind", "norm", "eps", "queries", "slack"),
+    [(OneHot, "Linf", Fraction(1, 80), 600, 0), (Steep, "L2", Fraction(1, 16), 600, 2)],
 )
 def test_labels_alone_lead_to_the_closed_form(
     kind: type[nn.Module], norm: str, eps: Fraction, queries: int, slack: int

@@ -32,6 +32,8 @@ from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 from tests.reference import tiny_network
 
+pytestmark = pytest.mark.same_network
+
 IMAGES = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 SPECS = [
     DentSpec(mode="instance"),

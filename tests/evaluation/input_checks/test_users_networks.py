@@ -18,6 +18,8 @@ import dentbench
 from dentbench.errors import ModelError
 from dentbench.spec.evaluation import AttackSpec, DentSpec
 
+pytestmark = pytest.mark.same_network
+
 IMAGES = torch.rand(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 ATTACK = AttackSpec(name="apgd-ce", eps=Fraction(1, 255), iterations=1)
 

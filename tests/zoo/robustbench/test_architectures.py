@@ -32,11 +32,16 @@ BY_VALUES = ("Kang2021", "Bai2024", "Amini2024")
 ON_GPU_ONLY = "Bai2023Improving"
 """RobustBench builds these with ``.cuda()``."""
 
+LARGER = ("XCiT-M12", "XCiT-L12", "WideResNet-106-16", "WideResNet-94-16")
+"""Architectures that are others of the suite, wider or with more of the same blocks."""
+
 
 def one_of_each() -> list[ModelCard]:
     """The first card of each architecture that can be adapted on the meta device, or is small."""
     result: dict[object, ModelCard] = {}
     for card in CARDS:
+        if card.architecture in LARGER:
+            continue
         easy = card.batchnorm and not card.source_id.startswith((*BY_VALUES, ON_GPU_ONLY))
         if easy or (not card.batchnorm and card.parameters < 30e6):
             result.setdefault((card.architecture, card.batchnorm_layers), card)
@@ -83,7 +88,7 @@ def test_one_of_each_is_most() -> None:
     kinds = {(card.architecture, card.batchnorm_layers) for card in CARDS if card.batchnorm}
     seen = {(card.architecture, card.batchnorm_layers) for card in one_of_each()}
     left = kinds - seen
-    assert len(kinds) > 30 and len(left) <= 7, left
+    assert len(kinds) > 30 and len(left) <= 7 + len(LARGER), left
 
 
 def test_a_real_network_is_adapted_with_values() -> None:
