@@ -49,10 +49,13 @@ soak: $(STAMP)
 pictures: $(STAMP)
 	$(BIN)/python -m tests.pictures
 
+# The tests are compiled here, as pip compiles what it installs: else each of the processes that run
+# them does so for all of them.
 $(STAMP): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev,sample]'
+	-PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --collect-only >$(VENV)/collected.txt
 	touch $(STAMP)
 
 clean:

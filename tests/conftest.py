@@ -5,6 +5,7 @@ And no cache, unless a test makes it: a rule chooses, and nothing is timed.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import os
 import pickle
@@ -38,6 +39,12 @@ CHECKS, RECORDS = ASKING = (
 
 COMPARING = "Worker"
 """The class by which a run compares the network that it computes with the one handed in."""
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look again at what lives until the end: modules and tests."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True, scope="session")

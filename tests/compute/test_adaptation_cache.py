@@ -179,8 +179,8 @@ def test_a_run_that_repeats_nothing_leaves_the_same_records(
     def run(results: Path) -> tuple[list[dict[str, Any]], list[tuple[bool, ...]], int]:
         nonlocal adaptations
         adaptations = 0
-        few = ProtocolSpec(queries=20)
-        subject, static = attacked_network(6, iterations=3, protocols=few)
+        few = ProtocolSpec(queries=10)
+        subject, static = attacked_network(6, iterations=2, protocols=few)
         spec = replace(static, defense=defense)
         evaluation = Evaluation(subject, RunOptions(results=results))
         protocols = ("published", "bpda", "scores")

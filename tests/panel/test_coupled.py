@@ -226,8 +226,8 @@ def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
 
 
 def test_dent_gains_nothing(tmp_path: Path) -> None:
-    model, *data = digits(12)
-    attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=3, targets=1)
+    model, *data = digits(8)
+    attack = AttackSpec(name="quick", eps=Fraction(1, 5), iterations=2, targets=1)
     defense = DentSpec(lr=0.02, loss="entropy")
     few = ("published", "transfer", "warm", "unrolled")
     _, defended, said, _ = evaluated(
