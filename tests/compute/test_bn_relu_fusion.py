@@ -207,13 +207,20 @@ def test_layers_with_hooks_are_called() -> None:
     assert not torch.equal(adapted(IMAGES), Dent(Made(JOINED["layers"][0]))(IMAGES))
 
 
+SETTINGS: list[dict[str, str]] = [
+    *({}, {"mode": "batch"}, {"statistics": "batch"}),
+    {"statistics": "mix:0.5", "blur": "dynamic"},
+]
+DIGITS, RESNET = ("digits-robust", 7, (1, 8, 8)), ("cifar10-resnet20-robust", 19, (3, 32, 32))
+
+
 @pytest.mark.parametrize(
-    ("name", "count", "shape"),
-    [("digits-robust", 7, (1, 8, 8)), ("cifar10-resnet20-robust", 19, (3, 32, 32))],
-)
-@pytest.mark.parametrize(
-    "settings",
-    [{}, {"mode": "batch"}, {"statistics": "batch"}, {"statistics": "mix:0.5", "blur": "dynamic"}],
+    ("name", "count", "shape", "settings"),
+    [
+        *((*DIGITS, settings) for settings in SETTINGS),
+        *((*RESNET, settings) for settings in (SETTINGS[0], SETTINGS[-1])),
+        *(pytest.param(*RESNET, item, marks=pytest.mark.sweep) for item in SETTINGS[1:-1]),
+    ],
     ids=str,
 )
 def test_all_of_the_embedded_networks_is_joined(
