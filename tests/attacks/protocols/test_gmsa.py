@@ -16,7 +16,7 @@ from dentbench.attacks.base import ThreatModel, margins
 from dentbench.attacks.budget import ascents_of
 from dentbench.attacks.losses import make_loss, ranked_targets
 from dentbench.attacks.protocols.gmsa import ensemble
-from dentbench.spec.evaluation import DentSpec, derive_seed
+from dentbench.spec.evaluation import derive_seed
 from tests.attacks.contexts import BATCHWISE, COUPLED, SEPARABLE, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
