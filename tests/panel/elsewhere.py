@@ -14,7 +14,15 @@ from torch import Tensor
 
 from tests.panel.masking import other_network, with_gradient_of
 from tests.panel.memory import Around
-from tests.panel.subjects import STEP, Linear, otherwise_rough, planted, projected, reach_of
+from tests.panel.subjects import (
+    STEP,
+    Linear,
+    otherwise_rough,
+    planted,
+    projected,
+    reach_of,
+    roughened,
+)
 
 FIRST = 16
 """As many images as checks ask for gradients."""
@@ -122,11 +130,15 @@ class FlatAboutFew(DishonestAboutFew):
 
 
 class HidesLosses(DishonestAboutFew):
-    """Truly gains some images, and loses as many, about which it misleads attacks."""
+    """Truly gains some images, and loses as many, about which it misleads attacks.
+
+    These can be attacked, but not by half of the ball.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        better = projected(planted()[0])
-        lost = _rows(True, False, otherwise_rough())
-        logits = torch.where(_near(x, lost), self.lie(x, otherwise_rough()(x)), self.network(x))
+        better, worse = projected(planted()[0]), roughened(otherwise_rough())
+        images, eps = _rows(True, False, worse), reach_of(x)
+        lost = images[worse.robust(images, worse(images).argmax(1), 0.6 * eps)]
         gained = _rows(False, True, better)[: len(lost)]
+        logits = torch.where(_near(x, lost), self.lie(x, worse(x)), self.network(x))
         return torch.where(_near(x, gained), better(x), logits)
