@@ -77,7 +77,8 @@ def test_at_natural_images_it_is_refused_with_the_remedy(
     torch.manual_seed(0)
     layers = [layer for _ in range(3) for layer in (nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))]
     soft = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()).eval()
-    dent = DentSpec(mode=mode, steps=5, optimizer="sgd", lr=1e38)
+    # A batch's own statistics may bring numbers back into range, on some CPUs.
+    dent = DentSpec(mode=mode, steps=5, statistics="running", optimizer="sgd", lr=1e38)
     with pytest.raises(ModelError, match=r"lower learning rate \(--lr\)"):
         evaluated((soft, subject[1], soft(subject[1]).argmax(1)), tmp_path, defense=dent)
     assert not (tmp_path / "results.csv").exists()
