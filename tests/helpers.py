@@ -225,7 +225,9 @@ from dentbench.attacks.checks import ORDER, PLANTED, Check
 from dentbench.compute import memory_format
 from dentbench.evaluation import record_maker
 from dentbench.evaluation.checks import sanity_checks
+from dentbench.evaluation.workers.worker import Worker
 
+Worker.require_same_network = lambda *_: None
 sanity_checks.probe = lambda _: ()
 sanity_checks.order = lambda _: Check(ORDER, None, None, "not asked in this test")
 record_maker.planted = lambda *_: Check(PLANTED, None, None, "not asked in this test")
