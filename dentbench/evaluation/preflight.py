@@ -6,8 +6,12 @@ import logging
 from collections.abc import Sequence
 from typing import Any, Final
 
+import torch
+from torch import nn
+
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import CHECKS_VERSION
+from dentbench.attacks.checks import SAME
 from dentbench.attacks.protocol_cards import claim_name
 from dentbench.compute.precision import PAYS, bfloat16_time
 from dentbench.errors import DataError
@@ -16,11 +20,15 @@ from dentbench.evaluation.input_checks.claimed_points import require_fitting
 from dentbench.evaluation.memory import out_of_memory
 from dentbench.records.claims import load_claim
 from dentbench.report import coupling
+from dentbench.report.remedies import KEEP_STATISTICS
 from dentbench.spec.evaluation import EvalSpec
 from dentbench.spec.plausible import require_plausible
 from dentbench.stats import least_batches
 
 _log = logging.getLogger(__name__)
+
+FEW: Final = 4
+"""The number of images on which the network is asked whether it couples them."""
 
 SAME_NETWORK: Final = f"same-network-{CHECKS_VERSION}"
 """The note beside the outcomes that names the kind of device of the comparison."""
@@ -40,6 +48,7 @@ class Preflight:
         """
         self._advise_class_folders(specs[0].data.name)
         self.advise_precision(specs)
+        self._advise_coupled_network(specs[0])
         there = self.context.inputs.available
         advice = (_advice(spec, there) for spec in specs)
         for text in dict.fromkeys(filter(None, advice)):
@@ -82,6 +91,33 @@ class Preflight:
                 "bf16 takes %.2g times as long as fp32 on this device, so it does not pay; "
                 "--precision fp32 is exact too",
                 ratio,
+            )
+
+    def _advise_coupled_network(self, spec: EvalSpec) -> None:
+        """Warn before an attack where the network's own answers depend on batch mates; once."""
+        worker = self.context.worker
+        few = self.context.inputs.images[:FEW].to(worker.device)
+        suspected = any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+            for layer in self.context.inputs.network.modules()
+        )
+        told = self._is_compared(spec) and not self.context.options.fresh
+        if not suspected or spec.attack.is_none or len(few) < 2 or told:
+            return
+        with worker.counter.uncounted(), torch.no_grad():
+            together = worker.network(few)
+            try:
+                alone = torch.cat([worker.network(image[None]) for image in few])
+            except (RuntimeError, ValueError):  # it takes no single image
+                return
+        span = (together.amax() - together.amin()).clamp_min(1e-12)
+        moved = float((together - alone).abs().amax() / span)
+        if moved > SAME:
+            _log.warning(
+                "the network's own answer to an image depends on its batch mates (by %.2g of the "
+                "range), as with layers that keep no running statistics: no verdict can rest on "
+                "it; %s",
+                *(moved, KEEP_STATISTICS),
             )
 
     def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:

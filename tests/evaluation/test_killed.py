@@ -8,23 +8,29 @@ import multiprocessing
 import os
 import signal
 from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.counting import CallCounter
 from dentbench.attacks.stage_order import cheap_first
+from dentbench.defenses.naming import built_in
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.fresh_judgement.fork_server import SERVER
+from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.worker import Task, Worker
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL, Record
-from dentbench.spec.evaluation import AttackSpec, DentSpec, EvalSpec, ProtocolSpec
+from dentbench.spec.evaluation import AttackSpec, BatchPlan, DentSpec, EvalSpec, ProtocolSpec
 from tests.helpers import NOT_COMPARED, compared, outcomes, spec_of, subject
+from tests.reference import tiny_network
 
 DEFENSES = {
     "instance": DentSpec(steps=2, lr=0.05),
@@ -110,3 +116,54 @@ def test_killed_in_every_protocol_it_ends_in_the_same_record(
     assert outcomes(resumed) == outcomes(whole)
     assert rows(resumed) == rows(whole)
     assert not list(resumed.rglob("*.tmp"))
+
+
+# --- defenses that answer by chance ---------------------------------------------------------------
+
+
+def by_chance(
+    results: Path, name: str, settings: dict[str, Any], **how: Any
+) -> tuple[list[dict[str, Any]], Any]:
+    """Evaluate a random defense in a new process, as it were; return records and outcomes."""
+    network = tiny_network(channels=1)
+    images = torch.rand(4, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        labels = network(images).argmax(1)
+    static = spec_of(None, 4, batches=BatchPlan(size=2), protocols=ProtocolSpec(draws_judged=2))
+    specs = [static, replace(static, defense=built_in(name, settings))]
+    inputs = RunInputs(network=network, images=images, labels=labels)
+    options = RunOptions(results=results, schedule=Schedule(**how), untimed=True)
+    records = Evaluation(inputs, options).run(specs, ("transfer", "published"))
+    return [*map(compared, records)], outcomes(results)
+
+
+CHANCE: dict[str, dict[str, Any]] = {
+    "smoothing": {"draws": 2},
+    "diffpure": {"steps": 1},
+    "hedge": {"steps": 1},
+    "ttc": {"steps": 1},
+    "ig-defense": {},
+}
+
+
+@pytest.mark.parametrize("name", CHANCE)
+def test_the_first_question_to_a_random_defense_is_answered_like_any_other(
+    name: str, tmp_path: Path
+) -> None:
+    expected = by_chance(tmp_path, name, CHANCE[name])
+    (lost,) = (path for path in tmp_path.rglob("published/00001.npz") if _is_defended(path))
+    lost.unlink()
+    assert by_chance(tmp_path, name, CHANCE[name])[1] == expected[1]
+
+
+def _is_defended(outcome: Path) -> bool:
+    return (outcome.parents[1] / "transfer").is_dir()
+
+
+@pytest.mark.checks
+def test_a_random_defense_goes_on_where_a_limit_ended_it(tmp_path: Path) -> None:
+    expected = by_chance(tmp_path / "whole", "smoothing", CHANCE["smoothing"])
+    ended = (tmp_path / "ended", "smoothing", CHANCE["smoothing"])
+    records, _ = by_chance(*ended, pass_limit=1)
+    assert records[1]["n"] == 2 and records[1]["protocol"] == "transfer"
+    assert by_chance(*ended, rounds=2) == expected
