@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from dentbench.stats import least_batches
 from tests.panel import honest, subjects
 from tests.panel.running import run, said_of
 from tests.panel.table import DIGITS, FEW, MAY_SAY, PLANTS, STATIC, Plant, Setting, remembering
@@ -63,9 +64,10 @@ def test_under_standard_on_few_images(plant: Plant, folder: Path) -> None:
 
 
 def test_a_coupled_gain_holds(tmp_path: Path) -> None:
-    """Four batches, from which the effect of coupling can be estimated."""
-    four = Setting(count=FEW.count, batch=FEW.count // 4, attack="standard", iterations=None)
-    actual = run(honest.CoupledProjection, tmp_path, four)
+    """As many batches as a verdict on images that share them needs."""
+    size = FEW.count // least_batches()
+    few = Setting(count=FEW.count, batch=size, attack="standard", iterations=None)
+    actual = run(honest.CoupledProjection, tmp_path, few)
     assert actual.verdict.kind == "holds", said_of(actual)
 
 
