@@ -36,8 +36,8 @@ class Chunked:
 
     ``adapt``, ``predict`` and the other parts are there where the defense has them; their
     adaptation is a tuple, an entry for each part, and fits the images that it was made for only.
-    The answers are the defense's, up to rounding, if each image's is independent of its batch mates
-    and nothing random is drawn; they have first derivatives only.
+    The answers are the defense's, up to rounding, if each image's is independent of its batch
+    mates; they have first derivatives only, of the random numbers of torch that they drew.
     """
 
     def __init__(self, defense: Classifier, size: int, counter: CallCounter) -> None:
@@ -100,6 +100,8 @@ class Recompute(torch.autograd.Function):
         """Return the answer to images, and keep no graph of it."""
         ctx.save_for_backward(*images)
         ctx.answer, ctx.counter = answer, counter
+        ctx.gpus = [images[0].device] if images[0].is_cuda else []
+        ctx.states = torch.get_rng_state(), *map(torch.cuda.get_rng_state, ctx.gpus)
         result = _with_graph(answer, images)[0]
         output = result.detach()
         if not result.requires_grad:
@@ -110,7 +112,10 @@ class Recompute(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients of the images, by computing the answer again."""
-        with ctx.counter.uncounted():
+        with ctx.counter.uncounted(), torch.random.fork_rng(ctx.gpus):
+            torch.set_rng_state(ctx.states[0])
+            for gpu, state in zip(ctx.gpus, ctx.states[1:], strict=True):
+                torch.cuda.set_rng_state(state, gpu)
             result, leaves = _with_graph(ctx.answer, ctx.saved_tensors)
         wanted = [leaf for leaf in leaves if leaf.requires_grad]
         grads = iter(torch.autograd.grad(result, wanted, grad, allow_unused=True))

@@ -105,10 +105,10 @@ class Preflight:
         if not suspected or spec.attack.is_none or len(few) < 2 or told:
             return
         with worker.counter.uncounted(), torch.no_grad():
-            together = worker.network(few)
             try:
+                together = worker.network(few)
                 alone = torch.cat([worker.network(image[None]) for image in few])
-            except (RuntimeError, ValueError):  # it takes no single image
+            except (RuntimeError, ValueError):  # no room, or it takes no single image
                 return
         span = (together.amax() - together.amin()).clamp_min(1e-12)
         moved = float((together - alone).abs().amax() / span)
