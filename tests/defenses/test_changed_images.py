@@ -331,7 +331,7 @@ def test_masks_of_a_noisy_pass_are_declared_to_be_drawn(tmp_path: Path) -> None:
     assert spec.random and "random" not in str(built_in("jpeg").settings)
     actual = dentbench.evaluate(
         load_model("digits-robust").network,
-        *(part[:8] for part in (digits.images, digits.labels)),
+        *(part[:4] for part in (digits.images, digits.labels)),
         defense=spec,
         attack=AttackSpec(name="apgd-ce", eps=Fraction(1, 5), iterations=2),
         protocols="transfer",

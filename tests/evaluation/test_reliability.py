@@ -109,7 +109,7 @@ def attack_all(
         pytest.param(  # batches of one image
             *((3, 8, 8), 10, 2, 1, "quick", (SEPARABLE, COUPLED)), marks=pytest.mark.checks
         ),
-        pytest.param((3, 8, 8), 1000, 4, 2, "quick", (COUPLED,), marks=pytest.mark.checks),
+        pytest.param((3, 8, 8), 1000, 4, 2, "quick", (COUPLED,), marks=pytest.mark.sweep),
         ((3, 8, 8), 1000, 2, 2, "standard", (SEPARABLE,)),
         ((1, 8, 8), 10, 4, 2, "standard", (COUPLED,)),  # one channel
         ((3, 224, 224), 5, 2, 2, "quick", (SEPARABLE,)),

@@ -242,7 +242,10 @@ PAIRS: dict[str, tuple[Callable[[Any], Any], Any, Any]] = {
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("kind", PAIRS)
+@pytest.mark.parametrize(  # torch takes seconds to load its compiler
+    "kind",
+    [pytest.param(kind, marks=[pytest.mark.sweep] if "compiled" in kind else []) for kind in PAIRS],
+)
 def test_values_of_many_kinds(kind: str) -> None:
     make, first, other = PAIRS[kind]
 

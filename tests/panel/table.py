@@ -164,6 +164,7 @@ MEMORY: Final = (
         robust=remembering,
         setting=ON_DISK,
         fails=frozenset({"order"}),
+        like="DiskMemoryBeneath",
     ),
     Plant(
         defense=memory.LateDiskMemory,

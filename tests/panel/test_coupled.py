@@ -195,6 +195,7 @@ def test_what_fails_alone_without_an_attack_is_not_broken_by_one(tmp_path: Path)
     assert "the attack is shortened quick, not AutoAttack; run --attack standard" in said.doubts
 
 
+@pytest.mark.panel
 @whole
 def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
     _, defended, said, _ = evaluated(tmp_path, Balanced(), size=COUNT // 6, protocols=COMPOSED)
@@ -207,6 +208,7 @@ def test_a_gain_in_balanced_batches_alone_is_in_doubt(tmp_path: Path) -> None:
 # --- networks with batch normalization ------------------------------------------------------------
 
 
+@pytest.mark.panel
 @whole
 def test_statistics_of_the_batch_gain_nothing(tmp_path: Path) -> None:
     model, *data = digits(24)

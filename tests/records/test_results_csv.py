@@ -97,7 +97,7 @@ def path_in(folder: Path) -> Path:
     return folder / results_csv.RESULTS_FILE
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.too_slow], max_examples=25, deadline=None)
 @given(st.lists(RECORDS, max_size=3, unique_by=lambda record: record.key))
 def test_records_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, records: Any) -> None:
     folder = tmp_path_factory.mktemp("results")

@@ -174,7 +174,7 @@ def test_what_was_cut_is_told_once_and_remembered(
 
 
 @pytest.mark.checks
-@pytest.mark.parametrize("defense", [DENT_ALONE, WORSE])
+@pytest.mark.parametrize("defense", [pytest.param(DENT_ALONE, marks=pytest.mark.sweep), WORSE])
 def test_a_full_machine_is_foreseen(
     defense: DentSpec,
     tmp_path: Path,
