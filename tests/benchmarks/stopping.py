@@ -3,11 +3,14 @@
 Each run draws paired differences with a known mean, image by image or in batches that share an
 effect, and is looked at after every batch by the functions that the runner itself stops by. Every
 check passed and all that ``holds`` requires was run, so that the statistics alone decide. Beside
-it: what the fixed-size rule says of all the images. Run ``python -m tests.benchmarks stopping``.
+it: what the fixed-size rule says of all the images, and runs *in turn*, whose second protocol takes
+points away that the first left, and is run where the first shows a gain.
+Run ``python -m tests.benchmarks stopping``.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any, Final
@@ -25,7 +28,10 @@ RUNS: Final = 10_000
 GAINS: Final = (-10, -5, 0, 2, 5, 10, 20)
 """True gains, in points."""
 
-RULES: Final = ("until decided", "fixed size")
+TAKEN: Final = 5
+"""Points of a gain that a second protocol takes away, where two are run in turn."""
+
+RULES: Final = ("until decided", "in turn", "fixed size")
 FALSE: Final = ("false holds", "false weaker than static", "false no gain")
 
 Counts = NDArray[np.int64]
@@ -100,9 +106,15 @@ def exact(up: NDArray[np.float64], down: NDArray[np.float64], effect: Any) -> ND
     return np.array(values)[where.ravel()]
 
 
-def sequential(world: World, gained: Counts, lost: Counts) -> tuple[NDArray[Any], Counts]:
-    """Return the verdict of every run that stops when it is decided, and its images."""
+def sequential(
+    world: World, gained: Counts, lost: Counts, holds_from: Counts | None = None
+) -> tuple[NDArray[Any], Counts]:
+    """Return the verdict of every run that stops when it is decided, and its images.
+
+    ``holds_from``: after how many batches a run may hold; by default after any.
+    """
     runs = len(gained)
+    may_hold = np.zeros(runs, dtype=int) if holds_from is None else holds_from
     said = np.full(runs, "undecided", dtype=object)
     images = np.full(runs, world.batches * world.size)
     every = levels([world.size] * world.batches)
@@ -118,9 +130,21 @@ def sequential(world: World, gained: Counts, lost: Counts) -> tuple[NDArray[Any]
         kinds = decided(up.sum(1), down.sum(1), look * world.size, effect, level)
         more = will_lose(up.sum(1), down.sum(1), look * world.size, effect, by_images)
         kinds[(kinds == "no gain") & more] = "undecided"
+        kinds[(kinds == "holds") & (look < may_hold[going])] = "undecided"
         said[going] = kinds
         images[going[kinds != "undecided"]] = look * world.size
     return said, images
+
+
+def in_turn(world: World, first: Sequence[Counts], both: Sequence[Counts]) -> NDArray[Any]:
+    """Return the verdicts of runs whose second protocol is run where the first shows a gain.
+
+    ``first``, ``both``: images gained and lost under the first, and under both. The second is
+    looked at after every batch from the first on, and holds on no fewer than showed the gain.
+    """
+    alone, images = sequential(world, *first)
+    together, _ = sequential(world, *both, holds_from=images // world.size)
+    return np.where((alone == "holds") | (alone == "undecided"), together, alone)
 
 
 def decided(up: Counts, down: Counts, total: int, effect: Any, level: float) -> NDArray[Any]:
@@ -182,10 +206,14 @@ def cell(name: str, gain: int, runs: int = RUNS) -> dict[str, Any]:
     counts = draw(world, gain / 100, runs, generator)
     said, images = sequential(world, *counts)
     whole = fixed(world, *counts)
+    gained, lost = counts
+    more = gained + generator.binomial(np.maximum(world.size - gained - lost, 0), TAKEN / 100)
+    turns = shares(in_turn(world, (more, lost), counts))
     until = {**shares(said), "mean images": round(float(images.mean()), 1)}
     full = {**shares(whole), "images": world.batches * world.size}
     return {
         "until decided": {**until, **false(gain, until)},
+        "in turn": {**turns, **false(gain, turns)},
         "fixed size": {**full, **false(gain, full)},
         "same verdict": float(np.mean(said == whole)),
     }
