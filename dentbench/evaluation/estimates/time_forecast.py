@@ -75,7 +75,7 @@ class TimeForecast:
 
     @property
     def _ends_after(self) -> float:
-        return min(self.within, self.within if self.time_limit is None else self.time_limit)
+        return self.within if self.time_limit is None else min(self.within, self.time_limit)
 
 
 def planned(forecast: TimeForecast) -> RunPlanned:
