@@ -54,6 +54,7 @@ DEFENSES.add(
         function="dentbench.adapt.dent:Dent",
         summary="dent, with the settings of its own options",
         source="arXiv 2105.08714",
+        claim="20 and more points under AutoAttack at Linf 8/255 on CIFAR-10",
         batchnorm=True,
     ),
 )
@@ -69,6 +70,7 @@ DEFENSES.add(
         summary="batch normalization with the statistics of the test batch, nothing optimized",
         source="Schneider et al. 2020, arXiv 2006.16971",
         settings={"share": 1.0},
+        claim="error (mCE) of a ResNet-50 on ImageNet-C from 76.7% to 62.2%; no attack",
         batchnorm=True,
     ),
 )
@@ -90,6 +92,7 @@ DEFENSES.add(
         summary="entropy minimization over scales and shifts, made afresh for every batch",
         source="Wang et al. 2021, arXiv 2006.10726",
         settings={"steps": 1, "lr": 1e-3},
+        claim="fewer errors on corrupted images, the fewest yet on ImageNet-C; no attack",
         batchnorm=True,
     ),
 )
@@ -100,6 +103,7 @@ DEFENSES.add(
         summary="tent with the state that the natural batches before leave behind",
         source="Wang et al. 2021, arXiv 2006.10726",
         settings={"lr": 1e-3},
+        claim="fewer errors on corrupted images, the fewest yet on ImageNet-C; no attack",
         batchnorm=True,
     ),
 )
@@ -131,6 +135,7 @@ DEFENSES.add(
         summary="the image is moved to raise the confidence in the predicted class",
         source="Alfarra et al. 2021, arXiv 2103.14347",
         settings={"steps": 2, "alpha": 0.15},
+        claim="significantly more robust, black-box to adaptive, at no cost in natural accuracy",
         separable=True,
     ),
 )
@@ -141,6 +146,7 @@ DEFENSES.add(
         summary="the image is moved, from a random start, to raise the loss of all classes at once",
         source="Wu et al. 2021, arXiv 2106.04938",
         settings={"steps": 20, "eps": Fraction(8, 255), "step_size": Fraction(4, 255)},
+        claim="from 66.2% to 72.7% under AutoAttack on CIFAR-10, of a state-of-the-art network",
         separable=True,
         published_protocol="transfer",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from statistics import NormalDist
@@ -12,6 +13,7 @@ from typing import Any
 import pytest
 
 from dentbench.cli.board import RESULTS, STUDY, command_of
+from dentbench.defenses.catalogue import DEFENSES, NONE
 from dentbench.errors import StoreError
 from dentbench.records.stopping import Stopped
 from dentbench.report import board as page
@@ -128,6 +130,13 @@ def test_a_row_says_what_was_published_what_is_left_and_what_it_costs(pairs: lis
     assert board.EARLY not in table.notes
     stop = Stopped(rule="decided", images=100, of=500, level=0.005).to_json()
     assert board.EARLY in board.board([replace(pair, defended=replace(early, stopped=stop))]).notes
+
+
+def test_every_defense_stands_beside_what_its_paper_says(pairs: list[Pair]) -> None:
+    for name in DEFENSES:
+        actual = board.claim(replace(pairs[0].defended, defense=name))
+        assert name == NONE or re.fullmatch(r"\w.* \(.*arXiv \d{4}\.\d{5}\)", actual), name
+    assert board.claim(replace(pairs[0].defended, defense="mine:Own")) == ""
 
 
 def test_files_of_a_board(tmp_path: Path, pairs: list[Pair]) -> None:

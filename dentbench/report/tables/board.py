@@ -192,8 +192,8 @@ def cost(record: Record) -> str:
 
 
 def claim(record: Record) -> str:
-    """Return the accuracy of a built-in defense in its paper, and its source."""
+    """Return what its paper says of a built-in defense, and the source."""
     if record.defense not in DEFENSES:
         return ""
     card = DEFENSES[record.defense]
-    return f"{card.claim} ({card.source})" if card.claim else card.source
+    return f"{card.claim} ({card.source})"
