@@ -106,7 +106,9 @@ def _missing(network: nn.Module, layers: str) -> str:
     """Return in words that there is nothing to adapt, and which layers there are instead."""
     names = "BatchNorm2d, GroupNorm or LayerNorm" if layers == "all" else KINDS[layers].__name__
     others = [kind for kind in KINDS if kind != layers and adapted_layers(network, kind)]
-    advice = f"choose --layers {' or '.join(others)}" if others and layers != "all" else ""
+    advice = ""
+    if others and layers != "all":  # tent and other defenses of dent's layers have no such option
+        advice = f"run --defense dent --layers {' or '.join(others)}"
     if any(isinstance(module, torch.jit.ScriptModule) for module in network.modules()):
         advice = "it is a ScriptModule: hand in the module that it was made from"
     kinds = {

@@ -113,6 +113,7 @@ DEFENSES.add(
         function="dentbench.defenses.eata:eata",
         summary="tent on reliable images alone, the surer the more, in any normalization layers",
         source="Niu et al. 2022, arXiv 2204.02610",
+        version=2,
         settings={"steps": 1, "lr": 2.5e-4, "margin": 0.4},
         claim="better and cheaper than tent on corrupted images; no attack",
     ),

@@ -49,14 +49,22 @@ def mean_over(values: Tensor, chosen: Tensor) -> Tensor:
 
 
 def reliable_loss(margin: float) -> Loss:
-    """Return EATA's loss; ``margin``: reliable entropies are below so much of ln(classes)."""
+    """Return EATA's loss; ``margin``: reliable entropies are below so much of ln(classes).
+
+    A step takes an image's weight, exp(limit - entropy), for a constant, which it is not for an
+    attack: the weight follows the image. So the gradient is that of -weight, whose slope in the
+    entropy is the weight, and a gradient of it is exact too; the value is weight times entropy.
+    """
 
     def loss(logits: Tensor, count: int) -> Tensor:
         del count
         entropy = entropies(logits)
         limit = margin * math.log(logits.shape[1])
-        weights = (limit - entropy.detach()).exp()
-        return mean_over(weights * entropy, entropy.detach() < limit)
+        reliable = entropy.detach() < limit
+        weights = (limit - entropy).exp()
+        slopes = mean_over(-weights, reliable)
+        value = mean_over(weights * entropy, reliable).detach()
+        return value + (slopes - slopes.detach())
 
     return loss
 

@@ -59,7 +59,8 @@ class Classified:
         def multiply(layer: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
             del layer
             seen.append(inputs[0])
-            return (inputs[0] * mask, *inputs[1:])
+            fits = inputs[0].shape == mask.shape  # else it is refused below
+            return (inputs[0] * mask if fits else inputs[0], *inputs[1:])
 
         with self._hooked(multiply):
             logits: Tensor = self.network(x)

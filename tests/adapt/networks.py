@@ -1,4 +1,4 @@
-"""Networks with layers of every kind."""
+"""Networks in float64: with layers of every kind, and without kinks."""
 
 from __future__ import annotations
 
@@ -42,3 +42,24 @@ def mixed() -> nn.Module:
         network[4].running_mean.normal_()
         network[-1].weight.data *= 4
     return network.eval().requires_grad_(False)
+
+
+def smooth_network() -> nn.Module:
+    """A float64 network without kinks, so that finite differences can be trusted."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        network = nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.SiLU(),
+            nn.Conv2d(4, 5, 3, stride=2),
+            nn.BatchNorm2d(5),
+            nn.SiLU(),
+            nn.AdaptiveAvgPool2d(1),
+            nn.Flatten(),
+            nn.Linear(5, 3),
+        )
+        for _ in range(10):
+            network(torch.rand(16, 1, 6, 6))
+        network[-1].weight.data *= 8  # type: ignore[operator,union-attr]
+    return network.double().eval()

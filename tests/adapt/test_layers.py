@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from dentbench.adapt.dent import Dent
+from dentbench.defenses.build import build
+from dentbench.defenses.naming import built_in
 from dentbench.errors import ModelError, SpecError
 from dentbench.evaluation.input_checks import same_network
 from dentbench.evaluation.input_checks.reference import Reference
@@ -96,6 +98,8 @@ def test_medians_of_the_batch_normalize_as_medbn_writes_them() -> None:
         if isinstance(layer, nn.BatchNorm2d):
             layer.forward = lambda x, layer=layer: medbn(x, layer)  # type: ignore[method-assign]
     torch.testing.assert_close(dent(IMAGES), right(IMAGES).detach())
+    named = build(built_in("medbn"), network, IMAGES)
+    torch.testing.assert_close(named(IMAGES), right(IMAGES).detach())
     own = Dent(network, DentSpec(mode="instance", steps=1, lr=1e-12, statistics="median"))
     torch.testing.assert_close(own(IMAGES), right(IMAGES).detach())
     assert not dent.spec.separable and not own.spec.separable
@@ -115,9 +119,9 @@ def medbn(x: Tensor, layer: nn.BatchNorm2d) -> Tensor:
 
 def test_what_a_network_lacks_is_told_and_what_it_has_is_named() -> None:
     plain = nn.Sequential(nn.Flatten(), nn.LayerNorm(192), nn.Linear(192, 10)).double()
-    with pytest.raises(ModelError, match=r"no BatchNorm2d layer.*choose --layers layernorm"):
+    with pytest.raises(ModelError, match=r"no BatchNorm2d layer.*dent --layers layernorm"):
         Dent(plain)
-    with pytest.raises(ModelError, match=r"no GroupNorm layer.*choose --layers layernorm"):
+    with pytest.raises(ModelError, match=r"no GroupNorm layer.*dent --layers layernorm"):
         Dent(plain, DentSpec(layers="groupnorm"))
     with pytest.raises(ModelError, match=r"no BatchNorm2d, GroupNorm or LayerNorm layer.*choose a"):
         Dent(nn.Sequential(nn.Flatten(), nn.Linear(192, 10)), DentSpec(layers="all"))

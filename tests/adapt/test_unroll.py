@@ -12,6 +12,7 @@ from torch.autograd import gradcheck
 from dentbench.adapt.dent import Dent
 from dentbench.adapt.optimizers import OPTIMIZERS, initial_state, safe_sqrt
 from dentbench.spec.evaluation import DentSpec
+from tests.adapt.networks import smooth_network
 
 SETTINGS: list[dict[str, Any]] = [
     *({"optimizer": name} for name in OPTIMIZERS),
@@ -22,27 +23,6 @@ SETTINGS: list[dict[str, Any]] = [
     {"mode": "batch", "statistics": "mix:0.6", "loss": "shot"},
     {"steps": 0, "blur": "static"},
 ]
-
-
-def smooth_network() -> nn.Module:
-    """A float64 network without kinks, so that finite differences can be trusted."""
-    with torch.random.fork_rng():
-        torch.manual_seed(2)
-        network = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.SiLU(),
-            nn.Conv2d(4, 5, 3, stride=2),
-            nn.BatchNorm2d(5),
-            nn.SiLU(),
-            nn.AdaptiveAvgPool2d(1),
-            nn.Flatten(),
-            nn.Linear(5, 3),
-        )
-        for _ in range(10):
-            network(torch.rand(16, 1, 6, 6))
-        network[-1].weight.data *= 8  # type: ignore[operator,union-attr]
-    return network.double().eval()
 
 
 def images() -> Tensor:

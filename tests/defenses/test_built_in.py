@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 from dataclasses import replace
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import gradcheck
 
 from dentbench.attacks.cost import stage_passes
 from dentbench.defenses.build import build
@@ -21,6 +24,7 @@ from dentbench.errors import SpecError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.runner import Evaluation
+from tests.adapt.networks import smooth_network
 from tests.attacks.contexts import spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import soft_sign, tiny_network
@@ -53,9 +57,26 @@ def test_norm_is_batchnorm_in_train_mode(network: nn.Module, x: Tensor) -> None:
 
 
 def test_norm_with_a_share_mixes_the_moments(network: nn.Module, x: Tensor) -> None:
-    actual = build(built_in("norm", {"share": 0.5}), network, x)(x)
-    assert not torch.allclose(actual, network(x))
-    assert not torch.allclose(actual, build(built_in("norm"), network, x)(x))
+    slow = copy.deepcopy(network)
+    for layer in slow.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.forward = partial(mixed, layer=layer, share=0.3)  # type: ignore[method-assign]
+    actual = build(built_in("norm", {"share": 0.3}), network, x)(x)
+    torch.testing.assert_close(actual, slow(x).detach())
+
+
+def mixed(x: Tensor, layer: nn.BatchNorm2d, share: float) -> Tensor:
+    """Normalization by the running moments and the batch's own, channel by channel."""
+    assert layer.running_mean is not None and layer.running_var is not None
+    channels = []
+    for number in range(x.shape[1]):
+        own = x[:, number].flatten()
+        spread = ((own - own.mean()) ** 2).mean()
+        mean = share * own.mean() + (1 - share) * layer.running_mean[number]
+        variance = share * spread + (1 - share) * layer.running_var[number]
+        normal = (x[:, number] - mean) / (variance + layer.eps) ** 0.5
+        channels.append(normal * layer.weight[number] + layer.bias[number])
+    return torch.stack(channels, 1)
 
 
 @pytest.mark.parametrize("steps", [1, 3])
@@ -217,6 +238,59 @@ def test_unrolled_signs_cost_what_the_dry_run_says(last: int | None, tmp_path: P
     (outcome,) = evaluation.outcomes(spec, "unrolled")
     bound = stage_passes(spec, "unrolled", 5)
     assert (outcome.forwards, outcome.backwards) == (3 * bound.forwards, 3 * bound.backwards)
+
+
+STAND_INS = ("anti-adversary", "hedge", "ttc", "jpeg", "bit-depth")
+"""Their gradients are those of smooth stand-ins, which are compared with stand-ins written out."""
+
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "norm": [{}, {"share": 0.3}],
+    "tent": [{"steps": 2, "lr": 0.05}],
+    "eata": [{"steps": 2, "lr": 0.05, "margin": 0.9}],
+    "sar": [{"steps": 2, "lr": 0.05, "margin": 0.9, "rho": 0.3}],
+    "et3": [{"steps": 2, "alpha": 20.0, "radius": 30.0}],
+    "ig-defense": [{"keep": 0.4}],
+}
+"""Such that a gradient past the adaptation is another; the others as they are."""
+
+DENOISED = "diffpure"
+"""It knows images of few shapes: see its own tests."""
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        (name, settings)
+        for name in BUILT_IN
+        if name not in (*STAND_INS, DENOISED)
+        for settings in SETTINGS.get(name, [{}])
+    ],
+)
+def test_the_gradient_of_every_other_is_that_of_differences(
+    name: str, settings: dict[str, Any]
+) -> None:
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(5)).double()
+    defense = build(built_in(name, settings), smooth_network().requires_grad_(False), x)
+    defense = defense.after(1 - x) if hasattr(defense, "after") else defense
+
+    def answer(x: Tensor) -> Tensor:
+        torch.manual_seed(3)  # of those that draw
+        logits: Tensor = defense.predict(x, defense.unroll(x))
+        return logits
+
+    assert gradcheck(answer, (x.requires_grad_(),), atol=1e-6, rtol=1e-4)
+
+
+def test_the_gradient_of_what_a_batch_leaves_behind_is_that_of_differences() -> None:
+    x = torch.rand(2, 1, 4, 4, generator=torch.Generator().manual_seed(5)).double()
+    defense = build(built_in("tent-online", {"lr": 0.05}), smooth_network(), x).after(1 - x)
+
+    def victims(batch: Tensor) -> Tensor:
+        logits: Tensor = defense.unroll_after(batch)(x)
+        return logits
+
+    assert gradcheck(victims, ((x**2).requires_grad_(),), atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(victims(x**2).detach(), defense.after(x**2)(x))
 
 
 @pytest.mark.parametrize("name", ["anti-adversary", "hedge"])

@@ -90,11 +90,12 @@ def test_et3_lowers_the_energy(network: nn.Module, x: Tensor) -> None:
 @pytest.mark.parametrize(("flip", "side", "pad"), [(True, 8, 1), (False, 8, 1), (True, 32, 4)])
 def test_tte_averages_views(network: nn.Module, flip: bool, side: int, pad: int) -> None:
     x = torch.rand(3, 3, side, side, generator=torch.Generator().manual_seed(1)).double()
+    leaf = x.clone().requires_grad_()
     defense = build(built_in("tte", {"crops": 3, "flip": flip}), network, x)
     total, views = torch.zeros(3, 10).double(), 0
     for mirrored in (False, True)[: 2 if flip else 1]:
         image = torch.stack(
-            [item[:, :, torch.arange(side - 1, -1, -1)] if mirrored else item for item in x]
+            [item[:, :, torch.arange(side - 1, -1, -1)] if mirrored else item for item in leaf]
         )
         total, views = total + network(image), views + 1
         for place in defense.places:
@@ -103,11 +104,10 @@ def test_tte_averages_views(network: nn.Module, flip: bool, side: int, pad: int)
             window[:, :, pad : pad + side, pad : pad + side] = image
             crop = window[:, :, top : top + side, left : left + side]
             total, views = total + network(crop), views + 1
-    torch.testing.assert_close(defense(x), total / views)
+    torch.testing.assert_close(defense(x), (total / views).detach())
     assert len({tuple(place) for place in defense.places}) == 3
-    leaf = x.clone().requires_grad_()
-    single = gradient(defense(leaf), leaf)
-    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), single)
+    right = gradient(total / views, leaf)
+    torch.testing.assert_close(gradient(defense.predict(leaf, defense.unroll(leaf)), leaf), right)
 
 
 # --- TTC -----------------------------------------------------------------------------------------
@@ -216,9 +216,11 @@ def test_networks_without_a_linear_layer_are_refused_in_words(x: Tensor) -> None
             build(built_in(name), plain, x)
     rows = nn.Sequential(nn.Linear(8, 8), nn.Flatten(), nn.Linear(192, 10)).double()
     build(built_in("ttc"), rows, x)(x)
-    words = nn.Sequential(nn.Flatten(2), nn.Linear(64, 10), nn.AdaptiveAvgPool2d((1, 10)))
-    with pytest.raises(ModelError, match="one row of features"):
-        build(built_in("ttc"), words.double(), x)(x)
+    rest = (nn.AdaptiveAvgPool2d((1, 10)), nn.Flatten())
+    words = nn.Sequential(nn.Flatten(2), nn.Linear(64, 10), *rest)
+    for name in ("ttc", "ig-defense"):
+        with pytest.raises(ModelError, match=rf"{name} needs one row of features.*\(2, 3, 64\)"):
+            build(built_in(name), words.double(), x)(x[:2])
 
 
 def test_a_linear_layer_inside_is_not_taken_for_the_classifier(x: Tensor) -> None:
@@ -284,6 +286,9 @@ def test_jpegs_stand_in_is_its_transform_without_rounding(network: nn.Module, x:
     weights = torch.rand(x.shape, generator=torch.Generator().manual_seed(4)).double()
     actual = gradient(weights * defense.change(leaf), leaf)
     torch.testing.assert_close(actual, weights, rtol=1e-5, atol=1e-7)  # there and back again
+    shown = defense.change(leaf).detach().requires_grad_()
+    whole = gradient(defense.predict(leaf, defense.unroll(leaf)), leaf)
+    torch.testing.assert_close(whole, gradient(network(shown), shown), rtol=1e-5, atol=1e-7)
     with pytest.raises(SpecError, match="at most 100"):
         build(built_in("jpeg", {"quality": 101}), network, x)
     with pytest.raises(ModelError, match="1 or 3 channels"):

@@ -106,8 +106,8 @@ def test_eata_unrolled() -> None:
     for _ in range(2):
         actual = entropy(answer(leaf))
         kept = actual[actual < limit]
-        loss = (kept * torch.exp(limit - kept.detach())).mean()
-        grads = torch.autograd.grad(loss, values, create_graph=True)
+        weights = torch.exp(limit - kept) / len(kept)  # no part of the step's slope, but of images
+        grads = torch.autograd.grad(kept, values, grad_outputs=weights, create_graph=True)
         velocity = [0.9 * item + grad for item, grad in zip(velocity, grads, strict=True)]
         values = [value - 0.01 * moved for value, moved in zip(values, velocity, strict=True)]
     (right,) = torch.autograd.grad((answer(leaf) * WEIGHTS).sum(), leaf)
