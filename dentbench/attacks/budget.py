@@ -59,6 +59,9 @@ MOST_LARGER_STEPS = 3
 WITNESSES = 3
 """The most further batches in which a protocol's end shows images of a coupled batch broken."""
 
+KEPT_BATCHES = 32
+"""The most recombined batches that are kept, because they break images."""
+
 POISONED = 4
 """The most batches before a unit that are poisoned."""
 
@@ -157,6 +160,14 @@ def larger_steps(spec: EvalSpec) -> int:
 def invading_mates(fraction: float, images: int) -> int:
     """Return how many of a batch's images are malicious: 1 at least, never all."""
     return min(max(round(fraction * images), 1), images - 1)
+
+
+def recombined_batches(spec: EvalSpec) -> int:
+    """Return how many recombined batches a coupled defense is asked about.
+
+    They are 5 for each iteration of the attack, as the queries of scores and decision are.
+    """
+    return 5 * iterations_of(spec)
 
 
 def invading_iterations(spec: EvalSpec) -> int:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from dentbench.attacks.budget import (
     BUDGETED,
+    KEPT_BATCHES,
     NATURAL_PARTS,
     POISONED,
     WITNESSES,
@@ -16,6 +17,7 @@ from dentbench.attacks.budget import (
     maximal_ascents,
     poisoning_iterations,
     queries_of,
+    recombined_batches,
 )
 from dentbench.attacks.catalogue import BLACK_BOXES, COUNTERPARTS, PROTOCOLS
 from dentbench.attacks.protocol_cards import OWN_NORMS
@@ -125,12 +127,12 @@ def _together(spec: EvalSpec, judged: Passes) -> Passes:
     return Passes(0, 0) if spec.separable else judged + witness_passes(spec)
 
 
-def witness_passes(spec: EvalSpec) -> Passes:
+def witness_passes(spec: EvalSpec, most: int = WITNESSES) -> Passes:
     """Return the most passes of a coupled image for a stage's witnesses, which may be none.
 
     The defense and the static model are asked about each.
     """
-    return (adapted(Passes(1, 0), spec.defense) + Passes(1, 0)) * WITNESSES
+    return (adapted(Passes(1, 0), spec.defense) + Passes(1, 0)) * most
 
 
 def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:
@@ -150,7 +152,8 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         shares = len(spec.protocols.fractions)
         times = (invading_iterations(spec) + 1) * shares
         invading = _unrolled_gradient(_steps(spec), last=None) * times
-        return compositions + judged * shares + invading
+        recombined = judged * recombined_batches(spec) + witness_passes(spec, KEPT_BATCHES)
+        return compositions + judged * shares + invading + recombined
     gradients = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
     asked = judged * sum(-(-count // spec.protocols.every) for count in gradients)
     back = Passes(0, 1)

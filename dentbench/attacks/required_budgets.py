@@ -14,6 +14,7 @@ from dentbench.attacks.budget import (
     invading_iterations,
     poisoning_iterations,
     queries_of,
+    recombined_batches,
 )
 from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.spec.attack_plans import ATTACKS, is_users
@@ -60,7 +61,12 @@ REQUIRED: Final[dict[str, Budget]] = {
     "scores": {"queries": 500},
     "decision": {"queries": 500},
     "poisoned-stream": {"iterations": 25},
-    "batch-mates": {"iterations": 50, "shares": 3, "largest share": 0.2},
+    "batch-mates": {
+        "iterations": 50,
+        "shares": 3,
+        "largest share": 0.2,
+        "recombined batches": 500,
+    },
 }
 """The least budgets by protocol; transfer takes over the published attack's."""
 
@@ -95,8 +101,12 @@ def spent(spec: EvalSpec, stage: str) -> dict[str, float]:
         return {"queries": queries_of(spec)}
     if stage == "batch-mates":
         shares = spec.protocols.fractions
-        iterations = invading_iterations(spec)
-        return {"iterations": iterations, "shares": len(shares), "largest share": max(shares)}
+        return {
+            "iterations": invading_iterations(spec),
+            "shares": len(shares),
+            "largest share": max(shares),
+            "recombined batches": recombined_batches(spec),
+        }
     if stage == "poisoned-stream":
         return {"iterations": poisoning_iterations(spec)}
     if stage not in REQUIRED:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from dentbench.attacks.budget import KEPT_BATCHES, WITNESSES
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes, witness_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
@@ -137,7 +138,8 @@ def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: P
         assert all(all(outcome.correct) for outcome in outcomes)
         passes = stage_passes(spec, stage, classes)
         if not spec.separable and stage not in (NATURAL, "published"):  # nothing breaks elsewhere
-            passes += witness_passes(spec) * -1
+            kept = WITNESSES + KEPT_BATCHES * (stage == "batch-mates")
+            passes += witness_passes(spec, kept) * -1
         assert sum(outcome.forwards for outcome in outcomes) == passes.forwards * images, stage
         assert sum(outcome.backwards for outcome in outcomes) == passes.backwards * images, stage
 

@@ -17,6 +17,7 @@ from dentbench.attacks.losses import Loss, make_loss
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.attacks.protocols.rebatching import divisions, judged_alone, judged_in
+from dentbench.attacks.protocols.recombined import recombined
 from dentbench.attacks.protocols.search import Search, differentiate
 from dentbench.spec.evaluation import derive_seed
 
@@ -61,8 +62,9 @@ def batch_mates(context: AttackContext) -> AttackResult:
     order. A composition breaks an image that is right naturally, in its declared batch and in the
     composition, and wrong there at its worst point. An image that is wrong there without any
     perturbation is not broken: that is the coupling's failure, not the perturbation's, and is
-    counted apart. The details hold :func:`_counted` of each composition, and :func:`invade`'s
-    numbers, which are of unperturbed images and stay apart too.
+    counted apart. Then images and mates are recombined, all perturbed. The details hold
+    :func:`_counted` of each composition, and :func:`invade`'s numbers, which are of unperturbed
+    images and stay apart too.
     """
     search = Search(context, "batch-mates")
     result = search.result()
@@ -78,8 +80,16 @@ def batch_mates(context: AttackContext) -> AttackResult:
             right[kind] = logits.argmax(1) == context.labels
         counts[name] = _counted(context, result.robust, right["natural"], right["attacked"])
         elsewhere &= right["attacked"] | ~right["natural"]
+    robust, witnesses = result.robust & elsewhere, result.witnesses
+    if search.coupled and not context.random:  # a random defense is wrong somewhere by chance
+        found = tuple(search.threat.project(points, context.images) for points in context.starts)
+        again = recombined(context, (result.points, *found), robust)
+        counts["recombined"] = _counted(context, robust, context.natural, again.right)
+        robust, witnesses = robust & again.right, (*witnesses, *again.batches)
     details = {"compositions": counts, "invading": invade(context)}
-    return replace(result, robust=result.robust & elsewhere, elsewhere=elsewhere, details=details)
+    return replace(
+        result, robust=robust, elsewhere=elsewhere, witnesses=witnesses, details=details
+    )
 
 
 def _counted(
