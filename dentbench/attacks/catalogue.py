@@ -237,7 +237,7 @@ PROTOCOLS.add(
     "batch-mates",
     ProtocolCard(
         function="dentbench.attacks.protocols.batch_mates:batch_mates",
-        version=2,
+        version=3,
         summary="the worst points so far are judged in other batches too, where an image that is "
         "right unperturbed must stay right, and recombined with those of mates",
         source="arXiv 2301.12576 for the distribution-invading attack",

@@ -50,6 +50,17 @@ def worst_per_batch(record: Record) -> Share | None:
     return Share(record.batch_worst_correct, record.n)
 
 
+def lost_by_choice(record: Record) -> bool:
+    """Return whether a loss is of the choice among batches: no whole batch shows it.
+
+    Per image, the worst of many batches counts, and the static model has no batches to choose
+    from. With every batch at the points worst for it as a whole there is no loss then.
+    """
+    together = worst_per_batch(record)
+    compared = record.static_correct
+    return together is not None and compared is not None and together.count >= compared
+
+
 def paired(record: Record) -> Paired | None:
     """Return images gained and lost against the static model; None without a comparison."""
     if record.gained is None or record.lost is None or not record.n:

@@ -6,7 +6,8 @@ and loses against the static model are compared by the exact McNemar test; where
 batches, its counts and the intervals allow for the design effect (``stats``).
 
 - ``holds``: more images right than static, p < 0.05, and no doubt about that gain is left.
-- ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss.
+- ``weaker than static``: fewer images right than static, p < 0.05, and no doubt about that loss;
+  where images share batches, fewer too with every batch at the points worst for it as a whole.
 - ``no gain``: neither, but a gain of 5 points is excluded: the upper end of the 95% interval of
   the paired difference (Bonett and Price 2012) is below 5 points.
 - ``undecided``: a difference with a doubt, a static model that was attacked wrongly or by fewer
@@ -105,6 +106,8 @@ def verdict(static: Record, defended: Record) -> Verdict:
         natural = [Share(record.natural_correct, record.n) for record in (defended, static)]
         sentence += f"; natural accuracy is {natural[0]}, the static model's {natural[1]}"
         sentence += _rests_on(defended)
+    if kind == "no gain" and paired.significant and not doubts:
+        sentence += f"; {_together(defended)}"
     if kind == "no gain" and paired.interval.low > 0:
         sentence += f"; a gain of {GAIN_POINTS:g} points is excluded, a smaller gain is not"
     goes_on = early is not None and early.goes_on and not doubts
@@ -126,6 +129,12 @@ def verdict(static: Record, defended: Record) -> Verdict:
         changes=changes,
         by_hand=() if kind != "undecided" else _by_hand(doubts),
     )
+
+
+def _together(defended: Record) -> str:
+    """Say that a loss per image is none per batch."""
+    share = coupling.worst_per_batch(defended)
+    return f"with every batch at the points worst for it as a whole it has {share}, and loses none"
 
 
 def _by_hand(doubts: Sequence[Doubt]) -> tuple[str, ...]:
@@ -194,7 +203,7 @@ def _decided(paired: Paired, defended: Record) -> tuple[Kind, tuple[Doubt, ...]]
         return ("undecided" if doubts else "holds"), doubts
     if paired.significant:
         doubts = loss_doubts(defended)
-        if not doubts:
+        if not doubts and not coupling.lost_by_choice(defended):
             return "weaker than static", ()
     doubted = baseline_doubts(defended)
     if not doubted and paired.interval.high < GAIN_POINTS:
