@@ -59,7 +59,7 @@ MOST_LARGER_STEPS = 3
 WITNESSES = 3
 """The most further batches in which a protocol's end shows images of a coupled batch broken."""
 
-KEPT_BATCHES = 32
+KEPT_BATCHES = 16
 """The most recombined batches that are kept, because they break images."""
 
 POISONED = 4
@@ -163,13 +163,10 @@ def invading_mates(fraction: float, images: int) -> int:
 
 
 def recombined_batches(spec: EvalSpec) -> int:
-    """Return how many recombined batches a coupled defense is asked about.
-
-    They are 5 for each iteration of the attack, as the queries of scores and decision are.
-    """
-    return 5 * iterations_of(spec)
+    """Return how many recombined batches a coupled defense is asked about: 300 in standard."""
+    return 3 * iterations_of(spec)
 
 
 def invading_iterations(spec: EvalSpec) -> int:
     """Return the iterations of the distribution-invading attack for each share."""
-    return max(iterations_of(spec) // 2, 1)
+    return max(iterations_of(spec) // 4, 1)

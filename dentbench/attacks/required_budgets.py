@@ -62,10 +62,10 @@ REQUIRED: Final[dict[str, Budget]] = {
     "decision": {"queries": 500},
     "poisoned-stream": {"iterations": 25},
     "batch-mates": {
-        "iterations": 50,
+        "iterations": 25,
         "shares": 3,
         "largest share": 0.2,
-        "recombined batches": 500,
+        "recombined batches": 300,
     },
 }
 """The least budgets by protocol; transfer takes over the published attack's."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.budget import KEPT_BATCHES, WITNESSES
 from dentbench.attacks.catalogue import PROTOCOLS, with_prerequisites
 from dentbench.attacks.cost import stage_passes, witness_passes
 from dentbench.errors import SpecError
@@ -80,7 +81,8 @@ def test_where_nobody_is_broken_the_cost_is_the_bound(mode: str, tmp_path: Path)
         assert all(outcome.correct) or name == "batch-mates"
         bound = stage_passes(spec, name, evaluation.worker.classes)
         if not spec.separable and name != "published":  # no image is wrong in another batch
-            bound += witness_passes(spec) * -1
+            kept = WITNESSES + KEPT_BATCHES * (name == "batch-mates")
+            bound += witness_passes(spec, kept) * -1
         actual = (outcome.forwards / 2, outcome.backwards / 2)
         if name in ("batch-mates", "fpa", "gmsa-avg", "gmsa-min"):  # shares and refreshes vary
             assert actual[0] <= bound.forwards and actual[1] <= bound.backwards

@@ -312,6 +312,17 @@ def test_gains_of_single_batches_are_no_significant_gain(make_record: Make) -> N
     assert "of 8 batches)" in actual.sentence and "images would decide" in actual.sentence
 
 
+def test_a_loss_that_no_whole_batch_shows_is_none(make_record: Make) -> None:
+    """Per image the worst of many batches counts; the static model has none to choose from."""
+    spread = coupled([0] * 8, [4] * 6 + [3, 3], static_correct=100)
+    for together, kind in ((99, "weaker than static"), (100, "no gain"), (120, "no gain")):
+        settings = spread | {"batch_worst_correct": together}
+        actual = verdict(*pair(make_record, 100, MATES, 0, 30, 256, **settings))
+        text = "; with every batch at the points worst for it as a whole it has "
+        assert actual.kind == kind and (text in actual.sentence) == (kind == "no gain")
+        assert kind != "no gain" or f"({together}/256), and loses none" in actual.sentence
+
+
 FEW = (
     "{} batches are too few for a verdict on images that share them: with fewer than 6, luck sends "
     "all of them one way too often"

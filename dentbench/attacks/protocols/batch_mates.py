@@ -87,9 +87,7 @@ def batch_mates(context: AttackContext) -> AttackResult:
         counts["recombined"] = _counted(context, robust, context.natural, again.right)
         robust, witnesses = robust & again.right, (*witnesses, *again.batches)
     details = {"compositions": counts, "invading": invade(context)}
-    return replace(
-        result, robust=robust, elsewhere=elsewhere, witnesses=witnesses, details=details
-    )
+    return replace(result, robust=robust, elsewhere=elsewhere, witnesses=witnesses, details=details)
 
 
 def _counted(

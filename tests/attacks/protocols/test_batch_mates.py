@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dentbench.attacks.base import margins
+from dentbench.attacks.base import ThreatModel, margins
+from dentbench.attacks.protocols.recombined import AT_RANDOM, recombined
 from tests.attacks.contexts import COUPLED, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
@@ -90,3 +92,86 @@ def test_an_image_that_only_company_saves_is_broken() -> None:
     }
     for name in ("shuffled", "label-sorted", "among-natural"):
         assert result.details["compositions"][name]["attacked"] == 8
+
+
+class Counting(nn.Module):
+    """Right everywhere, but for one image of a batch: which, the number of moved mates says."""
+
+    def __init__(self, images: Tensor, labels: Tensor, found: Tensor, immune: int) -> None:
+        super().__init__()
+        self.images, self.labels, self.found, self.immune = images, labels, found, immune
+        self.asked: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked.append(x.clone())
+        nearest = torch.cdist(x.flatten(1), self.images.flatten(1)).argmin(1)
+        logits = torch.nn.functional.one_hot(self.labels[nearest], 5).float()
+        if len(x) == len(self.images):
+            row = int(self.at_found(x).sum()) % len(x)
+            if 0 < row != self.immune:
+                logits[row] = logits[row].roll(1)
+        return logits
+
+    def at_found(self, x: Tensor) -> Tensor:
+        return (x == self.found).flatten(1).all(1)
+
+
+def counting(count: int = 12, **changes: Any) -> tuple[Counting, Any]:
+    x = tiny_images(count)
+    y = torch.arange(count) % 5
+    spec = spec_of(count, COUPLED, eps=Fraction(1, 10), iterations=80, fractions=(0.25,))
+    found = ThreatModel.of(spec.attack).project(x + 1, x)
+    defense = Counting(x, y, found, immune=8)
+    context = context_of(defense, small_network(), x, y, spec, starts=(found,))
+    assert context.natural.all()
+    defense.asked.clear()
+    return defense, replace(context, **changes)
+
+
+def test_recombined_batches_break_what_single_points_do_not() -> None:
+    defense, context = counting()
+    left, threat = torch.ones(12, dtype=torch.bool), ThreatModel.of(context.spec.attack)
+    other = threat.project(context.images - 1, context.images)
+    right, batches = recombined(context, (defense.found, other), left)
+    asked = defense.asked
+    assert len(asked) == 3 * 80 and bool(left.all()), "its arguments stay as they are"
+    assert all(threat.contains(batch, context.images).all() for batch in asked)
+    # A slow count: which image each batch broke, and the first batch that broke it.
+    rows = [int(defense.at_found(batch).sum()) % 12 for batch in asked]
+    expected = [row for row in range(1, 12) if row in rows and row != defense.immune]
+    assert (~right).nonzero().flatten().tolist() == expected and len(expected) > 4
+    firsts = [batch for row, batch in zip(rows, asked, strict=True) if row in expected]
+    seen: set[int] = set()
+    for batch in batches:
+        number = next(n for n, other in enumerate(firsts) if torch.equal(other, batch))
+        row = int(defense.at_found(firsts[number]).sum()) % 12
+        assert row not in seen
+        seen.add(row)
+    assert seen == set(expected)
+    for points in (defense.found, other):
+        equal = torch.stack([(batch == points).flatten(1).all(1) for batch in asked])
+        # 2,880 draws: four standard deviations.
+        assert abs(float(equal.float().mean()) - (1 - AT_RANDOM) / 2) < 0.04
+
+
+def test_broken_images_are_recombined_no_further() -> None:
+    defense, context = counting()
+    assert recombined(context, (defense.found,), torch.zeros(12, dtype=torch.bool)).right.all()
+    assert not defense.asked
+
+
+def test_recombined_batches_count_as_broken_and_are_handed_on_to_be_judged() -> None:
+    defense, context = counting()
+    result = run("batch-mates", context)
+    counts = result.details["compositions"]["recombined"]
+    assert counts["natural"] == 12 and counts["lost"] == 0
+    shown = [defense(batch).argmax(1) == context.labels for batch in result.witnesses]
+    broken = ~torch.stack(shown).all(0)
+    assert not (result.robust & broken).any() and result.robust[defense.immune]
+    assert 0 < counts["broken"] <= int(broken.sum()) <= 12 - counts["attacked"]
+
+
+def test_a_random_defense_is_not_recombined() -> None:
+    """In one batch of many it is wrong by chance."""
+    _, context = counting(random=True)
+    assert "recombined" not in run("batch-mates", context).details["compositions"]
