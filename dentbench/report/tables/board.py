@@ -41,7 +41,7 @@ NOTES: Final = (
     "Verdict: as of one evaluation, but a difference, and that a gain of 5 points is excluded, "
     "count if they are significant among all of the model's (Holm 1979), and are undecided else.",
     "Cost: passes through the network, forward and backward, for an image's answer; the static "
-    "model's is 1.",
+    "model's is 1. Passes through networks of a defense's own, as diffpure's, are not counted.",
 )
 
 
