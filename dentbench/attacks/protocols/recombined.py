@@ -47,7 +47,8 @@ def recombined(context: AttackContext, found: tuple[Tensor, ...], left: Tensor) 
     seed = derive_seed(context.spec.seed, "recombined", context.unit)
     generator = torch.Generator().manual_seed(seed)
     pool, rows = torch.stack(found), torch.arange(len(images), device=images.device)
-    right, left, kept = torch.ones_like(left), left.clone(), []
+    right, left = torch.ones_like(left), left.clone()
+    kept: list[Tensor] = []
     for number in range(recombined_batches(context.spec)):
         if not left.any() or len(kept) == KEPT_BATCHES:
             break
