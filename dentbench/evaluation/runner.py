@@ -137,18 +137,20 @@ class Evaluation:
         """Carry out the rounds of every spec; a static model goes as far as its defenses do."""
         reached: dict[int, Reached] = {}
         defended = [number for number, spec in enumerate(specs) if spec.defense is not None]
-        alone = [number for number in range(len(specs)) if number not in defended]
-        left = self.options.schedule.seconds_left
-        for place, number in enumerate([*defended, *alone]):
-            spec = specs[number]
-            bases = [reached[at] for at in defended if specs[at].static.key() == spec.key()]
-            if spec.defense is None and bases:
-                reached[number] = _of_static(bases, ready[number])
-                continue
+        bases = {
+            number: [at for at in defended if specs[at].static.key() == spec.key()]
+            for number, spec in enumerate(specs)
+            if spec.defense is None
+        }
+        own = [*defended, *(number for number, found in bases.items() if not found)]
+        for place, number in enumerate(own):
+            left = self.options.schedule.seconds_left
             if left is not None:  # the rest is shared with the records to come
-                left = self.options.schedule.seconds_left
-                left = max(left or 0.0, 0.0) / (len(specs) - place)
-            reached[number] = self._rounds(spec, ready[number], left).carry_out()
+                left = max(left, 0.0) / (len(own) - place)
+            reached[number] = self._rounds(specs[number], ready[number], left).carry_out()
+        for number, found in bases.items():
+            if found:
+                reached[number] = _of_static([reached[at] for at in found], ready[number])
         return [reached[number] for number in range(len(specs))]
 
     def _rounds(self, spec: EvalSpec, ready: Ready, seconds: float | None) -> Rounds:

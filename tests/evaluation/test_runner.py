@@ -22,7 +22,9 @@ from dentbench.compute.adaptation_cache import AdaptationCache
 from dentbench.errors import DataError, ModelError, StoreError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.progress.events import BatchDone, Event, PassesDone, StageBegan
+from dentbench.evaluation.rounds import Reached, Rounds
 from dentbench.evaluation.runner import Evaluation
+from dentbench.evaluation.schedule import Schedule
 from dentbench.evaluation.workers.judging import judge_in_batches
 from dentbench.records import results_csv
 from dentbench.records.checkpoint import RunFolder
@@ -557,3 +559,31 @@ def test_outcomes_are_frozen_values(tmp_path: Path) -> None:
     assert all(isinstance(outcome, BatchOutcome) for outcome in actual)
     assert [outcome.index for outcome in actual] == [0, 1, 2]
     assert actual == evaluation.outcomes(spec_of(None), NATURAL)
+
+
+@pytest.mark.parametrize(
+    ("defenses", "shares"),
+    [((DENT,), [100]), ((DENT, replace(DENT, steps=0)), [50, 100]), ((), [100])],
+)
+def test_a_static_model_that_goes_with_its_defenses_takes_no_share_of_the_time(
+    defenses: tuple[DentSpec, ...],
+    shares: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each share is of what is left then; the first of two takes no time here."""
+    given: list[float] = []
+    carry_out = Rounds.carry_out
+
+    def noted(rounds: Rounds) -> Reached:
+        assert rounds.seconds is not None
+        given.append(rounds.seconds)
+        return carry_out(rounds)
+
+    monkeypatch.setattr(Rounds, "carry_out", noted)
+    schedule = Schedule(time_limit=100.0)
+    monkeypatch.setattr(Schedule, "seconds_left", property(lambda self: self.time_limit))
+    options = RunOptions(results=tmp_path, schedule=schedule)
+    specs = [spec_of(None), *map(spec_of, defenses)]
+    Evaluation(subject(), options).run(specs, ["published"])
+    assert given == shares
