@@ -48,8 +48,8 @@ def target(*, separable: bool) -> Target:
 
 
 def begun(batch: Target, restart: Restart) -> State:
-    points = restart.start(batch, batch.starts(), seed=0)
-    return State(0, points, torch.zeros_like(points), torch.zeros_like(batch.right), 0.0)
+    points, none = restart.start(batch, batch.starts(), seed=0), torch.zeros_like(batch.right)
+    return State(0, points, torch.zeros_like(points), none, 0.0, int(batch.natural.sum()))
 
 
 @pytest.mark.parametrize("separable", [True, False])
@@ -65,6 +65,10 @@ def test_it_breaks_what_can_be_broken_and_nothing_else(first: int, separable: bo
         state = begun(batch, restart)
         ascend(batch, restart, state, 60, time.monotonic() + 60)
         assert not (state.broken & robust).any()
+        # All images of a coupled batch together: no batch breaks more than can be broken.
+        natural = int(batch.natural.sum())
+        assert batch.together() == natural == int(batch.right.sum())
+        assert state.together == natural if separable else robust.sum() <= state.together < natural
         right &= ~state.broken
     assert torch.equal(right, robust)
 

@@ -18,6 +18,7 @@ from tests.benchmarks.long_attack.ascent import Restart, State, Target, ascend
 from tests.benchmarks.long_attack.cases import BATCH, CASES, Case, Choice, prepare
 
 FOLDER: Final = Path("results/runs/long-attack")
+TOGETHER: Final = ("right in the worst whole batch", "and of the long attack")
 REPORT: Final = Path("results/benchmarks/long-attack.json")
 
 
@@ -35,12 +36,13 @@ def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
             continue
         starts = target.starts()
         # Stored points must have been judged rightly, before anything new is tried.
-        state = State(0, target.images, target.images, torch.zeros_like(target.right), 0.0)
+        none, natural = torch.zeros_like(target.right), int(target.natural.sum())
+        state = State(0, target.images, target.images, none, 0.0, target.together())
         for stored in starts:
             state.broken |= (target.judge(stored) > 0) & target.right
         if state.broken.any():
             print(f"{case.name}: {int(state.broken.sum())} images are broken by stored points")
-            state.save(folder / case.name / f"{first:05d}-stored.npz")
+        state.at_the_end().save(folder / case.name / f"{first:05d}-stored.npz")
         for number in range(part, options.restarts, parts):
             restart = Restart(number=number)
             path = folder / case.name / f"{first:05d}-{number:03d}.npz"
@@ -50,7 +52,7 @@ def attack(case: Case, folder: Path, options: argparse.Namespace) -> None:
                     continue
             else:
                 points = target.project(restart.start(target, starts, options.seed))
-                state = State(0, points, torch.zeros_like(points), known.clone(), 0.0)
+                state = State(0, points, torch.zeros_like(points), known.clone(), 0.0, natural)
             state.broken |= known
             ascend(target, restart, state, options.steps, until)
             known |= state.broken
@@ -81,14 +83,18 @@ def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
     with np.load(folder / f"{case.name}.npz") as result:
         right = torch.from_numpy(result["right"])
         natural = len(right)
-    broken, states = 0, []
+    broken, states, together = 0, [], [0, 0]
     for first in range(0, natural, BATCH):
         batch = right[first : first + BATCH]
         broken += int(broken_by_others(folder / case.name, first, batch).sum())
-        states += [
+        own = [
             State.load(path, torch.device("cpu"))
-            for path in sorted((folder / case.name).glob(f"{first:05d}-[0-9]*.npz"))
+            for path in sorted((folder / case.name).glob(f"{first:05d}-*.npz"))
         ]
+        *numbered, stored = own  # numbers come before words
+        together[0] += stored.together
+        together[1] += min((state.together for state in numbered), default=stored.together)
+        states += numbered
     still = int(right.sum())
     return {
         "images": natural,
@@ -99,6 +105,7 @@ def reported(case: Case, folder: Path, steps: int) -> dict[str, Any] | None:
         "steps of a restart": steps,
         "steps in all": sum(state.step for state in states),
         "seconds": round(sum(state.seconds for state in states)),
+        **({} if case.defense.separable else dict(zip(TOGETHER, together, strict=True))),
         **json.loads((folder / f"{case.name}.json").read_text()),
     }
 

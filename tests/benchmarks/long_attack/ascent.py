@@ -73,6 +73,15 @@ class Target:
         """Return the margin (B,) of dent, asked afresh about the whole batch; positive is wrong."""
         return margin(self.dent(self.project(x)), self.labels)
 
+    @cached_property
+    def natural(self) -> Tensor:
+        """Whether dent is right at each image (B,), unperturbed."""
+        return self.judge(self.images) <= 0
+
+    def together(self) -> int:
+        """Return the images right with all at the stored points that are worst for the batch."""
+        return min(int((self.natural & (self.judge(item) <= 0)).sum()) for item in self.stored)
+
     @torch.no_grad()
     def runner_up(self, rank: int) -> Tensor | None:
         """Return the class (B,) that is ``rank``-th behind the best wrong one at the images."""
@@ -163,13 +172,17 @@ class Restart:
 
 @dataclass
 class State:
-    """How far a restart is on one batch: step, points, momentum, and images broken."""
+    """How far a restart is on one batch: step, points, momentum, and images broken.
+
+    ``together``: of coupled images the fewest that were right in one batch of points.
+    """
 
     step: int
     points: Tensor
     velocity: Tensor
     broken: Tensor
     seconds: float
+    together: int
 
     def save(self, path: Path) -> None:
         """Write it in one atomic step."""
@@ -197,6 +210,7 @@ class State:
                 velocity=torch.from_numpy(result["velocity"]).to(device),
                 broken=torch.from_numpy(result["broken"]).to(device),
                 seconds=float(result["seconds"]),
+                together=int(result["together"]),
             )
 
 
@@ -225,6 +239,9 @@ def ascend(target: Target, restart: Restart, state: State, steps: int, until: fl
                 towards = torch.stack([other[rows], labels], 1)
                 loss = logits.gather(1, towards) @ logits.new_tensor([1.0, -1.0])
             (gradient,) = torch.autograd.grad(loss[aimed].sum(), leaf)
+        if not target.separable and not static:
+            right = int((target.natural & (values.detach() <= 0)).sum())
+            state.together = min(state.together, right)
         wrong = (values.detach() > 0) & aimed
         if wrong.any() and not (static and state.step % EVERY):
             state.broken |= (target.judge(state.points) > 0) & target.right
