@@ -56,6 +56,12 @@ WARM_TARGETS = 3
 MOST_LARGER_STEPS = 3
 """The most steps of a surrogate process, whose purpose is to be cheap."""
 
+LOOKS = 8
+"""How many answers of a random defense a point is judged by while it is searched for."""
+
+LOOK_EVERY = 50
+"""The queries by labels alone between two looks at a random defense, and reports of progress."""
+
 WITNESSES = 3
 """The most further batches in which a protocol's end shows images of a coupled batch broken."""
 

@@ -223,7 +223,7 @@ PROTOCOLS.add(
     "decision",
     ProtocolCard(
         function="dentbench.attacks.protocols.decision:decision",
-        version=3,
+        version=4,
         summary="the defense's labels alone: RayS in Linf, HopSkipJump in L2; in a cascade with "
         "5 queries for each iteration of the attack",
         source="arXiv 2006.12792, arXiv 1904.02144",

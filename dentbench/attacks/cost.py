@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from dentbench.attacks.budget import (
     BUDGETED,
     KEPT_BATCHES,
+    LOOK_EVERY,
+    LOOKS,
     NATURAL_PARTS,
     POISONED,
     WITNESSES,
@@ -82,34 +85,42 @@ def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
     return Passes(passes.forwards * (steps + 1), passes.backwards + passes.forwards * steps)
 
 
-def stage_passes(spec: EvalSpec, stage: str, classes: int) -> Passes:
+STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
+"""The stages whose final points others start from."""
+
+
+def stage_passes(spec: EvalSpec, stage: str, classes: int, *, random: bool = False) -> Passes:
     """Return the most passes that one image can cost in a stage, final judgement included.
 
+    ``random``: whether the defense answers by chance, so that a point is judged by many answers.
     A user's protocol is taken to cost as much as the published protocol.
     """
     views = spec.defense.views if isinstance(spec.defense, DefenseSpec) else 1
-    return _of_one_view(spec, stage, classes) * views
+    return _of_one_view(spec, stage, classes, random) * views
 
 
-def _of_one_view(spec: EvalSpec, stage: str, classes: int) -> Passes:
+def _of_one_view(spec: EvalSpec, stage: str, classes: int, random: bool) -> Passes:
     """Return a stage's passes for a defense that asks the network about one view of an image."""
     judged = adapted(Passes(1, 0), spec.defense)
     if stage == "natural":
         return judged
     # The static model judges the final points of a defense too.
     final = judged if spec.defense is None else judged + Passes(1, 0)
+    if random and spec.protocols.cascade and stage in STARTING_POINTS:
+        final += judged * spec.protocols.draws_judged
+    seen = judged * LOOKS if random else judged  # a point that a search is shown
     if stage == "transfer":
-        return final + _maximal_passes(spec, judged)
+        return final + _maximal_passes(spec, seen, random)
     if stage not in BUDGETED:
         return adapted(attack_passes(spec.attack, classes), spec.defense) + final
     card = PROTOCOLS[stage]
     starts = len(card.after) if spec.protocols.cascade and stage not in BLACK_BOXES else 1
     starts += spec.protocols.cascade and spec.defense is not None and stage in COUNTERPARTS
-    overhead = judged * starts + _together(spec, judged) + final
-    return overhead + _protocol_passes(spec, stage, classes, judged)
+    overhead = seen * starts + _together(spec, seen, random) + final
+    return overhead + _protocol_passes(spec, stage, classes, judged, seen)
 
 
-def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
+def _maximal_passes(spec: EvalSpec, seen: Passes, random: bool) -> Passes:
     """Return the cost of the static model's points of maximal margin, which transfer tries.
 
     The logits that rank the targets, the ascents, and the defense's answers at their ends.
@@ -118,13 +129,15 @@ def _maximal_passes(spec: EvalSpec, judged: Passes) -> Passes:
         return Passes(0, 0)
     ascents = maximal_ascents(spec)
     gradients = sum(ascent.iterations + 1 for ascent in ascents)
-    seen = judged * (1 + len(ascents)) + _together(spec, judged)
-    return Passes(1, 0) + Passes(1, 1) * gradients + seen
+    ends = seen * (1 + len(ascents)) + _together(spec, seen, random)
+    return Passes(1, 0) + Passes(1, 1) * gradients + ends
 
 
-def _together(spec: EvalSpec, judged: Passes) -> Passes:
+def _together(spec: EvalSpec, seen: Passes, random: bool) -> Passes:
     """Return the cost of coupled images' worst points together, and of their witnesses."""
-    return Passes(0, 0) if spec.separable else judged + witness_passes(spec)
+    if spec.separable:
+        return Passes(0, 0)
+    return seen if random else seen + witness_passes(spec)
 
 
 def witness_passes(spec: EvalSpec, most: int = WITNESSES) -> Passes:
@@ -135,14 +148,18 @@ def witness_passes(spec: EvalSpec, most: int = WITNESSES) -> Passes:
     return (adapted(Passes(1, 0), spec.defense) + Passes(1, 0)) * most
 
 
-def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:
+def _protocol_passes(
+    spec: EvalSpec, stage: str, classes: int, judged: Passes, seen: Passes
+) -> Passes:
+    random = seen != judged
     if stage in ("fpa", "gmsa-avg", "gmsa-min"):
-        return _ensemble_passes(spec, stage, classes, judged)
+        return _ensemble_passes(spec, stage, classes, judged, seen)
     if stage == "decision":
-        return judged * queries_of(spec)
+        looks = -(-queries_of(spec) // LOOK_EVERY) + 1 if random else 0
+        return judged * queries_of(spec) + seen * looks
     if stage == "scores":
         square = replace(spec.attack, name="square", queries=queries_of(spec))
-        return adapted(attack_passes(square, classes), spec.defense) + judged
+        return adapted(attack_passes(square, classes), spec.defense) + seen
     if stage == "poisoned-stream":
         # An update, and its gradient; the unit, and its gradient; update and unit once more to see.
         per_gradient = Passes(2, 3) + Passes(2, 1)
@@ -153,9 +170,18 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         times = (invading_iterations(spec) + 1) * shares
         invading = _unrolled_gradient(_steps(spec), last=None) * times
         recombined = judged * recombined_batches(spec) + witness_passes(spec, KEPT_BATCHES)
-        return compositions + judged * shares + invading + recombined
+        return compositions + judged * shares + invading + recombined * (not random)
+    return _ascent_passes(spec, stage, classes, judged, seen)
+
+
+def _ascent_passes(
+    spec: EvalSpec, stage: str, classes: int, judged: Passes, seen: Passes
+) -> Passes:
+    """Return the passes of a protocol of ascents; of a random defense only their ends are seen."""
     gradients = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
-    asked = judged * sum(-(-count // spec.protocols.every) for count in gradients)
+    asked = ends = seen * len(gradients) if seen != judged else Passes(0, 0)
+    if seen == judged:
+        asked = judged * sum(-(-count // spec.protocols.every) for count in gradients)
     back = Passes(0, 1)
     if stage == "few-steps":
         total = Passes(0, 0)
@@ -177,7 +203,7 @@ def _protocol_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -
         "trajectory": Passes(steps, steps) + Passes(1, 1) * (steps + 1),
         "unrolled": _unrolled_gradient(steps, spec.protocols.last),
     }[stage]
-    return per_gradient * sum(gradients)
+    return per_gradient * sum(gradients) + ends
 
 
 def _called(steps: int) -> Passes:
@@ -194,14 +220,16 @@ def _unrolled_gradient(steps: int, last: int | None) -> Passes:
     return _called(steps) + Passes(again, 2 * again) + Passes(0, 1)
 
 
-def _ensemble_passes(spec: EvalSpec, stage: str, classes: int, judged: Passes) -> Passes:
+def _ensemble_passes(
+    spec: EvalSpec, stage: str, classes: int, judged: Passes, seen: Passes
+) -> Passes:
     ascents = ascents_of(spec, stage, classes)
     total = Passes(0, 0)
     for number in range(spec.protocols.rounds):
         networks = 1 if stage == "fpa" else number + 1
         # The new adaptation, and the earlier adaptations for fewer images.
-        total += judged * (1 + number)
+        total += judged * (1 + number) + seen * (seen != judged)
         if number or not spec.protocols.cascade:
             gradients = 1 + sum(ascent.iterations + 2 for ascent in ascents)
-            total += Passes(1, 1) * (gradients * networks) + judged * len(ascents)
+            total += Passes(1, 1) * (gradients * networks) + seen * len(ascents)
     return total

@@ -82,7 +82,7 @@ def _estimated(
     study: Study, options: RunOptions, gpu: str | None, check: Refusal | None
 ) -> tuple[list[StageEstimate], str]:
     """Return a study's stages with their cost, and where their times come from."""
-    from dentbench.evaluation.applicable_protocols import possible
+    from dentbench.evaluation.applicable_protocols import possible, random_ones
     from dentbench.evaluation.estimates.dry_run import estimate
     from dentbench.study.loading import prepare
 
@@ -104,6 +104,7 @@ def _estimated(
         able,
         lambda spec, stage: stored.images_left(asked(spec), stage),
         speed,
+        random_ones(evaluation.context, specs),
     )
     return parts, source
 

@@ -26,7 +26,8 @@ class DefenseCard:
     ``version``: the number of its code, raised when its answers change. ``settings``: names and
     defaults; a given value is of the default's type; a number is positive, and a share or a rate at
     most 1 unless it is one of ``above_one``. ``claim``: its paper's claim, in few words.
-    ``separable`` and ``random``: as in a spec. ``published_protocol``: the protocol by which its
+    ``separable`` and ``random``: as in a spec. ``chance``: whether it draws random numbers, which a
+    check finds out where no card says it. ``published_protocol``: the protocol by which its
     own paper attacked it; dent's where that paper attacked nothing. ``views``: a spec's ``views``,
     from the settings. ``batchnorm``: whether it needs a model with BatchNorm2d layers.
     """
@@ -40,6 +41,7 @@ class DefenseCard:
     claim: str = ""
     separable: bool = False
     random: bool = False
+    chance: bool = False
     published_protocol: str = "published"
     views: Callable[[Mapping[str, Any]], int] = lambda settings: 1
     batchnorm: bool = False
@@ -149,6 +151,7 @@ DEFENSES.add(
         settings={"steps": 20, "eps": Fraction(8, 255), "step_size": Fraction(4, 255)},
         claim="from 66.2% to 72.7% under AutoAttack on CIFAR-10, of a state-of-the-art network",
         separable=True,
+        chance=True,
         published_protocol="transfer",
     ),
 )
@@ -192,6 +195,7 @@ DEFENSES.add(
         above_one=frozenset({"beta"}),
         claim="stable and consistent gains on 16 data sets, natural images noticeably unimpaired",
         separable=True,
+        chance=True,
         published_protocol="transfer",
         views=lambda settings: 2,
     ),
@@ -205,6 +209,7 @@ DEFENSES.add(
         settings={"keep": 0.1, "sigma": Fraction(4, 255)},
         claim="up to 3.4 points under white-box, 3.8 under black-box, 1.5 under adaptive attacks",
         separable=True,
+        chance=True,
         random=True,
         views=lambda settings: 2,
     ),
@@ -219,6 +224,7 @@ DEFENSES.add(
         settings={"steps": 4, "time": 0.1},
         claim="70.6% under AutoAttack at Linf 8/255 on CIFAR-10, of a nominal WRN-28-10",
         separable=True,
+        chance=True,
         published_protocol="unrolled",
     ),
     aliases=("purification",),
@@ -232,6 +238,7 @@ DEFENSES.add(
         settings={"sigma": 0.06, "draws": 8},
         claim="certified in L2 where the network is trained under the same noise",
         separable=True,
+        chance=True,
         published_protocol="eot",
         views=lambda settings: int(settings["draws"]),
     ),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from dentbench.attacks.base import offers
 from dentbench.attacks.catalogue import PROTOCOLS
-from dentbench.evaluation.checks.sanity_checks import found_random
+from dentbench.evaluation.checks.sanity_checks import is_expected_random
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec
 
@@ -15,7 +15,7 @@ def offered(context: RunContext, spec: EvalSpec) -> frozenset[str]:
     """Return the methods that a spec's defense has beside logits, as protocols name them."""
     classify = context.worker.classifier(spec)
     names = set(offers(classify))
-    if found_random(context.folder(spec)):
+    if is_expected_random(context.folder(spec), spec):
         names.add("random")
     if hasattr(classify, "after"):
         names.add("after")
@@ -35,3 +35,8 @@ def possible(context: RunContext, spec: EvalSpec, protocols: Sequence[str]) -> l
     """Return the protocols that can attack a spec's defense."""
     not_these = skipped(context, spec, protocols) if spec.defense else {}
     return [name for name in protocols if name not in not_these]
+
+
+def random_ones(context: RunContext, specs: Iterable[EvalSpec]) -> frozenset[EvalSpec]:
+    """Return the specs whose defense answers by chance, as far as that is known."""
+    return frozenset(spec for spec in specs if is_expected_random(context.folder(spec), spec))

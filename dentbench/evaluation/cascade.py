@@ -14,13 +14,11 @@ from dentbench.attacks.catalogue import (
     NATURAL_VERSION,
     PROTOCOLS,
 )
+from dentbench.attacks.cost import STARTING_POINTS
 from dentbench.defenses.catalogue import DEFENSES, DENT
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome
 from dentbench.spec.evaluation import DefenseSpec, EvalSpec
-
-STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
-"""The stages whose final points others start from."""
 
 
 def earlier_stages(spec: EvalSpec, stage: str) -> tuple[str, ...]:

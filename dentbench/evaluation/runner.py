@@ -123,7 +123,9 @@ class Evaluation:
     def _forecast(self, protocols: Mapping[EvalSpec, Sequence[str]]) -> TimeForecast:
         left, robust = self.stages.images_left, self.inputs.published_robust
         schedule = self.options.schedule
-        return duration.Run(self.worker, [*protocols], protocols, left, robust, schedule).forecast()
+        random = applicable_protocols.random_ones(self.context, protocols)
+        run = duration.Run(self.worker, [*protocols], protocols, left, robust, schedule, random)
+        return run.forecast()
 
     def _tell_plan(self, specs: Sequence[EvalSpec], ready: Sequence[Ready]) -> None:
         """Announce the plan of the run, and how long it will take."""

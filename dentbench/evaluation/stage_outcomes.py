@@ -15,7 +15,7 @@ from dentbench.attacks.catalogue import PROTOCOLS
 from dentbench.attacks.cost import stage_passes
 from dentbench.attacks.protocol_cards import claim_name
 from dentbench.evaluation import cascade
-from dentbench.evaluation.checks.sanity_checks import found_random
+from dentbench.evaluation.checks.sanity_checks import found_random, is_expected_random
 from dentbench.evaluation.context import RunOptions, SharedResults
 from dentbench.evaluation.estimates.duration import stage_of
 from dentbench.evaluation.fresh_judgement.stored import is_judged
@@ -251,7 +251,8 @@ class StageOutcomes:
             yield
             return
         progress, counter = self.progress, self.worker.counter
-        passes = stage_passes(spec, stage, self.worker.classes)
+        random = is_expected_random(self.folder(spec), spec)
+        passes = stage_passes(spec, stage, self.worker.classes, random=random)
         whole = (passes.forwards + passes.backwards) * sum(map(len, batches))
         progress(StageBegan(stage=stage_of(spec, stage), passes=whole))
         start = counter.forwards + counter.backwards

@@ -305,3 +305,16 @@ def test_a_trajectory_holds_what_fewer_steps_lead_to(
     start, *actual = build(built_in(name, {"steps": 3}), network, x).trajectory(x)
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(actual, stages, strict=True))
     assert not torch.equal(start, stages[0])
+
+
+def test_the_cards_of_those_that_repeat_no_answer_say_so(network: nn.Module, x: Tensor) -> None:
+    for name, card in DEFENSES.items():
+        if name in ("none", "dent"):
+            continue
+        if name == "diffpure":  # of images of the digits' size alone
+            defense = build(built_in(name), tiny_network(channels=1), torch.rand(4, 1, 8, 8))
+            images = torch.rand(4, 1, 8, 8)
+        else:
+            defense, images = build(built_in(name), network, x), x
+        with torch.no_grad():
+            assert card.chance is not torch.equal(defense(images), defense(images)), name

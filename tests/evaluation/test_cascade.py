@@ -15,12 +15,18 @@ from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.budget import KEPT_BATCHES, WITNESSES
 from dentbench.attacks.catalogue import PROTOCOLS, with_prerequisites
 from dentbench.attacks.cost import stage_passes, witness_passes
+from dentbench.defenses.naming import built_in
 from dentbench.errors import SpecError
-from dentbench.evaluation import cascade
+from dentbench.evaluation import cascade, stage_outcomes
+from dentbench.evaluation.applicable_protocols import possible
+from dentbench.evaluation.context import RunOptions
+from dentbench.evaluation.inputs import RunInputs
+from dentbench.evaluation.runner import Evaluation
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import BatchOutcome
 from dentbench.spec.evaluation import DentSpec, EvalSpec, ProtocolSpec
 from tests.attacks.contexts import BATCHWISE, COUPLED, SEPARABLE, evaluation_of, flags_of, spec_of
+from tests.attacks.toys import labels_of, small_network, tiny_images
 
 ALL = frozenset({"adapt", "predict", "unroll", "trajectory", "with_steps"})
 MODES = {"alone": SEPARABLE, "shot": COUPLED, "batch": BATCHWISE}
@@ -89,6 +95,31 @@ def test_where_nobody_is_broken_the_cost_is_the_bound(mode: str, tmp_path: Path)
             assert actual[0] >= 0.5 * bound.forwards
         elif name != "published":
             assert actual == (bound.forwards, bound.backwards), name
+
+
+@pytest.mark.parametrize("name", ["hedge", "ttc"])
+def test_a_random_defense_costs_the_answers_that_its_points_are_judged_by(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage_outcomes, "found_random", lambda folder: True)
+    spec = spec_of(2, eps=Fraction(1, 10**6), iterations=3, batch=2, queries=60)
+    spec = replace(spec, defense=built_in(name, {"steps": 2}))
+    x = tiny_images(2)
+    subject = RunInputs(network=small_network(), images=x, labels=labels_of(small_network(), x))
+    evaluation = Evaluation(subject, RunOptions(results=tmp_path))
+    protocols = possible(evaluation.context, spec, tuple(PROTOCOLS))
+    assert {"transfer", "warm", "eot", "decision", "unrolled"} <= {*protocols}
+    for stage in protocols:
+        (outcome,) = evaluation.outcomes(spec, stage)
+        bound = stage_passes(spec, stage, evaluation.worker.classes, random=True)
+        assert all(outcome.correct), stage
+        actual = (outcome.forwards / 2, outcome.backwards / 2)
+        shared = stage in ("batch-mates", "fpa", "gmsa-avg", "gmsa-min", "published")
+        if shared or name == "ttc":  # its views multiply the static model's passes too
+            assert actual[0] <= bound.forwards and actual[1] <= bound.backwards, stage
+            assert actual[0] >= 0.5 * bound.forwards, stage
+        else:
+            assert actual == (bound.forwards, bound.backwards), stage
 
 
 @pytest.mark.parametrize("defense", [SEPARABLE, COUPLED], ids=["alone", "shot"])

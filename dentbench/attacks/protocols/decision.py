@@ -19,7 +19,7 @@ from torch import Tensor
 from dentbench.attacks.attack_events import announce
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, or_wrong
-from dentbench.attacks.budget import queries_of
+from dentbench.attacks.budget import LOOK_EVERY, queries_of
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.search import Search
 from dentbench.spec.evaluation import derive_seed
@@ -37,14 +37,12 @@ WIDTH: Final = 0.3
 HALVINGS: Final = 3
 """How often a step of HopSkipJump is halved at most."""
 
-TELL_EVERY: Final = 50
-"""The number of queries between two reports of progress."""
-
 
 def decision(context: AttackContext) -> AttackResult:
     """Attack by the defense's labels alone: neither a gradient nor a score is looked at.
 
-    A coupled defense is asked about the whole unit, every image at its own query.
+    A coupled defense is asked about the whole unit, every image at its own query. Of a random
+    defense the rays take single answers, and the best of them are looked at now and then.
     """
     search = Search(replace(context, starts=()), "decision")
     kind = RayS if context.spec.attack.norm == "Linf" else HopSkipJump
@@ -53,17 +51,22 @@ def decision(context: AttackContext) -> AttackResult:
     for number in range(queries):
         if not len(search.rows):
             break
-        if number % TELL_EVERY == 0:
+        if number % LOOK_EVERY == 0:
             left = int((search.margin[search.rows] <= 0).sum())
             announce(f"query {number + 1} of {queries}", left, len(search.margin))
+            if context.random:
+                search.see(rays.best())
         rays.keep(search.rows)
         points = rays.ask()
         with torch.no_grad():
             answers = search.shown(context.defense)(points)
             labels = or_wrong(answers, search.labels).argmax(1)
-        search.see(points, torch.eye(context.classes).to(points)[labels])
+        if not context.random:
+            search.see(points, torch.eye(context.classes).to(points)[labels])
         rays.answer(labels != search.labels)
         search.prune()
+    if context.random:
+        search.see(rays.best())
     return search.result()
 
 
@@ -119,6 +122,11 @@ class Rays:
         broken = self.radius <= self.threat.eps  # a mate of others, it stays where it is
         ray = torch.where(_wide(broken), self.direction, self.trial)
         return (self.clean + _wide(torch.where(broken, self.radius, self.at)) * ray).clamp(0, 1)
+
+    def best(self) -> Tensor:
+        """Return the points (n, C, H, W) at the threat model's edge along the best rays so far."""
+        edge = torch.full_like(self.radius, self.threat.eps)
+        return (self.clean + _wide(edge) * self.direction).clamp(0, 1)
 
     def answer(self, wrong: Tensor) -> None:
         """Take note of which points (n,) of the last query the defense was wrong at."""
@@ -253,6 +261,11 @@ class HopSkipJump(Rays):
         self.noise = self._unit(draw)
         there = self.clean + _wide(self.radius) * (self.direction + WIDTH * self.noise)
         return torch.where(_wide(probing), there.clamp(0, 1), points)
+
+    def best(self) -> Tensor:
+        """Return the points (n, C, H, W) at the threat model's edge along the best rays so far."""
+        edge = torch.full_like(self.radius, self.threat.eps)
+        return (self.clean + _wide(edge) * self.direction).clamp(0, 1)
 
     def answer(self, wrong: Tensor) -> None:
         """Take the answers (n,) of the points asked about."""

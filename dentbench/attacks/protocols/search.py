@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -12,13 +12,10 @@ from dentbench.attacks.apgd import GradientFn, LossAndGrad, apgd, ignore, random
 from dentbench.attacks.attack_events import announce
 from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
-from dentbench.attacks.budget import WITNESSES, Ascent
+from dentbench.attacks.budget import LOOKS, WITNESSES, Ascent
 from dentbench.attacks.losses import Loss, make_loss, ranked_targets
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.spec.evaluation import derive_seed
-
-LOOKS: Final = 8
-"""How many answers of a random defense a point is judged by."""
 
 
 class Witness(NamedTuple):
@@ -39,7 +36,7 @@ class Search:
     whole batch that most are wrong in; of other batches, a few in which further images are wrong
     are its witnesses. ``points``, ``margin`` and ``logits`` hold, for every image
     of the unit, the point of the highest margin and the defense's answer there. Of a defense that
-    answers by chance it is the mean of :data:`LOOKS` answers, of the points that an ascent ends at:
+    answers by chance it is the mean of ``LOOKS`` answers, of the points that an ascent ends at:
     among many iterates the luckiest would win, and no image is left alone for one unlucky answer.
     """
 

@@ -28,6 +28,7 @@ from dentbench.attacks.probes.order import order
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.required_budgets import ascent_iterations, attack_budget
 from dentbench.attacks.rng import SeededDefense
+from dentbench.defenses.catalogue import DEFENSES
 from dentbench.defenses.checked import Own
 from dentbench.errors import ModelError
 from dentbench.evaluation.checks.flag_checks import Stages, flag_checks, same_ascent
@@ -36,7 +37,7 @@ from dentbench.evaluation.input_checks import natural_accuracy as plausibility
 from dentbench.records.checkpoint import RunFolder
 from dentbench.records.outcome import NATURAL
 from dentbench.spec.attack_plans import ATTACKS
-from dentbench.spec.evaluation import EvalSpec, derive_seed
+from dentbench.spec.evaluation import DefenseSpec, EvalSpec, derive_seed
 from dentbench.stats import mcnemar, percent_text, wilson
 
 STAGE: Final = "checks"
@@ -79,6 +80,15 @@ def found_random(folder: RunFolder) -> bool:
     """
     text: str | None = folder.load_note(NOTE, "")
     return any(check.name == soundness.REPEATABLE for check in soundness.failed(text))
+
+
+def is_expected_random(folder: RunFolder, spec: EvalSpec) -> bool:
+    """Return :func:`found_random`, or before any check what a built-in defense's card says."""
+    defense = spec.defense
+    if not isinstance(defense, DefenseSpec) or folder.load_note(NOTE, "") is not None:
+        return defense is not None and found_random(folder)
+    known = not defense.sha256 and defense.name in DEFENSES
+    return defense.random or (known and DEFENSES[defense.name].chance)
 
 
 def is_declared_random(spec: EvalSpec) -> bool:

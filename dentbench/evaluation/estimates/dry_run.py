@@ -41,12 +41,13 @@ def estimate(
     protocols: Mapping[EvalSpec, Sequence[str]],
     left: Left,
     elsewhere: Speed | None = None,
+    random: frozenset[EvalSpec] = frozenset(),
 ) -> list[StageEstimate]:
     """Estimate the rest of every stage of a run, each once, those of a spec together.
 
     ``protocols``: those that can attack each spec's defense. ``left``: the images of a stage that
     are not stored yet. ``elsewhere``: the network's speed where the run is to be; by default it is
-    timed here.
+    timed here. ``random``: the specs whose defense answers by chance.
     """
     worker = context.worker
     here = speed_of(worker, specs[0].batches.size)
@@ -61,7 +62,7 @@ def estimate(
         if kind not in memory:
             memory[kind] = _memory(context, spec, stage, here)
         images = left(spec, stage)
-        passes = bound(spec, stage, worker.classes) * images
+        passes = bound(spec, stage, worker.classes, random=spec in random) * images
         estimates.append(
             StageEstimate(
                 spec=spec,

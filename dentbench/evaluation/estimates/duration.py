@@ -149,11 +149,14 @@ def stage_of(spec: EvalSpec, stage: str) -> Stage:
     return Stage(model=spec.model.name, defense=spec.label, protocol=stage, run=spec.key())
 
 
-def bound(spec: EvalSpec, stage: str, classes: int) -> Passes:
-    """Return the most passes of an image in a stage; nothing is attacked at eps 0."""
+def bound(spec: EvalSpec, stage: str, classes: int, *, random: bool = False) -> Passes:
+    """Return the most passes of an image in a stage; nothing is attacked at eps 0.
+
+    ``random``: whether the defense answers by chance.
+    """
     if stage != NATURAL and spec.attack.eps == 0:
         return Passes(0, 0)
-    return stage_passes(spec, stage, classes)
+    return stage_passes(spec, stage, classes, random=random)
 
 
 def surviving(robust: float | None) -> float:
@@ -168,7 +171,7 @@ class Run:
 
     ``protocols``: those that can attack each spec's defense; ``left``: the images of a stage that
     are not stored yet; ``robust``: the published robust accuracy, in percent, if any;
-    ``schedule``: when it ends.
+    ``schedule``: when it ends. ``random``: the specs whose defense answers by chance.
     """
 
     worker: Worker
@@ -177,6 +180,7 @@ class Run:
     left: Left
     robust: float | None
     schedule: Schedule = field(default_factory=Schedule)
+    random: frozenset[EvalSpec] = frozenset()
 
     def plan(self) -> dict[Stage, float]:
         """Return the passes that each stage is expected to take yet."""
@@ -219,18 +223,20 @@ class Run:
         )
 
     def _seconds(self, stages: Iterable[_Part], speed: Speed) -> float:
-        classes = self.worker.classes
         return sum(
-            speed.seconds(bound(spec, name, classes)) * images * self._share(name)
+            speed.seconds(self._bound(spec, name)) * images * self._share(name)
             for spec, name, images in stages
         )
+
+    def _bound(self, spec: EvalSpec, stage: str) -> Passes:
+        return bound(spec, stage, self.worker.classes, random=spec in self.random)
 
     def _share(self, stage: str) -> float:
         return 1.0 if stage == NATURAL else surviving(self.robust)
 
     def _passes(self, spec: EvalSpec, stage: str) -> float:
         """Return the expected passes of an image."""
-        most = bound(spec, stage, self.worker.classes)
+        most = self._bound(spec, stage)
         return (most.forwards + most.backwards) * self._share(stage)
 
     @cached_property
