@@ -24,7 +24,8 @@ class Own:
     It has those of ``adapt``, ``predict``, ``unroll`` and ``preprocess`` that ``inner`` has; with
     ``adapt`` and ``predict`` it is their composition, whatever calling ``inner`` would do. Where
     its answers do not lead back to the images their gradient is zero. It gets copies of the images,
-    which it may change. ``no_answers``: handles its errors.
+    which it may change, and answers are copies, for it may use their memory again for the next.
+    ``no_answers``: handles its errors.
     ``is_shared``: whether ``inner`` is an object that was handed in, for it cannot be copied.
     """
 
@@ -139,7 +140,7 @@ class Own:
         return attackable(forward, x, self._part)
 
     def _checked(self, x: Tensor, logits: Any) -> Tensor:
-        """Return logits if they are real numbers of the right shape."""
+        """Return a copy of logits if they are real numbers of the right shape."""
         shape = (len(x), self._classes)
         if not isinstance(logits, Tensor) or tuple(logits.shape) != shape:
             actual = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
@@ -151,7 +152,7 @@ class Own:
             raise ModelError(
                 f"defense {self.name} answered with numbers of type {logits.dtype}, not logits"
             )
-        return logits
+        return logits.clone()
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ _REMEDIES: Final = {
     soundness.MODES: "answer alike with and without gradients",
     soundness.SCORES: "hand in logits that fall towards the boundary",
     soundness.PLANTED: "hand in a gradient, an unroll or a stand-in that finds the planted points",
+    soundness.MONOTONE: "find where weaker attacks break more, and attack there",
     soundness.CONVERGED: "raise --iterations until the loss stops rising",
     soundness.ASCENT: "find a loss or a stand-in along which it can be attacked",
     soundness.BLACK_BOX: "find the gradient that misleads; run --protocol-set queries=5000",

@@ -124,9 +124,10 @@ def test_what_only_perturbed_points_show_is_seen() -> None:
 
 
 def climbs(**changes: Any) -> Climbs:
-    """Four images: half of eps breaks one, eps three, the whole box all."""
+    """Four images: half of eps breaks one, uneven eps two, eps three, the whole box all."""
     made = {
         "half": [[-3, -3, -3, -3], [-2, -2, -2, 1]],
+        "uneven": [[-3, -3, -3, -3], [-2, -2, 1, 1]],
         "short": [[-3, -3, -3, -3], [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, 1, 1, 1], [-1, 1, 1, 1]],
         "whole": [[-3, -3, -3, -3], [2, 2, 2, 2]],
         **changes,
@@ -146,6 +147,7 @@ def said(result: Climbs, *, random: bool = False) -> dict[str, bool | None]:
     [
         ({"whole": [[-3, -3, -3, -3], [2, 2, -1, 2]]}, "large-eps"),
         ({"half": [[-3, -3, -3, -3], [1, 1, 1, 1]], "short": [[-3] * 4] * 5}, "monotone"),
+        ({"uneven": [[-3, -3, -3, -3], [1, 1, 1, 1]], "short": [[-3, 1, -3, -3]] * 5}, "monotone"),
         ({"full": [[-3, -3, -3, -3]] * 5}, "monotone"),
         ({"chance": [[1, -1, -1, -1], [-1, 1, 1, 1]]}, "noise"),
         ({"full": [[-4, 1, 1, 1], [-3, 1, 1, 1], [-2, 1, 1, 1], [-1, 1, 1, 1]]}, "converged"),

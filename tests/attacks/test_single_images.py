@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.probes.base import LEAST_SHOWN, Probe, drawn
+from dentbench.attacks.probes.climbing import climb, climb_unevenly
 from dentbench.attacks.probes.single_images import (
     BROKEN,
     FALSE_GRADIENT,
@@ -71,6 +73,60 @@ def test_the_images_that_it_misleads_about_are_named(
 ) -> None:
     result = misled(probe_of(on_odd_rows(lie)), [])
     assert result == [reason if row % 2 else "" for row in range(COUNT)]
+
+
+def linear(points: Tensor) -> Tensor:
+    """Logits (B, 5) of a linear network without bias."""
+    return points.flatten(1) @ _weight(points).T
+
+
+def _weight(points: Tensor) -> Tensor:
+    return torch.randn(5, points[0].numel(), generator=torch.Generator().manual_seed(8))
+
+
+def inner_probe(answer: Classifier, *, eps: float) -> Probe:
+    """A probe of images so far from 0 and 1 that no ball is cut, with the linear labels."""
+    x = 0.25 + 0.5 * tiny_images(COUNT)
+    return replace(probe_of(answer, eps=eps), images=x, labels=linear(x).argmax(1))
+
+
+def test_an_uneven_ascent_is_as_good_as_its_ball_allows_and_stays_in_the_ball() -> None:
+    """Of a linear network every pixel moves to its own end: a closed form."""
+    asked: list[Tensor] = []
+
+    def answer(points: Tensor) -> Tensor:
+        asked.append(points.detach())
+        return linear(points)[:, :2]
+
+    probe, eps = inner_probe(answer, eps=0.1), 0.1
+    x = probe.images
+    y = linear(x)[:, :2].argmax(1)
+    climbed = climb_unevenly(probe, x, y)
+    assert all(probe.threat.contains(points, x).all() for points in asked)
+    moved = torch.stack([(points - x).abs().flatten(1) for points in asked]).amax(0)
+    assert 0.8 * eps - 1e-6 <= float(moved.min()) <= 0.85 * eps
+    assert float(moved.max()) >= 0.95 * eps
+    gap = _weight(x)[1] - _weight(x)[0]
+    best = torch.where(y == 0, 1, -1) * (x.flatten(1) @ gap) + moved @ gap.abs()
+    assert torch.allclose(climbed.best[-1], best, atol=1e-4)
+
+
+def test_what_is_robust_at_corners_alone_is_broken_by_the_check() -> None:
+    """Where half of the pixels have moved as far as any, it answers as at the image."""
+    clean = inner_probe(linear, eps=0.1).images
+
+    def answer(points: Tensor) -> Tensor:
+        moved = (points - clean).detach().abs().flatten(1)
+        corner = (moved > 0.99 * moved.amax(1, keepdim=True)).float().mean(1) > 0.5
+        return torch.where(corner[:, None], linear(clean + 0.01 * (points - clean)), linear(points))
+
+    probe = inner_probe(answer, eps=0.1)
+    x, y = probe.images, probe.labels
+    uneven = climb_unevenly(inner_probe(linear, eps=0.1), x, y).best[-1] > 0
+    missed = uneven & (climb(probe, x, y, probe.threat, 20).best[-1] <= 0)
+    assert int(missed.sum()) > COUNT // 4
+    result = misled(probe, [])
+    assert [reason == BROKEN for reason in result] == uneven.tolist()
 
 
 def test_of_images_that_share_an_answer_a_group_is_misled_about() -> None:

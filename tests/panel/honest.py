@@ -57,6 +57,18 @@ class CoupledIdentity(Identity):
     separable = False
 
 
+class NeverAlone(Around):
+    """The static model, which takes no single image, as batch normalization may not."""
+
+    separable = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == 1:
+            raise ValueError("Expected more than 1 value per channel when training")
+        logits: Tensor = self.network(x)
+        return logits - logits.mean(0).mean()
+
+
 class Projection(Around):
     """Truly helps: smoothing takes away the directions that only the attacker uses."""
 

@@ -8,13 +8,14 @@ Truth is against the same static model: ``gain`` (more images robust), ``none`` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, Literal
 
 from torch import Tensor, nn
 
 from tests.panel import (
+    corners,
     elsewhere,
     honest,
     masking,
@@ -416,6 +417,47 @@ ELSEWHERE: Final = (
     ),
 )
 
+
+def _robust_at_corners() -> tuple[nn.Module, Tensor, Tensor]:
+    """The planted model, robust at corners alone, and its images: attacks take it for robust."""
+    model, images, labels = planted()
+    return corners.RobustAtCorners(model), images, labels
+
+
+CORNERS: Final = (
+    Plant(
+        defense=corners.RobustWhereAllMove,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"monotone", "gained-images"}),
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="none",
+            robust=as_weak,
+            setting=DEAR,
+            fails=frozenset({"monotone", "gained-images"}),
+            like="RobustWhereAllMove",
+        )
+        for kind in (
+            corners.RobustAtTheEdge,
+            corners.RobustOnTheGrid,
+            corners.RobustWhereAllMoveInCompany,
+        )
+    ),
+    Plant(
+        defense=corners.Brought,
+        truth="none",
+        says=("undecided",),
+        robust=as_static(24),
+        setting=replace(FEW, data=_robust_at_corners),
+        name="AroundRobustAtCorners",
+        like="RobustWhereAllMove",
+    ),
+)
+
 RANDOM: Final = (
     Plant(
         defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"}), setting=DEAR
@@ -427,6 +469,20 @@ RANDOM: Final = (
         honest=True,
         setting=DEAR,
         like="Noisy",
+    ),
+    Plant(
+        defense=random_answers.NoisyInOneMemory,
+        truth="none",
+        fails=frozenset({"repeatable"}),
+        honest=True,
+        setting=DEAR,
+        like="Noisy",
+    ),
+    Plant(
+        defense=random_answers.RobustOneInTenInOneMemory,
+        truth="gain",
+        fails=frozenset({"repeatable"}),
+        setting=DEAR,
     ),
     Plant(
         defense=random_answers.NoiseOffTheGrid,
@@ -516,6 +572,13 @@ HONEST: Final = (
         fails=frozenset({"separable"}),
     ),
     _no_other(honest.CoupledIdentity),
+    Plant(
+        defense=honest.NeverAlone,
+        truth="none",
+        robust=as_static(24),
+        setting=Setting(count=24, batch=8, iterations=5),
+        honest=True,
+    ),
     _no_other(masking.Scaled),
     Plant(
         defense=honest.Identity,
@@ -610,4 +673,4 @@ def _rough(count: int) -> int:
     return robust_count(subjects.roughened(planted()[0]), count)
 
 
-PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *RANDOM, *HONEST)
+PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *RANDOM, *HONEST)

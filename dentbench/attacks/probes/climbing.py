@@ -1,8 +1,8 @@
 """Short ascents of the margin along the published gradient, for the checks that need some.
 
-For b = min(B, 16) images they cost at most (N + 48) b single-image calls, with N the iterations of
-the attack: ascents of 20 and of N steps in the ball, of 10 steps in half of it and of 10 in
-the whole box, and 5 random points.
+For b = min(B, 16) images they cost at most (N + 59) b single-image calls, with N the iterations of
+the attack: ascents of 20 and of N steps in the ball, of 10 steps in half of it, in uneven balls
+and in the whole box, and 5 random points.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.apgd import apgd
-from dentbench.attacks.base import ThreatModel
+from dentbench.attacks.base import Classifier, ThreatModel
 from dentbench.attacks.losses import make_loss
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.protocols.search import through
@@ -24,7 +24,10 @@ DRAWS: Final = 5
 """The steps of the ascent, and the random points that it must beat."""
 
 SHORT: Final = 10
-"""The steps of the ascents with another eps."""
+"""The steps of the ascents with another eps, or in another shape."""
+
+UNEVEN: Final = 0.8
+"""The least share of a change of an image that is left to a pixel in an uneven ball."""
 
 
 @dataclass(frozen=True)
@@ -55,13 +58,14 @@ class Climbs:
     """The ascents, and the margins (draws, b) at random points of the ball.
 
     ``short``: 20 steps; ``full``: the attack's own, at least those; ``half``: with half of eps;
-    ``whole``: in a ball that holds the whole box.
+    ``uneven``: see :func:`climb_unevenly`; ``whole``: in a ball that holds the whole box.
     """
 
     chance: Tensor
     short: Climb
     full: Climb
     half: Climb
+    uneven: Climb
     whole: Climb
 
 
@@ -79,6 +83,7 @@ def climb_all(probe: Probe) -> Climbs:
             else climb(probe, *few, probe.threat, probe.iterations)
         ),
         half=climb(probe, *few, ThreatModel(norm, eps / 2), SHORT),
+        uneven=climb_unevenly(probe, *few),
         whole=climb(probe, *few, ThreatModel(norm, everything), SHORT),
     )
 
@@ -93,6 +98,23 @@ def at_random_points(probe: Probe, x: Tensor, y: Tensor) -> Tensor:
 
 def climb(probe: Probe, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Climb:
     """Ascend from images (b, C, H, W) with labels (b,), on a defense as before any question."""
+    return _climbed(probe.make(), x, y, threat, steps)
+
+
+def climb_unevenly(probe: Probe, x: Tensor, y: Tensor) -> Climb:
+    """Ascend where every pixel may move by a share of its own, 0.8 to 1, of what the ball allows.
+
+    All of its points lie in the ball, which holds half of it. But the steps of an attack by signs
+    end at corners, where every pixel moves by as much: a defense that is robust there alone is
+    robust to such attacks and to nothing else.
+    """
+    generator = torch.Generator().manual_seed(probe.seed)
+    share = (UNEVEN + (1 - UNEVEN) * torch.rand(x.shape, generator=generator)).to(x)
+    defense = probe.make()
+    return _climbed(lambda z: defense(x + share * (z - x)), x, y, probe.threat, SHORT)
+
+
+def _climbed(defense: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Climb:
     highs: list[Tensor] = []
     loss = make_loss("margin", y)
 
@@ -101,5 +123,5 @@ def climb(probe: Probe, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -
         assert logits is not None
         highs.append(loss(logits))
 
-    apgd(through(probe.make(), judges=True), loss, x, x, threat, steps, on_iterate)
+    apgd(through(defense, judges=True), loss, x, x, threat, steps, on_iterate)
     return Climb(torch.stack(highs).cummax(0).values)

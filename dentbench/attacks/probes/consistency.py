@@ -18,6 +18,7 @@ from dentbench.attacks.base import Classifier, scale_of
 from dentbench.attacks.checks import SAME, Check
 from dentbench.attacks.probes.base import Probe, relative_change
 from dentbench.attacks.probes.rounding import changes_by_rounding
+from dentbench.errors import ModelError
 
 ALONE: Final = 8
 """How many images are shown alone."""
@@ -98,7 +99,9 @@ def separable(probe: Probe, defense: Classifier, answers: Sequence[Answers]) -> 
 
     try:
         change, kind = _largest(answers, in_company)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, ModelError) as error:
+        if isinstance(error, ModelError) and probe.separable:
+            raise  # attacks will ask about single images
         return Check(checks.SEPARABLE, None, None, f"it does not take a single image: {error}")
     if is_random(probe, answers):
         text = "random answers hide whether they depend on batch mates"

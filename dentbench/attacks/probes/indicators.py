@@ -45,6 +45,7 @@ def _monotone(climbs: Climbs, random: bool) -> Check:
         return Check(checks.MONOTONE, None, None, _RANDOM)
     counts = {
         "half of eps": climbs.half.right,
+        "uneven eps": climbs.uneven.right,
         f"eps and {STEPS} steps": climbs.short.right,
         f"eps and {climbs.full.steps} steps": climbs.full.right,
         "the whole box": climbs.whole.right,

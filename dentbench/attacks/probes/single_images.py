@@ -4,9 +4,10 @@ A check of a batch passes a defense that misleads attacks about few of its image
 rest on just these. Each image is asked about on its own account: at the image and at a random point
 of its ball it needs a gradient, along which a short step, or one across the levels of a defense
 that rounds, brings at least half of the rise that it promises; a short ascent along the gradient
-must beat random points, and neither may break the image, which every attack left right. Where
+must beat random points, and neither these nor an ascent in an uneven ball may break the image,
+which every attack left right. Where
 images share an answer, a step moves one group of them, and it is their gradient together that is
-true or not. For B images it costs 57 B single-image calls, and 8 B for each further group.
+true or not. For B images it costs 79 B single-image calls, and 8 B for each further group.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch import Tensor
 
 from dentbench.attacks.base import Classifier
 from dentbench.attacks.probes.base import Probe, gradient_of
-from dentbench.attacks.probes.climbing import STEPS, at_random_points, climb
+from dentbench.attacks.probes.climbing import STEPS, at_random_points, climb, climb_unevenly
 from dentbench.attacks.probes.gradients import KEPT, SHORT, rises, useless
 
 LENGTHS: Final = (SHORT, 0.25)
@@ -53,7 +54,8 @@ def misled(probe: Probe, groups: Sequence[Sequence[int]]) -> list[str]:
         gone, false = _gradient_faults(probe, probe.make(), points, groups)
         say(false, FALSE_GRADIENT)
         say(gone, NO_GRADIENT)
-    say(torch.maximum(climbed[-1], chance.amax(0)) > 0, BROKEN)
+    uneven = climb_unevenly(probe, x, y).best[-1]
+    say(torch.stack([climbed[-1], uneven, *chance]).amax(0) > 0, BROKEN)
     return reasons
 
 

@@ -19,6 +19,7 @@ from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.attacks.protocols.rebatching import divisions, judged_alone, judged_in
 from dentbench.attacks.protocols.recombined import recombined
 from dentbench.attacks.protocols.search import Search, differentiate
+from dentbench.errors import ModelError
 from dentbench.spec.evaluation import derive_seed
 
 Composition: TypeAlias = Callable[[AttackContext, Tensor, torch.Generator], Tensor]
@@ -52,7 +53,8 @@ COMPOSITIONS: dict[str, Composition] = {
 }
 """The other batches: a random half of the unit beside natural images; half of the unit by label
 beside natural images of those labels, which skews the classes as sorting does in arXiv
-2110.14735; an eighth of the unit beside natural images; and every image alone."""
+2110.14735; an eighth of the unit beside natural images; and every image alone, unless the defense
+takes no single image."""
 
 
 def batch_mates(context: AttackContext) -> AttackResult:
@@ -72,14 +74,15 @@ def batch_mates(context: AttackContext) -> AttackResult:
     elsewhere = torch.ones_like(context.natural)
     counts: dict[str, dict[str, int]] = {}
     for name, compose in COMPOSITIONS.items():
-        right = {}
-        for kind, points in (("attacked", result.points), ("natural", context.images)):
-            generator = torch.Generator().manual_seed(seed)
-            with torch.no_grad():
-                logits = or_wrong(compose(context, points, generator), context.labels)
-            right[kind] = logits.argmax(1) == context.labels
-        counts[name] = _counted(context, result.robust, right["natural"], right["attacked"])
-        elsewhere &= right["attacked"] | ~right["natural"]
+        try:
+            natural = _right_in(context, compose, context.images, seed)
+        except ModelError:
+            if compose is not _alone:
+                raise
+            continue  # such as batch normalization by the batch's own statistics
+        attacked = _right_in(context, compose, result.points, seed)
+        counts[name] = _counted(context, result.robust, natural, attacked)
+        elsewhere &= attacked | ~natural
     robust, witnesses = result.robust & elsewhere, result.witnesses
     if search.coupled and not context.random:  # a random defense is wrong somewhere by chance
         found = tuple(search.threat.project(points, context.images) for points in context.starts)
@@ -88,6 +91,13 @@ def batch_mates(context: AttackContext) -> AttackResult:
         robust, witnesses = robust & again.right, (*witnesses, *again.batches)
     details = {"compositions": counts, "invading": invade(context)}
     return replace(result, robust=robust, elsewhere=elsewhere, witnesses=witnesses, details=details)
+
+
+@torch.no_grad()
+def _right_in(context: AttackContext, compose: Composition, points: Tensor, seed: int) -> Tensor:
+    """Return which points (B, C, H, W) are right in a composition, the same mates for a seed."""
+    logits = compose(context, points, torch.Generator().manual_seed(seed))
+    return or_wrong(logits, context.labels).argmax(1) == context.labels
 
 
 def _counted(
