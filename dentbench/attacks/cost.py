@@ -165,12 +165,7 @@ def _protocol_passes(
         per_gradient = Passes(2, 3) + Passes(2, 1)
         return (per_gradient * (2 * poisoning_iterations(spec) + 2) + judged * 5) * POISONED
     if stage == "batch-mates":
-        compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
-        shares = len(spec.protocols.fractions)
-        times = (invading_iterations(spec) + 1) * shares
-        invading = _unrolled_gradient(_steps(spec), last=None) * times
-        recombined = judged * recombined_batches(spec) + witness_passes(spec, KEPT_BATCHES)
-        return compositions + judged * shares + invading + recombined * (not random)
+        return _batch_mates_passes(spec, judged, random=random)
     return _ascent_passes(spec, stage, classes, judged, seen)
 
 
@@ -204,6 +199,18 @@ def _ascent_passes(
         "unrolled": _unrolled_gradient(steps, spec.protocols.last),
     }[stage]
     return per_gradient * sum(gradients) + ends
+
+
+def _batch_mates_passes(spec: EvalSpec, judged: Passes, *, random: bool) -> Passes:
+    """Return the passes in other batches; a random defense is not asked to be right in all."""
+    compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
+    shares = len(spec.protocols.fractions)
+    times = invading_iterations(spec) + 1
+    invading = _unrolled_gradient(_steps(spec), last=None) * (times * shares)
+    ascent = (judged + Passes(0, 1)) * (2 * times)
+    # Of the recombined batches some are kept, and one of the ascent.
+    recombined = judged * recombined_batches(spec) + witness_passes(spec, KEPT_BATCHES + 1)
+    return compositions + judged * shares + invading + (ascent + recombined) * (not random)
 
 
 def _called(steps: int) -> Passes:

@@ -14,6 +14,7 @@ from dentbench.attacks.autoattack import AttackResult
 from dentbench.attacks.base import ThreatModel, margins, or_wrong
 from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
 from dentbench.attacks.losses import Loss, make_loss
+from dentbench.attacks.protocols.ascent_elsewhere import ascent_elsewhere
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.gradient import unrolled_defense
 from dentbench.attacks.protocols.rebatching import divisions, judged_alone, judged_in
@@ -64,15 +65,16 @@ def batch_mates(context: AttackContext) -> AttackResult:
     order. A composition breaks an image that is right naturally, in its declared batch and in the
     composition, and wrong there at its worst point. An image that is wrong there without any
     perturbation is not broken: that is the coupling's failure, not the perturbation's, and is
-    counted apart. Then images and mates are recombined, all perturbed. The details hold
-    :func:`_counted` of each composition, and :func:`invade`'s numbers, which are of unperturbed
-    images and stay apart too.
+    counted apart. Then shuffled batches are attacked, by the same rule, and images and mates are
+    recombined, all perturbed. The details hold :func:`_counted` of each composition, and
+    :func:`invade`'s numbers, which are of unperturbed images and stay apart too.
     """
     search = Search(context, "batch-mates")
     result = search.result()
     seed = derive_seed(context.spec.seed, "batch-mates", context.unit)
     elsewhere = torch.ones_like(context.natural)
     counts: dict[str, dict[str, int]] = {}
+    unperturbed: dict[str, Tensor] = {}
     for name, compose in COMPOSITIONS.items():
         try:
             natural = _right_in(context, compose, context.images, seed)
@@ -83,14 +85,53 @@ def batch_mates(context: AttackContext) -> AttackResult:
         attacked = _right_in(context, compose, result.points, seed)
         counts[name] = _counted(context, result.robust, natural, attacked)
         elsewhere &= attacked | ~natural
-    robust, witnesses = result.robust & elsewhere, result.witnesses
+        unperturbed[name] = natural
+    result = replace(result, robust=result.robust & elsewhere, elsewhere=elsewhere)
     if search.coupled and not context.random:  # a random defense is wrong somewhere by chance
-        found = tuple(search.threat.project(points, context.images) for points in context.starts)
-        again = recombined(context, (result.points, *found), robust)
-        counts["recombined"] = _counted(context, robust, context.natural, again.right)
-        robust, witnesses = robust & again.right, (*witnesses, *again.batches)
+        result = _ascended(context, result, unperturbed["shuffled"], seed, counts)
+        result = _recombined(context, result, counts)
     details = {"compositions": counts, "invading": invade(context)}
-    return replace(result, robust=robust, elsewhere=elsewhere, witnesses=witnesses, details=details)
+    return replace(result, details=details)
+
+
+def _ascended(
+    context: AttackContext,
+    result: AttackResult,
+    natural: Tensor,
+    seed: int,
+    counts: dict[str, dict[str, int]],
+) -> AttackResult:
+    """Attack the shuffled batches, in which the images ``natural`` (B,) are right unperturbed."""
+
+    def answer(x: Tensor) -> Tensor:
+        return _shuffled(context, x, torch.Generator().manual_seed(seed))
+
+    threat = ThreatModel.of(context.spec.attack)
+    other = ascent_elsewhere(context, answer, threat.project(result.points, context.images))
+    counts["shuffled-ascent"] = _counted(context, result.robust, natural, other.right)
+    safe = other.right | ~natural
+    broken = bool((result.robust & ~safe).any())
+    assert result.elsewhere is not None
+    return replace(
+        result,
+        robust=result.robust & safe,
+        elsewhere=result.elsewhere & safe,
+        witnesses=(*result.witnesses, *([other.points] if broken else [])),
+    )
+
+
+def _recombined(
+    context: AttackContext, result: AttackResult, counts: dict[str, dict[str, int]]
+) -> AttackResult:
+    threat = ThreatModel.of(context.spec.attack)
+    found = tuple(threat.project(points, context.images) for points in context.starts)
+    again = recombined(context, (result.points, *found), result.robust)
+    counts["recombined"] = _counted(context, result.robust, context.natural, again.right)
+    return replace(
+        result,
+        robust=result.robust & again.right,
+        witnesses=(*result.witnesses, *again.batches),
+    )
 
 
 @torch.no_grad()

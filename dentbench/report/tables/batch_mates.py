@@ -25,6 +25,7 @@ NAMES: Final = {
     "label-sorted": "sorted by label",
     "among-natural": "among natural images",
     "alone": "alone",
+    "shuffled-ascent": "shuffled, attacked there",
     "recombined": "recombined, all of them",
 }
 """The titles of the compositions of ``dentbench/attacks/protocols/batch_mates.py``."""

@@ -48,7 +48,7 @@ def test_what_coupling_gets_wrong_unperturbed_is_no_attacks_doing() -> None:
     result = run("batch-mates", context)
     x, y, points = context.images, context.labels, result.points
     assert result.elsewhere is not None
-    counts = {"natural": 0, "attacked": 0, "lost": 0, "broken": 0}
+    counts, ascended = {"natural": 0, "attacked": 0, "lost": 0, "broken": 0}, 0
     for row in range(len(x)):
         natural = bool(defense(x[row][None]).argmax() == y[row])
         attacked = bool(defense(points[row][None]).argmax() == y[row])
@@ -57,9 +57,13 @@ def test_what_coupling_gets_wrong_unperturbed_is_no_attacks_doing() -> None:
         counts["attacked"] += natural and attacked
         counts["lost"] += not natural  # every one is right in its declared batch
         counts["broken"] += together and natural and not attacked
-        if together:  # wrong unperturbed is not broken
-            assert bool(result.elsewhere[row]) == (attacked or not natural)
-    assert result.details["compositions"]["alone"] == counts
+        if together and natural and not attacked:
+            assert not result.elsewhere[row]
+        elif together and not result.elsewhere[row]:
+            ascended += 1
+    compositions = result.details["compositions"]
+    assert compositions["alone"] == counts
+    assert compositions["shuffled-ascent"]["broken"] == ascended  # wrong alone is not broken
     assert counts["lost"] > 2
 
 
@@ -92,6 +96,55 @@ def test_an_image_that_only_company_saves_is_broken() -> None:
     }
     for name in ("shuffled", "label-sorted", "among-natural"):
         assert result.details["compositions"][name]["attacked"] == 8
+
+
+class Declared(nn.Module):
+    """Right in the declared order, and a linear network in any other: order and company count."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        super().__init__()
+        self.images, self.labels = images, labels
+
+    def forward(self, x: Tensor) -> Tensor:
+        if len(x) == len(self.images) and float((x - self.images).abs().max()) < 0.11:
+            return torch.nn.functional.one_hot(self.labels, 2).float() + 0 * x.sum()
+        return linear(x)
+
+
+def linear(x: Tensor) -> Tensor:
+    """Logits (B, 2) whose margin is the sum of the values over what is half of them."""
+    rise = x.flatten(1).mean(1) - 0.5
+    return torch.stack([-rise, rise], dim=1)
+
+
+def test_what_only_the_declared_order_saves_is_broken_elsewhere() -> None:
+    """In a shuffled batch an image is lost where its mean is within eps of one half."""
+    x = 0.2 + 0.6 * tiny_images(12)
+    mean = torch.linspace(0.3, 0.7, 12)
+    x = x - x.mean((1, 2, 3), keepdim=True) + mean[:, None, None, None]
+    x = 0.5 + (x - 0.5).clamp(-0.35, 0.35)
+    y = linear(x).argmax(1)
+    spec = spec_of(12, COUPLED, eps=Fraction(1, 10), iterations=40, fractions=(0.25,))
+    defense = Declared(x, y)
+    context = context_of(defense, small_network(), x, y, spec, starts=(x,))
+    result = run("batch-mates", context)
+    assert result.elsewhere is not None
+    expected = (x.flatten(1).mean(1) - 0.5).abs() >= 0.1
+    assert 2 < int(expected.sum()) < 10
+    assert torch.equal(result.elsewhere, expected)
+    assert torch.equal(result.robust, expected)
+    counts = result.details["compositions"]["shuffled-ascent"]
+    assert counts == {
+        "natural": 12,
+        "attacked": int(expected.sum()),
+        "lost": 0,
+        "broken": int((~expected).sum()),
+    }
+    (points,) = result.witnesses
+    assert ThreatModel.of(spec.attack).contains(points, x).all()
+    assert torch.equal(linear(points).argmax(1) == y, expected)
+    unsure = run("batch-mates", replace(context, random=True))
+    assert unsure.elsewhere is not None and unsure.elsewhere.all()
 
 
 class Counting(nn.Module):
