@@ -15,6 +15,7 @@ from typing import Final, Literal
 from torch import Tensor, nn
 
 from tests.panel import (
+    company,
     corners,
     elsewhere,
     honest,
@@ -458,6 +459,34 @@ CORNERS: Final = (
     ),
 )
 
+
+IN_BATCHES: Final = Setting(count=24, batch=company.SIZE, iterations=16)
+
+
+def _chosen_batches() -> tuple[int, int]:
+    """As many as static, and a few that a short ascent in other batches misses."""
+    count = robust_count(planted()[0], 24)
+    return count, count + 2
+
+
+COMPANY: Final = (
+    Plant(
+        defense=company.RobustInDeclaredBatches,
+        truth="none",
+        robust=_chosen_batches,
+        broken_by=frozenset({"batch-mates"}),
+        setting=IN_BATCHES,
+    ),
+    Plant(
+        defense=company.RobustAmongMates,
+        truth="none",
+        robust=_chosen_batches,
+        broken_by=frozenset({"batch-mates"}),
+        setting=IN_BATCHES,
+        like="RobustInDeclaredBatches",
+    ),
+)
+
 RANDOM: Final = (
     Plant(
         defense=random_answers.Noisy, truth="none", fails=frozenset({"repeatable"}), setting=DEAR
@@ -673,4 +702,4 @@ def _rough(count: int) -> int:
     return robust_count(subjects.roughened(planted()[0]), count)
 
 
-PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *RANDOM, *HONEST)
+PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *COMPANY, *RANDOM, *HONEST)

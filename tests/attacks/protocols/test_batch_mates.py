@@ -106,15 +106,15 @@ class Declared(nn.Module):
         self.images, self.labels = images, labels
 
     def forward(self, x: Tensor) -> Tensor:
-        if len(x) == len(self.images) and float((x - self.images).abs().max()) < 0.11:
-            return torch.nn.functional.one_hot(self.labels, 2).float() + 0 * x.sum()
+        if len(x) == len(self.images) and float((x - self.images).detach().abs().max()) < 0.11:
+            return torch.nn.functional.one_hot(self.labels, 5).float() + 0 * x.sum()
         return linear(x)
 
 
 def linear(x: Tensor) -> Tensor:
-    """Logits (B, 2) whose margin is the sum of the values over what is half of them."""
+    """Logits (B, 5) of two classes that the mean of an image's values tells, and three others."""
     rise = x.flatten(1).mean(1) - 0.5
-    return torch.stack([-rise, rise], dim=1)
+    return torch.nn.functional.pad(torch.stack([-rise, rise], dim=1), (0, 3), value=-9.0)
 
 
 def test_what_only_the_declared_order_saves_is_broken_elsewhere() -> None:
