@@ -77,7 +77,8 @@ def test_the_images_that_it_misleads_about_are_named(
 
 def linear(points: Tensor) -> Tensor:
     """Logits (B, 5) of a linear network without bias."""
-    return points.flatten(1) @ _weight(points).T
+    logits: Tensor = points.flatten(1) @ _weight(points).T
+    return logits
 
 
 def _weight(points: Tensor) -> Tensor:

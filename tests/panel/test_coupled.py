@@ -151,7 +151,7 @@ def test_votes_of_batch_mates_gain_nothing(tmp_path: Path) -> None:
         tmp_path,
         Voting(),
         data=(images[order], labels[order]),
-        size=COUNT // 6,
+        size=COUNT // 10,
         protocols=COMPOSED,
     )
     assert said.kind in NOT_BETTER and said.protocol == "batch-mates", said
