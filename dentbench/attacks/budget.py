@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from dentbench.attacks.catalogue import BLACK_BOXES
 from dentbench.spec.attack_plans import ATTACKS
-from dentbench.spec.evaluation import EvalSpec
+from dentbench.spec.evaluation import DentSpec, EvalSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,8 +169,12 @@ def invading_mates(fraction: float, images: int) -> int:
 
 
 def recombined_batches(spec: EvalSpec) -> int:
-    """Return how many recombined batches a coupled defense is asked about: 300 in standard."""
-    return 3 * iterations_of(spec)
+    """Return how many recombined batches a coupled defense is asked about: 300 in standard.
+
+    Of instance-wise dent, whose images share a term of the loss alone, a third of them.
+    """
+    weakly = isinstance(spec.defense, DentSpec) and spec.defense.mode == "instance"
+    return (1 if weakly else 3) * iterations_of(spec)
 
 
 def invading_iterations(spec: EvalSpec) -> int:

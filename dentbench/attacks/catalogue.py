@@ -237,7 +237,7 @@ PROTOCOLS.add(
     "batch-mates",
     ProtocolCard(
         function="dentbench.attacks.protocols.batch_mates:batch_mates",
-        version=4,
+        version=5,
         summary="the worst points so far are judged in other batches too, where an image that is "
         "right unperturbed must stay right, attacked in another order, and recombined with mates'",
         source="arXiv 2301.12576 for the distribution-invading attack",

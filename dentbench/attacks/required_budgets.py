@@ -65,7 +65,7 @@ REQUIRED: Final[dict[str, Budget]] = {
         "iterations": 25,
         "shares": 3,
         "largest share": 0.2,
-        "recombined batches": 300,
+        "recombined batches": 100,
     },
 }
 """The least budgets by protocol; transfer takes over the published attack's."""

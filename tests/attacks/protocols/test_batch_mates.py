@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import ThreatModel, margins
+from dentbench.attacks.budget import recombined_batches
 from dentbench.attacks.protocols.recombined import AT_RANDOM, recombined
-from tests.attacks.contexts import COUPLED, context_of, run, spec_of
+from dentbench.defenses.naming import built_in
+from dentbench.spec.evaluation import AttackSpec
+from tests.attacks.contexts import BATCHWISE, COUPLED, context_of, run, spec_of
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 
@@ -172,7 +175,7 @@ class Counting(nn.Module):
 def counting(count: int = 12, **changes: Any) -> tuple[Counting, Any]:
     x = tiny_images(count)
     y = torch.arange(count) % 5
-    spec = spec_of(count, COUPLED, eps=Fraction(1, 10), iterations=80, fractions=(0.25,))
+    spec = spec_of(count, COUPLED, eps=Fraction(1, 10), iterations=240, fractions=(0.25,))
     found = ThreatModel.of(spec.attack).project(x + 1, x)
     defense = Counting(x, y, found, immune=8)
     context = context_of(defense, small_network(), x, y, spec, starts=(found,))
@@ -187,7 +190,9 @@ def test_recombined_batches_break_what_single_points_do_not() -> None:
     other = threat.project(context.images - 1, context.images)
     right, batches = recombined(context, (defense.found, other), left)
     asked = defense.asked
-    assert len(asked) == 3 * 80 and bool(left.all()), "its arguments stay as they are"
+    assert len(asked) == recombined_batches(context.spec) == 240 and bool(left.all()), (
+        "its arguments stay as they are"
+    )
     assert all(threat.contains(batch, context.images).all() for batch in asked)
     # A slow count: which image each batch broke, and the first batch that broke it.
     rows = [int(defense.at_found(batch).sum()) % 12 for batch in asked]
@@ -228,3 +233,10 @@ def test_a_random_defense_is_not_recombined() -> None:
     """In one batch of many it is wrong by chance."""
     _, context = counting(random=True)
     assert "recombined" not in run("batch-mates", context).details["compositions"]
+
+
+def test_there_are_as_many_as_a_verdict_may_cost() -> None:
+    """Half of published at most goes to all else; steps of their own couple images weakly."""
+    for defense, count in ((COUPLED, 100), (BATCHWISE, 300), (built_in("norm"), 300)):
+        spec = replace(spec_of(8, COUPLED), defense=defense, attack=AttackSpec(name="standard"))
+        assert recombined_batches(spec) == count
