@@ -31,7 +31,7 @@ def outcomes(name: str) -> tuple[list[tuple[PurePosixPath, BatchOutcome]], set[s
                 with np.load(io.BytesIO(file.read())) as arrays:
                     result.append((path, from_arrays(arrays)))
             elif file is not None and path.name == "spec.json":
-                defense = json.loads(file.read())["defense"]  # or that of dent, whose images are coupled
+                defense = json.loads(file.read())["defense"]
                 defended |= set() if defense is None else {path.parts[1]}
     return result, defended
 
