@@ -262,6 +262,9 @@ PROTOCOLS.add(
 COUNTERPARTS: Final = tuple(name for name, card in PROTOCOLS.items() if card.counterpart)
 """The protocols that are run on the static model too."""
 
+STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
+"""The protocols whose final points others start from."""
+
 BLACK_BOXES: Final = tuple(name for name, card in PROTOCOLS.items() if card.follows == "answers")
 """The protocols that attack the defense by its answers alone: from scratch, by so many queries."""
 

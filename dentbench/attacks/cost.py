@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
 
 from dentbench.attacks.budget import (
     BUDGETED,
@@ -22,7 +21,7 @@ from dentbench.attacks.budget import (
     queries_of,
     recombined_batches,
 )
-from dentbench.attacks.catalogue import BLACK_BOXES, COUNTERPARTS, PROTOCOLS
+from dentbench.attacks.catalogue import BLACK_BOXES, COUNTERPARTS, PROTOCOLS, STARTING_POINTS
 from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.spec.attack_plans import ATTACKS, is_users
 from dentbench.spec.evaluation import AttackSpec, DefenseSpec, DentSpec, EvalSpec
@@ -83,10 +82,6 @@ def adapted(passes: Passes, defense: DentSpec | DefenseSpec | None) -> Passes:
     """Return the network's passes when the attacked model adapts before every forward."""
     steps = 0 if defense is None else defense.steps
     return Passes(passes.forwards * (steps + 1), passes.backwards + passes.forwards * steps)
-
-
-STARTING_POINTS: Final = frozenset(name for card in PROTOCOLS.values() for name in card.after)
-"""The stages whose final points others start from."""
 
 
 def stage_passes(spec: EvalSpec, stage: str, classes: int, *, random: bool = False) -> Passes:
@@ -174,9 +169,9 @@ def _ascent_passes(
 ) -> Passes:
     """Return the passes of a protocol of ascents; of a random defense only their ends are seen."""
     gradients = [ascent.iterations + 1 for ascent in ascents_of(spec, stage, classes)]
-    asked = ends = seen * len(gradients) if seen != judged else Passes(0, 0)
-    if seen == judged:
-        asked = judged * sum(-(-count // spec.protocols.every) for count in gradients)
+    random, ends = seen != judged, seen * len(gradients)
+    iterates = sum(-(-count // spec.protocols.every) for count in gradients)
+    asked = ends if random else judged * iterates
     back = Passes(0, 1)
     if stage == "few-steps":
         total = Passes(0, 0)
@@ -198,7 +193,7 @@ def _ascent_passes(
         "trajectory": Passes(steps, steps) + Passes(1, 1) * (steps + 1),
         "unrolled": _unrolled_gradient(steps, spec.protocols.last),
     }[stage]
-    return per_gradient * sum(gradients) + ends
+    return per_gradient * sum(gradients) + ends * random
 
 
 def _batch_mates_passes(spec: EvalSpec, judged: Passes, *, random: bool) -> Passes:

@@ -13,8 +13,8 @@ from dentbench.attacks.catalogue import (
     COUPLED_VERSION,
     NATURAL_VERSION,
     PROTOCOLS,
+    STARTING_POINTS,
 )
-from dentbench.attacks.cost import STARTING_POINTS
 from dentbench.defenses.catalogue import DEFENSES, DENT
 from dentbench.records.checkpoint import Points, RunFolder
 from dentbench.records.outcome import NATURAL, PUBLISHED, BatchOutcome

@@ -262,11 +262,6 @@ class HopSkipJump(Rays):
         there = self.clean + _wide(self.radius) * (self.direction + WIDTH * self.noise)
         return torch.where(_wide(probing), there.clamp(0, 1), points)
 
-    def best(self) -> Tensor:
-        """Return the points (n, C, H, W) at the threat model's edge along the best rays so far."""
-        edge = torch.full_like(self.radius, self.threat.eps)
-        return (self.clean + _wide(edge) * self.direction).clamp(0, 1)
-
     def answer(self, wrong: Tensor) -> None:
         """Take the answers (n,) of the points asked about."""
         probing = self.phase == PROBE

@@ -1,8 +1,8 @@
 """Recombined batches: images at points that are there already, drawn anew for every batch.
 
 A defense that adapts to a batch until it is sure flips an answer by what the batch mates drag
-along, and a gradient through many adaptation steps does not lead there. Many batches do, and
-without gradients each costs half. The choice of points is ours.
+along, and a gradient through many adaptation steps does not lead there. Many batches do, and an
+answer costs less than half of such a gradient. The choice of points is ours.
 """
 
 from __future__ import annotations

@@ -190,9 +190,8 @@ def test_recombined_batches_break_what_single_points_do_not() -> None:
     other = threat.project(context.images - 1, context.images)
     right, batches = recombined(context, (defense.found, other), left)
     asked = defense.asked
-    assert len(asked) == recombined_batches(context.spec) == 240 and bool(left.all()), (
-        "its arguments stay as they are"
-    )
+    assert len(asked) == recombined_batches(context.spec) == 240
+    assert left.all(), "its arguments stay as they are"
     assert all(threat.contains(batch, context.images).all() for batch in asked)
     # A slow count: which image each batch broke, and the first batch that broke it.
     rows = [int(defense.at_found(batch).sum()) % 12 for batch in asked]
