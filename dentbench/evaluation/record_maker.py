@@ -15,7 +15,7 @@ from dentbench.attacks.required_budgets import spent
 from dentbench.evaluation import applicable_protocols, cascade
 from dentbench.evaluation.checks import sanity_checks
 from dentbench.evaluation.checks.flag_checks import Stages
-from dentbench.evaluation.checks.gained_images import gained_images
+from dentbench.evaluation.checks.gained_images import gained_images, lost_images
 from dentbench.evaluation.checks.planted import planted
 from dentbench.evaluation.context import RunContext
 from dentbench.evaluation.fresh_judgement.judgement import Judgement
@@ -80,7 +80,9 @@ class RecordMaker:
             cases = static_cases(counted, static)
             chances = _chances(again, static_cases(outcomes, static), [*outcomes], reached)
             if not again.random:
-                checks.append(gained_images(self.context, spec, worst_case(counted), cases))
+                worst = worst_case(counted)
+                checks.append(gained_images(self.context, spec, worst, cases))
+                checks.append(lost_images(self.context, spec, worst, cases))
         summary = summarize(counted, static, separable=spec.separable) | chances
         mates, natural = summary["batch_mates"], ready.natural
         record = Record(

@@ -41,11 +41,11 @@ _ANSWERS: Final = frozenset(
     {
         *(soundness.REPEATABLE, soundness.STATELESS, soundness.SEPARABLE, soundness.IN_RANGE),
         *(soundness.MODES, soundness.SAME_VERDICT, soundness.SAME_ANSWERS, soundness.FINITE),
-        soundness.ORDER,
+        *(soundness.ORDER, soundness.LOST_IMAGES),
         *soundness.INDISPENSABLE,
     }
 )
-"""The checks of the judge's answers, which concern a loss as well as a gain."""
+"""The checks that concern a loss: those of the judge's answers, and of the images lost."""
 
 
 def gain_doubts(defended: Record) -> tuple[Doubt, ...]:
@@ -78,8 +78,10 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
 
     A static model that was attacked wrongly or hardly, and too few batches to find anything.
     """
+    lost = (check for check in failed(defended.checks) if check.name == soundness.LOST_IMAGES)
     return (
         *(of_check(check, static=True) for check in failed(defended.static_checks)),
+        *map(of_check, lost),
         *_coupled(defended),
         *_hardly_attacked(defended),
     )

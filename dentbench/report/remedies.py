@@ -30,6 +30,7 @@ _REMEDIES: Final = {
     soundness.STATELESS: "evaluate it with no memory of earlier questions",
     soundness.ORDER: "evaluate it with no memory of earlier questions, in files and servers too",
     soundness.GAINED_IMAGES: "find what misleads attacks on these images, and evaluate without it",
+    soundness.LOST_IMAGES: "evaluate it around a network that attacks can be trusted on",
     soundness.FRESH_PROCESS: "evaluate it with no memory of earlier questions",
     soundness.SEPARABLE: "declare that it depends on batch mates and run --protocol all",
     soundness.LOGITS: "hand in the logits",

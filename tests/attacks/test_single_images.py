@@ -16,6 +16,7 @@ from dentbench.attacks.probes.climbing import climb, climb_unevenly
 from dentbench.attacks.probes.single_images import (
     BROKEN,
     FALSE_GRADIENT,
+    JUMPS,
     NO_CLIMB,
     NO_GRADIENT,
     misled,
@@ -127,7 +128,22 @@ def test_what_is_robust_at_corners_alone_is_broken_by_the_check() -> None:
     missed = uneven & (climb(probe, x, y, probe.threat, 20).best[-1] <= 0)
     assert int(missed.sum()) > COUNT // 4
     result = misled(probe, [])
-    assert [reason == BROKEN for reason in result] == uneven.tolist()
+    assert all(result[row] == BROKEN for row in uneven.nonzero().flatten().tolist())
+
+
+def test_answers_that_the_image_itself_seeds_jump() -> None:
+    """One point in fifty is answered by another network, and no label changes."""
+    network = small_network()
+
+    def answer(points: Tensor) -> Tensor:
+        logits = network(points)
+        bits = (points.detach().double().flatten(1).sum(1) * 1e9) % 1
+        return torch.where((bits < 0.02)[:, None], 2 * logits, logits)
+
+    assert {*misled(probe_of(network), [])} == {""}
+    result = misled(probe_of(answer), [])
+    assert JUMPS in result and {*result} <= {JUMPS, BROKEN, FALSE_GRADIENT}, result
+    assert "" not in result  # lucky points may lie beside any image
 
 
 def test_of_images_that_share_an_answer_a_group_is_misled_about() -> None:

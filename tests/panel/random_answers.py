@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.panel.memory import Around
-from tests.panel.subjects import STEP, reach_of, smooth
+from tests.panel.subjects import STEP, otherwise_rough, reach_of, smooth
 
 
 class Noisy(Around):
@@ -127,6 +127,29 @@ class HashedNoise(Around):
             noise[row] = torch.randn(image.shape, generator=generator)
         logits: Tensor = self.network(x + 0.05 * noise)
         return logits
+
+
+class AnotherNowAndThen(Around):
+    """Truly more robust at 49 points in 50: the others, which their own bits choose, are weak.
+
+    Who asks about many points beside one that breaks the weak network finds such a point.
+    """
+
+    one_in = 50
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(smooth(x))
+        weight = torch.arange(1, 1 + x[0].numel(), dtype=torch.double).sqrt()
+        bits = (1e7 * (x.detach().double().flatten(1) * weight).sum(1)) % 1
+        off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
+        weak = (bits * self.one_in < 1) & off
+        return torch.where(weak[:, None], otherwise_rough()(x), logits)
+
+
+class AnotherOnceInAWhile(AnotherNowAndThen):
+    """The same, at one point in 300."""
+
+    one_in = 300
 
 
 class RandomCounterAttack(Around):

@@ -100,12 +100,17 @@ def roughened(model: Linear) -> Linear:
     return Linear(weight, -weight.sum(1) / 2)
 
 
-@cache
 def otherwise_rough() -> Linear:
     """A linear model with other rough weights, as weak: the planted model's points are not its."""
+    return roughly(1.5)
+
+
+@cache
+def roughly(roughness: float) -> Linear:
+    """A linear model with other rough weights of some size: the larger, the weaker."""
     low = smooth(planted()[0].weight.detach().view(CLASSES, 1, SIDE, SIDE))
     rough = torch.randn(low.shape, generator=torch.Generator().manual_seed(5))
-    weight = (low + 1.5 * (rough - smooth(rough))).flatten(1)
+    weight = (low + roughness * (rough - smooth(rough))).flatten(1)
     return Linear(weight, -weight.sum(1) / 2)
 
 

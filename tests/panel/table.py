@@ -15,6 +15,7 @@ from typing import Final, Literal
 from torch import Tensor, nn
 
 from tests.panel import (
+    ball_parts,
     company,
     corners,
     elsewhere,
@@ -460,6 +461,43 @@ CORNERS: Final = (
 )
 
 
+def _robust_but_in_a_shell() -> tuple[nn.Module, Tensor, Tensor]:
+    """A static model that is weak in a shell of the ball alone: attacks take it for robust."""
+    return (ball_parts.WeakInAShellAsStatic(), *planted()[1:])
+
+
+BALL_PARTS: Final = (
+    Plant(
+        defense=ball_parts.WeakInAShell,
+        truth="less",
+        setting=DEAR,
+        fails=frozenset({"gained-images"}),
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="less",
+            setting=DEAR,
+            fails=frozenset({"gained-images"}),
+            like="WeakInAShell",
+        )
+        for kind in (
+            ball_parts.WeakWhereUneven,
+            ball_parts.WeakWhereFewMove,
+            ball_parts.WeakInEightBits,
+        )
+    ),
+    Plant(
+        defense=corners.Brought,
+        truth="gain",  # of the static model no image is robust in the shell
+        says=("undecided",),
+        robust=as_static(24),
+        setting=replace(FEW, data=_robust_but_in_a_shell),
+        fails=frozenset({"lost-images"}),
+        name="AroundWeakInAShell",
+    ),
+)
+
 IN_BATCHES: Final = Setting(count=24, batch=company.SIZE, iterations=16)
 
 
@@ -560,6 +598,21 @@ RANDOM: Final = (
         setting=DEAR,
     ),
     Plant(defense=random_answers.HashedNoise, truth="less"),
+    Plant(
+        defense=random_answers.AnotherNowAndThen,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"gained-images"}),
+    ),
+    Plant(
+        defense=random_answers.AnotherOnceInAWhile,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"gained-images"}),
+        like="AnotherNowAndThen",
+    ),
     Plant(
         defense=random_answers.RandomCounterAttack,
         truth="less",
@@ -702,4 +755,6 @@ def _rough(count: int) -> int:
     return robust_count(subjects.roughened(planted()[0]), count)
 
 
-PLANTS: Final = (*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *COMPANY, *RANDOM, *HONEST)
+PLANTS: Final = (
+    *(*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *BALL_PARTS, *COMPANY, *RANDOM, *HONEST),
+)

@@ -8,8 +8,10 @@ import pytest
 
 from dentbench.attacks.checks import failed
 from tests.helpers import shorten_standard
+from tests.panel import ball_parts
 from tests.panel.running import run, said_of
-from tests.panel.table import HONEST, MASKING, MAY_SAY, PLANTS, RANDOM, Plant
+from tests.panel.subjects import planted, robust_count
+from tests.panel.table import BALL_PARTS, HONEST, MASKING, MAY_SAY, PLANTS, RANDOM, Plant
 
 pytestmark = pytest.mark.whole_checks
 
@@ -23,7 +25,11 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def marks_of(plant: Plant) -> list[pytest.MarkDecorator]:
     """Return the marks of a plant: what keeps no memory and knows no caller needs no process."""
     like = [pytest.mark.panel] if plant.like else []
-    return like if plant in (*MASKING, *RANDOM, *HONEST) else [*like, pytest.mark.new_processes]
+    return (
+        like
+        if plant in (*MASKING, *BALL_PARTS, *RANDOM, *HONEST)
+        else [*like, pytest.mark.new_processes]
+    )
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,14 @@ def test_what_is_said_is_allowed_by_the_truth(
     if said.p_value < 0.05 and said.gain_points > 0 and plant.truth != "gain":
         failures = [doubt for doubt in said.doubts if doubt.startswith("the check ")]
         assert failures, f"with larger budgets this would hold\n{text}"
+
+
+@pytest.mark.parametrize("plant", BALL_PARTS[:-1], ids=lambda plant: plant.label)
+def test_a_part_of_the_ball_is_weaker_than_the_static_model(plant: Plant) -> None:
+    count = plant.setting.count
+    defense = plant.defense
+    assert issubclass(defense, ball_parts.WeakInAPart)
+    assert ball_parts.broken(defense, count) > count - robust_count(planted()[0], count)
 
 
 def test_the_table_is_whole() -> None:

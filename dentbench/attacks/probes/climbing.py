@@ -7,6 +7,7 @@ and in the whole box, and 5 random points.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -108,10 +109,27 @@ def climb_unevenly(probe: Probe, x: Tensor, y: Tensor) -> Climb:
     end at corners, where every pixel moves by as much: a defense that is robust there alone is
     robust to such attacks and to nothing else.
     """
+    share = uneven_shares(probe, x)
+    return climb_through(probe, lambda z: x + share * (z - x), x, y, probe.threat, SHORT)
+
+
+def uneven_shares(probe: Probe, x: Tensor) -> Tensor:
+    """Return the shares (B, C, H, W), 0.8 to 1, by which pixels move in an uneven ball."""
     generator = torch.Generator().manual_seed(probe.seed)
-    share = (UNEVEN + (1 - UNEVEN) * torch.rand(x.shape, generator=generator)).to(x)
+    return (UNEVEN + (1 - UNEVEN) * torch.rand(x.shape, generator=generator)).to(x)
+
+
+def climb_through(
+    probe: Probe,
+    part: Callable[[Tensor], Tensor],
+    x: Tensor,
+    y: Tensor,
+    threat: ThreatModel,
+    steps: int,
+) -> Climb:
+    """Ascend in the ball of ``threat``; ``part`` maps its points to those that are asked about."""
     defense = probe.make()
-    return _climbed(lambda z: defense(x + share * (z - x)), x, y, probe.threat, SHORT)
+    return _climbed(lambda z: defense(part(z)), x, y, threat, steps)
 
 
 def _climbed(defense: Classifier, x: Tensor, y: Tensor, threat: ThreatModel, steps: int) -> Climb:

@@ -4,10 +4,11 @@ A check of a batch passes a defense that misleads attacks about few of its image
 rest on just these. Each image is asked about on its own account: at the image and at a random point
 of its ball it needs a gradient, along which a short step, or one across the levels of a defense
 that rounds, brings at least half of the rise that it promises; a short ascent along the gradient
-must beat random points, and neither these nor an ascent in an uneven ball may break the image,
-which every attack left right. Where
-images share an answer, a step moves one group of them, and it is their gradient together that is
-true or not. For B images it costs 79 B single-image calls, and 8 B for each further group.
+must beat random points, and neither these nor ascents in parts of the ball (``shapes.py``) may
+break the image, which every attack left right. Where images share an answer, a step moves one group
+of them, and it is their gradient together that is true or not. All are misled about where answers
+jump from point to point, as those of chance that the image itself seeds: who asks often enough
+finds a lucky point. For B images it costs 232 B single-image calls, and 8 B for each further group.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from dentbench.attacks.base import Classifier
+from dentbench.attacks.base import Classifier, scale_of
 from dentbench.attacks.probes.base import Probe, gradient_of
-from dentbench.attacks.probes.climbing import STEPS, at_random_points, climb, climb_unevenly
+from dentbench.attacks.probes.climbing import STEPS, at_random_points, climb
 from dentbench.attacks.probes.gradients import KEPT, SHORT, rises, useless
+from dentbench.attacks.probes.shapes import best_in_shapes
 
 LENGTHS: Final = (SHORT, 0.25)
 """The lengths of the steps, as shares of eps."""
@@ -30,8 +32,21 @@ LENGTHS: Final = (SHORT, 0.25)
 NO_GRADIENT: Final = "have no gradient"
 FALSE_GRADIENT: Final = "have one that a short step does not follow"
 NO_CLIMB: Final = "are attacked no better than at random"
+JUMPS: Final = "have answers that jump from point to point"
 BROKEN: Final = "are broken by the check itself"
 """What is wrong with an image that counts as right."""
+
+NEARBY: Final = 64
+"""How many points that lie as near as rounding errors to one another are asked about."""
+
+APART: Final = 1e-6
+"""How far apart these points are, in every pixel."""
+
+JUMP: Final = 0.05
+"""The share of the logits' range by which an answer jumps; a level of 8 bits moves it by less."""
+
+JUMPY: Final = 0.1
+"""The largest share of images beside whose random point an edge may happen to lie."""
 
 
 def misled(probe: Probe, groups: Sequence[Sequence[int]]) -> list[str]:
@@ -54,9 +69,25 @@ def misled(probe: Probe, groups: Sequence[Sequence[int]]) -> list[str]:
         gone, false = _gradient_faults(probe, probe.make(), points, groups)
         say(false, FALSE_GRADIENT)
         say(gone, NO_GRADIENT)
-    uneven = climb_unevenly(probe, x, y).best[-1]
-    say(torch.stack([climbed[-1], uneven, *chance]).amax(0) > 0, BROKEN)
+    found = [climbed[-1], best_in_shapes(probe, x, y), *chance]
+    jumpy = _jumps(probe)
+    say(jumpy | (float(jumpy.double().mean()) > JUMPY), JUMPS)
+    say(torch.stack(found).amax(0) > 0, BROKEN)
     return reasons
+
+
+@torch.no_grad()
+def _jumps(probe: Probe) -> Tensor:
+    """Return beside a random point of which images (B,) an answer differs from the next."""
+    defense, points = probe.make(), probe.random_points(probe.images, 0)
+    generator = torch.Generator().manual_seed(probe.seed)
+    usual = defense(points)
+    jumps = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    for _ in range(NEARBY):
+        away = APART * (2 * torch.rand(points.shape, generator=generator).to(points) - 1)
+        near = probe.threat.project(points + away, probe.images)
+        jumps |= (defense(near) - usual).abs().amax(1) > JUMP * scale_of(usual)
+    return jumps
 
 
 def _gradient_faults(

@@ -1,7 +1,8 @@
-"""The check "gained-images": a gain must be left without the images that attacks are misled about.
+"""The checks "gained-images" and "lost-images": what is left without images that mislead attacks.
 
-It is made once a gain is there, on images that the worst case calls right: those that the static
-model loses, on which the gain rests, and those that both keep, where a loss may hide.
+The first is made once a gain is there, on images that the worst case calls right: those that the
+static model loses, on which the gain rests, and those that both keep, where a loss may hide. The
+second is made once a loss is there, of the static model, on images that it alone keeps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,9 +24,6 @@ from dentbench.evaluation.checks.sanity_checks import STAGE, probe_of
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec, derive_seed
 from dentbench.stats import mcnemar, more_often_than
-
-NOTE: Final = f"{checks.GAINED_IMAGES}-{CHECKS_VERSION}"
-"""The name of the note that keeps the check beside the outcomes."""
 
 MOST: Final = 64
 """The most images of either kind that are asked about."""
@@ -43,30 +41,69 @@ def gained_images(
     worst: Sequence[bool],
     static: Mapping[str, Sequence[bool]],
 ) -> Check:
-    """Return the check, made now if no earlier run made it of the same images.
+    """Return the check of a gain, made now if no earlier run made it of the same images.
 
     ``worst``: which images are right in the worst case; ``static``: the static model's, by stage.
     """
-    base = [all(flags) for flags in zip(*static.values(), strict=True)]
-    rows = [row for row, right in enumerate(worst) if right]
-    gained = [row for row in rows if not base[row]]
-    kept = [row for row in rows if base[row]]
-    lost = sum(base) - len(kept)
-    if not _significant(len(gained), lost):
+    gained, kept, lost = _kinds(worst, static)
+    if not _significant(len(gained), len(lost)):
         return Check(checks.GAINED_IMAGES, None, None, "there is no gain that rests on images")
+
+    def make() -> Check:
+        first, second = _asked(context, spec, spec, (gained, kept))
+        return check_of(first, second, len(lost), separable=spec.separable)
+
+    return _noted(context, spec, checks.GAINED_IMAGES, (gained, kept), make)
+
+
+def lost_images(
+    context: RunContext,
+    spec: EvalSpec,
+    worst: Sequence[bool],
+    static: Mapping[str, Sequence[bool]],
+) -> Check:
+    """Return the check of a loss, as :func:`gained_images`, for which the static model is asked."""
+    gained, _, lost = _kinds(worst, static)
+    if not _significant(len(lost), len(gained)):
+        return Check(checks.LOST_IMAGES, None, None, "there is no loss that rests on images")
+
+    def make() -> Check:
+        (asked,) = _asked(context, spec, spec.static, (lost,))
+        return check_of_loss(asked, len(gained), separable=spec.static.separable)
+
+    return _noted(context, spec, checks.LOST_IMAGES, (lost,), make)
+
+
+def _kinds(
+    worst: Sequence[bool], static: Mapping[str, Sequence[bool]]
+) -> tuple[list[int], list[int], list[int]]:
+    """Return which images are gained, kept and lost against the static model."""
+    base = [all(flags) for flags in zip(*static.values(), strict=True)]
+    pairs = [*enumerate(zip(worst, base, strict=True))]
+    kinds = ((True, False), (True, True), (False, True))
+    gained, kept, lost = ([row for row, pair in pairs if pair == kind] for kind in kinds)
+    return gained, kept, lost
+
+
+def _noted(
+    context: RunContext,
+    spec: EvalSpec,
+    name: str,
+    kinds: Sequence[Sequence[int]],
+    make: Callable[[], Check],
+) -> Check:
+    """Return a check of some kinds of images, from its note beside the outcomes or made now."""
     if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
         text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
-        return Check(checks.GAINED_IMAGES, None, None, text)
-    folder, of = context.folder(spec), hashlib.sha256(repr((gained, kept)).encode()).hexdigest()
-    note: dict[str, str] = folder.load_note(NOTE, {"of": "", "check": ""}) or {}
+        return Check(name, None, None, text)
+    folder, title = context.folder(spec), f"{name}-{CHECKS_VERSION}"
+    of = hashlib.sha256(repr(kinds).encode()).hexdigest()
+    note: dict[str, str] = folder.load_note(title, {"of": "", "check": ""}) or {}
     if note.get("of") != of:
-        made = context.worker.micro_batcher.fit(
-            spec, STAGE, lambda: _asked(context, spec, gained, kept)
-        )
-        check = check_of(*made, lost, separable=spec.separable)
+        check = context.worker.micro_batcher.fit(spec, STAGE, make)
         note = {"of": of, "check": checks.to_json([check])}
-        folder.save_note(NOTE, note)
-    return checks.from_json(note["check"])[checks.GAINED_IMAGES]
+        folder.save_note(title, note)
+    return checks.from_json(note["check"])[name]
 
 
 @dataclass(frozen=True)
@@ -94,17 +131,37 @@ def check_of(gained: Asked, kept: Asked, lost: int, *, separable: bool) -> Check
     chance = CHANCE[separable]
     left = gained.are - math.ceil(gained.misled(chance))
     loss = lost + math.floor(kept.misled(chance))
-    faults = [fault for fault in (*gained.faults, *kept.faults) if fault]
-    asked = len(gained.faults) + len(kept.faults)
-    text = f"of {asked} images asked about that count as right, {len(gained.faults)} of them of "
-    text += f"the gain, attacks are misled on {len(faults)}"
-    if faults:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(faults).most_common())
-        text += f" ({reasons})"
+    of = f"right, {len(gained.faults)} of them of the gain,"
+    text, share = _found((*gained.faults, *kept.faults), of)
     passed = _significant(left, loss)
     if not passed:
         text += f": without such images {left} are gained and {loss} lost, which is no gain"
-    return Check(checks.GAINED_IMAGES, passed, len(faults) / max(asked, 1), text)
+    return Check(checks.GAINED_IMAGES, passed, share, text)
+
+
+def check_of_loss(lost: Asked, gained: int, *, separable: bool) -> Check:
+    """Return the check of a loss; ``gained``: the images that the defense alone gets right.
+
+    Images that attacks on the static model are misled about are taken to break it, so that they are
+    no loss.
+    """
+    left = lost.are - math.ceil(lost.misled(CHANCE[separable]))
+    text, share = _found(lost.faults, "lost, which the static model gets right,")
+    passed = _significant(left, gained)
+    if not passed:
+        text += f": without such images {left} are lost and {gained} gained, which is no loss"
+    return Check(checks.LOST_IMAGES, passed, share, text)
+
+
+def _found(faults: Sequence[str], of: str) -> tuple[str, float]:
+    """Say about how many images, which are ``of`` a kind, attacks are misled; return the share."""
+    wrong = [fault for fault in faults if fault]
+    text = f"of {len(faults)} images asked about that count as {of} attacks are misled on "
+    text += f"{len(wrong)}"
+    if wrong:
+        reasons = ", ".join(f"{count} {reason}" for reason, count in Counter(wrong).most_common())
+        text += f" ({reasons})"
+    return text, len(wrong) / max(len(faults), 1)
 
 
 def _significant(gained: int, lost: int) -> bool:
@@ -112,21 +169,18 @@ def _significant(gained: int, lost: int) -> bool:
 
 
 def _asked(
-    context: RunContext, spec: EvalSpec, gained: Sequence[int], kept: Sequence[int]
-) -> tuple[Asked, Asked]:
-    """Ask about some images of either kind."""
+    context: RunContext, spec: EvalSpec, of: EvalSpec, kinds: Sequence[Sequence[int]]
+) -> list[Asked]:
+    """Ask the defense, or the static model, ``of`` a spec about some images of every kind."""
     draw = random.Random(derive_seed(spec.seed, "defense", checks.GAINED_IMAGES))
-    asked = {row for rows in (gained, kept) for row in draw.sample(rows, min(len(rows), MOST))}
+    asked = {row for rows in kinds for row in draw.sample(rows, min(len(rows), MOST))}
     faults: dict[int, str] = {}
-    for numbers in _batches(spec, asked):
+    for numbers in _batches(of, asked):
         places = {number: place for place, number in enumerate(numbers)}
-        groups = [[places[row] for row in rows if row in places] for rows in (gained, kept)]
-        reasons = misled(probe_of(context, spec, numbers), [rows for rows in groups if rows])
+        groups = [[places[row] for row in rows if row in places] for rows in kinds]
+        reasons = misled(probe_of(context, of, numbers), [rows for rows in groups if rows])
         faults |= zip(numbers, reasons, strict=True)
-    first, second = (
-        Asked(len(rows), [faults[row] for row in rows if row in asked]) for rows in (gained, kept)
-    )
-    return first, second
+    return [Asked(len(rows), [faults[row] for row in rows if row in asked]) for rows in kinds]
 
 
 def _batches(spec: EvalSpec, asked: set[int]) -> Iterator[list[int]]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dentbench.evaluation.checks import gained_images, sanity_checks
-from dentbench.evaluation.checks.gained_images import Asked, check_of
+from dentbench.evaluation.checks.gained_images import Asked, check_of, check_of_loss
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
 from dentbench.spec.evaluation import BatchPlan
@@ -41,6 +41,20 @@ def test_a_gain_must_be_left(
     assert check.value == wrong / (len(gained.faults) + len(kept.faults))
 
 
+@pytest.mark.parametrize(
+    ("lost", "gained", "separable", "passed"),
+    [
+        (asked(20, 0, 20), 4, True, True),
+        (asked(20, 9, 20), 4, True, False),  # 11 lost, 4 gained: p = 0.12
+        (asked(20, 2, 20), 4, False, True),  # of coupled images a fifth is chance
+        (asked(100, 60, 64), 0, True, True),  # 6 of 100 are left: p = 0.03
+    ],
+)
+def test_a_loss_must_be_left(lost: Asked, gained: int, separable: bool, passed: bool) -> None:
+    check = check_of_loss(lost, gained, separable=separable)
+    assert check.name == "lost-images" and check.passed is passed, check.sentence
+
+
 def made(path: Path, size: int = 3) -> Evaluation:
     return Evaluation(subject(7), RunOptions(results=path))
 
@@ -61,9 +75,9 @@ def test_it_is_made_once_of_the_same_images(
 ) -> None:
     context, spec, calls = made(tmp_path).context, spec_of(), []
 
-    def count(*arguments: object) -> tuple[Asked, Asked]:
+    def count(*arguments: object) -> list[Asked]:
         calls.append(arguments)
-        return asked(7, 7, 7), asked(0, 0, 0)
+        return [asked(7, 7, 7), asked(0, 0, 0)]
 
     monkeypatch.setattr(gained_images, "_asked", count)
     worst = [True] * 7
@@ -74,3 +88,19 @@ def test_it_is_made_once_of_the_same_images(
     none = gained_images.gained_images(context, spec, worst, {"natural": [True] * 7})
     assert none.passed is None
     assert len(calls) == 2
+
+
+def test_a_loss_asks_the_static_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    context, spec, calls = made(tmp_path).context, spec_of(), []
+
+    def count(context: object, spec: object, of: object, kinds: object) -> list[Asked]:
+        calls.append((of, kinds))
+        return [asked(7, 7, 7)]
+
+    monkeypatch.setattr(gained_images, "_asked", count)
+    for _ in range(2):
+        check = gained_images.lost_images(context, spec, [False] * 7, {"natural": [True] * 7})
+        assert check.passed is False
+    assert calls == [(spec.static, ([*range(7)],))]
+    none = gained_images.lost_images(context, spec, [True] * 7, {"natural": [True] * 7})
+    assert none.passed is None
