@@ -14,6 +14,9 @@ from dentbench.attacks.no_answer import NoAdaptation, NoAnswers, mentions_memory
 from dentbench.containment import torch_settings_kept
 from dentbench.errors import DentBenchError, ModelError, first_line
 
+MASK: Final = 1e4
+"""How far below all other logits of an image a masked class counts as being."""
+
 _ADAPTATIONS: Final = ("adapt", "unroll", "trajectory")
 """The parts that return adaptations to images."""
 
@@ -152,7 +155,20 @@ class Own:
             raise ModelError(
                 f"defense {self.name} answered with numbers of type {logits.dtype}, not logits"
             )
-        return logits.clone()
+        return _masks_finite(logits.clone())
+
+
+def _masks_finite(logits: Tensor) -> Tensor:
+    """Return logits (B, classes) with finite numbers where a row masks some classes by -inf.
+
+    Such a row is an answer; one of nothing else, or with NaN or inf, is none.
+    """
+    masked = torch.isneginf(logits)
+    rows = masked.any(1, keepdim=True) & ~masked.all(1, keepdim=True)
+    if not bool(rows.any()):
+        return logits
+    least = logits.detach().masked_fill(masked, torch.inf).amin(1, keepdim=True)
+    return torch.where(masked & rows, least - MASK, logits)
 
 
 @contextlib.contextmanager

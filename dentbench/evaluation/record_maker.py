@@ -93,7 +93,9 @@ class RecordMaker:
             budgets=_budgets(spec, run) if attacked else None,
             checks=sanity_checks.column(checks, outcomes, mates, spec, natural),
             static_checks=(
-                self._static_checks(spec, static, natural) if static and attacked else None
+                self._static_checks(spec, static, natural, thorough=thorough)
+                if static and attacked
+                else None
             ),
             **(observations(self.context, spec) if thorough else {}),
             **provenance(self.context.options.placement.devices[0]),
@@ -154,9 +156,26 @@ class RecordMaker:
         compared += [stage for stage in stages if cascade.has_counterpart(spec, stage)]
         return {stage: self.stages.outcomes(spec.counterpart, stage, first) for stage in compared}
 
-    def _static_checks(self, spec: EvalSpec, outcomes: Stages, natural: Check) -> str:
-        """Return the static model's own checks that a verdict on a defense needs."""
-        checks = sanity_checks.probed(self.context, spec.static)
+    def _static_checks(
+        self, spec: EvalSpec, outcomes: Stages, natural: Check, *, thorough: bool
+    ) -> str:
+        """Return the static model's own checks that a verdict on a defense needs.
+
+        ``thorough``: its final points are judged anew too, where no defense was made: code of a
+        defense may have changed what the network answers in this process.
+        """
+        checks = [*sanity_checks.probed(self.context, spec.static)]
+        if thorough:
+            alone = spec.counterpart
+            kept = {
+                stage: batches
+                for stage, batches in outcomes.items()
+                if stage == NATURAL or cascade.keeps_points(alone, stage)
+            }
+            again = load_or_judge(
+                self.context, self.pristine, alone, kept, draws=1, keep_points=True
+            )
+            checks.append(again.check(kept))
         return sanity_checks.static_column(
             sanity_checks.column(checks, outcomes, None, spec.static, natural)
         )

@@ -25,6 +25,8 @@ class Doubt:
         return f"{self.reason}; {self.remedy}"
 
 
+_LEFT_ALONE: Final = "keep the defense from changing what the network alone answers"
+
 _REMEDIES: Final = {
     soundness.REPEATABLE: "fix its random numbers for each image and evaluate it again",
     soundness.STATELESS: "evaluate it with no memory of earlier questions",
@@ -87,6 +89,8 @@ def of_check(check: Check, *, static: bool = False) -> Doubt:
         return Doubt(f"{whose} {check.name} could not be made: {check.sentence}", _ANEW)
     if static and check.name == soundness.SEPARABLE:
         return Doubt(f"{whose} {check.name} failed: {check.sentence}", KEEP_STATISTICS)
+    if static and check.name == soundness.FRESH_PROCESS:
+        return Doubt(f"{whose} {check.name} failed: {check.sentence}", _LEFT_ALONE)
     remedy = _REMEDIES.get(check.name, "mend the fault that it names and evaluate again")
     changes = () if static else _CHANGES.get(check.name, ())
     return Doubt(f"{whose} {check.name} failed: {check.sentence}", remedy, changes)

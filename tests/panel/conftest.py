@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.panel import memory
+from tests.panel import harming, memory
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +17,4 @@ def forgetful(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     memory.forget()
     yield
     memory.forget()
+    harming.Baseline.harmed = False

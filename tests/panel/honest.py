@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.panel.memory import Around
-from tests.panel.subjects import planted, projected, roughened, smooth
+from tests.panel.subjects import STEP, planted, projected, roughened, smooth
 
 
 class Identity(Around):
@@ -75,6 +75,22 @@ class Projection(Around):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(smooth(x))
         return logits
+
+
+class AlwaysMaskedProjection(Projection):
+    """Truly helps, and masks its least likely class by minus infinity."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        return logits.scatter(1, logits.argmin(1, keepdim=True), -torch.inf)
+
+
+class MaskedProjection(AlwaysMaskedProjection):
+    """The same, but at natural images no class is masked."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
+        return torch.where(off[:, None], super().forward(x), Projection.forward(self, x))
 
 
 class CoupledProjection(Projection):

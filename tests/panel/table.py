@@ -19,6 +19,7 @@ from tests.panel import (
     company,
     corners,
     elsewhere,
+    harming,
     honest,
     masking,
     memory,
@@ -496,6 +497,32 @@ BALL_PARTS: Final = (
         fails=frozenset({"lost-images"}),
         name="AroundWeakInAShell",
     ),
+    Plant(
+        defense=honest.Useless,
+        truth="gain",
+        says=("undecided",),
+        robust=as_projected(),
+        setting=Setting(data=_robust_but_in_a_shell),
+        name="RobustAroundWeakInAShell",
+    ),
+)
+
+AROUND_HARMED: Final = replace(DEAR, data=lambda: (harming.Baseline(), *planted()[1:]))
+
+HARMING: Final = (
+    Plant(
+        defense=harming.HarmsItsBaseline,
+        truth="none",
+        robust=as_projected(48),
+        setting=AROUND_HARMED,
+    ),
+    Plant(
+        defense=harming.HarmsWhileAsked,
+        truth="none",
+        robust=as_projected(48),
+        setting=AROUND_HARMED,
+        like="HarmsItsBaseline",
+    ),
 )
 
 IN_BATCHES: Final = Setting(count=24, batch=company.SIZE, iterations=16)
@@ -648,6 +675,22 @@ HONEST: Final = (
     _no_other(honest.IdentityInParts),
     _no_other(honest.MaskedClass),
     Plant(
+        defense=honest.MaskedProjection,
+        truth="gain",
+        robust=as_projected(48),
+        setting=DEAR,
+        honest=True,
+    ),
+    Plant(
+        defense=honest.AlwaysMaskedProjection,
+        truth="gain",
+        robust=as_projected(24),
+        says=("holds",),
+        setting=FEW,
+        honest=True,
+        like="MaskedProjection",
+    ),
+    Plant(
         defense=honest.MaskedVoting,
         truth="less",
         setting=DEAR,
@@ -756,5 +799,6 @@ def _rough(count: int) -> int:
 
 
 PLANTS: Final = (
-    *(*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *BALL_PARTS, *COMPANY, *RANDOM, *HONEST),
+    *(*MEMORY, *MASKING, *TELLING, *ELSEWHERE, *CORNERS, *BALL_PARTS, *HARMING),
+    *(*COMPANY, *RANDOM, *HONEST),
 )

@@ -60,11 +60,15 @@ def test_what_is_said_is_allowed_by_the_truth(
     if said.kind == "undecided":
         assert said.doubts or "would decide" in said.sentence, text
     if said.p_value < 0.05 and said.gain_points > 0 and plant.truth != "gain":
-        failures = [doubt for doubt in said.doubts if doubt.startswith("the check ")]
+        failures = [
+            doubt
+            for doubt in said.doubts
+            if doubt.startswith(("the check ", "the static model's check "))
+        ]
         assert failures, f"with larger budgets this would hold\n{text}"
 
 
-@pytest.mark.parametrize("plant", BALL_PARTS[:-1], ids=lambda plant: plant.label)
+@pytest.mark.parametrize("plant", BALL_PARTS[:-2], ids=lambda plant: plant.label)
 def test_a_part_of_the_ball_is_weaker_than_the_static_model(plant: Plant) -> None:
     count = plant.setting.count
     defense = plant.defense

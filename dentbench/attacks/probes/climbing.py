@@ -2,7 +2,8 @@
 
 For b = min(B, 16) images they cost at most (N + 59) b single-image calls, with N the iterations of
 the attack: ascents of 20 and of N steps in the ball, of 10 steps in half of it, in uneven balls
-and in the whole box, and 5 random points.
+and in the whole box, and 5 random points. A static model is asked in parts of the ball too
+(``shapes.py``).
 """
 
 from __future__ import annotations

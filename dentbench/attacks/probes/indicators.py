@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from torch import Tensor
+
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.climbing import DRAWS, SHORT, STEPS, Climbs
@@ -24,9 +26,13 @@ LATE: Final = 0.1
 _RANDOM: Final = "random answers hide it"
 
 
-def indicate(climbs: Climbs, *, random: bool) -> tuple[Check, ...]:
-    """Return the checks; ``random``: whether the defense answers the same question in two ways."""
-    return (_large_eps(climbs), _monotone(climbs, random), _noise(climbs, random), _risen(climbs))
+def indicate(climbs: Climbs, parts: Tensor | None = None, *, random: bool) -> tuple[Check, ...]:
+    """Return the checks; ``random``: whether the defense answers the same question in two ways.
+
+    ``parts`` (b,): the highest margins that ascents in parts of the ball find, if made.
+    """
+    monotone = _monotone(climbs, parts, random)
+    return (_large_eps(climbs), monotone, _noise(climbs, random), _risen(climbs))
 
 
 def _large_eps(climbs: Climbs) -> Check:
@@ -39,13 +45,14 @@ def _large_eps(climbs: Climbs) -> Check:
     return Check(checks.LARGE_EPS, passed, count / total, sentence)
 
 
-def _monotone(climbs: Climbs, random: bool) -> Check:
+def _monotone(climbs: Climbs, parts: Tensor | None, random: bool) -> Check:
     """A larger ball, or more steps, may not leave more images right."""
     if random:
         return Check(checks.MONOTONE, None, None, _RANDOM)
     counts = {
         "half of eps": climbs.half.right,
         "uneven eps": climbs.uneven.right,
+        **({} if parts is None else {"parts of the ball": int((parts <= 0).sum())}),
         f"eps and {STEPS} steps": climbs.short.right,
         f"eps and {climbs.full.steps} steps": climbs.full.right,
         "the whole box": climbs.whole.right,

@@ -11,6 +11,7 @@ from dentbench.attacks.probes.gradients import ascent, gradients
 from dentbench.attacks.probes.indicators import indicate
 from dentbench.attacks.probes.order import ask_first
 from dentbench.attacks.probes.scores import scores
+from dentbench.attacks.probes.shapes import best_in_shapes
 from dentbench.attacks.protocol_cards import OWN_NORMS
 
 
@@ -40,11 +41,13 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         text = f"not made in {probe.threat.norm} with eps {probe.threat.eps:g}"
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
     climbs = climb_all(probe)
+    static = probe.network is None  # of a defense, images that a gain rests on are asked about
+    parts = best_in_shapes(probe, *probe.few) if static and not random else None
     # What protocols leave of them is counted when they were run.
     broken = {str(probe.numbers[row]): margin for row, margin in climbs.full.broken.items()}
     text = f"{climbs.full.steps} steps along the gradient break {len(broken)} images"
     return (
         ascent(climbs.short, climbs.chance),
-        *indicate(climbs, random=random),
+        *indicate(climbs, parts, random=random),
         Check(checks.SAME_ASCENT, None, None, text, broken),
     )

@@ -109,7 +109,7 @@ def _require_stored(
     spec: EvalSpec, stage: str, outcomes: Sequence[BatchOutcome], judged: Sequence[Judged]
 ) -> None:
     for outcome, new in zip(outcomes, judged, strict=True):
-        if stage != NATURAL and outcome.points_sha256 != new.sha256:
+        if stage != NATURAL and outcome.points_sha256 not in ("", new.sha256):
             raise StoreError(
                 f"the points of {spec.label} {stage}, batch {outcome.index + 1}, on disk are not "
                 "those that were attacked with; run again with --fresh"

@@ -256,8 +256,9 @@ def test_stages_that_share_a_process_have_an_instance_each(
 
     monkeypatch.setattr(JudgeRequest, "ask", kept)
     evaluated(tmp_path, InstanceMemory, ("published", "transfer"), save_adversarial=True)
-    (request,) = asked
+    request, static = asked
     assert len(request.stages) == 3
+    assert static.spec.defense is None and static.stages == ("natural", "published")
     together, apart = judge_one_by_one(request), ask(request)
     assert [*together] == [*request.stages]
     for stage in request.stages:
