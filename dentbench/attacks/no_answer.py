@@ -41,7 +41,17 @@ class NoAnswers:
         self.who = who
         self.classes = classes
         self.apart = apart
-        self.natural: Tensor | None = None
+        self._natural: Tensor | None = None
+
+    @property
+    def natural(self) -> Tensor | None:
+        """Images (N, C, H, W) that are answered."""
+        return self._natural
+
+    @natural.setter
+    def natural(self, images: Tensor) -> None:
+        # A view would take the memory of all images along wherever its owner is copied or sent.
+        self._natural = images.clone()
 
     def __call__(self, ask: Ask, x: Tensor) -> Tensor:
         """Return the logits (B, classes) of images (B, C, H, W), NaN where there are none."""

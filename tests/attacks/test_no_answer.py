@@ -120,3 +120,10 @@ def test_a_network_leaves_no_setting_of_torch_behind() -> None:
         torch.set_default_dtype(torch.float64)
         raise ValueError("odd")
     assert settings() == before
+
+
+def test_of_natural_images_no_more_is_kept_than_is_asked_about() -> None:
+    """A view of few of them would take all into every copy of a defense."""
+    answers = tolerant()
+    answers.natural = torch.zeros(1000, 1, 2, 2)[:2]
+    assert answers.natural.untyped_storage().nbytes() == answers.natural.nbytes

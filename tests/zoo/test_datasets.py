@@ -258,6 +258,16 @@ def test_a_slice_and_its_identity() -> None:
     assert slice_of(relabeled, 3, 4)[2].sha256 != spec.sha256
 
 
+@pytest.mark.parametrize(("first", "count"), [(3, 4), (0, 10)])
+def test_a_slice_takes_the_memory_of_its_images_alone(first: int, count: int) -> None:
+    """A user's data may be a view of more."""
+    of_more = Dataset(
+        name="tiny", images=torch.rand(30, 1, 2, 2)[:10], labels=torch.arange(30)[:10], classes=10
+    )
+    for part in slice_of(of_more, first, count)[:2]:
+        assert part.untyped_storage().nbytes() == part.nbytes
+
+
 @pytest.mark.parametrize(("first", "count"), [(0, 11), (10, 1), (-1, 2), (3, 0), (9, 2)])
 def test_a_slice_beyond_the_end_is_told(first: int, count: int) -> None:
     with pytest.raises(DataError, match="tiny has 10 images"):

@@ -57,8 +57,8 @@ def slice_of(
     if first < 0 or count < 1 or first + count > size:
         wanted = f"{count:,} from number {first:,} on are" if count > 0 else f"number {first:,} is"
         raise DataError(f"{dataset.name} has {size:,} images, from number 0 on; {wanted} not there")
-    images = dataset.images[first : first + count].contiguous()
-    labels = dataset.labels[first : first + count].contiguous()
+    images = _of_its_own(dataset.images[first : first + count])
+    labels = _of_its_own(dataset.labels[first : first + count])
     spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)
     if spec.window is not None:
         places = label_windows(labels, spec.window)
@@ -67,6 +67,12 @@ def slice_of(
     total.update(images.numpy().data)
     total.update(labels.numpy().data)
     return images, labels, replace(spec, sha256=total.hexdigest())
+
+
+def _of_its_own(values: Tensor) -> Tensor:
+    """Return values in memory that holds no others: what keeps or sends a view does so with all."""
+    values = values.contiguous()
+    return values if values.untyped_storage().nbytes() == values.nbytes else values.clone()
 
 
 def label_windows(labels: Tensor, window: int) -> Tensor:
