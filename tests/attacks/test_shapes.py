@@ -54,7 +54,7 @@ def test_every_point_lies_in_the_ball(threat: ThreatModel) -> None:
         return linear(points)
 
     found = best_in_shapes(probe_of(answer, threat), IMAGES, LABELS)
-    assert len(asked) == 9 * 11
+    assert len(asked) == 13 * 11
     assert all(bool(threat.contains(points, IMAGES).all()) for points in asked)
     best = torch.stack([margins(linear(points), LABELS) for points in asked]).amax(0)
     assert torch.allclose(found, best)
@@ -77,6 +77,8 @@ def moved(points: Tensor) -> Tensor:
 WEAK_WHERE: dict[str, Callable[[Tensor], Tensor]] = {
     "uneven": lambda x: (moved(x) > 0.75 * moved(x).amax(1, keepdim=True)).double().mean(1) < 0.5,
     "in a shell": lambda x: (moved(x).amax(1) - 0.75).abs() < 0.1,
+    "brighter": lambda x: ((x.detach() - IMAGES) >= 0).flatten(1).all(1),
+    "darker": lambda x: ((x.detach() - IMAGES) <= 0).flatten(1).all(1),
     "few move": lambda x: (moved(x) < 0.01).double().mean(1) > 0.5,
     "8 bits": lambda x: (255 * x - (255 * x).round()).abs().flatten(1).amax(1) < 1e-3,
 }
@@ -97,4 +99,4 @@ def test_what_is_weak_in_a_part_of_the_ball_alone_is_broken_there(place: str) ->
     missed = climb(probe_of(answer, threat), IMAGES, LABELS, threat, 20).best[-1] <= 0
     found = best_in_shapes(probe_of(answer, threat), IMAGES, LABELS) > 0
     assert bool(whole.any()) and bool((found <= whole).all())
-    assert int((found & missed).sum()) >= 0.5 * int(whole.sum())
+    assert int((found & missed).sum()) >= 0.25 * int(whole.sum())

@@ -7,10 +7,20 @@ images than the static model loses: ``broken`` counts them, by points in closed 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.panel.memory import Around
-from tests.panel.subjects import CLASSES, planted, projected, reach_of, roughly
+from tests.panel.subjects import (
+    CLASSES,
+    SIDE,
+    Linear,
+    planted,
+    projected,
+    reach_of,
+    roughly,
+    smooth,
+)
 
 
 class WeakInAPart(Around):
@@ -19,8 +29,11 @@ class WeakInAPart(Around):
     roughness = 3.0
 
     def forward(self, x: Tensor) -> Tensor:
-        weak: Tensor = roughly(self.roughness)(x)
-        return torch.where(self.there(x)[:, None], weak, self.strong(x))
+        return torch.where(self.there(x)[:, None], self.weak()(x), self.strong(x))
+
+    def weak(self) -> Linear:
+        """Return the network that it is there."""
+        return roughly(self.roughness)
 
     def strong(self, x: Tensor) -> Tensor:
         """Return the logits (B, classes) anywhere else."""
@@ -44,6 +57,51 @@ class WeakInAShell(WeakInAPart):
 
     def step(self, slope: Tensor) -> Tensor:
         return 0.89 * slope.sign()
+
+
+class WeakInAThinShell(WeakInAPart):
+    """Weak where it is at 0.64 to 0.72 of eps."""
+
+    roughness = 5.0
+
+    def there(self, x: Tensor) -> Tensor:
+        return (_moved(x).amax(1) - 0.68).abs() < 0.04
+
+    def step(self, slope: Tensor) -> Tensor:
+        return 0.71 * slope.sign()
+
+
+class WeakWhereBrighter(WeakInAPart):
+    """Weak where half of the pixels are brighter and none is darker."""
+
+    roughness = 5.0
+
+    def there(self, x: Tensor) -> Tensor:
+        away = _away(x)
+        return (away > -1e-3).all(1) & ((away > 0.9).double().mean(1) - 0.5).abs().le(0.3)
+
+    def step(self, slope: Tensor) -> Tensor:
+        return slope.sign().clamp_min(0)
+
+
+class WeakWhereSmooth(WeakInAPart):
+    """Weak where neighbours move nearly alike, to changes that are smooth."""
+
+    def weak(self) -> Linear:
+        weight = planted()[0].weight.detach().view(CLASSES, 1, SIDE, SIDE)
+        draw = torch.randn(weight.shape, generator=torch.Generator().manual_seed(3))
+        weight = (smooth(weight) + 6 * F.avg_pool2d(draw, 3, 1, 1)).flatten(1)
+        return Linear(weight, -weight.sum(1) / 2)
+
+    def there(self, x: Tensor) -> Tensor:
+        away = _away(x).view_as(x)
+        rough = torch.cat([away.diff(dim=axis).flatten(1) for axis in (2, 3)], 1).abs().amax(1)
+        return (rough < 0.75) & (away.flatten(1).abs().amax(1) > 0.3)
+
+    def step(self, slope: Tensor) -> Tensor:
+        side = round(slope.shape[1] ** 0.5)
+        signs = slope.sign().view(-1, 1, side, side)
+        return F.avg_pool2d(signs, 3, 1, 1).flatten(1)
 
 
 class WeakWhereUneven(WeakInAPart):
@@ -88,10 +146,15 @@ class WeakInAShellAsStatic(WeakInAShell):
 
 def _moved(x: Tensor) -> Tensor:
     """Return how far pixels (B, values) are from the nearest natural image, in radii of a ball."""
+    return _away(x).abs()
+
+
+def _away(x: Tensor) -> Tensor:
+    """Return how pixels (B, values) have moved from the nearest natural image, in such radii."""
     own = planted()[1].flatten(1)
     flat = x.detach().flatten(1)
     nearest = torch.cdist(flat, own, p=float("inf")).argmin(1)
-    return (flat - own[nearest]).abs() / reach_of(x)
+    return (flat - own[nearest]) / reach_of(x)
 
 
 def _largest_half(slope: Tensor) -> Tensor:
@@ -103,7 +166,7 @@ def broken(defense: type[WeakInAPart], count: int) -> int:
     """Return of how many of the first images a point is known that it is wrong at."""
     network, images, labels = planted()
     asked, x, y = defense(network), images[:count], labels[:count]
-    weights = roughly(asked.roughness).weight
+    weights = asked.weak().weight
     wrong = asked(x).argmax(1) != y
     for other in range(1, CLASSES):
         slope = weights[(y + other) % CLASSES] - weights[y]

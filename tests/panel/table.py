@@ -483,6 +483,9 @@ BALL_PARTS: Final = (
             like="WeakInAShell",
         )
         for kind in (
+            ball_parts.WeakInAThinShell,
+            ball_parts.WeakWhereBrighter,
+            ball_parts.WeakWhereSmooth,
             ball_parts.WeakWhereUneven,
             ball_parts.WeakWhereFewMove,
             ball_parts.WeakInEightBits,

@@ -3,10 +3,10 @@
 The steps of an attack end where such steps end: in Linf at corners, where every pixel moves by as
 much, in L2 on the sphere. A defense that is robust there alone is robust to such attacks and to
 nothing else. So its margin is followed in parts of the ball too: where every pixel may move by a
-share of its own, in smaller balls, beside pixels that are put somewhere at random, along the steps
-of the other norm, at points that a file of 8 bits can hold, and where few pixels move. Every point
-asked about lies in the ball. For B images it costs 11 B single-image calls for each of 9 shapes.
-The check is ours.
+share of its own, in smaller balls, where pixels are moved one way alone or as their neighbours are,
+beside pixels that are put somewhere at random, along the steps of the other norm, at points that a
+file of 8 bits can hold, and where few pixels move. Every point asked about lies in the ball. For B
+images it costs 11 B single-image calls for each of 13 shapes. The check is ours.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
@@ -24,8 +25,8 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import SHORT, climb_through, uneven_shares
 from dentbench.attacks.protocols.search import through
 
-SMALLER: Final = (0.9, 0.75, 0.6)
-"""The radii of smaller balls, as shares of eps."""
+SMALLER: Final = ((0.5, 0.625), (0.625, 0.75), (0.75, 0.875), (0.875, 1.0))
+"""Between which shares of eps the radii of smaller balls are drawn, for each image its own."""
 
 LEAST_SHARE: Final = 0.3
 """The least share of a change that is left to a pixel where shares differ widely."""
@@ -92,9 +93,10 @@ def parts_of(probe: Probe, x: Tensor) -> tuple[Part, ...]:
     def draw() -> Tensor:
         return torch.rand(x.shape, generator=generator).to(x)
 
-    shares = [uneven_shares(probe, x), *(torch.full_like(x, size) for size in SMALLER)]
-    shares.append(LEAST_SHARE + (1 - LEAST_SHARE) * draw())
+    shares = [uneven_shares(probe, x), LEAST_SHARE + (1 - LEAST_SHARE) * draw()]
+    shares += [low + (high - low) * draw()[:, :1, :1, :1] for low, high in SMALLER]
     parts: list[Part] = [_shared(x, share) for share in shares]
+    parts += [_one_way(x, torch.maximum), _one_way(x, torch.minimum), _smoothly(x, threat)]
     return (
         *parts,
         _beside_placed(x, draw() < FROZEN, 2 * draw() - 1, threat),
@@ -111,8 +113,13 @@ def other_norm(threat: ThreatModel, x: Tensor) -> ThreatModel:
 
 
 def _shared(x: Tensor, share: Tensor) -> Part:
-    """Every pixel moves by a share (B, C, H, W) of its own."""
+    """Every pixel moves by a share (B, ...) of its own, or of its image."""
     return lambda z: x + share * (z - x)
+
+
+def _smoothly(x: Tensor, threat: ThreatModel) -> Part:
+    """Every pixel moves by the mean move of those around it."""
+    return lambda z: threat.project(x + F.avg_pool2d(z - x, 3, 1, 1), x)
 
 
 def _beside_placed(x: Tensor, frozen: Tensor, places: Tensor, threat: ThreatModel) -> Part:
@@ -127,12 +134,17 @@ def _beside_placed(x: Tensor, frozen: Tensor, places: Tensor, threat: ThreatMode
     return lambda z: torch.where(frozen, there, x + left * (z - x))
 
 
+def _one_way(x: Tensor, bound: Callable[[Tensor, Tensor], Tensor]) -> Part:
+    """No pixel gets darker, or brighter, than it is in the image."""
+    return lambda z: bound(z.detach(), x) + (z - z.detach())
+
+
 def _in_levels(x: Tensor, threat: ThreatModel) -> Part:
     """Every value is rounded, towards the image, to one that 8 bits can hold."""
 
     def part(z: Tensor) -> Tensor:
         scaled = LEVELS * z.detach()
         levels = torch.where(z.detach() >= x, scaled.floor(), scaled.ceil()) / LEVELS
-        return z + threat.project(levels, x) - z.detach()
+        return threat.project(levels, x) + (z - z.detach())
 
     return part

@@ -8,7 +8,7 @@ must beat random points, and neither these nor ascents in parts of the ball (``s
 break the image, which every attack left right. Where images share an answer, a step moves one group
 of them, and it is their gradient together that is true or not. All are misled about where answers
 jump from point to point, as those of chance that the image itself seeds: who asks often enough
-finds a lucky point. For B images it costs 232 B single-image calls, and 8 B for each further group.
+finds a lucky point. For B images it costs 276 B single-image calls, and 8 B for each further group.
 """
 
 from __future__ import annotations
