@@ -71,8 +71,8 @@ KEPT_BATCHES = 16
 POISONED = 4
 """The most batches before a unit that are poisoned."""
 
-NATURAL_PARTS = 8
-"""The number of parts in which a unit is judged among natural images."""
+PARTS = {"shuffled": 2, "label-sorted": 2, "among-natural": 8, "alone": 1}
+"""How many batches an image costs in each composition of other batches."""
 
 
 def ascents_of(spec: EvalSpec, stage: str, classes: int) -> tuple[Ascent, ...]:
@@ -173,8 +173,21 @@ def recombined_batches(spec: EvalSpec) -> int:
 
     Of instance-wise dent, whose images share a term of the loss alone, a third of them.
     """
-    weakly = isinstance(spec.defense, DentSpec) and spec.defense.mode == "instance"
-    return (1 if weakly else 3) * iterations_of(spec)
+    return (1 if _is_weakly_coupled(spec) else 3) * iterations_of(spec)
+
+
+def compositions_attacked(spec: EvalSpec) -> tuple[str, ...]:
+    """Return the compositions that are attacked: not images alone, whose statistics mean little.
+
+    Of instance-wise dent, whose images share a term of the loss alone, shuffled batches.
+    """
+    if _is_weakly_coupled(spec):
+        return ("shuffled",)
+    return tuple(name for name in PARTS if name != "alone")
+
+
+def _is_weakly_coupled(spec: EvalSpec) -> bool:
+    return isinstance(spec.defense, DentSpec) and spec.defense.mode == "instance"
 
 
 def invading_iterations(spec: EvalSpec) -> int:

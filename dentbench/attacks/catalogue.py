@@ -237,9 +237,9 @@ PROTOCOLS.add(
     "batch-mates",
     ProtocolCard(
         function="dentbench.attacks.protocols.batch_mates:batch_mates",
-        version=5,
+        version=6,
         summary="the worst points so far are judged in other batches too, where an image that is "
-        "right unperturbed must stay right, attacked in another order, and recombined with mates'",
+        "right unperturbed must stay right, attacked there, and recombined with mates'",
         source="arXiv 2301.12576 for the distribution-invading attack",
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",

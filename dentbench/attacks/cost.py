@@ -9,10 +9,11 @@ from dentbench.attacks.budget import (
     KEPT_BATCHES,
     LOOK_EVERY,
     LOOKS,
-    NATURAL_PARTS,
+    PARTS,
     POISONED,
     WITNESSES,
     ascents_of,
+    compositions_attacked,
     fewer_steps,
     invading_iterations,
     larger_steps,
@@ -198,14 +199,17 @@ def _ascent_passes(
 
 def _batch_mates_passes(spec: EvalSpec, judged: Passes, *, random: bool) -> Passes:
     """Return the passes in other batches; a random defense is not asked to be right in all."""
-    compositions = judged * (2 * (2 + 2 + NATURAL_PARTS + 1))
+    batches = sum(PARTS.values())
     shares = len(spec.protocols.fractions)
     times = invading_iterations(spec) + 1
     invading = _unrolled_gradient(_steps(spec), last=None) * (times * shares)
-    ascent = (judged + Passes(0, 1)) * (2 * times)
-    # Of the recombined batches some are kept, and one of the ascent.
-    recombined = judged * recombined_batches(spec) + witness_passes(spec, KEPT_BATCHES + 1)
-    return compositions + judged * shares + invading + (ascent + recombined) * (not random)
+    attacked = compositions_attacked(spec)
+    ascents = (judged + Passes(0, 1)) * (sum(PARTS[name] for name in attacked) * times)
+    # Of the recombined batches some are kept, and one of each ascent.
+    kept = witness_passes(spec, KEPT_BATCHES + len(attacked))
+    recombined = judged * recombined_batches(spec) + kept
+    first = judged * (2 * batches + shares) + invading
+    return first + (ascents + recombined) * (not random)
 
 
 def _called(steps: int) -> Passes:

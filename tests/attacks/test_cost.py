@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from dentbench.attacks.budget import KEPT_BATCHES, WITNESSES
+from dentbench.attacks.budget import KEPT_BATCHES, WITNESSES, compositions_attacked
 from dentbench.attacks.catalogue import DEFAULT_PROTOCOLS
 from dentbench.attacks.cost import Passes, adapted, attack_passes, stage_passes, witness_passes
 from dentbench.attacks.counting import CallCounter, CountedNetwork
@@ -138,7 +138,9 @@ def test_stages_cost_what_the_runner_counts(name: str, defense: str, tmp_path: P
         assert all(all(outcome.correct) for outcome in outcomes)
         passes = stage_passes(spec, stage, classes)
         if not spec.separable and stage not in (NATURAL, "published"):  # nothing breaks elsewhere
-            kept = WITNESSES + (KEPT_BATCHES + 1) * (stage == "batch-mates")
+            kept = WITNESSES + (KEPT_BATCHES + len(compositions_attacked(spec))) * (
+                stage == "batch-mates"
+            )
             passes += witness_passes(spec, kept) * -1
         assert sum(outcome.forwards for outcome in outcomes) == passes.forwards * images, stage
         assert sum(outcome.backwards for outcome in outcomes) == passes.backwards * images, stage

@@ -537,6 +537,12 @@ def _chosen_batches() -> tuple[int, int]:
     return count, count + 2
 
 
+def _otherwise() -> tuple[int, int]:
+    """The same of the other network."""
+    count = robust_count(subjects.otherwise_rough(), 24)
+    return count, count + 2
+
+
 COMPANY: Final = (
     Plant(
         defense=company.RobustInDeclaredBatches,
@@ -552,6 +558,38 @@ COMPANY: Final = (
         broken_by=frozenset({"batch-mates"}),
         setting=IN_BATCHES,
         like="RobustInDeclaredBatches",
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="none",
+            robust=_otherwise,
+            broken_by=frozenset({"batch-mates"}),
+            setting=IN_BATCHES,
+            like=like,
+        )
+        for kind, like in (
+            (company.WeakAmongNatural, ""),
+            (company.WeakInOthers, "WeakAmongNatural"),
+            (company.WeakAmongFewLabels, "WeakAmongNatural"),
+        )
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="none",
+            says=("undecided",),
+            robust=_otherwise,
+            fails=frozenset({"gained-images"}),
+            setting=IN_BATCHES,
+            like=like,
+        )
+        for kind, like in (
+            (company.MisleadingInOthers, ""),
+            (company.FlatAmongNatural, "MisleadingInOthers"),
+            (company.WeakAlone, "MisleadingInOthers"),
+            (company.MisleadingAlone, "MisleadingInOthers"),
+        )
     ),
 )
 

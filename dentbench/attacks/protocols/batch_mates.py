@@ -11,8 +11,13 @@ from torch import Tensor
 
 from dentbench.attacks.apgd import LossAndGrad, apgd, random_start
 from dentbench.attacks.autoattack import AttackResult
-from dentbench.attacks.base import ThreatModel, margins, or_wrong
-from dentbench.attacks.budget import NATURAL_PARTS, invading_iterations, invading_mates
+from dentbench.attacks.base import Classifier, ThreatModel, margins, or_wrong
+from dentbench.attacks.budget import (
+    PARTS,
+    compositions_attacked,
+    invading_iterations,
+    invading_mates,
+)
 from dentbench.attacks.losses import Loss, make_loss
 from dentbench.attacks.protocols.ascent_elsewhere import ascent_elsewhere
 from dentbench.attacks.protocols.base import AttackContext
@@ -28,16 +33,17 @@ Composition: TypeAlias = Callable[[AttackContext, Tensor, torch.Generator], Tens
 
 
 def _shuffled(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
-    return judged_in(context, points, divisions(len(points), generator), generator)
+    groups = divisions(len(points), generator, parts=PARTS["shuffled"])
+    return judged_in(context, points, groups, generator)
 
 
 def _sorted(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
-    groups = divisions(len(points), generator, by=context.labels)
+    groups = divisions(len(points), generator, PARTS["label-sorted"], by=context.labels)
     return judged_in(context, points, groups, generator, alike=True)
 
 
 def _natural(context: AttackContext, points: Tensor, generator: torch.Generator) -> Tensor:
-    groups = divisions(len(points), generator, parts=NATURAL_PARTS)
+    groups = divisions(len(points), generator, parts=PARTS["among-natural"])
     return judged_in(context, points, groups, generator)
 
 
@@ -58,6 +64,16 @@ beside natural images of those labels, which skews the classes as sorting does i
 takes no single image."""
 
 
+def in_company(context: AttackContext, name: str) -> Classifier:
+    """Return the defense in a composition: points (B, C, H, W) of the unit to logits (B, classes).
+
+    The mates and their order are always the same.
+    """
+    seed = derive_seed(context.spec.seed, "batch-mates", context.unit)
+    compose = COMPOSITIONS[name]
+    return lambda points: compose(context, points, torch.Generator().manual_seed(seed))
+
+
 def batch_mates(context: AttackContext) -> AttackResult:
     """Judge the worst points so far in other batches, and let malicious mates attack neighbours.
 
@@ -65,30 +81,31 @@ def batch_mates(context: AttackContext) -> AttackResult:
     order. A composition breaks an image that is right naturally, in its declared batch and in the
     composition, and wrong there at its worst point. An image that is wrong there without any
     perturbation is not broken: that is the coupling's failure, not the perturbation's, and is
-    counted apart. Then shuffled batches are attacked, by the same rule, and images and mates are
-    recombined, all perturbed. The details hold :func:`_counted` of each composition, and
+    counted apart. Then compositions of full size are attacked, by the same rule, and images and
+    mates are recombined, all perturbed. The details hold :func:`_counted` of each composition, and
     :func:`invade`'s numbers, which are of unperturbed images and stay apart too.
     """
     search = Search(context, "batch-mates")
     result = search.result()
-    seed = derive_seed(context.spec.seed, "batch-mates", context.unit)
     elsewhere = torch.ones_like(context.natural)
     counts: dict[str, dict[str, int]] = {}
     unperturbed: dict[str, Tensor] = {}
-    for name, compose in COMPOSITIONS.items():
+    for name in COMPOSITIONS:
         try:
-            natural = _right_in(context, compose, context.images, seed)
+            natural = right_in(context, name, context.images)
         except ModelError:
-            if compose is not _alone:
+            if name != "alone":
                 raise
             continue  # such as batch normalization by the batch's own statistics
-        attacked = _right_in(context, compose, result.points, seed)
+        attacked = right_in(context, name, result.points)
         counts[name] = _counted(context, result.robust, natural, attacked)
         elsewhere &= attacked | ~natural
         unperturbed[name] = natural
     result = replace(result, robust=result.robust & elsewhere, elsewhere=elsewhere)
     if search.coupled and not context.random:  # a random defense is wrong somewhere by chance
-        result = _ascended(context, result, unperturbed["shuffled"], seed, counts)
+        start = ThreatModel.of(context.spec.attack).project(result.points, context.images)
+        for name in compositions_attacked(context.spec):
+            result = _ascended(context, result, name, unperturbed[name], start, counts)
         result = _recombined(context, result, counts)
     details = {"compositions": counts, "invading": invade(context)}
     return replace(result, details=details)
@@ -97,18 +114,14 @@ def batch_mates(context: AttackContext) -> AttackResult:
 def _ascended(
     context: AttackContext,
     result: AttackResult,
+    name: str,
     natural: Tensor,
-    seed: int,
+    start: Tensor,
     counts: dict[str, dict[str, int]],
 ) -> AttackResult:
-    """Attack the shuffled batches, in which the images ``natural`` (B,) are right unperturbed."""
-
-    def answer(x: Tensor) -> Tensor:
-        return _shuffled(context, x, torch.Generator().manual_seed(seed))
-
-    threat = ThreatModel.of(context.spec.attack)
-    other = ascent_elsewhere(context, answer, threat.project(result.points, context.images))
-    counts["shuffled-ascent"] = _counted(context, result.robust, natural, other.right)
+    """Attack a composition, in which the images ``natural`` (B,) are right unperturbed."""
+    other = ascent_elsewhere(context, in_company(context, name), start)
+    counts[f"{name}-ascent"] = _counted(context, result.robust, natural, other.right)
     safe = other.right | ~natural
     broken = bool((result.robust & ~safe).any())
     assert result.elsewhere is not None
@@ -135,9 +148,9 @@ def _recombined(
 
 
 @torch.no_grad()
-def _right_in(context: AttackContext, compose: Composition, points: Tensor, seed: int) -> Tensor:
-    """Return which points (B, C, H, W) are right in a composition, the same mates for a seed."""
-    logits = compose(context, points, torch.Generator().manual_seed(seed))
+def right_in(context: AttackContext, name: str, points: Tensor) -> Tensor:
+    """Return which points (B, C, H, W) are right in a composition."""
+    logits = in_company(context, name)(points)
     return or_wrong(logits, context.labels).argmax(1) == context.labels
 
 

@@ -3,6 +3,8 @@
 The first is made once a gain is there, on images that the worst case calls right: those that the
 static model loses, on which the gain rests, and those that both keep, where a loss may hide. The
 second is made once a loss is there, of the static model, on images that it alone keeps.
+Where an answer depends on batch mates, the first asks about images in the other batches of
+``batch-mates`` too: an ascent there finds nothing either where gradients mislead.
 """
 
 from __future__ import annotations
@@ -11,8 +13,8 @@ import hashlib
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 from dentbench.attacks import checks
@@ -20,6 +22,7 @@ from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.single_images import misled
 from dentbench.attacks.protocol_cards import OWN_NORMS
+from dentbench.evaluation.checks.other_company import misled_elsewhere
 from dentbench.evaluation.checks.sanity_checks import STAGE, probe_of
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec, derive_seed
@@ -30,6 +33,9 @@ MOST: Final = 64
 
 LEVEL: Final = 0.05
 """The p-value below which a gain is there, and a share of images is no chance."""
+
+ELSEWHERE: Final = 4
+"""The most declared batches whose images are asked about in other batches."""
 
 CHANCE: Final = {True: 0.05, False: 0.2}
 """The share of images that an honest defense may seem to mislead about, separable or not."""
@@ -108,18 +114,28 @@ def _noted(
 
 @dataclass(frozen=True)
 class Asked:
-    """Images of a kind: how many there ``are``, and of those asked about what is wrong, or ""."""
+    """Images of a kind: how many there ``are``, and of those asked about what is wrong, or "".
+
+    ``elsewhere``: the same in other batches, by composition.
+    """
 
     are: int
     faults: Sequence[str]
+    elsewhere: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def misled(self, chance: float) -> float:
-        """Return of how many of them attacks are misled, where it is more than by ``chance``."""
-        total = len(self.faults)
-        count = sum(map(bool, self.faults))
-        if not total or more_often_than(count, total, chance) >= LEVEL:
-            return 0.0
-        return self.are * count / total
+        """Return of how many of them attacks are misled, where it is more than by ``chance``.
+
+        It is their share in the batches where it is the largest.
+        """
+        shares = (_share(faults, chance) for faults in (self.faults, *self.elsewhere.values()))
+        return self.are * max(shares)
+
+
+def _share(faults: Sequence[str], chance: float) -> float:
+    count, total = sum(map(bool, faults)), len(faults)
+    more = bool(total) and more_often_than(count, total, chance) < LEVEL
+    return count / total if more else 0.0
 
 
 def check_of(gained: Asked, kept: Asked, lost: int, *, separable: bool) -> Check:
@@ -133,6 +149,10 @@ def check_of(gained: Asked, kept: Asked, lost: int, *, separable: bool) -> Check
     loss = lost + math.floor(kept.misled(chance))
     of = f"right, {len(gained.faults)} of them of the gain,"
     text, share = _found((*gained.faults, *kept.faults), of)
+    for name in gained.elsewhere:
+        both = [*gained.elsewhere[name], *kept.elsewhere[name]]
+        if count := sum(map(bool, both)):
+            text += f", in {name} batches on {count} of {len(both)}"
     passed = _significant(left, loss)
     if not passed:
         text += f": without such images {left} are gained and {loss} lost, which is no gain"
@@ -174,20 +194,37 @@ def _asked(
     """Ask the defense, or the static model, ``of`` a spec about some images of every kind."""
     draw = random.Random(derive_seed(spec.seed, "defense", checks.GAINED_IMAGES))
     asked = {row for rows in kinds for row in draw.sample(rows, min(len(rows), MOST))}
+    batches = _batches(of, asked)
+    others = () if of.separable else draw.sample(batches, min(len(batches), ELSEWHERE))
     faults: dict[int, str] = {}
-    for numbers in _batches(of, asked):
+    elsewhere: dict[str, dict[int, str]] = {}
+    for batch in batches:
+        unit, numbers = batch
         places = {number: place for place, number in enumerate(numbers)}
         groups = [[places[row] for row in rows if row in places] for rows in kinds]
-        reasons = misled(probe_of(context, of, numbers), [rows for rows in groups if rows])
-        faults |= zip(numbers, reasons, strict=True)
-    return [Asked(len(rows), [faults[row] for row in rows if row in asked]) for rows in kinds]
+        probe, groups = probe_of(context, of, numbers), [rows for rows in groups if rows]
+        faults |= zip(numbers, misled(probe, groups), strict=True)
+        if batch in others:
+            for name, reasons in misled_elsewhere(context, of, unit, probe, groups):
+                there = elsewhere.setdefault(name, {})
+                there |= {numbers[place]: reason for place, reason in reasons.items()}
+
+    def answered(rows: Sequence[int]) -> Asked:
+        # Elsewhere all images of few batches count, not a sample of those of all batches.
+        wrong = {
+            name: [found[row] for row in rows if row in found] for name, found in elsewhere.items()
+        }
+        return Asked(len(rows), [faults[row] for row in rows if row in asked], wrong)
+
+    return [answered(rows) for rows in kinds]
 
 
-def _batches(spec: EvalSpec, asked: set[int]) -> Iterator[list[int]]:
-    """Yield which images are shown together: declared batches, where an answer depends on them."""
+def _batches(spec: EvalSpec, asked: set[int]) -> list[tuple[int, list[int]]]:
+    """Return which images are shown together: declared batches, where an answer depends on them.
+
+    Each with its number.
+    """
     if spec.separable:
-        yield sorted(asked)
-        return
-    for rows in spec.batches.ranges(spec.data.count):
-        if asked & {*rows}:
-            yield [*rows]
+        return [(0, sorted(asked))]
+    batches = enumerate(spec.batches.ranges(spec.data.count))
+    return [(unit, [*rows]) for unit, rows in batches if asked & {*rows}]

@@ -26,6 +26,8 @@ NAMES: Final = {
     "among-natural": "among natural images",
     "alone": "alone",
     "shuffled-ascent": "shuffled, attacked there",
+    "label-sorted-ascent": "sorted by label, attacked there",
+    "among-natural-ascent": "among natural images, attacked there",
     "recombined": "recombined, all of them",
 }
 """The titles of the compositions of ``dentbench/attacks/protocols/batch_mates.py``."""

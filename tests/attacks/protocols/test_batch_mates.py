@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import ThreatModel, margins
-from dentbench.attacks.budget import recombined_batches
+from dentbench.attacks.budget import PARTS, recombined_batches
+from dentbench.attacks.protocols.batch_mates import COMPOSITIONS
 from dentbench.attacks.protocols.recombined import AT_RANDOM, recombined
 from dentbench.defenses.naming import built_in
 from dentbench.spec.evaluation import AttackSpec
@@ -120,13 +121,56 @@ def linear(x: Tensor) -> Tensor:
     return torch.nn.functional.pad(torch.stack([-rise, rise], dim=1), (0, 3), value=-9.0)
 
 
-def test_what_only_the_declared_order_saves_is_broken_elsewhere() -> None:
-    """In a shuffled batch an image is lost where its mean is within eps of one half."""
+class AmongNatural(Declared):
+    """Right wherever all images are perturbed or none is, and a linear network in other batches."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = torch.cdist(x.detach().flatten(1), self.images.flatten(1)).amin(1) < 1e-6
+        natural = int(known.sum())
+        if natural == 0 or len(x) - natural > 2:
+            return self.certain(x)
+        return linear(x)
+
+    def certain(self, x: Tensor) -> Tensor:
+        """Return the label of the nearest image, for certain."""
+        nearest = torch.cdist(x.detach().flatten(1), self.images.flatten(1)).argmin(1)
+        return torch.nn.functional.one_hot(self.labels[nearest], 5).float() + 0 * x.sum()
+
+
+def images_of_means() -> tuple[Tensor, Tensor]:
+    """Images of different means, and their labels by these."""
     x = 0.2 + 0.6 * tiny_images(12)
     mean = torch.linspace(0.3, 0.7, 12)
     x = x - x.mean((1, 2, 3), keepdim=True) + mean[:, None, None, None]
     x = 0.5 + (x - 0.5).clamp(-0.35, 0.35)
-    y = linear(x).argmax(1)
+    return x, linear(x).argmax(1)
+
+
+def test_every_composition_of_full_size_is_attacked() -> None:
+    """An image is lost where its mean is within eps of one half, among natural images alone."""
+    x, y = images_of_means()
+    spec = spec_of(12, BATCHWISE, eps=Fraction(1, 10), iterations=40, fractions=(0.25,))
+    context = context_of(AmongNatural(x, y), small_network(), x, y, spec, starts=(x,))
+    result = run("batch-mates", context)
+    expected = (x.flatten(1).mean(1) - 0.5).abs() >= 0.1
+    assert result.elsewhere is not None
+    assert torch.equal(result.elsewhere, expected)
+    compositions = result.details["compositions"]
+    lost = {
+        name: counts["broken"] for name, counts in compositions.items() if name.endswith("-ascent")
+    }
+    assert lost == {
+        "shuffled-ascent": 0,
+        "label-sorted-ascent": 0,
+        "among-natural-ascent": int((~expected).sum()),
+    }
+    weakly = replace(context, spec=replace(spec, defense=COUPLED))
+    assert "among-natural-ascent" not in run("batch-mates", weakly).details["compositions"]
+
+
+def test_what_only_the_declared_order_saves_is_broken_elsewhere() -> None:
+    """In a shuffled batch an image is lost where its mean is within eps of one half."""
+    x, y = images_of_means()
     spec = spec_of(12, COUPLED, eps=Fraction(1, 10), iterations=40, fractions=(0.25,))
     defense = Declared(x, y)
     context = context_of(defense, small_network(), x, y, spec, starts=(x,))
@@ -239,3 +283,7 @@ def test_there_are_as_many_as_a_verdict_may_cost() -> None:
     for defense, count in ((COUPLED, 100), (BATCHWISE, 300), (built_in("norm"), 300)):
         spec = replace(spec_of(8, COUPLED), defense=defense, attack=AttackSpec(name="standard"))
         assert recombined_batches(spec) == count
+
+
+def test_the_cost_of_every_composition_is_known() -> None:
+    assert [*PARTS] == [*COMPOSITIONS]

@@ -55,6 +55,30 @@ def test_a_loss_must_be_left(lost: Asked, gained: int, separable: bool, passed: 
     assert check.name == "lost-images" and check.passed is passed, check.sentence
 
 
+def elsewhere(wrong: int, of: int) -> dict[str, list[str]]:
+    return {"shuffled": [""] * of, "alone": ["have no gradient"] * wrong + [""] * (of - wrong)}
+
+
+@pytest.mark.parametrize(
+    ("gained", "kept", "passed"),
+    [
+        (elsewhere(0, 12), elsewhere(0, 20), True),
+        (elsewhere(12, 12), elsewhere(0, 20), False),
+        (elsewhere(0, 12), elsewhere(20, 20), False),
+        (elsewhere(3, 12), elsewhere(5, 20), True),
+    ],
+)
+def test_a_gain_must_be_left_in_other_batches_too(
+    gained: dict[str, list[str]], kept: dict[str, list[str]], passed: bool
+) -> None:
+    """Whichever batches it is where attacks are misled on the most images."""
+    first, second = Asked(20, [""] * 20, gained), Asked(60, [""] * 60, kept)
+    check = check_of(first, second, 2, separable=False)
+    assert check.passed is passed, check.sentence
+    wrong = sum(map(bool, (*gained["alone"], *kept["alone"])))
+    assert (f"in alone batches on {wrong} of 32" in check.sentence) is (wrong > 0)
+
+
 def made(path: Path, size: int = 3) -> Evaluation:
     return Evaluation(subject(7), RunOptions(results=path))
 
