@@ -95,7 +95,7 @@ LATE: Final = MappingProxyType({"spec.dent": {"adapt.losses"}})
 HOMES: Final = MappingProxyType(
     {
         "numpy": {
-            *("stats", "identity", "compute", "attacks", "zoo", "records", "defenses", "report"),
+            *("stats", "identity", "compute", "attacks", "zoo", "records", "report"),
             *("evaluation", "api"),
         },
         "torch": {

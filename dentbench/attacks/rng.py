@@ -27,6 +27,21 @@ def seed_torch(seed: int, *, on_gpu: bool) -> None:
         torch.default_generator.manual_seed(seed)
 
 
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Draw the same numbers inside every block, and leave all streams as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng():
+            seed_torch(0, on_gpu=torch.cuda.is_available())
+            random.seed(0)
+            np.random.seed(0)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
 class SeededDefense:
     """A defense whose own random numbers are kept apart from the attack's.
 

@@ -5,22 +5,21 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import FunctionType
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dentbench.attacks.base import answered
-from dentbench.attacks.rng import seed_torch
+from dentbench.attacks.rng import same_random_numbers
 from dentbench.containment import contained
 from dentbench.defenses.catalogue import DEFENSES, needs_batchnorm
 from dentbench.defenses.checked import Own, errors_in_words
 from dentbench.defenses.copies import copied
+from dentbench.defenses.held_adaptations import require_held
 from dentbench.defenses.user_defined import imported_twice, load_factory
 from dentbench.errors import DentBenchError, ModelError, first_line
 from dentbench.identity.imported_state import state_of
@@ -102,28 +101,13 @@ def _made(spec: DefenseSpec, factory: Callable[..., Any], network: nn.Module) ->
     It is given a network of its own, whose parameters it may follow gradients to.
     """
     try:
-        with contained(), _same_random_numbers():
+        with contained(), same_random_numbers():
             own = copy.deepcopy(network)
             for parameter in own.parameters():
                 parameter.requires_grad_(parameter.is_floating_point())
             return factory(own, **dict(spec.settings))
     except Exception as error:  # whatever a user's factory raises
         raise ModelError(f"defense {spec.name} cannot be made: {first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def _same_random_numbers() -> Iterator[None]:
-    """Draw the same numbers inside every block, and leave all streams as they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            seed_torch(0, on_gpu=torch.cuda.is_available())
-            random.seed(0)
-            np.random.seed(0)
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 def _copied(defense: Any, device: torch.device) -> Any:
@@ -158,3 +142,4 @@ def _try(defense: Own, images: Tensor) -> None:
                 "logits.nan_to_num(0, 1e4, -1e4)"
             )
         defense.adopt_path(asked.find_path(images))
+        require_held(defense.name, asked, images)
