@@ -68,6 +68,21 @@ def torch_settings_kept() -> Iterator[None]:
         _set_torch_back(before, _QUICK)
 
 
+def own_copy(images: Any) -> Any:
+    """Return a copy of a tensor for code of a user, which may write into it."""
+    copy = images.clone()
+    copy.copied_from = images
+    return copy
+
+
+def original(copy: Any) -> Any:
+    """Return the tensor of which :func:`own_copy` made a copy; any other is its own original.
+
+    So is a copy that was written into.
+    """
+    return copy if copy._version else getattr(copy, "copied_from", copy)
+
+
 _AS_TORCH_BEGINS: Final[dict[str, Any]] = {
     "gradients": True,
     "anomaly": False,

@@ -35,7 +35,7 @@ NATURAL_VERSION: Final = 1
 COUPLED_VERSION: Final = 1
 """The version of how searches judge coupled images, raised as that of a protocol."""
 
-CHECKS_VERSION: Final = 14
+CHECKS_VERSION: Final = 15
 """The version of the checks of a defense before its attack, raised as that of a protocol."""
 
 
@@ -239,7 +239,7 @@ PROTOCOLS.add(
         function="dentbench.attacks.protocols.batch_mates:batch_mates",
         version=6,
         summary="the worst points so far are judged in other batches too, where an image that is "
-        "right unperturbed must stay right, attacked there, and recombined with mates'",
+        "right unperturbed must stay right, attacked in another order, and recombined with mates'",
         source="arXiv 2301.12576 for the distribution-invading attack",
         after=_CHEAP,
         coupled_only="an image's answer does not depend on its batch mates",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from dentbench.attacks.base import OFFERS
 from dentbench.attacks.differentiable import Path, attackable
 from dentbench.attacks.no_answer import NoAnswers
-from dentbench.containment import torch_settings_kept
+from dentbench.containment import own_copy, torch_settings_kept
 
 
 def _nothing() -> None:
@@ -75,6 +75,8 @@ _OF_DEFENSES: Final = frozenset(
 class CountedNetwork(nn.Module):
     """A network (B, C, H, W) -> (B, classes) whose forward and backward passes are counted.
 
+    It gets copies of the images, which it may change, and answers are copies, for it may use their
+    memory again for the next.
     ``path``: whether its logits lead back to the images; where they do not, the gradient is zero.
     ``no_answers``: takes errors that it raises; by default they are raised.
     ``own``: whose layers and methods a defense may use by name, the network itself by default;
@@ -122,7 +124,8 @@ class CountedNetwork(nn.Module):
     def answers(self, x: Tensor) -> Tensor:
         """Return the logits of images, and leave the settings of torch as they were."""
         with torch_settings_kept():
-            if self._no_answers is None:
-                logits: Tensor = self.network(x)
-                return logits
-            return self._no_answers(self.network, x)
+            return self._ask(x) if self._no_answers is None else self._no_answers(self._ask, x)
+
+    def _ask(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.network(own_copy(x))
+        return logits.clone()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Final
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import ThreatModel
-from dentbench.containment import contained
+from dentbench.containment import contained, own_copy
 from dentbench.errors import DentBenchError, ModelError, SpecError, first_line
 from dentbench.identity.imported_state import imported_state
 from dentbench.identity.user_code import load_callable, sha256_of
@@ -72,10 +72,13 @@ class UserFunction:
         return f"{self.text}@{self.sha256}{self.state}"
 
     def __call__(self, *handed: Any) -> Any:
-        """Call the function; an exception becomes one sentence."""
+        """Call the function with copies of tensors, into which it may write.
+
+        An exception becomes one sentence.
+        """
         try:
             with contained():
-                return self.function(*handed)
+                return self.function(*map(_copied, handed))
         except (DentBenchError, torch.OutOfMemoryError, MemoryError):
             raise
         except Exception as error:  # a user's function may raise anything
@@ -102,6 +105,19 @@ class UserFunction:
         if 2 * int(far.sum()) > len(images):
             _tell_far(self.kind, self.text, f"{threat.eps:.4g} in {threat.norm}")
         return result
+
+
+def _copied(handed: Any) -> Any:
+    """Return a tensor's copy, and an attack context with copies of its tensors; else the same."""
+    if isinstance(handed, Tensor):
+        return own_copy(handed)
+    if type(handed) is tuple:
+        return tuple(map(_copied, handed))
+    if not is_dataclass(handed) or isinstance(handed, type):
+        return handed
+    held = {field.name: getattr(handed, field.name) for field in fields(handed)}
+    tensors = {k: v for k, v in held.items() if isinstance(v, Tensor | tuple)}
+    return replace(handed, **{name: _copied(value) for name, value in tensors.items()})
 
 
 @cache

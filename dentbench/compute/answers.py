@@ -9,6 +9,6 @@ from torch import Tensor, nn
 def answers(network: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the logits of ``images`` (B, C, H, W), and the gradient of a function of them."""
     x = images.clone().requires_grad_()
-    logits = network(x)
+    logits = network(x.clone())  # it may write into a copy
     (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), x)
     return logits.detach(), gradient

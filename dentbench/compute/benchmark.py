@@ -15,7 +15,7 @@ def work_on(network: Callable[[Tensor], Tensor], images: Tensor) -> Callable[[],
     def forward_and_gradient() -> None:
         with torch.enable_grad():
             x = images.clone().requires_grad_()
-            torch.autograd.grad(network(x).sum(), x)
+            torch.autograd.grad(network(x.clone()).sum(), x)  # it may write into a copy
         if images.is_cuda:
             torch.cuda.synchronize(images.device)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from typing import Any, Final
@@ -12,6 +13,7 @@ from torch import nn
 from dentbench.attacks.base import ThreatModel
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import SAME
+from dentbench.attacks.probes.base import relative_change
 from dentbench.attacks.protocol_cards import claim_name
 from dentbench.compute.precision import PAYS, bfloat16_time
 from dentbench.errors import DataError
@@ -49,6 +51,7 @@ class Preflight:
         self._advise_class_folders(specs[0].data.name)
         self.advise_precision(specs)
         self._advise_coupled_network(specs[0])
+        self._advise_changing_network(specs[0])
         there = self.context.inputs.available
         advice = (_advice(spec, there) for spec in specs)
         for text in dict.fromkeys(filter(None, advice)):
@@ -101,8 +104,7 @@ class Preflight:
             isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
             for layer in self.context.inputs.network.modules()
         )
-        told = self._is_compared(spec) and not self.context.options.fresh
-        if not suspected or spec.attack.is_none or len(few) < 2 or told:
+        if not suspected or len(few) < 2 or self._is_advised(spec):
             return
         with worker.counter.uncounted(), torch.no_grad():
             try:
@@ -110,8 +112,7 @@ class Preflight:
                 alone = torch.cat([worker.network(image[None]) for image in few])
             except (RuntimeError, ValueError):  # no room, or it takes no single image
                 return
-        span = (together.amax() - together.amin()).clamp_min(1e-12)
-        moved = float((together - alone).abs().amax() / span)
+        moved = relative_change(alone, together)
         if moved > SAME:
             _log.warning(
                 "the network's own answer to an image depends on its batch mates (by %.2g of the "
@@ -119,6 +120,32 @@ class Preflight:
                 "it; %s",
                 *(moved, KEEP_STATISTICS),
             )
+
+    def _advise_changing_network(self, spec: EvalSpec) -> None:
+        """Warn before an attack where the network answers the same images in two ways; once."""
+        worker = self.context.worker
+        if self._is_advised(spec):
+            return
+        few = self.context.inputs.images[:FEW].to(worker.device)
+        devices = [worker.device] if worker.device.type == "cuda" else []
+        with worker.counter.uncounted(), torch.random.fork_rng(devices), torch.no_grad():
+            try:
+                network = copy.deepcopy(worker.network)
+                moved = relative_change(network(few), network(few))
+            except Exception:  # no room, or an error that is reported where it is to answer
+                return
+        if moved > SAME:
+            _log.warning(
+                "the network answers the same images in two ways (they differ by %.2g of the "
+                "range), as with random numbers, or statistics and counters that move as it "
+                "answers: no verdict can rest on it; fix the numbers, and freeze the rest",
+                moved,
+            )
+
+    def _is_advised(self, spec: EvalSpec) -> bool:
+        """Return whether a run before has advised, or nothing is attacked."""
+        told = self._is_compared(spec) and not self.context.options.fresh
+        return spec.attack.is_none or told
 
     def _require_sound(self, spec: EvalSpec, protocols: Sequence[str]) -> None:
         """Raise an error for an unsound spec before hours are spent."""

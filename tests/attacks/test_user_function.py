@@ -25,6 +25,8 @@ def raising(images):
     raise KeyError("a key")
 def quiet(images):
     raise ValueError
+def writing(images):
+    return images.fill_(0.5)
 def ending(images):
     raise SystemExit(3)
 def doubled(images):
@@ -46,6 +48,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def points_of(kind: str, name: str) -> torch.Tensor:
     function = UserFunction.imported(kind, f"user_functions:{name}", "a function of images")
     return function.checked(function(IMAGES), IMAGES, ThreatModel("Linf", 0.1))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_may_write_into_what_it_is_given(kind: str) -> None:
+    before = IMAGES.clone()
+    assert torch.equal(points_of(kind, "writing"), torch.full_like(IMAGES, 0.5))
+    assert torch.equal(IMAGES, before)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,10 +1,11 @@
-"""Networks whose own answers depend on batch mates are told before a run, and no others."""
+"""Networks whose own answers depend on batch mates, or change, are told before a run."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,8 @@ from dentbench.evaluation.preflight import Preflight
 from dentbench.evaluation.runner import Evaluation
 from dentbench.report.remedies import KEEP_STATISTICS, of_check
 from dentbench.spec.evaluation import BatchPlan
-from tests.helpers import spec_of
+from tests.attacks.toys import small_network
+from tests.helpers import spec_of, subject
 
 
 class ChannelsLast(nn.Module):
@@ -64,3 +66,33 @@ def test_a_network_that_couples_images_is_told_before_the_run_and_fails_its_chec
         assert check.passed is not couples
         if couples:
             assert of_check(check, static=True).remedy == KEEP_STATISTICS in caplog.text
+
+
+class Moving(nn.Module):
+    """Subtracts a mean that moves with every image it is shown, in eval mode too."""
+
+    def __init__(self, *, moves: bool) -> None:
+        super().__init__()
+        self.inner = small_network()
+        self.moves = moves
+        self.mean = torch.zeros(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.moves:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean()
+        logits: Tensor = self.inner(x - self.mean)
+        return logits
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_network_that_answers_in_two_ways_is_told_before_the_run(
+    moves: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    evaluation = Evaluation(
+        subject(network=Moving(moves=moves)), RunOptions(results=tmp_path, untimed=True)
+    )
+    network: Any = evaluation.context.worker.network.network
+    before = float(network.mean)
+    Preflight(evaluation.context).check([spec_of(None)], ())
+    assert ("answers the same images in two ways" in caplog.text) is moves
+    assert float(network.mean) == before, "a copy is asked"

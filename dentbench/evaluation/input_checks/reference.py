@@ -112,7 +112,7 @@ def seeded(images: Tensor) -> Iterator[None]:
 def answer_of(network: Classifier, images: Tensor) -> Tensor:
     """Return the logits of images, without a graph."""
     with torch.no_grad(), seeded(images):
-        logits: Tensor = network(images).detach().clone()
+        logits: Tensor = network(images.clone()).detach().clone()
     return logits
 
 
@@ -128,7 +128,7 @@ def answer_and_gradient(network: Classifier, images: Tensor) -> tuple[Tensor, Te
     """Return logits, and the gradient of some function of them; None where they have none."""
     leaf = images.detach().clone().requires_grad_()
     with torch.enable_grad(), seeded(images):
-        logits = network(leaf)
+        logits = network(leaf.clone())
         if not logits.requires_grad:
             return logits.detach(), None
         total = logits.float().nan_to_num().logsumexp(1).sum()
