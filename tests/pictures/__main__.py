@@ -15,9 +15,9 @@ from tests.pictures.terminal import picture, screen, typed
 
 OUT: Final = Path("results")
 
-TERMINAL: Final = "evaluate --attack quick --eps 0.2 --lr 0.02 --examples 256"
+TERMINAL: Final = "evaluate --attack quick --eps 0.2 --lr 0.02 --batch-size 32 --examples 256"
 
-_DIGITS: Final = "evaluate --attack quick --lr 0.02 --examples 128"
+_DIGITS: Final = "evaluate --attack quick --lr 0.02 --batch-size 32 --examples 256"
 REPORT: Final = (
     f"{_DIGITS} --eps-grid 0,0.1,0.2,0.3 --save-adversarial",
     f"{_DIGITS} --eps 0.2 --steps-grid 1,3,12",

@@ -1,4 +1,4 @@
-"""A picture of a command's output on a terminal of 80 columns."""
+"""A picture of a command's output on a terminal of 88 columns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.text import Text
 
 ROOT: Final = Path(__file__).parents[2]
 
-COLUMNS: Final = 80
+COLUMNS: Final = 88
 
 _TOKENS: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\n|\r|[^\x1b\r\n]+")
 
