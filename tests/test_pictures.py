@@ -64,6 +64,11 @@ def test_a_picture_is_what_was_printed_and_loads_nothing(tmp_path: Path) -> None
     assert not re.findall(r"@import|@font-face|url\((?!#)|<image|<script|xlink:href", drawn)
 
 
+def test_a_line_that_is_too_long_goes_on_in_the_next_row() -> None:
+    drawn = texts(picture("dentbench", ["x" * (COLUMNS + 3)]))
+    assert ["x" * COLUMNS, "xxx"] == [text for text in drawn if text.startswith("x")]
+
+
 @pytest.mark.parametrize("name", PICTURES)
 def test_the_readme_shows_every_picture(name: str) -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

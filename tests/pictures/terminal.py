@@ -78,7 +78,9 @@ def picture(command: str, lines: Sequence[str]) -> str:
         record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, legacy_windows=False
     )
     console.print(Text(f"$ {command}"))
-    for line in lines:
-        console.print(Text.from_ansi(line), no_wrap=True, soft_wrap=True)
+    for line in map(Text.from_ansi, lines):
+        # A terminal goes on in the next row, wherever a word is then.
+        for row in line.divide(range(COLUMNS, len(line), COLUMNS)):
+            console.print(row, no_wrap=True, soft_wrap=True)
     drawn = console.export_svg(title="dentbench")
     return re.sub(r"@font-face \{.*?\}\s*", "", drawn, flags=re.DOTALL)

@@ -102,6 +102,6 @@ on the defense; it is the only protocol that was run, so no number here is a wor
   {kept} keep that; the best one ({best}) has {best_natural}.
 * **Where sigma ends.** In {shaped} of the {dynamic} it is narrower on natural images than on the
   static model's adversarial ones. It goes down furthest with {fading}:
-  to {least} on natural images, {least_adversarial} on adversarial ones, with {fading_natural} natural
-  images right.
+  to {least} on natural images, {least_adversarial} on adversarial ones, with {fading_natural}
+  natural images right.
 """
