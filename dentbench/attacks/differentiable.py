@@ -29,9 +29,7 @@ def gradient_path(forward: Classifier, images: Tensor) -> Path:
     leaf = images.detach().clone().requires_grad_()
     try:
         with torch_settings_kept(), torch.random.fork_rng(devices), torch.enable_grad():
-            logits = forward(
-                leaf.clone()
-            )  # a copy, as it is shown in attacks: it may write into that
+            logits = forward(leaf.clone())  # as in attacks, a copy: it may write into that
             if not logits.requires_grad:
                 return "missing"
             (gradient,) = torch.autograd.grad(logits.float().sum(), leaf, allow_unused=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import TypeAlias
 
@@ -90,14 +90,8 @@ def batch_mates(context: AttackContext) -> AttackResult:
     elsewhere = torch.ones_like(context.natural)
     counts: dict[str, dict[str, int]] = {}
     unperturbed: dict[str, Tensor] = {}
-    for name in COMPOSITIONS:
-        try:
-            natural = right_in(context, name, context.images)
-        except ModelError:
-            if name != "alone":
-                raise
-            continue  # such as batch normalization by the batch's own statistics
-        attacked = right_in(context, name, result.points)
+    for name, natural in right_unperturbed(context):
+        attacked = _right_in(context, name, result.points)
         counts[name] = _counted(context, result.robust, natural, attacked)
         elsewhere &= attacked | ~natural
         unperturbed[name] = natural
@@ -148,7 +142,22 @@ def _recombined(
 
 
 @torch.no_grad()
-def right_in(context: AttackContext, name: str, points: Tensor) -> Tensor:
+def right_unperturbed(context: AttackContext) -> Iterator[tuple[str, Tensor]]:
+    """Yield each composition that is answered, with which images (B,) are right there as they are.
+
+    An image alone is no batch for some, as for batch normalization by the batch's own statistics.
+    """
+    for name in COMPOSITIONS:
+        try:
+            natural = _right_in(context, name, context.images)
+        except ModelError:
+            if name != "alone":
+                raise
+        else:
+            yield name, natural
+
+
+def _right_in(context: AttackContext, name: str, points: Tensor) -> Tensor:
     """Return which points (B, C, H, W) are right in a composition."""
     logits = in_company(context, name)(points)
     return or_wrong(logits, context.labels).argmax(1) == context.labels

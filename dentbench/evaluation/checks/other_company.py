@@ -19,8 +19,7 @@ from dentbench.attacks.base import Classifier
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.single_images import misled
 from dentbench.attacks.protocols.base import AttackContext
-from dentbench.attacks.protocols.batch_mates import COMPOSITIONS, in_company, right_in
-from dentbench.errors import ModelError
+from dentbench.attacks.protocols.batch_mates import in_company, right_unperturbed
 from dentbench.evaluation import cascade
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec
@@ -40,13 +39,7 @@ def misled_elsewhere(
     left out.
     """
     shown = _attack_context(context, spec, unit, probe)
-    for name in COMPOSITIONS:
-        try:
-            right = right_in(shown, name, probe.images)
-        except ModelError:
-            if name != "alone":
-                raise
-            continue  # such as batch normalization by the batch's own statistics
+    for name, right in right_unperturbed(shown):
         rows = right.nonzero().flatten().tolist()
         moved = [kept for group in groups if (kept := [row for row in group if row in rows])]
         reasons = misled(_in_company(probe, shown, name), moved, briefly=True) if moved else []
