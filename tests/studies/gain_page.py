@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -91,12 +92,24 @@ def _sizes(dents: pd.DataFrame) -> str:
         _chosen(dents, batch_size=size, loss="shot", statistics="running", order="given")
         for size in SIZES
     ]
-    told = [
-        f"{size} {int(row['natural_correct'])} natural images right, {_under(row, 'published')} "
-        f"under `published`,\n  {int(row['robust_correct'])} in the worst case"
-        for size, row in zip(SIZES, rows, strict=True)
-    ]
-    return f"In batches of {'; of '.join(told)}."
+    natural, published, unrolled = (
+        _listed(int(count) for count in counts)
+        for counts in (
+            (row["natural_correct"] for row in rows),
+            (_under(row, "published") for row in rows),
+            (_under(row, "unrolled") for row in rows),
+        )
+    )
+    return (
+        f"In batches of {_listed(SIZES)} dent is right about {natural} natural\n"
+        f"  images, {published} under `published`, and {unrolled} under the protocols\n"
+        "  up to `unrolled`."
+    )
+
+
+def _listed(values: Iterable[int]) -> str:
+    *first, last = map(str, values)
+    return f"{', '.join(first)} and {last}"
 
 
 def _mates(row: Any) -> str:
