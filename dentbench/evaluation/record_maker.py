@@ -81,7 +81,7 @@ class RecordMaker:
             chances = _chances(again, static_cases(outcomes, static), [*outcomes], reached)
             if not again.random:
                 worst = worst_case(counted)
-                checks.append(gained_images(self.context, spec, worst, cases))
+                checks.append(gained_images(self.context, spec, worst, cases, run))
                 checks.append(lost_images(self.context, spec, worst, cases))
         summary = summarize(counted, static, separable=spec.separable) | chances
         mates, natural = summary["batch_mates"], ready.natural

@@ -20,6 +20,7 @@ from typing import Final
 from dentbench.attacks import checks
 from dentbench.attacks.catalogue import CHECKS_VERSION
 from dentbench.attacks.checks import Check
+from dentbench.attacks.evidence import NEEDED
 from dentbench.attacks.probes.single_images import misled
 from dentbench.attacks.protocol_cards import OWN_NORMS
 from dentbench.evaluation.checks.other_company import misled_elsewhere
@@ -46,11 +47,17 @@ def gained_images(
     spec: EvalSpec,
     worst: Sequence[bool],
     static: Mapping[str, Sequence[bool]],
+    run: Sequence[str],
 ) -> Check:
     """Return the check of a gain, made now if no earlier run made it of the same images.
 
-    ``worst``: which images are right in the worst case; ``static``: the static model's, by stage.
+    ``worst``: which images are right in the worst case; ``static``: the static model's, by stage;
+    ``run``: the protocols that were run. Where a gain could not hold for want of others it is not
+    made, for it may cost more than a short attack.
     """
+    if missing := [name for name in NEEDED if name not in run]:
+        text = f"not made: no gain holds without {', '.join(missing)}"
+        return Check(checks.GAINED_IMAGES, None, None, text)
     gained, kept, lost = _kinds(worst, static)
     if not _significant(len(gained), len(lost)):
         return Check(checks.GAINED_IMAGES, None, None, "there is no gain that rests on images")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from dentbench.attacks.evidence import NEEDED
 from dentbench.evaluation.checks import gained_images, sanity_checks
 from dentbench.evaluation.checks.gained_images import Asked, check_of, check_of_loss
 from dentbench.evaluation.context import RunOptions
@@ -106,12 +107,23 @@ def test_it_is_made_once_of_the_same_images(
     monkeypatch.setattr(gained_images, "_asked", count)
     worst = [True] * 7
     for static in ([False] * 7, [False] * 7, [True, *[False] * 6]):
-        check = gained_images.gained_images(context, spec, worst, {"natural": static})
+        check = gained_images.gained_images(context, spec, worst, {"natural": static}, NEEDED)
         assert check.passed is False
     assert len(calls) == 2
-    none = gained_images.gained_images(context, spec, worst, {"natural": [True] * 7})
+    none = gained_images.gained_images(context, spec, worst, {"natural": [True] * 7}, NEEDED)
     assert none.passed is None
     assert len(calls) == 2
+
+
+def test_where_no_gain_could_hold_nothing_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may cost more than a short attack, of which a gain is told all the same."""
+    monkeypatch.setattr(gained_images, "_asked", lambda *arguments: pytest.fail("it was asked"))
+    context, spec, static = made(tmp_path).context, spec_of(), {"natural": [False] * 7}
+    check = gained_images.gained_images(context, spec, [True] * 7, static, NEEDED[:-1])
+    assert check.passed is None
+    assert NEEDED[-1] in check.sentence
 
 
 def test_a_loss_asks_the_static_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
