@@ -17,7 +17,7 @@ OUT: Final = Path("results")
 
 TERMINAL: Final = "evaluate --attack quick --eps 0.2 --lr 0.02 --batch-size 32 --examples 256"
 
-_DIGITS: Final = "evaluate --attack quick --lr 0.02 --batch-size 32 --examples 256"
+_DIGITS: Final = "evaluate --attack quick --lr 0.02 --batch-size 16 --examples 128"
 REPORT: Final = (
     f"{_DIGITS} --eps-grid 0,0.1,0.2,0.3 --save-adversarial",
     f"{_DIGITS} --eps 0.2 --steps-grid 1,3,12",

@@ -16,7 +16,7 @@ from dentbench.records.outcome_arrays import from_arrays
 from tests.studies.studies import FOLDER
 
 ARCHIVE = Path("results/archive")
-NAMES = ["digits-quick", "table1-standard"]
+NAMES = ["table1-standard"]
 
 
 def outcomes(name: str) -> tuple[list[tuple[PurePosixPath, BatchOutcome]], set[str]]:
