@@ -103,7 +103,7 @@ def _sizes(dents: pd.DataFrame) -> str:
     return (
         f"In batches of {_listed(SIZES)} dent is right about {natural} natural\n"
         f"  images, {published} under `published`, and {unrolled} under the protocols\n"
-        "  up to `unrolled`."
+        f"  up to `unrolled`, of which more were run in batches of {SIZE}."
     )
 
 
