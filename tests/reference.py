@@ -190,15 +190,19 @@ def slow_dent(model: nn.Module, spec: DentSpec, x: Tensor) -> Tensor:
         return network(torch.stack(blurred))  # type: ignore[no-any-return]
 
     groups: list[dict[str, Any]] = []
-    if spec.delta == "affine":
+    if spec.delta != "none":
         gamma_lr, beta_lr = (spec.lr if r is None else r for r in (spec.gamma_lr, spec.beta_lr))
         groups.append({"params": [p for la in layers for p in la.weights], "lr": gamma_lr})
         groups.append({"params": [p for la in layers for p in la.biases], "lr": beta_lr})
     if spec.blur == "dynamic":
         groups.append({"params": sigmas, "lr": spec.sigma_lr})
     optimizer = _optimizer(groups, spec) if spec.steps else None
-    for _ in range(spec.steps):
+    rates = [group["lr"] for group in groups]
+    for number in range(spec.steps):
         assert optimizer is not None
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            waits = number < spec.alone and group is not optimizer.param_groups[-1]
+            group["lr"] = 0.0 if waits else rate
         optimizer.zero_grad()
         slow_loss(forward(), spec.loss).backward()
         optimizer.step()

@@ -227,7 +227,7 @@ class Dent(nn.Module):
                 loss, of_logits = self._loss_and_gradient(logits, self._counted(logits))
             (grad,) = torch.autograd.grad(logits, parameters, of_logits)
         with torch.set_grad_enabled(differentiable):
-            change, state = self._update(grad, state, self.spec, self.adapted.rates)
+            change, state = self._update(grad, state, self.spec, self.adapted.rates(state.step))
             return parameters + change, state, loss
 
     def loss(self, logits: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def convert(network: nn.Module, spec: DentSpec, calls: Calls) -> list[tuple[str,
     adapted = adapted_layers(network, spec.layers)
     if not adapted:
         raise ModelError(_missing(network, spec.layers))
-    if spec.delta == "affine":
+    if spec.delta != "none":
         _require_own_parameters(adapted)
     if spec.estimates and spec.batch_share:
         _require_scales(network)

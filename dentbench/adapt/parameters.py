@@ -18,8 +18,7 @@ class AdaptedParameters(nn.Module):
     ``layers``: the converted layers by name. In one tensor the scales of all layers come first,
     then their shifts, if they adapt; sigma comes last, if it does. The tensor is (P,) batch-wise
     and (B, P) instance-wise. ``initial`` (P,): scales and shifts as the layers have them.
-    ``sigma``: () that the blur begins with; None without a blur. ``rates``: the learning rate of
-    every parameter.
+    ``sigma``: () that the blur begins with; None without a blur.
     """
 
     def __init__(self, spec: DentSpec, layers: Sequence[tuple[str, nn.Module]]) -> None:
@@ -36,17 +35,21 @@ class AdaptedParameters(nn.Module):
             running = batchnorm.running_statistics(norms)
         self.initial: Tensor
         self.sigma: Tensor | None
-        self.rates: Tensor
+        self._rates: Tensor
+        self._rates_alone: Tensor
         self._running: Tensor | None
         self.register_buffer("initial", initial, persistent=False)
         self.register_buffer("_running", running, persistent=False)
         self.register_buffer("sigma", sigma, persistent=False)
-        self.register_buffer("rates", self._learning_rates(), persistent=False)
+        rates = self._learning_rates()
+        alone = rates.index_fill(0, torch.arange(len(rates) - 1), 0) if spec.alone else rates
+        self.register_buffer("_rates", rates, persistent=False)
+        self.register_buffer("_rates_alone", alone, persistent=False)
 
     def _learning_rates(self) -> Tensor:
         spec = self.spec
         rates = [self.initial.new_zeros(0)]
-        if spec.delta == "affine":
+        if spec.delta != "none":
             half = len(self.initial) // 2
             pair = (spec.lr if lr is None else lr for lr in (spec.gamma_lr, spec.beta_lr))
             rates += [self.initial.new_full((half,), lr) for lr in pair]
@@ -54,9 +57,13 @@ class AdaptedParameters(nn.Module):
             rates.append(self.initial.new_tensor([spec.sigma_lr]))
         return torch.cat(rates)
 
+    def rates(self, step: int) -> Tensor:
+        """Return the learning rate of every parameter at an update, the first of which is 0."""
+        return self._rates_alone if step < self.spec.alone else self._rates
+
     def start(self, images: int) -> Tensor:
         """Return the parameters before the first update, a row per image where each has its own."""
-        parts = [self.initial] if self.spec.delta == "affine" else []
+        parts = [self.initial] if self.spec.delta != "none" else []
         if self.spec.blur == "dynamic":
             assert self.sigma is not None
             parts.append(self.sigma[None])
@@ -68,7 +75,7 @@ class AdaptedParameters(nn.Module):
         flat, sigma = self.initial, self.sigma
         if self.spec.blur == "dynamic":
             parameters, sigma = parameters[..., :-1], parameters[..., -1].abs()
-        if self.spec.delta == "affine":
+        if self.spec.delta != "none":
             flat = parameters
         return flat, sigma
 

@@ -59,5 +59,5 @@ class Sar(Dent):
         still = reliable & (entropy.detach() < limit)
         (grad,) = torch.autograd.grad(mean_over(entropy, still), worst, create_graph=differentiable)
         with torch.set_grad_enabled(differentiable):
-            change, state = self._update(grad, state, self.spec, self.adapted.rates)
+            change, state = self._update(grad, state, self.spec, self.adapted.rates(state.step))
             return parameters + change, state, loss

@@ -115,7 +115,9 @@ class Record:
     )
     mode: str = column("static; dent: batch or instance; other for a defense that is not dent")
     steps: int | None = column("updates per batch")
-    delta: str | None = column("dent: affine where scale and shift are adapted, or none")
+    delta: str | None = column(
+        "dent: affine where scale and shift are adapted, affine-after:N after N updates, or none"
+    )
     layers: str | None = column("dent: layers that adapt: batchnorm, groupnorm, layernorm or all")
     loss: str | None = column("dent: shot or entropy")
     statistics: str | None = column(

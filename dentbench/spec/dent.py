@@ -13,7 +13,7 @@ from dentbench.validation import require_choice, require_count, require_number
 
 STATISTICS: Final = ("running", "batch", "median", "mix:ALPHA")
 OPTIMIZERS: Final = ("adamod", "adamod-paper", "adam", "sgd")
-DELTAS: Final = ("affine", "none")
+DELTAS: Final = ("affine", "affine-after:N", "none")
 LAYERS: Final = ("batchnorm", "groupnorm", "layernorm", "all")
 """The kinds of layers whose scales and shifts adapt; the paper's and the released code's first."""
 PADDINGS: Final = ("zeros", "reflect", "replicate")
@@ -80,9 +80,10 @@ class DentSpec:
     ``mode``: "instance" adapts parameters of its own to every image, "batch" shared parameters.
     ``steps`` >= 0 updates are made per batch; with 0 nothing adapts, the layers' statistics are
     the model's and ``delta`` is "none". ``delta``: "affine" adapts the scale gamma and shift beta
-    of the normalization layers, "none" leaves them. ``layers``: whose: "batchnorm" (BatchNorm2d,
-    the paper's), "groupnorm", "layernorm" or "all" of them, which is ours. ``loss`` is
-    "shot" (entropy minus the entropy of the batch-mean prediction) or "entropy".
+    of the normalization layers, "none" leaves them, and "affine-after:N", which is ours, lets a
+    dynamic blur's sigma move alone for the first N < ``steps`` updates. ``layers``: whose:
+    "batchnorm" (BatchNorm2d, the paper's), "groupnorm", "layernorm" or "all" of them, which is
+    ours. ``loss`` is "shot" (entropy minus the entropy of the batch-mean prediction) or "entropy".
 
     ``statistics``: "running" (of training, frozen), "batch" (re-estimated at every forward),
     "median" (the batch's medians, and mean squared distances from them: MedBN, arXiv 2403.19326) or
@@ -132,7 +133,7 @@ class DentSpec:
 
     def __post_init__(self) -> None:
         require_choice("mode", self.mode, tuple(MODE_DEFAULTS))
-        require_choice("delta", self.delta, DELTAS)
+        _require_delta(self.delta)
         require_choice("blur", self.blur, tuple(BLUR_DEFAULTS))
         if self.steps is BY_MODE and self.delta == "none" and self.blur != "dynamic":
             self._set("steps", 0)
@@ -175,17 +176,29 @@ class DentSpec:
         alone = alone and self.statistics == "running"
         return alone or self.steps == 0
 
+    @property
+    def alone(self) -> int:
+        """The number of first updates in which sigma moves alone: N of "affine-after:N"."""
+        return int(self.delta.partition(":")[2] or 0)
+
     def with_steps(self, steps: int) -> DentSpec:
         """Return the same configuration with so many updates per batch."""
-        return replace(self, steps=steps)
+        return replace(self, steps=steps, **self._share_alone(steps))
 
     def with_larger_steps(self, steps: int) -> DentSpec:
         """Return it with so many updates that go as far: learning rates in proportion."""
-        names = ["lr", "gamma_lr", "beta_lr"] if self.delta == "affine" else []
+        names = ["lr", "gamma_lr", "beta_lr"] if self.delta != "none" else []
         names += ["sigma_lr"] if self.blur == "dynamic" else []
         rates = {name: rate for name in names if (rate := getattr(self, name)) is not None}
         longer = {name: rate * self.steps / steps for name, rate in rates.items()}
-        return replace(self, steps=steps, **longer)
+        return replace(self, steps=steps, **longer, **self._share_alone(steps))
+
+    def _share_alone(self, steps: int) -> dict[str, Any]:
+        """Return a delta in which sigma moves alone for no larger share of so many updates."""
+        if not self.alone:
+            return {}
+        alone = self.alone * steps // self.steps
+        return {"delta": f"affine-after:{alone}" if alone else "affine"}
 
     @property
     def estimates(self) -> bool:
@@ -242,6 +255,16 @@ class DentSpec:
     def _check_what_adapts(self) -> None:
         if self.steps == 0:
             self._set("delta", "none")
+        elif self.alone and self.blur != "dynamic":
+            raise SpecError(
+                f"delta is {self.delta!r}, but blur is {self.blur!r}, which has no sigma that "
+                "moves alone; choose delta affine or blur dynamic"
+            )
+        elif self.alone >= self.steps:
+            raise SpecError(
+                f"delta is {self.delta!r}, but steps is {self.steps}, so scales and shifts would "
+                "never move; choose a smaller N, more steps or delta none"
+            )
         elif self.delta == "none":
             if self.blur != "dynamic":
                 raise SpecError(
@@ -258,6 +281,17 @@ class DentSpec:
                 )
         elif self.gamma_lr == self.beta_lr == 0:
             raise SpecError("gamma_lr and beta_lr are both 0; choose delta none instead")
+
+
+def _require_delta(delta: object) -> None:
+    kind, _, number = str(delta).partition(":")
+    if kind != "affine-after":
+        require_choice("delta", delta, DELTAS)
+    elif not number.isdecimal() or number.startswith("0"):
+        raise SpecError(
+            f"delta is {delta!r}; write the number of updates in which sigma moves alone, at "
+            "least 1, after the colon, such as affine-after:3"
+        )
 
 
 def _one_writing(statistics: object) -> str:

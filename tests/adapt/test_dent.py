@@ -103,6 +103,9 @@ def test_equals_the_slow_reference(
         {"blur": "dynamic", "padding": "replicate", "sigma": 0.4},
         {"blur": "dynamic", "sigma": 0.3, "sigma_lr": 0.5, "steps": 4},  # passes below zero
         {"blur": "dynamic", "delta": "none", "steps": 5},
+        {"blur": "dynamic", "delta": "affine-after:1", "lr": 0.03},
+        {"blur": "dynamic", "delta": "affine-after:3", "steps": 4, "optimizer": "adamod-paper"},
+        {"blur": "dynamic", "delta": "affine-after:2", "optimizer": "sgd", "gamma_lr": 0.02},
         {"blur": "dynamic", "delta": "none", "statistics": "mix:0.7", "optimizer": "sgd"},
         {"gamma_lr": 0.0},
         {"gamma_lr": 0.01, "beta_lr": 0.3, "optimizer": "sgd", "blur": "dynamic"},

@@ -20,6 +20,7 @@ SETTINGS: list[dict[str, Any]] = [
     {"blur": "dynamic", "padding": "reflect", "loss": "entropy", "sigma_lr": 0.3},
     {"blur": "static", "statistics": "mix:0.3"},
     {"mode": "batch", "blur": "dynamic", "delta": "none", "statistics": "batch"},
+    {"mode": "batch", "blur": "dynamic", "delta": "affine-after:1"},
     {"mode": "batch", "statistics": "mix:0.6", "loss": "shot"},
     {"steps": 0, "blur": "static"},
 ]

@@ -12,7 +12,7 @@ import torch
 from dentbench.adapt.dent import Dent
 from dentbench.errors import SpecError
 from dentbench.records.outcome import column_names
-from dentbench.spec.dent import BLUR_DEFAULTS, DELTAS, LOSSES, OPTIMIZERS, PADDINGS
+from dentbench.spec.dent import BLUR_DEFAULTS, LOSSES, OPTIMIZERS, PADDINGS
 from dentbench.spec.evaluation import DentSpec, field_names
 from tests.reference import tiny_network
 
@@ -109,7 +109,15 @@ def test_separable(settings: dict[str, Any], separable: bool) -> None:
         ({"sigma": 1.0}, "choose blur static or dynamic"),
         ({"padding": "reflect"}, "blur is 'none', which has no padding"),
         ({"blur": "static", "sigma_lr": 0.1}, "leave it out or choose blur dynamic"),
-        ({"delta": "gamma"}, "allowed: affine, none"),
+        ({"delta": "gamma"}, "allowed: affine, affine-after:N, none"),
+        ({"delta": "affine:3"}, "allowed: affine, affine-after:N, none"),
+        *(
+            ({"blur": "dynamic", "delta": f"affine-after{end}"}, "such as affine-after:3")
+            for end in ("", ":", ":0", ":03", ":x", ":-1", ":1.5", ":N")
+        ),
+        ({"delta": "affine-after:3"}, "blur is 'none', which has no sigma that moves alone"),
+        ({"delta": "affine-after:3", "blur": "static"}, "choose delta affine or blur dynamic"),
+        ({"delta": "affine-after:6", "blur": "dynamic"}, "steps is 6, so scales and shifts would"),
         ({"delta": "none", "steps": 6}, "nothing would adapt in 6 steps"),
         ({"delta": "none", "steps": 6, "blur": "static"}, "nothing would adapt in 6 steps"),
         ({"delta": "none", "blur": "dynamic", "lr": 0.1}, "give sigma_lr for sigma"),
@@ -122,6 +130,25 @@ def test_bad_settings_are_refused(bad: dict[str, Any], culprit: str) -> None:
         DentSpec(**bad)
 
 
+@pytest.mark.parametrize(
+    ("steps", "delta"),
+    [
+        (1, "affine"),
+        (2, "affine-after:1"),
+        (3, "affine-after:1"),
+        (5, "affine-after:2"),
+        (12, "affine-after:6"),
+    ],
+)
+def test_other_numbers_of_steps_keep_the_share_in_which_sigma_moves_alone(
+    steps: int, delta: str
+) -> None:
+    spec = DentSpec(blur="dynamic", delta="affine-after:3", steps=6)
+    assert spec.with_steps(steps) == DentSpec(blur="dynamic", delta=delta, steps=steps)
+    assert spec.with_larger_steps(steps).delta == delta
+    assert spec.with_larger_steps(steps).lr == pytest.approx(0.006 * 6 / steps)
+
+
 def test_every_combination_runs_or_is_refused() -> None:
     """All switches crossed: a spec that is accepted survives copying, and dent runs it."""
     images = torch.rand(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
@@ -129,7 +156,7 @@ def test_every_combination_runs_or_is_refused() -> None:
     switches = {
         "mode": ("batch", "instance"),
         "steps": (None, 0, 1),
-        "delta": DELTAS,
+        "delta": ("affine", "none"),
         "blur": tuple(BLUR_DEFAULTS),
         "padding": (None, *PADDINGS),
         "statistics": ("running", "batch", "mix:0.5"),

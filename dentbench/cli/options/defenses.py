@@ -32,7 +32,10 @@ DENT: Final[Mapping[str, tuple[type, Any]]] = {
     "delta": (
         str,
         typer.Option(
-            "--delta", metavar="KIND", help="affine: adapt scales and shifts; none: keep them."
+            "--delta",
+            metavar="KIND",
+            help="affine: adapt scales and shifts; affine-after:N: after N updates of a dynamic "
+            "sigma alone; none: keep them.",
         ),
     ),
     "layers": (
