@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dentbench.stats import least_batches
-from tests.panel import honest, subjects
+from tests.panel import honest, masking, subjects
 from tests.panel.running import run, said_of
 from tests.panel.table import DIGITS, FEW, MAY_SAY, PLANTS, STATIC, Plant, Setting, remembering
 
@@ -32,7 +32,8 @@ PRESERVING = sorted(
         for plant in PLANTS
         if (plant.robust in (STATIC, remembering) and plant.truth == "none")
         or plant.setting is DIGITS
-    },
+    }
+    - {masking.CounterStep},  # on a linear model alone: elsewhere its step changes labels
     key=lambda kind: kind.__name__,
 )
 """Every planted defense with the labels of the network that it is around."""
