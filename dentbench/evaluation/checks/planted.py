@@ -51,6 +51,8 @@ def planted(
     if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
         text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
         return Check(checks.PLANTED, None, None, text)
+    if not {*protocols} & {*evidence.BORNE}:
+        return check_of(None, {})
     folder = context.folder(spec)
     nothing: dict[str, Any] = {"of": None, "found": {}, "passes": 0}
     note: dict[str, Any] = folder.load_note(NOTE, nothing) or nothing
@@ -74,7 +76,7 @@ def check_of(
     ``in_parts``: whether protocols can attack the defense that need its parts.
     """
     if of is None or not counts:
-        return Check(checks.PLANTED, None, None, "no protocol with a gradient was run")
+        return Check(checks.PLANTED, None, None, "no protocol was run that a gain can rest on")
     if of < LEAST:
         text = f"points could be planted at {of} images only, and {LEAST} are needed: random "
         text += "points of the ball hardly change the logits"
