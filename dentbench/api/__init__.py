@@ -56,6 +56,7 @@ from dentbench.study.choices import choose_protocols
 from dentbench.study.parsing import OwnModel, require_channels
 from dentbench.zoo.images.arrays import Dataset, slice_of
 from dentbench.zoo.models import code_of, normalized
+from dentbench.zoo.modes import evaluated
 from dentbench.zoo.weights import weights_sha256
 
 __all__ = ["Evaluated", "evaluate"]
@@ -94,10 +95,10 @@ def evaluate(
     """Attack a model without and with a defense; return the static and the defended record.
 
     ``images`` (N, C, H, W) of 1 or 3 channels, float in [0, 1]; ``labels`` (N,), whole numbers
-    from 0: tensors, NumPy arrays or lists. ``model`` maps such images to logits (N, classes) and
-    is not changed; ``normalize``, mean and standard deviation per channel, is put in front of one
-    that does not normalize them itself. Where its natural accuracy, in percent, is not
-    ``expect_clean``, or is no better than chance, the run is stopped by
+    from 0: tensors, NumPy arrays or lists. ``model`` maps such images to logits (N, classes), is
+    evaluated in eval mode and is not changed; ``normalize``, mean and standard deviation per
+    channel, is put in front of one that does not normalize them itself. Where its natural accuracy,
+    in percent, is not ``expect_clean``, or is no better than chance, the run is stopped by
     :class:`~dentbench.errors.ModelError`, and by :class:`~dentbench.errors.SpecError` for an
     ``eps`` that can hardly be meant, such as Linf 8 for 8/255; ``force`` goes on. ``defense`` is
     the released dent and ``attack`` AutoAttack standard, Linf 8/255, by default; it may be a
@@ -193,7 +194,7 @@ def _evaluated(
     choose_protocols(names, settings)  # refused before anything is hashed
     data = slice_of(dataset)
     require_channels(own.normalize, data[0].shape[1])
-    network = normalized(copy_of(model), own.normalize)
+    network = normalized(evaluated(copy_of(model)), own.normalize)
     code = before_runs(model, code_of(network))
     named = ModelSpec(name=name, sha256=weights_sha256(network), code=code)
     plan = BatchPlan(size=batch_size)

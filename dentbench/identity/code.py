@@ -5,11 +5,13 @@ from __future__ import annotations
 import builtins
 import contextlib
 import dis
+import hashlib
 import importlib.util
 import re
 import sys
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import metadata
 from importlib.machinery import PathFinder
 from pathlib import Path
@@ -147,11 +149,22 @@ def _hash_of(name: str, package: str, folder: str) -> str:
     return version_of(name) if is_installed(name) else sha256_of(source_files(Path(there.origin)))
 
 
+@cache
 def version_of(module: str) -> str:
-    """Return the version of the installed package that a module is of, "" where it has none."""
+    """Return the version of the installed package that a module is of, "" where it has none.
+
+    With the hash of its code, for a package of one's own is installed again under the same version.
+    """
     top = module.partition(".")[0]
+    names = metadata.packages_distributions().get(top, [top])
+    return " ".join(filter(None, map(_installed, sorted({*names}))))
+
+
+def _installed(distribution: str) -> str:
     try:
-        return metadata.version(top)
+        found = metadata.distribution(distribution)
     except metadata.PackageNotFoundError:
-        owners = metadata.packages_distributions().get(top, [])
-        return " ".join(metadata.version(owner) for owner in owners)
+        return ""
+    lines = (found.read_text("RECORD") or "").splitlines()
+    code = sorted(line for line in lines if line.partition(",")[0].endswith((".py", ".so")))
+    return f"{found.version} {hashlib.sha256(chr(10).join(code).encode()).hexdigest()}"

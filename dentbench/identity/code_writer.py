@@ -26,12 +26,13 @@ from dentbench.identity import code
 from dentbench.identity.lookups import (
     BY_NAME,
     ENVIRONMENT,
+    KNOWN_NAMES,
     OWN_MODULE,
-    PLACES,
     Folders,
     environment_named,
 )
-from dentbench.identity.patches import custom_operators, module_of, patchable
+from dentbench.identity.patches import custom_operators, modes, module_of, patchable, registering
+from dentbench.identity.special_kinds import dispatched
 from dentbench.identity.user_code import is_installed, is_library, sha256_of, source_files
 from dentbench.identity.values import PLAIN, hash_of
 
@@ -56,6 +57,7 @@ class CodeWriter:
         self._libraries: dict[str, tuple[bool, bool]] = {}
         self.folders = Folders()
         self.reads_environment = False
+        self.calls_operators = False
 
     def written(self, value: Any, where: str) -> bytes | None:
         """Return the hash of a value that is code, at ``where``; None of any other."""
@@ -74,10 +76,18 @@ class CodeWriter:
             for name, held in patchable()
             if self._is_foreign(held)
         ]
+        written += [
+            hash_of("mode", self.write(mode, "a mode of torch"))
+            for mode in modes()
+            if not self._by_name(type(mode).__module__)
+        ]
         while self._waiting:
             thing, where = self._waiting.popleft()
             write = self._function if isinstance(thing, FunctionType) else self._class
             written.append(write(thing, where))
+        for module, for_all in registering():
+            if not self._by_name(module.__name__) and (for_all or self.calls_operators):
+                written.append(self._contents(module))
         # Which file or variable code reads may be put together of texts from anywhere.
         reads = [*self.folders.data()]
         reads += environment_named(self.folders.texts) if self.reads_environment else []
@@ -130,6 +140,9 @@ class CodeWriter:
         return hash_of("class", *parts)
 
     def _function(self, function: FunctionType, where: str) -> bytes:
+        by_type = dispatched(function)
+        if by_type is not None:
+            return hash_of("dispatched", self.write(by_type, where))
         parts: list[Any] = [self._instructions(function.__code__, where, function.__doc__)]
         parts.append(self.write(function.__defaults__, where))
         parts.append(self._attributes(function.__kwdefaults__ or {}, where))
@@ -150,7 +163,8 @@ class CodeWriter:
             parts += imported
         parts += looked_up.environment
         self.reads_environment |= not ENVIRONMENT.isdisjoint(looked_up.names)
-        self.folders.names |= PLACES.keys() & {*looked_up.names}
+        self.calls_operators |= "ops" in looked_up.names
+        self.folders.names |= KNOWN_NAMES & {*looked_up.names}
         parts += self._by_text(function, looked_up)
         parts += [self.write(op, where) for op in custom_operators(looked_up.names)]
         return hash_of("function", *parts)
@@ -188,6 +202,8 @@ class CodeWriter:
             return self.write(value, where)
         parts: list[Any] = [value.__name__.rpartition(".")[2]]
         known = self._by_name(value.__name__)
+        if known and not is_library(value.__name__):
+            parts.append(code.version_of(value.__name__))
         for name in names:
             held = vars(value).get(name)
             if held is None and not known:  # by a function of the module, PEP 562
@@ -240,8 +256,8 @@ class CodeWriter:
         return hash_of("property", *(self.write(f, where) for f in (value.fget, value.fset)))
 
     def _partial(self, value: Any, where: str) -> bytes:
-        held = (value.func, value.args, value.keywords)
-        return hash_of("partial", *(self.write(part, where) for part in held))
+        held = (self.write(part, where) for part in (value.func, value.args))
+        return hash_of("partial", *held, self._attributes(value.keywords, where))
 
     def _cached(self, value: Any, where: str) -> bytes:
         return hash_of("cached", self.write(value.__wrapped__, where))

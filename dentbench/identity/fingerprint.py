@@ -1,37 +1,35 @@
 """The identity of a network, or of any object, as a hash: its code, its settings, its tensors.
 
 Two objects have one fingerprint exactly if they are made of the same code with the same settings:
-in any process, whatever the order of dictionaries, wherever the code lies. Functions and classes of
-a user count by what they do, and so does whatever they name, in turn; those of libraries by their
-names (see :func:`~dentbench.identity.user_code.is_library`).
+in any process, wherever the code lies. The order of a dictionary counts, for code may go through it
+in that order; that of attributes does not. Functions and classes of a user count by what they do,
+and so does whatever they name, in turn; those of libraries by their names (see
+:func:`~dentbench.identity.user_code.is_library`).
 """
 
 from __future__ import annotations
 
 import copyreg
 import hashlib
-import logging
 import os
 import threading
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping
-from concurrent.futures import Executor
 from pathlib import PurePath
 from queue import SimpleQueue
-from types import (
-    MappingProxyType,
-)
+from types import MappingProxyType
 from typing import Any, Final
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch._library.custom_ops import CustomOpDef
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.fx import GraphModule
 from torch.utils.hooks import RemovableHandle
 
 from dentbench.identity.code_writer import CodeWriter
 from dentbench.identity.computed_properties import without_computed
+from dentbench.identity.special_kinds import SPECIAL, operator_hash
 from dentbench.identity.user_code import is_library
 from dentbench.identity.values import (
     PLAIN,
@@ -45,10 +43,7 @@ from dentbench.identity.values import (
 
 _EMPTY: Final = (
     *(type(threading.Lock()), type(threading.RLock()), threading.local, SimpleQueue),
-    *(
-        type(os.environ),
-        RemovableHandle,
-    ),
+    *(type(os.environ), RemovableHandle),
 )
 """Types whose content does not change how a number is computed."""
 
@@ -73,26 +68,34 @@ _UNTOLD: Final = frozenset(
 """Attributes of modules that do not change their answers."""
 
 
-def fingerprint(thing: object, hashed: Collection[str] = ()) -> str:
+def fingerprint(thing: object, hashed: Collection[str] = (), *, texts: bool = True) -> str:
     """Return the SHA-256, in hexadecimal, of an object's code and values.
 
     ``hashed``: the names of tensors of a network that are left out, because another hash has them.
+    ``texts``: whether texts and paths count, as those do that are the same each time it is made.
     Raises :class:`~dentbench.errors.ModelError` for an object that holds something that has no
     stable writing, such as an open connection: its results could not be told from others'.
     """
-    return _Writer(frozenset(hashed)).whole(thing)
+    return _Writer(frozenset(hashed), texts=texts).whole(thing)
 
 
 class _Writer:
     """Writes objects as hashes, each once.
 
     ``compared``: the ids of objects whose computed properties are being compared, so that these
-    are left out.
+    are left out. ``texts``: whether texts count.
     """
 
-    def __init__(self, hashed: frozenset[str], compared: frozenset[int] = frozenset()) -> None:
+    def __init__(
+        self,
+        hashed: frozenset[str],
+        compared: frozenset[int] = frozenset(),
+        *,
+        texts: bool = True,
+    ) -> None:
         self.hashed = hashed
         self.compared = compared
+        self.texts = texts
         self.known: dict[int, bytes] = {}
         self.open: list[int] = []
         self.kept: list[Any] = []  # so that no two of them have the same id
@@ -109,7 +112,7 @@ class _Writer:
     def write(self, value: Any, where: str) -> bytes:
         """Return the hash of a value; ``where`` it lies is for whoever reads an error."""
         if type(value) is str:
-            return hash_of("str", *self.code.folders.written(value))
+            return self._text("str", value)
         if type(value) in PLAIN:
             return hash_of(type(value).__name__, repr(value))
         if isinstance(value, nn.Module):
@@ -133,6 +136,9 @@ class _Writer:
         for kinds, write in _WAYS:
             if is_a(value, kinds):
                 return write(self, value, where)
+        for kinds, write_special in SPECIAL:
+            if is_a(value, kinds):
+                return write_special(value, self.write, where)
         write_exactly = _CONTAINERS.get(type(value), _Writer._object)
         return write_exactly(self, value, where)
 
@@ -148,7 +154,7 @@ class _Writer:
         own = vars(value)
         return hash_of("with", written, self._attributes(own, where)) if own else written
 
-    def _array(self, value: np.ndarray[Any, Any] | np.generic, where: str) -> bytes:
+    def _array(self, value: np.ndarray[Any, Any] | np.generic | memoryview, where: str) -> bytes:
         array = np.asarray(value)
         if array.dtype.hasobject:
             return hash_of("array", str(array.shape), self.write(array.tolist(), where))
@@ -165,11 +171,8 @@ class _Writer:
         )
 
     def _mapping(self, value: Mapping[Any, Any], where: str) -> bytes:
-        items = list(value.items())
-        if all(type(key) in PLAIN or hasattr(key, "__qualname__") for key in value):
-            items.sort(key=lambda item: order_of(item[0]))
         parts = []
-        for key, item in items:
+        for key, item in value.items():  # in their order, in which code may go through them
             parts += [self.write(key, where), self.write(item, f"{where}[{key!r:.40}]")]
         return hash_of("mapping", *parts)
 
@@ -178,7 +181,10 @@ class _Writer:
         return hash_of("weak", *sorted(self.write(item, where) for item in held))
 
     def _path(self, value: PurePath, where: str) -> bytes:
-        return hash_of("path", *self.code.folders.written(str(value)))
+        return self._text("path", str(value))
+
+    def _text(self, kind: str, value: str) -> bytes:
+        return hash_of(kind, *(self.code.folders.written(value) if self.texts else ()))
 
     # --- objects ----------------------------------------------------------------------------------
 
@@ -218,9 +224,13 @@ class _Writer:
         """Return the attributes of an object without those that its class computes and keeps."""
 
         def identity(item: Any, compared: frozenset[int]) -> str:
-            return _Writer(self.hashed, compared).whole(item)
+            return _Writer(self.hashed, compared, texts=self.texts).whole(item)
 
         return without_computed(value, held, self.compared, identity)
+
+    def _operator(self, value: OpOverload | OpOverloadPacket, where: str) -> bytes:
+        self.code.calls_operators = True
+        return operator_hash(value, self.write, where)
 
     def _empty(self, value: Any, where: str) -> bytes:
         if value is os.environ:
@@ -278,42 +288,20 @@ class _Writer:
                 parts += [own, self._attributes(vars(tensor), inside)]
         return parts
 
-    # --- values of some types ---------------------------------------------------------------------
-
-    def _logger(self, value: logging.Logger, where: str) -> bytes:
-        return hash_of("logger", value.name)
-
-    def _executor(self, value: Executor, where: str) -> bytes:
-        return hash_of(type(value).__name__, repr(getattr(value, "_max_workers", None)))
-
     def _reference(self, value: Any, where: str) -> bytes:
         return hash_of("reference", self.write(value(), where))
-
-    def _generator(self, value: torch.Generator, where: str) -> bytes:
-        return hash_of("generator", tensor_hash(value.get_state()))
-
-    def _operator(self, value: CustomOpDef, where: str) -> bytes:
-        own = {name: held for name, held in vars(value).items() if name.endswith(("_fn", "_fns"))}
-        return hash_of("operator", self._attributes(own, where))
-
-    def _script_function(self, value: Any, where: str) -> bytes:
-        return hash_of("script", value.code)
 
 
 _OF_GRAPHS: Final = ("_modules", "_parameters", "_buffers", *_HOOKS)
 
 _WAYS: Final[tuple[tuple[Any, Callable[[_Writer, Any, str], bytes]], ...]] = (
     (Tensor, _Writer._tensor),
-    ((np.ndarray, np.generic), _Writer._array),
+    ((np.ndarray, np.generic, memoryview), _Writer._array),
     (PurePath, _Writer._path),
-    (logging.Logger, _Writer._logger),
-    (Executor, _Writer._executor),
+    ((OpOverload, OpOverloadPacket), _Writer._operator),
     (_EMPTY, _Writer._empty),
     (_WEAK, _Writer._weak),
     (weakref.ReferenceType, _Writer._reference),
-    (torch.Generator, _Writer._generator),
-    (CustomOpDef, _Writer._operator),
-    (torch.jit.ScriptFunction, _Writer._script_function),
 )
 
 

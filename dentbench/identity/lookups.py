@@ -9,6 +9,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from types import CodeType, MappingProxyType
 from typing import Any, Final
@@ -16,7 +17,7 @@ from typing import Any, Final
 BY_NAME: Final = frozenset(
     {
         *("getattr", "globals", "vars", "eval", "exec", "attrgetter", "__dict__", "modules"),
-        *("f_globals", "__globals__"),
+        *("f_globals", "__globals__", "iter_modules", "walk_packages", "__path__"),
     }
 )
 """Names in code that may look up whatever a text names."""
@@ -37,6 +38,15 @@ PLACES: Final[Mapping[str, Callable[[], str | Path]]] = MappingProxyType(
 )
 """Folders of the machine, by names and texts in code that ask for them."""
 
+_UP: Final = frozenset({"parent", "parents", "dirname"})
+"""Names in code that ask for the folder above another."""
+
+_LISTS: Final = frozenset({"iterdir", "listdir", "scandir", "walk", "glob", "iglob", "rglob"})
+"""Names in code that ask for the files of a folder."""
+
+KNOWN_NAMES: Final = PLACES.keys() | _UP | _LISTS | {"__file__"}
+"""Names in code that say where it finds files."""
+
 _DATA: Final = frozenset(
     {
         *(".npy", ".npz", ".pt", ".pth", ".ckpt", ".bin", ".safetensors", ".onnx", ".h5", ".mat"),
@@ -56,8 +66,17 @@ _LONGEST_SUFFIX: Final = 12
 _MOST: Final = 64
 """The number of folders in which files are searched."""
 
+_MOST_FILES: Final = 1024
+"""The number of files of a folder, and of those below it, that are looked at."""
+
 _WRITTEN: Final = frozenset({".log", ".pyc"})
 """The suffixes of files that running code writes, not reads."""
+
+_RESULTS: Final = "results.csv"
+"""The file in a folder that DentBench writes to."""
+
+_FIELD: Final = re.compile(r"\{[^{}]*\}|%[-#0 +]*\d*(?:\.\d+)?[sdifgrx]")
+"""Where a text leaves room for values."""
 
 _TOO_WIDE: Final = re.compile(r"\W*$|.*\*\*|.*\.py$")
 """Patterns of files that match about everything, or code."""
@@ -125,12 +144,13 @@ def is_composed(name: str, parts: Collection[str]) -> bool:
 class Folders:
     """The folders of a user's code: its place does not change its answers, its data do.
 
-    ``texts``: all that were written; ``names``: those of :data:`PLACES` that code has.
+    ``texts``: all that were written; ``names``: those of :data:`KNOWN_NAMES` that code has.
     """
 
     def __init__(self) -> None:
         self.names: set[str] = set()
         self._seen: dict[str, Path | None] = {}
+        self._stems: set[str] = set()
         self.texts: set[str] = set()
 
     def add(self, module: str) -> None:
@@ -141,6 +161,7 @@ class Folders:
             depth = module.count(".") + hasattr(known, "__path__")
             parents = Path(file).absolute().parents if file else ()
             self._seen[module] = parents[depth] if depth < len(parents) else None
+            self._stems |= {Path(file).stem} if file else set()
 
     def written(self, text: str) -> tuple[str, ...]:
         """Return a text, below one of the folders as seen from there, with the data it names."""
@@ -164,8 +185,9 @@ class Folders:
     def data(self) -> Iterator[str]:
         """Yield the files that several texts name together, and their hashes.
 
-        A folder and a name in it, a name and its suffix; a name without any suffix too, and those
-        that a pattern matches. They are looked for beside a user's code and in the working folder,
+        A folder and a name in it, a name and its suffix; a name without any suffix too, those that
+        a pattern matches, those whose names are put together of texts and numbers, and all in a
+        folder that code lists. They are looked for beside a user's code and in the working folder,
         where there is such code.
         """
         folders = [*dict.fromkeys(filter(None, self._seen.values()))]
@@ -173,33 +195,90 @@ class Folders:
             return
         named = [text for text in self.texts if _is_name(text)]
         texts = sorted({text.lstrip("/") for text in named} - {""})
-        places = [*folders, Path.cwd()]
-        places += [Path(PLACES[name]()) for name in sorted(PLACES.keys() & (self.names | {*named}))]
-        for place in places:  # which grows: a folder may be in a folder
-            inside = (place / text for text in texts if text.strip("./"))
-            places += [one for one in inside if _is(one, Path.is_dir) and one not in places]
-            if len(places) > _MOST:
-                break
+        given = self._places(folders, {*named})
+        places = _with_named_folders(given, texts)
         suffixes = [text for text in texts if text[0] == "." and len(text) < _LONGEST_SUFFIX]
-        names = [*texts, *(text + suffix for suffix in suffixes for text in texts)]
+        stems = [*texts, *(sorted(self._stems) if "__file__" in self.names else ())]
+        names = [*texts, *(text + suffix for suffix in suffixes for text in stems)]
         # In a place of their own; what is at home is so under the same name for every user.
         elsewhere = {text: _expanded(text) for text in sorted(named) if text[0] in "/~$"}
-        patterns = [text for text in texts if "*" in text and not _TOO_WIDE.match(text)]
+        inner = {*folders, Path.cwd(), *places[len(given) :]}
         seen: set[Path] = set()
-        for place in places[:_MOST]:
-            for name in (*names, *_matching(place, patterns), *elsewhere):
+        for place in places:
+            inside = self._inside(place, texts, whole=place not in given) if place in inner else ()
+            for name in (*names, *inside, *elsewhere):
                 file = place / elsewhere.get(name, name)
                 if file.suffix not in _WRITTEN and file not in seen and _is(file, Path.is_file):
                     seen.add(file)
                     yield name
                     yield hashlib.sha256(file.read_bytes()).hexdigest()
 
+    def _places(self, folders: Iterable[Path], named: Collection[str]) -> list[Path]:
+        """Return the folders in which code may look: beside it, at work, above it, at home."""
+        asked = sorted(PLACES.keys() & (self.names | {*named}))
+        places = [*folders, Path.cwd(), *(Path(PLACES[name]()) for name in asked)]
+        if self.names & _UP:
+            shared = {Path.home(), Path(tempfile.gettempdir())}
+            above = [up for folder in folders for up in [*folder.parents][:2]]
+            places += [up for up in above if up.parent != up and up not in shared]
+        return [*dict.fromkeys(places)]
 
-def _matching(place: Path, patterns: Iterable[str]) -> Iterator[str]:
-    """Yield the names of files in a folder that patterns match."""
-    for pattern in patterns:
-        with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it is no pattern
-            yield from sorted(str(file.relative_to(place)) for file in place.glob(pattern))
+    def _inside(self, place: Path, texts: Collection[str], *, whole: bool) -> Iterator[str]:
+        """Yield the names of files in a folder that patterns match or that are made of texts.
+
+        Where code lists folders, all of them: of a ``whole`` folder, which a text names.
+        """
+        if whole and self.names & _LISTS:
+            yield from _files_below(place, deep=bool(self.names & {"rglob", "walk"}))
+        parts = {part for text in texts for part in _FIELD.split(text) if _is_part(part)}
+        yield from (name for name in _files_below(place) if is_composed(name, parts))
+        for pattern in (text for text in texts if "*" in text):
+            narrow = pattern.removeprefix("**/")
+            if not _TOO_WIDE.match(narrow):
+                deep = narrow != pattern or "rglob" in self.names
+                yield from _matching(place, narrow, deep=deep)
+
+
+def _with_named_folders(places: Iterable[Path], texts: Iterable[str]) -> list[Path]:
+    """Return folders, the folders in them that texts name, and so on."""
+    known = [*places]
+    for place in known:  # which grows: a folder may be in a folder
+        inside = (place / text for text in texts if text.strip("./"))
+        known += [one for one in inside if _is(one, Path.is_dir) and one not in known]
+        if len(known) > _MOST:
+            break
+    return known[:_MOST]
+
+
+def _matching(place: Path, pattern: str, *, deep: bool) -> Iterator[str]:
+    """Yield the names of files in a folder that a pattern matches; ``deep``: and below it."""
+    if deep:
+        found = _files_below(place, deep=True)
+        yield from (name for name in found if fnmatch(Path(name).name, pattern))
+    with contextlib.suppress(OSError, ValueError, NotImplementedError):  # it is no pattern
+        yield from sorted(str(file.relative_to(place)) for file in place.glob(pattern))
+
+
+def _files_below(place: Path, *, deep: bool = False) -> Iterator[str]:
+    """Yield the names of a folder's files, in order; ``deep``: and those of the folders in it.
+
+    Hidden ones, code and what DentBench wrote are left out.
+    """
+    count = 0
+    for folder, folders, files in os.walk(place):
+        wanted = deep and _RESULTS not in files
+        folders[:] = sorted(name for name in folders if wanted and name[0] not in "._")
+        for name in sorted(files) if _RESULTS not in files else ():
+            if name[0] != "." and not name.endswith((".py", *_WRITTEN)):
+                count += 1
+                yield str((Path(folder) / name).relative_to(place))
+            if count >= _MOST_FILES:
+                return
+
+
+def _is_part(text: str) -> bool:
+    """Return whether a text may be a part of a file's name beside others."""
+    return len(text) > 1 or text in ("_", "-", ".")
 
 
 def _expanded(text: str) -> str:

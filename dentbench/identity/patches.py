@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import builtins
 import functools
+import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
-from types import FunctionType, MappingProxyType, MethodType
+from pathlib import Path
+from types import FunctionType, MappingProxyType, MethodType, ModuleType
 from typing import Any, Final
 
 import torch
 import torch.nn.functional
 from torch._library.custom_ops import OPDEFS, CustomOpDef
 from torch.nn.modules import module as modules
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 _GLOBAL_HOOKS: Final = (
     *("_global_forward_pre_hooks", "_global_forward_hooks"),
     *("_global_backward_pre_hooks", "_global_backward_hooks"),
 )
 
+_OF_NETWORKS: Final = frozenset({"torchvision", "timm", "robustbench", "einops"})
+"""Libraries of networks, whose modules call their own functions."""
 
 _INSIDE: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
     {
@@ -56,9 +62,49 @@ def patchable() -> Iterator[tuple[str, Any]]:
     for owner in owners:
         for name, held in list(vars(owner).items()):
             yield f"{owner.__name__}.{name}", held
+    for name, module in [*sys.modules.items()]:
+        if name.partition(".")[0] in _OF_NETWORKS and isinstance(module, ModuleType):
+            for inner, held in list(vars(module).items()):
+                if isinstance(held, FunctionType):
+                    yield f"{name}.{inner}", held
     for kind in _GLOBAL_HOOKS:
         for number, hook in enumerate(vars(modules)[kind].values()):
             yield f"{kind}[{number}]", hook
+
+
+def modes() -> Iterator[Any]:
+    """Yield the objects that torch shows each call of its functions to."""
+    yield from _get_current_function_mode_stack()
+    yield from _get_current_dispatch_mode_stack()
+
+
+def registering() -> Iterator[tuple[ModuleType, bool]]:
+    """Yield loaded modules that may register operators, whose functions torch does not show.
+
+    Beside each, whether it may do so for torch's own operators, which all networks call.
+    """
+    for module in [*sys.modules.values()]:
+        source = _source(getattr(module, "__file__", None) or "")
+        if "torch.library" in source or "Library(" in source:
+            yield module, "aten" in source
+
+
+def _source(file: str) -> str:
+    """Return the source of a module of a user, "" of any other."""
+    if not file.endswith(".py") or not {"site-packages", "dist-packages"}.isdisjoint(
+        Path(file).parts
+    ):
+        return ""
+    try:
+        seen = Path(file).stat()
+    except OSError:
+        return ""
+    return _read(file, seen.st_mtime_ns, seen.st_size)
+
+
+@functools.lru_cache(maxsize=1 << 12)
+def _read(file: str, changed: int, size: int) -> str:
+    return Path(file).read_text(errors="replace")
 
 
 def custom_operators(names: Collection[str]) -> list[CustomOpDef]:

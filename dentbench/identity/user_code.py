@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from dentbench.containment import contained
 from dentbench.errors import SpecError
+from dentbench.identity.source_meaning import meaning_sha256
 from dentbench.paths import expanded
 
 _ALWAYS: Final = frozenset({"torch", "numpy", "dentbench", "builtins"})
@@ -201,10 +202,10 @@ def _imports(source: bytes) -> frozenset[str]:
 
 
 def sha256_of(files: Iterable[Path]) -> str:
-    """Return the SHA-256 of files: of their names and contents, wherever they are."""
+    """Return the SHA-256 of sources: of their names and what they do, wherever they are."""
     whole = hashlib.sha256()
     for file in files:
-        whole.update(f"{file.name}\n{hashlib.sha256(file.read_bytes()).hexdigest()}\n".encode())
+        whole.update(f"{file.name}\n{meaning_sha256(file.read_bytes())}\n".encode())
     return whole.hexdigest()
 
 

@@ -42,13 +42,24 @@ def tensor_hash(value: Tensor) -> bytes:
     """Return the hash of a tensor: of its type, shape and contents."""
     if value.is_meta or isinstance(value, nn.parameter.UninitializedTensorMixin):  # type: ignore[attr-defined]
         return hash_of("tensor", str(value.dtype), str(value.device))
+    if value.is_quantized:
+        plain = value.detach().cpu()
+        return hash_of("quantized", *_quantizer(plain), tensor_hash(plain.int_repr()))
+    return hash_of("tensor", str(value.dtype), str(tuple(value.shape)), raw_bytes(value))
+
+
+def raw_bytes(value: Tensor) -> memoryview:
+    """Return the contents of a tensor, row after row, whatever its layout, strides and views.
+
+    A quantized tensor has none: see :func:`tensor_hash`.
+    """
     plain = value.detach().resolve_conj().resolve_neg().cpu()
     if plain.layout is not torch.strided:
         plain = plain.to_dense()
-    if plain.is_quantized:
-        return hash_of("quantized", *_quantizer(plain), tensor_hash(plain.int_repr()))
-    raw = plain.contiguous().reshape(-1).view(torch.uint8).numpy()
-    return hash_of("tensor", str(value.dtype), str(tuple(value.shape)), raw.data)
+    flat = plain.contiguous().reshape(-1)
+    if flat.stride() != (1,):  # a single number counts as contiguous whatever its stride
+        flat = torch.empty(flat.shape, dtype=flat.dtype).copy_(flat)
+    return memoryview(flat.view(torch.uint8).numpy())
 
 
 def _quantizer(value: Tensor) -> list[str | bytes]:
@@ -69,14 +80,13 @@ _MANGLED: Final = r"\.?___torch_mangle_\d+"
 """The numbers that TorchScript puts into names, counting the networks of the process."""
 
 
-def script_hash(module: torch.jit.ScriptModule) -> bytes:
-    """Return the hash of a network in TorchScript by its graph and by its file's contents.
+def script_hash(module: torch.jit.ScriptModule | torch.jit.ScriptFunction[..., Any]) -> bytes:
+    """Return the hash of a network or function in TorchScript by its graph and its file's contents.
 
     Where its source was, and how many others there were before, is left out.
     """
     graph = re.sub(_MANGLED, "", re.sub(r"#.*", "", str(module.inlined_graph)))
-    file = io.BytesIO()
-    torch.jit.save(module, file)
+    file = io.BytesIO(module.save_to_buffer())
     parts: list[str | bytes] = []
     with zipfile.ZipFile(file) as archive:
         for name in sorted(archive.namelist()):

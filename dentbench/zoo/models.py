@@ -15,24 +15,23 @@ from pathlib import Path
 from types import ModuleType
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from dentbench.containment import contained
-from dentbench.errors import ModelError, UnknownNameError, first_line
+from dentbench.errors import ModelError
 from dentbench.identity.fingerprint import fingerprint
-from dentbench.identity.user_code import load, sha256_of
 from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
 from dentbench.zoo.cards.model_cards import ASSETS, ModelCard
 from dentbench.zoo.checkpoints import read_checkpoint, require_file, state_dict_of
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
+from dentbench.zoo.factories import Source, network_of_factory
 from dentbench.zoo.model_names import card_named, is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
 from dentbench.zoo.robustbench import architectures
 from dentbench.zoo.robustbench.checkpoint_parts import load_part
 from dentbench.zoo.timm_networks import TIMM, from_timm
-from dentbench.zoo.weights import load_state, require_values, weights_sha256
+from dentbench.zoo.weights import load_state, require_values, told_by_state, weights_sha256
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -78,7 +77,7 @@ def load_model(
             f"network with --arch {name_or_path}"
         )
     if ":" in name_or_path:
-        network, source = _from_factory(name_or_path)
+        network, source = network_of_factory(name_or_path)
         return _finish(normalized(network, normalize), name_or_path, source)
     card = card_named(name_or_path)
     request = FetchOptions(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
@@ -99,38 +98,17 @@ def untrained_model(card: ModelCard) -> LoadedModel:
     return _finish(build(card), card.id, card)
 
 
-def _told_by_state(network: nn.Module) -> list[str]:
-    """Return the names of tensors that a network's state dict has as they are.
-
-    A state dict of its own, as of averages, may hold others than the network computes with.
-    """
-    own: dict[str, Tensor] = {}
-    own.update(network.named_parameters(remove_duplicate=False))
-    own.update(network.named_buffers(remove_duplicate=False))
-    return [
-        name
-        for name, value in network.state_dict().items()
-        if isinstance(value, Tensor) and name in own and _is_same(value, own[name])
-    ]
-
-
-def _is_same(ours: Tensor, theirs: Tensor) -> bool:
-    try:
-        same = ours.data_ptr() == theirs.data_ptr() and ours.stride() == theirs.stride()
-        return same and ours.shape == theirs.shape and ours.dtype == theirs.dtype
-    except RuntimeError:  # of a kind that has no memory of its own
-        return False
-
-
-def code_of(network: nn.Module, source: str = "") -> str:
+def code_of(network: nn.Module, source: Source | None = None) -> str:
     """Return the SHA-256 of a network's code and of all its settings that are no weights.
 
-    ``source``: whatever else identifies its code. The same in any process as long as the code is.
+    ``source``: of its code, where it is known. The same in any process as long as the code is.
     Raises :class:`~dentbench.errors.ModelError` for a setting that has no stable writing, and for
     tensors without values.
     """
     require_values(network)
-    return digest([source, fingerprint(network, _told_by_state(network))])
+    source = source or Source("")
+    own = fingerprint(network, told_by_state(network), texts=source.is_steady)
+    return digest([source.sha256, own])
 
 
 def normalized(
@@ -140,8 +118,8 @@ def normalized(
     return network if normalize is None else nn.Sequential(Normalize(*normalize), network)
 
 
-def _finish(network: nn.Module, name: str, identity: ModelCard | str) -> LoadedModel:
-    """Return a network as loaded; ``identity``: its card, or a text that identifies its code.
+def _finish(network: nn.Module, name: str, identity: ModelCard | Source) -> LoadedModel:
+    """Return a network as loaded; ``identity``: its card, or the source of its code.
 
     The code of a card's network is identified by the card alone, whatever files are installed.
     """
@@ -223,8 +201,8 @@ def _pyautoattack_example() -> ModuleType:
     return module
 
 
-def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Module, str]:
-    """Return a checkpoint's network, and a text that identifies its code.
+def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Module, Source]:
+    """Return a checkpoint's network, and the source of its code.
 
     ``normalized``: whether a normalization is put in front of it.
     """
@@ -240,29 +218,12 @@ def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Mo
         )
     require_file(path)
     if arch.startswith(TIMM):
-        network, source = from_timm(arch), arch
+        network, source = from_timm(arch), Source(arch)
     elif ":" in arch:
-        network, source = _from_factory(arch)
+        network, source = network_of_factory(arch)
     else:
         card = card_named(arch)
-        network, source = build(card), card.id
+        network, source = build(card), Source(card.id)
     state = state_dict_of(read_checkpoint(path), path.name)
     load_state(network, state, path.name, constants_elsewhere=normalized)
     return network, source
-
-
-def _from_factory(text: str) -> tuple[nn.Module, str]:
-    """Return the network of ``module:callable``, called without arguments, and its sources' hash.
-
-    It may also name a network.
-    """
-    try:
-        made, files = load(text)
-        with contained():
-            network = made if isinstance(made, nn.Module) else made()
-    except Exception as error:  # whatever a user's module raises
-        reason = first_line(error)
-        raise UnknownNameError(f"model {text!r} cannot be made ({reason})") from error
-    if not isinstance(network, nn.Module):
-        raise ModelError(f"{text} returned {type(network).__name__}, not a torch.nn.Module")
-    return network, sha256_of(files)

@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedBuffer, UninitializedParameter
 
 from dentbench.errors import ModelError
 from dentbench.identity.fingerprint import fingerprint
+from dentbench.identity.values import raw_bytes, tensor_hash
 from dentbench.zoo.checkpoints import StateDict
 
 CONSTANTS: Final = frozenset({"mu", "sigma", "mean", "std", "new_mean", "new_std"})
@@ -222,7 +223,28 @@ def weights_sha256(network: nn.Module) -> str:
             total.update(f"{key} {fingerprint(tensor)}\n".encode())
             continue
         total.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        flat = tensor.detach().cpu().contiguous().reshape(-1)
-        raw: Any = flat.view(torch.uint8).numpy()
-        total.update(memoryview(raw))
+        total.update(tensor_hash(tensor) if tensor.is_quantized else raw_bytes(tensor))
     return total.hexdigest()
+
+
+def told_by_state(network: nn.Module) -> list[str]:
+    """Return the names of tensors that a network's state dict has as they are.
+
+    A state dict of its own, as of averages, may hold others than the network computes with.
+    """
+    own: dict[str, Tensor] = {}
+    own.update(network.named_parameters(remove_duplicate=False))
+    own.update(network.named_buffers(remove_duplicate=False))
+    return [
+        name
+        for name, value in network.state_dict().items()
+        if isinstance(value, Tensor) and name in own and _is_same(value, own[name])
+    ]
+
+
+def _is_same(ours: Tensor, theirs: Tensor) -> bool:
+    try:
+        same = ours.data_ptr() == theirs.data_ptr() and ours.stride() == theirs.stride()
+        return same and ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    except RuntimeError:  # of a kind that has no memory of its own
+        return False

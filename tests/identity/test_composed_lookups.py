@@ -30,6 +30,7 @@ HELPS = "helper"
 KEYS = ["COMPOSED_LEVEL"]
 LEVEL_LOW = 2.0
 HERE = os.path.dirname(os.path.abspath(__file__))
+INNER = os.path.join(HERE, "inner")
 
 
 class Key:
@@ -38,6 +39,10 @@ class Key:
 
 def by_default(x, held=os.environ):
     return x * float(held["COMPOSED_LEVEL"])
+
+
+def read_all(files):
+    return sum(float(np.loadtxt(file)) for file in files)
 
 
 def snippet():
@@ -79,6 +84,17 @@ FILES = (
     ("x * float(np.loadtxt(HERE + '/inner/levels'))", "inner/levels"),
     ("x * float(np.loadtxt(next(pathlib.Path(HERE).glob('lev*.dat'))))", "levels.dat"),
     ("snippet()(x)", "snippet.py"),
+    ("x * float(np.loadtxt(f'{HERE}/part_{len(KEYS)}.dat'))", "part_1.dat"),
+    ("x * float(np.loadtxt(HERE + '/part_%d.dat' % len(KEYS)))", "part_1.dat"),
+    ("x * float(np.loadtxt(HERE + '/part_{:02d}.dat'.format(len(KEYS))))", "part_01.dat"),
+    ("x * float(np.loadtxt(f'{HERE}/{self.stem}-{self.kind}.dat'))", "levels-LOW.dat"),
+    ("x * read_all(sorted(pathlib.Path(HERE, 'inner').iterdir()))", "inner/levels"),
+    ("x * read_all(os.path.join(INNER, f) for f in sorted(os.listdir(INNER)))", "inner/levels"),
+    ("x * read_all(sorted(pathlib.Path(HERE).rglob('lev*.tab')))", "inner/levels.tab"),
+    ("x * read_all(sorted(pathlib.Path(HERE).glob('**/lev*.tab')))", "inner/levels.tab"),
+    ("x * read_all([pathlib.Path(__file__).with_suffix('.tab')])", "composed_network.tab"),
+    ("x * read_all([__file__.replace('.py', '.tab')])", "composed_network.tab"),
+    ("x * read_all([pathlib.Path(HERE).parent / 'above.tab'])", "../above.tab"),
 )
 MODULES = (
     "x * getattr(composed_helper, self.which)",
@@ -151,6 +167,19 @@ def test_a_variable_counts(
 @pytest.mark.parametrize(("call", "file"), FILES)
 def test_a_file_counts(call: str, file: str, identity_of: Callable[..., str]) -> None:
     assert identity_of(call) != identity_of(call, file=file)
+
+
+def test_what_dentbench_writes_beside_the_code_says_nothing(
+    identity_of: Callable[..., str], tmp_path: Path
+) -> None:
+    call = "x * read_all(sorted(pathlib.Path(HERE).rglob('lev*.tab')))"
+    first = identity_of(call)
+    runs = tmp_path / "here" / "results" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "levels.tab").write_text("5")
+    assert identity_of(call) != first, "so it is a file that the code reads"
+    (runs.parent / "results.csv").write_text("")
+    assert identity_of(call) == first
 
 
 @pytest.mark.parametrize("call", MODULES)
