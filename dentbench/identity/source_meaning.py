@@ -43,7 +43,8 @@ def _instructions(source: bytes) -> list[bytes]:
 def _drop_docstrings(tree: ast.Module) -> None:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
-            node.body[:1] = [] if len(node.body) > 1 else [ast.copy_location(ast.Pass(), node)]
+            alone = ast.copy_location(ast.Pass(), node.body[0])
+            node.body = node.body[1:] or [alone]
 
 
 def _written(code: CodeType) -> Iterator[str]:

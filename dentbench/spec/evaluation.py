@@ -11,6 +11,7 @@ import json
 from dataclasses import asdict, dataclass, field, fields, replace
 from fractions import Fraction
 from functools import cached_property
+from pathlib import PurePath
 from typing import Final
 
 from dentbench.errors import SpecError
@@ -179,6 +180,9 @@ class EvalSpec:
     @cached_property
     def _key(self) -> str:
         determined = asdict(self.static if self.defense is None else self)
+        for part in ("model", "attack", "defense"):
+            if "name" in (determined[part] or {}):
+                determined[part]["name"] = _without_folder(determined[part]["name"])
         if isinstance(self.defense, DefenseSpec):
             for name in (
                 "title",
@@ -191,7 +195,10 @@ class EvalSpec:
                 del determined["defense"]["random"]  # keys from before this field existed stay
         elif self.defense is not None and self.defense.layers == DentSpec.layers:
             del determined["defense"]["layers"]  # keys from before there was a choice stay
-        return digest({**determined, "plan": self.attack.resolved})[:16]
+        plan = self.attack.resolved
+        if "parts" in plan:
+            plan["parts"] = [*map(_without_folder, plan["parts"])]
+        return digest({**determined, "plan": plan})[:16]
 
     @cached_property
     def static(self) -> EvalSpec:
@@ -202,6 +209,12 @@ class EvalSpec:
     def counterpart(self) -> EvalSpec:
         """The static model's spec under the counterparts of a defense's protocols."""
         return replace(self, defense=None)
+
+
+def _without_folder(name: str) -> str:
+    """Return how a callable counts: ``folder/net.py:make`` is ``net:make`` wherever it lies."""
+    place, _, attribute = name.rpartition(":")
+    return f"{PurePath(place).stem}:{attribute}" if place.endswith(".py") else name
 
 
 def digest(value: object) -> str:

@@ -188,5 +188,7 @@ def test_it_may_change_what_it_holds_while_it_runs(reading: Path, kind: str) -> 
     assert UserFunction.imported(kind, name, "a function of images").name == name
     assert name_of(kind, "counting") == name
     reading.write_text(READS + "# another\n")
+    assert UserFunction.imported(kind, name, "a function of images").name == name
+    reading.write_text(READS + "ANOTHER = 1\n")
     with pytest.raises(SpecError, match="was changed; run the command again"):
         UserFunction.imported(kind, name, "a function of images")

@@ -72,6 +72,10 @@ def test_what_it_does_counts(kind: str) -> None:
     assert meaning_sha256(SOURCE.replace(old, new).encode()) != meaning_sha256(SOURCE.encode())
 
 
+def test_a_source_may_be_a_docstring_alone() -> None:
+    assert meaning_sha256(b'"""A package."""\n') == meaning_sha256(b'"""The package."""\n')
+
+
 def test_docstrings_count_where_the_source_asks_for_one() -> None:
     source = SOURCE + "\nHELP = Net.forward.__doc__\n"
     other = source.replace("Do it.", "Do that.")

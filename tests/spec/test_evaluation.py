@@ -21,6 +21,7 @@ from dentbench.spec.evaluation import (
     AttackSpec,
     BatchPlan,
     DataSpec,
+    DefenseSpec,
     DentSpec,
     EvalSpec,
     ModelSpec,
@@ -403,3 +404,20 @@ def test_a_changed_budget_is_told(norm: str) -> None:
     assert not spec.shortened
     for name in ("iterations", "queries", "targets"):
         assert replace(spec, **{name: 5}).shortened
+
+
+@pytest.mark.parametrize("name", ["folder/net.py:make", "./net.py:make", "/home/me/net.py:make"])
+def test_a_callable_counts_wherever_its_file_lies(name: str) -> None:
+    """The hash of its code tells it from others of its name."""
+    there, here = (
+        evaluation(model=replace(evaluation().model, name=n)) for n in (name, "net:make")
+    )
+    other = evaluation(model=replace(evaluation().model, name=name, code="1"))
+    assert there.key() == here.key() != other.key()
+    assert there.model.name == name
+    defenses = [DefenseSpec(name=n, sha256="1") for n in (name, "net:make", "net:other")]
+    keys = [evaluation(defense=defense).key() for defense in defenses]
+    assert keys[0] == keys[1] != keys[2]
+    attacks = [AttackSpec(name=f"{n}@12") for n in (name, "net:make", "net:other")]
+    keys = [evaluation(attack=attack).key() for attack in attacks]
+    assert keys[0] == keys[1] != keys[2]
