@@ -88,6 +88,8 @@ def convert(network: nn.Module) -> None:
     No other layer remembers: a layer that draws random numbers must draw new ones at every call.
     """
     for module in network.modules():
+        if not isinstance(module, nn.Conv2d):  # TorchScript's kind does not show its forward
+            continue
         if type(module).forward is nn.Conv2d.forward and "forward" not in module.__dict__:
             # On the instance, so that the layer keeps its type, attributes and hooks.
             module.__dict__["forward"] = RememberingForward(module)  # type: ignore[arg-type]

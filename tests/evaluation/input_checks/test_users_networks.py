@@ -86,7 +86,16 @@ def kept(reentrant: bool) -> Callable[[nn.Sequential, Tensor], Any]:
     return lambda n, x: n[3:](checkpoint(n[:3], x, use_reentrant=reentrant))
 
 
+def with_part(make: Callable[[nn.Module], nn.Module], place: int) -> nn.Module:
+    network = Around(lambda n, x: n(x)).eval()
+    network.inner[place] = make(network.inner[place])
+    return network
+
+
 WORK: dict[str, Callable[[], nn.Module]] = {
+    "a scripted layer": lambda: with_part(torch.jit.script, 0),
+    "a traced layer": lambda: with_part(lambda layer: torch.jit.trace(layer, IMAGES), 0),
+    "a scripted layer behind": lambda: with_part(torch.jit.script, 4),
     "keyword-only calls": lambda: Around(by_name),
     "threads inside": lambda: Around(in_a_thread),
     "an extra state": lambda: Extra(lambda n, x: n(x)),
