@@ -92,4 +92,4 @@ def convert(network: nn.Module) -> None:
             continue
         if type(module).forward is nn.Conv2d.forward and "forward" not in module.__dict__:
             # On the instance, so that the layer keeps its type, attributes and hooks.
-            module.__dict__["forward"] = RememberingForward(module)  # type: ignore[arg-type]
+            module.__dict__["forward"] = RememberingForward(module)

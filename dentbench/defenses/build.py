@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import importlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from types import FunctionType
 from typing import Any
 
@@ -26,6 +28,9 @@ from dentbench.identity.imported_state import state_of
 from dentbench.spec.defense import DefenseSpec
 from dentbench.spec.dent import DentSpec
 from dentbench.spec.evaluation import digest
+from dentbench.zoo.modes import in_training_mode
+
+_log = logging.getLogger(__name__)
 
 
 def build(
@@ -60,6 +65,7 @@ def build(
     defense = Own(spec.name, made, classes)
     defense.is_shared = made is built and not isinstance(built, FunctionType)
     if tried:
+        _advise_mode(spec.name, in_training_mode(made))
         _try(defense, trial)
     defense.no_answers.natural = trial
     return defense
@@ -122,6 +128,20 @@ def _copied(defense: Any, device: torch.device) -> Any:
         if not isinstance(defense, nn.Module):
             return defense
         raise ModelError(f"the defense cannot be copied: {first_line(error)}") from error
+
+
+@cache
+def _advise_mode(name: str, layers: str) -> None:
+    """Say once that a defense runs layers as in training, as a module does until it is told not to.
+
+    It may be meant, so it is not changed.
+    """
+    if layers:
+        _log.warning(
+            "defense %s is run with its layer %s in training mode; call .eval() on it, where it is "
+            "made, if that is not meant",
+            *(name, layers),
+        )
 
 
 def _try(defense: Own, images: Tensor) -> None:

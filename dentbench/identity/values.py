@@ -59,7 +59,8 @@ def raw_bytes(value: Tensor) -> memoryview:
     flat = plain.contiguous().reshape(-1)
     if flat.stride() != (1,):  # a single number counts as contiguous whatever its stride
         flat = torch.empty(flat.shape, dtype=flat.dtype).copy_(flat)
-    return memoryview(flat.view(torch.uint8).numpy())
+    raw: Any = flat.view(torch.uint8).numpy()
+    return memoryview(raw)
 
 
 def _quantizer(value: Tensor) -> list[str | bytes]:
@@ -80,7 +81,7 @@ _MANGLED: Final = r"\.?___torch_mangle_\d+"
 """The numbers that TorchScript puts into names, counting the networks of the process."""
 
 
-def script_hash(module: torch.jit.ScriptModule | torch.jit.ScriptFunction[..., Any]) -> bytes:
+def script_hash(module: Any) -> bytes:
     """Return the hash of a network or function in TorchScript by its graph and its file's contents.
 
     Where its source was, and how many others there were before, is left out.

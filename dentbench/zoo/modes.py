@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType
 from typing import Any, Final
 
@@ -27,19 +27,35 @@ def evaluated(network: nn.Module) -> nn.Module:
     training = [(name, layer) for name, layer in network.named_modules() if layer.training]
     with contextlib.suppress(NotImplementedError):  # refused where it is evaluated
         network.eval()
-    switched = [
-        f"{name} ({type(layer).__name__})"
-        for name, layer in training
-        if not layer.training and _has_modes(layer)
-    ]
+    switched = _named((name, layer) for name, layer in training if not layer.training)
     if meant and switched:
-        more = f" and {len(switched) - 1} more" if len(switched) > 1 else ""
         raise ModelError(
-            f"the model is in eval mode but for its layer {switched[0]}{more}, and it is evaluated "
+            f"the model is in eval mode but for its layer {switched}, and it is evaluated "
             "in eval mode as a whole: call model.eval() last, or let the layer do in eval mode "
             "what it is to do, such as F.dropout(x, p, training=True)"
         )
     return network
+
+
+def in_training_mode(thing: object) -> str:
+    """Name the layers of an object's networks that answer as in training; "" where there is none.
+
+    ``thing``: a network, or an object that has some as attributes.
+    """
+    held = {"": thing} if isinstance(thing, nn.Module) else dict(getattr(thing, "__dict__", {}))
+    return _named(
+        (f"{own}.{name}".strip("."), layer)
+        for own, network in held.items()
+        if isinstance(network, nn.Module)
+        for name, layer in network.named_modules()
+        if layer.training
+    )
+
+
+def _named(layers: Iterable[tuple[str, nn.Module]]) -> str:
+    """Name the first of the layers that have modes, and say how many others there are."""
+    names = [f"{name} ({type(layer).__name__})" for name, layer in layers if _has_modes(layer)]
+    return " and ".join([*names[:1], *([f"{len(names) - 1} more"] if len(names) > 1 else [])])
 
 
 def _has_modes(layer: nn.Module) -> bool:

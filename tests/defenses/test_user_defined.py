@@ -408,3 +408,26 @@ def test_gradients_switched_off_are_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="Switches switches gradients off, or on"):
         run(Switches, tmp_path)
     assert torch.is_grad_enabled()
+
+
+class Drops(Shrunk):
+    """A defense with a layer that answers otherwise in training mode, in which a module begins."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.drop = nn.Dropout(0.5)
+
+
+class DropsNothing(Drops):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.eval()
+
+
+@pytest.mark.parametrize(("defense", "told"), [(Drops, True), (DropsNothing, False)])
+def test_a_defense_in_training_mode_is_told(
+    defense: Any, told: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(defense, tmp_path, "transfer")
+    words = f"defense {defense.__name__} is run with its layer drop (Dropout) in training mode"
+    assert sum(words in text for text in caplog.messages) == told

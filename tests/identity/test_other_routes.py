@@ -52,7 +52,7 @@ def test_the_order_of_a_dictionary_counts(
 
 def test_the_order_of_attributes_and_of_arguments_by_name_says_nothing() -> None:
     assert fingerprint(SimpleNamespace(a=1, b=2)) == fingerprint(SimpleNamespace(b=2, a=1))
-    partials = functools.partial(doubled, a=1, b=2), functools.partial(doubled, b=2, a=1)
+    partials = functools.partial(dict, a=1, b=2), functools.partial(dict, b=2, a=1)
     assert fingerprint(partials[0]) == fingerprint(partials[1])
 
 

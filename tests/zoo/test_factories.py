@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import dentbench
 from dentbench.errors import ModelError
 from dentbench.zoo.models import load_model
-from dentbench.zoo.modes import evaluated
+from dentbench.zoo.modes import evaluated, in_training_mode
 from tests.helpers import forget_modules
 
 SOURCE = '''"""A module."""
@@ -141,6 +141,21 @@ def test_a_layer_left_in_training_mode_is_refused_in_words(layer: nn.Module) -> 
         evaluated(with_layer(layer))
 
 
+class Held:
+    """A defense that is no module, but has one."""
+
+    def __init__(self, network: nn.Module) -> None:
+        self.network, self.number = network, 1
+
+
+def test_layers_in_training_mode_are_named() -> None:
+    network = nn.Sequential(nn.Dropout(0.5), nn.BatchNorm2d(1), nn.ReLU())
+    assert in_training_mode(network) == "0 (Dropout) and 1 more"
+    assert in_training_mode(Held(network)) == "network.0 (Dropout) and 1 more"
+    for nothing in (network.eval(), Held(network), nn.ReLU(), len, 3):
+        assert in_training_mode(nothing) == ""
+
+
 ALIKE: tuple[Any, ...] = (
     *(nn.Linear(2, 2), nn.ReLU(), nn.Dropout(0.0), nn.InstanceNorm1d(2)),
     nn.BatchNorm1d(2, track_running_stats=False),
@@ -160,7 +175,7 @@ def test_a_network_in_training_mode_as_a_whole_is_put_into_eval_mode() -> None:
 
 def test_a_network_that_keeps_a_layer_in_training_mode_is_left_so() -> None:
     network = evaluated(Kept().eval())
-    assert network.norm.training
+    assert network.get_submodule("norm").training
 
 
 def test_it_is_refused_by_the_command_and_from_python(tmp_path: Path) -> None:
