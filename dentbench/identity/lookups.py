@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import re
 import sys
@@ -13,6 +12,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 from types import CodeType, MappingProxyType
 from typing import Any, Final
+
+from dentbench.identity.contents import contents_sha256
 
 BY_NAME: Final = frozenset(
     {
@@ -179,7 +180,7 @@ class Folders:
         for folder in (*folders, Path.cwd()):
             for file in (folder / path, folder / text.lstrip("/")):  # code may put a folder before
                 if file.is_file():
-                    return shown, hashlib.sha256(file.read_bytes()).hexdigest()
+                    return shown, contents_sha256(file)
         return (shown,)
 
     def data(self) -> Iterator[str]:
@@ -211,7 +212,7 @@ class Folders:
                 if file.suffix not in _WRITTEN and file not in seen and _is(file, Path.is_file):
                     seen.add(file)
                     yield name
-                    yield hashlib.sha256(file.read_bytes()).hexdigest()
+                    yield contents_sha256(file)
 
     def _places(self, folders: Iterable[Path], named: Collection[str]) -> list[Path]:
         """Return the folders in which code may look: beside it, at work, above it, at home."""
