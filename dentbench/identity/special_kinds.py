@@ -7,6 +7,7 @@ import contextvars
 import ctypes
 import functools
 import hashlib
+import io
 import logging
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
@@ -18,7 +19,7 @@ import torch
 from torch._library.custom_ops import OPDEFS, CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
-from dentbench.identity.values import hash_of, script_hash, tensor_hash
+from dentbench.identity.values import hash_of, script_hash, tensor_hash, unwritable
 
 Write: TypeAlias = Callable[[Any, str], bytes]
 """Returns the hash of any value, and where it lies."""
@@ -67,6 +68,13 @@ def _compiled_library(value: ctypes.CDLL, write: Write, where: str) -> bytes:
     return hash_of("compiled", file.name, hashlib.sha256(contents).digest())
 
 
+def _stream(value: Any, write: Write, where: str) -> bytes:
+    """Leave out a file that is written to, as a log is; one that is read has no writing."""
+    if not value.closed and value.readable():
+        raise unwritable(value, where)
+    return hash_of("written to", type(value).__name__)
+
+
 def dispatched(function: FunctionType) -> Mapping[type, Any] | None:
     """Return the functions by type that ``functools.singledispatch`` chooses among, else None.
 
@@ -86,5 +94,6 @@ SPECIAL: Final[tuple[tuple[Any, Callable[[Any, Write, str], bytes]], ...]] = (
     (contextvars.ContextVar, _context_variable),
     (CustomOpDef, _custom_operator),
     (ctypes.CDLL, _compiled_library),
+    ((io.TextIOWrapper, io.BufferedWriter, io.FileIO), _stream),
 )
 """How each of these types is written."""

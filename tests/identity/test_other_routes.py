@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextvars
 import ctypes
 import functools
+import logging
 import shutil
 import sys
 from collections import OrderedDict
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from dentbench.errors import ModelError
 from dentbench.identity import code
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.identity.user_code import load
@@ -282,3 +284,17 @@ def test_a_package_installed_again_under_its_version_counts(
     installed: Callable[[str], str],
 ) -> None:
     assert installed("2.0") == installed("2.0") != installed("3.0")
+
+
+def test_a_file_that_is_written_to_says_nothing(tmp_path: Path) -> None:
+    """Such as a log; one that is read would count, and cannot be written down."""
+    plain = fingerprint(SimpleNamespace(level=1, log=None))
+    with (tmp_path / "a.log").open("a") as log, (tmp_path / "b.log").open("wb") as other:
+        first, second = (fingerprint(SimpleNamespace(level=1, log=log)) for log in (log, log))
+        log.write("more")
+        assert first == second == fingerprint(SimpleNamespace(level=1, log=log)) != plain
+        assert fingerprint(SimpleNamespace(level=2, log=log)) != first
+        assert fingerprint(logging.StreamHandler(log)) == fingerprint(logging.StreamHandler(log))
+        assert fingerprint(SimpleNamespace(log=other)) == fingerprint(SimpleNamespace(log=other))
+    with (tmp_path / "a.log").open() as read, pytest.raises(ModelError, match="log is a _io"):
+        fingerprint(SimpleNamespace(log=read))
