@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from types import CodeType, FunctionType
 from typing import Any, Final
 
@@ -20,21 +20,29 @@ def evaluated(network: nn.Module) -> nn.Module:
     """Put a network into eval mode, as it is always evaluated, and return it.
 
     One that is in training mode as a whole was forgotten to be. Raises
-    :class:`~dentbench.errors.ModelError` for one in eval mode with layers in training mode that
-    answer otherwise there: it would be evaluated as another network than it is.
+    :class:`~dentbench.errors.ModelError` where a part of it is in eval mode, but for layers in it
+    that answer otherwise in training mode: it would be evaluated as another network than it is.
     """
-    meant = not network.training
-    training = [(name, layer) for name, layer in network.named_modules() if layer.training]
+    layers = dict(network.named_modules())
+    modes = {name: layer.training for name, layer in layers.items()}
+    meant = [(name, layers[name]) for name in modes if _is_exception(name, modes)]
     with contextlib.suppress(NotImplementedError):  # refused where it is evaluated
         network.eval()
-    switched = _named((name, layer) for name, layer in training if not layer.training)
-    if meant and switched:
+    switched = _named((name, layer) for name, layer in meant if not layer.training)
+    if switched:
         raise ModelError(
             f"the model is in eval mode but for its layer {switched}, and it is evaluated "
             "in eval mode as a whole: call model.eval() last, or let the layer do in eval mode "
             "what it is to do, such as F.dropout(x, p, training=True)"
         )
     return network
+
+
+def _is_exception(name: str, modes: Mapping[str, bool]) -> bool:
+    """Return whether a layer is in training mode inside of something that is in eval mode."""
+    parts = name.split(".") if name else []
+    around = (".".join(parts[:depth]) for depth in range(len(parts)))
+    return modes[name] and not all(modes.get(outer, True) for outer in around)
 
 
 def in_training_mode(thing: object) -> str:

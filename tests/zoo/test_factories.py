@@ -173,6 +173,17 @@ def test_a_network_in_training_mode_as_a_whole_is_put_into_eval_mode() -> None:
     assert torch.equal(network(torch.ones(3)), torch.ones(3))
 
 
+def test_a_layer_left_so_inside_a_part_in_eval_mode_is_refused_in_words() -> None:
+    """A wrapper around a network is in training mode, as every new module is."""
+    with pytest.raises(ModelError, match=r"layer 1\.1 \(Dropout\)"):
+        evaluated(nn.Sequential(nn.Identity(), with_layer(nn.Dropout(0.5))))
+
+
+def test_a_part_in_eval_mode_of_a_network_in_training_mode_is_no_exception() -> None:
+    frozen = nn.Sequential(nn.Dropout(0.5), nn.Sequential(nn.Dropout(0.5)).eval())
+    assert not any(layer.training for layer in evaluated(frozen).modules())
+
+
 def test_a_network_that_keeps_a_layer_in_training_mode_is_left_so() -> None:
     network = evaluated(Kept().eval())
     assert network.get_submodule("norm").training
