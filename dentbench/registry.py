@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from typing import Generic, TypeVar
 
 from dentbench.errors import UnknownNameError
+from dentbench.paths import expanded
+from dentbench.validation import nearest
 
 T = TypeVar("T")
 
@@ -19,11 +20,15 @@ class Registry(Mapping[str, T], Generic[T]):
 
     ``kind`` ("model", "attack", ...) is an entry's name in error messages. Registering a name
     or an alias twice raises ``ValueError``; looking up an unknown one raises
-    :class:`~dentbench.errors.UnknownNameError` with the nearest names.
+    :class:`~dentbench.errors.UnknownNameError` with the nearest names. ``has_code``: whether
+    users may name code of their own instead, as module:callable; ``listed_by``: the command that
+    lists all names.
     """
 
-    def __init__(self, kind: str) -> None:
+    def __init__(self, kind: str, *, has_code: bool = False, listed_by: str = "") -> None:
         self.kind = kind
+        self.has_code = has_code
+        self.listed_by = listed_by
         self._values: dict[str, T] = {}
         self._canonical: dict[str, str] = {}
 
@@ -44,13 +49,21 @@ class Registry(Mapping[str, T], Generic[T]):
             raise UnknownNameError(self._unknown(name)) from None
 
     def _unknown(self, name: str) -> str:
-        near = difflib.get_close_matches(name.lower(), self._canonical, n=3, cutoff=0.5)
-        names = list(dict.fromkeys(self._canonical[match] for match in near))
-        if names:
-            return f"unknown {self.kind} {name!r}; did you mean {' or '.join(names)}?"
+        if file := _file_meant(name) if self.has_code else None:
+            return (
+                f"{name} is no {self.kind}'s name; for your own in {file} write {file}:CALLABLE"
+                if expanded(file).is_file()
+                else f"there is no file {file}"
+            )
+        near = nearest(name, self._canonical)
+        names = list(dict.fromkeys(self._canonical[match] for match in near))[:3]
         known = [*self][:SHOWN]
         more = f" and {len(self) - SHOWN} more" if len(self) > SHOWN else ""
-        return f"unknown {self.kind} {name!r}; known: {', '.join(known)}{more}"
+        hint = (
+            f"did you mean {' or '.join(names)}?" if names else f"known: {', '.join(known)}{more}"
+        )
+        every = f" (all of them: {self.listed_by})" if self.listed_by else ""
+        return f"unknown {self.kind} {name!r}; {hint}{every}"
 
     def __getitem__(self, name: str) -> T:
         return self._values[self.canonical(name)]
@@ -63,3 +76,11 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __len__(self) -> int:
         return len(self._values)
+
+
+def _file_meant(name: str) -> str | None:
+    """Return the source file that a name without a callable means: it is there, or ends so."""
+    stem = name.removesuffix(".py")
+    files = (f"{stem}.py", f"{stem.rpartition('.')[0]}.py")
+    there = (file for file in files if expanded(file).is_file())
+    return next(there, name if name.endswith(".py") else None)

@@ -20,11 +20,25 @@ def require_choice(name: str, value: object, allowed: Collection[str]) -> None:
 
 def suggestion(name: str, known: Collection[str]) -> str:
     """Return "; did you mean ...?" with the names nearest to a name, or "" where none is near."""
-    near = difflib.get_close_matches(
-        name.lower(), {choice.lower(): choice for choice in known}, 3, 0.5
-    )
-    names = dict.fromkeys(choice for match in near for choice in known if choice.lower() == match)
+    names = nearest(name, known)[:3]
     return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def nearest(name: str, known: Collection[str]) -> list[str]:
+    """Return the known names like a name, the best first: those that hold it or that it holds.
+
+    Else those that nearly are it; one much farther than the best is noise and left out.
+    """
+    given = name.lower()
+    scores = {}
+    for choice in known:
+        short, long = sorted((given, choice.lower()), key=len)
+        score = difflib.SequenceMatcher(None, choice.lower(), given).ratio()
+        scores[choice] = score + (len(short) > 2 and short in long)
+    highest = max(scores.values(), default=0)
+    least = 1 if highest >= 1 else max(0.5, highest - 0.25)
+    best = sorted(scores, key=lambda choice: -scores[choice])
+    return [choice for choice in best if scores[choice] >= least]
 
 
 def encoding_fault(content: bytes) -> str:

@@ -29,7 +29,7 @@ FOUNDATION: Final = MappingProxyType(
         "stats": set(),
         "paper": set(),
         "paths": set(),
-        "registry": {"errors"},
+        "registry": {"errors", "paths", "validation"},
         "validation": {"errors"},
     }
 )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from dentbench.errors import DentBenchError, SpecError, UnknownNameError
 from dentbench.registry import Registry
+from dentbench.validation import nearest
 
 
 def zoo() -> Registry[int]:
@@ -71,3 +74,57 @@ def test_adding_hands_the_value_back() -> None:
     registry: Registry[list[int]] = Registry("list")
     value = [1]
     assert registry.add("one", value) is value
+
+
+def test_where_all_names_are_listed_is_told() -> None:
+    registry: Registry[int] = Registry("model", listed_by="dentbench fetch --list")
+    registry.add("Wu2020", 1)
+    for name, hint in (("Wu2021", "did you mean Wu2020?"), ("qqqqqq", "known: Wu2020")):
+        with pytest.raises(UnknownNameError) as error:
+            registry[name]
+        told = f"unknown model {name!r}; {hint} (all of them: dentbench fetch --list)"
+        assert str(error.value) == told
+
+
+@pytest.mark.parametrize(
+    ("name", "known", "near"),
+    [
+        ("resnet20", ("resnext-50", "cifar10-resnet20-robust"), ["cifar10-resnet20-robust"]),
+        ("epsilon", ("precision", "eps"), ["eps"]),
+        ("GMSA", ("gmsa-avg", "fpa", "gmsa-min"), ["gmsa-avg", "gmsa-min"]),
+        ("unroled", ("surrogate", "published", "unrolled"), ["unrolled"]),
+        ("tnt", ("tte", "tent", "hedge"), ["tent", "tte"]),
+        ("zz", ("aqqb", "b"), []),
+        ("x", (), []),
+    ],
+)
+def test_names_that_hold_a_name_come_first_and_far_ones_are_left_out(
+    name: str, known: tuple[str, ...], near: list[str]
+) -> None:
+    assert nearest(name, known) == near
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        (
+            "my_code",
+            "my_code is no attack's name; for your own in my_code.py write my_code.py:CALL",
+        ),
+        ("my_code.py", "for your own in my_code.py write my_code.py:CALLABLE"),
+        ("my_code.fgsm", "for your own in my_code.py write my_code.py:CALLABLE"),
+        ("sub/my_code.py", "there is no file sub/my_code.py"),
+        ("my_cod", "unknown attack 'my_cod'; known: square"),
+    ],
+)
+def test_a_file_of_ones_own_is_told_how_to_be_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, words: str
+) -> None:
+    (tmp_path / "my_code.py").touch()
+    monkeypatch.chdir(tmp_path)
+    for has_code in (True, False):
+        registry: Registry[int] = Registry("attack", has_code=has_code)
+        registry.add("square", 1)
+        with pytest.raises(UnknownNameError) as error:
+            registry[name]
+        assert (words in str(error.value)) == (has_code or name == "my_cod")

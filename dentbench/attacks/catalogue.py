@@ -43,7 +43,7 @@ LARGEST_MARGIN: Final = "largest-margin"
 """The name in ``broken_by`` of transfer's points of the largest margin."""
 
 
-PROTOCOLS: Final[Registry[ProtocolCard]] = Protocols("protocol")
+PROTOCOLS: Final[Registry[ProtocolCard]] = Protocols("protocol", has_code=True)
 """Every protocol that ``--protocol`` takes, in the order in which they are run: cheap first."""
 
 PUBLISHED: Final = "published"

@@ -21,6 +21,7 @@ from dentbench.cli.judge import judge
 from dentbench.cli.panels import PanelCommand
 from dentbench.cli.report import report
 from dentbench.cli.show import list_records, show
+from dentbench.cli.users_line import users_line
 from dentbench.errors import (
     NOT_GAINED,
     DentBenchError,
@@ -121,7 +122,7 @@ def _answered() -> None:
     except DentBenchError as error:
         if TRACEBACK in sys.argv:
             traceback.print_exception(error)
-        typer.echo(f"dentbench: {error}", err=True)
+        typer.echo(f"dentbench: {error}{users_line(error)}", err=True)
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.stderr.close()  # the reader has gone; there is nobody to tell

@@ -65,6 +65,10 @@ def evaluate(
         severities=severity or (),
         eps_grid=parse_eps_grid(eps_grid) if eps_grid is not None else (),
     )
+    if require_gain is not None and 0 < require_gain < 1:
+        raise SpecError(
+            f"--require-gain is {require_gain:g}; it is in percentage points, such as 5"
+        )
     if require_gain is not None and request.attack_name == NO_ATTACK:
         raise SpecError("--require-gain is a gain under attack, and there is no attack")
     studies = _studies(request, own_options) if table is None else _table1(request, own_options)

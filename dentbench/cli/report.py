@@ -197,8 +197,8 @@ def _page(choice: Selection, records: Sequence[Record], tables: Sequence[Table])
 def _figures(choice: Selection, records: Sequence[Record], folder: Path) -> None:
     from dentbench.report.formats.figures import draw
 
-    for path in draw(_chosen(choice, records, statics=True), choice.results, folder):
-        typer.echo(f"wrote {path}", err=True)
+    *charts, captions = draw(_chosen(choice, records, statics=True), choice.results, folder)
+    typer.echo(f"wrote {len(charts):,} files of charts, and {captions} about them", err=True)
 
 
 def _samples(choice: Selection, path: Path) -> None:

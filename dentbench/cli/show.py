@@ -94,10 +94,16 @@ def list_records(
 
 
 def _has(record: Record, words: Sequence[str]) -> bool:
-    from dentbench.report.tables.listing import title_of
+    from dentbench.report import departures
     from dentbench.report.verdict import kind_of
 
-    texts = (record.key, record.model, record.dataset, record.attack_label, title_of(record))
+    texts = (
+        record.key,
+        record.model,
+        record.dataset,
+        record.attack_label,
+        departures.defense_title(record),
+    )
     text = " ".join((*texts, record.mode, kind_of(record) or "")).lower()
     return all(word.lower() in text for word in words)
 

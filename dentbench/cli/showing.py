@@ -17,6 +17,7 @@ from dentbench.report.commands import short_key
 from dentbench.report.formats.escape import printable
 from dentbench.report.formats.terminal import print_line, print_prose, print_table
 from dentbench.report.next_step import next_step
+from dentbench.report.numbers import percent
 from dentbench.report.tables import ablation, defenses, diagnostics, layout, natural
 from dentbench.report.tables import records as tables
 from dentbench.report.verdict import verdict
@@ -54,9 +55,13 @@ def show_study(study: Study, records: Sequence[Record], results: Path) -> None:
 
 
 def show_verdicts(finished: Finished) -> None:
-    """Print the verdict on every defense, a line each, and nothing else."""
-    for static, defended in compared(finished):
-        print(f"{_about(defended)}. {verdict(static, defended).sentence}")
+    """Print the verdict on every defense, a line each, and the accuracy of a model alone."""
+    for static, *others in (group for run in finished for group in by_attack(*run)):
+        for defended in others:
+            print(f"{_about(defended)}. {verdict(static, defended).sentence}")
+        if not others:
+            right = percent(static.robust_correct, static.n)
+            print(f"{_about(static)}. {right} right under attack; no defense, so no verdict")
 
 
 def show_table1(finished: Finished, results: Path) -> None:

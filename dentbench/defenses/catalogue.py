@@ -47,7 +47,7 @@ class DefenseCard:
     batchnorm: bool = False
 
 
-DEFENSES: Final[Registry[DefenseCard]] = Registry("defense")
+DEFENSES: Final[Registry[DefenseCard]] = Registry("defense", has_code=True)
 """Every defense that ``--defense`` takes by name."""
 
 DEFENSES.add(

@@ -24,7 +24,7 @@ from dentbench.records.claims import load_claim
 from dentbench.report import coupling
 from dentbench.report.remedies import KEEP_STATISTICS
 from dentbench.spec.evaluation import EvalSpec
-from dentbench.spec.plausible import require_plausible
+from dentbench.spec.plausible import remark, require_plausible
 from dentbench.stats import least_batches
 
 _log = logging.getLogger(__name__)
@@ -53,8 +53,11 @@ class Preflight:
         self._advise_coupled_network(specs[0])
         self._advise_changing_network(specs[0])
         there = self.context.inputs.available
-        advice = (_advice(spec, there) for spec in specs)
-        for text in dict.fromkeys(filter(None, advice)):
+        advice = [_advice(spec, there) for spec in specs]
+        remarks = [
+            remark(spec.attack.norm, spec.attack.eps) for spec in specs if not spec.attack.is_none
+        ]
+        for text in dict.fromkeys(filter(None, remarks + advice)):
             _log.warning("%s", text)
         for spec in specs:
             folder = self.context.folder(spec)

@@ -43,7 +43,7 @@ COMPARISONS: Final[Mapping[str, Callable[[Any, Any], Any]]] = {
     ">": operator.gt,
     "=": operator.eq,
 }
-_CONDITION: Final = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|<|>|=)\s*(.*?)\s*", re.DOTALL)
+_CONDITION: Final = re.compile(r"\s*([\w-]+)\s*(<=|>=|!=|<|>|==?)\s*(.*?)\s*", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Condition:
             value = APART.sub("", value)
         elif column == VERDICT and value:
             value = VERDICTS.canonical(re.sub(r"[-_\s]+", " ", value))
-        return cls(column, parts[2], value)
+        return cls(column, parts[2].replace("==", "="), value)
 
     def holds(self, column: pd.Series[Any]) -> pd.Series[Any]:
         """Return, row by row, whether a typed column fulfils the condition."""

@@ -69,7 +69,9 @@ def defense_name(record: Record) -> str:
 
 
 def defense_title(record: Record) -> str:
-    """Return a defended record's defense as a title: the mode and the steps of dent too."""
+    """Return a record's defense as a title: with dent's mode and steps, or the static model."""
+    if record.mode == "static":
+        return "static model"
     if record.mode == OTHER:
         return defense_name(record)
     plural = "" if record.steps == 1 else "s"

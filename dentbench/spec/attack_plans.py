@@ -49,7 +49,7 @@ class _Attacks(Registry[AttackPlan]):
         return isinstance(name, str) and (is_users(name) or super().__contains__(name))
 
 
-ATTACKS: Final[Registry[AttackPlan]] = _Attacks("attack")
+ATTACKS: Final[Registry[AttackPlan]] = _Attacks("attack", has_code=True)
 """Every attack that ``--attack`` takes."""
 
 ATTACKS.add(

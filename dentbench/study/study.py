@@ -29,7 +29,7 @@ from dentbench.study.parsing import OwnModel, is_corrupted, parse_threat, parts_
 from dentbench.zoo.cards.dataset_cards import DATASETS, DatasetCard
 from dentbench.zoo.cards.model_cards import MODELS, ModelCard
 from dentbench.zoo.data_choice import DataChoice
-from dentbench.zoo.model_names import card_named, is_checkpoint
+from dentbench.zoo.model_names import is_checkpoint
 
 DEFAULT_MODEL = "digits-robust"
 
@@ -169,7 +169,7 @@ def find_card(model: str) -> ModelCard | None:
     Raises :class:`~dentbench.errors.UnknownNameError`, with suggestions, for any other name.
     """
     if model in MODELS or not (":" in model or is_checkpoint(model)):
-        return card_named(model)
+        return MODELS[model]
     return None
 
 

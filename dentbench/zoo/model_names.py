@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from dentbench.errors import UnknownNameError
 from dentbench.paths import expanded
-from dentbench.zoo.cards.model_cards import MODELS, ModelCard
+from dentbench.zoo.cards.model_cards import MODELS
 
 SUFFIXES: Final = frozenset(
     {
@@ -25,24 +24,3 @@ def is_checkpoint(text: str) -> bool:
     if path.suffix.lower() in SUFFIXES:
         return True
     return ":" not in path.name and path.suffix != ".py" and (path.exists() or "/" in text)
-
-
-def card_named(name: str) -> ModelCard:
-    """Return a model's card by its name or alias.
-
-    Raises :class:`~dentbench.errors.UnknownNameError`, with the nearest names, and how to name the
-    code of the user's where a file of that name is there.
-    """
-    try:
-        return MODELS[name]
-    except UnknownNameError as error:
-        stem = name.removesuffix(".py")
-        for file in (f"{stem}.py", f"{stem.rpartition('.')[0]}.py"):
-            if expanded(file).is_file():
-                raise UnknownNameError(
-                    f"{name} is no model's name; for a network that {file} makes write "
-                    f"{file}:CALLABLE"
-                ) from None
-        if name.endswith(".py"):
-            raise UnknownNameError(f"there is no file {name}") from None
-        raise UnknownNameError(f"{error} (all of them: dentbench fetch --list)") from None

@@ -21,12 +21,12 @@ from dentbench.errors import ModelError
 from dentbench.identity.fingerprint import fingerprint
 from dentbench.paths import expanded
 from dentbench.spec.evaluation import digest
-from dentbench.zoo.cards.model_cards import ASSETS, ModelCard
+from dentbench.zoo.cards.model_cards import ASSETS, MODELS, ModelCard
 from dentbench.zoo.checkpoints import read_checkpoint, require_file, state_dict_of
 from dentbench.zoo.download.sources import FetchOptions, fetch_model_files
 from dentbench.zoo.download.transfer import Progress
 from dentbench.zoo.factories import Source, network_of_factory
-from dentbench.zoo.model_names import card_named, is_checkpoint
+from dentbench.zoo.model_names import is_checkpoint
 from dentbench.zoo.networks import CODE_VERSION, NETWORKS, Normalize
 from dentbench.zoo.robustbench import architectures
 from dentbench.zoo.robustbench.checkpoint_parts import load_part
@@ -79,7 +79,7 @@ def load_model(
     if ":" in name_or_path:
         network, source = network_of_factory(name_or_path)
         return _finish(normalized(network, normalize), name_or_path, source)
-    card = card_named(name_or_path)
+    card = MODELS[name_or_path]
     request = FetchOptions(cache=cache, offline=offline, mirrors=tuple(mirrors), progress=progress)
     if card.source == "robustbench":
         paths = fetch_model(card, request)
@@ -222,7 +222,7 @@ def _from_file(path: Path, arch: str | None, *, normalized: bool) -> tuple[nn.Mo
     elif ":" in arch:
         network, source = network_of_factory(arch)
     else:
-        card = card_named(arch)
+        card = MODELS[arch]
         network, source = build(card), Source(card.id)
     state = state_dict_of(read_checkpoint(path), path.name)
     load_state(network, state, path.name, constants_elsewhere=normalized)

@@ -50,6 +50,15 @@ def test_the_protocols_settings_are_adjustable_stored_and_shown(dentbench: Run) 
     assert code == 0 and "protocols: no cascade, iterations 3, rounds 2" in out
 
 
+def test_a_static_model_alone_is_told_in_a_quiet_line_too(dentbench: Run) -> None:
+    code, out, err = dentbench("evaluate", *SHORT, "--mode", "static", "--quiet")
+    assert code == 0, err
+    (row,) = dentbench.rows()
+    right = f"({row['robust_correct']}/{row['n']}) right under attack; no defense, so no verdict\n"
+    assert out.startswith(f"{row['model']}, Linf ") and ", static model. " in out
+    assert out.endswith(right) and out.count("\n") == 1
+
+
 def test_a_limit_ends_cleanly_and_the_command_without_it_goes_on(dentbench: Run) -> None:
     sizes = ("--examples", "12", "--batch-size", "2")
     command = ("evaluate", *SHORT, *sizes, "--steps", "1", "--iterations", "2", "--quiet")

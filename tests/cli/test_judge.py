@@ -107,7 +107,7 @@ def test_bad_files_are_one_sentence(command: Run, tmp_path: Path) -> None:
         ("junk.npz", "no arrays"),
         ("points.txt", "is no .npz, .npy or .safetensors file"),
         ("two.npz", "call the points points"),
-        ("gone.npz", "No such file"),
+        ("gone.npz", "there is no file of points gone.npz; name one"),
     ):
         code, _, err = command("judge", name, *RUN)
         assert code == 2 and words in err and "Traceback" not in err

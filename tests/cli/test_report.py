@@ -18,6 +18,7 @@ from dentbench.cli import report as command
 from dentbench.errors import DentBenchError, SpecError, StoreError, UnknownNameError
 from dentbench.records import csv_codec, results_csv, safe_files, sheet
 from dentbench.records.samples import read_samples
+from dentbench.report.formats import figures
 from tests.helpers import ROOT, record
 
 RUNNER = CliRunner()
@@ -159,6 +160,18 @@ def test_errors(
     assert "\n" not in str(actual.value) and actual.value.exit_code == 2
 
 
+def test_many_figures_are_told_in_one_line(
+    results: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = ("a.pdf", "a.svg", "b.pdf", "captions.txt")
+    monkeypatch.setattr(figures, "draw", lambda *given: [given[-1] / name for name in names])
+    app = typer.Typer()
+    app.command("report")(command.report)
+    folder = tmp_path / "figures"
+    done = RUNNER.invoke(app, ["--results", str(results), "--figures", str(folder)])
+    assert done.stderr == f"wrote 3 files of charts, and {folder / 'captions.txt'} about them\n"
+
+
 def test_where_keeps_the_records_of_a_value(results: Path) -> None:
     def models(*conditions: str) -> list[str]:
         options = [part for text in conditions for part in ("--where", text)]
@@ -169,6 +182,7 @@ def test_where_keeps_the_records_of_a_value(results: Path) -> None:
 
     both = ["Carmon2019Unlabeled", "digits-robust"]
     assert models("model=DIGITS-robust") == ["digits-robust"]
+    assert models("model==DIGITS-robust") == ["digits-robust"]
     assert sorted(models("eps=0.150")) == both and sorted(models("eps=3/20")) == both
     assert models("robust-correct=300") == ["digits-robust"]
     assert models("mode=static", "model=Carmon2019Unlabeled") == ["Carmon2019Unlabeled"]

@@ -96,3 +96,34 @@ def test_traceback_shows_where(command: Run) -> None:
     asked = ("--model", "ended_raises:make", "--data", "digits", *SHORT)
     code, _, err = command("evaluate", "--traceback", *asked)
     assert code == 2 and "ended_raises.py" in err and "KeyError: 'layer4'" in err
+
+
+OWN_ATTACK = "def fails(classify, images, labels, threat):\n    return\\\n        images.nothing\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "named", "line"),
+    [
+        ("--model", "ended_raises:make", "ended_raises.py, line 2"),
+        ("--defense", "ended_raises:make", "ended_raises.py, line 2"),
+        ("--model", "at_import:make", "at_import.py, line 2"),
+        ("--attack", "own_attack:fails", "own_attack.py, line 3"),
+    ],
+)
+def test_the_line_of_the_users_that_raised_is_told(
+    command: Run, tmp_path: Path, option: str, named: str, line: str
+) -> None:
+    (tmp_path / "at_import.py").write_text("import os\nimport nothing_of_this_name\n")
+    (tmp_path / "own_attack.py").write_text(OWN_ATTACK)
+    attack = () if option == "--attack" else SHORT[2:6]
+    code, _, err = command(
+        *("evaluate", option, named, *SHORT[:2], *attack, *SHORT[6:], "--data", "digits", "--force")
+    )
+    assert code == 2 and "Traceback" not in err
+    assert err.endswith(f"; raised by {line} (--traceback shows every call)\n"), err
+
+
+def test_an_error_of_no_code_of_the_users_tells_no_line(command: Run) -> None:
+    for model in ("nothing:make", "ended_zero.py", "math:nothing"):
+        code, _, err = command("evaluate", "--model", model, *SHORT)
+        assert code == 2 and "raised by" not in err, err

@@ -180,7 +180,11 @@ HOSTILE = np.array([None], dtype=object)
         pytest.param(content("bad.parquet", b"hello"), "not a parquet", id="text parquet"),
         pytest.param(cut(arrays()), "a zip archive that is cut off", id="truncated npz"),
         pytest.param(cut(table()), "a parquet file that is cut off", id="truncated parquet"),
-        pytest.param(arrays(labels=None), "images and labels, or x and y, lack", id="no labels"),
+        pytest.param(
+            arrays(labels=None),
+            "it has images, not images and labels, or x and y; write",
+            id="no labels",
+        ),
         pytest.param(arrays(images=HOSTILE), "it holds Python objects", id="pickled objects"),
         pytest.param(arrays(labels=LABELS - 1), "labels out of range, from -1", id="negative"),
         pytest.param(arrays(labels=LABELS + 100_000), "out of range", id="huge labels"),

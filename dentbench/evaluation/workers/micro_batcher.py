@@ -73,7 +73,10 @@ class MicroBatcher:
                 return work()
             except Exception as error:  # that of a CPU's allocator is a plain RuntimeError
                 if not is_out_of_memory(error):
-                    raise errors_in_words(self.model.network, error) from error
+                    told = errors_in_words(self.model.network, error)
+                    if told is error:
+                        raise  # with its own cause, the line of a user's code
+                    raise told from error
                 asked = asked_for(error)
             # Out here, where the error no longer holds the tensors that filled the memory.
             counter.forwards, counter.backwards = before

@@ -47,7 +47,7 @@ def _row(record: Record, protocols: Sequence[str], *, named: bool) -> list[objec
     right = coupling.shares(record, [NATURAL, WORST_CASE, *counts])
     static = record.mode == "static"
     return [
-        "static model" if static else departures.defense_title(record),
+        departures.defense_title(record),
         departures.whole_text(record),
         *([None if static else departures.published_protocol(record)] if named else []),
         right[NATURAL],

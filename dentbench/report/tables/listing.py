@@ -41,12 +41,6 @@ NOTHING: Final = frozenset({"", "None", "{}"})
 """How an empty column is written."""
 
 
-def title_of(record: Record) -> str:
-    """Return a record's title: the static model, or its defense."""
-    static = record.mode == "static"
-    return "static model" if static else departures.defense_title(record)
-
-
 def listing(records: Sequence[Record], title: str = "Records") -> Table:
     """Return one row per record, the newest last: its key, settings and results."""
     rows: list[list[object]] = []
@@ -55,7 +49,15 @@ def listing(records: Sequence[Record], title: str = "Records") -> Table:
         threat = departures.threat_text(record.norm, eps_of(record)) if attacked else "no attack"
         right = coupling.share(record, WORST if attacked else "natural")
         results = [right, "" if record.mode == "static" or not attacked else kind_of(record)]
-        rows.append([short_key(record), record.model, threat, title_of(record) + apart, *results])
+        rows.append(
+            [
+                short_key(record),
+                record.model,
+                threat,
+                departures.defense_title(record) + apart,
+                *results,
+            ]
+        )
     columns = (
         *(Column("key"), Column("model"), Column("threat model"), Column("defense")),
         *(Column("right", "right"), Column("verdict")),
@@ -90,7 +92,7 @@ def _told_apart(records: Sequence[Record]) -> list[str]:
 
 
 def _row_of(record: Record) -> tuple[str, ...]:
-    return record.model, record.norm, record.eps, title_of(record)
+    return record.model, record.norm, record.eps, departures.defense_title(record)
 
 
 def checks(record: Record) -> Table:

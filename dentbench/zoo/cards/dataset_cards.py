@@ -47,7 +47,7 @@ class DatasetCard:
     ablation_threats: tuple[str, ...] = ()
 
 
-DATASETS: Final[Registry[DatasetCard]] = Registry("data set")
+DATASETS: Final[Registry[DatasetCard]] = Registry("data set", listed_by="dentbench fetch --list")
 
 _CIFAR = "not stated; made for research"
 _CIFAR_URL = "https://www.cs.toronto.edu/~kriz/"

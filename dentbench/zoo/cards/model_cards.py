@@ -66,7 +66,9 @@ class ModelCard:
         return self.batchnorm_layers > 0
 
 
-MODELS: Final[Registry[ModelCard]] = Registry("model")
+MODELS: Final[Registry[ModelCard]] = Registry(
+    "model", has_code=True, listed_by="dentbench fetch --list"
+)
 
 
 def _embedded() -> list[ModelCard]:

@@ -56,7 +56,10 @@ def slice_of(
     count = size - first if count is None else count
     if first < 0 or count < 1 or first + count > size:
         wanted = f"{count:,} from number {first:,} on are" if count > 0 else f"number {first:,} is"
-        raise DataError(f"{dataset.name} has {size:,} images, from number 0 on; {wanted} not there")
+        most = f"; ask for {size - first:,} at most" if 0 <= first < size and count > 0 else ""
+        raise DataError(
+            f"{dataset.name} has {size:,} images, from number 0 on; {wanted} not there{most}"
+        )
     images = _of_its_own(dataset.images[first : first + count])
     labels = _of_its_own(dataset.labels[first : first + count])
     spec = DataSpec(name=dataset.name, sha256="", first=first, count=count, order=order)

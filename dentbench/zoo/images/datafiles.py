@@ -51,7 +51,7 @@ def read_npz(path: Path) -> RawData:
                         classes=int(classes) if classes is not None and classes.ndim == 0 else None,
                     )
             held = ", ".join(file.files) or "nothing"
-            raise ValueError(f"it has {held}; images and labels, or x and y, lack; {SAVE}")
+            raise ValueError(f"it has {held}, not images and labels, or x and y; {SAVE}")
     except Exception as error:  # zipfile, zlib, struct and NumPy raise many kinds
         raise _unreadable(path, "an npz file with images and labels", error) from error
 

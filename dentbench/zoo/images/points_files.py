@@ -25,6 +25,8 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], str]:
     """
     if path.suffix not in KINDS:
         raise DataError(f"{path} is no {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
+    if not path.exists():
+        raise DataError(f"there is no file of points {path}; name one that is there")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         arrays = _arrays(path)

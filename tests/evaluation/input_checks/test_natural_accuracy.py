@@ -23,8 +23,9 @@ from dentbench.evaluation.input_checks.natural_accuracy import (
     is_chance,
     remedy,
 )
+from dentbench.spec.attack import parse_eps
 from dentbench.spec.evaluation import AttackSpec
-from dentbench.spec.plausible import require_plausible
+from dentbench.spec.plausible import remark, require_plausible
 from dentbench.zoo.datasets import load_dataset
 from dentbench.zoo.models import load_model
 
@@ -241,6 +242,41 @@ def test_an_eps_before_division_is_refused(norm: str, eps: str, words: str) -> N
     with pytest.raises(SpecError, match=words) as caught:
         require_plausible(norm, Fraction(eps))
     assert "--force" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("norm", "eps", "words"),
+    [
+        ("Linf", "0.031", "eps is 0.031 in Linf; if 8/255 is meant, write it so"),
+        ("Linf", "0.0157", "if 4/255 is meant"),
+        (
+            "Linf",
+            "0.5",
+            "makes plain gray of any image; of CIFAR-10, 8/255 is usual in Linf, 0.5 i",
+        ),
+        ("L2", "8/255", "eps is 8/255 in L2, which hardly changes an image; of CIFAR-10, 8/255"),
+        ("L1", "8/255", "hardly changes an image"),
+        *(("Linf", eps, "") for eps in ("0", "8/255", "1.5/255", "0.2", "0.3", "0.02", "0.05")),
+        *(("L2", eps, "") for eps in ("0", "0.2", "0.5", "128/255")),
+        ("L1", "12", ""),
+    ],
+)
+def test_an_eps_that_is_allowed_but_odd_is_told(norm: str, eps: str, words: str) -> None:
+    told = remark(norm, parse_eps(eps))
+    assert words in told and bool(words) == bool(told)
+
+
+def test_an_odd_eps_is_told_before_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    attack = AttackSpec(name="apgd-ce", eps=Fraction("0.0039"), iterations=1)
+    evaluated(tmp_path, Y, attack=attack, protocols=("published",), force=True)
+    assert sum("if 1/255 is meant" in record.getMessage() for record in caplog.records) == 1
+
+
+def test_less_is_asked_for_where_an_eps_in_255ths_is_too_much() -> None:
+    with pytest.raises(SpecError, match=r"eps is 300/255 in Linf.*; give less, or go on"):
+        require_plausible("Linf", Fraction(300, 255))
 
 
 def test_an_eps_that_makes_any_image_gray_is_refused() -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dentbench.adapt.dent import Dent
+from dentbench.errors import DataError
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.inputs import RunInputs
 from dentbench.evaluation.measurements import measurements
@@ -190,6 +191,21 @@ def test_an_order_changes_the_slice_its_hash_and_the_key(dataset: Dataset) -> No
     assert len(keys) == 2
     part = slice_of(dataset, 2, 6, order="label-windows:256")
     assert part[1].tolist() == sorted(dataset.labels[2:8].tolist())
+
+
+@pytest.mark.parametrize(
+    ("first", "count", "words"),
+    [
+        (0, 13, "13 from number 0 on are not there; ask for 12 at most"),
+        (4, 9, "9 from number 4 on are not there; ask for 8 at most"),
+        (12, None, "number 12 is not there$"),
+    ],
+)
+def test_images_beyond_the_end_are_refused(first: int, count: int | None, words: str) -> None:
+    images, labels = torch.zeros(12, 1, 2, 2), torch.zeros(12, dtype=torch.long)
+    toy = Dataset(name="toy", images=images, labels=labels, classes=2)
+    with pytest.raises(DataError, match=f"toy has 12 images, from number 0 on; {words}"):
+        slice_of(toy, first, count)
 
 
 @pytest.mark.parametrize("order", ["sorted", "label-windows", "label-windows:1", "label-windows:x"])

@@ -1,0 +1,31 @@
+"""Tell the line of a user's own code that an error comes from."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Final
+
+_NOT_THE_USERS: Final = (
+    "<",  # frozen and made modules
+    str(Path(__file__).parents[1]),
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
+"""How the paths of files begin that are Python's, ours or installed."""
+
+
+def users_line(error: BaseException) -> str:
+    """Return the last line of a user's file in what caused an error, to put after it; "" if none.
+
+    A syntax error's own text names its line.
+    """
+    causes = [error]
+    while (cause := causes[-1].__cause__) is not None and cause not in causes:
+        causes.append(cause)
+    frames = [frame for cause in causes[1:] for frame in traceback.extract_tb(cause.__traceback__)]
+    users = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    if not users or isinstance(causes[-1], SyntaxError):
+        return ""
+    place = f"{Path(users[-1].filename).name}, line {users[-1].lineno}"
+    return f"; raised by {place} (--traceback shows every call)"
