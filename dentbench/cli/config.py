@@ -36,7 +36,7 @@ def content(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except FileNotFoundError:
-        raise SpecError(f"config file {path} is not there") from None
+        raise SpecError(f"config file {path} is not there; give the path of one that is") from None
     except OSError as error:
         raise SpecError(f"config file {path} cannot be read: {os_reason(error)}") from error
 

@@ -16,6 +16,10 @@ _UsageError: Final[Any] = typer.BadParameter.__mro__[1]
 """The errors of the parser of any version of Typer for a command line that it refuses."""
 
 
+MEANT: Final = {"--model": "a model", "--data": "data", "--results": "a results folder"}
+"""The options that users leave out before a word of a kind, which is named in the refusal."""
+
+
 def call(commands: Any, arguments: Sequence[str], number: int, source: str = "") -> int:
     """Call the command that the arguments name, and return its exit code.
 
@@ -60,9 +64,10 @@ def _sentence(error: Any, commands: Any, arguments: Sequence[str], source: str) 
         near = suggestion(unknown[1], known) or f"; allowed: {', '.join(known)}"
         return f"command {unknown[1]!r} is unknown{near}"
     if extra := re.search(r"unexpected extra arguments? *(?:\(s\))? *\((.*)\)", said):
-        model = "--model" in _options(command)
-        remedy = f"write --model {extra[1]} or --data {extra[1]} if it is a model or data"
-        remedy = remedy if model else f"see {path} --help"
+        meant = [name for name in MEANT if name in _options(command)]
+        written = " or ".join(f"{name} {extra[1]}" for name in meant)
+        kinds = " or ".join(MEANT[name] for name in meant)
+        remedy = f"write {written} if it is {kinds}" if meant else f"see {path} --help"
         return f"{extra[1]!r} is no option, and no option before it takes it; {remedy}"
     return f"{said[:1].lower()}{said[1:].rstrip('.')}; see {path} --help"
 

@@ -79,6 +79,8 @@ REFUSED = {
     "evaluate --batch-size": "has no value; write --batch-size N",
     "evaluate --quiet=yes": "takes no value, and '--quiet=yes' gives one",
     "evaluate digits-robust": "write --model digits-robust or --data digits-robust",
+    "evaluate net:make": "--data net:make or --results net:make if it is a model",
+    "report old": "write --model old or --results old if it is a model or a results folder",
     "doctor digits": "'digits' is no option, and no option before it takes it",
     "show": "dentbench show needs KEY|latest",
     "report --format pdf": "allowed: terminal, markdown",

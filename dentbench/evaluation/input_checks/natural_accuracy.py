@@ -98,7 +98,7 @@ def require_above_chance(
     ``network`` is on ``device``, as it is evaluated; ``images`` (N, C, H, W) in [0, 1], ``labels``
     (N,), ``expected``: the natural accuracy, in percent, that its owner expects. A few images are
     asked about, and up to :data:`MOST_ASKED` where these are not above chance. It comes before
-    anything is timed.
+    anything is timed. Labels that the network has no output for are refused by their own words.
     """
     if len(images) < LEAST:
         return
@@ -108,7 +108,7 @@ def require_above_chance(
             with torch.no_grad(), torch.random.fork_rng([device] if "cuda" in device else []):
                 logits = torch.cat([network(part.to(device)) for part in x.split(LEAST)])
             correct, classes = int((logits.argmax(1).cpu() == y).sum()), logits.shape[1]
-            if not is_chance(correct, len(y), classes):
+            if int(labels.max()) >= classes or not is_chance(correct, len(y), classes):
                 return
         best = remedy(network, images, labels, device)
     except Exception:  # a network may raise anything; the evaluation itself says so in words

@@ -204,6 +204,14 @@ def test_chance_is_refused_before_anything_is_timed(
         evaluated(tmp_path, (Y + 1) % 10, force=True)
 
 
+@pytest.mark.parametrize(("more", "label"), [(1, 10), (300, 300)])
+def test_labels_that_have_no_output_are_told_in_their_own_words(
+    tmp_path: Path, more: int, label: int
+) -> None:
+    with pytest.raises(DentBenchError, match=f"label {label} is in the data, but the model has 10"):
+        evaluated(tmp_path, Y + more)
+
+
 class Least(nn.Module):
     """Answers with the class that is least likely."""
 
