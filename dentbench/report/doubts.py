@@ -76,12 +76,13 @@ def loss_doubts(defended: Record) -> tuple[Doubt, ...]:
 def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
     """Return the doubts about finding no difference.
 
-    A static model that was attacked wrongly or hardly, and too few batches to find anything.
+    A static model that was attacked wrongly or hardly, a defense that answers otherwise in a new
+    process, where what is wrong counts too, and too few batches to find anything.
     """
-    lost = (check for check in failed(defended.checks) if check.name == soundness.LOST_IMAGES)
+    hiding = {soundness.LOST_IMAGES, soundness.FRESH_PROCESS}
     return (
         *(of_check(check, static=True) for check in failed(defended.static_checks)),
-        *map(of_check, lost),
+        *(of_check(check) for check in failed(defended.checks) if check.name in hiding),
         *_coupled(defended),
         *_hardly_attacked(defended),
     )

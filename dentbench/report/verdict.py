@@ -266,7 +266,8 @@ def _would_decide(paired: Paired, doubts: Sequence[Doubt], defended: Record) -> 
     if doubts and not paired.tested:
         return f"{doubts[0]}{more}"
     if doubts:
-        effect = "the static model's robustness"
+        anew = doubts[0].reason.startswith(f"the check {soundness.FRESH_PROCESS} ")
+        effect = f"the {'defense' if anew else 'static model'}'s robustness"
         if paired.significant:
             effect = "the gain" if paired.points > 0 else "the loss"
         return f"{effect} is in doubt: {doubts[0]}{more}"

@@ -54,7 +54,7 @@ def test_every_point_lies_in_the_ball(threat: ThreatModel) -> None:
         return linear(points)
 
     found = best_in_shapes(probe_of(answer, threat), IMAGES, LABELS)
-    assert len(asked) == 13 * 11
+    assert len(asked) == (13 + 3 + 4 + 3) * 11
     assert all(bool(threat.contains(points, IMAGES).all()) for points in asked)
     best = torch.stack([margins(linear(points), LABELS) for points in asked]).amax(0)
     assert torch.allclose(found, best)
@@ -74,12 +74,21 @@ def moved(points: Tensor) -> Tensor:
     return (points.detach() - IMAGES).abs().flatten(1) / EPS
 
 
+def unmoved(points: Tensor, axis: int) -> Tensor:
+    """Whether all pixels in one half along an axis of the images are where they were (B,)."""
+    halves = moved(points).view_as(points).tensor_split([3], dim=axis + 1)
+    return torch.stack([half.flatten(1).amax(1) < 0.01 for half in halves]).any(0)
+
+
 WEAK_WHERE: dict[str, Callable[[Tensor], Tensor]] = {
     "uneven": lambda x: (moved(x) > 0.75 * moved(x).amax(1, keepdim=True)).double().mean(1) < 0.5,
     "in a shell": lambda x: (moved(x).amax(1) - 0.75).abs() < 0.1,
     "brighter": lambda x: ((x.detach() - IMAGES) >= 0).flatten(1).all(1),
     "darker": lambda x: ((x.detach() - IMAGES) <= 0).flatten(1).all(1),
     "few move": lambda x: (moved(x) < 0.01).double().mean(1) > 0.5,
+    "deep inside": lambda x: (moved(x).amax(1) - 0.35).abs() < 0.1,
+    "a half": lambda x: unmoved(x, 1) | unmoved(x, 2),
+    "a channel": lambda x: moved(x).view_as(x).flatten(2).amax(2).gt(0.01).sum(1) == 1,
     "8 bits": lambda x: (255 * x - (255 * x).round()).abs().flatten(1).amax(1) < 1e-3,
 }
 
@@ -91,7 +100,7 @@ def test_what_is_weak_in_a_part_of_the_ball_alone_is_broken_there(place: str) ->
 
     def answer(points: Tensor) -> Tensor:
         strong = linear(IMAGES + 0.01 * (points - IMAGES))
-        there = where(points) & (moved(points).amax(1) > 0.5)
+        there = where(points) & (moved(points).amax(1) > 0.2)
         return torch.where(there[:, None], linear(points), strong)
 
     threat = ThreatModel("Linf", EPS)

@@ -16,6 +16,7 @@ from dentbench.attacks.probes.climbing import climb, climb_unevenly
 from dentbench.attacks.probes.single_images import (
     BROKEN,
     FALSE_GRADIENT,
+    IN_PARTS,
     JUMPS,
     NO_CLIMB,
     NO_GRADIENT,
@@ -144,6 +145,20 @@ def test_answers_that_the_image_itself_seeds_jump() -> None:
     result = misled(probe_of(answer), [])
     assert JUMPS in result and {*result} <= {JUMPS, BROKEN, FALSE_GRADIENT}, result
     assert "" not in result  # lucky points may lie beside any image
+
+
+@pytest.mark.parametrize("lie", [reversed_gradient, Tensor.detach])
+def test_what_misleads_in_a_part_of_the_ball_alone_is_told(lie: Callable[[Tensor], Tensor]) -> None:
+    """Its answers are the same everywhere: in a shell alone it has no true gradient."""
+    network, eps = small_network(), 1e-3
+    clean = probe_of(network).images
+
+    def answer(points: Tensor) -> Tensor:
+        moved = (points.detach() - clean).abs().flatten(1).amax(1) / eps
+        shell = (moved > 0.5) & (moved < 0.9)
+        return torch.where(shell[:, None], lie(network(points)), network(points))
+
+    assert {*misled(probe_of(answer, eps=eps), [])} == {IN_PARTS}
 
 
 def test_of_images_that_share_an_answer_a_group_is_misled_about() -> None:

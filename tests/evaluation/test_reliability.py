@@ -248,8 +248,18 @@ def test_no_image_is_robust_unsaid_where_the_gradient_is_no_number(
             assert '"gradient": {"passed": false' in (record.checks or ""), record.checks
 
 
-def test_a_batch_that_stops_a_run_is_named(tmp_path: Path) -> None:
-    bad = subject().images[SIZE + 1]
+@pytest.mark.parametrize(
+    ("row", "text"),
+    [
+        (SIZE + 1, "batch 2 of 3: the model .* for this batch$"),
+        (
+            2 * SIZE,
+            f"batch 3 of 3: .*; this batch has 1 of the others' {SIZE} images: --examples 6 ",
+        ),
+    ],
+)
+def test_a_batch_that_stops_a_run_is_named(row: int, text: str, tmp_path: Path) -> None:
+    bad = subject().images[row]
 
     class Breaks(NaNGradient):
         def forward(self, x: Tensor) -> Tensor:
@@ -257,7 +267,7 @@ def test_a_batch_that_stops_a_run_is_named(tmp_path: Path) -> None:
             hit = torch.isclose(x, bad, atol=0.05).flatten(1).all(1)
             return torch.where(hit[:, None], torch.nan, logits)
 
-    with pytest.raises(ModelError, match="batch 2 of 3"):
+    with pytest.raises(ModelError, match=text):
         evaluated(tmp_path, network=Breaks())
     assert RunFolder(tmp_path, spec_of(None)).load(NATURAL, 0) is not None
     assert not (tmp_path / "results.csv").exists()

@@ -71,6 +71,40 @@ class WeakInAThinShell(WeakInAPart):
         return 0.71 * slope.sign()
 
 
+class WeakDeepInside(WeakInAPart):
+    """Weak where it is at 0.2 to 0.45 of eps."""
+
+    roughness = 6.0
+
+    def there(self, x: Tensor) -> Tensor:
+        return (_moved(x).amax(1) - 0.325).abs() < 0.125
+
+    def step(self, slope: Tensor) -> Tensor:
+        return 0.44 * slope.sign()
+
+
+class FlatInAShell(WeakInAShell):
+    """Shows its label alone in the shell, without a gradient."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        weak = 5 * F.one_hot(self.weak()(x).argmax(1), CLASSES).to(x)
+        return torch.where(self.there(x)[:, None], weak, self.strong(x))
+
+
+class WeakWhereAHalfMoves(WeakInAPart):
+    """Weak where one half of the columns stays."""
+
+    roughness = 6.0
+
+    def there(self, x: Tensor) -> Tensor:
+        halves = _moved(x).view(-1, SIDE, SIDE).unflatten(2, (2, SIDE // 2)).amax((1, 3))
+        return (halves.amin(1) < 0.02) & (halves.amax(1) > 0.3)
+
+    def step(self, slope: Tensor) -> Tensor:
+        left = torch.arange(SIDE * SIDE) % SIDE < SIDE // 2
+        return left * slope.sign()
+
+
 class WeakWhereBrighter(WeakInAPart):
     """Weak where half of the pixels are brighter and none is darker."""
 

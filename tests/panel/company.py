@@ -79,6 +79,13 @@ class WeakAlone(WeakInOthers):
         return len(x) == 1
 
 
+class WeakInOtherSizes(WeakInOthers):
+    """Weak in batches of another size than the declared one, but where an image is alone."""
+
+    def weak_here(self, x: Tensor) -> bool:
+        return len(x) not in (1, SIZE)
+
+
 class MisleadingInOthers(WeakInOthers):
     """Misleads attacks where it is weak: the gradient is another network's."""
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tests.panel.subjects import reach_of
+from tests.panel.subjects import reach_of, smooth
 
 
 class Around(nn.Module):
@@ -204,6 +204,19 @@ class LateByImages(Around):
             return logits
         span = logits.detach().amax() - logits.detach().amin() + 1
         return logits + 3 * span * F.one_hot(labels, logits.shape[1])
+
+
+class WarmsUp(Around):
+    """Truly helps, once it was asked about many images: until then it is the static model."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__(network)
+        self.asked = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.asked += len(x)
+        logits: Tensor = self.network(smooth(x) if self.asked > 2500 else x)
+        return logits
 
 
 class Lagged(Around):

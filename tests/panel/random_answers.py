@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tests.panel.memory import Around
-from tests.panel.subjects import STEP, otherwise_rough, reach_of, smooth
+from tests.panel.subjects import CLASSES, STEP, otherwise_rough, reach_of, smooth
 
 
 class Noisy(Around):
@@ -140,16 +140,44 @@ class AnotherNowAndThen(Around):
     def forward(self, x: Tensor) -> Tensor:
         logits: Tensor = self.network(smooth(x))
         weight = torch.arange(1, 1 + x[0].numel(), dtype=torch.double).sqrt()
-        bits = (1e7 * (x.detach().double().flatten(1) * weight).sum(1)) % 1
         off = ((x / STEP) - (x / STEP).round()).abs().flatten(1).amax(1) > 1e-3
-        weak = (bits * self.one_in < 1) & off
+        drawn = self.drawn((x.detach().double().flatten(1) * weight).sum(1))
+        weak = (drawn * self.one_in < 1) & off
         return torch.where(weak[:, None], otherwise_rough()(x), logits)
+
+    def drawn(self, seeds: Tensor) -> Tensor:
+        """Return a number in [0, 1) for each of some seeds (B,), which a rounding error changes."""
+        return (1e7 * seeds) % 1
 
 
 class AnotherOnceInAWhile(AnotherNowAndThen):
     """The same, at one point in 300."""
 
     one_in = 300
+
+
+class AnotherInCells(AnotherNowAndThen):
+    """The same, of points in cells, which are far wider than rounding errors."""
+
+    cell = 0.04
+
+    def drawn(self, seeds: Tensor) -> Tensor:
+        return (43758.5453 * torch.sin(12.9898 * (seeds / self.cell).floor())) % 1
+
+
+class AnotherInFineCells(AnotherInCells):
+    """The same, in cells that a short step leaves."""
+
+    cell = 0.002
+
+
+class AnotherBesideAMask(AnotherNowAndThen):
+    """The same as it was, beside a masked class, next to which no change looks large."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = super().forward(x)
+        last = F.one_hot(torch.tensor(CLASSES - 1), CLASSES).bool()
+        return torch.where(last & (logits < logits.amax(1, keepdim=True)), -1e6, logits)
 
 
 class RandomCounterAttack(Around):

@@ -187,6 +187,12 @@ MEMORY: Final = (
         setting=DEAR,
         like="LateMemory",
     ),
+    Plant(
+        defense=memory.WarmsUp,
+        truth="gain",
+        says=("undecided",),
+        fails=frozenset({"fresh-process"}),
+    ),
     Plant(defense=memory.Lagged, truth="none", robust=remembering, setting=DEAR),
     Plant(defense=memory.SharedMean, truth="none", robust=remembering, setting=DEAR),
 )
@@ -489,6 +495,9 @@ BALL_PARTS: Final = (
             ball_parts.WeakWhereUneven,
             ball_parts.WeakWhereFewMove,
             ball_parts.WeakInEightBits,
+            ball_parts.WeakDeepInside,
+            ball_parts.FlatInAShell,
+            ball_parts.WeakWhereAHalfMoves,
         )
     ),
     Plant(
@@ -588,6 +597,7 @@ COMPANY: Final = (
             (company.MisleadingInOthers, ""),
             (company.FlatAmongNatural, "MisleadingInOthers"),
             (company.WeakAlone, "MisleadingInOthers"),
+            (company.WeakInOtherSizes, "MisleadingInOthers"),
             (company.MisleadingAlone, "MisleadingInOthers"),
         )
     ),
@@ -680,6 +690,23 @@ RANDOM: Final = (
         setting=DEAR,
         fails=frozenset({"gained-images"}),
         like="AnotherNowAndThen",
+    ),
+    Plant(
+        defense=random_answers.AnotherInCells,
+        truth="none",
+        robust=as_weak,
+        setting=DEAR,
+        fails=frozenset({"gained-images"}),
+    ),
+    *(
+        Plant(
+            defense=kind,
+            truth="none",
+            setting=DEAR,
+            fails=frozenset({"gained-images"}),
+            like="AnotherInCells",
+        )
+        for kind in (random_answers.AnotherInFineCells, random_answers.AnotherBesideAMask)
     ),
     Plant(
         defense=random_answers.RandomCounterAttack,
@@ -814,6 +841,26 @@ HONEST: Final = (
         says=("holds",),
         setting=FEW,
         name="Projection-holds",
+        honest=True,
+    ),
+    Plant(
+        defense=honest.Projection,
+        truth="gain",
+        robust=as_projected(24),
+        says=("holds",),
+        setting=replace(FEW, data=lambda: (subjects.Huge(), *planted()[1:])),
+        name="AroundHuge",
+        honest=True,
+        like="Projection-holds",
+    ),
+    Plant(
+        defense=honest.Identity,
+        truth="none",
+        says=("no gain",),
+        robust=STATIC,
+        setting=Setting(data=lambda: (subjects.Huge(), *planted()[1:])),
+        name="IdentityOfHuge",
+        difference=0,
         honest=True,
     ),
     Plant(

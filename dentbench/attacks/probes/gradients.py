@@ -76,7 +76,7 @@ def rises(
 
     Return by how much the margins (B,) at ``points`` rise, and by how much they were to rise.
     """
-    length = flat.norm(dim=1, keepdim=True).clamp_min(1e-12)
+    length = flat.double().norm(dim=1, keepdim=True).clamp_min(1e-12).to(flat)  # squares may be inf
     size = share * probe.threat.eps * (flat.shape[1] ** 0.5 if probe.threat.norm == "Linf" else 1)
     step = (size * flat / length).view_as(points)
     ends = (points + step).clamp(0, 1), (points - step).clamp(0, 1)
@@ -88,7 +88,7 @@ def rises(
 @torch.no_grad()
 def _true_gradient(probe: Probe, defense: Classifier, flat: Tensor, *, by_image: bool) -> Check:
     """Take a short step along the gradient, both ways: does the margin rise as promised?"""
-    length = flat.norm(dim=1)
+    length = flat.double().norm(dim=1)
     if not bool((length > 0).any()):
         return Check(checks.TRUE_GRADIENT, None, None, "there is no gradient to follow")
     if not probe.threat.eps:

@@ -4,9 +4,10 @@ The steps of an attack end where such steps end: in Linf at corners, where every
 much, in L2 on the sphere. A defense that is robust there alone is robust to such attacks and to
 nothing else. So its margin is followed in parts of the ball too: where every pixel may move by a
 share of its own, in smaller balls, where pixels are moved one way alone or as their neighbours are,
-beside pixels that are put somewhere at random, along the steps of the other norm, at points that a
-file of 8 bits can hold, and where few pixels move. Every point asked about lies in the ball. For B
-images it costs 11 B single-image calls for each of 13 shapes. The check is ours.
+where half of the image or one channel moves, beside pixels that are put somewhere at random, along
+the steps of the other norm, at points that a file of 8 bits can hold, and where few pixels move.
+Every point asked about lies in the ball. For B images it costs 11 B single-image calls for each of
+20 shapes, and 3 more of images in color. The check is ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import SHORT, climb_through, uneven_shares
 from dentbench.attacks.protocols.search import through
 
-SMALLER: Final = ((0.5, 0.625), (0.625, 0.75), (0.75, 0.875), (0.875, 1.0))
+SMALLER: Final = (
+    *((0.125, 0.25), (0.25, 0.375), (0.375, 0.5)),
+    *((0.5, 0.625), (0.625, 0.75), (0.75, 0.875), (0.875, 1.0)),
+)
 """Between which shares of eps the radii of smaller balls are drawn, for each image its own."""
 
 LEAST_SHARE: Final = 0.3
@@ -42,6 +46,9 @@ PLACED: Final = 0.5
 
 CROSSED: Final = 0.7
 """The radius of the ball of the other norm, as a share of one as large: it sticks out a little."""
+
+MOST_CHANNELS: Final = 4
+"""The most channels of images that are moved one by one."""
 
 LEVELS: Final = 255
 """The steps between the values of a pixel in a file of 8 bits."""
@@ -97,11 +104,22 @@ def parts_of(probe: Probe, x: Tensor) -> tuple[Part, ...]:
     shares += [low + (high - low) * draw()[:, :1, :1, :1] for low, high in SMALLER]
     parts: list[Part] = [_shared(x, share) for share in shares]
     parts += [_one_way(x, torch.maximum), _one_way(x, torch.minimum), _smoothly(x, threat)]
+    parts += [_shared(x, mask.to(x)) for mask in places_of(x)]
     return (
         *parts,
         _beside_placed(x, draw() < FROZEN, 2 * draw() - 1, threat),
         _in_levels(x, threat),
     )
+
+
+def places_of(x: Tensor) -> tuple[Tensor, ...]:
+    """Return where patches may lie, as masks (C, H, W): each half, and each of several channels."""
+    masks = []
+    for axis, parts in ((1, 2), (2, 2), (0, x.shape[1] if x.shape[1] <= MOST_CHANNELS else 1)):
+        places = torch.arange(x.shape[1 + axis]) * parts // x.shape[1 + axis]
+        shape = [-1 if other == axis else 1 for other in range(3)]
+        masks += [(places == part).view(shape).expand(x.shape[1:]) for part in range(parts)]
+    return tuple(mask for mask in masks if not bool(mask.all()))
 
 
 def other_norm(threat: ThreatModel, x: Tensor) -> ThreatModel:

@@ -1,28 +1,37 @@
-"""Ask about single images in the other batches in which batch-mates judges them.
+"""Ask about single images in the other batches in which batch-mates judges them, and in halves.
 
-It attacks those of full size there, by gradients that may mislead, and does not attack images
-alone: where these break, it is a doubt and not a count.
+It attacks those of full size there, by gradients that may mislead, and does not attack smaller
+batches: where images break in these, it is a doubt and not a count.
 
 For a declared batch of B images it costs 57 B single-image calls, and 8 B for each further group,
-times the 13 batches that an image costs in all compositions.
+times the 14 batches that an image costs in all compositions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Final
 
 import torch
+from torch import Tensor
 
-from dentbench.attacks.base import Classifier
+from dentbench.attacks.base import Classifier, judge
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.single_images import misled
 from dentbench.attacks.protocols.base import AttackContext
 from dentbench.attacks.protocols.batch_mates import in_company, right_unperturbed
+from dentbench.errors import ModelError
 from dentbench.evaluation import cascade
 from dentbench.evaluation.context import RunContext
 from dentbench.spec.evaluation import EvalSpec
+
+HALVES: Final = "half-size"
+"""The composition in which the halves of a declared batch are batches."""
+
+LEAST: Final = 4
+"""The fewest images of a batch that is halved."""
 
 
 def misled_elsewhere(
@@ -39,11 +48,25 @@ def misled_elsewhere(
     left out.
     """
     shown = _attack_context(context, spec, unit, probe)
-    for name, right in right_unperturbed(shown):
+    for other, name, right in _compositions(probe, shown):
         rows = right.nonzero().flatten().tolist()
         moved = [kept for group in groups if (kept := [row for row in group if row in rows])]
-        reasons = misled(_in_company(probe, shown, name), moved, briefly=True) if moved else []
+        reasons = misled(other, moved, briefly=True) if moved else []
         yield name, {row: reasons[row] for row in rows if moved}
+
+
+def _compositions(probe: Probe, shown: AttackContext) -> Iterator[tuple[Probe, str, Tensor]]:
+    """Yield the probe of each composition, its name, and which images (B,) are right there."""
+    for name, right in right_unperturbed(shown):
+        yield _shown(probe, partial(_in_company, shown, name)), name, right
+    halves = _shown(probe, _in_halves)
+    if len(probe.images) < LEAST:  # a half is an image alone, or nothing
+        return
+    try:
+        right = judge(halves.make(), probe.images, probe.labels)
+    except ModelError:  # it takes no smaller batches
+        return
+    yield halves, HALVES, right
 
 
 def _attack_context(context: RunContext, spec: EvalSpec, unit: int, probe: Probe) -> AttackContext:
@@ -62,10 +85,15 @@ def _attack_context(context: RunContext, spec: EvalSpec, unit: int, probe: Probe
     )
 
 
-def _in_company(probe: Probe, shown: AttackContext, name: str) -> Probe:
+def _in_company(shown: AttackContext, name: str, defense: Classifier) -> Classifier:
+    return in_company(replace(shown, defense=defense), name)
+
+
+def _in_halves(defense: Classifier) -> Classifier:
+    """Return the defense that is shown one half of a batch after the other."""
+    return lambda x: torch.cat([defense(half) for half in x.tensor_split(2)])
+
+
+def _shown(probe: Probe, compose: Callable[[Classifier], Classifier]) -> Probe:
     """Return the probe of a defense whose images are shown in a composition."""
-
-    def make(*like: Any) -> Classifier:
-        return in_company(replace(shown, defense=probe.make(*like)), name)
-
-    return replace(probe, make=make)
+    return replace(probe, make=lambda *like: compose(probe.make(*like)))

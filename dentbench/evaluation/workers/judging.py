@@ -63,6 +63,17 @@ def require_answers(spec: EvalSpec, stage: str, answers: Tensor) -> None:
         )
 
 
+def error_in_batch(error: ModelError, spec: EvalSpec, stage: str, unit: int) -> ModelError:
+    """Return an error with its batch named, and how to go without a last batch that is short."""
+    units = spec.batches.ranges(spec.data.count)
+    text = f"{spec.label} {stage}, batch {unit + 1} of {len(units)}: {error}"
+    images, usual, before = len(units[unit]), len(units[0]), units[unit].start
+    if images < usual:
+        text += f"; this batch has {images} of the others' {usual} images: --examples {before} "
+        text += "leaves it out"
+    return ModelError(text)
+
+
 def norms(perturbations: Tensor) -> dict[str, tuple[float, ...]]:
     """Return the norms, by name, of perturbations (B, C, H, W), image by image."""
     flat = perturbations.detach().flatten(1).double()

@@ -30,6 +30,7 @@ from dentbench.evaluation import cascade
 from dentbench.evaluation.input_checks import first_answers, same_network
 from dentbench.evaluation.input_checks.reference import FEW, Reference
 from dentbench.evaluation.workers.judging import (
+    error_in_batch,
     judge_in_batches,
     judged_logits,
     norms,
@@ -184,8 +185,7 @@ class Worker:
         try:
             return self.micro_batcher.fit(spec, task.stage, work)
         except ModelError as error:
-            where = f"{spec.label} {task.stage}, batch {task.unit + 1} of {len(units)}"
-            raise ModelError(f"{where}: {error}") from error
+            raise error_in_batch(error, spec, task.stage, task.unit) from error
 
     def _carried_out(self, task: Task, images: range) -> tuple[BatchOutcome, Points | None]:
         spec = task.spec
