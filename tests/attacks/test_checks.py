@@ -113,9 +113,9 @@ def test_one_that_takes_no_single_image_is_not_compared() -> None:
     ("change", "names"),
     [
         (lambda z, _: z.softmax(1), {"logits"}),
-        (lambda z, _: z.detach(), {"gradient", *NO_CLIMB}),
-        (lambda z, _: z.detach() + 0 * z, {"gradient", *NO_CLIMB}),
-        (lambda z, _: 2 * z.detach() - z, {"true-gradient", *NO_CLIMB}),
+        (lambda z, _: z.detach(), {"gradient", "monotone", *NO_CLIMB}),
+        (lambda z, _: z.detach() + 0 * z, {"gradient", "monotone", *NO_CLIMB}),
+        (lambda z, _: 2 * z.detach() - z, {"true-gradient", "monotone", *NO_CLIMB}),
     ],
 )
 def test_gradients_and_outputs(change: Callable[[Tensor, Tensor], Tensor], names: set[str]) -> None:

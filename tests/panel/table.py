@@ -473,6 +473,16 @@ def _robust_but_in_a_shell() -> tuple[nn.Module, Tensor, Tensor]:
     return (ball_parts.WeakInAShellAsStatic(), *planted()[1:])
 
 
+def _other_in_cells() -> tuple[nn.Module, Tensor, Tensor]:
+    """A static model that is another network in some cells of the ball: attacks miss that one."""
+    return (random_answers.AnotherInCells(planted()[0]), *planted()[1:])
+
+
+def _flat_in_a_shell() -> tuple[nn.Module, Tensor, Tensor]:
+    """A static model that is weak, and shows its label alone, in a shell of the ball alone."""
+    return (ball_parts.FlatInAShell(planted()[0]), *planted()[1:])
+
+
 BALL_PARTS: Final = (
     Plant(
         defense=ball_parts.WeakInAShell,
@@ -517,7 +527,22 @@ BALL_PARTS: Final = (
         setting=Setting(data=_robust_but_in_a_shell),
         name="RobustAroundWeakInAShell",
     ),
+    *(
+        Plant(
+            defense=honest.Useless,
+            truth="gain",
+            says=("undecided",),
+            robust=as_projected(),
+            setting=Setting(data=data),
+            name=name,
+        )
+        for data, name in (
+            (_other_in_cells, "RobustAroundOtherCells"),
+            (_flat_in_a_shell, "RobustAroundFlatInAShell"),
+        )
+    ),
 )
+
 
 AROUND_HARMED: Final = replace(DEAR, data=lambda: (harming.Baseline(), *planted()[1:]))
 

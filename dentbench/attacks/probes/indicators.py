@@ -29,7 +29,8 @@ _RANDOM: Final = "random answers hide it"
 def indicate(climbs: Climbs, parts: Tensor | None = None, *, random: bool) -> tuple[Check, ...]:
     """Return the checks; ``random``: whether the defense answers the same question in two ways.
 
-    ``parts`` (b,): the highest margins that ascents in parts of the ball find, if made.
+    ``parts`` (b,): the highest margins that ascents in parts of the ball find, if made; infinite
+    where attacks are misled there.
     """
     monotone = _monotone(climbs, parts, random)
     return (_large_eps(climbs), monotone, _noise(climbs, random), _risen(climbs))

@@ -41,6 +41,9 @@ RETURN: Final = 0.1
 EDGE: Final = 0.5
 """The least share of a jump that lies between two points of a walk: what is smooth has none."""
 
+JUMPY: Final = 0.1
+"""The largest share of images in whose ball an edge may happen to lie; else all of them jump."""
+
 STANDS_OUT: Final = 10.0
 """How much more than usual along the same walk a point must leave its neighbours."""
 
@@ -51,7 +54,8 @@ def jumps(probe: Probe) -> Tensor:
     walked = walk(probe)
     usual = float((walked.amax(0) - walked.amin(0)).median())
     least = max(MOVED * usual, APART * float(walked.abs().max()))
-    return _beside(probe, least) | stands_out(walked, least)
+    found = _beside(probe, least) | stands_out(walked, least)
+    return found | (float(found.double().mean()) > JUMPY)
 
 
 def walk(probe: Probe) -> Tensor:

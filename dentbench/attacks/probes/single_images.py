@@ -40,10 +40,6 @@ JUMPS: Final = "have answers that jump from point to point"
 BROKEN: Final = "are broken by the check itself"
 """What is wrong with an image that counts as right."""
 
-JUMPY: Final = 0.1
-"""The largest share of images beside whose random point an edge may happen to lie."""
-
-
 PARTLY: Final = 0.2
 """The largest share of images at which a gradient in a part of the ball may seem not to be true."""
 
@@ -66,7 +62,7 @@ def misled(probe: Probe, groups: Sequence[Sequence[int]], *, briefly: bool = Fal
     best = torch.maximum(climbed[0], chance.amax(0))
     say(climbed[-1] <= best + 1e-6 * best.abs().clamp_min(1.0), NO_CLIMB)
     if not briefly:
-        say(_misled_in_parts(probe, groups), IN_PARTS)
+        say(misled_in_parts(probe, groups), IN_PARTS)
     for points in (probe.random_points(x, 0), x):
         gone, false = _gradient_faults(probe, probe.make(), points, groups)
         say(false, FALSE_GRADIENT)
@@ -74,13 +70,12 @@ def misled(probe: Probe, groups: Sequence[Sequence[int]], *, briefly: bool = Fal
     found = [climbed[-1], *chance]
     if not briefly:
         found.append(best_in_shapes(probe, x, y))
-        jumpy = jumps(probe)
-        say(jumpy | (float(jumpy.double().mean()) > JUMPY), JUMPS)
+        say(jumps(probe), JUMPS)
     say(torch.stack(found).amax(0) > 0, BROKEN)
     return reasons
 
 
-def _misled_in_parts(probe: Probe, groups: Sequence[Sequence[int]]) -> Tensor:
+def misled_in_parts(probe: Probe, groups: Sequence[Sequence[int]]) -> Tensor:
     """Return about which images (B,) attacks are misled at a random point of a part of the ball.
 
     Parts count where they are so of many images: a defense that rounds has a false gradient now and

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
 from dentbench.attacks import checks
 from dentbench.attacks.checks import Check
 from dentbench.attacks.probes import consistency
@@ -9,9 +14,11 @@ from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import climb_all
 from dentbench.attacks.probes.gradients import ascent, gradients
 from dentbench.attacks.probes.indicators import indicate
+from dentbench.attacks.probes.jumps import jumps
 from dentbench.attacks.probes.order import ask_first
 from dentbench.attacks.probes.scores import scores
 from dentbench.attacks.probes.shapes import best_in_shapes
+from dentbench.attacks.probes.single_images import misled_in_parts
 from dentbench.attacks.protocol_cards import OWN_NORMS
 
 
@@ -42,7 +49,7 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         return tuple(Check(name, None, None, text) for name in checks.CLIMBING)
     climbs = climb_all(probe)
     static = probe.network is None  # of a defense, images that a gain rests on are asked about
-    parts = best_in_shapes(probe, *probe.few) if static and not random else None
+    parts = _in_parts(probe) if static and not random else None
     # What protocols leave of them is counted when they were run.
     broken = {str(probe.numbers[row]): margin for row, margin in climbs.full.broken.items()}
     text = f"{climbs.full.steps} steps along the gradient break {len(broken)} images"
@@ -51,3 +58,11 @@ def _climbing(probe: Probe, random: bool) -> tuple[Check, ...]:
         *indicate(climbs, parts, random=random),
         Check(checks.SAME_ASCENT, None, None, text, broken),
     )
+
+
+def _in_parts(probe: Probe) -> Tensor:
+    """Return the highest margins (b,) in parts of the ball, infinite where attacks are misled."""
+    few = replace(probe, images=probe.few[0], labels=probe.few[1])
+    best = best_in_shapes(few, few.images, few.labels)
+    odd = jumps(few) | misled_in_parts(few, [[*range(len(best))]])
+    return best.masked_fill(odd, torch.inf)
