@@ -78,17 +78,17 @@ def misled(probe: Probe, groups: Sequence[Sequence[int]], *, briefly: bool = Fal
 def misled_in_parts(probe: Probe, groups: Sequence[Sequence[int]]) -> Tensor:
     """Return about which images (B,) attacks are misled at a random point of a part of the ball.
 
-    Parts count where they are so of many images: a defense that rounds has a false gradient now and
-    then.
+    Of the part where they are most, if they are many: a defense that rounds has a false gradient
+    now and then.
     """
     points = probe.random_points(probe.images, 0)
-    found = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    worst = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for part in parts_of(probe, probe.images):
         gone, false = _gradient_faults(probe, probe.make(), part(points).detach(), groups)
         odd = gone | false
-        if float(odd.double().mean()) > PARTLY:
-            found |= odd
-    return found
+        if int(odd.sum()) > max(int(worst.sum()), PARTLY * len(odd)):
+            worst = odd
+    return worst
 
 
 def _gradient_faults(
