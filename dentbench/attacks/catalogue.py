@@ -35,7 +35,7 @@ NATURAL_VERSION: Final = 1
 COUPLED_VERSION: Final = 1
 """The version of how searches judge coupled images, raised as that of a protocol."""
 
-CHECKS_VERSION: Final = 16
+CHECKS_VERSION: Final = 17
 """The version of the checks of a defense before its attack, raised as that of a protocol."""
 
 
