@@ -81,10 +81,10 @@ def misled_in_parts(probe: Probe, groups: Sequence[Sequence[int]]) -> Tensor:
     Of the part where they are most, if they are many: a defense that rounds has a false gradient
     now and then.
     """
-    points = probe.random_points(probe.images, 0)
+    points, defense = probe.random_points(probe.images, 0), probe.make()
     worst = torch.zeros(len(points), dtype=torch.bool, device=points.device)
     for part in parts_of(probe, probe.images):
-        gone, false = _gradient_faults(probe, probe.make(), part(points).detach(), groups)
+        gone, false = _gradient_faults(probe, defense, part(points).detach(), groups)
         odd = gone | false
         if int(odd.sum()) > max(int(worst.sum()), PARTLY * len(odd)):
             worst = odd
