@@ -65,7 +65,7 @@ def evaluate(
         severities=severity or (),
         eps_grid=parse_eps_grid(eps_grid) if eps_grid is not None else (),
     )
-    if require_gain is not None and 0 < require_gain < 1:
+    if require_gain is not None and not (-100 <= require_gain <= 0 or 1 <= require_gain <= 100):
         raise SpecError(
             f"--require-gain is {require_gain:g}; it is in percentage points, such as 5"
         )

@@ -90,8 +90,8 @@ def test_it_needs_a_defense(dentbench: Run) -> None:
     assert code == 2 and "needs a defense" in err
 
 
-@pytest.mark.parametrize("points", ["0.05", "0.5"])
-def test_a_fraction_is_no_gain_in_points(dentbench: Run, points: str) -> None:
+@pytest.mark.parametrize("points", ["0.05", "0.5", "nan", "inf", "101"])
+def test_what_is_no_gain_in_points(dentbench: Run, points: str) -> None:
     code, _, err = dentbench(*command("nothing", "--attack", "quick", "--require-gain", points))
     assert code == 2 and f"--require-gain is {points}; it is in percentage points" in err
     assert not (dentbench.results / "results.csv").exists()

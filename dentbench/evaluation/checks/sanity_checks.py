@@ -308,6 +308,8 @@ def _excused_ascent(spec: EvalSpec, checks: Sequence[Check], *, random: bool) ->
         return "the attack is a user's, of unknown effort, or follows no gradient"
     if steps < climbing.STEPS:
         return f"the attack makes {steps:g} steps along the gradient"
+    if ATTACKS[spec.attack.name].parts == ("apgd-ce",):
+        return "the attack raises the cross-entropy alone, which may stop short of the margin"
     moved = {check.name: check.value for check in checks}.get(soundness.SEPARABLE)
     apart = spec.separable or (moved is not None and moved <= soundness.SAME)
     return "" if apart else "an answer depends on batch mates, which were others"

@@ -170,6 +170,8 @@ def test_answers_that_are_others_when_asked_again(odd: int, passed: bool) -> Non
     [
         (AttackSpec(name="apgd-ce", iterations=2), "the attack makes 2 steps along the gradient"),
         (AttackSpec(name="square"), "a user's, of unknown effort, or follows no gradient"),
+        (AttackSpec(name="apgd-ce"), "the cross-entropy alone"),
+        (AttackSpec(name="apgd-t"), ""),
         (AttackSpec(name="quick"), ""),
         (AttackSpec(name="standard"), ""),
     ],
