@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Final
 
 from dentbench.attacks import checks as soundness
-from dentbench.attacks.checks import failed, unsettled
+from dentbench.attacks.checks import Check, failed, unsettled
 from dentbench.attacks.evidence import ADAPTIVE, NEEDED
 from dentbench.attacks.required_budgets import (
     LEAST_ASCENT,
@@ -36,6 +36,9 @@ from dentbench.zoo.images.image_counts import named_images
 
 LEAST_IMAGES: Final = 20
 """The fewest images of a gain: with fewer, checks that count images miss three of them."""
+
+ROUNDED: Final = 0.02
+"""The share of images that last bits alone may turn over, which hides no gain of five points."""
 
 _ANSWERS: Final = frozenset(
     {
@@ -79,13 +82,21 @@ def baseline_doubts(defended: Record) -> tuple[Doubt, ...]:
     A static model that was attacked wrongly or hardly, a defense that answers otherwise in a new
     process, where what is wrong counts too, and too few batches to find anything.
     """
-    hiding = {soundness.LOST_IMAGES, soundness.FRESH_PROCESS}
+    lost = (check for check in failed(defended.checks) if check.name == soundness.LOST_IMAGES)
     return (
         *(of_check(check, static=True) for check in failed(defended.static_checks)),
-        *(of_check(check) for check in failed(defended.checks) if check.name in hiding),
+        *map(of_check, (*lost, *_wrong_anew(defended))),
         *_coupled(defended),
         *_hardly_attacked(defended),
     )
+
+
+def _wrong_anew(record: Record) -> Iterator[Check]:
+    """Yield the check of new processes where more images are wrong there alone than by rounding."""
+    stages = len(record.protocol_counts) + 1  # with the natural images, of which it is a share
+    for check in failed(record.checks):
+        if check.name == soundness.FRESH_PROCESS and stages * (check.value or 0.0) > ROUNDED:
+            yield check
 
 
 # --- checks ---------------------------------------------------------------------------------------
