@@ -180,6 +180,18 @@ def test_a_check_that_could_not_be_made_is_a_doubt(
     assert even.kind == "no gain"
 
 
+def test_no_gain_needs_answers_that_a_new_process_repeats(make_record: Make) -> None:
+    """Of two protocols and natural images, 0.6% or 0.7% of points are about 2% of images."""
+    counts = {"published": 402, "transfer": 349}
+    for share, kind in ((0.0, "no gain"), (0.006, "no gain"), (0.007, "undecided")):
+        odd = Check("fresh-process", False, share, "odd")
+        checks = to_json([*(item for item in MADE if item.name != odd.name), odd])
+        actual = verdict(*pair(make_record, 347, counts, 6, 4, 512, checks=checks))
+        assert actual.kind == kind, actual
+        text = "the defense's robustness is in doubt: the check fresh-process failed"
+        assert (text in actual.sentence) == (kind == "undecided")
+
+
 def test_a_failed_check_does_not_save_a_defense(make_record: Make) -> None:
     checks = with_failed("stateless")
     actual = verdict(*pair(make_record, 347, ALL, 6, 4, 512, **SOUND | {"checks": checks}))
