@@ -6,6 +6,7 @@ import difflib
 import math
 from collections.abc import Collection
 from fractions import Fraction
+from typing import Final
 
 from dentbench.errors import SpecError
 
@@ -24,10 +25,15 @@ def suggestion(name: str, known: Collection[str]) -> str:
     return f"; did you mean {' or '.join(names)}?" if names else ""
 
 
+_NEARLY: Final = 0.85
+"""The share of letters in common from which on a name nearly is another."""
+
+
 def nearest(name: str, known: Collection[str]) -> list[str]:
     """Return the known names like a name, the best first: those that hold it or that it holds.
 
-    Else those that nearly are it; one much farther than the best is noise and left out.
+    Beside these, those that nearly are it. Where none holds it, one much farther than the best is
+    noise and left out.
     """
     given = name.lower()
     scores = {}
@@ -36,7 +42,7 @@ def nearest(name: str, known: Collection[str]) -> list[str]:
         score = difflib.SequenceMatcher(None, choice.lower(), given).ratio()
         scores[choice] = score + (len(short) > 2 and short in long)
     highest = max(scores.values(), default=0)
-    least = 1 if highest >= 1 else max(0.5, highest - 0.25)
+    least = _NEARLY if highest >= 1 else max(0.5, highest - 0.25)
     best = sorted(scores, key=lambda choice: -scores[choice])
     return [choice for choice in best if scores[choice] >= least]
 

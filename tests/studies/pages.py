@@ -8,7 +8,7 @@ from typing import Final
 from typer.testing import CliRunner
 
 from dentbench.cli import app
-from tests.studies import blur_page, claims_page, decided_page, gain_page
+from tests.studies import blur_page, calibration_page, claims_page, decided_page, gain_page
 
 RESULTS: Final = Path("results")
 TABLES: Final = RESULTS / "tables"
@@ -23,7 +23,7 @@ PAGES: Final = {
 }
 """By file name, the options of the report."""
 
-READINGS: Final = (gain_page, blur_page, claims_page, decided_page)
+READINGS: Final = (gain_page, blur_page, calibration_page, claims_page, decided_page)
 """The pages that report the records of a study in words."""
 
 

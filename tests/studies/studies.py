@@ -44,6 +44,7 @@ STUDIES: Final = (
     Study("table1-quick", file=_TEST),
     Study("table2", "ablate", file=_TEST),
     Study("table2-calibration", "ablate", file="cifar10-jpeg-train.parquet"),
+    Study("table2-shape", "ablate", file=_TEST),
     Study("gain", file=_TEST),
     Study("et3", file=_TEST),
 )

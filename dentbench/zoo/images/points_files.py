@@ -25,11 +25,11 @@ def read_points(path: Path) -> tuple[NDArray[np.float32], str]:
     """
     if path.suffix not in KINDS:
         raise DataError(f"{path} is no {', '.join(KINDS[:-1])} or {KINDS[-1]} file")
-    if not path.exists():
-        raise DataError(f"there is no file of points {path}; name one that is there")
     try:
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         arrays = _arrays(path)
+    except FileNotFoundError as error:
+        raise DataError(f"there is no file of points {path}; name one that is there") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read ({os_reason(error)})") from error
     except Exception as error:  # the type depends on the file's fault
