@@ -139,10 +139,10 @@ def claims(rows: dict[str, Row]) -> list[tuple[str, str, str, str]]:
             f"{dynamic.sigma('transfer')} on adversarial ones; natural accuracy: network "
             f"{nominal.natural}, static blur without steps {blurred.natural}, dynamic blur "
             f"{dynamic.natural}; where sigma moves first (`--delta affine-after:6`) it ends at "
-            f"{first.sigma('natural')} and {first.sigma('transfer')}, with {first.natural}; without "
-            f"a blur, one step has {rows[ONE_STEP].natural}",
-            "reproduced in shape where sigma moves first: it fades on natural images, and of natural "
-            "accuracy no more is lost than without a blur",
+            f"{first.sigma('natural')} and {first.sigma('transfer')}, with {first.natural}; "
+            f"without a blur, one step has {rows[ONE_STEP].natural}",
+            "reproduced in shape where sigma moves first: it fades on natural images, and of "
+            "natural accuracy no more is lost than without a blur",
         ),
         (
             "The numbers of Table 1 for Carmon2019 and others",
