@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import builtins
 import functools
+import os
 import sys
+import sysconfig
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
@@ -37,6 +39,13 @@ _INSIDE: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
     }
 )
 """The function that is inside another callable."""
+
+
+_INSTALLED: Final = (
+    *(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages")),
+    f"{sysconfig.get_paths()['stdlib']}{os.sep}",
+)
+"""Parts of the paths of files that are no user's. Texts, for thousands of modules are asked."""
 
 
 def module_of(held: Any) -> str:
@@ -91,9 +100,7 @@ def registering() -> Iterator[tuple[ModuleType, bool]]:
 
 def _source(file: str) -> str:
     """Return the source of a module of a user, "" of any other."""
-    if not file.endswith(".py") or not {"site-packages", "dist-packages"}.isdisjoint(
-        Path(file).parts
-    ):
+    if not file.endswith(".py") or any(folder in file for folder in _INSTALLED):
         return ""
     try:
         seen = Path(file).stat()
