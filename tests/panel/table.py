@@ -535,10 +535,11 @@ BALL_PARTS: Final = (
             robust=as_projected(),
             setting=Setting(data=data),
             name=name,
+            like=like,
         )
-        for data, name in (
-            (_other_in_cells, "RobustAroundOtherCells"),
-            (_flat_in_a_shell, "RobustAroundFlatInAShell"),
+        for data, name, like in (
+            (_other_in_cells, "RobustAroundOtherCells", ""),
+            (_flat_in_a_shell, "RobustAroundFlatInAShell", "RobustAroundOtherCells"),
         )
     ),
 )
