@@ -25,6 +25,7 @@ FEW = {
     "dentbench.attacks.probes.consistency": {"ALONE": 2},
     "dentbench.attacks.probes.gradients": {"STEPS": 5, "DRAWS": 2},
     "dentbench.attacks.probes.indicators": {"STEPS": 5, "SHORT": 3, "DRAWS": 2},
+    "dentbench.attacks.probes.shapes": {"SHORT": 3, "SMALLER": ((0.25, 0.375), (0.75, 0.875))},
     "dentbench.attacks.probes.planting": {"IMAGES": 4, "DRAWS": 4, "FRESH": 2, "CHANGES": 2},
     "dentbench.attacks.probes.scores": {"GRID": 2, "HALVINGS": 2},
     "dentbench.evaluation.checks.planted": {"ITERATIONS": (3, 3)},
