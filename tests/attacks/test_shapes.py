@@ -16,6 +16,8 @@ from dentbench.attacks.probes.shapes import best_in_shapes, best_of_few
 from tests.attacks.toys import tiny_images
 
 COUNT, EPS = 12, 0.2
+pytestmark = pytest.mark.whole_checks
+
 IMAGES = 0.25 + 0.5 * tiny_images(COUNT)
 """So far from 0 and 1 that no ball is cut."""
 

@@ -526,6 +526,7 @@ BALL_PARTS: Final = (
         robust=as_projected(),
         setting=Setting(data=_robust_but_in_a_shell),
         name="RobustAroundWeakInAShell",
+        like="RobustAroundOtherCells",
     ),
     *(
         Plant(
