@@ -1,10 +1,23 @@
-"""Paths as users write them."""
+"""Paths as users write them, and whose files lie where."""
 
 from __future__ import annotations
 
 import os
+import sysconfig
 import tempfile
 from pathlib import Path
+from typing import Final
+
+_INSTALLED: Final = (
+    *(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages")),
+    f"{sysconfig.get_path('stdlib')}{os.sep}",
+)
+"""Parts of the paths of files that are Python's or installed."""
+
+
+def is_installed_file(file: str) -> bool:
+    """Return whether a file is Python's or an installed package's, by the text of its path."""
+    return any(folder in file for folder in _INSTALLED)
 
 
 def expanded(path: str | Path) -> Path:

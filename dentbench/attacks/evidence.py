@@ -23,7 +23,7 @@ IN_PARTS: Final = ("fpa", "gmsa-avg", "gmsa-min", "unrolled")
 OWN_GRADIENT: Final = ("published", "warm", "unrolled")
 """Protocols that follow the gradient of the defense itself."""
 
-BORNE: Final = (*OWN_GRADIENT, *ADAPTIVE)
+SUPPORTING: Final = (*OWN_GRADIENT, *ADAPTIVE)
 """The protocols that a gain can rest on. Where none was run, no points are planted."""
 
 TESTED: Final = ("published", "transfer", "surrogate", "warm", *ADAPTIVE)

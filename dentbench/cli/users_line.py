@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import sysconfig
 import traceback
 from pathlib import Path
 from typing import Final
 
-_NOT_THE_USERS: Final = (
-    "<",  # frozen and made modules
-    str(Path(__file__).parents[1]),
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-)
-"""How the paths of files begin that are Python's, ours or installed."""
+from dentbench.paths import is_installed_file
+
+_NOT_THE_USERS: Final = ("<", str(Path(__file__).parents[1]))
+"""How the names of frozen and made modules begin, and the paths of our files."""
 
 
 def users_line(error: BaseException) -> str:
@@ -24,7 +21,11 @@ def users_line(error: BaseException) -> str:
     while (cause := causes[-1].__cause__) is not None and cause not in causes:
         causes.append(cause)
     frames = [frame for cause in causes[1:] for frame in traceback.extract_tb(cause.__traceback__)]
-    users = [frame for frame in frames if not frame.filename.startswith(_NOT_THE_USERS)]
+    users = [
+        frame
+        for frame in frames
+        if not (frame.filename.startswith(_NOT_THE_USERS) or is_installed_file(frame.filename))
+    ]
     if not users or isinstance(causes[-1], SyntaxError):
         return ""
     place = f"{Path(users[-1].filename).name}, line {users[-1].lineno}"

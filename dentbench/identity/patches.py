@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import builtins
 import functools
-import os
 import sys
-import sysconfig
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from types import FunctionType, MappingProxyType, MethodType, ModuleType
@@ -18,6 +16,8 @@ from torch._library.custom_ops import OPDEFS, CustomOpDef
 from torch.nn.modules import module as modules
 from torch.overrides import _get_current_function_mode_stack
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
+
+from dentbench.paths import is_installed_file
 
 _GLOBAL_HOOKS: Final = (
     *("_global_forward_pre_hooks", "_global_forward_hooks"),
@@ -39,13 +39,6 @@ _INSIDE: Final[Mapping[Any, Callable[[Any], Any]]] = MappingProxyType(
     }
 )
 """The function that is inside another callable."""
-
-
-_INSTALLED: Final = (
-    *(f"{os.sep}{name}{os.sep}" for name in ("site-packages", "dist-packages")),
-    f"{sysconfig.get_paths()['stdlib']}{os.sep}",
-)
-"""Parts of the paths of files that are no user's. Texts, for thousands of modules are asked."""
 
 
 def module_of(held: Any) -> str:
@@ -100,7 +93,7 @@ def registering() -> Iterator[tuple[ModuleType, bool]]:
 
 def _source(file: str) -> str:
     """Return the source of a module of a user, "" of any other."""
-    if not file.endswith(".py") or any(folder in file for folder in _INSTALLED):
+    if not file.endswith(".py") or is_installed_file(file):
         return ""
     try:
         seen = Path(file).stat()

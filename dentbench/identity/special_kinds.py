@@ -6,7 +6,6 @@ import contextlib
 import contextvars
 import ctypes
 import functools
-import hashlib
 import io
 import logging
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import torch
 from torch._library.custom_ops import OPDEFS, CustomOpDef
 from torch._ops import OpOverload, OpOverloadPacket
 
+from dentbench.identity.contents import contents_sha256
 from dentbench.identity.values import hash_of, script_hash, tensor_hash, unwritable
 
 Write: TypeAlias = Callable[[Any, str], bytes]
@@ -64,8 +64,8 @@ def operator_hash(value: OpOverload | OpOverloadPacket, write: Write, where: str
 def _compiled_library(value: ctypes.CDLL, write: Write, where: str) -> bytes:
     """Write a compiled library by its file; what it can be called with is decided where it is."""
     file = Path(str(value._name))
-    contents = file.read_bytes() if value._name and file.is_file() else b""
-    return hash_of("compiled", file.name, hashlib.sha256(contents).digest())
+    contents = contents_sha256(file) if value._name and file.is_file() else ""
+    return hash_of("compiled", file.name, contents)
 
 
 def _stream(value: Any, write: Write, where: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Put a network into eval mode, and refuse one that it was meant to be in another mode in part."""
+"""Put a network into eval mode, and refuse one whose layers were meant to stay in another."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BATCH_NORM: Final = nn.modules.batchnorm._BatchNorm
 def evaluated(network: nn.Module) -> nn.Module:
     """Put a network into eval mode, as it is always evaluated, and return it.
 
-    One that is in training mode as a whole was forgotten to be. Raises
+    One in training mode as a whole was only forgotten there. Raises
     :class:`~dentbench.errors.ModelError` where a part of it is in eval mode, but for layers in it
     that answer otherwise in training mode: it would be evaluated as another network than it is.
     """

@@ -9,15 +9,35 @@ import torch
 from torch import Tensor
 
 from dentbench.attacks.base import Classifier, ThreatModel
-from dentbench.attacks.checks import (
-    Check,
-)
+from dentbench.attacks.checks import Check
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.suite import probe
 from dentbench.attacks.rng import SeededDefense
 from tests.attacks.toys import labels_of, small_network, tiny_images
 
 COUNT = 20
+
+
+def probe_at(
+    answer: Classifier,
+    threat: ThreatModel,
+    x: Tensor,
+    *,
+    labels: Tensor | None = None,
+    separable: bool = True,
+) -> Probe:
+    """The probe of one instance about images, whose labels by default are the small network's."""
+    return Probe(
+        make=lambda: answer,
+        copies=True,
+        images=x,
+        labels=labels_of(small_network(), x) if labels is None else labels,
+        numbers=range(len(x)),
+        threat=threat,
+        separable=separable,
+        steps=None,
+        seed=1,
+    )
 
 
 def probed(

@@ -9,25 +9,15 @@ from torch import Tensor
 from dentbench.attacks.base import Classifier, ThreatModel, margins
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.jumps import STRIDES, WALK, jumps, stands_out, walk
-from tests.attacks.toys import labels_of, small_network, tiny_images
+from tests.attacks.probing import probe_at
+from tests.attacks.toys import small_network, tiny_images
 
 COUNT = 12
 THREATS = [ThreatModel("Linf", 0.05), ThreatModel("L2", 0.4)]
 
 
 def probe_of(defense: Classifier, threat: ThreatModel) -> Probe:
-    x = 0.25 + 0.5 * tiny_images(COUNT)  # no ball is cut
-    return Probe(
-        make=lambda: defense,
-        copies=True,
-        images=x,
-        labels=labels_of(small_network(), x),
-        numbers=range(COUNT),
-        threat=threat,
-        separable=True,
-        steps=None,
-        seed=1,
-    )
+    return probe_at(defense, threat, 0.25 + 0.5 * tiny_images(COUNT))  # no ball is cut
 
 
 @pytest.mark.parametrize("threat", THREATS, ids=lambda threat: threat.norm)

@@ -23,6 +23,7 @@ from dentbench.attacks.probes.planting import IMAGES, Planting, ReadoutDefense, 
 from dentbench.attacks.protocols.search import through
 from dentbench.evaluation.checks.planted import _planting, check_of
 from dentbench.spec.evaluation import AttackSpec
+from tests.attacks.probing import probe_at
 from tests.attacks.toys import labels_of, small_network, tiny_images
 from tests.reference import tiny_network
 
@@ -36,18 +37,8 @@ def planted_in(
     separable: bool = True,
     random: bool = False,
 ) -> tuple[Probe, Planting]:
-    x = tiny_images(12)
-    probe = Probe(
-        make=lambda: answer,
-        copies=True,
-        images=x,
-        labels=labels_of(small_network(), x),
-        numbers=range(len(x)),
-        threat=ThreatModel(norm, 0.05 if norm == "Linf" else 0.5),
-        separable=separable,
-        steps=None,
-        seed=1,
-    )
+    threat = ThreatModel(norm, 0.05 if norm == "Linf" else 0.5)
+    probe = probe_at(answer, threat, tiny_images(12), separable=separable)
     return probe, plant(probe, random=random)
 
 

@@ -13,6 +13,7 @@ from dentbench.attacks.probes import shapes
 from dentbench.attacks.probes.base import Probe
 from dentbench.attacks.probes.climbing import climb
 from dentbench.attacks.probes.shapes import best_in_shapes, best_of_few
+from tests.attacks.probing import probe_at
 from tests.attacks.toys import tiny_images
 
 COUNT, EPS = 12, 0.2
@@ -34,17 +35,7 @@ LABELS = linear(IMAGES).argmax(1)
 
 
 def probe_of(answer: Callable[[Tensor], Tensor], threat: ThreatModel) -> Probe:
-    return Probe(
-        make=lambda: answer,
-        copies=True,
-        images=IMAGES,
-        labels=LABELS,
-        numbers=range(COUNT),
-        threat=threat,
-        separable=True,
-        steps=None,
-        seed=1,
-    )
+    return probe_at(answer, threat, IMAGES, labels=LABELS)
 
 
 @pytest.mark.parametrize("threat", [ThreatModel("Linf", EPS), ThreatModel("L2", 1.0)])

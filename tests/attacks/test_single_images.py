@@ -22,24 +22,14 @@ from dentbench.attacks.probes.single_images import (
     NO_GRADIENT,
     misled,
 )
-from tests.attacks.toys import labels_of, small_network, tiny_images
+from tests.attacks.probing import probe_at
+from tests.attacks.toys import small_network, tiny_images
 
 COUNT = 12
 
 
 def probe_of(defense: Classifier, *, eps: float = 1e-3, separable: bool = True) -> Probe:
-    x = tiny_images(COUNT)
-    return Probe(
-        make=lambda: defense,
-        copies=True,
-        images=x,
-        labels=labels_of(small_network(), x),
-        numbers=range(COUNT),
-        threat=ThreatModel("Linf", eps),
-        separable=separable,
-        steps=None,
-        seed=1,
-    )
+    return probe_at(defense, ThreatModel("Linf", eps), tiny_images(COUNT), separable=separable)
 
 
 def on_odd_rows(lie: Callable[[Tensor], Tensor]) -> Classifier:

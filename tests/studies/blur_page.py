@@ -81,9 +81,9 @@ under the short attack `quick` (not AutoAttack) by the protocols `published` and
 `python -m tests.studies --render` makes this page of `results.csv`; the study is
 `studies/table2.toml`, the table with intervals `tables/table2.md`.
 
-* **Does dynamic blur keep natural accuracy?** Not by default, but where sigma moves first. The
-  network alone has {natural}, and dent without a blur {natural_sharp} after one step, which is what
-  the statistics of the batch cost. Static blur without adaptation has {natural_blurred}, with ten
+* **Does dynamic blur keep natural accuracy?** Not by default; where sigma moves first, as much as
+  dent has without a blur. The network alone has {natural}, and dent without a blur {natural_sharp}
+  after one step. Static blur without adaptation has {natural_blurred}, with ten
   steps {natural_fixed}, dynamic blur {natural_dynamic}, and where sigma moves alone for six of the
   ten steps (`--delta affine-after:6`, chosen on [training images](blur-calibration.md))
   {natural_later}.

@@ -118,8 +118,9 @@ are Wilson, 95%, of images on their own; those of a batch share its adaptation.
 * **The paper's shape.** On natural images the learned sigma shrinks and "approximates the identity
   transformation", and natural accuracy is 92.5%, 3.1 points below the network alone (section 3.2).
 * **Natural accuracy.** The network alone has {static}, dent without a blur
-  {sharp}: that much the statistics of the batch cost, whatever the blur. Of
-  {dynamic} settings of a dynamic blur the best one ({best}) has {best_natural}.
+  {sharp}: so much of the loss is not the blur's. Of {dynamic} settings of
+  a dynamic blur the best one ({best})
+  has {best_natural}.
 * **Where sigma ends.** In {narrower} of the {dynamic} it is narrower on natural images than on the
   static model's adversarial ones. In {fading} it is less than half as wide there:
 {shapes}

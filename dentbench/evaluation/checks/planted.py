@@ -51,7 +51,7 @@ def planted(
     if spec.attack.norm not in OWN_NORMS or not spec.attack.eps:
         text = f"not made in {spec.attack.norm} with eps {float(spec.attack.eps):g}"
         return Check(checks.PLANTED, None, None, text)
-    if not {*protocols} & {*evidence.BORNE}:
+    if not {*protocols} & {*evidence.SUPPORTING}:
         return check_of(None, {})
     folder = context.folder(spec)
     nothing: dict[str, Any] = {"of": None, "found": {}, "passes": 0}

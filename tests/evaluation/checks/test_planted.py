@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dentbench.attacks.evidence import BORNE, TESTED
+from dentbench.attacks.evidence import SUPPORTING, TESTED
 from dentbench.evaluation.checks import planted
 from dentbench.evaluation.context import RunOptions
 from dentbench.evaluation.runner import Evaluation
@@ -21,14 +21,14 @@ class Asked(Exception):
 def test_nothing_is_planted_where_no_gain_can_rest_on_what_was_run(
     protocols: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Several times the cost of judging the static model's points."""
+    """Planted points could prove nothing there."""
 
     def tried(*arguments: object) -> None:
         raise Asked
 
     monkeypatch.setattr(planted, "_tried", tried)
     context = Evaluation(subject(7), RunOptions(results=tmp_path)).context
-    if {*protocols} & {*BORNE}:
+    if {*protocols} & {*SUPPORTING}:
         with pytest.raises(Asked):
             planted.planted(context, spec_of(), protocols, ())
     else:
